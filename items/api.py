@@ -1,0 +1,181 @@
+"""The catalogue over REST: thin callers of `items.catalogue` and `items.selection`."""
+
+from dataclasses import replace
+from itertools import chain
+
+from django.conf import settings
+from django.http import StreamingHttpResponse
+from django.utils.http import http_date, parse_etags
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from items import api_schema as schema
+from items import catalogue
+from items.catalogue import Actor
+from items.exporting import FORMATS
+from items.models import Item, ItemChange
+from items.rules import ItemData
+from items.selection import Selection, page_size
+from items.serializers import ChangeSerializer, ItemSerializer
+from resilient_site.errors import Invalid, PreconditionRequired
+from resilient_site.keyset import paginate
+from resilient_site.rest import list_response
+
+BULK_MAX = 1_000
+
+
+class ItemViewSet(GenericViewSet[Item]):
+    queryset = Item.objects.all()
+    serializer_class = ItemSerializer
+    lookup_field = "id"
+
+    @schema.listing
+    def list(self, request: Request) -> Response:
+        selection = Selection.parse(request.query_params)
+        page = paginate(
+            selection.items(),
+            ordering=selection.ordering,
+            cursor=request.query_params.get("cursor"),
+            size=page_size(request.query_params),
+        )
+        return list_response(request, page, self.get_serializer(page.rows, many=True))
+
+    @schema.creation
+    def create(self, request: Request) -> Response:
+        item = catalogue.create_item(self._clean(), actor=Actor.of(request))
+        response = self._answer(item, 201)
+        response["Location"] = request.build_absolute_uri(
+            request.path.rstrip("/") + f"/{item.pk}"
+        )
+        return response
+
+    @schema.reading
+    def retrieve(self, request: Request, id: str) -> Response:
+        return self._answer(catalogue.get_item(id))
+
+    @schema.writing
+    def update(self, request: Request, id: str) -> Response:
+        # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
+        replacement = ItemData(description="", tags=[]) | self._clean()
+        return self._update(request, id, replacement)
+
+    @schema.writing
+    def partial_update(self, request: Request, id: str) -> Response:
+        return self._update(request, id, self._clean(partial=True))
+
+    @schema.deletion
+    def destroy(self, request: Request, id: str) -> Response:
+        catalogue.delete_item(
+            id, actor=Actor.of(request), versions=_versions_to_match(request)
+        )
+        return Response(status=204)
+
+    @schema.bulk
+    @action(detail=False, methods=["post"])
+    def bulk(self, request: Request) -> Response:
+        rows = request.data
+        if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
+            raise Invalid(f"The body must be a list of 1 to {BULK_MAX:,} items.")
+        serializer = self.get_serializer(data=rows, many=True)
+        serializer.is_valid(raise_exception=True)
+        items = catalogue.create_items(
+            serializer.validated_data, actor=Actor.of(request)
+        )
+        return Response({"results": self.get_serializer(items, many=True).data}, 201)
+
+    @schema.export
+    @action(detail=False)
+    def export(self, request: Request) -> StreamingHttpResponse:
+        name = request.query_params.get("format", "csv")
+        if name not in FORMATS:
+            raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
+        content_type, export = FORMATS[name]
+        pieces = iter(export(Selection.parse(request.query_params).items()))
+        # Begun before the answer is, so that a database that is down is a 503.
+        pieces = chain([next(pieces, b"")], pieces)
+        return StreamingHttpResponse(
+            pieces,
+            content_type=content_type,
+            headers={"Content-Disposition": f'attachment; filename="items.{name}"'},
+        )
+
+    @schema.history
+    @action(detail=True)
+    def history(self, request: Request, id: str) -> Response:
+        page = paginate(
+            ItemChange.objects.filter(item_id=id),
+            ordering="-version",
+            cursor=request.query_params.get("cursor"),
+            size=page_size(request.query_params),
+        )
+        if not page.rows and not ItemChange.objects.filter(item_id=id).exists():
+            raise catalogue.ItemNotFound
+        rows = ChangeSerializer(
+            page.rows, many=True, context=self.get_serializer_context()
+        )
+        return list_response(request, page, rows)
+
+    def _clean(self, partial: bool = False) -> ItemData:
+        serializer = self.get_serializer(data=self.request.data, partial=partial)
+        serializer.is_valid(raise_exception=True)
+        data: ItemData = serializer.validated_data
+        return data
+
+    def _update(self, request: Request, id: str, changes: ItemData) -> Response:
+        if changes.get("id", id) != id:
+            raise Invalid(errors={"id": ["The id of an item cannot be changed."]})
+        item = catalogue.update_item(
+            id,
+            changes,
+            actor=Actor.of(request),
+            versions=_versions_to_match(request),
+        )
+        return self._answer(item)
+
+    def _answer(self, item: Item, status: int = 200) -> Response:
+        response = Response(self.get_serializer(item).data, status)
+        response["ETag"] = item.etag
+        response["Last-Modified"] = http_date(item.updated_at.timestamp())
+        response["Cache-Control"] = "no-cache"
+        return response
+
+
+class ChangeViewSet(GenericViewSet[ItemChange]):
+    """The change log of all items, in the order of their commits."""
+
+    queryset = ItemChange.objects.all()
+    serializer_class = ChangeSerializer
+
+    @schema.changes
+    def list(self, request: Request) -> Response:
+        since = request.query_params.get("since")
+        page = paginate(
+            ItemChange.objects.settled(),
+            ordering="transaction",
+            cursor=since,
+            size=page_size(request.query_params),
+            named="since",
+        )
+        # The way on is always given: a consumer comes back to it for what is new.
+        page = replace(page, next=page.end or since, previous=None)
+        rows = self.get_serializer(page.rows, many=True)
+        return list_response(request, page, rows, parameter="since")
+
+
+def _versions_to_match(request: Request) -> set[int] | None:
+    """Return the versions that If-Match accepts; None if it accepts any.
+
+    Weak tags never match (RFC 9110, section 13.1.1).
+    """
+    header = request.headers.get("If-Match")
+    if header is None:
+        if settings.REQUIRE_IF_MATCH:
+            raise PreconditionRequired
+        return None
+    tags = parse_etags(header)
+    if tags == ["*"]:
+        return None
+    numbers = (tag.strip('"') for tag in tags if not tag.startswith("W/"))
+    return {int(number) for number in numbers if number.isascii() and number.isdigit()}

@@ -1,0 +1,106 @@
+"""How the catalogue's REST operations are described in the OpenAPI schema."""
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+
+from items.exporting import FORMATS
+from items.selection import ORDERINGS, PAGE_SIZE, PAGE_SIZE_MAX, SEARCH_MAX
+from items.serializers import (
+    ID_SCHEMA,
+    ChangeListSerializer,
+    ItemListSerializer,
+    ItemSerializer,
+    ItemsSerializer,
+)
+
+
+def _header(name: str, description: str, **options: object) -> OpenApiParameter:
+    return OpenApiParameter(
+        name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description,
+        **options,
+    )  # fmt: skip
+
+
+ID = OpenApiParameter("id", ID_SCHEMA, OpenApiParameter.PATH)
+SELECTION = [
+    OpenApiParameter(
+        "search",
+        {"type": "string", "maxLength": SEARCH_MAX},
+        description="Words to find in name and description; all must be there.",
+    ),
+    OpenApiParameter(
+        "tag", OpenApiTypes.STR, many=True, description="Tags the items must all have."
+    ),
+]
+ORDERING = OpenApiParameter("ordering", OpenApiTypes.STR, enum=ORDERINGS)
+PAGE_SIZE_PARAMETER = OpenApiParameter(
+    "page_size",
+    {"type": "integer", "minimum": 1, "maximum": PAGE_SIZE_MAX, "default": PAGE_SIZE},
+)
+CURSOR = OpenApiParameter(
+    "cursor", OpenApiTypes.STR, description="As given in `next` and `previous`."
+)
+IF_NONE_MATCH = _header(
+    "If-None-Match", "Answer 304 if the item is still at this ETag."
+)
+IF_MATCH = _header("If-Match", "Write only if the item is still at this ETag.")
+ETAG = OpenApiParameter(
+    "ETag", OpenApiTypes.STR, OpenApiParameter.HEADER,
+    description="The version of the item.", response=True,
+)  # fmt: skip
+LOCATION = OpenApiParameter(
+    "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
+)
+NOT_MODIFIED = OpenApiResponse(description="Not modified")
+
+listing = extend_schema(
+    summary="List items",
+    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR],
+    responses={200: ItemListSerializer, 304: NOT_MODIFIED},
+)
+creation = extend_schema(
+    summary="Create an item", parameters=[ETAG, LOCATION], responses=ItemSerializer
+)
+reading = extend_schema(
+    summary="Read an item",
+    parameters=[ID, IF_NONE_MATCH, ETAG],
+    responses={200: ItemSerializer, 304: NOT_MODIFIED},
+)
+writing = extend_schema(
+    summary="Change an item", parameters=[ID, IF_MATCH, ETAG], responses=ItemSerializer
+)
+deletion = extend_schema(
+    summary="Delete an item", parameters=[ID, IF_MATCH], responses={204: None}
+)
+bulk = extend_schema(
+    summary="Create up to 1,000 items, all or none",
+    request=ItemSerializer(many=True),
+    responses={201: ItemsSerializer},
+)
+export = extend_schema(
+    summary="Export items as a stream",
+    parameters=[
+        *SELECTION,
+        OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
+    ],
+    responses={
+        (200, content_type.partition(";")[0]): OpenApiTypes.STR
+        for content_type, _ in FORMATS.values()
+    },
+)
+history = extend_schema(
+    summary="The changes of one item, the last one first",
+    parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
+    responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
+)
+changes = extend_schema(
+    summary="The changes of all items, in the order of their commits",
+    description="`next` is always there: come back to it for what is new.",
+    parameters=[
+        PAGE_SIZE_PARAMETER,
+        OpenApiParameter(
+            "since", OpenApiTypes.STR, description="As given in `next`; empty: all."
+        ),
+    ],
+    responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
+)

@@ -1,0 +1,39 @@
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+EDITORS = "Editors"
+
+
+class ItemsConfig(AppConfig):
+    name = "items"
+    verbose_name = "Catalogue"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        post_migrate.connect(make_editors, sender=self)
+        post_migrate.connect(keep_search_in_step, sender=self)
+
+
+def make_editors(using: str, **kwargs: Any) -> None:
+    """Have a group whose members may write; permissions exist after migrations."""
+    from django.contrib.auth.models import Group, Permission
+
+    group, created = Group.objects.using(using).get_or_create(name=EDITORS)
+    if created:
+        editing = Permission.objects.using(using).filter(
+            content_type__app_label="items",
+            content_type__model__in=("item", "tag"),
+        )
+        group.permissions.set(editing)
+
+
+def keep_search_in_step(using: str, **kwargs: Any) -> None:
+    """Make SQLite's triggers anew: a migration that rebuilds the table drops them."""
+    from django.db import connections
+
+    from items.fulltext import make_triggers
+
+    if connections[using].vendor == "sqlite":
+        make_triggers(connections[using])

@@ -1,0 +1,244 @@
+"""Writing to the catalogue: every way in (REST, pages, admin) calls these functions.
+
+Each one is a transaction that changes the item and appends to the change log, or
+leaves everything as it was. `items.staging` does the same for imports, in sets.
+Data comes in as `rules.clean` returns it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.http import HttpRequest
+from django.utils import timezone
+from rest_framework.request import Request
+from uuid_utils.compat import uuid7
+
+from items import rules
+from items.models import Item, ItemChange, ItemTag, Tag
+from items.rules import ItemData
+from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
+from resilient_site.requestid import current_request_id
+
+Action = ItemChange.Action
+
+
+class ItemNotFound(NotFound):
+    code = "item_not_found"
+    detail = "Item not found"
+
+
+class ItemExists(AlreadyExists):
+    code = "item_exists"
+    detail = "Item already exists"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who makes a change, as the change log will say."""
+
+    user: User | None
+    name: str
+
+    @classmethod
+    def of(cls, request: HttpRequest | Request) -> "Actor":
+        user = request.user
+        if isinstance(user, AnonymousUser):
+            return cls(None, "anonymous")
+        return cls(user, user.get_username())
+
+    @classmethod
+    def command(cls, name: str) -> "Actor":
+        return cls(None, name)
+
+
+def new_id() -> str:
+    """Return an id for an item that was given none: unique, and sorted by time."""
+    return str(uuid7())
+
+
+def get_item(item_id: str) -> Item:
+    """Raise ItemNotFound if there is none."""
+    item = Item.objects.for_reading().filter(pk=item_id).first()
+    if item is None:
+        raise ItemNotFound
+    return item
+
+
+@transaction.atomic
+def create_item(data: ItemData, *, actor: Actor) -> Item:
+    """Raise ItemExists if the id is taken."""
+    return _create([data], actor)[0]
+
+
+@transaction.atomic
+def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
+    """Create all of `rows` or none.
+
+    Raises Invalid with the errors by index if ids are taken or given twice.
+    """
+    ids = [row["id"] for row in rows if "id" in row]
+    taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    errors: dict[str, Any] = {}
+    for index, row in enumerate(rows):
+        if row.get("id") in taken:
+            errors[str(index)] = {"id": [ItemExists.detail]}
+        taken.add(row.get("id", ""))
+    if errors:
+        raise Invalid("Nothing was created.", errors=errors)
+    return _create(rows, actor)
+
+
+@transaction.atomic
+def update_item(
+    item_id: str,
+    changes: ItemData,
+    *,
+    actor: Actor,
+    versions: Iterable[int] | None = None,
+) -> Item:
+    """Change the fields that `changes` names; no edit is counted if none differs.
+
+    Raises ItemNotFound, and StaleVersion if the item is at none of `versions`.
+    """
+    item = _lock(item_id, versions)
+    before = item.state()
+    after = {field: changes.get(field, before[field]) for field in before}
+    if after == before:
+        return item
+    item.name, item.description = after["name"], after["description"]
+    item.search_text = rules.search_text(item.name, item.description)
+    item.version += 1
+    item.updated_at = timezone.now()
+    item.save()
+    if after["tags"] != before["tags"]:
+        _set_tags({item.pk: after["tags"]}, replace=True)
+        item = get_item(item.pk)
+    _log([(item.pk, item.version, Action.UPDATED, before, after)], actor)
+    return item
+
+
+@transaction.atomic
+def delete_item(
+    item_id: str, *, actor: Actor, versions: Iterable[int] | None = None
+) -> ItemChange:
+    """Return the change that undoes this when given to `undo`.
+
+    Raises ItemNotFound, and StaleVersion if the item is at none of `versions`.
+    """
+    item = _lock(item_id, versions)
+    before, version = item.state(), item.version + 1
+    item.delete()
+    return _log([(item_id, version, Action.DELETED, before, None)], actor)[0]
+
+
+@transaction.atomic
+def undo(change: ItemChange, *, actor: Actor) -> Item | None:
+    """Put the item back to what it was before `change`; None if it did not exist.
+
+    This is an edit like any other: it has its place in the change log.
+    """
+    exists = Item.objects.filter(pk=change.item_id).exists()
+    if change.before is None:
+        if exists:
+            delete_item(change.item_id, actor=actor)
+        return None
+    if exists:
+        return update_item(change.item_id, change.before, actor=actor)
+    return create_item(ItemData(id=change.item_id, **change.before), actor=actor)
+
+
+def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
+    ids = [row["id"] if "id" in row else new_id() for row in rows]
+    last = dict(
+        ItemChange.objects.filter(item_id__in=ids)
+        .values("item_id")
+        .annotate(version=Max("version"))
+        .values_list("item_id", "version")
+    )
+    now = timezone.now()
+    items = []
+    for pk, row in zip(ids, rows, strict=True):
+        description = row.get("description", "")
+        items.append(
+            Item(
+                id=pk,
+                name=row["name"],
+                description=description,
+                version=last.get(pk, 0) + 1,
+                created_at=now,
+                updated_at=now,
+                search_text=rules.search_text(row["name"], description),
+            )
+        )
+    try:
+        with transaction.atomic():
+            Item.objects.bulk_create(items)
+    except IntegrityError as error:
+        raise ItemExists from error
+    _set_tags({pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)})
+    created = Item.objects.for_reading().in_bulk(ids)
+    _log(
+        [
+            (pk, created[pk].version, Action.CREATED, None, created[pk].state())
+            for pk in ids
+        ],
+        actor,
+    )
+    return [created[pk] for pk in ids]
+
+
+def _lock(item_id: str, versions: Iterable[int] | None) -> Item:
+    item = (
+        Item.objects.for_reading()
+        .select_for_update(of=("self",))
+        .filter(pk=item_id)
+        .first()
+    )
+    if item is None:
+        raise ItemNotFound
+    if versions is not None and item.version not in versions:
+        raise StaleVersion
+    return item
+
+
+def _set_tags(tags_of: dict[str, list[str]], *, replace: bool = False) -> None:
+    names = {name for tags in tags_of.values() for name in tags}
+    if replace:
+        ItemTag.objects.filter(item__in=tags_of).exclude(tag__name__in=names).delete()
+    if not names:
+        return
+    Tag.objects.bulk_create([Tag(name=n) for n in sorted(names)], ignore_conflicts=True)
+    ids = dict(Tag.objects.filter(name__in=names).values_list("name", "pk"))
+    ItemTag.objects.bulk_create(
+        (
+            ItemTag(item_id=item_id, tag_id=ids[name])
+            for item_id, tags in tags_of.items()
+            for name in tags
+        ),
+        ignore_conflicts=True,
+    )
+
+
+type Entry = tuple[str, int, Action, dict[str, Any] | None, dict[str, Any] | None]
+
+
+def _log(entries: Iterable[Entry], actor: Actor) -> list[ItemChange]:
+    request_id, now = current_request_id(), timezone.now()
+    return ItemChange.objects.bulk_create(
+        ItemChange(
+            item_id=item_id,
+            version=version,
+            action=action,
+            before=before,
+            after=after,
+            at=now,
+            actor=actor.user,
+            actor_name=actor.name,
+            request_id=request_id,
+        )
+        for item_id, version, action, before, after in entries
+    )

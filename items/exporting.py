@@ -1,0 +1,79 @@
+"""The catalogue as a file: CSV or NDJSON, in the order of the ids, as a stream.
+
+Read in chunks by key, so that memory stays constant, no transaction stays open, and
+an export outlives a restart of the database between two chunks.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+
+import orjson
+from django.db.models import QuerySet
+
+from items import rules
+from items.models import Item
+
+CHUNK_ROWS = 1_000
+COLUMNS = (
+    "id", "name", "description", "tags", "version", "created_at", "updated_at",
+)  # fmt: skip
+
+
+def _chunks(rows: QuerySet[Item]) -> Iterator[list[Item]]:
+    rows, last = rows.order_by("pk"), None
+    while True:
+        page = rows if last is None else rows.filter(pk__gt=last)
+        chunk = list(page[:CHUNK_ROWS])
+        if not chunk:
+            return
+        yield chunk
+        last = chunk[-1].pk
+
+
+def as_csv(rows: QuerySet[Item]) -> Iterator[bytes]:
+    yield ",".join(COLUMNS).encode() + b"\r\n"
+    for chunk in _chunks(rows):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(
+            (
+                item.pk,
+                item.name,
+                item.description,
+                " ".join(item.tag_names()),
+                item.version,
+                item.created_at.isoformat(),
+                item.updated_at.isoformat(),
+            )
+            for item in chunk
+        )
+        yield text.getvalue().encode()
+
+
+def as_ndjson(rows: QuerySet[Item]) -> Iterator[bytes]:
+    for chunk in _chunks(rows):
+        yield b"".join(
+            orjson.dumps(as_json(item), option=orjson.OPT_APPEND_NEWLINE)
+            for item in chunk
+        )
+
+
+def as_json(item: Item) -> dict[str, object]:
+    """Return the item as REST and NDJSON show it."""
+    return {
+        "id": rules.public_id(item.pk),
+        "name": item.name,
+        "description": item.description,
+        "tags": item.tag_names(),
+        "version": item.version,
+        "created_at": item.created_at,
+        "updated_at": item.updated_at,
+    }
+
+
+type Export = Callable[[QuerySet[Item]], Iterable[bytes]]
+
+FORMATS: dict[str, tuple[str, Export]] = {
+    "csv": ("text/csv; charset=utf-8", as_csv),
+    "ndjson": ("application/x-ndjson", as_ndjson),
+}

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models.functions import Length
+from django.db.models.lookups import LessThanOrEqual
+from django.urls import reverse
+from django.utils import timezone
+
+from items import rules
+from items.search import matching
+from items.transactions import TransactionId, first_open_transaction
+
+
+class TagQuerySet(models.QuerySet["Tag"]):
+    def popular(self, limit: int) -> list[tuple[str, int]]:
+        """Return the most frequent tags with the number of their items."""
+        counted = (
+            ItemTag.objects.values("tag")
+            .annotate(items=Count("*"))
+            .order_by("-items", "tag")[:limit]
+        )
+        numbers = {row["tag"]: row["items"] for row in counted}
+        names = self.in_bulk(list(numbers))
+        return [(names[pk].name, n) for pk, n in numbers.items() if pk in names]
+
+
+class Tag(models.Model):
+    """A word that groups items. Its name is fixed: items' histories speak of it."""
+
+    name = models.CharField(max_length=rules.TAG_MAX, unique=True)
+    description = models.CharField(max_length=200, blank=True)
+
+    objects = TagQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(name__regex=rules.TAG_PATTERN), name="tag_name_pattern"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ItemQuerySet(models.QuerySet["Item"]):
+    def search(self, text: str) -> ItemQuerySet:
+        """Keep the items that have every word of `text` in name or description."""
+        return matching(self, rules.search_words(text).split())
+
+    def tagged(self, names: Iterable[str]) -> ItemQuerySet:
+        """Keep the items that have all these tags."""
+        rows = self
+        for name in names:
+            links = ItemTag.objects.filter(item=OuterRef("pk"), tag__name=name)
+            rows = rows.filter(Exists(links))
+        return rows
+
+    def for_reading(self) -> ItemQuerySet:
+        """Fetch what readers are shown: tags in one more query, search text not."""
+        return self.defer("search_text").prefetch_related("tags")
+
+
+class Item(models.Model):
+    """One entry of the catalogue. Written only through `items.catalogue`."""
+
+    id = models.CharField(primary_key=True, max_length=rules.ID_MAX)
+    name = models.CharField(max_length=rules.NAME_MAX)
+    description = models.TextField(blank=True)
+    tags = models.ManyToManyField(Tag, through="ItemTag", related_name="items")
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(default=timezone.now, editable=False)
+    search_text = models.TextField(editable=False)
+
+    objects = ItemQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(id__regex=rules.ID_PATTERN)
+                & ~Q(id__in=rules.RESERVED_IDS),
+                name="item_id_pattern",
+            ),
+            models.CheckConstraint(condition=~Q(name=""), name="item_has_name"),
+            models.CheckConstraint(
+                condition=LessThanOrEqual(Length("name"), rules.NAME_MAX),
+                name="item_name_length",
+            ),
+            models.CheckConstraint(
+                condition=LessThanOrEqual(Length("description"), rules.DESCRIPTION_MAX),
+                name="item_description_length",
+            ),
+            models.CheckConstraint(condition=Q(version__gte=1), name="item_version"),
+        ]
+        indexes = [
+            models.Index(fields=["name", "id"], name="item_by_name"),
+            models.Index(fields=["created_at", "id"], name="item_by_creation"),
+            models.Index(fields=["updated_at", "id"], name="item_by_update"),
+            # And a trigram or full-text index for the search: see the migrations.
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("items:detail", args=[self.id])
+
+    @property
+    def etag(self) -> str:
+        """The entity tag of this version (RFC 9110, section 8.8.3)."""
+        return f'"{self.version}"'
+
+    def tag_names(self) -> list[str]:
+        return sorted(tag.name for tag in self.tags.all())
+
+    def state(self) -> dict[str, Any]:
+        """Return what people edit, as the change log keeps it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "tags": self.tag_names(),
+        }
+
+
+class ItemTag(models.Model):
+    item = models.ForeignKey(Item, on_delete=models.CASCADE, db_index=False)
+    # A tag in use cannot vanish behind the back of the items' histories.
+    tag = models.ForeignKey(Tag, on_delete=models.PROTECT, db_index=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["item", "tag"], name="itemtag_once"),
+        ]
+        indexes = [models.Index(fields=["tag", "item"], name="itemtag_by_tag")]
+
+    def __str__(self) -> str:
+        return f"{self.item_id} has tag {self.tag_id}"
+
+
+class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
+    def of_item(self, item_id: str) -> ItemChangeQuerySet:
+        """Keep the changes of one item, the last one first."""
+        return self.filter(item_id=item_id).order_by("-version")
+
+    def settled(self) -> ItemChangeQuerySet:
+        """Keep the changes that no later commit can slip in before, in that order."""
+        rows = self.order_by("transaction", "id")
+        horizon = first_open_transaction()
+        return rows if horizon is None else rows.filter(transaction__lt=horizon)
+
+
+class ItemChange(models.Model):
+    """One edit of one item: the change log, which everything about the past reads.
+
+    Versions of an id go on counting after a deletion, so `(item_id, version)` names
+    one state for ever. No foreign key: a history outlives its item.
+    """
+
+    class Action(models.TextChoices):
+        CREATED = "created"
+        UPDATED = "updated"
+        DELETED = "deleted"
+
+    id = models.BigAutoField(primary_key=True)
+    transaction = models.BigIntegerField(db_default=TransactionId(), editable=False)
+    item_id = models.CharField(max_length=rules.ID_MAX)
+    version = models.PositiveIntegerField()
+    action = models.CharField(max_length=7, choices=Action)
+    before = models.JSONField(null=True)
+    after = models.JSONField(null=True)
+    at = models.DateTimeField(default=timezone.now)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        db_index=False,
+    )
+    # Kept beside the account, which may be deleted; names commands, too.
+    actor_name = models.CharField(max_length=150)
+    request_id = models.CharField(max_length=64, blank=True)
+
+    objects = ItemChangeQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["item_id", "version"], name="itemchange_once_per_version"
+            ),
+            models.CheckConstraint(
+                condition=Q(action="created", before__isnull=True)
+                | Q(action="updated")
+                | Q(action="deleted", after__isnull=True),
+                name="itemchange_states",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["transaction", "id"], name="itemchange_by_commit"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.item_id} v{self.version} {self.action} by {self.actor_name}"
+
+    @property
+    def name(self) -> str:
+        """What the item was called."""
+        return str((self.after or self.before or {}).get("name", self.item_id))
+
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """Return (field, before, after) for every field that the change touched."""
+        before, after = self.before or {}, self.after or {}
+        fields = ("name", "description", "tags")
+        return [
+            (field, before.get(field), after.get(field))
+            for field in fields
+            if before.get(field) != after.get(field)
+        ]
+
+
+class ImportRun(models.Model):
+    """One file on its way into the catalogue: how far it came, and with what result.
+
+    Position and counts are written in the transaction of the batch they speak of, so
+    a run that was broken off goes on exactly where it stopped.
+    """
+
+    class State(models.TextChoices):
+        PREVIEWED = "previewed"
+        RUNNING = "running"
+        DONE = "done"
+
+    id = models.UUIDField(primary_key=True)
+    source = models.CharField(max_length=255)
+    path = models.CharField(max_length=1000)
+    fingerprint = models.CharField(max_length=64)
+    size = models.BigIntegerField(default=0)
+    state = models.CharField(max_length=9, choices=State, default=State.RUNNING)
+    offset = models.BigIntegerField(default=0)
+    line = models.BigIntegerField(default=0)
+    created = models.BigIntegerField(default=0)
+    updated = models.BigIntegerField(default=0)
+    unchanged = models.BigIntegerField(default=0)
+    rejected = models.BigIntegerField(default=0)
+    rejects_size = models.BigIntegerField(default=0)
+    preview = models.JSONField(null=True)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    started_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["fingerprint", "started_at"], name="importrun_of_file")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.state} at line {self.line}"
+
+    @property
+    def percent(self) -> int:
+        """How much of the file is done; of a compressed one, by its first preview."""
+        return min(100, self.offset * 100 // self.size) if self.size else 0

@@ -1,0 +1,99 @@
+"""Files that people upload to be imported, between the preview and the last batch."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.utils import timezone
+
+from items import importing
+from items.catalogue import Actor
+from items.models import ImportRun
+from items.reading import Unreadable
+
+KEPT_FOR = timedelta(days=1)
+# A request works on an import for so long, then answers; the page goes on by itself.
+SLICE_SECONDS = 2.0
+
+
+def receive(upload: UploadedFile, *, actor: Actor) -> ImportRun:
+    """Keep the file, and note what importing it would do.
+
+    Raises Unreadable, keeping nothing, if it is not a file of items.
+    """
+    _forget_old_ones()
+    folder = _folder()
+    path = folder / f"{uuid.uuid4()}.data"
+    try:
+        with open(path, "xb") as file:
+            for chunk in upload.chunks():
+                file.write(chunk)
+        with open(path, "rb") as file:
+            preview = importing.preview(file)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    run = importing.begin(
+        source=upload.name or "upload",
+        path=str(path),
+        actor=actor,
+        size=preview.bytes_read if preview.complete else path.stat().st_size,
+        state=ImportRun.State.PREVIEWED,
+    )
+    run.preview = asdict(preview)
+    run.save(update_fields=["preview"])
+    return run
+
+
+def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
+    """Import the next slice of the file; the file is removed with the last one."""
+    with _opened(run) as file:
+        run = importing.proceed(
+            run,
+            file,
+            actor=actor,
+            rejects=rejects_path(run),
+            seconds=SLICE_SECONDS,
+        )
+    if run.state == ImportRun.State.DONE:
+        Path(run.path).unlink(missing_ok=True)
+    return run
+
+
+def rejects_path(run: ImportRun) -> Path:
+    return _folder() / f"{run.pk}.rejects.csv"
+
+
+@contextmanager
+def _opened(run: ImportRun) -> Iterator[BinaryIO]:
+    try:
+        file = open(run.path, "rb")
+    except FileNotFoundError as error:
+        raise Unreadable(
+            "The uploaded file is no longer on this server. Please upload it again; "
+            "what was imported already will be found unchanged."
+        ) from error
+    with file:
+        yield file
+
+
+def _folder() -> Path:
+    folder: Path = settings.DATA_DIR / "imports"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _forget_old_ones() -> None:
+    old = ImportRun.objects.filter(
+        started_at__lt=timezone.now() - KEPT_FOR, preview__isnull=False
+    )
+    for run in old:
+        Path(run.path).unlink(missing_ok=True)
+        rejects_path(run).unlink(missing_ok=True)
+    old.delete()

@@ -1,0 +1,18 @@
+from django.urls import path
+
+from items import views
+
+app_name = "items"
+
+urlpatterns = [
+    path("", views.item_list, name="list"),
+    path("new/", views.item_new, name="new"),
+    path("changes/", views.change_list, name="changes"),
+    path("import/", views.import_new, name="import"),
+    path("import/<uuid:pk>/", views.import_run, name="import-run"),
+    path("import/<uuid:pk>/rejects/", views.import_rejects, name="import-rejects"),
+    path("<str:id>/", views.item_detail, name="detail"),
+    path("<str:id>/edit/", views.item_edit, name="edit"),
+    path("<str:id>/delete/", views.item_delete, name="delete"),
+    path("<str:id>/undo/<int:change_id>/", views.change_undo, name="undo"),
+]

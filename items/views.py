@@ -1,0 +1,214 @@
+"""The pages of the catalogue: thin callers of the same functions as REST."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required, permission_required
+from django.core.cache import cache
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from items import catalogue, rules, uploads
+from items.catalogue import Actor, ItemExists
+from items.forms import ItemForm, UploadForm
+from items.models import ImportRun, Item, ItemChange, Tag
+from items.selection import Selection
+from resilient_site.errors import NotFound, StaleVersion
+from resilient_site.keyset import paginate
+
+PAGE_ROWS = 50
+HISTORY_ROWS = 20
+TAGS_SHOWN = 60
+TAGS_KEPT_S = 60
+
+form_methods = require_http_methods(["GET", "HEAD", "POST"])
+
+
+def may(permission: str) -> Any:
+    """Let editors in; others are asked to sign in, or refused if they have."""
+
+    def decorate(view: Any) -> Any:
+        allowed = permission_required(f"items.{permission}", raise_exception=True)
+        return login_required(allowed(view))
+
+    return decorate
+
+
+@require_GET
+def item_list(request: HttpRequest) -> HttpResponse:
+    selection = Selection.parse(request.GET)
+    page = paginate(
+        selection.items(),
+        ordering=selection.ordering,
+        cursor=request.GET.get("cursor"),
+        size=PAGE_ROWS,
+    )
+    context = {"page": page, "selection": selection}
+    if request.htmx and request.htmx.target == "results":
+        return render(request, "items/list.html#results", context)
+    context["tags"] = _popular_tags()
+    return render(request, "items/list.html", context)
+
+
+@require_GET
+def item_detail(request: HttpRequest, id: str) -> HttpResponse:
+    item = Item.objects.for_reading().filter(pk=id).first()
+    history = paginate(
+        ItemChange.objects.filter(item_id=id),
+        ordering="-version",
+        cursor=request.GET.get("cursor"),
+        size=HISTORY_ROWS,
+    )
+    if item is None and not history.rows:
+        raise catalogue.ItemNotFound
+    # A deleted item is gone, not unknown: its history is here, and the way back.
+    status = 200 if item else 410
+    context = {"item": item, "item_id": id, "history": history}
+    return render(request, "items/detail.html", context, status=status)
+
+
+@may("add_item")
+@form_methods
+def item_new(request: HttpRequest) -> HttpResponse:
+    form = ItemForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            item = catalogue.create_item(form.data_to_write(), actor=Actor.of(request))
+        except ItemExists:
+            form.add_error("id", ItemExists.detail)
+        else:
+            messages.success(request, f"“{item.name}” was created.")
+            return redirect(item)
+    return _render_form(request, form, None)
+
+
+@may("change_item")
+@form_methods
+def item_edit(request: HttpRequest, id: str) -> HttpResponse:
+    item = catalogue.get_item(id)
+    form = ItemForm(request.POST or None, instance=item)
+    theirs = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            item = catalogue.update_item(
+                id,
+                form.data_to_write(),
+                actor=Actor.of(request),
+                versions=form.versions,
+            )
+        except StaleVersion:
+            # Show what is there now, and let the next save be made knowing it.
+            item = theirs = catalogue.get_item(id)
+            form.data = form.data.copy()
+            form.data["version"] = str(item.version)
+        else:
+            messages.success(request, f"“{item.name}” was saved.")
+            return redirect(item)
+    return _render_form(request, form, item, theirs)
+
+
+@may("delete_item")
+@form_methods
+def item_delete(request: HttpRequest, id: str) -> HttpResponse:
+    item = catalogue.get_item(id)
+    if request.method != "POST":
+        return render(request, "items/delete.html", {"item": item})
+    version = request.POST.get("version", "")
+    try:
+        catalogue.delete_item(
+            id,
+            actor=Actor.of(request),
+            versions={int(version)} if version.isdecimal() else None,
+        )
+    except StaleVersion:
+        messages.warning(request, "It was changed meanwhile. Look at it once more.")
+        return redirect("items:delete", id=id)
+    messages.success(request, f"“{item.name}” was deleted.")
+    return redirect("items:detail", id=id)
+
+
+@may("change_item")
+@require_POST
+def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
+    change = get_object_or_404(ItemChange, pk=change_id, item_id=id)
+    item = catalogue.undo(change, actor=Actor.of(request))
+    if item:
+        messages.success(request, f"“{item.name}” is as it was before that change.")
+    else:
+        messages.success(request, f"“{change.name}” is gone again.")
+    return redirect("items:detail", id=id)
+
+
+@require_GET
+def change_list(request: HttpRequest) -> HttpResponse:
+    page = paginate(
+        ItemChange.objects.all(),
+        ordering="-id",
+        cursor=request.GET.get("cursor"),
+        size=PAGE_ROWS,
+    )
+    return render(request, "items/changes.html", {"page": page})
+
+
+@may("add_item")
+@form_methods
+def import_new(request: HttpRequest) -> HttpResponse:
+    form = UploadForm(request.POST or None, request.FILES or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            run = uploads.receive(form.cleaned_data["file"], actor=Actor.of(request))
+        except uploads.Unreadable as error:
+            form.add_error("file", error.detail)
+        else:
+            return redirect("items:import-run", pk=run.pk)
+    status = 422 if form.errors else 200
+    return render(
+        request, "items/import.html", {"form": form, "rules": rules}, status=status
+    )
+
+
+@may("add_item")
+@form_methods
+def import_run(request: HttpRequest, pk: str) -> HttpResponse:
+    run = _own_run(request, pk)
+    if request.method == "POST" and run.state != ImportRun.State.DONE:
+        run = uploads.proceed(run, actor=Actor.of(request))
+        if not request.htmx:
+            return redirect("items:import-run", pk=run.pk)
+    template = "items/import_run.html"
+    return render(request, template + "#run" if request.htmx else template, {"run": run})
+
+
+@may("add_item")
+@require_GET
+def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
+    run = _own_run(request, pk)
+    path = uploads.rejects_path(run)
+    if not path.exists():
+        raise NotFound("No row of this import was rejected.")
+    return FileResponse(
+        open(path, "rb"), as_attachment=True, filename=f"{run.source}.rejects.csv"
+    )
+
+
+# The upload has a limit of its own; see ErrorMiddleware.
+import_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
+
+
+def _own_run(request: HttpRequest, pk: str) -> ImportRun:
+    return get_object_or_404(ImportRun, pk=pk, actor=request.user)
+
+
+def _render_form(
+    request: HttpRequest, form: ItemForm, item: Item | None, theirs: Item | None = None
+) -> HttpResponse:
+    status = 409 if theirs else 422 if form.errors else 200
+    context = {"form": form, "item": item, "theirs": theirs}
+    return render(request, "items/form.html", context, status=status)
+
+
+def _popular_tags() -> list[tuple[str, int]]:
+    return cache.get_or_set(
+        "items:popular-tags", lambda: Tag.objects.popular(TAGS_SHOWN), TAGS_KEPT_S
+    )

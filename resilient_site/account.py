@@ -1,0 +1,53 @@
+"""Pages on which a signed-in person makes and revokes API tokens."""
+
+from datetime import timedelta
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from resilient_site.models import ApiToken
+
+
+class TokenForm(forms.Form):
+    name = forms.CharField(
+        max_length=100, help_text="What will use it, such as: nightly sync"
+    )
+    days = forms.TypedChoiceField(
+        label="Valid for",
+        coerce=int,
+        choices=[(7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "1 year")],
+        initial=90,
+    )
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def tokens(request: HttpRequest) -> HttpResponse:
+    form = TokenForm(request.POST or None)
+    fresh = None
+    if request.method == "POST" and form.is_valid():
+        _, fresh = ApiToken.objects.create(
+            request.user,
+            expiry=timedelta(days=form.cleaned_data["days"]),
+            name=form.cleaned_data["name"],
+        )
+        form = TokenForm()
+    own = ApiToken.objects.filter(user=request.user).order_by("-created")
+    context = {"form": form, "fresh": fresh, "tokens": own, "now": timezone.now()}
+    return render(request, "account/tokens.html", context)
+
+
+@login_required
+@require_POST
+def revoke(request: HttpRequest, key: str) -> HttpResponse:
+    gone, _ = ApiToken.objects.filter(user=request.user, token_key=key).delete()
+    if gone:
+        messages.success(request, "The token was revoked.")
+    return redirect("account:tokens")

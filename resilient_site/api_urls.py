@@ -1,0 +1,19 @@
+"""The REST API, version 1."""
+
+from django.conf import settings
+from django.urls import include, path, re_path
+from django.utils.csp import CSP
+from django.views.decorators.csp import csp_override
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+app_name = "api"
+
+# Swagger UI sets styles in its elements.
+docs_policy = settings.SECURE_CSP | {"style-src": [CSP.SELF, CSP.UNSAFE_INLINE]}
+docs = SpectacularSwaggerSplitView.as_view(url_name="api:schema")
+
+urlpatterns = [
+    path("", include("items.api_urls")),
+    re_path(r"^schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^docs/?$", csp_override(docs_policy)(docs), name="docs"),
+]

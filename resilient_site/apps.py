@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class SiteConfig(AppConfig):
+    name = "resilient_site"
+    verbose_name = "Access"
+    default_auto_field = "django.db.models.BigAutoField"

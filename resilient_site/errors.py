@@ -1,0 +1,279 @@
+"""The errors of this project, and the one place that turns them into answers.
+
+REST clients get ``application/problem+json`` (RFC 9457) with a stable ``code``;
+browsers get an error page. Exceptions of Django, of REST framework and of the
+database are mapped here too, so that nothing else decides what a client sees.
+"""
+
+import sys
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from django.core import exceptions as django_errors
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.multipartparser import MultiPartParserError
+from django.template.loader import render_to_string
+from rest_framework import exceptions as drf_errors
+
+from resilient_site.requestid import current_request_id
+
+PROBLEM_TYPE = "application/problem+json"
+
+# Field name (or index, in a list) to its messages, nested as the input is.
+type Errors = Mapping[str, Any]
+
+
+class SiteError(Exception):
+    """An error with an answer: its status, stable code and advice to the client."""
+
+    status: int = 500
+    code: str = "server_error"
+    detail: str = "Something went wrong on our side. Please try again."
+    retry_after_s: int | None = None
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        errors: Errors | None = None,
+        retry_after_s: int | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = status or self.status
+        self.code = code or self.code
+        self.detail = detail or self.detail
+        self.errors = errors
+        self.retry_after_s = retry_after_s or self.retry_after_s
+        self.headers = dict(headers or {})
+        super().__init__(self.detail)
+
+    @property
+    def title(self) -> str:
+        return HTTPStatus(self.status).phrase
+
+
+class Invalid(SiteError):
+    status = 400
+    code = "invalid"
+    detail = "The request is not valid."
+
+
+class AlreadyExists(SiteError):
+    status = 400
+    code = "already_exists"
+    detail = "It already exists"
+
+
+class NotSignedIn(SiteError):
+    status = 401
+    code = "not_authenticated"
+    detail = "Sign in, or send a token, to do this."
+
+
+class NotAllowed(SiteError):
+    status = 403
+    code = "permission_denied"
+    detail = "You are not allowed to do this."
+
+
+class NotFound(SiteError):
+    status = 404
+    code = "not_found"
+    detail = "There is nothing at this address."
+
+
+class Conflict(SiteError):
+    status = 409
+    code = "conflict"
+    detail = "Someone else is doing this at the moment."
+
+
+class LengthRequired(SiteError):
+    status = 411
+    code = "length_required"
+    detail = "Send the body with a Content-Length."
+
+
+class StaleVersion(SiteError):
+    status = 412
+    code = "stale_version"
+    detail = "It was changed since you read it. Read it again, then repeat the change."
+
+
+class TooLarge(SiteError):
+    status = 413
+    code = "too_large"
+    detail = "The body is larger than this address accepts."
+
+
+class PreconditionRequired(SiteError):
+    status = 428
+    code = "precondition_required"
+    detail = "Say which version you change: send its ETag in If-Match."
+
+
+class LockedOut(SiteError):
+    status = 429
+    code = "locked_out"
+    detail = "Too many failed attempts to sign in. Please wait a while."
+
+
+class Unavailable(SiteError):
+    status = 503
+    code = "unavailable"
+    detail = "The database does not answer at the moment. Nothing was changed."
+    retry_after_s = 5
+
+
+class Overloaded(SiteError):
+    status = 503
+    code = "overloaded"
+    detail = "There is more to do than we can do at the moment."
+    retry_after_s = 1
+
+
+def as_site_error(exc: BaseException | None) -> SiteError:
+    """Return the answer to `exc`: itself, a mapped one, or a plain 500."""
+    match exc:
+        case SiteError():
+            return exc
+        case drf_errors.APIException():
+            return _from_rest_framework(exc)
+        case OperationalError() | InterfaceError():
+            return Unavailable()
+        case Http404():
+            return NotFound()
+        case django_errors.PermissionDenied():
+            return NotAllowed(str(exc) or None)
+        case django_errors.RequestDataTooBig():
+            return TooLarge()
+        case django_errors.DisallowedHost():
+            return Invalid("This site does not answer to that host name.", code="host")
+        case (
+            django_errors.SuspiciousOperation()
+            | django_errors.BadRequest()
+            | MultiPartParserError()
+        ):
+            return Invalid()
+        case _:
+            return SiteError()
+
+
+def _from_rest_framework(exc: drf_errors.APIException) -> SiteError:
+    if isinstance(exc, drf_errors.ValidationError):
+        return Invalid(errors=_by_field(exc.detail))
+    headers = {}
+    if auth_header := getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = auth_header
+    wait = getattr(exc, "wait", None)
+    return SiteError(
+        str(exc.detail),
+        status=exc.status_code,
+        code=str(exc.default_code),
+        headers=headers,
+        retry_after_s=int(wait) + 1 if wait else None,
+    )
+
+
+def _by_field(detail: Any) -> Errors:
+    """Give list-shaped details of a validation error the shape of a mapping."""
+    if isinstance(detail, Mapping):
+        return {
+            str(field): _by_field(value) if isinstance(value, Mapping) else value
+            for field, value in detail.items()
+        }
+    if detail and all(isinstance(entry, Mapping) for entry in detail):
+        return {str(n): _by_field(entry) for n, entry in enumerate(detail) if entry}
+    return {"non_field_errors": detail}
+
+
+def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
+    """Answer `request` with `error`, in the form that its client reads."""
+    if request.path.startswith("/api/"):
+        content, content_type = orjson.dumps(problem(request, error)), PROBLEM_TYPE
+    else:
+        # Rendered without the request: an error page must not need the database.
+        page = render_to_string(
+            "error.html",
+            {
+                "error": error,
+                "request_id": current_request_id(),
+                "path": request.get_full_path(),
+            },
+        )
+        content, content_type = page.encode(), "text/html; charset=utf-8"
+    response = HttpResponse(content, content_type, error.status, headers=error.headers)
+    response["Cache-Control"] = "no-store"
+    if error.retry_after_s is not None:
+        response["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def problem(request: HttpRequest, error: SiteError) -> dict[str, Any]:
+    """Return the members of the problem document (RFC 9457, section 3.1)."""
+    members = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": request.path,
+        "code": error.code,
+        "request_id": current_request_id(),
+    }
+    if error.errors is not None:
+        members["errors"] = error.errors
+    return members
+
+
+def rest_exception_handler(
+    exc: Exception, context: dict[str, Any]
+) -> HttpResponse | None:
+    """Answer an exception of a REST view; what is not ours to know stays a 500."""
+    error = as_site_error(exc)
+    if type(error) is SiteError and error.status == 500:
+        return None
+    return respond(context["request"], error)
+
+
+# Handlers named in urls.py, for what Django raises outside the views.
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, as_site_error(exception))
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, as_site_error(exception))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(request, as_site_error(exception))
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return respond(request, as_site_error(sys.exception()))
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return respond(
+        request,
+        NotAllowed(
+            "The form has expired, or cookies are off. Go back, reload the page and "
+            "send it again.",
+            code="csrf_failed",
+        ),
+    )
+
+
+def locked_out(
+    request: HttpRequest, *args: object, **kwargs: object
+) -> HttpResponse:
+    from django.conf import settings
+
+    wait = settings.AXES_COOLOFF_TIME
+    return respond(request, LockedOut(retry_after_s=int(wait.total_seconds())))

@@ -1,0 +1,70 @@
+"""What every request passes on its way to a view."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+
+from resilient_site import requestid
+from resilient_site.errors import (
+    LengthRequired,
+    SiteError,
+    TooLarge,
+    as_site_error,
+    respond,
+)
+
+type GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+class RequestIdMiddleware:
+    """Give the request an id, and name it in the answer."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request_id = requestid.begin_request(request.headers.get(requestid.HEADER))
+        response = self.get_response(request)
+        response[requestid.HEADER] = request_id
+        return response
+
+
+class ErrorMiddleware:
+    """Refuse bodies that are too large, and answer errors that views raise.
+
+    A view names the setting with its own limit in an attribute `body_limit`. Runs
+    before the CSRF check, which would otherwise read the whole body first.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        limit: int = getattr(settings, getattr(view, "body_limit", "MAX_BODY_BYTES"))
+        try:
+            length = int(request.META.get("CONTENT_LENGTH") or 0)
+        except ValueError:
+            length = 0
+        if length > limit:
+            return respond(
+                request, TooLarge(f"The body may have at most {limit:,} bytes.")
+            )
+        # Without a length WSGI defines no body (PEP 3333): it would look empty.
+        if "Transfer-Encoding" in request.headers and not length:
+            return respond(request, LengthRequired())
+        return None
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponse | None:
+        if isinstance(exception, SiteError | OperationalError | InterfaceError):
+            return respond(request, as_site_error(exception))
+        return None

@@ -1,0 +1,104 @@
+"""How the REST API reads and writes: orjson, and tokens that are stored hashed."""
+
+from typing import Any
+
+import orjson
+from django.utils import timezone
+from knox.crypto import hash_token
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed, ParseError
+from rest_framework.negotiation import (
+    BaseContentNegotiation,
+    DefaultContentNegotiation,
+)
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.utils.urls import replace_query_param
+
+from resilient_site.keyset import Page
+from resilient_site.models import ApiToken
+
+
+class JSONRenderer(BaseRenderer):
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Any = None,
+    ) -> bytes:
+        return b"" if data is None else orjson.dumps(data)
+
+
+class JSONParser(BaseParser):
+    media_type = "application/json"
+
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Any = None
+    ) -> Any:
+        try:
+            return orjson.loads(stream.read())
+        except orjson.JSONDecodeError as error:
+            raise ParseError(f"The body is not JSON: {error}") from error
+
+
+class TokenAuthentication(BaseAuthentication):
+    """`Authorization: Token …`: one query by the token's hash."""
+
+    keyword = "Token"
+
+    def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
+        scheme, _, token = get_authorization_header(request).partition(b" ")
+        if scheme.lower() != b"token":
+            return None
+        try:
+            digest = hash_token(token.strip().decode("ascii"))
+        except ValueError:
+            digest = ""
+        found = ApiToken.objects.select_related("user").filter(digest=digest).first()
+        if found is None or not found.user.is_active or found.is_expired(timezone.now()):
+            raise AuthenticationFailed("The token is unknown, revoked or expired.")
+        return found.user, found
+
+    def authenticate_header(self, request: Request) -> str:
+        return self.keyword
+
+
+class AlwaysFirstRenderer(BaseContentNegotiation):
+    """Answer JSON whatever is asked for: a 406 helps nobody (RFC 9110, 15.5.7)."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return DefaultContentNegotiation().select_parser(request, parsers)
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+def list_response(
+    request: Request,
+    page: Page[Any],
+    serializer: BaseSerializer[Any],
+    *,
+    parameter: str = "cursor",
+) -> Response:
+    """Answer a page: its rows, and the addresses beside it, also as Link (RFC 8288)."""
+    base = request.build_absolute_uri()
+    links = {
+        name: replace_query_param(base, parameter, cursor) if cursor else None
+        for name, cursor in (("next", page.next), ("previous", page.previous))
+    }
+    response = Response({"results": serializer.data, **links})
+    relations = {"next": "next", "previous": "prev"}
+    header = [f'<{url}>; rel="{relations[n]}"' for n, url in links.items() if url]
+    if header:
+        response["Link"] = ", ".join(header)
+    response["Cache-Control"] = "no-cache"
+    return response

@@ -1,0 +1,32 @@
+"""The signing key of a site that was given none."""
+
+import os
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def kept_secret_key(data_dir: Path, embedded: bool) -> str:
+    """Return the key kept in `data_dir`, made on first use; embedded default only.
+
+    Raises ImproperlyConfigured elsewhere: several machines must share one key.
+    """
+    if not embedded:
+        raise ImproperlyConfigured(
+            "SECRET_KEY must be set where DATABASE_URL is: a long random text."
+        )
+    path = data_dir / "secret_key"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        # Written aside and linked into place: whole, and once, whoever comes first.
+        draft = path.with_name(f".secret_key.{os.getpid()}")
+        with open(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(50))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text()
