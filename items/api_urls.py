@@ -15,9 +15,7 @@ ONE = {
 urlpatterns = [
     re_path(r"^items/?$", ItemViewSet.as_view(COLLECTION), name="items"),
     re_path(r"^items/bulk/?$", ItemViewSet.as_view({"post": "bulk"}), name="bulk"),
-    re_path(
-        r"^items/export/?$", ItemViewSet.as_view({"get": "export"}), name="export"
-    ),
+    re_path(r"^items/export/?$", ItemViewSet.as_view({"get": "export"}), name="export"),
     re_path(
         r"^items/(?P<id>[^/]+)/history/?$",
         ItemViewSet.as_view({"get": "history"}),

@@ -136,6 +136,19 @@ def delete_item(
 
 
 @transaction.atomic
+def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
+    """Delete those of the items that are there, all in one transaction."""
+    ids = sorted(item_ids)
+    items = list(Item.objects.for_reading().select_for_update().filter(pk__in=ids))
+    gone = [
+        (item.pk, item.version + 1, Action.DELETED, item.state(), None)
+        for item in items
+    ]
+    Item.objects.filter(pk__in=[item.pk for item in items]).delete()
+    _log(gone, actor)
+
+
+@transaction.atomic
 def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     """Put the item back to what it was before `change`; None if it did not exist.
 

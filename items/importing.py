@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from django.db import transaction
 from django.db.models import F
@@ -93,7 +92,9 @@ class Preview:
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
 
 
-def preview(stream: BinaryIO, *, show: int = 20, seconds: float = 20) -> Preview:
+def preview(
+    stream: io.BufferedReader, *, show: int = 20, seconds: float = 20
+) -> Preview:
     """Read and compare `stream`, for about `seconds`, without changing anything.
 
     Raises reading.Unreadable if it is not a file of items.
@@ -154,7 +155,7 @@ def unfinished(path: Path) -> ImportRun | None:
 
 def proceed(
     run: ImportRun,
-    stream: BinaryIO,
+    stream: io.BufferedReader,
     *,
     actor: Actor,
     rejects: Path,

@@ -10,7 +10,7 @@ import io
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import orjson
 
@@ -42,7 +42,9 @@ class Line:
     error: str = ""
 
 
-def read_lines(stream: BinaryIO, *, offset: int = 0, line: int = 0) -> Iterator[Line]:
+def read_lines(
+    stream: io.BufferedReader, *, offset: int = 0, line: int = 0
+) -> Iterator[Line]:
     """Yield the rows behind `offset` (bytes, uncompressed) and `line`, as a run left it.
 
     Raises Unreadable if the file is not one of items, or is damaged.
@@ -58,11 +60,10 @@ def read_lines(stream: BinaryIO, *, offset: int = 0, line: int = 0) -> Iterator[
         raise Unreadable(f"The compressed file is damaged: {error}.") from error
 
 
-def _decompressed(stream: BinaryIO) -> io.BufferedReader:
-    buffered = io.BufferedReader(stream)  # type: ignore[type-var]
-    if buffered.peek(2)[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=buffered))  # type: ignore
-    return buffered
+def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream))  # type: ignore
+    return stream
 
 
 class _Source:

@@ -175,7 +175,9 @@ def search_words(text: str) -> str:
     """Return the words of `text` in lower case, without accents or punctuation."""
     if text.isascii():
         return " ".join(text.translate(_ascii_words).split())
-    plain = unicodedata.normalize("NFKD", text.casefold())
+    # Compatibility caseless matching (Unicode 16, section 3.13, D146).
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", text).casefold())
+    plain = unicodedata.normalize("NFKD", plain.casefold())
     kept = (
         letter if letter.isalnum() else " "
         for letter in plain

@@ -18,7 +18,7 @@ ID_SCHEMA = {
             "maxLength": rules.ID_MAX,
         },
     ],
-    "description": "A whole number, or text. `7` and `\"7\"` are the same id.",
+    "description": 'A whole number, or text. `7` and `"7"` are the same id.',
 }
 
 
@@ -40,9 +40,7 @@ class ItemSerializer(serializers.Serializer[Item]):
     """An item in and out. What it accepts is for `items.rules` to say."""
 
     id = IdField(required=False)
-    name = serializers.RegexField(
-        r"^\s*[^\s]", min_length=1, max_length=rules.NAME_MAX
-    )
+    name = serializers.RegexField(r"^\s*[^\s]", min_length=1, max_length=rules.NAME_MAX)
     description = serializers.CharField(
         required=False, allow_blank=True, max_length=rules.DESCRIPTION_MAX
     )

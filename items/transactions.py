@@ -34,7 +34,5 @@ def first_open_transaction() -> int | None:
     if connection.vendor != "postgresql":
         return None
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint"
-        )
+        cursor.execute("SELECT (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint")
         return int(cursor.fetchone()[0])

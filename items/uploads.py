@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -71,7 +71,7 @@ def rejects_path(run: ImportRun) -> Path:
 
 
 @contextmanager
-def _opened(run: ImportRun) -> Iterator[BinaryIO]:
+def _opened(run: ImportRun) -> Iterator[BufferedReader]:
     try:
         file = open(run.path, "rb")
     except FileNotFoundError as error:

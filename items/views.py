@@ -4,7 +4,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
-from django.core.cache import cache
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -12,15 +11,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from items import catalogue, rules, uploads
 from items.catalogue import Actor, ItemExists
 from items.forms import ItemForm, UploadForm
-from items.models import ImportRun, Item, ItemChange, Tag
+from items.models import ImportRun, Item, ItemChange
 from items.selection import Selection
+from items.tags import popular_tags
 from resilient_site.errors import NotFound, StaleVersion
 from resilient_site.keyset import paginate
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
-TAGS_SHOWN = 60
-TAGS_KEPT_S = 60
 
 form_methods = require_http_methods(["GET", "HEAD", "POST"])
 
@@ -47,7 +45,7 @@ def item_list(request: HttpRequest) -> HttpResponse:
     context = {"page": page, "selection": selection}
     if request.htmx and request.htmx.target == "results":
         return render(request, "items/list.html#results", context)
-    context["tags"] = _popular_tags()
+    context["tags"] = popular_tags()
     return render(request, "items/list.html", context)
 
 
@@ -177,7 +175,9 @@ def import_run(request: HttpRequest, pk: str) -> HttpResponse:
         if not request.htmx:
             return redirect("items:import-run", pk=run.pk)
     template = "items/import_run.html"
-    return render(request, template + "#run" if request.htmx else template, {"run": run})
+    return render(
+        request, template + "#run" if request.htmx else template, {"run": run}
+    )
 
 
 @may("add_item")
@@ -206,9 +206,3 @@ def _render_form(
     status = 409 if theirs else 422 if form.errors else 200
     context = {"form": form, "item": item, "theirs": theirs}
     return render(request, "items/form.html", context, status=status)
-
-
-def _popular_tags() -> list[tuple[str, int]]:
-    return cache.get_or_set(
-        "items:popular-tags", lambda: Tag.objects.popular(TAGS_SHOWN), TAGS_KEPT_S
-    )

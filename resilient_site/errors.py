@@ -270,9 +270,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     )
 
 
-def locked_out(
-    request: HttpRequest, *args: object, **kwargs: object
-) -> HttpResponse:
+def locked_out(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
     from django.conf import settings
 
     wait = settings.AXES_COOLOFF_TIME

@@ -62,7 +62,11 @@ class TokenAuthentication(BaseAuthentication):
         except ValueError:
             digest = ""
         found = ApiToken.objects.select_related("user").filter(digest=digest).first()
-        if found is None or not found.user.is_active or found.is_expired(timezone.now()):
+        if (
+            found is None
+            or not found.user.is_active
+            or found.is_expired(timezone.now())
+        ):
             raise AuthenticationFailed("The token is unknown, revoked or expired.")
         return found.user, found
 

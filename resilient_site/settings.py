@@ -164,6 +164,7 @@ AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 
 KNOX_TOKEN_MODEL = "resilient_site.ApiToken"  # noqa: S105 - a model's name
+MIGRATION_MODULES = {"knox": None}  # its own table would stay empty
 REST_KNOX = {"TOKEN_TTL": timedelta(days=90)}
 
 # --- REST

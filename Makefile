@@ -1,0 +1,75 @@
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA_DIR ?= var
+ARGS ?=
+# What the tests use beside the Python packages; empty installs nothing.
+SYSTEM_PACKAGES ?= chromium redis-server
+
+PYTHON_BIN := .venv/bin/python
+# The shell's own settings must not decide what a check finds.
+CLEAN_ENV := env -i PATH="$$PATH" HOME="$$HOME" SECRET_KEY=for-checks-only
+COMPILE = env -u PIP_FIND_LINKS -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet \
+	--universal --python-version 3.12 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
+
+# A stamp says nothing about an interpreter that has gone since.
+ifneq ($(shell $(PYTHON_BIN) -ISc 'print("ok")' 2>/dev/null),ok)
+$(shell rm -f .venv/.run .venv/.dev)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock schema clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: export HOST := $(HOST)
+run: export PORT := $(PORT)
+run: export DATA_DIR := $(DATA_DIR)
+run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
+	@exec $(PYTHON_BIN) manage.py serve
+
+# exec: a signal to make then reaches pytest, which ends its servers. With ARGS it
+# may be that no test is left for the second run (pytest's 5).
+test: .venv/.dev ## Run the tests on PostgreSQL, then on SQLite (ARGS: pytest's)
+	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
+	exec env TEST_DB=postgres $(PYTHON_BIN) -m pytest $(ARGS)
+	$(if $(strip $(ARGS)),,exec) env TEST_DB=sqlite $(PYTHON_BIN) -m pytest \
+		-m "not browser" $(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
+
+check: .venv/.dev ## Check format, lint, types, migrations and the API schema
+	$(PYTHON_BIN) -m ruff format --check .
+	$(PYTHON_BIN) -m ruff check .
+	$(CLEAN_ENV) $(PYTHON_BIN) -m mypy
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && trap 'exit 130' INT TERM && \
+	echo "manage.py makemigrations --check" && \
+	$(CLEAN_ENV) DATA_DIR="$$tmp" $(PYTHON_BIN) manage.py makemigrations --check \
+		--dry-run && \
+	echo "manage.py spectacular: compare with resilient_site/openapi.yaml" && \
+	$(CLEAN_ENV) DATA_DIR="$$tmp" $(PYTHON_BIN) manage.py spectacular --validate \
+		--fail-on-warn --file "$$tmp/openapi.yaml" && \
+	if ! diff -u resilient_site/openapi.yaml "$$tmp/openapi.yaml"; then \
+		echo "The API has changed: run 'make schema'" >&2; exit 1; fi
+
+lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
+	$(COMPILE) --output-file requirements.txt pyproject.toml
+	echo uv | $(COMPILE) --constraint requirements.txt --group dev \
+		--output-file requirements-dev.txt pyproject.toml -
+
+schema: .venv/.dev ## Write resilient_site/openapi.yaml from the code
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && trap 'exit 130' INT TERM && \
+	$(CLEAN_ENV) DATA_DIR="$$tmp" $(PYTHON_BIN) manage.py spectacular --validate \
+		--fail-on-warn --file resilient_site/openapi.yaml
+
+clean: ## Remove .venv and the tools' caches; the data stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.run: requirements.txt deploy/bootstrap.sh
+	@sh deploy/bootstrap.sh requirements.txt
+	@touch $@
+
+# The development lock holds all of the other one, in the same versions.
+.venv/.dev: requirements-dev.txt requirements.txt deploy/bootstrap.sh
+	@sh deploy/bootstrap.sh requirements-dev.txt
+	@touch .venv/.run $@

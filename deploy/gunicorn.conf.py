@@ -1,0 +1,27 @@
+"""How gunicorn runs the site: asynchronous edge processes with threads for Django."""
+
+import os
+from pathlib import Path
+
+from django.conf import settings
+
+wsgi_app = "resilient_site.asgi:application"
+# The one place that names the worker. Long-lived connections cost it no thread.
+worker_class = "uvicorn_worker.UvicornWorker"
+workers = settings.WEB_PROCESSES
+
+# Django is loaded once and shared by the workers, as memory and as start-up time.
+preload_app = True
+
+# A worker whose event loop stands still for so long is replaced.
+timeout = 30
+# Requests under way have so long to end when the site is stopped.
+graceful_timeout = 20
+# Longer than a proxy keeps its connections, so that the proxy closes first.
+keepalive = 75
+
+# The heartbeat file must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+control_socket_disable = True
+
+accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None

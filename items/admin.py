@@ -1,0 +1,227 @@
+"""The catalogue in the admin: fast with a million rows, writing as all others do.
+
+No page counts a whole table, offers a million choices or collects a million rows.
+"""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+
+from items import catalogue
+from items.catalogue import Actor
+from items.exporting import FORMATS
+from items.forms import ItemForm
+from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
+from items.tags import popular_tags
+from resilient_site.errors import SiteError
+
+ROWS_COUNTED = 10_000
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts up to a bound: nobody turns to page 200, they search instead."""
+
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list.order_by().values("pk")[:ROWS_COUNTED]  # type: ignore
+        return int(rows.count())
+
+
+class LargeTableAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    paginator = CappedPaginator
+    show_full_result_count = False
+    list_per_page = 50
+
+
+class TagFilter(admin.SimpleListFilter):
+    title = "tag"
+    parameter_name = "tag"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, f"{name} ({count:,})") for name, count in popular_tags()]
+
+    def queryset(self, request: Any, queryset: Any) -> Any:
+        return queryset.tagged([self.value()]) if self.value() else queryset
+
+
+@admin.register(Item)
+class ItemAdmin(LargeTableAdmin):
+    form = ItemForm
+    list_display = ("name", "id", "tag_list", "version", "updated_at")
+    list_filter = (TagFilter,)
+    ordering = ("name", "id")
+    sortable_by = ("name", "id", "updated_at")
+    search_fields = ("name",)  # shows the box; get_search_results searches
+    search_help_text = "Words in name and description"
+    actions = ("export_csv", "export_ndjson")
+    change_list_template = "admin/items/item/change_list.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
+        return Item.objects.for_reading()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[Any, bool]:
+        return queryset.search(search_term), False
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        fields = ["name", "description", "tags", "version"]
+        return fields if obj else ["id", *fields]
+
+    @admin.display(description="tags")
+    def tag_list(self, item: Item) -> str:
+        return " ".join(item.tag_names())
+
+    # Writing goes through the catalogue, which keeps the one change log.
+
+    def save_model(self, request: Any, obj: Item, form: Any, change: bool) -> None:
+        data, actor = form.data_to_write(), Actor.of(request)
+        if change:
+            saved = catalogue.update_item(
+                obj.pk, data, actor=actor, versions=form.versions
+            )
+        else:
+            saved = catalogue.create_item(data, actor=actor)
+        obj.__dict__.update(saved.__dict__)
+
+    def save_related(self, *args: Any) -> None:
+        """The tags are written with the item."""
+
+    def delete_model(self, request: HttpRequest, obj: Item) -> None:
+        catalogue.delete_item(obj.pk, actor=Actor.of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
+        catalogue.delete_items(
+            queryset.values_list("pk", flat=True), actor=Actor.of(request)
+        )
+
+    def log_addition(self, *args: Any) -> None:  # type: ignore[override]
+        """The admin keeps no second log of items."""
+
+    log_change = log_deletions = log_addition  # type: ignore[assignment]
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        changes = reverse("admin:items_itemchange_changelist")
+        return redirect(f"{changes}?{urlencode({'q': object_id})}")
+
+    @admin.action(description="Export selected items as CSV")
+    def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+        return _download("csv", queryset)
+
+    @admin.action(description="Export selected items as NDJSON")
+    def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+        return _download("ndjson", queryset)
+
+
+def _download(name: str, items: Any) -> Any:
+    content_type, export = FORMATS[name]
+    return StreamingHttpResponse(
+        export(items),
+        content_type=content_type,
+        headers={"Content-Disposition": f'attachment; filename="items.{name}"'},
+    )
+
+
+@admin.register(Tag)
+class TagAdmin(LargeTableAdmin):
+    list_display = ("name", "description", "items_link")
+    search_fields = ("name", "description")
+    ordering = ("name",)
+    # Deleting in bulk would collect the items of every tag; unused ones go singly.
+    actions = None
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["name"] if obj else []
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        used = obj is not None and ItemTag.objects.filter(tag=obj).exists()
+        return not used and super().has_delete_permission(request, obj)
+
+    @admin.display(description="items")
+    def items_link(self, tag: Tag) -> SafeString:
+        items = reverse("admin:items_item_changelist")
+        url = f"{items}?{urlencode({'tag': tag.name})}"
+        return format_html('<a href="{}">Show items</a>', url)
+
+
+class ReadOnlyAdmin(LargeTableAdmin):
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class DeletionFilter(admin.SimpleListFilter):
+    title = "action"
+    parameter_name = "action"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [(ItemChange.Action.DELETED, "Deletions only")]
+
+    def queryset(self, request: Any, queryset: Any) -> Any:
+        return queryset.filter(action=self.value()) if self.value() else queryset
+
+
+@admin.register(ItemChange)
+class ItemChangeAdmin(ReadOnlyAdmin):
+    """The change log, deleted items included; any change can be undone from here."""
+
+    list_display = ("at", "item_id", "name", "version", "action", "actor_name")
+    list_filter = (DeletionFilter,)
+    fields = (
+        "item_id", "version", "action", "at", "actor_name", "request_id",
+        "before", "after",
+    )  # fmt: skip
+    ordering = ("-id",)
+    sortable_by = ()
+    search_fields = ("item_id",)  # shows the box; get_search_results searches
+    search_help_text = "The whole id of an item"
+    actions = ("undo",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[Any, bool]:
+        term = search_term.strip()
+        return (queryset.filter(item_id=term) if term else queryset), False
+
+    @admin.action(description="Undo selected changes", permissions=["undo"])
+    def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:
+        actor, undone = Actor.of(request), 0
+        # The last one first, so that several of one item end at the earliest state.
+        for change in queryset.order_by("-id"):
+            try:
+                catalogue.undo(change, actor=actor)
+            except SiteError as error:
+                self.message_user(request, f"{change}: {error}", messages.ERROR)
+            else:
+                undone += 1
+        self.message_user(request, f"Changes undone: {undone}.", messages.SUCCESS)
+
+    def has_undo_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perms(
+            ["items.add_item", "items.change_item", "items.delete_item"]
+        )
+
+
+@admin.register(ImportRun)
+class ImportRunAdmin(ReadOnlyAdmin):
+    list_display = (
+        "source", "state", "started_at", "created", "updated", "unchanged", "rejected",
+    )  # fmt: skip
+    fields = (*list_display, "line", "actor", "finished_at")
+    ordering = ("-started_at", "id")

@@ -1,0 +1,58 @@
+import gzip
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.http import QueryDict
+
+from items.exporting import FORMATS
+from items.selection import Selection
+from resilient_site.errors import Invalid
+
+
+class Command(BaseCommand):
+    help = "Export the catalogue as CSV or NDJSON; a name that ends in .gz is packed."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", help="the file, or - for standard output")
+        parser.add_argument(
+            "--format", choices=FORMATS, help="as the name says, or csv"
+        )
+        parser.add_argument("--search", default="")
+        parser.add_argument("--tag", action="append", default=[])
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        name: str = options["file"]
+        query = QueryDict(mutable=True)
+        query["search"] = options["search"]
+        query.setlist("tag", options["tag"])
+        try:
+            items = Selection.parse(query).items()
+        except Invalid as error:
+            raise CommandError(f"{error.errors}") from error
+        _, export = FORMATS[options["format"] or _format(name)]
+        if name == "-":
+            for piece in export(items):
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return
+        path = Path(name)
+        # Whole or not at all: a reader never sees half of an export.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(draft, "wb") as file:
+                for piece in export(items):
+                    file.write(piece)
+            draft.replace(path)
+        except OSError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _format(name: str) -> str:
+    plain = name.removesuffix(".gz")
+    return "ndjson" if plain.endswith((".ndjson", ".jsonl")) else "csv"

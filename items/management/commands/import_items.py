@@ -1,0 +1,108 @@
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from tqdm import tqdm
+
+from items import importing
+from items.catalogue import Actor
+from items.models import ImportRun
+from resilient_site.errors import SiteError
+
+
+class Command(BaseCommand):
+    help = (
+        "Import items from CSV or NDJSON, gzip or not (told by the content). Items "
+        "whose id is there are updated, others created; a row without an id is new."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", help="the file, or - for standard input")
+        parser.add_argument(
+            "--reject", type=Path, help="where refused rows go (FILE.rejects.csv)"
+        )
+        parser.add_argument(
+            "--resume", action="store_true", help="go on where a broken-off run stopped"
+        )
+        parser.add_argument("--user", help="who the change log names")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actor = _actor(options["user"])
+        try:
+            with _opened(options["file"]) as (file, path):
+                run = self._begin(path, actor, resume=options["resume"])
+                rejects = options["reject"] or _rejects_path(path)
+                run = self._import(run, file, actor, rejects)
+        except SiteError as error:
+            raise CommandError(error.detail) from error
+        except OSError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(
+            f"{run.created:,} items created, {run.updated:,} updated, "
+            f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
+        )
+        if run.rejected:
+            self.stderr.write(f"Rejected rows, with line and reason: {rejects}")
+
+    def _begin(self, path: Path | None, actor: Actor, *, resume: bool) -> ImportRun:
+        earlier = importing.unfinished(path) if path and resume else None
+        if earlier:
+            self.stderr.write(f"Going on behind line {earlier.line:,}.")
+            return earlier
+        return importing.begin(
+            source=path.name if path else "standard input",
+            path=str(path or "-"),
+            actor=actor,
+            size=path.stat().st_size if path else 0,
+            fingerprint=importing.fingerprint(path) if path else "",
+        )
+
+    def _import(
+        self, run: ImportRun, file: BufferedReader, actor: Actor, rejects: Path
+    ) -> ImportRun:
+        with tqdm(
+            total=run.size or None, unit="B", unit_scale=True, disable=None, leave=False
+        ) as bar:
+
+            def show(run: ImportRun) -> None:
+                bar.set_postfix_str(f"{run.created + run.updated:,} written")
+                bar.update((file.tell() if run.size else run.offset) - bar.n)
+
+            try:
+                return importing.proceed(
+                    run, file, actor=actor, rejects=rejects, on_batch=show
+                )
+            except KeyboardInterrupt:
+                raise CommandError(
+                    "Stopped. Whole batches are in; --resume goes on from there.",
+                    returncode=130,
+                ) from None
+
+
+def _actor(username: str | None) -> Actor:
+    if username is None:
+        return Actor.command("import_items")
+    try:
+        return Actor(User.objects.get(username=username), username)
+    except User.DoesNotExist:
+        raise CommandError(f"There is no user “{username}”.") from None
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[BufferedReader, Path | None]]:
+    if name == "-":
+        yield sys.stdin.buffer, None  # type: ignore[misc]
+        return
+    with open(name, "rb") as file:
+        yield file, Path(name)
+
+
+def _rejects_path(path: Path | None) -> Path:
+    if path is None:
+        return Path("standard-input.rejects.csv")
+    return path.with_name(path.name + ".rejects.csv")

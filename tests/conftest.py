@@ -1,0 +1,58 @@
+"""What every test may use: people, clients, and settings that make tests fast."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.cache import cache
+from django.test import Client
+from rest_framework.test import APIClient
+
+from items.apps import EDITORS
+
+
+@pytest.fixture(autouse=True)
+def fast_and_alone(settings: Any) -> Iterator[None]:
+    """A cheap hash for passwords, and a cache that remembers no other test."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def reader(db: None) -> User:
+    """Signed in, but not allowed to write."""
+    return User.objects.create_user("rita", password="rita-s-password")
+
+
+@pytest.fixture
+def editor(db: None) -> User:
+    user = User.objects.create_user("edith", password="edith-s-password")
+    user.groups.add(Group.objects.get(name=EDITORS))
+    return user
+
+
+@pytest.fixture
+def admin(db: None) -> User:
+    return User.objects.create_superuser("ada", password="ada-s-password")
+
+
+@pytest.fixture
+def api(editor: User) -> APIClient:
+    """A REST client that may write."""
+    client = APIClient()
+    client.force_authenticate(editor)
+    return client
+
+
+@pytest.fixture
+def anonymous_api(db: None) -> APIClient:
+    return APIClient()
+
+
+@pytest.fixture
+def editor_client(client: Client, editor: User) -> Client:
+    client.force_login(editor)
+    return client

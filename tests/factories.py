@@ -1,0 +1,22 @@
+"""Plain functions that make what tests are about."""
+
+from typing import Any
+
+from items import catalogue, rules
+from items.catalogue import Actor
+from items.models import Item
+
+TESTER = Actor.command("tester")
+
+
+def make_item(**overrides: Any) -> Item:
+    data = {"name": "Brass bolt", "description": "M8, 40 mm", "tags": ["metal"]}
+    return catalogue.create_item(rules.clean(data | overrides), actor=TESTER)
+
+
+def make_items(number: int, **overrides: Any) -> list[Item]:
+    rows = [
+        rules.clean({"id": f"item-{n:05}", "name": f"Item {n:05}"} | overrides)
+        for n in range(number)
+    ]
+    return catalogue.create_items(rows, actor=TESTER)

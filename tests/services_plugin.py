@@ -1,0 +1,146 @@
+"""Gives the tests their environment and their servers.
+
+Loaded with `-p`, as pytest-django reads the settings before any conftest.py runs.
+TEST_DB=sqlite tests on SQLite. Otherwise it is PostgreSQL: TEST_DATABASE_URL, or a
+private server. What a machine lacks is skipped with its reason; where CI=true it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+
+ENVIRONMENT = {
+    "SECRET_KEY": "test-only-0123456789-0123456789-0123456789-0123456789",
+    "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
+    "HTTPS": "0",
+}
+# The rest of what the settings read.
+UNSET = (
+    "CSRF_TRUSTED_ORIGINS",
+    "DATABASE_URL",
+    "DEBUG",
+    "HOST",
+    "HSTS_SECONDS",
+    "IMPORT_MAX_BYTES",
+    "LOGIN_FAILURE_LIMIT",
+    "LOGIN_LOCKOUT_MINUTES",
+    "MAX_BODY_BYTES",
+    "PORT",
+    "REDIS_URL",
+    "REQUIRE_IF_MATCH",
+    "SENTRY_DSN",
+    "STATIC_ROOT",
+    "WEB_PROCESSES",
+    "WEB_THREADS",
+)
+# These end before a test runs.
+INFORM_ONLY = {"--collect-only", "--co", "--fixtures", "--help", "-h", "--version"}
+
+database = pytest.StashKey[str]()
+lacking = pytest.StashKey[str]()
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    # A worker of a parallel run has inherited all of this.
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    data_dir = tempfile.mkdtemp(prefix="rs-data-")
+    early_config.add_cleanup(lambda: shutil.rmtree(data_dir, ignore_errors=True))
+    for name in UNSET:
+        os.environ.pop(name, None)
+    os.environ.update(ENVIRONMENT, DATA_DIR=data_dir)
+    # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    if os.environ.get("TEST_DB") == "sqlite":
+        early_config.stash[database] = "SQLite"
+    elif url := os.environ.get("TEST_DATABASE_URL"):
+        os.environ["DATABASE_URL"] = url
+        early_config.stash[database] = "TEST_DATABASE_URL"
+    elif not INFORM_ONLY & set(args):
+        _start_postgres(early_config)
+
+
+def _start_postgres(config: pytest.Config) -> None:
+    try:
+        server = servers.Postgres()
+    except LookupError as error:
+        if _in_ci():
+            raise pytest.UsageError(str(error)) from None
+        config.stash[lacking] = str(error)
+        return
+    config.add_cleanup(server.close)
+    os.environ["DATABASE_URL"] = server.start().url()
+    config.stash[database] = f"PostgreSQL from {server.bin}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: drives a real browser")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"database: {config.stash.get(database, 'none')}"
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if reason := config.stash.get(lacking, None):
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if reason := config.stash.get(lacking, None):
+        terminalreporter.write_line(f"All skipped: {reason}", yellow=True)
+
+
+def _make[S: servers.Server](kind: type[S]) -> S:
+    try:
+        return kind()
+    except LookupError as error:
+        reason = str(error)
+    if _in_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _running[S: servers.Server](kind: type[S]) -> Iterator[S]:
+    server = _make(kind)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.Redis]:
+    """The session's Redis: shared, so not to be stopped."""
+    yield from _running(servers.Redis)
+
+
+@pytest.fixture
+def redis_own() -> Iterator[servers.Redis]:
+    """The test's own Redis, which it may stop, kill or pause."""
+    yield from _running(servers.Redis)
+
+
+@pytest.fixture
+def postgres_own() -> Iterator[servers.Postgres]:
+    """The test's own PostgreSQL, which it may stop, kill or pause."""
+    yield from _running(servers.Postgres)
