@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from django.conf import settings
 from django.http import StreamingHttpResponse
@@ -12,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue
+from items import catalogue, rules
 from items.catalogue import Actor
 from items.exporting import FORMATS
 from items.models import Item, ItemChange
@@ -30,6 +31,12 @@ class ItemViewSet(GenericViewSet[Item]):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
     lookup_field = "id"
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if not rules.is_id(kwargs.get("id", "0")):
+            # The database need not, and sometimes cannot, be asked for it.
+            raise catalogue.ItemNotFound
 
     @schema.listing
     def list(self, request: Request) -> Response:

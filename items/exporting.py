@@ -25,9 +25,10 @@ def _chunks(rows: QuerySet[Item]) -> Iterator[list[Item]]:
     while True:
         page = rows if last is None else rows.filter(pk__gt=last)
         chunk = list(page[:CHUNK_ROWS])
-        if not chunk:
+        if chunk:
+            yield chunk
+        if len(chunk) < CHUNK_ROWS:
             return
-        yield chunk
         last = chunk[-1].pk
 
 

@@ -133,7 +133,9 @@ def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
 
 
 def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
-    header_text = next(source, "")
+    header_text = next(source, None)
+    if header_text is None:
+        return  # no row at all, as an empty catalogue is exported
     separator = max(",;\t", key=header_text.count)
     header = _header(header_text, separator)
     source.skip_to(offset, line)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from items import catalogue, rules, uploads
 from items.catalogue import Actor, ItemExists
@@ -33,7 +35,7 @@ def may(permission: str) -> Any:
     return decorate
 
 
-@require_GET
+@require_safe
 def item_list(request: HttpRequest) -> HttpResponse:
     selection = Selection.parse(request.GET)
     page = paginate(
@@ -42,14 +44,24 @@ def item_list(request: HttpRequest) -> HttpResponse:
         cursor=request.GET.get("cursor"),
         size=PAGE_ROWS,
     )
-    context = {"page": page, "selection": selection}
-    if request.htmx and request.htmx.target == "results":
-        return render(request, "items/list.html#results", context)
-    context["tags"] = popular_tags()
-    return render(request, "items/list.html", context)
+    context = {
+        "page": page,
+        "selection": selection,
+        "tags": popular_tags(),
+        # Every tag with the others, which remain when it is taken away.
+        "active_tags": [
+            (tag, [other for other in selection.tags if other != tag])
+            for tag in selection.tags
+        ],
+    }
+    part = "#results" if request.htmx and request.htmx.target == "results" else ""
+    response = render(request, f"items/list.html{part}", context)
+    # "Back" must not show the part, kept by the browser, as if it were the page.
+    patch_vary_headers(response, ["HX-Request", "HX-Target"])
+    return response
 
 
-@require_GET
+@require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     item = Item.objects.for_reading().filter(pk=id).first()
     history = paginate(
@@ -138,7 +150,7 @@ def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     return redirect("items:detail", id=id)
 
 
-@require_GET
+@require_safe
 def change_list(request: HttpRequest) -> HttpResponse:
     page = paginate(
         ItemChange.objects.all(),
@@ -161,9 +173,8 @@ def import_new(request: HttpRequest) -> HttpResponse:
         else:
             return redirect("items:import-run", pk=run.pk)
     status = 422 if form.errors else 200
-    return render(
-        request, "items/import.html", {"form": form, "rules": rules}, status=status
-    )
+    context = {"form": form, "rules": rules, "max_bytes": settings.IMPORT_MAX_BYTES}
+    return render(request, "items/import.html", context, status=status)
 
 
 @may("add_item")
@@ -181,7 +192,7 @@ def import_run(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 @may("add_item")
-@require_GET
+@require_safe
 def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     run = _own_run(request, pk)
     path = uploads.rejects_path(run)

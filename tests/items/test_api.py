@@ -1,0 +1,436 @@
+"""The REST contract of the catalogue."""
+
+import json
+
+import pytest
+from django.utils.http import http_date
+
+from items import catalogue
+from items.models import Item, ItemChange
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+ITEMS = "/api/v1/items"
+
+
+def assert_problem(response, status: int, code: str, detail: str | None = None):
+    assert response.status_code == status, response.content
+    assert response["Content-Type"] == "application/problem+json"
+    problem = json.loads(response.content)
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert problem["request_id"] == response["X-Request-ID"]
+    assert {"type", "title", "detail", "instance"} <= problem.keys()
+    if detail:
+        assert problem["detail"] == detail
+    return problem
+
+
+# --- the three calls of a simple client
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_created_item_is_read_back(api, slash):
+    body = {"id": 7, "name": "Foo", "description": "Bar"}
+
+    created = api.post(ITEMS + slash, body)
+    read = api.get(f"{ITEMS}/7{slash}")
+
+    assert created.status_code == 201
+    assert created["Location"] == f"http://testserver{ITEMS}/7"
+    assert created["ETag"] == read["ETag"] == '"1"'
+    assert created.json() == read.json()
+    assert body.items() <= read.json().items()
+    assert read.json()["tags"] == []
+    assert read["Last-Modified"]
+    assert read["Cache-Control"]
+
+
+def test_a_taken_id_is_400_item_exists(api):
+    make_item(id="7")
+    response = api.post(f"{ITEMS}/", {"id": 7, "name": "Foo"})
+    assert_problem(response, 400, "item_exists", "Item already exists")
+
+
+@pytest.mark.parametrize("item_id", ["8", "nix", "with%20space", "%00", "..", "a:b~c"])
+def test_an_unknown_id_is_404(anonymous_api, item_id):
+    response = anonymous_api.get(f"{ITEMS}/{item_id}")
+    assert_problem(response, 404, "item_not_found", "Item not found")
+
+
+# --- creating
+
+
+def test_an_item_without_an_id_gets_one(api):
+    response = api.post(f"{ITEMS}/", {"name": "Foo", "tags": ["B", "a"]})
+
+    assert response.status_code == 201
+    assert response.json()["tags"] == ["a", "b"]
+    assert api.get(response["Location"]).json() == response.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, {"name"}),
+        ({"name": ""}, {"name"}),
+        ({"name": None}, {"name"}),
+        ({"name": 5}, {"name"}),
+        ({"name": "n" * 201}, {"name"}),
+        ({"name": "a\0b"}, {"name"}),
+        ({"name": "n", "description": 1}, {"description"}),
+        ({"name": "n", "description": "d" * 10_001}, {"description"}),
+        ({"name": "n", "tags": "not/a/tag"}, {"tags"}),
+        ({"name": "n", "tags": [1]}, {"tags"}),
+        ({"name": "n", "tags": {"a": 1}}, {"tags"}),
+        ({"id": "a/b", "name": ""}, {"id", "name"}),
+        ({"id": True, "name": "n"}, {"id"}),
+        ([], {"non_field_errors"}),
+        ("text", {"non_field_errors"}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_bad_body_is_400_and_names_the_fields(api, body, fields):
+    response = api.post(f"{ITEMS}/", body)
+
+    problem = assert_problem(response, 400, "invalid")
+    assert set(problem["errors"]) == fields
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"\xff", b'{"name": "\\ud800"}', b'{"id": NaN}', b"[" * 100_000],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_a_body_that_is_not_json_is_400(api, raw):
+    response = api.post(f"{ITEMS}/", raw, content_type="application/json")
+    assert response.status_code == 400
+    assert response["Content-Type"] == "application/problem+json"
+
+
+def test_another_content_type_is_415(api):
+    response = api.post(f"{ITEMS}/", "name=x", content_type="text/plain")
+    assert_problem(response, 415, "unsupported_media_type")
+
+
+def test_a_body_over_the_limit_is_413(api, settings):
+    settings.MAX_BODY_BYTES = 100
+    response = api.post(f"{ITEMS}/", {"name": "n", "description": "d" * 200})
+    assert_problem(response, 413, "too_large")
+
+
+def test_a_body_of_unknown_length_is_411(api):
+    headers = {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}
+    response = api.generic("POST", f"{ITEMS}/", b"", **headers)
+    assert_problem(response, 411, "length_required")
+
+
+# --- who may write
+
+
+def test_reading_is_open_and_writing_is_not(anonymous_api, reader):
+    make_item(id="a")
+    assert anonymous_api.get(f"{ITEMS}/a").status_code == 200
+
+    for call in (anonymous_api.put, anonymous_api.patch, anonymous_api.delete):
+        response = call(f"{ITEMS}/a", {"name": "x"})
+        assert_problem(response, 401, "not_authenticated")
+        assert response["WWW-Authenticate"] == "Token"
+
+    anonymous_api.force_authenticate(reader)
+    for response in (
+        anonymous_api.post(f"{ITEMS}/", {"name": "x"}),
+        anonymous_api.post(f"{ITEMS}/bulk", [{"name": "x"}]),
+        anonymous_api.patch(f"{ITEMS}/a", {"name": "x"}),
+        anonymous_api.delete(f"{ITEMS}/a"),
+    ):
+        assert_problem(response, 403, "permission_denied")
+
+
+# --- changing
+
+
+def test_put_replaces_and_patch_changes(api):
+    make_item(id="a", name="A", description="D", tags=["t"])
+
+    patched = api.patch(f"{ITEMS}/a", {"name": "B"})
+    assert patched.json()["description"] == "D"
+    assert (patched.json()["version"], patched["ETag"]) == (2, '"2"')
+
+    put = api.put(f"{ITEMS}/a/", {"name": "C"})
+    assert (put.json()["description"], put.json()["tags"]) == ("", [])
+    assert api.put(f"{ITEMS}/a", {"description": "x"}).status_code == 400
+
+
+def test_what_was_read_may_be_put_back(api):
+    make_item(id="5", name="A")
+    body = api.get(f"{ITEMS}/5").json() | {"name": "B"}
+    assert api.put(f"{ITEMS}/5", body).json()["name"] == "B"
+
+
+def test_the_id_cannot_be_changed(api):
+    make_item(id="a")
+    response = api.patch(f"{ITEMS}/a", {"id": "b"})
+    assert "id" in assert_problem(response, 400, "invalid")["errors"]
+
+
+def test_delete_is_204_and_then_404(api):
+    make_item(id="a")
+    assert api.delete(f"{ITEMS}/a").status_code == 204
+    assert_problem(api.delete(f"{ITEMS}/a"), 404, "item_not_found")
+
+
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+@pytest.mark.parametrize(
+    ("if_match", "status"),
+    [('"1"', 412), ('"1", "2"', 200), ('W/"2"', 412), ("*", 200), ("2", 412),
+     ('"x"', 412), ('"²"', 412)],
+)  # fmt: skip
+def test_if_match_guards_every_write(api, method, if_match, status):
+    make_item(id="a")
+    catalogue.update_item("a", {"name": "second"}, actor=TESTER)
+
+    response = getattr(api, method)(
+        f"{ITEMS}/a", {"name": "mine"}, headers={"If-Match": if_match}
+    )
+
+    if status == 412:
+        assert_problem(response, 412, "stale_version")
+        assert catalogue.get_item("a").name == "second"
+    else:
+        assert response.status_code in (200, 204)
+
+
+def test_if_match_can_be_demanded(api, settings):
+    settings.REQUIRE_IF_MATCH = True
+    make_item(id="a")
+    response = api.patch(f"{ITEMS}/a", {"name": "x"})
+    assert_problem(response, 428, "precondition_required")
+
+
+def test_a_conditional_get_is_304_until_the_item_changes(api):
+    item = make_item(id="a")
+    headers = {"If-None-Match": '"1"'}
+    assert api.get(f"{ITEMS}/a", headers=headers).status_code == 304
+    since = {"If-Modified-Since": http_date(item.updated_at.timestamp())}
+    assert api.get(f"{ITEMS}/a", headers=since).status_code == 304
+
+    catalogue.update_item("a", {"name": "x"}, actor=TESTER)
+    assert api.get(f"{ITEMS}/a", headers=headers).status_code == 200
+
+
+def test_an_item_made_again_never_has_an_old_etag(api):
+    make_item(id="a", name="old")
+    api.delete(f"{ITEMS}/a")
+    api.post(f"{ITEMS}/", {"id": "a", "name": "new"})
+
+    response = api.get(f"{ITEMS}/a", headers={"If-None-Match": '"1"'})
+
+    assert response.status_code == 200
+    assert response["ETag"] == '"3"'
+
+
+# --- lists
+
+
+def test_a_list_is_walked_by_its_links(anonymous_api):
+    make_items(7)
+    url, seen = f"{ITEMS}/?page_size=3", []
+    while url:
+        response = anonymous_api.get(url)
+        assert response.status_code == 200
+        seen += [item["id"] for item in response.json()["results"]]
+        url = response.json()["next"]
+        assert ('rel="next"' in response.get("Link", "")) == bool(url)
+    assert seen == [f"item-{n:05}" for n in range(7)]
+    assert 'rel="prev"' in response["Link"]
+
+
+def test_a_list_searches_filters_and_orders(anonymous_api):
+    make_item(id="a", name="Alpha one", tags=["x", "y"])
+    make_item(id="b", name="Beta one", tags=["x"])
+    make_item(id="c", name="Gamma two", tags=["y"])
+
+    def ids(query: str) -> list[str]:
+        response = anonymous_api.get(f"{ITEMS}?{query}")
+        return [item["id"] for item in response.json()["results"]]
+
+    assert ids("search=one") == ["a", "b"]
+    assert ids("search=one&ordering=-name") == ["b", "a"]
+    assert ids("tag=x&tag=y") == ["a"]
+    assert ids("tag=y&search=two") == ["c"]
+    assert ids("tag=unknown") == []
+    assert ids("ordering=-id") == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("ordering=size", "ordering"),
+        ("page_size=0", "page_size"),
+        ("page_size=501", "page_size"),
+        ("page_size=x", "page_size"),
+        ("page_size=²", "page_size"),
+        ("cursor=x", "cursor"),
+        ("search=" + "x" * 201, "search"),
+        ("search=%00", "search"),
+        ("tag=a%20b", "tag"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_bad_query_is_400_and_names_the_parameter(anonymous_api, query, field):
+    response = anonymous_api.get(f"{ITEMS}?{query}")
+    assert field in assert_problem(response, 400, "invalid")["errors"]
+
+
+# --- bulk, export, history, changes
+
+
+def test_bulk_creates_all(api):
+    response = api.post(f"{ITEMS}/bulk", [{"name": "a"}, {"id": 2, "name": "b"}])
+    assert response.status_code == 201
+    assert [item["name"] for item in response.json()["results"]] == ["a", "b"]
+    assert ItemChange.objects.count() == 2
+
+
+def test_bulk_creates_none_if_one_is_bad(api):
+    make_item(id="2")
+    response = api.post(f"{ITEMS}/bulk", [{"name": "a"}, {"name": ""}, 5])
+    problem = assert_problem(response, 400, "invalid")
+    assert set(problem["errors"]) == {"1", "2"}
+    response = api.post(f"{ITEMS}/bulk/", [{"name": "a"}, {"id": 2, "name": "b"}])
+    problem = assert_problem(response, 400, "invalid")
+    assert problem["errors"] == {"1": {"id": ["Item already exists"]}}
+    assert Item.objects.count() == 1
+
+
+@pytest.mark.parametrize("body", [[], {}, [{"name": "a"}] * 1001, None], ids=str)
+def test_bulk_takes_1_to_1000_items(api, body):
+    assert_problem(api.post(f"{ITEMS}/bulk", body), 400, "invalid")
+
+
+def test_export_streams_the_selection(anonymous_api):
+    make_item(id="b", name="B", description='say "x", y\nz', tags=["t", "u"])
+    make_item(id="a", name="A")
+    make_item(id="5", name="Other")
+
+    csv = anonymous_api.get(f"{ITEMS}/export?search=b")
+    assert csv["Content-Type"] == "text/csv; charset=utf-8"
+    assert "items.csv" in csv["Content-Disposition"]
+    lines = csv.getvalue().decode().split("\r\n")
+    assert lines[0] == "id,name,description,tags,version,created_at,updated_at"
+    assert lines[1].startswith('b,B,"say ""x"", y\nz",t u,1,')
+
+    ndjson = anonymous_api.get(f"{ITEMS}/export/?format=ndjson")
+    rows = [json.loads(line) for line in ndjson.getvalue().splitlines()]
+    assert [row["id"] for row in rows] == [5, "a", "b"]
+    assert rows[2] == anonymous_api.get(f"{ITEMS}/b").json()
+
+
+def test_export_in_another_format_is_refused(anonymous_api):
+    response = anonymous_api.get(f"{ITEMS}/export?format=xml")
+    assert "format" in assert_problem(response, 400, "invalid")["errors"]
+
+
+def test_history_of_an_item_outlives_it(api, anonymous_api):
+    api.post(f"{ITEMS}/", {"id": "a", "name": "A"}, headers={"X-Request-ID": "r-1"})
+    api.patch(f"{ITEMS}/a", {"name": "B"})
+    api.delete(f"{ITEMS}/a")
+
+    results = api.get(f"{ITEMS}/a/history").json()["results"]
+
+    assert [(r["version"], r["action"]) for r in results] == [
+        (3, "deleted"),
+        (2, "updated"),
+        (1, "created"),
+    ]
+    assert results[1]["before"]["name"] == "A"
+    assert results[1]["after"]["name"] == "B"
+    assert results[2]["request_id"] == "r-1"
+    assert {r["actor"] for r in results} == {"edith"}
+    public = anonymous_api.get(f"{ITEMS}/a/history").json()["results"]
+    assert {r["actor"] for r in public} == {None}
+    assert_problem(api.get(f"{ITEMS}/nix/history"), 404, "item_not_found")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_changes_are_followed_to_the_end_and_beyond(api):
+    make_items(3)
+    url, seen = "/api/v1/changes?page_size=2", []
+    for _ in range(3):
+        page = api.get(url).json()
+        seen += [change["item_id"] for change in page["results"]]
+        url = page["next"]
+    assert seen == ["item-00000", "item-00001", "item-00002"]
+    assert page["results"] == []
+
+    make_item(id="late")
+    assert [c["item_id"] for c in api.get(url).json()["results"]] == ["late"]
+    assert_problem(api.get("/api/v1/changes?since=x"), 400, "invalid")
+
+
+# --- what is outside the views
+
+
+def test_an_unknown_path_is_a_problem(anonymous_api):
+    response = anonymous_api.get("/api/v1/nothing/here")
+    assert_problem(response, 404, "not_found")
+
+
+def test_a_wrong_method_is_a_problem(api):
+    response = api.delete(f"{ITEMS}/")
+    assert_problem(response, 405, "method_not_allowed")
+    assert "GET" in response["Allow"]
+
+
+def test_a_wrong_host_is_a_problem(anonymous_api):
+    response = anonymous_api.get(f"{ITEMS}/", headers={"Host": "evil.example"})
+    assert_problem(response, 400, "host")
+
+
+def test_an_unexpected_error_is_a_problem_without_its_secrets(api, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(catalogue, "get_item", fail)
+    api.raise_request_exception = False
+    response = api.get(f"{ITEMS}/a")
+    problem = assert_problem(response, 500, "server_error")
+    assert "secret" not in str(problem)
+
+
+def test_a_request_id_is_taken_over_or_made(anonymous_api):
+    given = anonymous_api.get(ITEMS, headers={"X-Request-ID": "abc.DEF-1"})
+    assert given["X-Request-ID"] == "abc.DEF-1"
+    made = anonymous_api.get(ITEMS, headers={"X-Request-ID": "no good\n"})
+    assert len(made["X-Request-ID"]) == 32
+
+
+# --- query counts
+
+
+def test_reads_take_a_fixed_number_of_queries(
+    anonymous_api, django_assert_num_queries
+):
+    make_items(60, tags=["t", "u"])
+    with django_assert_num_queries(2):
+        anonymous_api.get(f"{ITEMS}/item-00001")
+    for query, number in (("", 2), ("page_size=50", 2), ("search=item", 2),
+                          ("tag=t&tag=u", 3)):  # fmt: skip
+        with django_assert_num_queries(number):
+            response = anonymous_api.get(f"{ITEMS}?{query}")
+        assert len(response.json()["results"]) == 50
+    with django_assert_num_queries(1):
+        anonymous_api.get(f"{ITEMS}/item-00001/history")
+    with django_assert_num_queries(2):
+        anonymous_api.get(f"{ITEMS}/export").getvalue()
+
+
+def test_changes_take_one_query_and_a_horizon(
+    anonymous_api, django_assert_max_num_queries
+):
+    make_items(60)
+    with django_assert_max_num_queries(2):
+        anonymous_api.get("/api/v1/changes")

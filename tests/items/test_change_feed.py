@@ -1,0 +1,44 @@
+"""A consumer of the change feed misses no commit, however slow its transaction."""
+
+import threading
+
+import pytest
+from django.db import connection, transaction
+
+from items.models import ItemChange
+from resilient_site.keyset import paginate
+from tests.factories import make_item
+
+
+def read(since: str | None) -> tuple[list[str], str | None]:
+    page = paginate(
+        ItemChange.objects.settled(), ordering="transaction", cursor=since, size=100
+    )
+    return [change.item_id for change in page.rows], page.end or since
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_commits_late_is_not_skipped():
+    """The slow one writes first, and commits after a later one was read."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    written, finish = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with transaction.atomic():
+            make_item(id="slow", tags=[])
+            written.set()
+            assert finish.wait(10)
+        connection.close()
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert written.wait(10)
+    make_item(id="fast", tags=[])
+    first, since = read(None)
+    finish.set()
+    thread.join()
+    second, since = read(since)
+
+    assert sorted(first + second) == ["fast", "slow"]
+    assert read(since)[0] == []

@@ -1,0 +1,354 @@
+"""Files into the catalogue and out of it, whatever is in them and whenever it ends."""
+
+import csv
+import gzip
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
+
+from items import catalogue, exporting, importing, rules, staging
+from items.models import ImportRun, Item, ItemChange, Tag
+from items.reading import LINE_MAX_BYTES, Unreadable, read_lines
+from items.staging import Counts, Row
+from resilient_site.errors import Conflict
+from tests.factories import TESTER, make_item
+
+DONE = ImportRun.State.DONE
+
+
+def stream(content: str | bytes) -> io.BufferedReader:
+    raw = content.encode() if isinstance(content, str) else content
+    return io.BufferedReader(io.BytesIO(raw))
+
+
+def lines(content: str | bytes):
+    return list(read_lines(stream(content)))
+
+
+def load(content: str | bytes, folder: Path, **options) -> ImportRun:
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    rejects = folder / "rejects.csv"
+    return importing.proceed(
+        run, stream(content), actor=TESTER, rejects=rejects, **options
+    )
+
+
+def counts(run: ImportRun) -> tuple[int, int, int, int]:
+    return run.created, run.updated, run.unchanged, run.rejected
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_is_read_with_its_separator(separator, end, mark):
+    text = mark + end.join(
+        [separator.join(row) for row in (["ID ", "Name"], ["1", '"a ""b"""'])]
+    )
+    (line,) = lines(text)
+    assert (line.fields, line.error) == ({"id": "1", "name": 'a "b"'}, "")
+
+
+def test_a_row_over_several_lines_is_one_row():
+    first, second = lines('name,description\na,"one\ntwo"\nb,x\n')
+    assert first.fields["description"] == "one\ntwo"
+    assert (first.number, second.number) == (3, 4)
+
+
+def test_ndjson_and_gzip_are_known_by_their_content():
+    text = '{"name": "a"}\n\n{"name": "b"}'
+    for content in (text, gzip.compress(text.encode()), "\ufeff" + text):
+        assert [line.fields["name"] for line in lines(content)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("id,description\n1,x\n", "no column “name”"),
+        ("id,name,colour\n", "Unknown column “colour”"),
+        ("name,Name\n", "twice"),
+        ('"na\n', "not CSV"),
+        (b"\x1f\x8b\x08 broken", "damaged"),
+        (gzip.compress(b"name\n" + b"a\n" * 5000)[:-20], "damaged"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "no column"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_is_no_file_of_items_is_refused(content, reason):
+    with pytest.raises(Unreadable, match=reason):
+        lines(content)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("1,a,b,c", "4 cells"),
+        ("1", "1 cells"),
+        ('1,"a"b,x', "not CSV"),
+        (b"1,\xff\xfe,x", "valid Unicode"),
+        (b"1,a\0b,x", "null character"),
+        ("a b,name,x", "id:"),
+        ("1,,x", "name: Must not be empty"),
+        ("1,a," + "x" * (LINE_MAX_BYTES + 5), "longer than|larger than"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+@pytest.mark.django_db
+def test_a_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
+    raw = row if isinstance(row, bytes) else row.encode()
+    run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
+
+    assert counts(run) == (1, 0, 0, 1)
+    with open(tmp_path / "rejects.csv", newline="") as file:
+        (reject,) = csv.DictReader(file)
+    assert reject["line"] == "2"
+    assert re.search(reason, reject["reason"])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "JSON object"),
+        ('{"name": "a", "colour": 1}', "Unknown: colour"),
+        ('{"name": 5}', "name: Must be text"),
+        ('{"id": -1, "name": "a"}', "id:"),
+        ('{"name": "' + "x" * LINE_MAX_BYTES + '"}', "longer than"),
+    ],
+    ids=lambda value: value[:30],
+)
+@pytest.mark.django_db
+def test_a_bad_line_of_ndjson_is_rejected(row, reason, tmp_path):
+    run = load('{"name": "a"}\n' + row + '\n{"name": "b"}\n', tmp_path)
+    assert counts(run) == (2, 0, 0, 1)
+    assert reason in (tmp_path / "rejects.csv").read_text()
+
+
+# --- applying
+
+
+@pytest.mark.django_db
+def test_rows_are_created_updated_and_left_alone(tmp_path):
+    make_item(id="1", name="Old", description="keep", tags=["t"])
+    make_item(id="2", name="Same", description="", tags=[])
+
+    run = load("id,name,tags\n1,New,u t\n2,Same,\n3,Third,x\n,Fourth,\n", tmp_path)
+
+    assert counts(run) == (2, 1, 1, 0)
+    item = catalogue.get_item("1")
+    assert (item.name, item.description, item.version) == ("New", "keep", 2)
+    assert item.tag_names() == ["t", "u"]
+    assert Item.objects.search("new keep").get() == item
+    change = ItemChange.objects.of_item("1").first()
+    assert change.before == {"name": "Old", "description": "keep", "tags": ["t"]}
+    assert change.after == {"name": "New", "description": "keep", "tags": ["t", "u"]}
+    assert (change.action, change.actor_name) == ("updated", "tester")
+    created = ItemChange.objects.get(item_id="3")
+    assert (created.before, created.after["tags"]) == (None, ["x"])
+    assert not tmp_path.joinpath("rejects.csv").exists()
+
+
+@pytest.mark.django_db
+def test_tags_that_a_row_drops_are_gone(tmp_path):
+    make_item(id="1", name="A", tags=["a", "b"])
+    load("id,name,tags\n1,A,b c\n", tmp_path)
+    assert catalogue.get_item("1").tag_names() == ["b", "c"]
+    load("id,name,tags\n1,A,\n", tmp_path)
+    assert catalogue.get_item("1").tag_names() == []
+    assert Tag.objects.filter(name="a").exists()
+
+
+@pytest.mark.django_db
+def test_of_two_rows_with_one_id_the_later_one_counts(tmp_path):
+    text = '{"id": 1, "name": "a", "description": "d"}\n{"id": "1", "name": "b"}\n'
+    run = load(text, tmp_path)
+    assert counts(run) == (1, 0, 1, 0)
+    item = catalogue.get_item("1")
+    assert (item.name, item.description, item.version) == ("b", "d", 1)
+
+
+@pytest.mark.django_db
+def test_an_id_that_was_deleted_goes_on_counting_versions(tmp_path):
+    make_item(id="1")
+    catalogue.delete_item("1", actor=TESTER)
+    load("id,name\n1,again\n", tmp_path)
+    assert catalogue.get_item("1").version == 3
+
+
+@pytest.mark.django_db
+def test_an_import_can_be_undone_item_by_item(tmp_path):
+    make_item(id="1", name="Old", tags=["t"])
+    load("id,name,tags\n1,New,u\n", tmp_path)
+    change = ItemChange.objects.of_item("1").first()
+    item = catalogue.undo(change, actor=TESTER)
+    assert (item.name, item.tag_names(), item.version) == ("Old", ["t"], 3)
+
+
+@pytest.mark.django_db
+def test_comparing_changes_nothing():
+    make_item(id="1", name="A", description="", tags=["t"])
+    rows = [
+        Row("1", "A", None, None),
+        Row("2", "B", "", ""),
+    ]
+    assert staging.compare(rows) == Counts(1, 0, 1)
+    assert Item.objects.count() == 1
+    assert ItemChange.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries):
+    rows = [Row(f"i{n}", f"n{n}", "d", "a b") for n in range(500)]
+    with django_assert_max_num_queries(20):
+        staging.apply(rows, actor=TESTER)
+    assert ItemChange.objects.count() == 500
+
+
+# --- breaking off and going on
+
+
+@pytest.mark.django_db
+def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing.batches, "__defaults__", (10,))
+    rows = [f"{n},name {n}" if n % 7 else f"bad id {n},x" for n in range(50)]
+    content = gzip.compress("\n".join(["id,name", *rows]).encode())
+
+    class Stop(Exception):
+        pass
+
+    def stop(run: ImportRun) -> None:
+        if run.line > 25:
+            raise Stop
+
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    rejects = tmp_path / "r.csv"
+    with pytest.raises(Stop):
+        importing.proceed(
+            run, stream(content), actor=TESTER, rejects=rejects, on_batch=stop
+        )
+    run.refresh_from_db()
+    assert (run.state, run.line) == ("running", 31)
+    # What a batch wrote to the rejects before it was lost is not there twice.
+    with open(rejects, "a") as file:
+        file.write("half a line")
+
+    run = importing.proceed(run, stream(content), actor=TESTER, rejects=rejects)
+
+    assert run.state == DONE
+    assert counts(run) == (42, 0, 0, 8)
+    assert Item.objects.count() == 42
+    with open(rejects, newline="") as file:
+        assert [row["line"] for row in csv.DictReader(file)] == [
+            str(n + 2) for n in range(0, 50, 7)
+        ]
+
+
+@pytest.mark.django_db
+def test_a_slice_of_time_does_whole_batches_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing.batches, "__defaults__", (2,))
+    content = "name\n" + "".join(f"n{n}\n" for n in range(7))
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    slices = 0
+    while run.state != DONE:
+        run = importing.proceed(
+            run, stream(content), actor=TESTER, rejects=tmp_path / "r", seconds=0
+        )
+        slices += 1
+    assert slices == 5
+    assert counts(run) == (7, 0, 0, 0)
+
+
+@pytest.mark.django_db
+def test_two_processes_do_not_do_the_same_batch(tmp_path):
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    stale = ImportRun.objects.get(pk=run.pk)
+    content = "id,name\n1,a\n"
+    rejects = tmp_path / "r"
+    importing.proceed(run, stream(content), actor=TESTER, rejects=rejects)
+    with pytest.raises(Conflict):
+        importing.proceed(stale, stream(content), actor=TESTER, rejects=rejects)
+    assert ItemChange.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_batch_that_fails_leaves_position_and_items_as_they_were(
+    tmp_path, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr(staging, "_write_log", fail)
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    with pytest.raises(RuntimeError):
+        importing.proceed(
+            run, stream("name\na\n"), actor=TESTER, rejects=tmp_path / "r"
+        )
+    run.refresh_from_db()
+    assert (run.offset, run.created, run.state) == (0, 0, "running")
+    assert not Item.objects.exists()
+
+
+# --- round trip
+
+ids = st.one_of(
+    st.integers(0, rules.INTEGER_MAX),
+    st.from_regex(rules.ID_PATTERN, fullmatch=True).filter(
+        lambda text: len(text) <= rules.ID_MAX and text not in rules.RESERVED_IDS
+    ),
+)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+tag_lists = st.lists(st.sampled_from(["a", "b-c", "d.e", "x1", "z+"]), max_size=4)
+
+
+class ExportAndImport(TestCase):
+    @settings(
+        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        st.lists(st.tuples(ids, texts, texts, tag_lists), max_size=8),
+        st.sampled_from(sorted(exporting.FORMATS)),
+    )
+    def test_what_was_exported_is_imported_without_a_change(self, rows, name):
+        """Also into an empty catalogue, where the same items come out."""
+        for pk, item_name, description, tags in rows:
+            try:
+                data = rules.clean(
+                    {"id": pk, "name": item_name, "description": description,
+                     "tags": tags}
+                )  # fmt: skip
+                catalogue.create_item(data, actor=TESTER)
+            except (rules.Unclean, catalogue.ItemExists):
+                continue
+        _, export = exporting.FORMATS[name]
+
+        def exported() -> bytes:
+            return b"".join(export(Item.objects.for_reading()))
+
+        content, number = exported(), Item.objects.count()
+        folder = Path("/nonexistent")
+        run = load(content, folder)
+        assert counts(run) == (0, 0, number, 0)
+        assert exported() == content
+
+        state = {item.pk: item.state() for item in Item.objects.all()}
+        Item.objects.all().delete()
+        assert counts(load(content, folder)) == (number, 0, 0, 0)
+        assert {item.pk: item.state() for item in Item.objects.all()} == state
+
+
+@pytest.mark.django_db
+def test_an_export_is_ordered_by_id_in_chunks(monkeypatch):
+    monkeypatch.setattr(exporting, "CHUNK_ROWS", 3)
+    for name in "hgfedcba":
+        make_item(id=name, name="same")
+    exported = b"".join(exporting.as_ndjson(Item.objects.for_reading()))
+    names = [json.loads(line)["id"] for line in exported.splitlines()]
+    assert names == sorted("abcdefgh")
