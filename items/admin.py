@@ -17,7 +17,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from items import catalogue
-from items.catalogue import Actor
+from items.catalogue import Actor, ItemExists
 from items.exporting import FORMATS
 from items.forms import ItemForm
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
@@ -53,9 +53,29 @@ class TagFilter(admin.SimpleListFilter):
         return queryset.tagged([self.value()]) if self.value() else queryset
 
 
+class AdminItemForm(ItemForm):
+    """Tells of a taken id or another's edit at the form, not on an error page.
+
+    What slips in between here and the write is still refused by the catalogue.
+    """
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if not self.is_edit():
+            if Item.objects.filter(pk=cleaned.get("id") or "").exists():
+                self.add_error("id", ItemExists.detail)
+        elif cleaned.get("version") not in (None, self.instance.version):
+            self.add_error(
+                None,
+                "Someone changed this item after you opened it. Open it again, and "
+                "repeat your change.",
+            )
+        return cleaned
+
+
 @admin.register(Item)
 class ItemAdmin(LargeTableAdmin):
-    form = ItemForm
+    form = AdminItemForm
     list_display = ("name", "id", "tag_list", "version", "updated_at")
     list_filter = (TagFilter,)
     ordering = ("name", "id")

@@ -82,7 +82,7 @@ class Item(models.Model):
     name = models.CharField(max_length=rules.NAME_MAX)
     description = models.TextField(blank=True)
     tags = models.ManyToManyField(Tag, through="ItemTag", related_name="items")
-    version = models.PositiveIntegerField(default=1, editable=False)
+    version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
     search_text = models.TextField(editable=False)

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -81,7 +81,7 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
 @may("add_item")
 @form_methods
 def item_new(request: HttpRequest) -> HttpResponse:
-    form = ItemForm(request.POST or None)
+    form = ItemForm(_posted(request))
     if request.method == "POST" and form.is_valid():
         try:
             item = catalogue.create_item(form.data_to_write(), actor=Actor.of(request))
@@ -97,7 +97,7 @@ def item_new(request: HttpRequest) -> HttpResponse:
 @form_methods
 def item_edit(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
-    form = ItemForm(request.POST or None, instance=item)
+    form = ItemForm(_posted(request), instance=item)
     theirs = None
     if request.method == "POST" and form.is_valid():
         try:
@@ -164,7 +164,7 @@ def change_list(request: HttpRequest) -> HttpResponse:
 @may("add_item")
 @form_methods
 def import_new(request: HttpRequest) -> HttpResponse:
-    form = UploadForm(request.POST or None, request.FILES or None)
+    form = UploadForm(_posted(request), request.FILES)
     if request.method == "POST" and form.is_valid():
         try:
             run = uploads.receive(form.cleaned_data["file"], actor=Actor.of(request))
@@ -181,8 +181,9 @@ def import_new(request: HttpRequest) -> HttpResponse:
 @form_methods
 def import_run(request: HttpRequest, pk: str) -> HttpResponse:
     run = _own_run(request, pk)
-    if request.method == "POST" and run.state != ImportRun.State.DONE:
-        run = uploads.proceed(run, actor=Actor.of(request))
+    if request.method == "POST":
+        if run.state != ImportRun.State.DONE:
+            run = uploads.proceed(run, actor=Actor.of(request))
         if not request.htmx:
             return redirect("items:import-run", pk=run.pk)
     template = "items/import_run.html"
@@ -205,6 +206,11 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
 
 # The upload has a limit of its own; see ErrorMiddleware.
 import_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
+
+
+def _posted(request: HttpRequest) -> QueryDict | None:
+    """Return the data of a form that was sent; None shows an empty one."""
+    return request.POST if request.method == "POST" else None
 
 
 def _own_run(request: HttpRequest, pk: str) -> ImportRun:

@@ -30,7 +30,7 @@ class TokenForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def tokens(request: HttpRequest) -> HttpResponse:
-    form = TokenForm(request.POST or None)
+    form = TokenForm(request.POST if request.method == "POST" else None)
     fresh = None
     if request.method == "POST" and form.is_valid():
         _, fresh = ApiToken.objects.create(

@@ -1,0 +1,140 @@
+"""Every page, in both colour schemes and widths, has no fault that axe can see."""
+
+import uuid
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.auth.models import User
+from playwright.sync_api import Page, expect
+
+from items import catalogue
+from items.models import ImportRun
+from tests.browser.conftest import Browsers
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LONG = "a" * 200
+
+
+def fill_catalogue() -> None:
+    make_items(3)
+    make_item(id="long", name=LONG, description=LONG * 3, tags=["a" * 50, "metal"])
+    catalogue.update_item(
+        "long", {"description": "Short.", "tags": ["metal", "new"]}, actor=TESTER
+    )
+    make_item(id="gone", name="Gone", tags=["metal"])
+    catalogue.delete_item("gone", actor=TESTER)
+
+
+def make_runs(user: User) -> dict[str, str]:
+    preview = {
+        "created": 1, "updated": 0, "unchanged": 0, "rejected": 1, "complete": False,
+        "rows": [["one", LONG, None, "metal"]], "rejects": [[3, "name: empty", LONG]],
+    }  # fmt: skip
+    return {
+        state: str(
+            ImportRun.objects.create(
+                id=uuid.uuid4(), source="units.csv", path="", state=state, actor=user,
+                preview=preview, created=2, rejected=1,
+            ).pk
+        )
+        for state in ("previewed", "done")
+    }  # fmt: skip
+
+
+def check(page: Page, width: int) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, f"{page.url}\n{found.generate_report()}"
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width, f"{page.url} is {wide} pixels wide"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_fault(
+    browsers: Browsers, admin: User, scheme: str, width: int
+) -> None:
+    fill_catalogue()
+    runs = make_runs(admin)
+    look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    page, anonymous = browsers.open(admin, **look), browsers.open(**look)
+    for address in (
+        "/items/",
+        "/items/?tag=metal",
+        "/items/?search=nothing-like-it",
+        "/items/long/",
+        "/items/gone/",
+        "/items/long/edit/",
+        "/items/long/delete/",
+        "/items/changes/",
+        "/items/import/",
+        f"/items/import/{runs['previewed']}/",
+        f"/items/import/{runs['done']}/",
+    ):
+        page.goto(address)
+        check(page, width)
+    for address in ("/account/sign-in/", "/items/", "/items/x/", "/items/?ordering=x"):
+        anonymous.goto(address)
+        check(anonymous, width)
+
+    page.goto("/items/changes/")
+    for summary in page.locator("summary").all():
+        summary.click()
+    check(page, width)
+    page.goto("/account/tokens/")
+    page.get_by_label("Name").fill("nightly sync")
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
+    check(page, width)
+    page.goto("/items/long/edit/")
+    catalogue.update_item("long", {"name": LONG[::-1] + "b"[:0]}, actor=TESTER)
+    catalogue.update_item("long", {"description": LONG}, actor=TESTER)
+    page.get_by_label("Tags").fill("other")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("region", name="What they saved")).to_be_visible()
+    check(page, width)
+    page.get_by_label("Tags").fill("ö")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Not saved yet")
+    check(page, width)
+    page.get_by_role("button", name="ada").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    check(page, width)
+
+
+def test_catalogue_is_used_by_keyboard_alone(page: Page) -> None:
+    make_items(3)
+    page.goto("/items/")
+
+    def tab_to(role: str, name: str) -> None:
+        target = page.get_by_role(role, name=name)  # type: ignore[arg-type]
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if target.evaluate("element => element === document.activeElement"):
+                return
+        raise AssertionError(f"Tab does not reach {name}")
+
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    tab_to("searchbox", "Search")
+    page.keyboard.type("00002")
+    expect(page.locator(".rows > li")).to_have_count(1)
+    tab_to("link", "Item 00002")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Item 00002")
+
+
+def test_catalogue_without_items_shows_editors_the_way(
+    browsers: Browsers, admin: User
+) -> None:
+    editor, reader = browsers.open(admin), browsers.open()
+    for page in (editor, reader):
+        page.goto("/items/")
+        expect(page.get_by_role("heading", name="is empty")).to_be_visible()
+    expect(editor.get_by_role("link", name="Create an item")).to_be_visible()
+    expect(reader.get_by_role("link", name="Create an item")).to_have_count(0)

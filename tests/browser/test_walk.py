@@ -1,0 +1,200 @@
+"""What an editor does in a day, from signing in to undoing a mistake."""
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Page, expect
+
+from items.models import Item
+from tests.browser.conftest import Browsers
+from tests.factories import make_item, make_items
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def rows(page: Page) -> Any:
+    return page.locator("#results .rows > li")
+
+
+def save(page: Page, button: str = "Save") -> None:
+    page.get_by_role("button", name=button, exact=True).click()
+
+
+def test_editor_signs_in_by_the_form_and_out_again(page: Page, admin: User) -> None:
+    page.goto("/items/changes/")
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("You are not signed in")
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("ada-s-password")
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile("/items/changes/$"))
+    page.get_by_role("button", name="ada").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+
+
+def test_results_follow_the_typing_and_the_address_follows_them(page: Page) -> None:
+    make_items(3)
+    make_item(id="bolt", name="Brass bolt", tags=["metal"])
+    make_item(id="nut", name="Brass nut", tags=["metal", "small"])
+    page.goto("/items/")
+    search = page.get_by_role("searchbox")
+    search.press_sequentially("bras")
+    expect(rows(page)).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"/items/\?search=bras$"))
+    expect(page.locator("#announcer")).to_have_text("2 items")
+    expect(search).to_be_focused()
+
+    page.get_by_label("Filter by tag").select_option("small")
+    expect(rows(page)).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"\?search=bras&tag=small$"))
+    page.get_by_role("link", name="Remove the tag small").click()
+    expect(rows(page)).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"\?search=bras$"))
+
+    page.get_by_label("Order").select_option(label="Name, Z to A")
+    expect(rows(page).first).to_contain_text("Brass nut")
+    page.get_by_role("searchbox").fill("nothing like it")
+    expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
+
+
+def test_going_back_shows_the_whole_list_as_it_was(page: Page) -> None:
+    make_items(2)
+    page.goto("/items/")
+    page.get_by_role("searchbox").fill("00001")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("link", name="Item 00001").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Item 00001")
+    page.go_back()
+    expect(page.get_by_role("banner")).to_be_visible()
+    expect(page.get_by_role("searchbox")).to_have_value("00001")
+    expect(rows(page)).to_have_count(1)
+    page.go_back()
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_role("searchbox")).to_have_value("")
+
+
+def test_item_is_created_and_edited(editor_page: Page) -> None:
+    page = editor_page
+    page.goto("/items/")
+    page.get_by_role("link", name="New item").click()
+    page.get_by_label("Name").fill("Brass bolt")
+    page.get_by_label("Tags").fill("metal Grö!")
+    save(page, "Create")
+    error = page.get_by_role("alert").get_by_role("link")
+    expect(error).to_contain_text("Tags: “grö!” is not a tag")
+    error.click()
+    tags = page.get_by_label("Tags")
+    expect(tags).to_be_focused()
+    expect(tags).to_have_attribute("aria-invalid", "true")
+    expect(tags).to_have_accessible_description(re.compile("is not a tag"))
+    tags.fill("metal")
+    page.get_by_label("Description").fill("M8\n40 mm")
+    save(page, "Create")
+    expect(page.get_by_role("status")).to_contain_text("“Brass bolt” was created.")
+
+    page.get_by_role("link", name="Edit").click()
+    page.get_by_label("Name").fill("Steel bolt")
+    save(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Steel bolt")
+    change = page.locator(".changes > li").first
+    expect(change.get_by_role("deletion")).to_contain_text("Brass bolt")
+    expect(change.get_by_role("insertion")).to_contain_text("Steel bolt")
+
+
+def test_second_of_two_editors_sees_the_conflict_and_decides(
+    browsers: Browsers, admin: User, editor: User
+) -> None:
+    make_item(id="bolt", name="Bolt")
+    ada, edith = browsers.open(admin), browsers.open(editor)
+    for page in (ada, edith):
+        page.goto("/items/bolt/edit/")
+    ada.get_by_label("Name").fill("Bolt of Ada")
+    save(ada)
+    expect(ada.get_by_role("heading", level=1)).to_have_text("Bolt of Ada")
+
+    edith.get_by_label("Name").fill("Bolt of Edith")
+    save(edith)
+    expect(edith.get_by_role("alert").first).to_contain_text("Someone else saved")
+    expect(edith.get_by_label("Name")).to_have_value("Bolt of Edith")
+    theirs = edith.get_by_role("region", name="What they saved")
+    expect(theirs).to_contain_text("Bolt of Ada")
+    assert Item.objects.get(pk="bolt").name == "Bolt of Ada"
+
+    save(edith, "Save mine over theirs")
+    expect(edith.get_by_role("heading", level=1)).to_have_text("Bolt of Edith")
+    expect(edith.locator(".changes > li")).to_have_count(3)
+
+
+def test_conflict_page_lets_go_of_ones_own_changes(
+    browsers: Browsers, admin: User, editor: User
+) -> None:
+    make_item(id="bolt", name="Bolt")
+    ada, edith = browsers.open(admin), browsers.open(editor)
+    for page, name in ((ada, "Bolt of Ada"), (edith, "Bolt of Edith")):
+        page.goto("/items/bolt/edit/")
+        page.get_by_label("Name").fill(name)
+    save(ada)
+    expect(ada.get_by_role("heading", level=1)).to_have_text("Bolt of Ada")
+    save(edith)
+    edith.get_by_role("link", name="drop your changes").click()
+    expect(edith.get_by_label("Name")).to_have_value("Bolt of Ada")
+
+
+def test_deletion_is_confirmed_and_can_be_undone(editor_page: Page) -> None:
+    page = editor_page
+    make_item(id="bolt", name="Brass bolt", description="M8")
+    page.goto("/items/bolt/")
+    page.get_by_role("link", name="Delete").click()
+    expect(page.get_by_role("heading", name="Delete this item?")).to_be_visible()
+    assert Item.objects.filter(pk="bolt").exists()
+    save(page, "Delete")
+    expect(page.get_by_role("heading", name="This item was deleted")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text("M8")
+    page.goto("/items/changes/")
+    page.get_by_role("link", name="Brass bolt").first.click()
+    save(page, "Undo the deletion")
+    expect(page.get_by_role("link", name="Edit")).to_be_visible()
+    page.goto("/items/?search=brass")
+    expect(rows(page)).to_have_count(1)
+
+
+def test_person_who_may_not_edit_is_offered_nothing_to_edit(
+    browsers: Browsers, reader: User
+) -> None:
+    make_item(id="bolt")
+    page = browsers.open(reader)
+    page.goto("/items/bolt/")
+    main = page.get_by_role("main")
+    expect(main).to_contain_text("by tester")
+    expect(main.get_by_role("button")).to_have_count(0)
+    expect(page.get_by_role("link", name="Import")).to_have_count(0)
+
+
+def test_names_of_editors_are_not_public(page: Page) -> None:
+    make_item(id="bolt")
+    for address in ("/items/bolt/", "/items/changes/"):
+        page.goto(address)
+        expect(page.get_by_role("main")).to_contain_text("by an editor")
+        expect(page.get_by_role("main")).not_to_contain_text("tester")
+
+
+def test_token_is_shown_once_and_can_be_revoked(editor_page: Page) -> None:
+    page = editor_page
+    page.goto("/account/tokens/")
+    page.get_by_label("Name").fill("nightly sync")
+    save(page, "Make a token")
+    token = page.get_by_label("Token", exact=True).input_value()
+    answer = page.request.get(
+        "/api/v1/items", headers={"Authorization": f"Token {token}"}
+    )
+    assert answer.status == 200
+    page.goto("/account/tokens/")
+    expect(page.get_by_role("main")).not_to_contain_text(token)
+    save(page, "Revoke nightly sync")
+    expect(page.get_by_role("status")).to_contain_text("The token was revoked.")

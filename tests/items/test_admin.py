@@ -1,0 +1,168 @@
+"""The admin: fast on a large table, and writing through the one change log."""
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.urls import reverse
+
+from items import catalogue
+from items.admin import ROWS_COUNTED, CappedPaginator
+from items.models import ImportRun, Item, ItemChange, Tag
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+ITEMS = "/admin/items/item/"
+CHANGES = "/admin/items/itemchange/"
+FORM = {"name": "Steel bolt", "description": "M8", "tags": "steel"}
+
+
+@pytest.fixture
+def admin_site(client, admin):
+    client.force_login(admin)
+    return client
+
+
+def sent(response) -> str:
+    assert response.status_code in (200, 302), response
+    return response.content.decode()
+
+
+def test_an_item_is_added_changed_and_deleted_with_its_history(admin_site):
+    sent(admin_site.post(f"{ITEMS}add/", FORM | {"id": "bolt"}))
+    assert catalogue.get_item("bolt").tag_names() == ["steel"]
+
+    page = admin_site.get(f"{ITEMS}bolt/change/")
+    version = page.context["adminform"].form["version"].value()
+    changed = FORM | {"name": "Brass bolt", "tags": "brass", "version": version}
+    sent(admin_site.post(f"{ITEMS}bolt/change/", changed))
+    item = catalogue.get_item("bolt")
+    assert (item.name, item.tag_names(), item.version) == ("Brass bolt", ["brass"], 2)
+
+    sent(admin_site.post(f"{ITEMS}bolt/delete/", {"post": "yes"}))
+    changes = ItemChange.objects.of_item("bolt")
+    assert [c.action for c in changes] == ["deleted", "updated", "created"]
+    assert {c.actor_name for c in changes} == {"ada"}
+    assert not LogEntry.objects.exists()
+
+
+def test_a_taken_id_is_an_error_of_the_form(admin_site):
+    make_item(id="bolt")
+    response = admin_site.post(f"{ITEMS}add/", FORM | {"id": "bolt"})
+    assert "Item already exists" in sent(response)
+
+
+def test_an_edit_of_another_version_is_an_error_of_the_form(admin_site):
+    make_item(id="bolt")
+    catalogue.update_item("bolt", {"name": "Theirs"}, actor=TESTER)
+    response = admin_site.post(f"{ITEMS}bolt/change/", FORM | {"version": "1"})
+    assert "changed" in sent(response)
+    assert catalogue.get_item("bolt").name == "Theirs"
+
+
+def test_selected_items_are_deleted_through_the_change_log(admin_site):
+    make_items(3)
+    data = {
+        "action": "delete_selected",
+        "_selected_action": ["item-00000", "item-00001"],
+        "post": "yes",
+    }
+    sent(admin_site.post(ITEMS, data))
+    assert Item.objects.count() == 1
+    assert ItemChange.objects.filter(action="deleted").count() == 2
+
+
+def test_a_deletion_is_found_and_undone_from_the_change_log(admin_site):
+    make_item(id="bolt")
+    make_item(id="nut")
+    change = catalogue.delete_item("bolt", actor=TESTER)
+
+    listed = sent(admin_site.get(CHANGES, {"action": "deleted"}))
+    assert "bolt" in listed
+    assert "nut" not in listed
+    history = admin_site.get(f"{ITEMS}bolt/history/")
+    assert history["Location"] == f"{CHANGES}?q=bolt"
+    assert "bolt" in sent(admin_site.get(history["Location"]))
+    assert "Brass bolt" in sent(admin_site.get(f"{CHANGES}{change.pk}/change/"))
+
+    sent(admin_site.post(CHANGES, {"action": "undo", "_selected_action": [change.pk]}))
+    assert catalogue.get_item("bolt").version == 3
+
+
+def test_an_edit_is_undone_from_the_change_log(admin_site):
+    make_item(id="bolt", name="Old")
+    catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
+    change = ItemChange.objects.of_item("bolt").first()
+    sent(admin_site.post(CHANGES, {"action": "undo", "_selected_action": [change.pk]}))
+    assert catalogue.get_item("bolt").name == "Old"
+
+
+def test_the_change_log_cannot_be_written_to(admin_site):
+    make_item(id="bolt")
+    change = ItemChange.objects.get()
+    assert admin_site.get(f"{CHANGES}add/").status_code == 403
+    assert admin_site.post(f"{CHANGES}{change.pk}/delete/").status_code == 403
+    data = {"version": 9}
+    assert admin_site.post(f"{CHANGES}{change.pk}/change/", data).status_code == 403
+
+
+def test_items_are_searched_filtered_and_exported(admin_site):
+    make_item(id="a", name="Alpha", tags=["x"])
+    make_item(id="b", name="Beta", tags=["y"])
+
+    assert "Beta" not in sent(admin_site.get(ITEMS, {"q": "alph"}))
+    page = sent(admin_site.get(ITEMS, {"tag": "y"}))
+    assert "Alpha" not in page
+    assert "/api/v1/items/export?tag=y&amp;format=csv" in page
+    assert reverse("items:import") in page
+    for name in ("csv", "ndjson"):
+        data = {"action": f"export_{name}", "_selected_action": ["a"]}
+        exported = admin_site.post(ITEMS, data).getvalue()
+        assert b"Alpha" in exported
+        assert b"Beta" not in exported
+
+
+def test_a_tag_keeps_its_name_and_goes_only_when_unused(admin_site):
+    make_item(tags=["used"])
+    used, unused = Tag.objects.get(), Tag.objects.create(name="unused")
+    tags = "/admin/items/tag/"
+
+    sent(admin_site.post(f"{tags}{used.pk}/change/", {"name": "x", "description": "d"}))
+    used.refresh_from_db()
+    assert (used.name, used.description) == ("used", "d")
+    assert admin_site.post(f"{tags}{used.pk}/delete/").status_code == 403
+    sent(admin_site.post(f"{tags}{unused.pk}/delete/", {"post": "yes"}))
+    assert not Tag.objects.filter(name="unused").exists()
+    assert "used" in sent(admin_site.get(tags))
+    response = admin_site.post(f"{tags}add/", {"name": "Not a tag"})
+    assert response.status_code == 200
+    assert not Tag.objects.filter(name="Not a tag").exists()
+
+
+def test_lists_take_a_fixed_number_of_queries(admin_site, django_assert_num_queries):
+    make_items(60, tags=["t", "u"])
+    ImportRun.objects.create(id="0" * 32, source="x", path="x")
+    # Tag counts and content types come from a cache from now on.
+    sent(admin_site.get(ITEMS))
+    sent(admin_site.get(f"{ITEMS}item-00001/change/"))
+    for number, path in (
+        (5, ITEMS),
+        (5, f"{ITEMS}?q=item"),
+        (6, f"{ITEMS}?tag=t"),
+        (4, CHANGES),
+        (4, "/admin/items/tag/"),
+        (4, "/admin/items/importrun/"),
+        (4, f"{ITEMS}item-00001/change/"),
+    ):
+        with django_assert_num_queries(number):
+            sent(admin_site.get(path))
+
+
+def test_no_page_counts_a_whole_table(admin_site, django_assert_num_queries):
+    make_items(3)
+    sent(admin_site.get(ITEMS))
+    with django_assert_num_queries(5) as queries:
+        sent(admin_site.get(ITEMS))
+    counts = [q["sql"] for q in queries if "COUNT(*)" in q["sql"]]
+    assert counts
+    assert all(f"LIMIT {ROWS_COUNTED}" in sql for sql in counts)
+    assert CappedPaginator(Item.objects.order_by("pk"), 2).count == 3

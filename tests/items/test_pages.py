@@ -1,0 +1,255 @@
+"""The pages of the catalogue: what people see, may do, and are told."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from items import catalogue
+from items.models import Item, ItemChange
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+FORM = {"name": "Steel bolt", "description": "M8", "tags": "steel, Small"}
+
+
+def text(response) -> str:
+    return response.content.decode()
+
+
+# --- reading
+
+
+def test_the_front_page_leads_to_the_list(client):
+    response = client.get("/", follow=True)
+    assert response.redirect_chain == [("/items/", 302)]
+    assert "No items" in text(response) or "empty" in text(response).lower()
+
+
+def test_the_list_searches_filters_orders_and_pages(client):
+    make_items(60, tags=["t"])
+    make_item(name="Needle", tags=["u"])
+
+    first = client.get("/items/")
+    assert "Item 00000" in text(first)
+    assert "Needle" not in text(first)
+    page = client.get("/items/", {"cursor": first.context["page"].next})
+    assert "Needle" in text(page)
+    assert "Needle" in text(client.get("/items/?search=needl"))
+    assert "Needle" in text(client.get("/items/?tag=u"))
+    assert "Needle" in text(client.get("/items/?ordering=-name"))
+    assert "Needle" not in text(client.get("/items/?tag=t&search=needle"))
+
+
+def test_a_search_as_you_type_gets_the_results_alone(client):
+    make_item(name="Needle")
+    headers = {"HX-Request": "true", "HX-Target": "results"}
+    response = client.get("/items/?search=need", headers=headers)
+    assert "Needle" in text(response)
+    assert "<html" not in text(response)
+    assert "<html" in text(client.get("/items/?search=need"))
+
+
+def test_an_item_shows_itself_and_its_history(client):
+    make_item(id="bolt", name="Old <b>", description="line\nother")
+    catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
+    response = client.get("/items/bolt/")
+    assert "Old &lt;b&gt;" in text(response)
+    assert "tester" not in text(response)
+    assert [c.version for c in response.context["history"].rows] == [2, 1]
+
+
+def test_a_deleted_item_is_gone_but_its_history_is_there(client):
+    make_item(id="bolt")
+    catalogue.delete_item("bolt", actor=TESTER)
+    response = client.get("/items/bolt/")
+    assert response.status_code == 410
+    assert "deleted" in text(response)
+
+
+@pytest.mark.parametrize(
+    "path", ["/items/nix/", "/nothing/", "/items/a%20b/", "/items/%00/"]
+)
+def test_what_is_not_there_is_an_error_page(client, path):
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response["Content-Type"].startswith("text/html")
+    assert response["X-Request-ID"] in text(response)
+
+
+def test_a_bad_query_is_an_error_page(client):
+    response = client.get("/items/?ordering=size")
+    assert response.status_code == 400
+    assert "ordering" in text(response)
+
+
+def test_the_changes_of_all_items_are_listed(client):
+    make_item(id="bolt")
+    catalogue.delete_item("bolt", actor=TESTER)
+    response = client.get("/items/changes/")
+    assert [c.action for c in response.context["page"].rows] == ["deleted", "created"]
+    assert "/items/bolt/" in text(response)
+
+
+# --- writing
+
+
+def test_an_editor_creates_an_item(editor_client):
+    response = editor_client.post("/items/new/", FORM | {"id": "bolt"}, follow=True)
+    assert response.redirect_chain == [("/items/bolt/", 302)]
+    item = catalogue.get_item("bolt")
+    assert (item.name, item.tag_names()) == ("Steel bolt", ["small", "steel"])
+    assert ItemChange.objects.get().actor_name == "edith"
+
+
+def test_an_id_is_made_if_none_is_given(editor_client):
+    editor_client.post("/items/new/", FORM | {"id": ""})
+    assert Item.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "x" * 201}, "name"),
+        ({"id": "a b"}, "id"),
+        ({"id": "taken"}, "id"),
+        ({"tags": "a/b"}, "tags"),
+        ({"description": "x" * 10_001}, "description"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_bad_form_comes_back_with_the_error_at_its_field(editor_client, bad, field):
+    make_item(id="taken")
+    response = editor_client.post("/items/new/", FORM | bad)
+    assert response.status_code == 422
+    assert set(response.context["form"].errors) == {field}
+    assert Item.objects.count() == 1
+
+
+def test_an_editor_changes_an_item(editor_client):
+    make_item(id="bolt")
+    page = editor_client.get("/items/bolt/edit/")
+    version = page.context["form"]["version"].value()
+    response = editor_client.post("/items/bolt/edit/", FORM | {"version": version})
+    assert response.status_code == 302
+    item = catalogue.get_item("bolt")
+    assert (item.name, item.version) == ("Steel bolt", 2)
+
+
+def test_the_second_of_two_editors_is_shown_what_the_first_one_saved(editor_client):
+    make_item(id="bolt")
+    catalogue.update_item("bolt", {"name": "Theirs"}, actor=TESTER)
+
+    response = editor_client.post("/items/bolt/edit/", FORM | {"version": "1"})
+
+    assert response.status_code == 409
+    assert "Theirs" in text(response)
+    assert "Steel bolt" in text(response)
+    assert catalogue.get_item("bolt").name == "Theirs"
+
+    again = response.context["form"]["version"].value()
+    response = editor_client.post("/items/bolt/edit/", FORM | {"version": again})
+    assert response.status_code == 302
+    assert catalogue.get_item("bolt").name == "Steel bolt"
+
+
+def test_an_edit_without_its_version_is_refused(editor_client):
+    make_item(id="bolt")
+    response = editor_client.post("/items/bolt/edit/", FORM)
+    assert response.status_code == 422
+
+
+def test_a_deletion_is_confirmed_done_and_undone(editor_client):
+    make_item(id="bolt")
+    page = editor_client.get("/items/bolt/delete/")
+    assert "Brass bolt" in text(page)
+    assert Item.objects.exists()
+
+    response = editor_client.post("/items/bolt/delete/", {"version": "1"})
+    assert response.status_code == 302
+    assert not Item.objects.exists()
+
+    change = ItemChange.objects.get(action="deleted")
+    url = reverse("items:undo", args=["bolt", change.pk])
+    assert editor_client.get(url).status_code == 405
+    editor_client.post(url)
+    assert catalogue.get_item("bolt").tag_names() == ["metal"]
+
+
+def test_a_deletion_of_what_changed_meanwhile_asks_again(editor_client):
+    make_item(id="bolt")
+    catalogue.update_item("bolt", {"name": "X"}, actor=TESTER)
+    response = editor_client.post("/items/bolt/delete/", {"version": "1"}, follow=True)
+    assert Item.objects.exists()
+    assert "changed" in text(response)
+
+
+def test_a_change_of_another_item_is_not_undone(editor_client):
+    make_item(id="bolt")
+    make_item(id="nut")
+    change = ItemChange.objects.get(item_id="nut")
+    url = reverse("items:undo", args=["bolt", change.pk])
+    assert editor_client.post(url).status_code == 404
+
+
+WRITING = [
+    "/items/new/", "/items/bolt/edit/", "/items/bolt/delete/", "/items/import/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WRITING)
+def test_writing_asks_strangers_to_sign_in_and_refuses_readers(client, reader, path):
+    make_item(id="bolt")
+    response = client.get(path)
+    assert response.status_code == 302
+    assert response["Location"] == f"/account/sign-in/?next={path}"
+    client.force_login(reader)
+    assert client.get(path).status_code == 403
+    assert client.post(path, FORM).status_code == 403
+    assert catalogue.get_item("bolt").version == 1
+
+
+def test_a_form_without_its_token_is_refused(editor):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(editor)
+    response = client.post("/items/new/", FORM)
+    assert response.status_code == 403
+    assert "reload" in text(response)
+    assert not Item.objects.exists()
+
+
+def test_the_api_refuses_a_session_without_its_token(editor):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(editor)
+    response = client.post(
+        "/api/v1/items/", {"name": "x"}, content_type="application/json"
+    )
+    assert response.status_code == 403
+    assert response["Content-Type"] == "application/problem+json"
+
+
+# --- query counts
+
+
+def test_pages_take_a_fixed_number_of_queries(
+    client, editor_client, django_assert_num_queries
+):
+    make_items(60, tags=["t", "u"])
+    client.get("/items/")  # the tag counts, from now on from the cache
+    session_and_user = 2
+    permissions = 2
+    history_and_item = 3
+    for number, path in (
+        (2, "/items/"),
+        (2, "/items/?search=item"),
+        (3, "/items/?tag=t"),
+        (history_and_item, "/items/item-00001/"),
+        (1, "/items/changes/"),
+    ):
+        with django_assert_num_queries(number):
+            assert Client().get(path).status_code == 200
+        with django_assert_num_queries(number + session_and_user + permissions):
+            assert editor_client.get(path).status_code == 200
+    with django_assert_num_queries(2 + session_and_user + permissions):
+        assert editor_client.get("/items/item-00001/edit/").status_code == 200

@@ -1,0 +1,127 @@
+"""An import through the page: upload, preview, apply, and what can go wrong."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from items import catalogue, importing, uploads
+from items.models import ImportRun, Item
+from tests.factories import make_item
+
+pytestmark = pytest.mark.django_db
+
+CSV = b"id,name,tags\n1,One,a b\n2,Two,\nbad id,Three,\n"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    return tmp_path
+
+
+def upload(client, content: bytes, name: str = "items.csv"):
+    file = SimpleUploadedFile(name, content)
+    return client.post("/items/import/", {"file": file})
+
+
+def test_a_file_is_previewed_then_applied(editor_client, own_folder):
+    make_item(id="1", name="One", description="", tags=["a"])
+
+    response = upload(editor_client, CSV)
+    run = ImportRun.objects.get()
+    assert response["Location"] == f"/items/import/{run.pk}/"
+    page = editor_client.get(response["Location"])
+    preview = page.context["run"].preview
+    numbers = [preview[k] for k in ("created", "updated", "unchanged", "rejected")]
+    assert numbers == [1, 1, 0, 1]
+    assert "bad id" in page.content.decode()
+    assert Item.objects.count() == 1
+
+    response = editor_client.post(f"/items/import/{run.pk}/", follow=True)
+    run.refresh_from_db()
+    assert run.state == "done"
+    assert (run.created, run.updated, run.rejected) == (1, 1, 1)
+    assert catalogue.get_item("1").tag_names() == ["a", "b"]
+    assert catalogue.get_item("2").name == "Two"
+    assert not Path(run.path).exists()
+
+    rejects = editor_client.get(f"/items/import/{run.pk}/rejects/")
+    assert b'4,"id: May have' in rejects.getvalue()
+
+
+def test_a_large_file_is_applied_in_slices(editor_client, monkeypatch):
+    monkeypatch.setattr(importing.batches, "__defaults__", (2,))
+    monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
+    content = b"name\n" + b"".join(b"n%d\n" % n for n in range(5))
+    location = upload(editor_client, gzip.compress(content), "x.gz")["Location"]
+
+    headers = {"HX-Request": "true"}
+    states = []
+    while "done" not in states:
+        response = editor_client.post(location, headers=headers)
+        run = response.context["run"]
+        states.append(run.state)
+        assert b"<html" not in response.content
+    assert states == ["running", "running", "running", "done"]
+    assert (run.percent, Item.objects.count()) == (100, 5)
+
+
+def test_a_post_after_the_end_does_nothing(editor_client):
+    location = upload(editor_client, b"name\na\n")["Location"]
+    for _ in range(3):
+        assert editor_client.post(location).status_code == 302
+    assert Item.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"colour\nred\n", b"\x1f\x8bno", b"\x89PNG", b"name,name\n"]
+)
+def test_what_is_no_file_of_items_is_refused_and_not_kept(
+    editor_client, own_folder, content
+):
+    response = upload(editor_client, content)
+    assert response.status_code == 422
+    assert "file" in response.context["form"].errors
+    assert not ImportRun.objects.exists()
+    assert not list((own_folder / "imports").iterdir())
+
+
+def test_no_file_is_an_error_at_the_field(editor_client):
+    response = editor_client.post("/items/import/", {})
+    assert response.status_code == 422
+
+
+def test_a_file_over_the_limit_is_413(editor_client, settings):
+    settings.IMPORT_MAX_BYTES = 300
+    response = upload(editor_client, b"name\n" + b"x" * 1000)
+    assert response.status_code == 413
+    settings.IMPORT_MAX_BYTES, settings.MAX_BODY_BYTES = 10_000, 300
+    assert upload(editor_client, b"name\n" + b"x" * 100).status_code == 302
+
+
+def test_the_file_may_be_gone_when_it_is_applied(editor_client):
+    location = upload(editor_client, b"name\na\n")["Location"]
+    Path(ImportRun.objects.get().path).unlink()
+    response = editor_client.post(location)
+    assert response.status_code == 400
+    assert "upload it again" in response.content.decode()
+
+
+def test_an_import_is_its_owners_alone(client, editor_client, admin):
+    location = upload(editor_client, b"name\na\n")["Location"]
+    client.force_login(admin)
+    assert client.get(location).status_code == 404
+    assert client.post(location).status_code == 404
+    assert not Item.objects.exists()
+
+
+def test_uploads_that_were_forgotten_are_removed(editor_client, own_folder, settings):
+    upload(editor_client, b"name\na\n")
+    run = ImportRun.objects.get()
+    run.started_at -= uploads.KEPT_FOR * 2
+    run.save()
+    upload(editor_client, b"name\nb\n")
+    assert not Path(run.path).exists()
+    assert ImportRun.objects.count() == 1
