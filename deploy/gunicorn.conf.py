@@ -7,7 +7,7 @@ from django.conf import settings
 
 wsgi_app = "resilient_site.asgi:application"
 # The one place that names the worker. Long-lived connections cost it no thread.
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = "resilient_site.worker.Worker"
 workers = settings.WEB_PROCESSES
 
 # Django is loaded once and shared by the workers, as memory and as start-up time.

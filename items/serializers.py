@@ -56,6 +56,11 @@ class ItemSerializer(serializers.Serializer[Item]):
             raise serializers.ValidationError(
                 {"non_field_errors": ["An item must be a JSON object."]}
             )
+        # Empty ids and tags in one text are for files and forms.
+        if data.get("id") == "":
+            raise serializers.ValidationError({"id": ["Must not be empty."]})
+        if isinstance(data.get("tags"), str):
+            raise serializers.ValidationError({"tags": ["Must be a list of tags."]})
         try:
             return rules.clean(data, partial=self.partial)
         except rules.Unclean as error:

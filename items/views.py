@@ -8,7 +8,11 @@ from django.contrib.auth.decorators import login_required, permission_required
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
 
 from items import catalogue, rules, uploads
 from items.catalogue import Actor, ItemExists
@@ -164,7 +168,7 @@ def change_list(request: HttpRequest) -> HttpResponse:
 @may("add_item")
 @form_methods
 def import_new(request: HttpRequest) -> HttpResponse:
-    form = UploadForm(_posted(request), request.FILES)
+    form = UploadForm(_posted(request), request.FILES or None)
     if request.method == "POST" and form.is_valid():
         try:
             run = uploads.receive(form.cleaned_data["file"], actor=Actor.of(request))

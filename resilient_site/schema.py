@@ -9,7 +9,8 @@ from rest_framework import serializers
 from resilient_site.errors import PROBLEM_TYPE
 
 EVERYWHERE = (400, 401, 503)
-ON_ONE = (404,)
+# 405: `bulk` and `export` stand where an id would, and take other methods.
+ON_ONE = (404, 405)
 ON_BODIES = (411, 413, 415)
 ON_WRITES = (403,)
 ON_VERSIONS = (412, 428)

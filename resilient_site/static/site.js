@@ -20,7 +20,7 @@ function tell(event) {
   trouble.textContent = detail?.textContent ?? "The site does not answer at the moment.";
   trouble.hidden = false;
   if (wait && elt.matches("[data-retry]")) {
-    trouble.textContent += ` Trying again in ${wait} seconds.`;
+    trouble.textContent += ` Trying again in ${wait} second${wait === 1 ? "" : "s"}.`;
     setTimeout(() => elt.isConnected && htmx.trigger(elt, "retry"), wait * 1000);
   }
 }

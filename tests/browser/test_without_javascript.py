@@ -56,7 +56,7 @@ def test_import_goes_on_by_its_button(browsers: Browsers, admin: User) -> None:
     page = browsers.open(admin, java_script_enabled=False)
     page.goto("/items/import/")
     file = {"name": "a.csv", "mimeType": "text/csv", "buffer": b"name\nOne\nTwo\n"}
-    page.get_by_label("File").set_input_files([file])
+    page.get_by_label("File", exact=True).set_input_files([file])
     page.get_by_role("button", name="Upload and preview").click()
     page.get_by_role("button", name="Import").click()
     expect(page.get_by_text("The import is done")).to_be_visible()

@@ -1,5 +1,7 @@
 """Keyset paging loses no row and shows none twice, whatever happens in between."""
 
+import itertools
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -122,12 +124,12 @@ class PagingWhileOthersWrite(TestCase):
         """Rows come and go between the pages; those that stay are seen just once."""
         make_items(12, name="twin")
         stay = {f"item-{n:05}" for n in range(0, 12, 2)}
-        events = iter(events)
+        events, numbers = iter(events), itertools.count()
 
         def between() -> None:
             create, number = next(events, (None, 0))
             if create:
-                make_item(id=f"new-{number}-{Item.objects.count()}", name="twin")
+                make_item(id=f"new-{number:02}-{next(numbers)}", name="twin")
             elif create is False:
                 goes = f"item-{number % 6 * 2 + 1:05}"
                 if Item.objects.filter(pk=goes).exists():

@@ -20,6 +20,7 @@ ADMINISTRATOR = "admin"
 
 class Command(BaseCommand):
     help = "Serve the site with gunicorn. Set up, if need be, on the embedded default."
+    requires_system_checks = []  # not before the port is known to be free
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
@@ -28,6 +29,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = options["host"], options["port"]
         refuse_taken_port(host, port)
+        self.check()
         if settings.EMBEDDED:
             self._prepare()
         connection.close()

@@ -1,0 +1,99 @@
+"""Every error is an answer: problem+json for REST, a page for a browser."""
+
+import json
+
+import pytest
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import Http404
+from rest_framework import exceptions as drf_errors
+
+from items import catalogue, views
+from resilient_site import errors
+from resilient_site.errors import SiteError, as_site_error
+
+
+def all_errors(kind: type[SiteError] = SiteError) -> list[type[SiteError]]:
+    return [kind, *(e for sub in kind.__subclasses__() for e in all_errors(sub))]
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_status_a_code_and_a_sentence(kind):
+    error = kind()
+    assert 400 <= error.status < 600
+    assert error.code.replace("_", "").isalpha()
+    assert error.detail
+    assert error.title
+    if error.status == 503:
+        assert error.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("exception", "status", "code"),
+    [
+        (OperationalError("gone"), 503, "unavailable"),
+        (InterfaceError("closed"), 503, "unavailable"),
+        (Http404(), 404, "not_found"),
+        (PermissionDenied(), 403, "permission_denied"),
+        (RequestDataTooBig(), 413, "too_large"),
+        (drf_errors.MethodNotAllowed("PUT"), 405, "method_not_allowed"),
+        (drf_errors.ParseError(), 400, "parse_error"),
+        (drf_errors.Throttled(3), 429, "throttled"),
+        (ValueError("secret"), 500, "server_error"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exceptions_of_others_are_mapped(exception, status, code):
+    error = as_site_error(exception)
+    assert (error.status, error.code) == (status, code)
+    assert "secret" not in error.detail
+
+
+def test_errors_of_a_list_keep_their_index():
+    error = as_site_error(drf_errors.ValidationError([{}, {"name": ["x"]}]))
+    assert error.errors == {"1": {"name": ["x"]}}
+    error = as_site_error(drf_errors.ValidationError("x"))
+    assert error.errors == {"non_field_errors": ["x"]}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("exception", [OperationalError("x"), InterfaceError("x")])
+def test_a_database_that_is_away_is_503_for_both(client, monkeypatch, exception):
+    def fail(*args, **kwargs):
+        raise exception
+
+    monkeypatch.setattr(catalogue, "get_item", fail)
+    monkeypatch.setattr(views, "paginate", fail)
+
+    rest = client.get("/api/v1/items/a")
+    assert (rest.status_code, rest["Retry-After"]) == (503, "5")
+    assert json.loads(rest.content)["code"] == "unavailable"
+    page = client.get("/items/")
+    assert (page.status_code, page["Retry-After"]) == (503, "5")
+    assert b"database" in page.content
+
+
+@pytest.mark.django_db
+def test_an_unexpected_error_on_a_page_is_a_page(client, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(views, "paginate", fail)
+    client.raise_request_exception = False
+    response = client.get("/items/")
+    assert response.status_code == 500
+    assert b"<h1" in response.content
+    assert b"secret" not in response.content
+    assert response["X-Request-ID"] in response.content.decode()
+
+
+def test_a_form_over_the_limit_is_413(client, settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    response = client.post("/account/sign-in/", {"username": "x" * 100})
+    assert response.status_code == 413
+
+
+def test_an_error_page_needs_no_database(rf, django_assert_num_queries):
+    response = errors.respond(rf.get("/items/"), errors.Unavailable())
+    assert response.status_code == 503
+    assert b"<html" in response.content

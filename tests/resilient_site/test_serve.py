@@ -1,0 +1,185 @@
+"""The site as it is run: the first start, the next ones, and what stands in the way."""
+
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT, Site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    """A site on the embedded default, started for the first time."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    try:
+        yield site.start()
+    finally:
+        site.stop()
+
+
+@pytest.fixture(scope="module")
+def token(site) -> dict[str, str]:
+    made = site.manage("create_token", "admin", "--ttl", "1d")
+    assert re.fullmatch(r"\w{64}\n", made.stdout), made
+    return {"Authorization": f"Token {made.stdout.strip()}"}
+
+
+def test_the_first_start_loads_the_sample_and_makes_an_administrator(site):
+    output = site.output()
+    assert len(re.findall(r"Password: \S{16}", output)) == 1
+    assert re.search(r"13,\d{3} items created", output)
+    answer = site.get("/api/v1/items/country.DE")
+    assert answer.json()["name"] == "Germany"
+    assert answer.json()["tags"] == ["country", "iso-3166-1"]
+
+
+def test_a_simple_client_works_unchanged(site, token):
+    """Without a slash at the end, and following no redirect."""
+    item = {"id": 1, "name": "Foo", "description": "A thing"}
+    created = site.request("POST", "/api/v1/items/", item, token)
+    assert created.status == 201
+    read = site.get("/api/v1/items/1")
+    assert (read.status, item.items() <= read.json().items()) == (200, True)
+
+    again = site.request("POST", "/api/v1/items/", item, token)
+    assert (again.status, again.json()["detail"]) == (400, "Item already exists")
+    unknown = site.get("/api/v1/items/2")
+    assert (unknown.status, unknown.json()["detail"]) == (404, "Item not found")
+
+
+def test_writing_takes_a_token(site):
+    answer = site.request("POST", "/api/v1/items/", {"name": "x"})
+    assert answer.status == 401
+    for wrong in ("Token x", "Token", "Token \xff", "token a b"):
+        answer = site.get("/api/v1/items", Authorization=wrong)
+        assert (answer.status, answer.json()["code"]) == (401, "authentication_failed")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /api/v1/items?search=%ff%fe HTTP/1.1\r\nHost: localhost\r\n", 200),
+        (b"GET /api/v1/items/%ff%00 HTTP/1.1\r\nHost: localhost\r\n", 404),
+        (b"GET /api/v1/items HTTP/1.1\r\nHost: evil.example\r\n", 400),
+        (b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\n"
+         b"Transfer-Encoding: chunked\r\n", 411),
+        (b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\n"
+         b"Content-Length: 99999999999\r\n", 413),
+    ],
+    ids=["query", "path", "host", "chunked", "length"],
+)  # fmt: skip
+def test_odd_requests_get_a_clear_answer(site, head, status):
+    received = site.raw(head + b"Connection: close\r\n\r\n0\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 %d " % status), received[:400]
+    if status >= 400:
+        assert b"application/problem+json" in received
+
+
+def test_an_export_is_streamed_and_comes_in_again_without_a_change(site, tmp_path):
+    answer = site.get("/api/v1/items/export?tag=currency")
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    file = tmp_path / "currencies.csv"
+    file.write_bytes(answer.body)
+    result = site.manage("import_items", str(file))
+    assert re.match(r"0 items created, 0 updated, 1\d\d unchanged; 0 ", result.stdout)
+
+
+def test_static_files_and_the_docs_are_served_by_the_site_itself(site):
+    docs = site.get("/api/v1/docs/")
+    assert docs.status == 200
+    links = re.findall(r'(?:src|href)="([^"]+)"', docs.body.decode())
+    assert links
+    for link in links:
+        assert link.startswith("/"), link
+        assert site.get(link).status == 200, link
+    assert site.get("/api/v1/schema/").status == 200
+
+
+def test_a_taken_port_is_one_clear_line(site, tmp_path):
+    other = Site(tmp_path, PORT=str(site.port))
+    result = other.manage("serve")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert f"Port {site.port} is taken" in line
+    assert not (tmp_path / "site.sqlite3").exists()
+
+
+def test_the_next_start_reuses_what_is_there_and_ctrl_c_stops_it(tmp_path):
+    first = Site(tmp_path).start()
+    first.stop()
+    second = Site(tmp_path)
+    second.start()
+    assert second.output().count("Password:") == 1
+    assert second.output().count("items created") == 1
+    second.process.send_signal(signal.SIGINT)
+    assert second.process.wait(20) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", second.port), 1)
+
+
+def test_a_killed_import_goes_on_with_resume(tmp_path):
+    """Killed in the middle, without a warning, and nothing is done twice or lost."""
+    site = Site(tmp_path)
+    assert site.manage("migrate", "-v0").returncode == 0
+    rows = 60_000
+    file = tmp_path / "parts.csv"
+    with open(file, "w") as out:
+        out.write("name,tags\n")
+        out.writelines(f"Part {n},part\n" for n in range(rows))
+
+    command = [sys.executable, "manage.py", "import_items", str(file)]
+    process = subprocess.Popen(command, cwd=ROOT, env=site.env)
+    database = tmp_path / "site.sqlite3"
+    while count(database) < 10_000:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = count(database)
+    assert 10_000 <= done < rows
+
+    result = site.manage("import_items", str(file), "--resume")
+
+    assert f"{rows:,} items created, 0 updated" in result.stdout, result
+    assert "Going on behind line" in result.stderr
+    assert count(database) == rows
+
+
+def count(database: Path) -> int:
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM items_item").fetchone()[0]
+
+
+def test_a_database_that_dies_is_503_at_once_and_recovers_by_itself(
+    tmp_path, postgres_own
+):
+    site = Site(
+        tmp_path,
+        DATABASE_URL=postgres_own.url(),
+        SECRET_KEY="s" * 50,
+        HTTPS="0",
+        ALLOWED_HOSTS="127.0.0.1",
+    )
+    assert site.manage("migrate", "-v0").returncode == 0
+    site.start()
+    try:
+        assert site.get("/api/v1/items").status == 200
+        postgres_own.kill()
+        for _ in range(2):
+            answer = site.get("/api/v1/items")
+            assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+            assert int(answer.headers["Retry-After"]) > 0
+            page = site.get("/items/")
+            assert (page.status, b"<h1" in page.body) == (503, True)
+        postgres_own.start()
+        assert site.get("/api/v1/items").status == 200
+    finally:
+        site.stop()
