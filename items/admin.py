@@ -9,6 +9,7 @@ from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.functional import cached_property
@@ -93,7 +94,7 @@ class ItemAdmin(LargeTableAdmin):
     ) -> tuple[Any, bool]:
         return queryset.search(search_term), False
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = ["name", "description", "tags", "version"]
         return fields if obj else ["id", *fields]
 
@@ -136,15 +137,15 @@ class ItemAdmin(LargeTableAdmin):
         return redirect(f"{changes}?{urlencode({'q': object_id})}")
 
     @admin.action(description="Export selected items as CSV")
-    def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+    def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
         return _download("csv", queryset)
 
     @admin.action(description="Export selected items as NDJSON")
-    def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+    def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
         return _download("ndjson", queryset)
 
 
-def _download(name: str, items: Any) -> Any:
+def _download(name: str, items: Any) -> HttpResponseBase:
     content_type, export = FORMATS[name]
     return StreamingHttpResponse(
         export(items),

@@ -14,11 +14,10 @@ from items.serializers import (
 )
 
 
-def _header(name: str, description: str, **options: object) -> OpenApiParameter:
+def _header(name: str, description: str) -> OpenApiParameter:
     return OpenApiParameter(
-        name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description,
-        **options,
-    )  # fmt: skip
+        name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description
+    )
 
 
 ID = OpenApiParameter("id", ID_SCHEMA, OpenApiParameter.PATH)

@@ -1,11 +1,13 @@
 """Addresses under /api/v1/; a slash at the end is optional in all of them."""
 
+from typing import Any
+
 from django.urls import re_path
 
 from items.api import ChangeViewSet, ItemViewSet
 
-COLLECTION = {"get": "list", "post": "create"}
-ONE = {
+COLLECTION: dict[str, Any] = {"get": "list", "post": "create"}
+ONE: dict[str, Any] = {
     "get": "retrieve",
     "put": "update",
     "patch": "partial_update",

@@ -7,7 +7,7 @@ Data comes in as `rules.clean` returns it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import IntegrityError, transaction
@@ -106,7 +106,7 @@ def update_item(
     """
     item = _lock(item_id, versions)
     before = item.state()
-    after = {field: changes.get(field, before[field]) for field in before}
+    after = before | {f: v for f, v in changes.items() if f in before}
     if after == before:
         return item
     item.name, item.description = after["name"], after["description"]
@@ -161,7 +161,8 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
         return None
     if exists:
         return update_item(change.item_id, change.before, actor=actor)
-    return create_item(ItemData(id=change.item_id, **change.before), actor=actor)
+    state = cast(ItemData, {"id": change.item_id} | change.before)
+    return create_item(state, actor=actor)
 
 
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:

@@ -244,7 +244,7 @@ class RejectFile:
         writer.writerows(rejects)
         if self.file is None:
             self.path.touch()
-            self.file = open(self.path, "r+b")
+            self.file = open(self.path, "r+b")  # noqa: SIM115 - closed in __exit__
             self.file.seek(self.size)
         self.file.write(text.getvalue().encode("utf-8", "backslashreplace"))
         self.file.flush()

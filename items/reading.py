@@ -45,7 +45,7 @@ class Line:
 def read_lines(
     stream: io.BufferedReader, *, offset: int = 0, line: int = 0
 ) -> Iterator[Line]:
-    """Yield the rows behind `offset` (bytes, uncompressed) and `line`, as a run left it.
+    """Yield the rows behind `offset` (in uncompressed bytes) and `line`.
 
     Raises Unreadable if the file is not one of items, or is damaged.
     """
@@ -62,7 +62,7 @@ def read_lines(
 
 def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
     if stream.peek(2)[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream))  # type: ignore
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream))
     return stream
 
 

@@ -8,7 +8,7 @@ nothing, so that an export can be imported again.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 ID_MAX = 100
 NAME_MAX = 200
@@ -149,7 +149,7 @@ def clean(raw: Mapping[str, Any], *, partial: bool = False) -> ItemData:
         errors["name"] = ["This field is required."]
     if errors:
         raise Unclean(errors)
-    return ItemData(**cleaned)
+    return cast(ItemData, cleaned)
 
 
 def public_id(item_id: str) -> int | str:

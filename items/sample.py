@@ -60,11 +60,12 @@ def _countries() -> Facts:
 def _subdivisions() -> Facts:
     for part in pycountry.subdivisions:
         country = pycountry.countries.get(alpha_2=part.country_code)
+        whole = country.name if country else part.country_code
         parent = f", part of {part.parent_code}" if part.parent_code else ""
         yield (
             f"subdivision.{part.code}",
             part.name,
-            f"{part.type} of {country.name}{parent}. Subdivision code {part.code} "
+            f"{part.type} of {whole}{parent}. Subdivision code {part.code} "
             f"(ISO 3166-2).",
             "iso-3166-2",
             "subdivision",

@@ -209,7 +209,7 @@ def _write_log(cursor: CursorWrapper, sql: Dialect, now: Any, actor: Actor) -> N
                %s, %s, %s, %s
         FROM items_plan p
         """,
-        [now, actor.user and actor.user.pk, actor.name, current_request_id()],
+        [now, actor.user.pk if actor.user else None, actor.name, current_request_id()],
     )
 
 

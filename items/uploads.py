@@ -22,7 +22,7 @@ KEPT_FOR = timedelta(days=1)
 SLICE_SECONDS = 2.0
 
 
-def receive(upload: UploadedFile, *, actor: Actor) -> ImportRun:
+def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
     """Keep the file, and note what importing it would do.
 
     Raises Unreadable, keeping nothing, if it is not a file of items.
@@ -72,14 +72,12 @@ def rejects_path(run: ImportRun) -> Path:
 
 @contextmanager
 def _opened(run: ImportRun) -> Iterator[BufferedReader]:
-    try:
-        file = open(run.path, "rb")
-    except FileNotFoundError as error:
+    if not Path(run.path).exists():
         raise Unreadable(
             "The uploaded file is no longer on this server. Please upload it again; "
             "what was imported already will be found unchanged."
-        ) from error
-    with file:
+        )
+    with open(run.path, "rb") as file:
         yield file
 
 

@@ -1,11 +1,12 @@
 """The pages of the catalogue: thin callers of the same functions as REST."""
 
-from typing import Any
+from collections.abc import Callable
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import (
@@ -13,11 +14,13 @@ from django.views.decorators.http import (
     require_POST,
     require_safe,
 )
+from django_htmx.middleware import HtmxDetails
 
 from items import catalogue, rules, uploads
 from items.catalogue import Actor, ItemExists
 from items.forms import ItemForm, UploadForm
 from items.models import ImportRun, Item, ItemChange
+from items.reading import Unreadable
 from items.selection import Selection
 from items.tags import popular_tags
 from resilient_site.errors import NotFound, StaleVersion
@@ -29,10 +32,16 @@ HISTORY_ROWS = 20
 form_methods = require_http_methods(["GET", "HEAD", "POST"])
 
 
-def may(permission: str) -> Any:
+class Request(HttpRequest):
+    """A request as the middleware of django-htmx leaves it."""
+
+    htmx: HtmxDetails
+
+
+def may[V: Callable[..., HttpResponseBase]](permission: str) -> Callable[[V], V]:
     """Let editors in; others are asked to sign in, or refused if they have."""
 
-    def decorate(view: Any) -> Any:
+    def decorate(view: V) -> V:
         allowed = permission_required(f"items.{permission}", raise_exception=True)
         return login_required(allowed(view))
 
@@ -40,7 +49,7 @@ def may(permission: str) -> Any:
 
 
 @require_safe
-def item_list(request: HttpRequest) -> HttpResponse:
+def item_list(request: Request) -> HttpResponse:
     selection = Selection.parse(request.GET)
     page = paginate(
         selection.items(),
@@ -114,8 +123,9 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
         except StaleVersion:
             # Show what is there now, and let the next save be made knowing it.
             item = theirs = catalogue.get_item(id)
-            form.data = form.data.copy()
-            form.data["version"] = str(item.version)
+            data = request.POST.copy()
+            data["version"] = str(item.version)
+            form.data = data
         else:
             messages.success(request, f"“{item.name}” was saved.")
             return redirect(item)
@@ -172,7 +182,7 @@ def import_new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             run = uploads.receive(form.cleaned_data["file"], actor=Actor.of(request))
-        except uploads.Unreadable as error:
+        except Unreadable as error:
             form.add_error("file", error.detail)
         else:
             return redirect("items:import-run", pk=run.pk)
@@ -183,7 +193,7 @@ def import_new(request: HttpRequest) -> HttpResponse:
 
 @may("add_item")
 @form_methods
-def import_run(request: HttpRequest, pk: str) -> HttpResponse:
+def import_run(request: Request, pk: str) -> HttpResponse:
     run = _own_run(request, pk)
     if request.method == "POST":
         if run.state != ImportRun.State.DONE:

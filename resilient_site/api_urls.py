@@ -9,7 +9,9 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 app_name = "api"
 
 # Swagger UI sets styles in its elements.
-docs_policy = settings.SECURE_CSP | {"style-src": [CSP.SELF, CSP.UNSAFE_INLINE]}
+docs_policy: dict[str, list[str]] = settings.SECURE_CSP | {
+    "style-src": [CSP.SELF, CSP.UNSAFE_INLINE]
+}
 docs = SpectacularSwaggerSplitView.as_view(url_name="api:schema")
 
 urlpatterns = [

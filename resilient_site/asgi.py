@@ -8,4 +8,7 @@ from django.conf import settings
 
 from resilient_site.wsgi import application as django
 
-application = WSGIMiddleware(django, workers=settings.WEB_THREADS)
+application = WSGIMiddleware(
+    django,  # type: ignore[arg-type]  # its responses are iterables of bytes
+    workers=settings.WEB_THREADS,
+)

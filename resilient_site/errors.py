@@ -5,6 +5,7 @@ browsers get an error page. Exceptions of Django, of REST framework and of the
 database are mapped here too, so that nothing else decides what a client sees.
 """
 
+import logging
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -19,6 +20,8 @@ from django.template.loader import render_to_string
 from rest_framework import exceptions as drf_errors
 
 from resilient_site.requestid import current_request_id
+
+logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -145,6 +148,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
         case drf_errors.APIException():
             return _from_rest_framework(exc)
         case OperationalError() | InterfaceError():
+            logger.error("The database failed: %s", exc)
             return Unavailable()
         case Http404():
             return NotFound()

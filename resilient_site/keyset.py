@@ -46,7 +46,7 @@ class Cursor:
             named, backwards, *raw = orjson.loads(base64.urlsafe_b64decode(padded))
             fields = [model._meta.get_field(name) for name in columns(model, ordering)]
             values = tuple(
-                _checked(field.to_python(value))
+                _checked(field.to_python(value))  # type: ignore[union-attr]
                 for field, value in zip(fields, raw, strict=True)
             )
         except (TypeError, ValidationError) as error:
@@ -68,7 +68,7 @@ def _checked(value: Any) -> Any:
 
 def columns(model: type[Model], ordering: str) -> list[str]:
     """Return the columns of `ordering` ("name", "-name"), the primary key last."""
-    key = model._meta.pk.name  # type: ignore[union-attr]
+    key = model._meta.pk.name
     field = ordering.removeprefix("-")
     return [field] if field in (key, "pk") else [field, key]
 

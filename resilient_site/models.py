@@ -6,7 +6,7 @@ from django.db import models
 from knox.models import AbstractAuthToken
 
 
-class ApiToken(AbstractAuthToken):
+class ApiToken(AbstractAuthToken):  # type: ignore[misc]
     """A key to the REST API: only its hash is kept, so it is shown just once."""
 
     name = models.CharField(max_length=100, blank=True)

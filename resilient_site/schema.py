@@ -1,6 +1,6 @@
 """What the OpenAPI schema says of every operation: errors, tokens, names."""
 
-from typing import Any
+from typing import Any, Literal
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
@@ -26,10 +26,10 @@ class ProblemSerializer(serializers.Serializer[Any]):
     instance = serializers.CharField()
     code = serializers.CharField()
     request_id = serializers.CharField()
-    errors = serializers.DictField(required=False)
+    errors = serializers.DictField(required=False)  # type: ignore[assignment]
 
 
-class ProblemSchema(AutoSchema):  # type: ignore[misc]
+class ProblemSchema(AutoSchema):
     """Names the problem responses that every operation can give."""
 
     def get_auth(self) -> list[dict[str, list[str]]]:
@@ -37,12 +37,14 @@ class ProblemSchema(AutoSchema):  # type: ignore[misc]
         # Reading is open to all.
         return [*schemes, {}] if self.method == "GET" else schemes
 
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+    def _get_response_bodies(
+        self, direction: Literal["request", "response"] = "response"
+    ) -> dict[str, Any]:
         responses: dict[str, Any] = super()._get_response_bodies(direction)
         for status in self._problem_statuses():
             responses.setdefault(
                 str(status),
-                self._get_response_for_code(
+                self._get_response_for_code(  # type: ignore[no-untyped-call]
                     ProblemSerializer, str(status), [PROBLEM_TYPE], direction
                 ),
             )
@@ -62,7 +64,7 @@ class ProblemSchema(AutoSchema):  # type: ignore[misc]
         return statuses
 
 
-class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "resilient_site.rest.TokenAuthentication"
     name = "token"
 

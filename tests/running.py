@@ -98,13 +98,14 @@ class Site:
         headers: Mapping[str, str] | None = None,
         timeout: float = 20,
     ) -> Answer:
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", self.port, timeout=timeout
-        )
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
             connection.request(
-                method, path, raw, {"Content-Type": "application/json"} | (headers or {})
+                method,
+                path,
+                raw,
+                {"Content-Type": "application/json"} | (headers or {}),
             )
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
@@ -113,7 +114,6 @@ class Site:
 
     def raw(self, data: bytes) -> bytes:
         """Send bytes as they are, and return all that comes back."""
-
 
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as peer:
             peer.sendall(data)

@@ -411,9 +411,7 @@ def test_a_request_id_is_taken_over_or_made(anonymous_api):
 # --- query counts
 
 
-def test_reads_take_a_fixed_number_of_queries(
-    anonymous_api, django_assert_num_queries
-):
+def test_reads_take_a_fixed_number_of_queries(anonymous_api, django_assert_num_queries):
     make_items(60, tags=["t", "u"])
     with django_assert_num_queries(2):
         anonymous_api.get(f"{ITEMS}/item-00001")

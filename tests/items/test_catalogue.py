@@ -132,9 +132,9 @@ def test_undoing_a_creation_deletes_once():
 def test_bulk_creation_is_all_or_none_with_errors_by_index():
     make_item(id="a")
 
+    rows = [{"id": pk, "name": pk} for pk in ("b", "a", "b")]
     with pytest.raises(Invalid) as caught:
-        rows = [{"id": "b", "name": "B"}, {"id": "a", "name": "A"}]
-        catalogue.create_items([*rows, {"id": "b", "name": "B"}], actor=TESTER)
+        catalogue.create_items(rows, actor=TESTER)
 
     taken = {"id": ["Item already exists"]}
     assert caught.value.errors == {"1": taken, "2": taken}

@@ -309,9 +309,7 @@ tag_lists = st.lists(st.sampled_from(["a", "b-c", "d.e", "x1", "z+"]), max_size=
 
 
 class ExportAndImport(TestCase):
-    @settings(
-        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(st.tuples(ids, texts, texts, tag_lists), max_size=8),
         st.sampled_from(sorted(exporting.FORMATS)),

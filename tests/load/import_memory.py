@@ -14,14 +14,16 @@ import uuid
 
 def peak_mb(rows: int) -> float:
     command = [sys.executable, "manage.py", "import_items", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     batch = uuid.uuid4().hex[:8]
     assert process.stdin
     with process.stdin as file:
         file.write(b"id,name,description,tags\n")
         for n in range(rows):
-            line = f"{batch}-{n},Part {n},A part with the number {n} in hall {n % 41},a b\n"
-            file.write(line.encode())
+            text = f"A part with the number {n} in hall {n % 41}"
+            file.write(f"{batch}-{n},Part {n},{text},a b\n".encode())
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, status
     return usage.ru_maxrss / 1024

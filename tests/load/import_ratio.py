@@ -70,13 +70,16 @@ def bare_copy(rows: list[tuple[str, str, str, str]]) -> float:
     size = importing.BATCH_ROWS
     begin = time.perf_counter()
     for start in range(0, len(ready), size):
-        with transaction.atomic(), connection.cursor() as cursor:
-            with cursor.copy(
+        with (
+            transaction.atomic(),
+            connection.cursor() as cursor,
+            cursor.copy(
                 "COPY items_item (id, name, description, version, created_at, "
                 "updated_at, search_text) FROM STDIN"
-            ) as copy:
-                for row in ready[start : start + size]:
-                    copy.write_row(row)
+            ) as copy,
+        ):
+            for row in ready[start : start + size]:
+                copy.write_row(row)
     return time.perf_counter() - begin
 
 

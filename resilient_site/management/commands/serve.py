@@ -38,7 +38,7 @@ class Command(BaseCommand):
         config = Path(settings.BASE_DIR, "deploy", "gunicorn.conf.py")
         bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         # Gunicorn takes this process over, and with it every signal.
-        os.execv(
+        os.execv(  # noqa: S606 - our own interpreter, no shell wanted
             sys.executable,
             [sys.executable, "-m", "gunicorn", "-c", str(config), "-b", bind],
         )
