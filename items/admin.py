@@ -40,6 +40,7 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 class LargeTableAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     paginator = CappedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
 
 

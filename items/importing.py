@@ -36,6 +36,7 @@ class Batch:
     rows: dict[str, Row] = field(default_factory=dict)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
     lines: int = 0
+    made_ids: set[str] = field(default_factory=set)
     superseded: int = 0
     line: int = 0
     offset: int = 0
@@ -51,9 +52,12 @@ class Batch:
         except rules.Unclean as error:
             self.rejects.append((line.number, str(error), line.text))
             return
+        if "id" not in data:
+            data["id"] = new_id()
+            self.made_ids.add(data["id"])
         tags = data.get("tags")
         row = Row(
-            data["id"] if "id" in data else new_id(),
+            data["id"],
             data["name"],
             data.get("description"),
             None if tags is None else " ".join(tags),
@@ -88,7 +92,7 @@ class Preview:
     rejected: int = 0
     bytes_read: int = 0
     complete: bool = True
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)  # an empty id: one will be made
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
 
 
@@ -107,7 +111,9 @@ def preview(
         result.updated += counts.updated
         result.unchanged += counts.unchanged + batch.superseded
         result.rejected += len(batch.rejects)
-        result.rows += list(batch.rows.values())[: show - len(result.rows)]
+        for row in list(batch.rows.values())[: show - len(result.rows)]:
+            # An id that would be made now is not the one that will be.
+            result.rows.append(row._replace(id="") if row.id in batch.made_ids else row)
         result.rejects += batch.rejects[: show * 5 - len(result.rejects)]
         result.bytes_read = batch.offset
         if time.monotonic() > deadline:

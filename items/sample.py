@@ -51,7 +51,7 @@ def _countries() -> Facts:
             f"country.{country.alpha_2}",
             getattr(country, "common_name", country.name),
             f"{official}. Country code {country.alpha_2}, {country.alpha_3}, "
-            f"{country.numeric} (ISO 3166-1). {country.flag}",
+            f"{country.numeric} (ISO 3166-1).",
             "iso-3166-1",
             "country",
         )

@@ -38,11 +38,12 @@ class Request(HttpRequest):
     htmx: HtmxDetails
 
 
-def may[V: Callable[..., HttpResponseBase]](permission: str) -> Callable[[V], V]:
+def may[V: Callable[..., HttpResponseBase]](*permissions: str) -> Callable[[V], V]:
     """Let editors in; others are asked to sign in, or refused if they have."""
 
     def decorate(view: V) -> V:
-        allowed = permission_required(f"items.{permission}", raise_exception=True)
+        needed = [f"items.{permission}" for permission in permissions]
+        allowed = permission_required(needed, raise_exception=True)
         return login_required(allowed(view))
 
     return decorate
@@ -152,7 +153,8 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     return redirect("items:detail", id=id)
 
 
-@may("change_item")
+# To undo may be to create, to change or to delete.
+@may("add_item", "change_item", "delete_item")
 @require_POST
 def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     change = get_object_or_404(ItemChange, pk=change_id, item_id=id)

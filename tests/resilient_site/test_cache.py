@@ -6,6 +6,7 @@ from django.test import override_settings
 
 from items.models import Tag
 from items.tags import popular_tags
+from resilient_site.settings import redis_cache
 from tests.factories import make_item
 
 pytestmark = pytest.mark.django_db
@@ -13,20 +14,7 @@ pytestmark = pytest.mark.django_db
 
 def cached_in(server):
     """Settings as they are with REDIS_URL, which is read when the site starts."""
-    return override_settings(
-        CACHES={
-            "default": {
-                "BACKEND": "django_redis.cache.RedisCache",
-                "LOCATION": server.url(),
-                "OPTIONS": {
-                    "SOCKET_CONNECT_TIMEOUT": 0.1,
-                    "SOCKET_TIMEOUT": 0.15,
-                    "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
-                    "IGNORE_EXCEPTIONS": True,
-                },
-            }
-        }
-    )
+    return override_settings(CACHES={"default": redis_cache(server.url())})
 
 
 def test_tag_counts_are_kept_in_redis(redis_server, django_assert_num_queries):

@@ -67,7 +67,7 @@ def test_every_setting_is_documented():
     example = (ROOT / ".env.example").read_text()
     table = (ROOT / "README.md").read_text()
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == read
-    assert set(re.findall(r"^\| `([A-Z_]+)`", table, re.M)) == read
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.M)) == read
 
 
 def test_every_test_is_collected():
