@@ -25,7 +25,13 @@ from items.staging import Row  # noqa: E402
 from resilient_site.keyset import paginate  # noqa: E402
 
 ITEMS = 1_000_000
-WORDS = ["amber", "anchor", "basalt", "beacon", "binder", "bracket", "cable", "carbon", "ceramic", "clamp", "copper", "dock", "engine", "filter", "flange", "gasket", "girder", "granite", "hinge", "insulator", "joint", "keel", "kiln", "lantern", "lever", "magnet", "marble", "motor", "needle", "nozzle", "oxide", "panel", "pigment", "piston", "pulley", "quartz", "radial", "rivet", "rotor", "sensor", "shaft", "sleeve", "socket", "spindle", "tension", "thermal", "timber", "turbine", "valve", "vessel", "washer", "zinc"]
+WORDS = """
+    amber anchor basalt beacon binder bracket cable carbon ceramic clamp copper dock
+    engine filter flange gasket girder granite hinge insulator joint keel kiln
+    lantern lever magnet marble motor needle nozzle oxide panel pigment piston
+    pulley quartz radial rivet rotor sensor shaft sleeve socket spindle tension
+    thermal timber turbine valve vessel washer zinc
+""".split()  # noqa: SIM905 - easier to read
 SEARCHES = (
     "zinc", "turbine valve", "urbin", "serial 777777", "q9x", "carbon fibre marble",
     "nothinglikethis", "se", "zz", "7777",
