@@ -139,7 +139,8 @@ def delete_item(
 def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
     """Delete those of the items that are there, all in one transaction."""
     ids = sorted(item_ids)
-    items = list(Item.objects.for_reading().select_for_update().filter(pk__in=ids))
+    rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
+    items = list(rows.select_for_update())
     gone = [
         (item.pk, item.version + 1, Action.DELETED, item.state(), None)
         for item in items
@@ -190,7 +191,8 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
         )
     try:
         with transaction.atomic():
-            Item.objects.bulk_create(items)
+            # By id, so that two that create the same ones wait, and do not deadlock.
+            Item.objects.bulk_create(sorted(items, key=lambda item: item.pk))
     except IntegrityError as error:
         raise ItemExists from error
     _set_tags({pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)})

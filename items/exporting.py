@@ -15,6 +15,7 @@ from items import rules
 from items.models import Item
 
 CHUNK_ROWS = 1_000
+LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 COLUMNS = (
     "id", "name", "description", "tags", "version", "created_at", "updated_at",
 )  # fmt: skip
@@ -54,8 +55,7 @@ def as_csv(rows: QuerySet[Item]) -> Iterator[bytes]:
 def as_ndjson(rows: QuerySet[Item]) -> Iterator[bytes]:
     for chunk in _chunks(rows):
         yield b"".join(
-            orjson.dumps(as_json(item), option=orjson.OPT_APPEND_NEWLINE)
-            for item in chunk
+            orjson.dumps(as_json(item), option=LINE_OPTIONS) for item in chunk
         )
 
 

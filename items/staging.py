@@ -158,7 +158,7 @@ def _write_items(cursor: CursorWrapper, now: Any) -> None:
         INSERT INTO items_item (id, name, description, version,
                                 created_at, updated_at, search_text)
         SELECT id, name, description, version, %s, %s, search_text
-        FROM items_plan WHERE NOT known
+        FROM items_plan WHERE NOT known ORDER BY id
         """,
         [now, now],
     )

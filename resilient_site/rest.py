@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 from django.utils import timezone
+from django.utils.cache import patch_vary_headers
 from knox.crypto import hash_token
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, ParseError
@@ -33,7 +34,7 @@ class JSONRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Any = None,
     ) -> bytes:
-        return b"" if data is None else orjson.dumps(data)
+        return b"" if data is None else orjson.dumps(data, option=orjson.OPT_UTC_Z)
 
 
 class JSONParser(BaseParser):
@@ -105,4 +106,6 @@ def list_response(
     if header:
         response["Link"] = ", ".join(header)
     response["Cache-Control"] = "no-cache"
+    # Who made a change is told to those who are signed in.
+    patch_vary_headers(response, ["Authorization", "Cookie"])
     return response

@@ -7,12 +7,15 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 from tqdm import tqdm
 
 from items import importing
 from items.catalogue import Actor
 from items.models import ImportRun
 from resilient_site.errors import SiteError
+
+GOES_ON = "Whole batches are in; --resume goes on from there."
 
 
 class Command(BaseCommand):
@@ -42,6 +45,8 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
         except OSError as error:
             raise CommandError(str(error)) from error
+        except DatabaseError as error:
+            raise CommandError(f"The database failed: {error} {GOES_ON}") from error
         self.stdout.write(
             f"{run.created:,} items created, {run.updated:,} updated, "
             f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
@@ -78,10 +83,7 @@ class Command(BaseCommand):
                     run, file, actor=actor, rejects=rejects, on_batch=show
                 )
             except KeyboardInterrupt:
-                raise CommandError(
-                    "Stopped. Whole batches are in; --resume goes on from there.",
-                    returncode=130,
-                ) from None
+                raise CommandError(f"Stopped. {GOES_ON}", returncode=130) from None
 
 
 def _actor(username: str | None) -> Actor:
