@@ -5,6 +5,7 @@ browsers get an error page. Exceptions of Django, of REST framework and of the
 database are mapped here too, so that nothing else decides what a client sees.
 """
 
+import errno
 import logging
 import sys
 from collections.abc import Mapping
@@ -150,6 +151,9 @@ def as_site_error(exc: BaseException | None) -> SiteError:
         case OperationalError() | InterfaceError():
             logger.error("The database failed: %s", exc)
             return Unavailable()
+        case OSError() if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            logger.error("The disk is full: %s", exc)
+            return Unavailable("There is no room left for this. Nothing was changed.")
         case Http404():
             return NotFound()
         case django_errors.PermissionDenied():
@@ -166,6 +170,11 @@ def as_site_error(exc: BaseException | None) -> SiteError:
             return Invalid()
         case _:
             return SiteError()
+
+
+def is_unexpected(error: SiteError) -> bool:
+    """Tell whether this is a fault of ours, to be logged and reported as one."""
+    return type(error) is SiteError and error.status == 500
 
 
 def _from_rest_framework(exc: drf_errors.APIException) -> SiteError:
@@ -239,7 +248,7 @@ def rest_exception_handler(
 ) -> HttpResponse | None:
     """Answer an exception of a REST view; what is not ours to know stays a 500."""
     error = as_site_error(exc)
-    if type(error) is SiteError and error.status == 500:
+    if is_unexpected(error):
         return None
     return respond(context["request"], error)
 

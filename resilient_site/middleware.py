@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 
 from resilient_site import requestid
 from resilient_site.errors import (
     LengthRequired,
-    SiteError,
     TooLarge,
     as_site_error,
+    is_unexpected,
     respond,
 )
 
@@ -65,6 +65,7 @@ class ErrorMiddleware:
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponse | None:
-        if isinstance(exception, SiteError | OperationalError | InterfaceError):
-            return respond(request, as_site_error(exception))
-        return None
+        if isinstance(exception, SuspiciousOperation):
+            return None  # Django's own answer logs it as a matter of security
+        error = as_site_error(exception)
+        return None if is_unexpected(error) else respond(request, error)

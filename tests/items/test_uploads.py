@@ -1,5 +1,6 @@
 """An import through the page: upload, preview, apply, and what can go wrong."""
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def test_the_file_may_be_gone_when_it_is_applied(editor_client):
     response = editor_client.post(location)
     assert response.status_code == 400
     assert "upload it again" in response.content.decode()
+
+
+def test_a_full_disk_is_503_and_nothing_is_kept(editor_client, own_folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(importing, "preview", fail)
+    response = upload(editor_client, b"name\na\n")
+    assert response.status_code == 503
+    assert b"no room" in response.content
+    assert not list((own_folder / "imports").iterdir())
 
 
 def test_an_import_is_its_owners_alone(client, editor_client, admin):

@@ -1,5 +1,6 @@
 """Every error is an answer: problem+json for REST, a page for a browser."""
 
+import errno
 import json
 
 import pytest
@@ -33,6 +34,8 @@ def test_every_error_has_a_status_a_code_and_a_sentence(kind):
     [
         (OperationalError("gone"), 503, "unavailable"),
         (InterfaceError("closed"), 503, "unavailable"),
+        (OSError(errno.ENOSPC, "No space left on device"), 503, "unavailable"),
+        (OSError(errno.EIO, "secret"), 500, "server_error"),
         (Http404(), 404, "not_found"),
         (PermissionDenied(), 403, "permission_denied"),
         (RequestDataTooBig(), 413, "too_large"),
@@ -41,7 +44,7 @@ def test_every_error_has_a_status_a_code_and_a_sentence(kind):
         (drf_errors.Throttled(3), 429, "throttled"),
         (ValueError("secret"), 500, "server_error"),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=repr,
 )
 def test_exceptions_of_others_are_mapped(exception, status, code):
     error = as_site_error(exception)

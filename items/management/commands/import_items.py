@@ -40,6 +40,8 @@ class Command(BaseCommand):
             with _opened(options["file"]) as (file, path):
                 run = self._begin(path, actor, resume=options["resume"])
                 rejects = options["reject"] or _rejects_path(path)
+                if path and rejects.resolve() == path.resolve():
+                    raise CommandError("--reject names the file to be imported.")
                 run = self._import(run, file, actor, rejects)
         except SiteError as error:
             raise CommandError(error.detail) from error
