@@ -41,9 +41,7 @@ class ItemViewSet(GenericViewSet[Item]):
     @schema.listing
     def list(self, request: Request) -> Response:
         selection = Selection.parse(request.query_params)
-        page = paginate(
-            selection.items(),
-            ordering=selection.ordering,
+        page = selection.page(
             cursor=request.query_params.get("cursor"),
             size=page_size(request.query_params),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import orjson
 from django.db import connections
 from django.db.models import TextField
 from django.db.models.expressions import RawSQL
@@ -24,6 +25,22 @@ _SQLITE_MATCH = """
     SELECT item_id FROM items_search
     WHERE rowid IN (SELECT rowid FROM items_search_index WHERE text MATCH %s)
 """
+
+RARE_ROWS = 50_000
+
+
+def is_rare(rows: ItemQuerySet) -> bool:
+    """Tell whether the rows are few enough to be found all, and then sorted.
+
+    The other way to a page is to walk an index in the list's order and pick the
+    matches: right for frequent words, and the planner's choice for too many others,
+    as it takes words and order for independent. Words that are all at the far end
+    (“python3” by name) would make it read the whole table.
+    """
+    if rows.query.is_empty() or connections[rows.db].vendor != "postgresql":
+        return False
+    plan = rows.order_by().values("pk").explain(format="json")
+    return int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]) < RARE_ROWS
 
 
 def matching(rows: ItemQuerySet, words: Sequence[str]) -> ItemQuerySet:

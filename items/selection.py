@@ -7,13 +7,16 @@ from django.http import QueryDict
 
 from items import rules
 from items.models import Item, ItemQuerySet
+from items.search import is_rare
 from resilient_site.errors import Invalid
+from resilient_site.keyset import Page, paginate
 
 ORDERINGS = (
     "name", "-name", "id", "-id", "updated_at", "-updated_at", "created_at",
     "-created_at",
 )  # fmt: skip
 SEARCH_MAX = 200
+WORDS_MAX = 16
 PAGE_SIZE = 50
 PAGE_SIZE_MAX = 500
 
@@ -33,6 +36,8 @@ class Selection:
         search = query.get("search", "").strip()
         if len(search) > SEARCH_MAX or "\0" in search:
             errors["search"] = [f"Must be text of at most {SEARCH_MAX} characters."]
+        elif len(rules.search_words(search).split()) > WORDS_MAX:
+            errors["search"] = [f"May have at most {WORDS_MAX} words."]
         try:
             tags = rules.clean_tags([tag for tag in query.getlist("tag") if tag])
         except ValueError as error:
@@ -46,6 +51,17 @@ class Selection:
 
     def items(self) -> ItemQuerySet:
         return Item.objects.search(self.search).tagged(self.tags).for_reading()
+
+    def page(self, *, cursor: str | None, size: int) -> Page[Item]:
+        """Raise Invalid if the cursor belongs to another ordering."""
+        items = self.items()
+        return paginate(
+            items,
+            ordering=self.ordering,
+            cursor=cursor,
+            size=size,
+            sort=bool(self.search or self.tags) and is_rare(items),
+        )
 
 
 def page_size(query: QueryDict, default: int = PAGE_SIZE) -> int:

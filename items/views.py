@@ -52,12 +52,7 @@ def may[V: Callable[..., HttpResponseBase]](*permissions: str) -> Callable[[V], 
 @require_safe
 def item_list(request: Request) -> HttpResponse:
     selection = Selection.parse(request.GET)
-    page = paginate(
-        selection.items(),
-        ordering=selection.ordering,
-        cursor=request.GET.get("cursor"),
-        size=PAGE_ROWS,
-    )
+    page = selection.page(cursor=request.GET.get("cursor"), size=PAGE_ROWS)
     context = {
         "page": page,
         "selection": selection,

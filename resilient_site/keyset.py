@@ -14,6 +14,7 @@ import orjson
 from django.core.exceptions import ValidationError
 from django.db.models import F, Model, QuerySet
 from django.db.models.fields.tuple_lookups import TupleGreaterThan, TupleLessThan
+from django.db.models.functions import Greatest
 
 from resilient_site.errors import Invalid
 
@@ -73,6 +74,11 @@ def columns(model: type[Model], ordering: str) -> list[str]:
     return [field] if field in (key, "pk") else [field, key]
 
 
+def _unindexed(name: str) -> Greatest:
+    """Return the column as an expression that no index is over."""
+    return Greatest(name, name)
+
+
 def paginate[M: Model](
     rows: QuerySet[M],
     *,
@@ -80,11 +86,13 @@ def paginate[M: Model](
     cursor: str | None,
     size: int,
     named: str = "cursor",
+    sort: bool = False,
 ) -> Page[M]:
     """Return the page of `rows` at `cursor`, or the first one.
 
-    Raises Invalid, for the parameter `named`, if the cursor belongs to another list
-    or ordering.
+    With `sort` all rows are found and sorted, where otherwise an index may give the
+    order: for filtered rows that are few. Raises Invalid, for the parameter `named`,
+    if the cursor belongs to another list or ordering.
     """
     names = columns(rows.model, ordering)
     try:
@@ -94,7 +102,8 @@ def paginate[M: Model](
         raise Invalid(errors={named: [message]}) from error
     backwards = at is not None and at.backwards
     descending = ordering.startswith("-") != backwards
-    rows = rows.order_by(*(f"-{name}" if descending else name for name in names))
+    keys = [_unindexed(name) if sort else F(name) for name in names]
+    rows = rows.order_by(*(key.desc() if descending else key.asc() for key in keys))
     if at:
         beyond = TupleLessThan if descending else TupleGreaterThan
         rows = rows.filter(beyond(tuple(F(name) for name in names), at.values))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.db import connection
 from django.utils.http import http_date
 
 from items import catalogue
@@ -276,6 +277,7 @@ def test_a_list_searches_filters_and_orders(anonymous_api):
         ("cursor=x", "cursor"),
         ("search=" + "x" * 201, "search"),
         ("search=%00", "search"),
+        ("search=" + "a+" * 17, "search"),
         ("tag=a%20b", "tag"),
     ],
     ids=lambda value: value[:20],
@@ -415,8 +417,14 @@ def test_reads_take_a_fixed_number_of_queries(anonymous_api, django_assert_num_q
     make_items(60, tags=["t", "u"])
     with django_assert_num_queries(2):
         anonymous_api.get(f"{ITEMS}/item-00001")
-    for query, number in (("", 2), ("page_size=50", 2), ("search=item", 2),
-                          ("tag=t&tag=u", 3)):  # fmt: skip
+    # PostgreSQL's planner is asked how many rows a filter leaves.
+    planned = int(connection.vendor == "postgresql")
+    for query, number in (
+        ("", 2),
+        ("page_size=50", 2),
+        ("search=item", 2 + planned),
+        ("tag=t&tag=u", 3 + planned),
+    ):
         with django_assert_num_queries(number):
             response = anonymous_api.get(f"{ITEMS}?{query}")
         assert len(response.json()["results"]) == 50

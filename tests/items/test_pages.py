@@ -2,6 +2,7 @@
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -252,10 +253,12 @@ def test_pages_take_a_fixed_number_of_queries(
     session_and_user = 2
     permissions = 2
     history_and_item = 3
+    # PostgreSQL's planner is asked how many rows a filter leaves.
+    planned = int(connection.vendor == "postgresql")
     for number, path in (
         (2, "/items/"),
-        (2, "/items/?search=item"),
-        (3, "/items/?tag=t"),
+        (2 + planned, "/items/?search=item"),
+        (3 + planned, "/items/?tag=t"),
         (history_and_item, "/items/item-00001/"),
         (1, "/items/changes/"),
     ):

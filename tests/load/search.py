@@ -21,8 +21,8 @@ from django.db import connection  # noqa: E402
 from items import staging  # noqa: E402
 from items.catalogue import Actor  # noqa: E402
 from items.models import Item  # noqa: E402
+from items.selection import Selection  # noqa: E402
 from items.staging import Row  # noqa: E402
-from resilient_site.keyset import paginate  # noqa: E402
 
 ITEMS = 1_000_000
 WORDS = """
@@ -60,14 +60,15 @@ def fill() -> None:
         cursor.execute("VACUUM ANALYZE items_itemtag")
 
 
-def measure(label: str, rows: object, ordering: str) -> None:
+def measure(label: str, **query: object) -> None:
+    selection = Selection(**query)
     times = []
     for _ in range(7):
         begin = time.perf_counter()
-        page = paginate(rows, ordering=ordering, cursor=None, size=50)
+        page = selection.page(cursor=None, size=50)
         times.append((time.perf_counter() - begin) * 1000)
     print(
-        f"{label:28} by {ordering:12} {statistics.median(times):7.1f} ms "
+        f"{label:28} by {selection.ordering:12} {statistics.median(times):7.1f} ms "
         f"(first {times[0]:6.1f})  {len(page.rows)} rows"
     )
 
@@ -76,12 +77,10 @@ def main() -> None:
     fill()
     for ordering in ORDERINGS:
         for text in SEARCHES:
-            rows = Item.objects.search(text).for_reading()
-            measure(f"search {text!r}", rows, ordering)
+            measure(f"search {text!r}", search=text, ordering=ordering)
         for tag in ("common", "rare"):
-            rows = Item.objects.tagged([tag]).for_reading()
-            measure(f"tag {tag}", rows, ordering)
-        measure("everything", Item.objects.for_reading(), ordering)
+            measure(f"tag {tag}", tags=(tag,), ordering=ordering)
+        measure("everything", ordering=ordering)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,13 @@ def walk(ordering: str, size: int, between=lambda: None) -> list[str]:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("ordering", ORDERINGS)
-def test_there_and_back_gives_the_same_pages(ordering):
+@pytest.mark.parametrize("sort", [False, True])
+def test_there_and_back_gives_the_same_pages(ordering, sort):
     make_items(7, name="same name")
     make_items_ = Item.objects.count()
     rows, pages, cursor = Item.objects.all(), [], None
     while True:
-        page = paginate(rows, ordering=ordering, cursor=cursor, size=3)
+        page = paginate(rows, ordering=ordering, cursor=cursor, size=3, sort=sort)
         pages.append([item.pk for item in page.rows])
         if page.next is None:
             break
@@ -45,7 +46,9 @@ def test_there_and_back_gives_the_same_pages(ordering):
 
     back = [pages[-1]]
     while page.previous:
-        page = paginate(rows, ordering=ordering, cursor=page.previous, size=3)
+        page = paginate(
+            rows, ordering=ordering, cursor=page.previous, size=3, sort=sort
+        )
         back.insert(0, [item.pk for item in page.rows])
 
     assert back == pages
