@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 
 from items import catalogue
 from items.catalogue import Actor, ItemExists
-from items.exporting import FORMATS
+from items.exporting import download
 from items.forms import ItemForm
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
 from items.tags import popular_tags
@@ -139,20 +139,11 @@ class ItemAdmin(LargeTableAdmin):
 
     @admin.action(description="Export selected items as CSV")
     def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
-        return _download("csv", queryset)
+        return download("csv", queryset)
 
     @admin.action(description="Export selected items as NDJSON")
     def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
-        return _download("ndjson", queryset)
-
-
-def _download(name: str, items: Any) -> HttpResponseBase:
-    content_type, export = FORMATS[name]
-    return StreamingHttpResponse(
-        export(items),
-        content_type=content_type,
-        headers={"Content-Disposition": f'attachment; filename="items.{name}"'},
-    )
+        return download("ndjson", queryset)
 
 
 @admin.register(Tag)

@@ -1,7 +1,6 @@
 """The catalogue over REST: thin callers of `items.catalogue` and `items.selection`."""
 
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +14,7 @@ from rest_framework.viewsets import GenericViewSet
 from items import api_schema as schema
 from items import catalogue, rules
 from items.catalogue import Actor
-from items.exporting import FORMATS
+from items.exporting import FORMATS, download
 from items.models import Item, ItemChange
 from items.rules import ItemData
 from items.selection import Selection, page_size
@@ -96,15 +95,7 @@ class ItemViewSet(GenericViewSet[Item]):
         name = request.query_params.get("format", "csv")
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
-        content_type, export = FORMATS[name]
-        pieces = iter(export(Selection.parse(request.query_params).items()))
-        # Begun before the answer is, so that a database that is down is a 503.
-        pieces = chain([next(pieces, b"")], pieces)
-        return StreamingHttpResponse(
-            pieces,
-            content_type=content_type,
-            headers={"Content-Disposition": f'attachment; filename="items.{name}"'},
-        )
+        return download(name, Selection.parse(request.query_params).items())
 
     @schema.history
     @action(detail=True)

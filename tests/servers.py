@@ -6,6 +6,7 @@ As root they run as `nobody`: PostgreSQL refuses root, and no test needs it.
 
 from __future__ import annotations
 
+import abc
 import atexit
 import contextlib
 import functools
@@ -99,7 +100,7 @@ def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
     return prefix if done.returncode == 0 else ()
 
 
-class Server:
+class Server(abc.ABC):
     """One server process; a subclass says how it is run and when it is ready."""
 
     name = "server"
@@ -116,11 +117,13 @@ class Server:
         }
         atexit.register(self.close)
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """Return what starts it in the foreground."""
 
+    @abc.abstractmethod
     def ready(self) -> bool:
-        raise NotImplementedError
+        """Tell whether it answers; an exception means not yet."""
 
     def start(self, timeout: float = 30) -> Self:
         prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
