@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from django.db import transaction
@@ -23,6 +23,7 @@ from items import rules, staging
 from items.catalogue import Actor, new_id
 from items.models import ImportRun
 from items.reading import Line, read_lines
+from items.rules import ItemData
 from items.staging import Counts, Row
 from resilient_site.errors import Conflict
 
@@ -45,13 +46,19 @@ class Batch:
         self.lines += 1
         self.line, self.offset = line.number, line.end
         if line.error:
-            self.rejects.append((line.number, line.error, line.text))
-            return
-        try:
-            data = rules.clean(line.fields)
-        except rules.Unclean as error:
-            self.rejects.append((line.number, str(error), line.text))
-            return
+            self._reject(line, line.error)
+        elif line.fields:
+            try:
+                self._take(rules.clean(line.fields))
+            except rules.Unclean as error:
+                self._reject(line, str(error))
+
+    def _reject(self, line: Line, reason: str) -> None:
+        # Null characters can be kept in no database, and are seen in no editor.
+        reason, text = (part.replace("\0", "\\0") for part in (reason, line.text))
+        self.rejects.append((line.number, reason, text))
+
+    def _take(self, data: ItemData) -> None:
         if "id" not in data:
             data["id"] = new_id()
             self.made_ids.add(data["id"])
@@ -97,7 +104,11 @@ class Preview:
 
 
 def preview(
-    stream: io.BufferedReader, *, show: int = 20, seconds: float = 20
+    stream: io.BufferedReader,
+    *,
+    show: int = 20,
+    seconds: float = 20,
+    max_bytes: int | None = None,
 ) -> Preview:
     """Read and compare `stream`, for about `seconds`, without changing anything.
 
@@ -105,7 +116,7 @@ def preview(
     """
     result = Preview()
     deadline = time.monotonic() + seconds
-    for batch in batches(read_lines(stream)):
+    for batch in batches(read_lines(stream, max_bytes=max_bytes)):
         counts = staging.compare(list(batch.rows.values()))
         result.created += counts.created
         result.updated += counts.updated
@@ -130,6 +141,7 @@ def begin(
     size: int = 0,
     fingerprint: str = "",
     state: ImportRun.State = ImportRun.State.RUNNING,
+    preview: Preview | None = None,
 ) -> ImportRun:
     return ImportRun.objects.create(
         id=uuid.uuid4(),
@@ -138,6 +150,7 @@ def begin(
         size=size,
         fingerprint=fingerprint,
         state=state,
+        preview=preview and asdict(preview),
         actor=actor.user,
     )
 
@@ -166,6 +179,7 @@ def proceed(
     actor: Actor,
     rejects: Path,
     seconds: float | None = None,
+    max_bytes: int | None = None,
     on_batch: Callable[[ImportRun], None] | None = None,
 ) -> ImportRun:
     """Import `stream` from where `run` stands, to the end or for about `seconds`.
@@ -174,7 +188,7 @@ def proceed(
     process proceeds with the same run; what was committed stays.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    lines = read_lines(stream, offset=run.offset, line=run.line)
+    lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
     with RejectFile(rejects, run.rejects_size) as reject_file:
         for batch in batches(lines):
             rejects_size = reject_file.write(batch.rejects)
@@ -230,7 +244,10 @@ class RejectFile:
         self.file: io.BufferedRandom | None = None
 
     def __enter__(self) -> "RejectFile":
-        if self.path.exists() and (self.size or self.path.stat().st_size):
+        written = self.path.stat().st_size if self.path.exists() else 0
+        # The file of an earlier part may have been taken away.
+        self.size = min(self.size, written)
+        if written > self.size:
             # What a broken-off batch wrote here is written again with it.
             os.truncate(self.path, self.size)
         return self

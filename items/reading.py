@@ -1,16 +1,18 @@
 """Reading files of items: CSV or NDJSON, gzip or not, told apart by their content.
 
 Memory is bounded by the longest line, whatever the size of the file. A line that
-cannot be read is reported and skipped; a file that is no file of items is refused.
+cannot be read is reported, and reading goes on behind it; a file that is no file of
+items is refused.
 """
 
 import csv
 import gzip
 import io
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -33,7 +35,10 @@ class Unreadable(Invalid):
 
 @dataclass(slots=True)
 class Line:
-    """One row of the file: its fields or an error, and the position behind it."""
+    """One row of the file: its fields or an error, and the position behind it.
+
+    An empty line has neither.
+    """
 
     number: int
     end: int
@@ -43,19 +48,27 @@ class Line:
 
 
 def read_lines(
-    stream: io.BufferedReader, *, offset: int = 0, line: int = 0
+    stream: io.BufferedReader,
+    *,
+    offset: int = 0,
+    line: int = 0,
+    max_bytes: int | None = None,
 ) -> Iterator[Line]:
     """Yield the rows behind `offset` (in uncompressed bytes) and `line`.
 
-    Raises Unreadable if the file is not one of items, or is damaged.
+    Raises Unreadable if the file is not one of items, is damaged, or is larger than
+    `max_bytes` when unpacked.
     """
     try:
         content = _decompressed(stream)
-        first = content.peek(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-        if first.startswith(b"{"):
-            yield from _read_ndjson(_Source(content).skip_to(offset, line))
+        first = content.peek(4096)
+        if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise Unreadable("The file is in UTF-16. Save it as UTF-8.")
+        source = _Source(content, max_bytes)
+        if first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            yield from _read_ndjson(source.skip_to(offset, line))
         else:
-            yield from _read_csv(_Source(content), offset, line)
+            yield from _read_csv(source, offset, line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise Unreadable(f"The compressed file is damaged: {error}.") from error
 
@@ -66,57 +79,103 @@ def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
     return stream
 
 
-class _Source:
-    """Lines of text, with the position behind the last one."""
+class _Text(NamedTuple):
+    """A physical line, and the position behind it."""
 
-    def __init__(self, stream: io.BufferedReader) -> None:
+    text: str
+    line: int
+    offset: int
+    fault: str = ""
+
+
+class _TooLong(Exception):
+    """A line was met that is not kept in memory."""
+
+
+class _Source:
+    """The physical lines. Those since `taken` was last cleared can be put back."""
+
+    def __init__(self, stream: io.BufferedReader, max_bytes: int | None) -> None:
         self.stream = stream
-        self.offset = 0
-        self.line = 0
-        self.too_long = False
+        self.max_bytes = max_bytes
+        self.offset = self.line = 0  # behind the last line that was handed out
+        self.read_offset = self.read_line = 0
+        self.waiting: deque[_Text] = deque()
+        self.taken: list[_Text] = []
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else self._read()
+        self.line, self.offset = line.line, line.offset
+        self.taken.append(line)
+        if line.fault and not line.text:
+            raise _TooLong
+        return line.text
+
+    def _read(self) -> _Text:
         raw = self.stream.readline(LINE_MAX_BYTES)
         if not raw:
             raise StopIteration
-        self.line += 1
-        self.offset += len(raw)
-        self.too_long = len(raw) == LINE_MAX_BYTES and not raw.endswith(b"\n")
-        if self.too_long:
+        self.read_line += 1
+        self._count(raw)
+        if len(raw) == LINE_MAX_BYTES and not raw.endswith(b"\n"):
             self._skip_rest_of_line()
-        if self.line == 1:
+            fault = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
+            return _Text("", self.read_line, self.read_offset, fault)
+        if self.read_line == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        # Bytes that are not UTF-8 become surrogates, which the rules refuse.
-        return raw.decode("utf-8", "surrogateescape")
+        fault = ""
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            text = raw.decode(errors="backslashreplace")
+            fault = "The line is not UTF-8 text."
+        return _Text(text, self.read_line, self.read_offset, fault)
 
     def _skip_rest_of_line(self) -> None:
         while part := self.stream.readline(LINE_MAX_BYTES):
-            self.offset += len(part)
+            self._count(part)
             if part.endswith(b"\n"):
                 return
+
+    def _count(self, raw: bytes) -> None:
+        self.read_offset += len(raw)
+        if self.max_bytes is not None and self.read_offset > self.max_bytes:
+            raise Unreadable(f"The file has more than {self.max_bytes:,} bytes.")
+
+    def give_up_first(self) -> _Text:
+        """Return the first line taken, and put the others back to be read again."""
+        first, *others = self.taken
+        self.waiting.extendleft(reversed(others))
+        self.line, self.offset = first.line, first.offset
+        return first
 
     def skip_to(self, offset: int, line: int) -> Self:
         if offset > self.offset:
             missing = offset - self.offset
             while missing and (part := self.stream.read(min(missing, 1 << 20))):
                 missing -= len(part)
+            self.read_offset, self.read_line = offset, line
             self.offset, self.line = offset, line
         return self
 
 
 def _read_ndjson(source: _Source) -> Iterator[Line]:
-    for text in source:
-        if not text.strip():
-            continue
+    while True:
+        source.taken.clear()
+        try:
+            text = next(source)
+        except StopIteration:
+            return
+        except _TooLong:
+            text = ""
         line = Line(source.line, source.offset, {}, text[:TEXT_SHOWN].rstrip("\n"))
-        if source.too_long:
-            line.error = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
-        else:
+        line.error = source.taken[0].fault
+        if text.strip() and not line.error:
             try:
-                found = orjson.loads(text.encode("utf-8", "surrogateescape"))
+                found = orjson.loads(text)
             except orjson.JSONDecodeError as error:
                 line.error = f"This is not JSON: {error}."
             else:
@@ -129,35 +188,43 @@ def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
         return {}, "A line must be a JSON object."
     if unknown := [k for k in found if k not in FIELDS and k not in IGNORED]:
         return {}, f"Unknown: {', '.join(unknown)[:100]}."
-    return found, ""
+    return found, "" if found else "The object is empty."
 
 
 def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
-    header_text = next(source, None)
-    if header_text is None:
+    try:
+        header_text = next(source)
+    except StopIteration:
         return  # no row at all, as an empty catalogue is exported
+    except _TooLong:
+        raise Unreadable from None
     separator = max(",;\t", key=header_text.count)
     header = _header(header_text, separator)
     source.skip_to(offset, line)
     rows = csv.reader(source, delimiter=separator, strict=True)
     while True:
+        source.taken.clear()
         try:
             cells = next(rows)
         except StopIteration:
             return
-        except csv.Error as error:
-            yield Line(source.line, source.offset, {}, "", f"This is not CSV: {error}.")
+        except (csv.Error, _TooLong) as error:
+            # A quote that is not closed must not swallow the rows behind it.
+            first = source.give_up_first()
+            reason = first.fault or f"This is not CSV: {error}."
+            text = first.text[:TEXT_SHOWN].rstrip("\r\n")
+            yield Line(first.line, first.offset, {}, text, reason)
+            rows = csv.reader(source, delimiter=separator, strict=True)
             continue
-        if not cells:
-            continue
-        read = Line(source.line, source.offset, {}, separator.join(cells)[:TEXT_SHOWN])
-        if source.too_long:
-            read.error = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
-        elif len(cells) != len(header):
-            read.error = f"Has {len(cells)} cells where the header has {len(header)}."
-        else:
-            read.fields = dict(zip(header, cells, strict=True))
-        yield read
+        row = Line(source.line, source.offset, {}, separator.join(cells)[:TEXT_SHOWN])
+        faults = [taken.fault for taken in source.taken if taken.fault]
+        if faults:
+            row.error = faults[0]
+        elif cells and len(cells) != len(header):
+            row.error = f"Has {len(cells)} cells where the header has {len(header)}."
+        elif cells:
+            row.fields = dict(zip(header, cells, strict=True))
+        yield row
 
 
 def _header(text: str, separator: str) -> list[str]:

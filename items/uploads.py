@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import timedelta
 from io import BufferedReader
 from pathlib import Path
@@ -35,20 +34,18 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
             for chunk in upload.chunks():
                 file.write(chunk)
         with open(path, "rb") as file:
-            preview = importing.preview(file)
+            preview = importing.preview(file, max_bytes=settings.IMPORT_MAX_BYTES)
+        return importing.begin(
+            source=upload.name or "upload",
+            path=str(path),
+            actor=actor,
+            size=preview.bytes_read if preview.complete else path.stat().st_size,
+            state=ImportRun.State.PREVIEWED,
+            preview=preview,
+        )
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    run = importing.begin(
-        source=upload.name or "upload",
-        path=str(path),
-        actor=actor,
-        size=preview.bytes_read if preview.complete else path.stat().st_size,
-        state=ImportRun.State.PREVIEWED,
-    )
-    run.preview = asdict(preview)
-    run.save(update_fields=["preview"])
-    return run
 
 
 def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
@@ -60,6 +57,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
             actor=actor,
             rejects=rejects_path(run),
             seconds=SLICE_SECONDS,
+            max_bytes=settings.IMPORT_MAX_BYTES,
         )
     if run.state == ImportRun.State.DONE:
         Path(run.path).unlink(missing_ok=True)

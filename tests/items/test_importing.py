@@ -66,7 +66,8 @@ def test_a_row_over_several_lines_is_one_row():
 def test_ndjson_and_gzip_are_known_by_their_content():
     text = '{"name": "a"}\n\n{"name": "b"}'
     for content in (text, gzip.compress(text.encode()), "\ufeff" + text):
-        assert [line.fields["name"] for line in lines(content)] == ["a", "b"]
+        found = [line.fields.get("name") for line in lines(content)]
+        assert found == ["a", None, "b"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,8 @@ def test_ndjson_and_gzip_are_known_by_their_content():
         (b"\x1f\x8b\x08 broken", "damaged"),
         (gzip.compress(b"name\n" + b"a\n" * 5000)[:-20], "damaged"),
         (b"\x89PNG\r\n\x1a\n\0\0", "no column"),
+        ("id,name\n".encode("utf-16"), "UTF-16"),
+        ("x" * (LINE_MAX_BYTES + 5), "not a file of items"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -93,7 +96,8 @@ def test_what_is_no_file_of_items_is_refused(content, reason):
         ("1,a,b,c", "4 cells"),
         ("1", "1 cells"),
         ('1,"a"b,x', "not CSV"),
-        (b"1,\xff\xfe,x", "valid Unicode"),
+        (b"1,\xff\xfe,x", "not UTF-8"),
+        (b'1,a,"x', "not CSV"),
         (b"1,a\0b,x", "null character"),
         ("a b,name,x", "id:"),
         ("1,,x", "name: Must not be empty"),
@@ -111,6 +115,32 @@ def test_a_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
         (reject,) = csv.DictReader(file)
     assert reject["line"] == "2"
     assert re.search(reason, reject["reason"])
+
+
+@pytest.mark.django_db
+def test_a_quote_that_is_not_closed_swallows_no_row(tmp_path):
+    rows = ['q1,a,"x', "q2,b,y", 'q3,c,"two', 'lines"', 'q4,d,"e" f', "q5,g,h", 'q6,"']
+    run = load("\n".join(["id,name,description", *rows]), tmp_path)
+
+    assert counts(run) == (3, 0, 0, 3)
+    assert set(Item.objects.values_list("pk", flat=True)) == {"q2", "q3", "q5"}
+    assert catalogue.get_item("q3").description == "two\nlines"
+    with open(tmp_path / "rejects.csv", newline="") as file:
+        rejects = [(row["line"], row["row"]) for row in csv.DictReader(file)]
+    assert rejects == [("2", 'q1,a,"x'), ("6", 'q4,d,"e" f'), ("8", 'q6,"')]
+
+
+@pytest.mark.django_db
+def test_a_huge_line_in_an_open_quote_costs_two_rows_and_no_more(tmp_path):
+    huge = "x" * (LINE_MAX_BYTES * 2)
+    run = load(f'id,name\n1,"a\n{huge}\n2,b\n', tmp_path)
+    assert counts(run) == (1, 0, 0, 2)
+
+
+def test_a_file_is_not_read_beyond_its_bound():
+    content = stream(gzip.compress(b"name\n" + b"\n" * 100_000))
+    with pytest.raises(Unreadable, match="more than 50,000 bytes"):
+        list(read_lines(content, max_bytes=50_000))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,21 @@ def test_what_is_no_file_of_items_is_refused_and_not_kept(
     assert not list((own_folder / "imports").iterdir())
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"id,name\nl1,M\xfcller\nl2,ok\n", b"id,name\nn1,a\0b\nl2,ok\n",
+     b"id,name,tags\nl1,a,a\0b\nl2,ok,\n"],
+    ids=["latin", "null", "tag"],
+)  # fmt: skip
+def test_a_row_that_no_database_could_keep_is_shown_as_rejected(editor_client, content):
+    location = upload(editor_client, content)["Location"]
+    page = editor_client.get(location)
+    assert page.status_code == 200
+    assert page.context["run"].preview["rejected"] == 1
+    editor_client.post(location)
+    assert list(Item.objects.values_list("pk", flat=True)) == ["l2"]
+
+
 def test_no_file_is_an_error_at_the_field(editor_client):
     response = editor_client.post("/items/import/", {})
     assert response.status_code == 422
