@@ -24,4 +24,10 @@ keepalive = 75
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 
+# Whose word on the client's address and scheme counts. Without a proxy: nobody's, as
+# the lock-out of sign-ins goes by the address.
+forwarded_allow_ips = os.environ.get(
+    "FORWARDED_ALLOW_IPS", "" if settings.EMBEDDED else "127.0.0.1,::1"
+)
+
 accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None

@@ -22,10 +22,12 @@ from items.catalogue import Actor, ItemExists
 from items.exporting import download
 from items.forms import ItemForm
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
+from items.selection import SEARCH_MAX, WORDS_MAX
 from items.tags import popular_tags
 from resilient_site.errors import SiteError
 
 ROWS_COUNTED = 10_000
+NAMED = 50
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -93,7 +95,8 @@ class ItemAdmin(LargeTableAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str
     ) -> tuple[Any, bool]:
-        return queryset.search(search_term), False
+        words = search_term[:SEARCH_MAX].split()[:WORDS_MAX]
+        return queryset.search(" ".join(words)), False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = ["name", "description", "tags", "version"]
@@ -120,6 +123,19 @@ class ItemAdmin(LargeTableAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Item) -> None:
         catalogue.delete_item(obj.pk, actor=Actor.of(request))
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Say how many, and name some: all of them may be a million."""
+        number = objs.count() if isinstance(objs, QuerySet) else len(objs)
+        named = [str(item) for item in objs[:NAMED]]
+        if number > NAMED:
+            named.append(f"… and {number - NAMED:,} more")
+        lacking = set()
+        if not self.has_delete_permission(request):
+            lacking.add(str(self.opts.verbose_name))
+        return named, {str(self.opts.verbose_name_plural): number}, lacking, []
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(

@@ -17,7 +17,7 @@ from items.catalogue import Actor
 from items.exporting import FORMATS, download
 from items.models import Item, ItemChange
 from items.rules import ItemData
-from items.selection import Selection, page_size
+from items.selection import Selection, page_size, small_number
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.keyset import paginate
@@ -173,5 +173,5 @@ def _versions_to_match(request: Request) -> set[int] | None:
     tags = parse_etags(header)
     if tags == ["*"]:
         return None
-    numbers = (tag.strip('"') for tag in tags if not tag.startswith("W/"))
-    return {int(number) for number in numbers if number.isascii() and number.isdigit()}
+    numbers = (small_number(tag.strip('"')) for tag in tags if tag.startswith('"'))
+    return {number for number in numbers if number is not None}

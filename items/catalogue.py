@@ -7,6 +7,7 @@ Data comes in as `rules.clean` returns it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import batched
 from typing import Any, cast
 
 from django.contrib.auth.models import AnonymousUser, User
@@ -19,11 +20,13 @@ from uuid_utils.compat import uuid7
 
 from items import rules
 from items.models import Item, ItemChange, ItemTag, Tag
+from items.retrying import atomic_with_retries
 from items.rules import ItemData
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.requestid import current_request_id
 
 Action = ItemChange.Action
+DELETED_AT_ONCE = 1_000
 
 
 class ItemNotFound(NotFound):
@@ -68,13 +71,13 @@ def get_item(item_id: str) -> Item:
     return item
 
 
-@transaction.atomic
+@atomic_with_retries
 def create_item(data: ItemData, *, actor: Actor) -> Item:
     """Raise ItemExists if the id is taken."""
     return _create([data], actor)[0]
 
 
-@transaction.atomic
+@atomic_with_retries
 def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
     """Create all of `rows` or none.
 
@@ -92,7 +95,7 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
     return _create(rows, actor)
 
 
-@transaction.atomic
+@atomic_with_retries
 def update_item(
     item_id: str,
     changes: ItemData,
@@ -121,7 +124,7 @@ def update_item(
     return item
 
 
-@transaction.atomic
+@atomic_with_retries
 def delete_item(
     item_id: str, *, actor: Actor, versions: Iterable[int] | None = None
 ) -> ItemChange:
@@ -135,18 +138,18 @@ def delete_item(
     return _log([(item_id, version, Action.DELETED, before, None)], actor)[0]
 
 
-@transaction.atomic
+@atomic_with_retries
 def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
     """Delete those of the items that are there, all in one transaction."""
-    ids = sorted(item_ids)
-    rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
-    items = list(rows.select_for_update())
-    gone = [
-        (item.pk, item.version + 1, Action.DELETED, item.state(), None)
-        for item in items
-    ]
-    Item.objects.filter(pk__in=[item.pk for item in items]).delete()
-    _log(gone, actor)
+    for ids in batched(sorted(item_ids), DELETED_AT_ONCE):
+        rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
+        items = list(rows.select_for_update())
+        gone: list[Entry] = [
+            (item.pk, item.version + 1, Action.DELETED, item.state(), None)
+            for item in items
+        ]
+        Item.objects.filter(pk__in=[item.pk for item in items]).delete()
+        _log(gone, actor)
 
 
 @transaction.atomic

@@ -1,7 +1,6 @@
 """The catalogue as a file: CSV or NDJSON, in the order of the ids, as a stream.
 
-Read in chunks by key, so that memory stays constant, no transaction stays open, and
-an export outlives a restart of the database between two chunks.
+Read in chunks by key, so that memory stays constant and no transaction stays open.
 """
 
 import csv

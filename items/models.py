@@ -51,7 +51,7 @@ class Tag(models.Model):
 class ItemQuerySet(models.QuerySet["Item"]):
     def search(self, text: str) -> ItemQuerySet:
         """Keep the items that have every word of `text` in name or description."""
-        return matching(self, rules.search_words(text).split())
+        return matching(self, dict.fromkeys(rules.search_words(text).split()))
 
     def tagged(self, names: Iterable[str]) -> ItemQuerySet:
         """Keep the items that have all these tags; looks the tags up at once.

@@ -79,6 +79,8 @@ def clean_name(value: object) -> str:
         raise ValueError("Must not be empty.")
     if len(name) > NAME_MAX:
         raise ValueError(f"May have at most {NAME_MAX} characters.")
+    if not name.isascii() and not any(map(str.isprintable, name.replace(" ", ""))):
+        raise ValueError("Must have a character that can be seen.")
     if _has_controls(name):
         raise ValueError("Must be one line without control characters.")
     return name

@@ -8,7 +8,7 @@ in step (see the migrations).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import orjson
@@ -43,8 +43,9 @@ def is_rare(rows: ItemQuerySet) -> bool:
     return int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]) < RARE_ROWS
 
 
-def matching(rows: ItemQuerySet, words: Sequence[str]) -> ItemQuerySet:
+def matching(rows: ItemQuerySet, words: Iterable[str]) -> ItemQuerySet:
     """Keep the rows that have all `words`, which are as `rules.search_words` says."""
+    words = list(words)
     long = [word for word in words if len(word) >= TRIGRAM]
     short = [f" {word}" for word in words if len(word) < TRIGRAM]
     if long and connections[rows.db].vendor == "sqlite":

@@ -9,16 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from django.db import IntegrityError, connection, transaction
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from items import rules
 from items.catalogue import Actor
 from items.models import Item
+from items.retrying import atomic_with_retries
 from resilient_site.requestid import current_request_id
-
-ATTEMPTS = 3
 
 
 class Row(NamedTuple):
@@ -47,22 +46,6 @@ class Dialect:
     stage: Callable[[CursorWrapper, Sequence[tuple[Any, ...]]], None]
 
 
-def apply(rows: Sequence[Row], *, actor: Actor) -> Counts:
-    """Create and update items so that they are as `rows` say; ids are distinct.
-
-    All or none: one transaction, with its entries in the change log.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            with transaction.atomic():
-                return _apply(rows, actor)
-        except IntegrityError:
-            # Another writer created one of the items after they were compared.
-            if attempt == ATTEMPTS - 1:
-                raise
-    raise AssertionError
-
-
 def compare(rows: Sequence[Row]) -> Counts:
     """Return what `apply` would do at this moment; change nothing."""
     with connection.cursor() as cursor:
@@ -71,7 +54,12 @@ def compare(rows: Sequence[Row]) -> Counts:
     return counts
 
 
-def _apply(rows: Sequence[Row], actor: Actor) -> Counts:
+@atomic_with_retries
+def apply(rows: Sequence[Row], *, actor: Actor) -> Counts:
+    """Create and update items so that they are as `rows` say; ids are distinct.
+
+    All or none: one transaction, with its entries in the change log.
+    """
     sql = _dialect()
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":

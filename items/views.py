@@ -21,7 +21,7 @@ from items.catalogue import Actor, ItemExists
 from items.forms import ItemForm, UploadForm
 from items.models import ImportRun, Item, ItemChange
 from items.reading import Unreadable
-from items.selection import Selection
+from items.selection import Selection, small_number
 from items.tags import popular_tags
 from resilient_site.errors import NotFound, StaleVersion
 from resilient_site.keyset import paginate
@@ -134,12 +134,12 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
     if request.method != "POST":
         return render(request, "items/delete.html", {"item": item})
-    version = request.POST.get("version", "")
+    version = small_number(request.POST.get("version", ""))
     try:
         catalogue.delete_item(
             id,
             actor=Actor.of(request),
-            versions={int(version)} if version.isdecimal() else None,
+            versions=set() if version is None else {version},
         )
     except StaleVersion:
         messages.warning(request, "It was changed meanwhile. Look at it once more.")
@@ -172,7 +172,7 @@ def change_list(request: HttpRequest) -> HttpResponse:
     return render(request, "items/changes.html", {"page": page})
 
 
-@may("add_item")
+@may("add_item", "change_item")
 @form_methods
 def import_new(request: HttpRequest) -> HttpResponse:
     form = UploadForm(_posted(request), request.FILES or None)
@@ -188,7 +188,7 @@ def import_new(request: HttpRequest) -> HttpResponse:
     return render(request, "items/import.html", context, status=status)
 
 
-@may("add_item")
+@may("add_item", "change_item")
 @form_methods
 def import_run(request: Request, pk: str) -> HttpResponse:
     run = _own_run(request, pk)
@@ -203,7 +203,7 @@ def import_run(request: Request, pk: str) -> HttpResponse:
     )
 
 
-@may("add_item")
+@may("add_item", "change_item")
 @require_safe
 def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     run = _own_run(request, pk)

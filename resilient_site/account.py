@@ -1,10 +1,11 @@
-"""Pages on which a signed-in person makes and revokes API tokens."""
+"""Signing in, and pages on which people make and revoke API tokens."""
 
 from datetime import timedelta
 
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -12,6 +13,24 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from resilient_site.models import ApiToken
+
+
+class SignIn(LoginView):
+    template_name = "account/sign_in.html"
+    redirect_authenticated_user = True
+
+    def get_redirect_url(self, request: HttpRequest | None = None) -> str:
+        url = super().get_redirect_url(request)
+        # Back to this very page would be no way out of it.
+        return "" if url.startswith(self.request.path) else url
+
+
+def attempted_username(
+    request: HttpRequest, credentials: dict[str, str] | None = None
+) -> str | None:
+    """Return whom a failed attempt is counted for, in the space there is for it."""
+    given = (credentials or request.POST).get("username")
+    return given and given[:150]
 
 
 class TokenForm(forms.Form):

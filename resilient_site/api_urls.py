@@ -12,10 +12,14 @@ app_name = "api"
 docs_policy: dict[str, list[str]] = settings.SECURE_CSP | {
     "style-src": [CSP.SELF, CSP.UNSAFE_INLINE]
 }
-docs = SpectacularSwaggerSplitView.as_view(url_name="api:schema")
+READING = ["get", "head"]
+schema = SpectacularAPIView.as_view(http_method_names=READING)
+docs = SpectacularSwaggerSplitView.as_view(
+    url_name="api:schema", http_method_names=READING
+)
 
 urlpatterns = [
     path("", include("items.api_urls")),
-    re_path(r"^schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^schema/?$", schema, name="schema"),
     re_path(r"^docs/?$", csp_override(docs_policy)(docs), name="docs"),
 ]

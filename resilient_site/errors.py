@@ -205,9 +205,13 @@ def _by_field(detail: Any) -> Errors:
     return {"non_field_errors": detail}
 
 
+def is_rest(request: HttpRequest) -> bool:
+    return request.path.startswith("/api/")
+
+
 def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
     """Answer `request` with `error`, in the form that its client reads."""
-    if request.path.startswith("/api/"):
+    if is_rest(request):
         content, content_type = orjson.dumps(problem(request, error)), PROBLEM_TYPE
     else:
         # Rendered without the request: an error page must not need the database.

@@ -7,7 +7,7 @@ come and go between two pages move nothing. Every ordering ends in the primary k
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import orjson
@@ -50,7 +50,7 @@ class Cursor:
                 _checked(field.to_python(value))  # type: ignore[union-attr]
                 for field, value in zip(fields, raw, strict=True)
             )
-        except (TypeError, ValidationError) as error:
+        except (TypeError, OverflowError, ValidationError) as error:
             raise ValueError from error
         if named != ordering or backwards not in (0, 1):
             raise ValueError
@@ -62,8 +62,10 @@ def _checked(value: Any) -> Any:
         raise ValueError
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise ValueError
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError
+        return value.astimezone(UTC)  # OverflowError at the ends of time
     return value
 
 

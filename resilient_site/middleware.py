@@ -9,9 +9,12 @@ from django.http import HttpRequest, HttpResponse
 
 from resilient_site import requestid
 from resilient_site.errors import (
+    Invalid,
     LengthRequired,
+    NotFound,
     TooLarge,
     as_site_error,
+    is_rest,
     is_unexpected,
     respond,
 )
@@ -43,6 +46,12 @@ class ErrorMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        # No database takes a null character, and no address of ours has one.
+        if "\0" in request.path:
+            return respond(request, NotFound())
+        # REST names the parameter; pages and the admin need not.
+        if "%00" in request.META["QUERY_STRING"] and not is_rest(request):
+            return respond(request, Invalid("The query has a null character."))
         return self.get_response(request)
 
     def process_view(

@@ -16,6 +16,13 @@ def kept_secret_key(data_dir: Path, embedded: bool) -> str:
         raise ImproperlyConfigured(
             "SECRET_KEY must be set where DATABASE_URL is: a long random text."
         )
+    try:
+        return _keep(data_dir)
+    except OSError as error:
+        raise ImproperlyConfigured(f"DATA_DIR cannot be used: {error}") from error
+
+
+def _keep(data_dir: Path) -> str:
     path = data_dir / "secret_key"
     data_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():

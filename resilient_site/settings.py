@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from django.utils.csp import CSP
-from environs import Env
+from environs import Env, validate
 
 from resilient_site.secretkey import kept_secret_key
 
@@ -29,8 +29,9 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 
 # --- processes
 
-WEB_PROCESSES = env.int("WEB_PROCESSES", os.cpu_count() or 1)
-WEB_THREADS = env.int("WEB_THREADS", 8)
+at_least_one = validate.Range(min=1)
+WEB_PROCESSES = env.int("WEB_PROCESSES", os.cpu_count() or 1, validate=at_least_one)
+WEB_THREADS = env.int("WEB_THREADS", 8, validate=at_least_one)
 
 # --- applications and the way of a request
 
@@ -162,6 +163,7 @@ AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKOUT_MINUTES", 15))
 # Both together, so that nobody locks a colleague out from elsewhere.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_LOCKOUT_CALLABLE = "resilient_site.errors.locked_out"
+AXES_USERNAME_CALLABLE = "resilient_site.account.attempted_username"
 AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
@@ -264,7 +266,11 @@ LOGGING = {
     },
     "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stdout"], "level": "INFO"},
-    "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        # Anyone can send any host name; the answer is 400, and no traceback.
+        "django.security.DisallowedHost": {"handlers": [], "propagate": False},
+    },
 }
 
 if SENTRY_DSN:

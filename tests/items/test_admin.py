@@ -71,6 +71,26 @@ def test_selected_items_are_deleted_through_the_change_log(admin_site):
     assert ItemChange.objects.filter(action="deleted").count() == 2
 
 
+def test_deleting_many_items_names_some_and_counts_the_rest(admin_site):
+    make_items(60)
+    data = {
+        "action": "delete_selected",
+        "_selected_action": [f"item-{n:05}" for n in range(60)],
+    }
+    page = sent(admin_site.post(ITEMS, data))
+    assert "and 10 more" in page
+    assert page.count("Item 000") == 50
+    sent(admin_site.post(ITEMS, data | {"post": "yes"}))
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "path", [f"{ITEMS}?tag=%00", f"{CHANGES}?action=%00", f"{ITEMS}%00/change/"]
+)
+def test_a_null_character_is_no_error_of_ours(admin_site, path):
+    assert admin_site.get(path).status_code in (400, 404)
+
+
 def test_a_deletion_is_found_and_undone_from_the_change_log(admin_site):
     make_item(id="bolt")
     make_item(id="nut")

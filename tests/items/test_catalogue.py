@@ -1,11 +1,12 @@
 """Writing: items, versions and the change log move together, or not at all."""
 
+import contextlib
 import threading
 
 import pytest
 from django.db import DataError, IntegrityError, connection, transaction
 
-from items import catalogue, rules
+from items import catalogue, rules, staging
 from items.catalogue import ItemExists, ItemNotFound
 from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, StaleVersion
@@ -193,29 +194,75 @@ def test_a_tag_in_use_cannot_be_deleted():
         Tag.objects.get(name="metal").delete()
 
 
-@pytest.mark.django_db(transaction=True)
-def test_of_two_writers_of_one_version_one_wins():
-    """Both read version 1 and both write: exactly one edit is made."""
-    make_item(id="bolt")
-    barrier, outcomes = threading.Barrier(2), []
+def in_threads(*jobs):
+    """Run the jobs at one time; return what each returned or raised."""
+    barrier, outcomes = threading.Barrier(len(jobs)), []
 
-    def write(name: str) -> None:
-        barrier.wait()
+    def run(job) -> None:
         try:
-            catalogue.update_item("bolt", {"name": name}, actor=TESTER, versions={1})
-            outcomes.append("written")
-        except StaleVersion:
-            outcomes.append("stale")
+            barrier.wait()
+            outcomes.append(job())
+        except Exception as error:  # noqa: BLE001 - an outcome like others
+            outcomes.append(error)
         finally:
             connection.close()
 
     if connection.vendor == "sqlite":
         pytest.skip("an in-memory SQLite has one connection")
-    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return outcomes
+
+
+@pytest.mark.django_db(transaction=True)
+def test_creations_and_deletions_of_one_id_do_not_break_each_other():
+    """Each either happens or is refused, and the versions have no gap."""
+
+    def churn() -> None:
+        for _ in range(15):
+            for write in (
+                lambda: make_item(id="hot", tags=[]),
+                lambda: catalogue.delete_item("hot", actor=TESTER),
+            ):
+                with contextlib.suppress(ItemExists, ItemNotFound):
+                    write()
+
+    assert in_threads(*[churn] * 4) == [None] * 4
+    versions = [version for version, _ in history("hot")]
+    assert versions == list(range(len(versions), 0, -1))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_writers_of_many_items_in_any_order_do_not_deadlock():
+    rows = [{"id": f"i{n:03}", "name": "n", "tags": [f"t{n}"]} for n in range(200)]
+    staged = [staging.Row(r["id"], "s", "", "x") for r in rows]
+    outcomes = in_threads(
+        lambda: catalogue.create_items(rows, actor=TESTER) and None,
+        lambda: catalogue.create_items(rows[::-1], actor=TESTER) and None,
+        lambda: staging.apply(staged, actor=TESTER) and None,
+        lambda: staging.apply(staged[::-1], actor=TESTER) and None,
+        lambda: catalogue.delete_items([r["id"] for r in rows], actor=TESTER),
+    )
+    faults = [o for o in outcomes if o and not isinstance(o, Invalid | ItemExists)]
+    assert faults == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_writers_of_one_version_one_wins():
+    """Both read version 1 and both write: exactly one edit is made."""
+    make_item(id="bolt")
+
+    def write(name: str) -> str:
+        try:
+            catalogue.update_item("bolt", {"name": name}, actor=TESTER, versions={1})
+        except StaleVersion:
+            return "stale"
+        return "written"
+
+    outcomes = in_threads(lambda: write("a"), lambda: write("b"))
 
     assert sorted(outcomes) == ["stale", "written"]
     assert Item.objects.get(pk="bolt").version == 2

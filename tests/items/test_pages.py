@@ -79,10 +79,13 @@ def test_what_is_not_there_is_an_error_page(client, path):
     assert response["X-Request-ID"] in text(response)
 
 
-def test_a_bad_query_is_an_error_page(client):
-    response = client.get("/items/?ordering=size")
+@pytest.mark.parametrize(
+    ("query", "word"), [("ordering=size", "ordering"), ("search=%00", "null")]
+)
+def test_a_bad_query_is_an_error_page(client, query, word):
+    response = client.get(f"/items/?{query}")
     assert response.status_code == 400
-    assert "ordering" in text(response)
+    assert word in text(response)
 
 
 def test_the_changes_of_all_items_are_listed(client):
@@ -179,6 +182,13 @@ def test_a_deletion_is_confirmed_done_and_undone(editor_client):
     assert catalogue.get_item("bolt").tag_names() == ["metal"]
 
 
+@pytest.mark.parametrize("version", ["", "-1", "1.5", "x", "9" * 5000, "²"])
+def test_a_deletion_names_the_version_it_was_shown(editor_client, version):
+    make_item(id="bolt")
+    editor_client.post("/items/bolt/delete/", {"version": version})
+    assert Item.objects.exists()
+
+
 def test_a_deletion_of_what_changed_meanwhile_asks_again(editor_client):
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "X"}, actor=TESTER)
@@ -209,6 +219,15 @@ def test_a_change_of_another_item_is_not_undone(editor_client):
 WRITING = [
     "/items/new/", "/items/bolt/edit/", "/items/bolt/delete/", "/items/import/",
 ]  # fmt: skip
+
+
+def test_importing_takes_the_right_to_change_items_too(client, reader):
+    for permission in Permission.objects.filter(codename="add_item"):
+        reader.user_permissions.add(permission)
+    client.force_login(reader)
+    assert client.get("/items/new/").status_code == 200
+    assert client.get("/items/import/").status_code == 403
+    assert "Import" not in text(client.get("/items/"))
 
 
 @pytest.mark.parametrize("path", WRITING)

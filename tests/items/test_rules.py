@@ -57,6 +57,12 @@ def test_a_name_is_one_printable_line(text):
         rules.clean_name("x" + text)
 
 
+@pytest.mark.parametrize("name", ["\u202e", "\u200b \u200b", "\u00ad"], ids=repr)
+def test_a_name_can_be_seen(name):
+    with pytest.raises(ValueError, match="can be seen"):
+        rules.clean_name(name)
+
+
 def test_tags_are_sorted_lower_case_and_once():
     assert rules.clean_tags("b, A a") == ["a", "b"]
     assert rules.clean_tags([]) == []

@@ -44,6 +44,17 @@ def test_a_wrong_password_says_so_and_no_other_site_is_gone_to(client, editor):
     assert response["Location"] == "/items/"
 
 
+@pytest.mark.parametrize("path", [SIGN_IN, "/admin/login/"])
+def test_a_name_of_any_length_is_just_wrong(client, db, path):
+    response = client.post(path, {"username": "x" * 500, "password": "y"})
+    assert response.status_code == 200
+
+
+def test_sign_in_is_no_loop(editor_client):
+    response = editor_client.get(f"{SIGN_IN}?next={SIGN_IN}")
+    assert response["Location"] == "/items/"
+
+
 def test_repeated_failures_lock_that_name_at_that_address(client, editor, settings):
     for _ in range(settings.AXES_FAILURE_LIMIT):
         response = sign_in(client, password="wrong")
@@ -146,9 +157,13 @@ def test_the_command_prints_the_token_and_nothing_else(editor):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nobody"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"]]
+    "arguments",
+    [["nobody"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"], ["rita"]],
+    ids=" ".join,
 )
-def test_the_command_refuses_what_makes_no_sense(editor, arguments):
+def test_the_command_refuses_what_makes_no_sense(editor, reader, arguments):
+    reader.is_active = False
+    reader.save()
     with pytest.raises(CommandError):
         call_command("create_token", *arguments)
     assert not ApiToken.objects.exists()

@@ -80,7 +80,11 @@ def test_a_cursor_that_is_none_is_refused(bad):
     assert "cursor" in caught.value.errors
 
 
-@pytest.mark.parametrize("value", ["2020-01-01", "yesterday", 5, "9999-99-99T00:00"])
+@pytest.mark.parametrize(
+    "value",
+    ["2020-01-01", "yesterday", 5, "9999-99-99T00:00", "0001-01-01T00:00:00+23:59",
+     "9999-12-31T23:59:59-23:59"],
+)  # fmt: skip
 def test_a_cursor_with_a_wrong_time_is_refused(value):
     cursor = Cursor("updated_at", False, (value, "a")).encode()
     with pytest.raises(Invalid):

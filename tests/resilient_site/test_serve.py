@@ -1,5 +1,6 @@
 """The site as it is run: the first start, the next ones, and what stands in the way."""
 
+import os
 import re
 import signal
 import socket
@@ -151,6 +152,28 @@ def test_a_killed_import_goes_on_with_resume(tmp_path):
     assert f"{rows:,} items created, 0 updated" in result.stdout, result
     assert "Going on behind line" in result.stderr
     assert count(database) == rows
+
+
+def test_an_export_replaces_no_device_and_ends_with_its_reader(tmp_path):
+    site = Site(tmp_path)
+    assert site.manage("migrate", "-v0").returncode == 0
+    assert site.manage("load_sample").returncode == 0
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)
+    try:
+        with subprocess.Popen(["wc", "-c"], stdin=reader) as counter:
+            result = site.manage("export_items", str(pipe))
+            counter.terminate()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert "Traceback" not in result.stderr
+    command = f"{sys.executable} manage.py export_items - | head -1"
+    shell = {"shell": True, "cwd": ROOT, "env": site.env, "capture_output": True}
+    result = subprocess.run(command, **shell)
+    assert result.stdout.startswith(b"id,name")
+    assert result.stderr == b""
 
 
 def count(database: Path) -> int:

@@ -46,7 +46,36 @@ def test_the_deployment_check_is_clean_under_production_settings():
 def test_production_needs_a_secret_key():
     result = manage("check", **(PRODUCTION | {"SECRET_KEY": ""}))
     assert result.returncode != 0
-    assert "SECRET_KEY must be set" in result.stderr.splitlines()[-1]
+    (line,) = result.stderr.splitlines()
+    assert "SECRET_KEY must be set" in line
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"DATA_DIR": "/dev/null/x"},
+        {"DATABASE_URL": "nonsense"},
+        {"WEB_PROCESSES": "abc"},
+        {"WEB_THREADS": "0"},
+        {"DEBUG": "maybe"},
+    ],
+    ids=lambda wrong: "".join(wrong),
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_wrong_setting_is_told_in_one_line(wrong, command):
+    result = manage(command, **wrong)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Configuration: ")
+
+
+@pytest.mark.parametrize("command", [["create_token", "x"], ["export_items", "-"]])
+def test_a_database_that_is_away_is_told_in_one_line(command):
+    url = "postgres://site@127.0.0.1:9/site"
+    result = manage(*command, **(PRODUCTION | {"DATABASE_URL": url}))
+    assert result.returncode == 1
+    assert result.stderr.startswith("The database does not answer: ")
+    assert "Traceback" not in result.stderr
 
 
 def test_the_embedded_key_is_made_once_and_kept_private(tmp_path):
@@ -63,7 +92,12 @@ def test_every_setting_is_documented():
     """In the table of the README and in .env.example, and nothing that is not read."""
     source = (ROOT / "resilient_site" / "settings.py").read_text()
     read = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source))
-    read |= {"HOST", "PORT", "ACCESS_LOG"}  # of `manage.py serve` and gunicorn
+    read |= {
+        "HOST",
+        "PORT",
+        "ACCESS_LOG",
+        "FORWARDED_ALLOW_IPS",
+    }  # of `manage.py serve` and gunicorn
     example = (ROOT / ".env.example").read_text()
     table = (ROOT / "README.md").read_text()
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == read

@@ -38,19 +38,23 @@ class Command(BaseCommand):
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
-        path = Path(name)
-        # Whole or not at all: a reader never sees half of an export.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        path = Path(name).resolve()
+        # Whole or not at all: a reader never sees half of an export. A device or a
+        # pipe, though, is written to, not replaced.
+        whole = path.is_file() or not path.exists()
+        draft = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(draft, "wb") as file:
                 for piece in export(items):
                     file.write(piece)
-            draft.replace(path)
+            if whole:
+                draft.replace(path)
         except OSError as error:
             raise CommandError(str(error)) from error
         finally:
-            draft.unlink(missing_ok=True)
+            if whole:
+                draft.unlink(missing_ok=True)
 
 
 def _format(name: str) -> str:

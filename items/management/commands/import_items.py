@@ -40,11 +40,13 @@ class Command(BaseCommand):
             with _opened(options["file"]) as (file, path):
                 run = self._begin(path, actor, resume=options["resume"])
                 rejects = options["reject"] or _rejects_path(path)
-                if path and rejects.resolve() == path.resolve():
-                    raise CommandError("--reject names the file to be imported.")
+                if rejects.exists() and (
+                    not rejects.is_file() or (path and rejects.samefile(path))
+                ):
+                    raise CommandError(f"{rejects} cannot take the rejected rows.")
                 run = self._import(run, file, actor, rejects)
         except SiteError as error:
-            raise CommandError(error.detail) from error
+            raise CommandError(f"{error.detail} {GOES_ON}") from error
         except OSError as error:
             raise CommandError(str(error)) from error
         except DatabaseError as error:

@@ -33,7 +33,9 @@ class Command(BaseCommand):
             user = User.objects.get(username=options["username"])
         except User.DoesNotExist:
             raise CommandError(f"There is no user “{options['username']}”.") from None
+        if not user.is_active:
+            raise CommandError(f"The account of “{user.username}” is closed.")
         _, token = ApiToken.objects.create(
-            user, expiry=options["ttl"], name=options["name"]
+            user, expiry=options["ttl"], name=options["name"][:100]
         )
         self.stdout.write(token)
