@@ -1,0 +1,79 @@
+"""A thread is for Django alone: slow and vanished clients keep none."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.running import Site
+
+HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
+THREADS = 3
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    """A site with few threads, and a catalogue whose export fills every buffer."""
+    site = Site(tmp_path_factory.mktemp("site"), WEB_THREADS=str(THREADS))
+    site.start()
+    rows = "".join(f"big-{n},Big {n},{'x' * 9000}\n" for n in range(3000))
+    result = site.manage("import_items", "-", input="id,name,description\n" + rows)
+    assert result.returncode == 0, result.stderr
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def peers(site) -> Iterator[list[socket.socket]]:
+    """Connections of clients that misbehave, more of them than threads."""
+    opened = [
+        socket.create_connection(("127.0.0.1", site.port), 10)
+        for _ in range(THREADS * 3)
+    ]
+    yield opened
+    for peer in opened:
+        peer.close()
+
+
+def test_bodies_that_do_not_come_keep_no_thread(site, peers):
+    for peer in peers:
+        peer.sendall(b"POST /account/sign-in/" + HEAD + b"Content-Length: 9\r\n\r\nx")
+    assert site.get("/api/v1/items/country.DE").status == 200
+
+
+def test_exports_that_are_not_read_leave_threads_for_others(site, peers):
+    for peer in peers:
+        peer.sendall(b"GET /api/v1/items/export" + HEAD + b"\r\n")
+    first = [peer.recv(12) for peer in peers]
+    assert first.count(b"HTTP/1.1 200") == 2
+    assert first.count(b"HTTP/1.1 503") == len(peers) - 2
+    assert site.get("/api/v1/items/country.DE").status == 200
+    refused = site.get("/api/v1/items/export")
+    assert (refused.status, refused.json()["code"]) == (503, "overloaded")
+    assert refused.headers["Retry-After"]
+
+    # Gone in the middle: their seats are free as soon as that is noticed.
+    for peer in peers:
+        peer.close()
+    answers = (site.get("/api/v1/items/export?search=euro").status for _ in range(500))
+    assert 200 in answers
+
+
+def test_the_head_of_an_export_costs_no_export(site):
+    for _ in range(5):
+        answer = site.request("HEAD", "/api/v1/items/export")
+        assert (answer.status, answer.body) == (200, b"")
+    assert site.get("/api/v1/items/export?tag=script").status == 200
+
+
+def test_a_large_body_arrives_whole(site):
+    token = site.manage("create_token", "admin").stdout.strip()
+    rows = [{"name": f"n{n}", "description": "d" * 9000} for n in range(1000)]
+    headers = {"Authorization": f"Token {token}"}
+    answer = site.request("POST", "/api/v1/items/bulk", rows, headers)
+    assert answer.status == 201
+    assert [item["name"] for item in answer.json()["results"]] == [
+        row["name"] for row in rows
+    ]
