@@ -5,6 +5,8 @@ the last number it saw misses a slower transaction's rows. PostgreSQL numbers it
 transactions and can tell below which one all have ended (pg_snapshot_xmin): rows
 ordered by that number, and read up to it, appear once and in order.
 SQLite has one writer at a time, so there its sequence is in commit order already.
+A dump that is restored into a new cluster starts counting anew: whoever follows the
+change feed of such a catalogue has to begin again.
 """
 
 from typing import Any

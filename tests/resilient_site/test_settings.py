@@ -78,6 +78,11 @@ def test_a_database_that_is_away_is_told_in_one_line(command):
     assert "Traceback" not in result.stderr
 
 
+def test_errors_may_go_to_sentry_which_need_not_answer():
+    result = manage("check", SENTRY_DSN="http://key@127.0.0.1:9/1")
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_embedded_key_is_made_once_and_kept_private(tmp_path):
     key = kept_secret_key(tmp_path / "new", embedded=True)
     assert len(key) > 50
