@@ -211,7 +211,7 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
         except (csv.Error, _TooLong) as error:
             # A quote that is not closed must not swallow the rows behind it.
             first = source.give_up_first()
-            reason = first.fault or f"This is not CSV: {error}."
+            reason = first.fault or f"This is not CSV: {_explain(error)}."
             text = first.text[:TEXT_SHOWN].rstrip("\r\n")
             yield Line(first.line, first.offset, {}, text, reason)
             rows = csv.reader(source, delimiter=separator, strict=True)
@@ -225,6 +225,13 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
         elif cells:
             row.fields = dict(zip(header, cells, strict=True))
         yield row
+
+
+def _explain(error: Exception) -> str:
+    # How the reader meets a quote that is never closed.
+    if str(error) == "unexpected end of data":
+        return "a quote is opened and not closed"
+    return str(error)
 
 
 def _header(text: str, separator: str) -> list[str]:

@@ -60,8 +60,8 @@ def clean_id(value: object) -> str:
         raise ValueError(f"May have at most {ID_MAX} characters.")
     if not is_id(value):
         raise ValueError(
-            "May have letters A-Z, digits and . _ : + ~ @ - and begins with a letter "
-            "or a digit."
+            "May have letters A-Z, digits and . _ : + ~ @ - and must begin with a "
+            "letter or a digit."
         )
     if value in RESERVED_IDS:
         raise ValueError(f"“{value}” is an address of the site. Choose another id.")
