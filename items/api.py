@@ -19,8 +19,9 @@ from items.models import Item, ItemChange
 from items.rules import ItemData
 from items.selection import Selection, page_size, small_number
 from items.serializers import ChangeSerializer, ItemSerializer
+from items.transactions import next_transaction
 from resilient_site.errors import Invalid, PreconditionRequired
-from resilient_site.keyset import paginate
+from resilient_site.keyset import Cursor, paginate
 from resilient_site.rest import list_response
 
 BULK_MAX = 1_000
@@ -147,6 +148,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
     @schema.changes
     def list(self, request: Request) -> Response:
         since = request.query_params.get("since")
+        unused = next_transaction()
         page = paginate(
             ItemChange.objects.settled(),
             ordering="transaction",
@@ -154,6 +156,10 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
             size=page_size(request.query_params),
             named="since",
         )
+        at = Cursor.decode(since, ItemChange, "transaction") if since else None
+        if at and unused is not None and at.values[0] >= unused:
+            message = "This is from another copy of the catalogue. Begin without it."
+            raise Invalid(errors={"since": [message]})
         # The way on is always given: a consumer comes back to it for what is new.
         page = replace(page, next=page.end or since, previous=None)
         rows = self.get_serializer(page.rows, many=True)

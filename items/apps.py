@@ -1,6 +1,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.db import DEFAULT_DB_ALIAS
 from django.db.models.signals import post_migrate
 
 EDITORS = "Editors"
@@ -14,6 +15,7 @@ class ItemsConfig(AppConfig):
     def ready(self) -> None:
         post_migrate.connect(make_editors, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
+        post_migrate.connect(settle_restored_changes, sender=self)
 
 
 def make_editors(using: str, **kwargs: Any) -> None:
@@ -27,6 +29,14 @@ def make_editors(using: str, **kwargs: Any) -> None:
             content_type__model__in=("item", "tag"),
         )
         group.permissions.set(editing)
+
+
+def settle_restored_changes(using: str, **kwargs: Any) -> None:
+    """Put the changes of a restored dump before all that this cluster will write."""
+    from items.models import ItemChange
+
+    if using == DEFAULT_DB_ALIAS:
+        ItemChange.objects.from_elsewhere().update(transaction=0)
 
 
 def keep_search_in_step(using: str, **kwargs: Any) -> None:

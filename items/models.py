@@ -13,7 +13,11 @@ from django.utils import timezone
 
 from items import rules
 from items.search import matching
-from items.transactions import TransactionId, first_open_transaction
+from items.transactions import (
+    TransactionId,
+    first_open_transaction,
+    next_transaction,
+)
 
 
 class TagQuerySet(models.QuerySet["Tag"]):
@@ -161,6 +165,11 @@ class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
         rows = self.order_by("transaction", "id")
         horizon = first_open_transaction()
         return rows if horizon is None else rows.filter(transaction__lt=horizon)
+
+    def from_elsewhere(self) -> ItemChangeQuerySet:
+        """Keep the changes that another cluster has numbered: a restored dump's."""
+        unused = next_transaction()
+        return self.none() if unused is None else self.filter(transaction__gte=unused)
 
 
 class ItemChange(models.Model):

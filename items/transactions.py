@@ -5,8 +5,8 @@ the last number it saw misses a slower transaction's rows. PostgreSQL numbers it
 transactions and can tell below which one all have ended (pg_snapshot_xmin): rows
 ordered by that number, and read up to it, appear once and in order.
 SQLite has one writer at a time, so there its sequence is in commit order already.
-A dump that is restored into a new cluster starts counting anew: whoever follows the
-change feed of such a catalogue has to begin again.
+A new cluster counts anew, so numbers in a restored dump may be larger than any of its
+own: `migrate` sets these back to 0, and a cursor from before the restore is refused.
 """
 
 from typing import Any
@@ -33,8 +33,17 @@ class TransactionId(Func):
 
 def first_open_transaction() -> int | None:
     """Return the number below which every transaction has ended; None: all have."""
+    return _snapshot("pg_snapshot_xmin")
+
+
+def next_transaction() -> int | None:
+    """Return the number that none here has reached yet; None: they have no numbers."""
+    return _snapshot("pg_snapshot_xmax")
+
+
+def _snapshot(edge: str) -> int | None:
     if connection.vendor != "postgresql":
         return None
     with connection.cursor() as cursor:
-        cursor.execute("SELECT (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint")
+        cursor.execute(f"SELECT ({edge}(pg_current_snapshot())::text)::bigint")
         return int(cursor.fetchone()[0])

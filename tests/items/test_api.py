@@ -453,5 +453,5 @@ def test_changes_take_one_query_and_a_horizon(
     anonymous_api, django_assert_max_num_queries
 ):
     make_items(60)
-    with django_assert_max_num_queries(2):
+    with django_assert_max_num_queries(3):
         anonymous_api.get("/api/v1/changes")

@@ -3,10 +3,11 @@
 import threading
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, transaction
 
 from items.models import ItemChange
-from resilient_site.keyset import paginate
+from resilient_site.keyset import Cursor, paginate
 from tests.factories import make_item
 
 
@@ -42,3 +43,22 @@ def test_a_transaction_that_commits_late_is_not_skipped():
 
     assert sorted(first + second) == ["fast", "slow"]
     assert read(since)[0] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_restored_log_is_read_from_its_beginning(anonymous_api):
+    """Its transactions may have larger numbers than the new cluster has reached."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite does not number transactions")
+    make_item(id="before")
+    ItemChange.objects.update(transaction=10**15)
+    assert read(None)[0] == []
+
+    call_command("migrate", verbosity=0)
+    make_item(id="after")
+
+    assert read(None)[0] == ["before", "after"]
+    before = Cursor("transaction", False, (10**15, 1)).encode()
+    response = anonymous_api.get(f"/api/v1/changes?since={before}")
+    assert response.status_code == 400
+    assert b"another copy" in response.content
