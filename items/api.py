@@ -140,7 +140,7 @@ class ItemViewSet(GenericViewSet[Item]):
 
 
 class ChangeViewSet(GenericViewSet[ItemChange]):
-    """The change log of all items, in the order of their commits."""
+    """The change log of all items, for those who keep a copy."""
 
     queryset = ItemChange.objects.all()
     serializer_class = ChangeSerializer

@@ -93,8 +93,12 @@ history = extend_schema(
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
 )
 changes = extend_schema(
-    summary="The changes of all items, in the order of their commits",
-    description="`next` is always there: come back to it for what is new.",
+    summary="The changes of all items, as they become final",
+    description=(
+        "No change is left out. `next` is always there: come back to it for what is "
+        "new. Of two changes of one item that were made at the same time the later "
+        "may come first: the one with the higher `version` is the later."
+    ),
     parameters=[
         PAGE_SIZE_PARAMETER,
         OpenApiParameter(

@@ -161,7 +161,11 @@ class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
         return self.filter(item_id=item_id).order_by("-version")
 
     def settled(self) -> ItemChangeQuerySet:
-        """Keep the changes that no later commit can slip in before, in that order."""
+        """Keep the changes that no later commit can slip in before, in that order.
+
+        A transaction is numbered before it waits for an item that another one is
+        changing, so versions of one item may come out of their order.
+        """
         rows = self.order_by("transaction", "id")
         horizon = first_open_transaction()
         return rows if horizon is None else rows.filter(transaction__lt=horizon)

@@ -23,6 +23,9 @@ FIELDS = ("id", "name", "description", "tags")
 IGNORED = ("version", "created_at", "updated_at")
 
 LINE_MAX_BYTES = 1024 * 1024
+# Well over what the rules let into one row, however it is written.
+ROW_MAX_BYTES = 256 * 1024
+ROW_LINES_TRIED = 50
 TEXT_SHOWN = 500
 
 csv.field_size_limit(LINE_MAX_BYTES)
@@ -92,6 +95,10 @@ class _TooLong(Exception):
     """A line was met that is not kept in memory."""
 
 
+class _RowTooLong(Exception):
+    """The lines of one row have become more than a row may have."""
+
+
 class _Source:
     """The physical lines. Those since `taken` was last cleared can be put back."""
 
@@ -112,6 +119,8 @@ class _Source:
         self.taken.append(line)
         if line.fault and not line.text:
             raise _TooLong
+        if len(self.taken) > 1 and line.offset - self.taken[0].offset > ROW_MAX_BYTES:
+            raise _RowTooLong
         return line.text
 
     def _read(self) -> _Text:
@@ -200,36 +209,65 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
         raise Unreadable from None
     separator = max(",;\t", key=header_text.count)
     header = _header(header_text, separator)
-    source.skip_to(offset, line)
-    rows = csv.reader(source, delimiter=separator, strict=True)
-    while True:
-        source.taken.clear()
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except (csv.Error, _TooLong) as error:
-            # A quote that is not closed must not swallow the rows behind it.
-            first = source.give_up_first()
-            reason = first.fault or f"This is not CSV: {_explain(error)}."
-            text = first.text[:TEXT_SHOWN].rstrip("\r\n")
-            yield Line(first.line, first.offset, {}, text, reason)
-            rows = csv.reader(source, delimiter=separator, strict=True)
+    rows = _CsvRows(source.skip_to(offset, line), separator)
+    for cells in rows:
+        if isinstance(cells, Line):
+            yield cells
             continue
         row = Line(source.line, source.offset, {}, separator.join(cells)[:TEXT_SHOWN])
-        faults = [taken.fault for taken in source.taken if taken.fault]
-        if faults:
-            row.error = faults[0]
-        elif cells and len(cells) != len(header):
-            row.error = f"Has {len(cells)} cells where the header has {len(header)}."
-        elif cells:
-            row.fields = dict(zip(header, cells, strict=True))
+        row.error = next((taken.fault for taken in source.taken if taken.fault), "")
+        if cells and not row.error:
+            if len(cells) == len(header):
+                row.fields = dict(zip(header, cells, strict=True))
+            else:
+                row.error = (
+                    f"Has {len(cells)} cells where the header has {len(header)}."
+                )
         yield row
+
+
+class _CsvRows:
+    """The rows as lists of cells, or as a Line with the error of the first line.
+
+    A quote that is not closed must not swallow the rows behind it, so after an error
+    reading goes on at the second line. Where many lines were read for nothing each of
+    them is a row from then on: the same could happen at every one of them.
+    """
+
+    def __init__(self, source: _Source, separator: str) -> None:
+        self.source = source
+        self.options: Any = {"delimiter": separator, "strict": True}
+        self.rows = csv.reader(source, **self.options)
+        self.alone_until = 0
+
+    def __iter__(self) -> Iterator[list[str] | Line]:
+        while True:
+            self.source.taken.clear()
+            try:
+                yield self._next()
+            except StopIteration:
+                return
+            except (csv.Error, _TooLong, _RowTooLong) as error:
+                yield self._give_up_first(error)
+
+    def _next(self) -> list[str]:
+        if self.source.line < self.alone_until:
+            return next(csv.reader([next(self.source)], **self.options), [])
+        return next(self.rows)
+
+    def _give_up_first(self, error: Exception) -> Line:
+        if len(self.source.taken) > ROW_LINES_TRIED or isinstance(error, _RowTooLong):
+            self.alone_until = self.source.line
+        first = self.source.give_up_first()
+        self.rows = csv.reader(self.source, **self.options)
+        reason = first.fault or f"This is not CSV: {_explain(error)}."
+        text = first.text[:TEXT_SHOWN].rstrip("\r\n")
+        return Line(first.line, first.offset, {}, text, reason)
 
 
 def _explain(error: Exception) -> str:
     # How the reader meets a quote that is never closed.
-    if str(error) == "unexpected end of data":
+    if isinstance(error, _RowTooLong) or str(error) == "unexpected end of data":
         return "a quote is opened and not closed"
     return str(error)
 

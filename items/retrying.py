@@ -1,11 +1,19 @@
 """Writing again what lost against another writer."""
 
 import functools
+import logging
+import random
+import time
 from collections.abc import Callable
 
 from django.db import IntegrityError, OperationalError, transaction
 
-ATTEMPTS = 3
+from resilient_site.errors import Conflict
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+PAUSE_S = 0.02
 # Deadlock, and a serialization failure (PostgreSQL, appendix A: class 40).
 LOST_AGAINST_ANOTHER = {"40P01", "40001"}
 
@@ -14,22 +22,27 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
     """Run `write` in a transaction, and again if another writer was in its way.
 
     Two can see the same free id or version, and one finds it taken in the end; that
-    one begins anew and sees what the other wrote. What still fails is raised.
+    one begins anew and sees what the other wrote. Raises Conflict if it never wins.
     """
 
     @functools.wraps(write)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(ATTEMPTS):
             try:
                 with transaction.atomic():
                     return write(*args, **kwargs)
-            except IntegrityError:
-                continue
-            except OperationalError as error:
+            except (IntegrityError, OperationalError) as error:
                 state = getattr(error.__cause__, "sqlstate", None)
-                if state not in LOST_AGAINST_ANOTHER:
+                if isinstance(error, OperationalError) and (
+                    state not in LOST_AGAINST_ANOTHER
+                ):
                     raise
-        with transaction.atomic():
-            return write(*args, **kwargs)
+                logger.warning("Writing again, as another writer won: %s", error)
+                lost = error
+            # Apart from the other one, at random.
+            time.sleep(random.uniform(0, PAUSE_S * attempt))  # noqa: S311
+        raise Conflict(
+            "Others are writing the same items at the moment. Please try again."
+        ) from lost
 
     return wrapper

@@ -137,6 +137,16 @@ def test_a_huge_line_in_an_open_quote_costs_two_rows_and_no_more(tmp_path):
     assert counts(run) == (1, 0, 0, 2)
 
 
+def test_quotes_that_close_and_open_again_are_read_in_linear_time():
+    """Each line alone could begin a row that goes on to the end of the file."""
+    content = b"id,name\n" + b'a","b\n' * 200_000 + b"1,good\n"
+    source = stream(content)
+    found = list(read_lines(source))
+    assert len(found) == 200_001
+    assert found[-1].fields == {"id": "1", "name": "good"}
+    assert all(line.error for line in found[:-1])
+
+
 def test_a_file_is_not_read_beyond_its_bound():
     content = stream(gzip.compress(b"name\n" + b"\n" * 100_000))
     with pytest.raises(Unreadable, match="more than 50,000 bytes"):

@@ -61,6 +61,27 @@ def test_exports_that_are_not_read_leave_threads_for_others(site, peers):
     assert 200 in answers
 
 
+def test_pipelined_exports_of_a_vanished_client_keep_nothing(site):
+    for _ in range(4):
+        with socket.create_connection(("127.0.0.1", site.port), 10) as peer:
+            peer.sendall((b"GET /api/v1/items/export" + HEAD + b"\r\n") * 4)
+            assert peer.recv(12) == b"HTTP/1.1 200"
+    for _ in range(2 * THREADS):
+        statuses = (
+            site.get("/api/v1/items/export?tag=script").status for _ in range(500)
+        )
+        assert 200 in statuses
+
+
+def test_a_length_of_many_digits_is_just_a_number(site):
+    length = b"0" * 5000 + b"2"
+    received = site.raw(
+        b"POST /api/v1/items" + HEAD + b"Connection: close\r\nContent-Length: "
+        + length + b"\r\n\r\n{}"
+    )  # fmt: skip
+    assert received.startswith(b"HTTP/1.1 4"), received[:100]
+
+
 def test_the_head_of_an_export_costs_no_export(site):
     for _ in range(5):
         answer = site.request("HEAD", "/api/v1/items/export")
