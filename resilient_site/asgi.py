@@ -29,6 +29,7 @@ IDLE_S = 30
 BODY_IN_MEMORY_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 LENGTH_DIGITS = 16
+_SESSION = f"{settings.SESSION_COOKIE_NAME}=".encode()
 
 
 class Stoppable:
@@ -96,7 +97,7 @@ def _is_acceptable(scope: Message) -> bool:
     """
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"")
-    large = scope["path"] == "/items/import/" and b"sessionid=" in headers.get(
+    large = scope["path"] == "/items/import/" and _SESSION in headers.get(
         b"cookie", b""
     )
     limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
