@@ -10,7 +10,6 @@ EDITORS = "Editors"
 class ItemsConfig(AppConfig):
     name = "items"
     verbose_name = "Catalogue"
-    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         post_migrate.connect(make_editors, sender=self)

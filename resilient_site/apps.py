@@ -4,4 +4,3 @@ from django.apps import AppConfig
 class SiteConfig(AppConfig):
     name = "resilient_site"
     verbose_name = "Access"
-    default_auto_field = "django.db.models.BigAutoField"

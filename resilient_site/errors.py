@@ -260,15 +260,7 @@ def rest_exception_handler(
 # Handlers named in urls.py, for what Django raises outside the views.
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, as_site_error(exception))
-
-
-def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, as_site_error(exception))
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
     return respond(request, as_site_error(exception))
 
 

@@ -242,7 +242,6 @@ USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
 
 STATIC_URL = "static/"
-STATICFILES_DIRS: list[Path] = []
 # Unset: files are served from where they lie. Set: `collectstatic` fills it, and
 # names carry the hash of the content, so that they may be cached for ever.
 STATIC_ROOT = env.str("STATIC_ROOT", "") or None

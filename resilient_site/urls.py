@@ -14,7 +14,5 @@ urlpatterns = [
     path("api/v1/", include("resilient_site.api_urls")),
 ]
 
-handler400 = "resilient_site.errors.bad_request"
-handler403 = "resilient_site.errors.forbidden"
-handler404 = "resilient_site.errors.not_found"
+handler400 = handler403 = handler404 = "resilient_site.errors.refused"
 handler500 = "resilient_site.errors.server_error"
