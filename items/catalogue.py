@@ -153,6 +153,30 @@ def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
 
 
 @transaction.atomic
+def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
+    """Make one item of two: `keep`, with the tags of both; `drop` is deleted.
+
+    It takes over the other's description if it has none of its own. Both are edits
+    like any other, which can be undone. Raises ItemNotFound, and Invalid if they are
+    one, or have more tags together than an item may have.
+    """
+    if keep == drop:
+        raise Invalid("An item cannot be merged with itself.")
+    rows = Item.objects.for_reading().filter(pk__in=[keep, drop]).order_by("pk")
+    items = {item.pk: item for item in rows.select_for_update(of=("self",))}
+    if len(items) < 2:
+        raise ItemNotFound
+    kept, dropped = items[keep].state(), items[drop].state()
+    try:
+        tags = rules.clean_tags([*kept["tags"], *dropped["tags"]])
+    except ValueError as error:
+        raise Invalid(errors={"tags": [str(error)]}) from error
+    description = kept["description"] or dropped["description"]
+    delete_item(drop, actor=actor)
+    return update_item(keep, {"description": description, "tags": tags}, actor=actor)
+
+
+@transaction.atomic
 def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     """Put the item back to what it was before `change`; None if it did not exist.
 

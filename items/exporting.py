@@ -11,10 +11,14 @@ from threading import BoundedSemaphore
 import orjson
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
+from django.utils.http import content_disposition_header
 
 from items import rules
 from items.models import Item
 from resilient_site.errors import Overloaded
+
+type Tell = Callable[[int], None]  # how many more rows have been read
+type Export = Callable[[QuerySet[Item], Tell], Iterator[bytes]]
 
 CHUNK_ROWS = 1_000
 AT_ONCE = 2  # downloads, in one process
@@ -25,21 +29,26 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _chunks(rows: QuerySet[Item]) -> Iterator[list[Item]]:
+def ignore(rows: int) -> None:
+    """Do nothing: nobody counts."""
+
+
+def _chunks(rows: QuerySet[Item], tell: Tell) -> Iterator[list[Item]]:
     rows, last = rows.order_by("pk"), None
     while True:
         page = rows if last is None else rows.filter(pk__gt=last)
         chunk = list(page[:CHUNK_ROWS])
         if chunk:
             yield chunk
+            tell(len(chunk))
         if len(chunk) < CHUNK_ROWS:
             return
         last = chunk[-1].pk
 
 
-def as_csv(rows: QuerySet[Item]) -> Iterator[bytes]:
+def as_csv(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
     yield ",".join(COLUMNS).encode() + b"\r\n"
-    for chunk in _chunks(rows):
+    for chunk in _chunks(rows, tell):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(
             (
@@ -56,8 +65,8 @@ def as_csv(rows: QuerySet[Item]) -> Iterator[bytes]:
         yield text.getvalue().encode()
 
 
-def as_ndjson(rows: QuerySet[Item]) -> Iterator[bytes]:
-    for chunk in _chunks(rows):
+def as_ndjson(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
+    for chunk in _chunks(rows, tell):
         yield b"".join(
             orjson.dumps(as_json(item), option=LINE_OPTIONS) for item in chunk
         )
@@ -76,8 +85,6 @@ def as_json(item: Item) -> dict[str, object]:
     }
 
 
-type Export = Callable[[QuerySet[Item]], Iterator[bytes]]
-
 FORMATS: dict[str, tuple[str, Export]] = {
     "csv": ("text/csv; charset=utf-8", as_csv),
     "ndjson": ("application/x-ndjson", as_ndjson),
@@ -94,19 +101,29 @@ def _seated(pieces: Iterator[bytes]) -> Generator[bytes]:
         seats.release()
 
 
-def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
-    """Answer with the items as a file, streamed.
+def stream(
+    pieces: Iterator[bytes], *, content_type: str, filename: str
+) -> StreamingHttpResponse:
+    """Answer with a file that is read as it is sent.
 
     Raises Overloaded if too many do so already: each has a thread for as long as its
     client reads.
     """
-    content_type, export = FORMATS[name]
     if not seats.acquire(blocking=False):
-        raise Overloaded("Too many exports at the moment.", retry_after_s=10)
-    pieces = _seated(export(items))
+        raise Overloaded("Too many downloads at the moment.", retry_after_s=10)
+    pieces = _seated(pieces)
     next(pieces)
-    return StreamingHttpResponse(
-        pieces,
-        content_type=content_type,
-        headers={"Content-Disposition": f'attachment; filename="items.{name}"'},
+    headers = {"Content-Disposition": attachment(filename)}
+    return StreamingHttpResponse(pieces, content_type=content_type, headers=headers)
+
+
+def attachment(filename: str) -> str:
+    return content_disposition_header(True, filename) or "attachment"
+
+
+def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
+    """Answer with the items as a file. Raises Overloaded."""
+    content_type, export = FORMATS[name]
+    return stream(
+        export(items, ignore), content_type=content_type, filename=f"items.{name}"
     )

@@ -11,9 +11,12 @@ import io
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from django.db import transaction
 from django.db.models import F
@@ -28,6 +31,24 @@ from items.staging import Counts, Row
 from resilient_site.errors import Conflict
 
 BATCH_ROWS = 5_000
+
+
+type Rejected = Sequence[tuple[int, str, str]]
+
+
+class Rejects(Protocol):
+    """Where the rows go that were refused."""
+
+    def write(self, rejects: Rejected) -> int:
+        """Append `rejects`, and return the size with them.
+
+        Called in the transaction of the batch; what a batch that is broken off wrote
+        is cut off when the import goes on at the size before it.
+        """
+
+
+# Opens it behind as many bytes as belong to what is done.
+type OpenRejects = Callable[[int], AbstractContextManager[Rejects]]
 
 
 @dataclass
@@ -177,7 +198,7 @@ def proceed(
     stream: io.BufferedReader,
     *,
     actor: Actor,
-    rejects: Path,
+    rejects: OpenRejects,
     seconds: float | None = None,
     max_bytes: int | None = None,
     on_batch: Callable[[ImportRun], None] | None = None,
@@ -189,10 +210,9 @@ def proceed(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
-    with RejectFile(rejects, run.rejects_size) as reject_file:
+    with rejects(run.rejects_size) as reject_file:
         for batch in batches(lines):
-            rejects_size = reject_file.write(batch.rejects)
-            run = _apply(run, batch, actor=actor, rejects_size=rejects_size)
+            run = _apply(run, batch, actor=actor, rejects=reject_file)
             if on_batch:
                 on_batch(run)
             if deadline is not None and time.monotonic() >= deadline:
@@ -204,14 +224,13 @@ def proceed(
 
 @transaction.atomic
 def _apply(
-    run: ImportRun, batch: Batch, *, actor: Actor, rejects_size: int
+    run: ImportRun, batch: Batch, *, actor: Actor, rejects: Rejects
 ) -> ImportRun:
     # First of all: a second process with the same run waits here, then gives up.
     _advance(
         run,
         offset=batch.offset,
         line=batch.line,
-        rejects_size=rejects_size,
         rejected=F("rejected") + len(batch.rejects),
         state=ImportRun.State.RUNNING,
     )
@@ -221,6 +240,7 @@ def _apply(
         else Counts(0, 0, 0)
     )
     ImportRun.objects.filter(pk=run.pk).update(
+        rejects_size=rejects.write(batch.rejects),
         created=F("created") + counts.created,
         updated=F("updated") + counts.updated,
         unchanged=F("unchanged") + counts.unchanged + batch.superseded,
@@ -234,6 +254,15 @@ def _advance(run: ImportRun, **changes: object) -> None:
     )
     if not ours.update(**changes):
         raise Conflict("This import is being done, or was done, by another process.")
+
+
+def as_csv(rejects: Rejected, *, header: bool) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if header:
+        writer.writerow(["line", "reason", "row"])
+    writer.writerows(rejects)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 class RejectFile:
@@ -256,20 +285,19 @@ class RejectFile:
         if self.file:
             self.file.close()
 
-    def write(self, rejects: list[tuple[int, str, str]]) -> int:
-        """Append `rejects`, and return the size of the file with them."""
+    def write(self, rejects: Rejected) -> int:
         if not rejects:
             return self.size
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        if not self.size:
-            writer.writerow(["line", "reason", "row"])
-        writer.writerows(rejects)
         if self.file is None:
             self.path.touch()
             self.file = open(self.path, "r+b")  # noqa: SIM115 - closed in __exit__
             self.file.seek(self.size)
-        self.file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        self.file.write(as_csv(rejects, header=not self.size))
         self.file.flush()
         self.size = self.file.tell()
         return self.size
+
+
+def into(path: Path) -> OpenRejects:
+    """Have the rows that are refused written to this file."""
+    return partial(RejectFile, path)

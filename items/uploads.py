@@ -55,7 +55,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
             run,
             file,
             actor=actor,
-            rejects=rejects_path(run),
+            rejects=importing.into(rejects_path(run)),
             seconds=SLICE_SECONDS,
             max_bytes=settings.IMPORT_MAX_BYTES,
         )

@@ -121,6 +121,12 @@ class PreconditionRequired(SiteError):
     detail = "Say which version you change: send its ETag in If-Match."
 
 
+class TooManyRequests(SiteError):
+    status = 429
+    code = "too_many_requests"
+    detail = "You ask for this too often. Please wait a while."
+
+
 class LockedOut(SiteError):
     status = 429
     code = "locked_out"

@@ -267,3 +267,43 @@ def test_of_two_writers_of_one_version_one_wins():
     assert sorted(outcomes) == ["stale", "written"]
     assert Item.objects.get(pk="bolt").version == 2
     assert ItemTag.objects.filter(item="bolt").count() == 1
+
+
+def test_of_two_merged_items_one_is_left_with_the_tags_of_both():
+    make_item(id="keep", name="Kept", description="", tags=["a", "b"])
+    make_item(id="drop", description="M8", tags=["b", "c"])
+
+    item = catalogue.merge_items(keep="keep", drop="drop", actor=TESTER)
+
+    assert (item.name, item.description, item.tag_names()) == (
+        "Kept",
+        "M8",
+        ["a", "b", "c"],
+    )
+    assert not Item.objects.filter(pk="drop").exists()
+    assert history("keep")[0] == (2, "updated")
+    assert history("drop")[0] == (2, "deleted")
+
+
+def test_merging_keeps_a_description_that_is_there():
+    make_item(id="keep", description="Mine")
+    make_item(id="drop", description="Theirs")
+    item = catalogue.merge_items(keep="keep", drop="drop", actor=TESTER)
+    assert (item.description, item.version) == ("Mine", 1)
+
+
+def test_what_cannot_be_merged_stays_as_it_is():
+    half = rules.TAGS_MAX // 2 + 1
+    make_item(id="one", tags=[f"a{n}" for n in range(half)])
+    make_item(id="two", tags=[f"b{n}" for n in range(half)])
+
+    with pytest.raises(Invalid, match="itself"):
+        catalogue.merge_items(keep="one", drop="one", actor=TESTER)
+    with pytest.raises(ItemNotFound):
+        catalogue.merge_items(keep="one", drop="three", actor=TESTER)
+    with pytest.raises(Invalid) as refusal:
+        catalogue.merge_items(keep="one", drop="two", actor=TESTER)
+
+    assert list(refusal.value.errors) == ["tags"]
+    assert Item.objects.count() == 2
+    assert ItemChange.objects.count() == 2

@@ -35,7 +35,7 @@ def load(content: str | bytes, folder: Path, **options) -> ImportRun:
     run = importing.begin(source="test", path="-", actor=TESTER)
     rejects = folder / "rejects.csv"
     return importing.proceed(
-        run, stream(content), actor=TESTER, rejects=rejects, **options
+        run, stream(content), actor=TESTER, rejects=importing.into(rejects), **options
     )
 
 
@@ -272,7 +272,11 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatc
     rejects = tmp_path / "r.csv"
     with pytest.raises(Stop):
         importing.proceed(
-            run, stream(content), actor=TESTER, rejects=rejects, on_batch=stop
+            run,
+            stream(content),
+            actor=TESTER,
+            rejects=importing.into(rejects),
+            on_batch=stop,
         )
     run.refresh_from_db()
     assert (run.state, run.line) == ("running", 31)
@@ -280,7 +284,9 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatc
     with open(rejects, "a") as file:
         file.write("half a line")
 
-    run = importing.proceed(run, stream(content), actor=TESTER, rejects=rejects)
+    run = importing.proceed(
+        run, stream(content), actor=TESTER, rejects=importing.into(rejects)
+    )
 
     assert run.state == DONE
     assert counts(run) == (42, 0, 0, 8)
@@ -299,7 +305,11 @@ def test_a_slice_of_time_does_whole_batches_and_goes_on(tmp_path, monkeypatch):
     slices = 0
     while run.state != DONE:
         run = importing.proceed(
-            run, stream(content), actor=TESTER, rejects=tmp_path / "r", seconds=0
+            run,
+            stream(content),
+            actor=TESTER,
+            rejects=importing.into(tmp_path / "r"),
+            seconds=0,
         )
         slices += 1
     assert slices == 5
@@ -312,9 +322,13 @@ def test_two_processes_do_not_do_the_same_batch(tmp_path):
     stale = ImportRun.objects.get(pk=run.pk)
     content = "id,name\n1,a\n"
     rejects = tmp_path / "r"
-    importing.proceed(run, stream(content), actor=TESTER, rejects=rejects)
+    importing.proceed(
+        run, stream(content), actor=TESTER, rejects=importing.into(rejects)
+    )
     with pytest.raises(Conflict):
-        importing.proceed(stale, stream(content), actor=TESTER, rejects=rejects)
+        importing.proceed(
+            stale, stream(content), actor=TESTER, rejects=importing.into(rejects)
+        )
     assert ItemChange.objects.count() == 1
 
 
@@ -329,7 +343,10 @@ def test_a_batch_that_fails_leaves_position_and_items_as_they_were(
     run = importing.begin(source="test", path="-", actor=TESTER)
     with pytest.raises(RuntimeError):
         importing.proceed(
-            run, stream("name\na\n"), actor=TESTER, rejects=tmp_path / "r"
+            run,
+            stream("name\na\n"),
+            actor=TESTER,
+            rejects=importing.into(tmp_path / "r"),
         )
     run.refresh_from_db()
     assert (run.offset, run.created, run.state) == (0, 0, "running")

@@ -88,7 +88,9 @@ def whole_import(path: Path) -> float:
     run = importing.begin(source="rows", path=str(path), actor=actor)
     begin = time.perf_counter()
     with open(path, "rb") as file:
-        run = importing.proceed(run, file, actor=actor, rejects=path.with_suffix(".r"))
+        run = importing.proceed(
+            run, file, actor=actor, rejects=importing.into(path.with_suffix(".r"))
+        )
     assert not run.rejected, run
     return time.perf_counter() - begin
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.http import QueryDict
 
-from items.exporting import FORMATS
+from items.exporting import FORMATS, ignore
 from items.selection import Selection
 from resilient_site.errors import Invalid
 
@@ -34,7 +34,7 @@ class Command(BaseCommand):
             raise CommandError(f"{error.errors}") from error
         _, export = FORMATS[options["format"] or _format(name)]
         if name == "-":
-            for piece in export(items):
+            for piece in export(items, ignore):
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
@@ -46,7 +46,7 @@ class Command(BaseCommand):
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(draft, "wb") as file:
-                for piece in export(items):
+                for piece in export(items, ignore):
                     file.write(piece)
             if whole:
                 draft.replace(path)

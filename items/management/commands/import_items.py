@@ -84,7 +84,11 @@ class Command(BaseCommand):
 
             try:
                 return importing.proceed(
-                    run, file, actor=actor, rejects=rejects, on_batch=show
+                    run,
+                    file,
+                    actor=actor,
+                    rejects=importing.into(rejects),
+                    on_batch=show,
                 )
             except KeyboardInterrupt:
                 raise CommandError(f"Stopped. {GOES_ON}", returncode=130) from None
