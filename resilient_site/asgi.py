@@ -1,13 +1,14 @@
 """The site as an ASGI application: Django's WSGI handler in a pool of threads.
 
 Django's own ASGI handler costs about three times as much for synchronous views. A
-thread is for Django alone: bodies are received before one is taken, and one that
-streams to a client who has gone, or does not read, is given back.
+thread is for Django alone: bodies are received before one is taken, one that streams
+to a client who has gone, or does not read, is given back, and answers that take long
+(`later.py`) go on without any.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from threading import Event
@@ -15,21 +16,45 @@ from typing import IO, Any
 
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
-from resilient_site.wsgi import application as django
+from resilient_site import wsgi  # noqa: F401 - sets Django up
+from resilient_site.later import (
+    CUT_KEY,
+    SCOPE_KEY,
+    STREAM_MAX_S,
+    Exchange,
+    Message,
+    Receive,
+    Send,
+    Stream,
+    Wait,
+    held,
+    send_pieces,
+)
 
 logger = logging.getLogger(__name__)
-
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
 
 # A client that sends or reads nothing for so long is given up.
 IDLE_S = 30
 BODY_IN_MEMORY_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 LENGTH_DIGITS = 16
+TAKES_FILES = ("/items/import/", "/jobs/new/", "/api/v1/jobs")
 _SESSION = f"{settings.SESSION_COOKIE_NAME}=".encode()
+
+
+class Django(WSGIHandler):
+    """Django, asked how its response goes on before that is begun.
+
+    What the handler returns need not be the response: Sentry wraps it.
+    """
+
+    def get_response(self, request: HttpRequest) -> HttpResponseBase:
+        exchange: Exchange = request.META["asgi.scope"][SCOPE_KEY]
+        return exchange.note(super().get_response(request))
 
 
 class Stoppable:
@@ -50,14 +75,18 @@ class Stoppable:
         self.response.close()
 
 
+django = Django()
+
+
 def handler(environ: Any, start_response: Any) -> Any:
     response = django(environ, start_response)
-    if not getattr(response, "streaming", False):
+    exchange: Exchange = environ["asgi.scope"][SCOPE_KEY]
+    if not exchange.is_streamed_by_thread:
         return response
     if environ["REQUEST_METHOD"] == "HEAD":
         response.close()
         return []
-    return Stoppable(response, environ["asgi.scope"]["client_gone"])
+    return Stoppable(response, exchange.client_gone)
 
 
 threads = WSGIMiddleware(handler, workers=settings.WEB_THREADS)
@@ -67,7 +96,6 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         await threads(scope, receive, send)  # type: ignore[arg-type]
         return
-    gone = scope["client_gone"] = Event()
     with SpooledTemporaryFile(BODY_IN_MEMORY_BYTES) as body:
         if _is_acceptable(scope):
             try:
@@ -81,25 +109,52 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
                 return
             if not complete:
                 return
-        body.seek(0)
-        watcher = asyncio.create_task(_watch(receive, gone))
-        try:
-            await threads(scope, _replay(body), _guard(send, gone))  # type: ignore
-        finally:
-            gone.set()
-            watcher.cancel()
+        await _answer(scope, body, receive, send)
+
+
+async def _answer(
+    scope: Message, body: IO[bytes], receive: Receive, send: Send
+) -> None:
+    """Ask Django, then go on with what it left to do later."""
+    exchange = scope[SCOPE_KEY] = Exchange(scope.get(CUT_KEY, lambda: None))
+    gone = asyncio.create_task(_watch(receive, exchange.client_gone))
+    send = _guard(send, exchange)
+    try:
+        later = await _ask_django(scope, body, send)
+        if isinstance(later, Wait):
+            await held.run(later.until(), gone, later.timeout_s)
+            if gone.done():
+                return
+            exchange.waited_for = later.token
+            later = await _ask_django(scope, body, send)
+        if isinstance(later, Stream):
+            if scope["method"] != "HEAD":
+                pieces = send_pieces(later, send, exchange)
+                await held.run(pieces, gone, STREAM_MAX_S)
+            await send({"type": "http.response.body"})
+    finally:
+        exchange.client_gone.set()
+        gone.cancel()
+
+
+async def _ask_django(
+    scope: Message, body: IO[bytes], send: Send
+) -> Stream | Wait | None:
+    body.seek(0)
+    await threads(scope, _replay(body), send)  # type: ignore
+    exchange: Exchange = scope[SCOPE_KEY]
+    return exchange.take()
 
 
 def _is_acceptable(scope: Message) -> bool:
     """Tell whether Django will read the body; it refuses the others unread.
 
-    Only who is signed in may send the size of an import, and only to its page.
+    Only who says that he is signed in may send the size of an import, and only there.
     """
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"")
-    large = scope["path"] == "/items/import/" and _SESSION in headers.get(
-        b"cookie", b""
-    )
+    known = b"authorization" in headers or _SESSION in headers.get(b"cookie", b"")
+    large = known and scope["path"].startswith(TAKES_FILES)
     limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
     return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit
 
@@ -137,14 +192,17 @@ async def _watch(receive: Receive, gone: Event) -> None:
         gone.set()
 
 
-def _guard(send: Send, gone: Event) -> Send:
+def _guard(send: Send, exchange: Exchange) -> Send:
     async def guarded(message: Message) -> None:
-        if gone.is_set():
-            return  # the thread ends its answer as if it were read
+        # The thread ends its answer as if it were read.
+        if exchange.client_gone.is_set() or exchange.withholds(message):
+            return
         try:
             await asyncio.wait_for(send(message), IDLE_S)
+        # Must not get out: a2wsgi would go on filling a queue nobody empties.
+        except TimeoutError:
+            exchange.give_up()
         except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
-            # Must not get out: a2wsgi would go on filling a queue nobody empties.
-            gone.set()
+            exchange.client_gone.set()
 
     return guarded

@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 
+from resilient_site import asgi
 from tests.running import Site
 
 HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
@@ -77,6 +79,25 @@ def test_pipelined_exports_of_a_vanished_client_keep_nothing(site):
             assert peer.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
     for _ in range(2 * THREADS):
         assert export_is_answered(site)
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "accepted"),
+    [
+        ("/api/v1/jobs/", (b"authorization", b"Token x"), True),
+        ("/api/v1/jobs", (b"cookie", b"a=b; sessionid=x"), True),
+        ("/jobs/new/merge/", (b"cookie", b"sessionid=x"), True),
+        ("/items/import/", (b"cookie", b"sessionid=x"), True),
+        ("/items/import/", (b"cookie", b"csrftoken=x"), False),
+        ("/api/v1/items/", (b"authorization", b"Token x"), False),
+        ("/api/v1/jobs/", (b"accept", b"*/*"), False),
+    ],
+)
+def test_large_bodies_are_received_where_files_are_sent(path, header, accepted):
+    length = settings.IMPORT_MAX_BYTES
+    for more, expected in ((0, accepted), (1, False)):
+        headers = [header, (b"content-length", b"%d" % (length + more))]
+        assert asgi._is_acceptable({"path": path, "headers": headers}) == expected
 
 
 def test_a_length_of_many_digits_is_just_a_number(site):
