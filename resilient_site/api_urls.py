@@ -20,6 +20,7 @@ docs = SpectacularSwaggerSplitView.as_view(
 
 urlpatterns = [
     path("", include("items.api_urls")),
+    path("", include("compute.api_urls")),
     re_path(r"^schema/?$", schema, name="schema"),
     re_path(r"^docs/?$", csp_override(docs_policy)(docs), name="docs"),
 ]

@@ -33,6 +33,23 @@ at_least_one = validate.Range(min=1)
 WEB_PROCESSES = env.int("WEB_PROCESSES", os.cpu_count() or 1, validate=at_least_one)
 WEB_THREADS = env.int("WEB_THREADS", 8, validate=at_least_one)
 
+COMPUTE_BACKEND = env.str(
+    "COMPUTE_BACKEND", "pool", validate=validate.OneOf(["pool", "celery"])
+)
+BROKER_URL = env.str("BROKER_URL", "amqp://guest:guest@localhost:5672//")
+COMPUTE_PROCESSES = env.int(
+    "COMPUTE_PROCESSES", os.cpu_count() or 1, validate=at_least_one
+)
+# How long a stop waits for jobs under way; then they are handed back.
+COMPUTE_GRACE_S = env.int("COMPUTE_GRACE_S", 20, validate=validate.Range(min=0))
+COMPUTE_MAX_QUEUED = env.int("COMPUTE_MAX_QUEUED", 1_000, validate=at_least_one)
+COMPUTE_MAX_QUEUED_PER_OWNER = env.int(
+    "COMPUTE_MAX_QUEUED_PER_OWNER", 500, validate=at_least_one
+)
+COMPUTE_KEEP_DAYS = env.int("COMPUTE_KEEP_DAYS", 30, validate=at_least_one)
+# Modules with tasks of your own, beside those in compute/tasks/.
+COMPUTE_TASKS: list[str] = env.list("COMPUTE_TASKS", [])
+
 # --- applications and the way of a request
 
 INSTALLED_APPS = [
@@ -50,6 +67,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "resilient_site",
     "items",
+    "compute",
 ]
 
 MIDDLEWARE = [
@@ -277,5 +295,12 @@ LOGGING = {
 
 if SENTRY_DSN:
     import sentry_sdk
+    from sentry_sdk.integrations.django import DjangoIntegration
 
-    sentry_sdk.init(SENTRY_DSN, send_default_pii=False)
+    sentry_sdk.init(
+        SENTRY_DSN,
+        send_default_pii=False,
+        # What it finds installed it would load, Celery into the web process too.
+        auto_enabling_integrations=False,
+        integrations=[DjangoIntegration()],
+    )

@@ -9,6 +9,7 @@ urlpatterns = [
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
+    path("jobs/", include("compute.urls")),
     path("account/", include("resilient_site.account_urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("resilient_site.api_urls")),

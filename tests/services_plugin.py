@@ -27,6 +27,14 @@ UNSET = (
     "CSRF_TRUSTED_ORIGINS",
     "DATABASE_URL",
     "ACCESS_LOG",
+    "BROKER_URL",
+    "COMPUTE_BACKEND",
+    "COMPUTE_GRACE_S",
+    "COMPUTE_KEEP_DAYS",
+    "COMPUTE_MAX_QUEUED",
+    "COMPUTE_MAX_QUEUED_PER_OWNER",
+    "COMPUTE_PROCESSES",
+    "COMPUTE_TASKS",
     "DEBUG",
     "FORWARDED_ALLOW_IPS",
     "HOST",
@@ -146,3 +154,15 @@ def redis_own() -> Iterator[servers.Redis]:
 def postgres_own() -> Iterator[servers.Postgres]:
     """The test's own PostgreSQL, which it may stop, kill or pause."""
     yield from _running(servers.Postgres)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[servers.RabbitMQ]:
+    """The session's RabbitMQ: shared, so not to be stopped."""
+    yield from _running(servers.RabbitMQ)
+
+
+@pytest.fixture
+def rabbitmq_own() -> Iterator[servers.RabbitMQ]:
+    """The test's own RabbitMQ, which it may stop, kill or pause."""
+    yield from _running(servers.RabbitMQ)

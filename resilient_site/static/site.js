@@ -31,7 +31,73 @@ document.addEventListener("htmx:beforeSwap", () => {
   document.getElementById("trouble").hidden = true;
 });
 
+// A second click does not start a second job. Who stops the page may send it again.
+const ONCE_MS = 5000;
+document.addEventListener("submit", (event) => {
+  const { dataset } = event.target;
+  if (!("once" in dataset)) return;
+  if (dataset.once && event.timeStamp - dataset.once < ONCE_MS) event.preventDefault();
+  else dataset.once = event.timeStamp;
+});
+window.addEventListener("pageshow", () => {
+  for (const { dataset } of document.querySelectorAll("[data-once]")) dataset.once = "";
+});
+
+// The page of a job follows its events; where none come, it asks again and again.
+const SILENCE_MS = 5000;
+const ASK_AGAIN_MS = 2000;
+function follow(part) {
+  let source, silence, asking, heard;
+  const shown = () => part.querySelector("[data-state]").dataset;
+  const isOver = () => "finished" in shown();
+  const reload = () => htmx.trigger(part, "reload");
+
+  function stop() {
+    source?.close();
+    clearTimeout(silence);
+    clearInterval(asking);
+  }
+  function ask() {
+    stop();
+    asking = setInterval(reload, ASK_AGAIN_MS);
+  }
+  function start() {
+    stop();
+    // A hidden page leaves its connection to others: a browser has few.
+    if (isOver() || document.hidden) return;
+    if (!window.EventSource) return ask();
+    heard = false;
+    source = new EventSource(part.dataset.events);
+    silence = setTimeout(ask, SILENCE_MS);
+    source.addEventListener("job", ({ data }) => show(JSON.parse(data)));
+    source.addEventListener("error", () => {
+      if (!heard || source.readyState === EventSource.CLOSED) ask();
+    });
+  }
+  function show({ state, attempts, progress }) {
+    heard = true;
+    clearTimeout(silence);
+    const bar = part.querySelector("#progress");
+    if (state !== shown().state || String(attempts) !== shown().attempts) return reload();
+    if (!bar) return;
+    const percent = Math.floor(progress.fraction * 100);
+    bar.value = percent;
+    part.querySelector("[data-percent]").textContent = `${percent} %`;
+    part.querySelector("[data-message]").textContent = progress.message;
+  }
+  part.addEventListener("htmx:afterSwap", () => {
+    const announcer = document.getElementById("announcer");
+    if (announcer.textContent !== shown().says) announcer.textContent = shown().says;
+    if (isOver()) stop();
+  });
+  // What is gone, or no longer ours, is not asked for again.
+  part.addEventListener("htmx:responseError", ({ detail }) => detail.xhr.status < 429 && stop());
+  document.addEventListener("visibilitychange", start);
+  start();
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  for (const part of document.querySelectorAll("[data-events]")) follow(part);
   if (!navigator.clipboard) return;
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.hidden = false;

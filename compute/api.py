@@ -1,0 +1,224 @@
+"""Jobs over REST: thin callers of `compute.jobs`."""
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django_ratelimit.core import get_usage
+from rest_framework.parsers import MultiPartParser
+from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
+
+from compute import api_schema as schema
+from compute import jobs, watching
+from compute.downloads import download
+from compute.models import Job
+from compute.registry import get_task, tasks
+from compute.selection import select
+from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
+from items.selection import page_size
+from resilient_site.errors import (
+    Conflict,
+    Invalid,
+    Overloaded,
+    TooManyRequests,
+    Unavailable,
+    respond,
+)
+from resilient_site.keyset import paginate
+from resilient_site.later import waited_for
+from resilient_site.prefer import parse_prefer
+from resilient_site.rest import JSONParser, list_response
+
+WAIT_MAX_S = 60
+KEY_MAX = 255
+# The demonstration is open to anyone, and burns what everybody shares.
+DEMONSTRATION_RATE = "30/m"
+DEMONSTRATION_WAIT_S = 30
+DEMONSTRATION_DONE = "Heavy computation finished"
+
+
+class TaskViewSet(ViewSet):
+    """The kinds of job."""
+
+    permission_classes = [AllowAny]
+
+    @schema.task_listing
+    def list(self, request: Request) -> Response:
+        rows: Any = [tasks[name] for name in sorted(tasks)]
+        context = {"user": request.user}
+        found = TaskSerializer(rows, many=True, context=context)
+        return Response({"results": found.data})
+
+    @schema.task_reading
+    def retrieve(self, request: Request, name: str) -> Response:
+        task = TaskSerializer(get_task(name), context={"user": request.user})
+        return Response(task.data)
+
+
+class JobViewSet(ViewSet):
+    """A person's own jobs; all of them for staff."""
+
+    permission_classes = [IsAuthenticated]
+    parser_classes = [JSONParser, MultiPartParser]
+
+    @schema.job_listing
+    def list(self, request: Request) -> Response:
+        page = paginate(
+            select(request.query_params, request.user),
+            ordering="-id",
+            cursor=request.query_params.get("cursor"),
+            size=page_size(request.query_params),
+        )
+        found: Any = page.rows
+        context = {"request": request}
+        serializer = JobSummarySerializer(found, many=True, context=context)
+        return list_response(request, page, serializer)
+
+    @schema.job_submission
+    def create(self, request: Request) -> Response:
+        preference = parse_prefer(request.headers.get("Prefer", ""))
+        preference = preference.at_most(WAIT_MAX_S)
+        if waited := waited_for(request):
+            job = jobs.get_job(UUID(waited), request.user)
+        else:
+            job = _submit(request)
+        response = self._answer(job, 200 if job.is_finished else 202)
+        response["Location"] = response.data["links"]["self"]
+        if preference.applied:
+            response["Preference-Applied"] = preference.applied
+        if job.is_finished:
+            return response
+        response["Retry-After"] = str(jobs.seconds_until(job))
+        if preference.wait_s:
+            watching.wait(response, job, preference.wait_s)
+        return response
+
+    @schema.job_reading
+    def retrieve(self, request: Request, id: UUID) -> Response:
+        return self._answer(jobs.get_job(id, request.user))
+
+    @schema.job_events
+    def events(self, request: Request, id: UUID) -> HttpResponse:
+        last_event_id = request.headers.get("Last-Event-ID")
+        return watching.stream(jobs.get_job(id, request.user), last_event_id)
+
+    @schema.job_cancellation
+    def cancel(self, request: Request, id: UUID) -> Response:
+        job = jobs.cancel(jobs.get_job(id, request.user))
+        return self._answer(job, 200 if job.is_finished else 202)
+
+    @schema.job_result
+    def result(self, request: Request, id: UUID) -> Response:
+        job = jobs.get_job(id, request.user)
+        if not job.is_finished:
+            raise Conflict(
+                "The job has not ended yet.",
+                code="not_finished",
+                retry_after_s=jobs.seconds_until(job),
+            )
+        if job.state != Job.State.SUCCEEDED:
+            raise Conflict(job.error_detail or "The job was cancelled.", code=job.state)
+        return Response(job.result)
+
+    @schema.job_file
+    def file(self, request: Request, id: UUID, name: str) -> HttpResponseBase:
+        job = jobs.get_job(id, request.user)
+        return download(get_object_or_404(job.result_files(), name=name))
+
+    def _answer(self, job: Job, status: int = 200) -> Response:
+        serializer = JobSerializer(job, context={"request": self.request})
+        response = Response(serializer.data, status)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+class HeavyComputationView(APIView):
+    """The demonstration: the work is done on the pool, no thread waits for it."""
+
+    permission_classes = [AllowAny]
+
+    @schema.heavy_computation
+    def get(self, request: Request) -> HttpResponse:
+        if waited := waited_for(request):
+            job = Job.objects.get(pk=waited)
+        else:
+            _limit_rate(request)
+            task = get_task("heavy_computation")
+            params = _checked(task.params(data=request.query_params))
+            job = jobs.submit(task=task, params=params, owner=request.user)
+        if job.state == Job.State.SUCCEEDED:
+            headers = {"Cache-Control": "no-store"}
+            return Response({"message": DEMONSTRATION_DONE}, headers=headers)
+        if job.is_finished:
+            raise Unavailable(job.error_detail or "The computation was cancelled.")
+        if waited:
+            jobs.cancel(job)
+        busy = Overloaded(
+            "The computation did not get its turn in time.",
+            retry_after_s=jobs.seconds_for(1),
+        )
+        response = respond(request, busy)
+        return watching.wait(response, job, DEMONSTRATION_WAIT_S)
+
+
+def _address(group: str, request: HttpRequest) -> str:
+    """Return whose request it is; over a Unix socket nobody knows."""
+    address: str = request.META.get("REMOTE_ADDR", "")
+    return address
+
+
+def _limit_rate(request: Request) -> None:
+    usage = get_usage(
+        request._request,
+        group="heavy_computation",
+        key=_address,
+        rate=DEMONSTRATION_RATE,
+        increment=True,
+    )
+    if usage and usage["should_limit"]:
+        raise TooManyRequests(retry_after_s=usage["time_left"])
+
+
+def _submit(request: Request) -> Job:
+    name, data = _task_and_params(request)
+    if name not in tasks:
+        raise Invalid(errors={"task": ["There is no such task."]})
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > KEY_MAX:
+        message = f"It may have at most {KEY_MAX} characters."
+        raise Invalid(errors={"Idempotency-Key": [message]})
+    return jobs.submit(
+        task=tasks[name],
+        params=_checked(tasks[name].params(data=data), within="params"),
+        owner=request.user,
+        idempotency_key=key,
+    )
+
+
+def _task_and_params(request: Request) -> tuple[str, Any]:
+    """Return what the body says; of a form each part but `task` is a parameter."""
+    body = request.data
+    if isinstance(body, QueryDict):
+        return str(body.get("task", "")), body
+    if not isinstance(body, dict):
+        raise Invalid("The body must be a JSON object.")
+    params = body.get("params", {})
+    if not isinstance(params, dict):
+        raise Invalid(errors={"params": ["Must be an object."]})
+    return str(body.get("task", "")), params
+
+
+def _checked(serializer: Serializer[Any], within: str = "") -> dict[str, Any]:
+    """Return validated parameters; raise Invalid that names them."""
+    if serializer.is_valid():
+        data: dict[str, Any] = serializer.validated_data
+        return data
+    errors = dict(serializer.errors)
+    raise Invalid(errors={within: errors} if within else errors)

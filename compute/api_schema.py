@@ -1,0 +1,155 @@
+"""How the REST operations of jobs are described in the OpenAPI schema."""
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    PolymorphicProxySerializer,
+    extend_schema,
+)
+from rest_framework import serializers
+
+from compute.models import Job
+from compute.registry import Task, tasks
+from compute.serializers import (
+    JobListSerializer,
+    JobSerializer,
+    TaskListSerializer,
+    TaskSerializer,
+)
+from items.api_schema import CURSOR, NOT_MODIFIED, PAGE_SIZE_PARAMETER
+from resilient_site.errors import PROBLEM_TYPE
+from resilient_site.schema import ProblemSerializer
+
+
+def _header(name: str, description: str, **where: Any) -> OpenApiParameter:
+    return OpenApiParameter(
+        name,
+        OpenApiTypes.STR,
+        OpenApiParameter.HEADER,
+        description=description,
+        **where,
+    )
+
+
+ID = OpenApiParameter("id", OpenApiTypes.UUID, OpenApiParameter.PATH)
+STATE = OpenApiParameter("state", OpenApiTypes.STR, enum=Job.State.values)
+TASK = OpenApiParameter("task", OpenApiTypes.STR, description="Name of a task.")
+PREFER = _header(
+    "Prefer",
+    "`wait=N` answers when the job has ended, after N seconds at most (RFC 7240).",
+)
+KEY = _header(
+    "Idempotency-Key",
+    "A text of yours: sent again within 24 hours it gives the same job again.",
+)
+LOCATION = _header("Location", "The address of the job.", response=[200, 202])
+RETRY_AFTER = _header("Retry-After", "When to look, in seconds.", response=[202])
+
+
+def _problems(*statuses: int) -> dict[tuple[int, str], Any]:
+    return {(status, PROBLEM_TYPE): ProblemSerializer for status in statuses}
+
+
+class MessageSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+
+
+def _takes_file(task: Task) -> bool:
+    fields = task.params().fields.values()
+    return any(isinstance(field, serializers.FileField) for field in fields)
+
+
+def _submission(task: Task, *, as_form: bool) -> type[serializers.Serializer[Any]]:
+    """Return a serializer of the body that asks for `task`."""
+    name = "".join(word.capitalize() for word in task.name.split("_"))
+    kind: Any = serializers.ChoiceField([task.name])
+    if as_form:
+        return type(f"{name}Form", (task.params,), {"task": kind})
+    params = type(f"{name}Params", (task.params,), {})
+    fields = {"task": kind, "params": params(required=False)}
+    return type(f"{name}Job", (serializers.Serializer,), fields)
+
+
+def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
+    """Return the bodies of a media type: forms are for the tasks that take a file."""
+    return PolymorphicProxySerializer(
+        component_name="JobForm" if as_form else "JobSubmission",
+        serializers={
+            name: _submission(task, as_form=as_form)
+            for name, task in tasks.items()
+            if _takes_file(task) == as_form
+        },
+        resource_type_field_name="task",
+    )
+
+
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "id": {"type": "string"},
+        "data": {"type": "string", "description": "State and progress, as JSON."},
+    },
+}
+task_listing = extend_schema(summary="List the tasks", responses=TaskListSerializer)
+task_reading = extend_schema(
+    summary="Read a task",
+    parameters=[OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
+    responses=TaskSerializer,
+)
+job_listing = extend_schema(
+    summary="List jobs, the last one first",
+    parameters=[STATE, TASK, PAGE_SIZE_PARAMETER, CURSOR],
+    responses={200: JobListSerializer, 304: NOT_MODIFIED},
+)
+job_submission = extend_schema(
+    summary="Ask for a job",
+    description=(
+        "Files are sent as multipart/form-data: `task`, and each parameter as a part."
+    ),
+    parameters=[PREFER, KEY, LOCATION, RETRY_AFTER],
+    request={
+        "application/json": _submissions(as_form=False),
+        "multipart/form-data": _submissions(as_form=True),
+    },
+    responses={200: JobSerializer, 202: JobSerializer, **_problems(422, 429)},
+)
+job_reading = extend_schema(
+    summary="Read a job", parameters=[ID], responses=JobSerializer
+)
+job_events = extend_schema(
+    summary="Follow a job",
+    description=(
+        "Server-sent events: one `job` with state and progress at every change. The "
+        "stream ends with the job."
+    ),
+    parameters=[ID, _header("Last-Event-ID", "As browsers send it.")],
+    responses={(200, "text/event-stream"): EVENT, 204: None},
+)
+job_cancellation = extend_schema(
+    summary="Cancel a job",
+    parameters=[ID],
+    request=None,
+    responses={200: JobSerializer, 202: JobSerializer, **_problems(409)},
+)
+job_result = extend_schema(
+    summary="Read the result of a job",
+    parameters=[ID],
+    responses={200: OpenApiTypes.ANY, **_problems(409)},
+)
+job_file = extend_schema(
+    summary="Download a file of the result",
+    parameters=[ID, OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
+    responses={(200, "*/*"): OpenApiTypes.BINARY},
+)
+heavy_computation = extend_schema(
+    summary="Run the demonstration job and wait for it",
+    parameters=[
+        OpenApiParameter(
+            "size", OpenApiTypes.INT, description="Count the primes below it."
+        )
+    ],
+    responses={200: MessageSerializer, **_problems(429)},
+)

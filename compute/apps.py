@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+
+
+class ComputeConfig(AppConfig):
+    name = "compute"
+    verbose_name = "Jobs"
+
+    def ready(self) -> None:
+        from compute import registry
+
+        registry.discover()

@@ -1,0 +1,193 @@
+"""A form for any task: made from the task's serializer, which also validates it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django import forms
+from rest_framework import serializers
+from rest_framework.fields import empty
+
+from compute.models import Job
+from compute.registry import Task
+
+NON_FIELD = "non_field_errors"
+
+
+class LinesField(forms.CharField):
+    """A list of texts, written one to a line."""
+
+    widget = forms.Textarea({"rows": 4})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+class Checkboxes(forms.CheckboxSelectMultiple):
+    def id_for_label(self, id_: str, index: str | None = None) -> str:
+        """Name the first one where all of them are meant, for links to the field."""
+        return super().id_for_label(id_, index or "0")
+
+
+class TaskForm(forms.Form):
+    """The parameters of a task. Once valid, `cleaned_data` is as its serializer says.
+
+    The fields here are only to be seen: none of them validates anything.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Any = None,
+        files: Any = None,
+        initial: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data, files, initial=initial)
+        self.task = task
+        for name, parameter in parameters(task).items():
+            self.fields[name] = _as_form_field(parameter)
+
+    def _clean_fields(self) -> None:
+        """Leave all of it to the serializer."""
+
+    def clean(self) -> dict[str, Any]:
+        serializer = self.task.params(data=self._sent())
+        if serializer.is_valid():
+            return dict(serializer.validated_data)
+        for name, found in serializer.errors.items():
+            field = name if name in self.fields else None
+            prefix = "" if field or name == NON_FIELD else f"{name}: "
+            self.add_error(field, [prefix + text for text in _messages(found)])
+        return self.cleaned_data
+
+    def _sent(self) -> Any:
+        """Return fields and files together, as REST framework does with a form."""
+        sent = self.data.copy()  # type: ignore[attr-defined]
+        sent.update(self.files)
+        for name, field in self.fields.items():
+            if isinstance(field, LinesField):
+                lines = str(sent.get(name, "")).splitlines()
+                sent.setlist(name, [line.strip() for line in lines if line.strip()])
+            elif isinstance(field, forms.BooleanField):
+                # A box that is not ticked is not sent, but that is an answer too.
+                sent.setdefault(name, "false")
+        return sent
+
+
+def parameters(task: Task | None) -> dict[str, Any]:
+    """Return the fields of the task's serializer that people fill in."""
+    fields = task.params().fields if task else {}
+    return {
+        name: field
+        for name, field in fields.items()
+        if not field.read_only and not isinstance(field, serializers.HiddenField)
+    }
+
+
+def in_words(job: Job) -> list[tuple[str, Any]]:
+    """Return what was filled in for `job`, labelled and put as in its form."""
+    fields = parameters(job.spec)
+    # PostgreSQL does not keep the order of what is in JSON.
+    names = [name for name in fields if name in job.params]
+    names += sorted(job.params.keys() - names)
+    return [
+        (_label(fields.get(name), name), _in_words(fields.get(name), job.params[name]))
+        for name in names
+        if job.params[name] not in (None, "", [])
+    ]
+
+
+def _label(parameter: Any, name: str) -> str:
+    return str(parameter.label) if parameter else name.replace("_", " ").capitalize()
+
+
+def _in_words(parameter: Any, value: Any) -> Any:
+    choices = _choices(parameter)
+    if isinstance(value, list):
+        return ", ".join(str(choices.get(entry, entry)) for entry in value)
+    return choices.get(value, value) if isinstance(value, str | int) else value
+
+
+def _choices(parameter: Any) -> Mapping[Any, Any]:
+    parameter = getattr(parameter, "child", parameter)
+    return getattr(parameter, "choices", {})
+
+
+def _as_form_field(parameter: Any) -> forms.Field:
+    default = None if parameter.default is empty else parameter.default
+    if callable(default):
+        default = None
+    options: dict[str, Any] = {
+        "label": parameter.label,
+        "help_text": parameter.help_text or "",
+        "initial": default,
+        # What begins with a value needs no word that it may be left out.
+        "required": parameter.required or default not in (None, "", []),
+    }
+    match parameter:
+        case serializers.BooleanField():
+            return forms.BooleanField(**options | {"required": False})
+        case serializers.MultipleChoiceField():
+            return _several(parameter.choices, options)
+        case serializers.ListField(child=serializers.ChoiceField() as child):
+            return _several(child.choices, options)
+        case serializers.ChoiceField():
+            none = [] if options["required"] else [("", "—")]
+            choices = [*none, *parameter.choices.items()]
+            return forms.ChoiceField(choices=choices, **options)
+        case serializers.FileField():
+            return forms.FileField(widget=forms.FileInput, **options)
+        case serializers.IntegerField() | serializers.FloatField():
+            return _number(parameter, options)
+        case serializers.DecimalField():
+            return _number(parameter, options)
+        case serializers.ListField():
+            return LinesField(**options)
+        case _:
+            return _text(parameter, options)
+
+
+def _several(choices: Mapping[Any, Any], options: dict[str, Any]) -> forms.Field:
+    return forms.MultipleChoiceField(
+        choices=list(choices.items()), widget=Checkboxes, **options
+    )
+
+
+def _number(parameter: Any, options: dict[str, Any]) -> forms.Field:
+    whole = isinstance(parameter, serializers.IntegerField)
+    low, high = parameter.min_value, parameter.max_value
+    bounds = {"min": low, "max": high, "step": None if whole else "any"}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    help_text = options["help_text"]
+    # The task's own words may have told the bounds already.
+    if high is None or f"{high:,}" not in help_text:
+        options["help_text"] = f"{help_text} {_range(low, high)}".strip()
+    return forms.Field(widget=forms.NumberInput(given), **options)
+
+
+def _range(low: Any, high: Any) -> str:
+    if low is not None and high is not None:
+        return f"From {low:,} to {high:,}."
+    if low is not None:
+        return f"At least {low:,}."
+    return "" if high is None else f"At most {high:,}."
+
+
+def _text(parameter: Any, options: dict[str, Any]) -> forms.Field:
+    longest = getattr(parameter, "max_length", None)
+    widget: type[forms.Widget] = forms.TextInput
+    if parameter.style.get("base_template") == "textarea.html":
+        widget = forms.Textarea
+    return forms.Field(
+        widget=widget({"maxlength": longest} if longest else None), **options
+    )
+
+
+def _messages(found: Any) -> Iterator[str]:
+    """Yield the messages of a field, nested as its value is, as texts."""
+    if isinstance(found, Mapping):
+        for place, inner in found.items():
+            number = place + 1 if isinstance(place, int) else place
+            yield from (f"{number}: {text}" for text in _messages(inner))
+    else:
+        for text in found:
+            yield from _messages(text) if isinstance(text, Mapping) else (str(text),)

@@ -1,0 +1,28 @@
+"""Run the pool that does the jobs, until it is told to stop."""
+
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from compute.supervisor import Queue, Supervisor
+from compute.wakeup import Wakeup, on_signals
+
+
+class Command(BaseCommand):
+    help = "Run the jobs that the site is asked for, in processes of their own."
+    requires_system_checks = []  # some ask the database, which may be away
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if settings.COMPUTE_BACKEND == "celery":
+            # Only here: no other process of the site needs to load Celery.
+            from compute import celery
+
+            sys.exit(celery.work())
+        wakeup = Wakeup()
+        supervisor = Supervisor(source=Queue(), wakeup=wakeup)
+        on_signals(wakeup, supervisor.stop)
+        self.stdout.write(f"{len(supervisor.slots)} processes wait for jobs.")
+        self.stdout.flush()
+        supervisor.run()

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from compute.registry import Task, tasks
+
+MESSAGE_MAX = 200
+ERROR_MAX = 2_000
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def visible_to(self, user: User | AnonymousUser) -> JobQuerySet:
+        """Keep what a person may see: his own jobs, or all if he is staff."""
+        jobs = self.filter(parent=None)
+        if user.is_staff:
+            return jobs
+        return jobs.filter(owner=user) if user.is_authenticated else jobs.none()
+
+    def unfinished(self) -> JobQuerySet:
+        return self.filter(state__in=Job.UNFINISHED)
+
+    def claimable(self) -> JobQuerySet:
+        """Keep what is due, in the order in which it is done."""
+        due = Q(run_after=None) | Q(run_after__lte=Now())
+        return self.filter(due, state=Job.State.QUEUED).order_by("queued_at", "id")
+
+    def abandoned(self) -> JobQuerySet:
+        """Keep what a worker took and has not been heard of since."""
+        return self.filter(state=Job.State.RUNNING, lease_until__lt=Now())
+
+
+class Job(models.Model):
+    """One piece of work that was asked for: the only truth about it.
+
+    A worker holds a job by a lease, which it renews, and by the job's epoch, which
+    every taking raises: whoever comes with an older epoch has lost the job and can
+    write nothing to it. A job in parts is `running`, held by nobody, while
+    `parts_left` is above zero.
+    """
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    UNFINISHED = (State.QUEUED, State.RUNNING)
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    task = models.CharField(max_length=100)
+    params = models.JSONField(default=dict)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        db_index=False,
+    )
+    request_id = models.CharField(max_length=64, blank=True)
+    idempotency_key = models.CharField(max_length=255, blank=True)
+    fingerprint = models.CharField(max_length=64, blank=True)
+
+    state = models.CharField(max_length=9, choices=State, default=State.QUEUED)
+    fraction = models.FloatField(default=0)
+    message = models.CharField(max_length=MESSAGE_MAX, blank=True)
+    result = models.JSONField(null=True)
+    error_code = models.CharField(max_length=50, blank=True)
+    error_detail = models.CharField(max_length=ERROR_MAX, blank=True)
+
+    created_at = models.DateTimeField(default=timezone.now)
+    # The place in the queue: parts and retries keep that of the first asking.
+    queued_at = models.DateTimeField(default=timezone.now)
+    # By the database's clock; null: at once, whatever the clocks say.
+    run_after = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    attempts = models.PositiveIntegerField(default=0)
+    # Of the attempts, those that ended by the job's own doing.
+    failures = models.PositiveIntegerField(default=0)
+    epoch = models.PositiveIntegerField(default=0)
+    worker = models.CharField(max_length=100, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    cancel_requested = models.BooleanField(default=False)
+    # When a broker was given the job to deliver; null: it is to be handed over.
+    handed_over_at = models.DateTimeField(null=True)
+
+    parent = models.ForeignKey(
+        "self", on_delete=models.CASCADE, null=True, related_name="parts"
+    )
+    part = models.PositiveIntegerField(null=True)
+    parts_left = models.PositiveIntegerField(null=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="job_once_per_key",
+            ),
+            models.CheckConstraint(
+                condition=Q(finished_at__isnull=True, state__in=["queued", "running"])
+                | Q(
+                    finished_at__isnull=False,
+                    state__in=["succeeded", "failed", "cancelled"],
+                ),
+                name="job_finished_has_time",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["queued_at", "id"],
+                condition=Q(state="queued"),
+                name="job_queue",
+            ),
+            models.Index(
+                fields=["lease_until"], condition=Q(state="running"), name="job_leases"
+            ),
+            models.Index(fields=["owner", "id"], name="job_of_owner"),
+            models.Index(fields=["finished_at"], name="job_by_end"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.pk} ({self.state})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("compute:detail", args=[self.pk])
+
+    @property
+    def spec(self) -> Task | None:
+        """The task; None if this version of the site no longer has it."""
+        return tasks.get(self.task)
+
+    @property
+    def title(self) -> str:
+        return self.spec.title if self.spec else self.task
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state not in self.UNFINISHED
+
+    @property
+    def percent(self) -> int:
+        return int(self.fraction * 100)
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        if not self.error_code:
+            return None
+        return {"code": self.error_code, "detail": self.error_detail}
+
+    def progress(self) -> dict[str, Any]:
+        return {"fraction": self.fraction, "message": self.message}
+
+    def result_files(self) -> models.QuerySet[JobFile]:
+        """Return the files that the job gave as its result."""
+        if self.state != self.State.SUCCEEDED:
+            return self.files.none()
+        return self.files.filter(
+            Q(kind=JobFile.Kind.OUTPUT, epoch=self.epoch) | Q(kind=JobFile.Kind.KEPT),
+            complete=True,
+        ).order_by("name")
+
+
+class JobFile(models.Model):
+    """A file of a job, in the database: every machine can read and write it.
+
+    What an attempt that was broken off has written is told by its epoch.
+    """
+
+    class Kind(models.TextChoices):
+        INPUT = "input"
+        OUTPUT = "output"
+        KEPT = "kept"  # across attempts
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="files", db_index=False
+    )
+    kind = models.CharField(max_length=6, choices=Kind)
+    epoch = models.PositiveIntegerField(default=0)
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=100)
+    size = models.BigIntegerField(default=0)
+    complete = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["job", "kind", "epoch", "name"], name="jobfile_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.job_id}"
+
+
+class JobFileChunk(models.Model):
+    file = models.ForeignKey(
+        JobFile, on_delete=models.CASCADE, related_name="chunks", db_index=False
+    )
+    offset = models.BigIntegerField()
+    data = models.BinaryField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["file", "offset"], name="jobfilechunk_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.file_id} from {self.offset}"

@@ -1,0 +1,110 @@
+"""Pairs of items that a job has found alike, as they are now: to look at, to merge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compute.models import Job
+from items import catalogue
+from items.catalogue import Actor
+from items.models import Item, ItemChange
+from resilient_site.errors import NotFound
+
+TASK = "find_duplicates"
+PAIRS_ON_PAGE = 50
+
+
+@dataclass(frozen=True)
+class Side:
+    """One item of a pair: there, or gone by the change `deletion`."""
+
+    id: str
+    name: str
+    item: Item | None
+    deletion: ItemChange | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    number: int
+    score: float
+    field: str
+    first: Side
+    second: Side
+
+    @property
+    def is_whole(self) -> bool:
+        return self.first.item is not None and self.second.item is not None
+
+    @property
+    def sides(self) -> tuple[tuple[str, Side, Side], ...]:
+        """Both, each with what it is called and with the other one."""
+        first, second = self.first, self.second
+        return ("first", first, second), ("second", second, first)
+
+
+@dataclass(frozen=True)
+class PairPage:
+    pairs: list[Pair]
+    number: int
+    last: int
+
+    @property
+    def previous(self) -> int | None:
+        return self.number - 1 if self.number > 1 else None
+
+    @property
+    def next(self) -> int | None:
+        return self.number + 1 if self.number < self.last else None
+
+
+def get_page(job: Job, number: int) -> PairPage:
+    """Return the pairs on page `number`, or on the nearest one that there is."""
+    found = _found(job)
+    last = max(1, -(-len(found) // PAIRS_ON_PAGE))
+    number = min(max(number, 1), last)
+    begin = (number - 1) * PAIRS_ON_PAGE
+    shown = found[begin : begin + PAIRS_ON_PAGE]
+    ids = {pair[side]["id"] for pair in shown for side in ("first", "second")}
+    items = Item.objects.for_reading().in_bulk(ids)
+    deletions = _deletions(ids - items.keys())
+
+    def side(found: Mapping[str, str]) -> Side:
+        item = items.get(found["id"])
+        name = item.name if item else found["name"]
+        return Side(found["id"], name, item, deletions.get(found["id"]))
+
+    pairs = [
+        Pair(place, row["score"], row["field"], side(row["first"]), side(row["second"]))
+        for place, row in enumerate(shown, begin + 1)
+    ]
+    return PairPage(pairs, number, last)
+
+
+def _found(job: Job) -> Any:
+    is_there = job.task == TASK and job.state == Job.State.SUCCEEDED
+    return (job.result or {}).get("pairs", []) if is_there else []
+
+
+def _deletions(ids: set[str]) -> dict[str, ItemChange]:
+    """Return the last deletion of each of these items."""
+    if not ids:
+        return {}
+    changes = ItemChange.objects.filter(
+        item_id__in=ids, action=ItemChange.Action.DELETED
+    )
+    return {change.item_id: change for change in changes.order_by("version")}
+
+
+def merge(job: Job, number: int, *, keep: str, actor: Actor) -> Item:
+    """Make one item of a pair: of its "first" or its "second".
+
+    Raises NotFound if the job has found no such pair, and as `merge_items` does.
+    """
+    sides = dict(enumerate(_found(job), 1)).get(number)
+    if sides is None or keep not in ("first", "second"):
+        raise NotFound("The job has found no such pair.")
+    drop = "second" if keep == "first" else "first"
+    return catalogue.merge_items(
+        keep=sides[keep]["id"], drop=sides[drop]["id"], actor=actor
+    )

@@ -1,0 +1,254 @@
+"""The numbers of a report on the catalogue, or on the items with one tag.
+
+The database counts; only the words are counted here, in one pass over the items that
+holds a page of them and a bounded number of words.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+from itertools import batched, pairwise
+from typing import Any, Self
+
+from django.db.models import Count, DateField, Exists, Max, Min, OuterRef, QuerySet
+from django.db.models.functions import Length, Trunc
+
+from items import rules
+from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
+
+TAGS_SHOWN = 20
+EDITED_SHOWN = 20
+WORDS_SHOWN = 30
+
+UNITS = ("day", "week", "month", "year")
+PERIODS_MAX = 24
+
+NAME_GROUPS = (1, 10, 20, 30, 40, 60, 80, 100, 150, rules.NAME_MAX + 1)
+DESCRIPTION_GROUPS = (
+    0, 1, 50, 100, 200, 500, 1_000, 2_000, 5_000, rules.DESCRIPTION_MAX + 1,
+)  # fmt: skip
+
+# Shorter words are mostly “the” and “and”; longer ones are no words of a language.
+WORD_MIN, WORD_MAX = 4, 30
+WORDS_KEPT = 200_000
+PAGE_ROWS = 1_000
+ROWS_AT_ONCE = 100
+
+type Tell = Callable[[int], None]  # how many more items have been read
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that a report is about, and what belongs to them."""
+
+    items: ItemQuerySet
+    links: QuerySet[ItemTag]
+    changes: QuerySet[ItemChange]
+
+    @classmethod
+    def whole(cls) -> Self:
+        """With the changes of items that are no longer there, too."""
+        rows = Item.objects.all(), ItemTag.objects.all(), ItemChange.objects.all()
+        return cls(*rows)
+
+    @classmethod
+    def tagged(cls, tag: str) -> Self:
+        items = Item.objects.tagged([tag])
+        keys = items.values("pk")
+        return cls(
+            items,
+            ItemTag.objects.filter(item__in=keys),
+            ItemChange.objects.filter(item_id__in=keys),
+        )
+
+    def without_tags(self) -> int:
+        links = ItemTag.objects.filter(item=OuterRef("pk"))
+        return self.items.filter(~Exists(links)).count()
+
+
+# --- tags
+
+
+def tags(catalogue: Catalogue) -> dict[str, Any]:
+    """Count the items of the most frequent tags, and the tags there are besides."""
+    counted = catalogue.links.values("tag").annotate(items=Count("*"))
+    most = list(counted.order_by("-items", "tag")[:TAGS_SHOWN])
+    names = Tag.objects.in_bulk([row["tag"] for row in most])
+    number = catalogue.links.aggregate(tags=Count("tag", distinct=True))["tags"]
+    return {
+        "number": number,
+        "others": number - len(most),
+        "most": [
+            {"tag": names[row["tag"]].name, "items": row["items"]}
+            for row in most
+            if row["tag"] in names
+        ],
+    }
+
+
+# --- growth
+
+
+def growth(catalogue: Catalogue) -> dict[str, Any]:
+    """Count the items by when they were created, in up to `PERIODS_MAX` periods."""
+    ends = catalogue.items.aggregate(first=Min("created_at"), last=Max("created_at"))
+    if ends["first"] is None:
+        return {"unit": UNITS[0], "periods": []}
+    first, last = (ends[end].astimezone(UTC).date() for end in ("first", "last"))
+    unit, starts = _periods(first, last)
+    start = Trunc("created_at", unit, output_field=DateField(), tzinfo=UTC)
+    rows = catalogue.items.annotate(start=start).values("start").order_by()
+    counted = dict(rows.annotate(items=Count("*")).values_list("start", "items"))
+    periods, total = [], 0
+    for begin in starts:
+        total += (items := counted.get(begin, 0))
+        label = _in_words(begin, unit)
+        periods.append(
+            {"start": begin.isoformat(), "label": label, "items": items, "total": total}
+        )
+    return {"unit": unit, "periods": periods}
+
+
+def _periods(first: date, last: date) -> tuple[str, list[date]]:
+    """Return the shortest unit that makes few enough periods, and their first days."""
+    for unit in UNITS:
+        starts = [_begin(first, unit)]
+        while (following := _next(starts[-1], unit)) <= last:
+            starts.append(following)
+        if len(starts) <= PERIODS_MAX:
+            break
+    return unit, starts
+
+
+def _begin(day: date, unit: str) -> date:
+    match unit:
+        case "week":
+            return day - timedelta(days=day.weekday())
+        case "month":
+            return day.replace(day=1)
+        case "year":
+            return day.replace(month=1, day=1)
+        case _:
+            return day
+
+
+def _next(start: date, unit: str) -> date:
+    longest = {"day": 1, "week": 7, "month": 31, "year": 366}
+    return _begin(start + timedelta(days=longest[unit]), unit)
+
+
+def _in_words(start: date, unit: str) -> str:
+    formats = {"month": "%b %Y", "year": "%Y"}
+    return start.strftime(formats.get(unit, "%d %b %Y")).removeprefix("0")
+
+
+# --- lengths
+
+
+def lengths(catalogue: Catalogue, field: str, groups: tuple[int, ...]) -> Any:
+    """Count the items by the length of `field`, in groups that begin at `groups`."""
+    rows = catalogue.items.annotate(length=Length(field)).values("length").order_by()
+    counted = sorted(rows.annotate(items=Count("*")).values_list("length", "items"))
+    return {
+        "longest": counted[-1][0] if counted else None,
+        "median": _median(counted),
+        "groups": [
+            {
+                "label": _range(start, end - 1),
+                "items": sum(items for n, items in counted if start <= n < end),
+            }
+            for start, end in pairwise(groups)
+        ],
+    }
+
+
+def _median(counted: list[tuple[int, int]]) -> int | None:
+    passed, total = 0, sum(items for _, items in counted)
+    for length, items in counted:
+        passed += items
+        if 2 * passed >= total:
+            return length
+    return None
+
+
+def _range(start: int, end: int) -> str:
+    if end == 0:
+        return "none"
+    return f"{start:,}–{end:,}" if start < end else f"{start:,}"
+
+
+# --- edits
+
+
+def most_edited(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Return the items of the most versions: each edit makes one."""
+    edited = catalogue.items.filter(version__gt=1).order_by("-version", "pk")
+    rows = edited.values_list("id", "name", "version")[:EDITED_SHOWN]
+    return [{"id": pk, "name": name, "version": n} for pk, name, n in rows]
+
+
+# --- words
+
+
+class Words:
+    """Counts words, of which it keeps at most `limit`, and some more for a moment.
+
+    When there are too many, the rarest half is dropped, so that a word that comes
+    again counts from 0: each number is too low by at most `missed`.
+    """
+
+    def __init__(self, limit: int = WORDS_KEPT) -> None:
+        self.limit = limit
+        self.missed = 0
+        self._counted: Counter[str] = Counter()
+
+    def add(self, words: Iterable[str]) -> None:
+        self._counted.update(words)
+        if len(self._counted) > self.limit:
+            middle = sorted(self._counted.values())[len(self._counted) // 2]
+            self._counted = Counter(
+                {word: n for word, n in self._counted.items() if n > middle}
+            )
+            self.missed += middle
+
+    def most(self, number: int) -> list[tuple[str, int]]:
+        in_order = sorted(self._counted.items(), key=lambda pair: (-pair[1], pair[0]))
+        return in_order[:number]
+
+
+def frequent_words(catalogue: Catalogue, tell: Tell) -> dict[str, Any]:
+    """Return the words that most items have in their name or description.
+
+    They are as the search sees them: in lower case, without accents.
+    """
+    words = Words()
+    for page in _texts(catalogue.items):
+        for texts in batched(page, ROWS_AT_ONCE):
+            words.add(word for text in texts for word in _words(text))
+        tell(len(page))
+    return {
+        "shortest": WORD_MIN,
+        "missed": words.missed,
+        "most": [
+            {"word": unicodedata.normalize("NFC", word), "items": items}
+            for word, items in words.most(WORDS_SHOWN)
+        ],
+    }
+
+
+def _texts(items: ItemQuerySet) -> Iterator[list[str]]:
+    rows = items.order_by("pk").values_list("pk", "search_text")
+    page = list(rows[:PAGE_ROWS])
+    while page:
+        yield [text for _, text in page]
+        page = list(rows.filter(pk__gt=page[-1][0])[:PAGE_ROWS])
+
+
+def _words(text: str) -> set[str]:
+    return {
+        word
+        for word in text.split()
+        if WORD_MIN <= len(word) <= WORD_MAX and not word.isdigit()
+    }

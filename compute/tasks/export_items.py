@@ -1,0 +1,60 @@
+import gzip
+from typing import Any
+
+from django.http import QueryDict
+from rest_framework import serializers
+
+from compute.registry import task
+from compute.run import Run
+from items.exporting import FORMATS
+from items.selection import SEARCH_MAX, Selection
+from resilient_site.errors import Invalid
+
+
+class Params(serializers.Serializer[Any]):
+    format = serializers.ChoiceField(list(FORMATS), default="csv")
+    search = serializers.CharField(
+        default="",
+        allow_blank=True,
+        max_length=SEARCH_MAX,
+        help_text="Only items with these words; empty: all.",
+    )
+    tag = serializers.CharField(
+        default="", allow_blank=True, help_text="Only items with this tag."
+    )
+
+    def validate(self, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            _selection(search=params["search"], tag=params["tag"])
+        except Invalid as error:
+            raise serializers.ValidationError(dict(error.errors or {})) from error
+        return params
+
+
+@task(params=Params, time_limit_s=1800)
+def export_items(run: Run, *, format: str, search: str, tag: str) -> Any:
+    """Write the catalogue, or a part of it, to a compressed file to download."""
+    items = _selection(search=search, tag=tag).items()
+    total, rows = items.count(), 0
+
+    def tell(more: int) -> None:
+        nonlocal rows
+        rows += more
+        run.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
+
+    _, export = FORMATS[format]
+    name = f"items.{format}.gz"
+    with (
+        run.file(name, "application/gzip") as file,
+        # No time in its head: the same items make the same file.
+        gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
+    ):
+        for piece in export(items, tell):
+            packed.write(piece)
+    return {"file": name, "rows": rows, "bytes": file.file.size}
+
+
+def _selection(*, search: str, tag: str) -> Selection:
+    query = QueryDict(mutable=True)
+    query["search"], query["tag"] = search, tag
+    return Selection.parse(query)

@@ -1,0 +1,196 @@
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from rest_framework import serializers
+
+from compute.registry import Parts, TaskFailed, task
+from compute.run import Run
+from items import rules
+from items.models import Item, ItemQuerySet
+
+if TYPE_CHECKING:
+    from compute.duplicates import Pair, Search
+
+FIELDS = ("name", "description", "both")
+LIMIT_MAX = 100_000
+# Reading the catalogue once more for each part is worth it from so many items on.
+SPLIT_FROM = 5_000
+PAIRS_SHOWN = 300
+PAIRS_AT_ONCE = 500
+# A few hundred pairs must not make more of a result than a job may have.
+SHOWN_BYTES = 200_000
+DESCRIPTION_SHOWN = 200
+FOUND, PAIRS = "found.ndjson", "pairs.csv"
+COLUMNS = (
+    "score", "field", "first_id", "first_name", "first_description", "second_id",
+    "second_name", "second_description",
+)  # fmt: skip
+
+
+type Text = tuple[str, str, str]  # id, name and description
+
+
+class Params(serializers.Serializer[Any]):
+    threshold = serializers.FloatField(
+        default=0.85,
+        min_value=0.5,
+        max_value=1,
+        help_text="The share of their letters that two texts must have in common: "
+        "from 0.5 to 1, which is all of them.",
+    )
+    field = serializers.ChoiceField(
+        FIELDS, default="name", help_text="Where items must agree; both: in either."
+    )
+    tag = serializers.CharField(
+        default="", allow_blank=True, help_text="Only items with this tag."
+    )
+    limit = serializers.IntegerField(
+        default=10_000,
+        min_value=1,
+        max_value=LIMIT_MAX,
+        help_text="The best pairs, up to so many.",
+    )
+
+    def validate_tag(self, tag: str) -> str:
+        try:
+            return rules.clean_tag(tag) if tag else ""
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+
+
+@task(params=Params, time_limit_s=1800, memory_mb=1024)
+def find_duplicates(
+    run: Run, *, threshold: float, field: str, tag: str, limit: int
+) -> Any:
+    """Find pairs of items whose names or descriptions agree, or nearly do.
+
+    The score is the share of letters that two texts have in common, in the same order;
+    case and spacing do not count. Of items with the very same text, each is paired
+    with the first one only. An empty description agrees with nothing.
+
+    Texts of up to 64 letters are compared completely. Of longer ones a pair can be
+    missed whose differences are spread over the whole text: as measured, none in
+    thousands at a threshold of 0.85, 1 in 500 at 0.7, but 4 in 10 at 0.6.
+    """
+    asked: dict[str, Any] = {
+        "threshold": threshold,
+        "field": field,
+        "tag": tag,
+        "limit": limit,
+    }
+    if run.processes > 1 and _items(tag).count() >= SPLIT_FROM:
+        shares = range(run.processes)
+        return Parts([asked | {"part": n, "parts": run.processes} for n in shares])
+    search = _search(run, **asked)
+    return _result(run, search.found, search.is_cut, search.compared, asked)
+
+
+@find_duplicates.part
+def search_part(run: Run, **params: Any) -> dict[str, Any]:
+    from compute.duplicates import as_lines
+
+    search = _search(run, **params)
+    with run.file(FOUND, "application/x-ndjson") as file:
+        for line in as_lines(search.found):
+            file.write(line)
+    return {"is_cut": search.is_cut, "compared": search.compared}
+
+
+@find_duplicates.merge
+def put_together(run: Run, parts: list[dict[str, Any]], **asked: Any) -> Any:
+    from compute.duplicates import from_lines
+
+    contents = run.files_of_parts(FOUND)
+    found = [pair for content in contents for pair in from_lines(content)]
+    is_cut = any(part["is_cut"] for part in parts)
+    compared = max(part["compared"] for part in parts)
+    return _result(run, found, is_cut, compared, asked)
+
+
+def _items(tag: str) -> ItemQuerySet:
+    items: ItemQuerySet = Item.objects.all()
+    return items.tagged([tag]) if tag else items
+
+
+def _search(run: Run, *, tag: str, **which: Any) -> "Search":
+    from compute.duplicates import Search, TooMuchText
+
+    search = Search(**which)
+    try:
+        search.run(_items(tag), run.progress)
+    except TooMuchText as error:
+        raise TaskFailed(
+            "There is more text than fits into memory. Choose a tag, or one field."
+        ) from error
+    return search
+
+
+def _result(
+    run: Run, found: "list[Pair]", is_cut: bool, compared: int, asked: dict[str, Any]
+) -> dict[str, Any]:
+    from compute.duplicates import ranked
+
+    pairs = ranked(found)
+    is_cut = is_cut or len(pairs) > asked["limit"]
+    pairs = pairs[: asked["limit"]]
+    shown: list[dict[str, Any]] = []
+    number, size = 0, 0
+    with run.file(PAIRS, "text/csv; charset=utf-8") as file:
+        file.write(_csv([COLUMNS]))
+        for chunk in _with_items(pairs):
+            file.write(_csv(_cells(*entry) for entry in chunk))
+            for entry in chunk[: PAIRS_SHOWN - len(shown)]:
+                row = _shown(*entry)
+                size += len(orjson.dumps(row))
+                if size < SHOWN_BYTES:
+                    shown.append(row)
+            number += len(chunk)
+            run.progress(number / len(pairs), f"Writing {number:,} pairs")
+    return asked | {
+        "pairs": shown,
+        "found": number,
+        "compared": compared,
+        "truncated": is_cut,
+    }
+
+
+def _with_items(pairs: "list[Pair]") -> Iterator[list[tuple["Pair", Text, Text]]]:
+    """Yield the pairs with their items, but for those that have lost one by now."""
+    for chunk in batched(pairs, PAIRS_AT_ONCE):
+        ids = {item_id for pair in chunk for item_id in (pair.first, pair.second)}
+        rows = Item.objects.filter(pk__in=ids).values_list("pk", "name", "description")
+        texts = {row[0]: row for row in rows}
+        yield [
+            (pair, texts[pair.first], texts[pair.second])
+            for pair in chunk
+            if pair.first in texts and pair.second in texts
+        ]
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cells(pair: "Pair", first: Text, second: Text) -> list[Any]:
+    return [f"{pair.score:.4f}", pair.field, *first, *second]
+
+
+def _shown(pair: "Pair", first: Text, second: Text) -> dict[str, Any]:
+    return {
+        "score": round(pair.score, 4),
+        "field": pair.field,
+        "first": _side(*first),
+        "second": _side(*second),
+    }
+
+
+def _side(item_id: str, name: str, description: str) -> dict[str, str]:
+    if len(description) > DESCRIPTION_SHOWN:
+        description = description[: DESCRIPTION_SHOWN - 1] + "…"
+    return {"id": item_id, "name": name, "description": description}

@@ -1,0 +1,241 @@
+"""The pages of jobs: thin callers of the same functions as REST."""
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required, permission_required
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import select_template
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+from django_htmx.http import HttpResponseClientRefresh
+
+from compute import jobs, pairs
+from compute.downloads import download
+from compute.forms import TaskForm, in_words
+from compute.jobs import JobNotFound, KeyReused, QueueFull, TooManyJobs
+from compute.models import Job
+from compute.registry import Task, get_task, open_to, tasks
+from compute.selection import select
+from compute.templatetags.jobtext import about, is_in_parts
+from items.catalogue import Actor, ItemNotFound
+from items.selection import small_number
+from items.views import Request, form_methods
+from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
+from resilient_site.keyset import paginate
+
+PAGE_ROWS = 50
+PARTS_SHOWN = 100
+MERGING = ["items.add_item", "items.change_item", "items.delete_item"]
+
+
+def signed_in[V: Callable[..., HttpResponseBase]](view: V) -> V:
+    """Ask strangers to sign in; in place of a part of a page, by loading it anew."""
+    protected = login_required(view)
+
+    @wraps(view)
+    def wrapper(request: Request, *args: Any, **options: Any) -> HttpResponseBase:
+        if request.htmx and not request.user.is_authenticated:
+            return HttpResponseClientRefresh()
+        return protected(request, *args, **options)
+
+    return wrapper  # type: ignore[return-value]
+
+
+@signed_in
+@never_cache
+@require_safe
+def job_list(request: Request) -> HttpResponse:
+    page = paginate(
+        select(request.GET, request.user).select_related("owner"),
+        ordering="-id",
+        cursor=request.GET.get("cursor"),
+        size=PAGE_ROWS,
+    )
+    context = {
+        "page": page,
+        "rows": [(job, in_words(job)) for job in page.rows],
+        "is_moving": any(not job.is_finished for job in page.rows),
+        "states": Job.State.choices,
+        "tasks": sorted((task.title, task.name) for task in tasks.values()),
+        "chosen": {name: request.GET.get(name, "") for name in ("state", "task")},
+    }
+    return _render(request, "compute/list.html", context, parts=["results"])
+
+
+@signed_in
+@never_cache
+@require_safe
+def task_list(request: HttpRequest) -> HttpResponse:
+    return render(request, "compute/tasks.html", {"tasks": open_to(request.user)})
+
+
+@signed_in
+@never_cache
+@form_methods
+def job_new(request: HttpRequest, name: str) -> HttpResponse:
+    task = get_task(name)
+    if not task.may_run(request.user):
+        raise NotAllowed
+    refusal: SiteError | None = None
+    form = _form(request, task)
+    if form.is_valid():
+        try:
+            return redirect(_submit(request, task, form.cleaned_data))
+        except (QueueFull, TooManyJobs) as error:
+            refusal = error
+    context = {
+        "task": task,
+        "form": form,
+        "refusal": refusal,
+        "key": uuid4(),
+        "max_bytes": settings.IMPORT_MAX_BYTES,
+    }
+    status = refusal.status if refusal else 422 if form.errors else 200
+    response = render(request, "compute/new.html", context, status=status)
+    if refusal:
+        response["Retry-After"] = str(refusal.retry_after_s)
+    return response
+
+
+@signed_in
+@never_cache
+@require_safe
+def job_detail(request: Request, pk: UUID) -> HttpResponse:
+    return _render_job(request, jobs.get_job(pk, request.user))
+
+
+@signed_in
+@never_cache
+@require_POST
+def job_cancel(request: Request, pk: UUID) -> HttpResponse:
+    job = jobs.get_job(pk, request.user)
+    try:
+        job = jobs.cancel(job)
+    except Conflict as conflict:
+        job.refresh_from_db()
+        if not request.htmx:
+            messages.warning(request, str(conflict))
+    return _render_job(request, job) if request.htmx else redirect(job)
+
+
+@signed_in
+@require_POST
+def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
+    job = jobs.get_job(pk, request.user)
+    try:
+        job = jobs.run_again(job, owner=request.user)  # type: ignore[arg-type]
+    except (QueueFull, TooManyJobs) as error:
+        wait = about(error.retry_after_s or 1)
+        messages.error(request, f"{error.detail} There may be room in about {wait}.")
+    return redirect(job)
+
+
+@signed_in
+@permission_required(MERGING, raise_exception=True)
+@require_POST
+def job_merge(request: Request, pk: UUID) -> HttpResponse:
+    """Make one item of a pair that the job has found."""
+    job = jobs.get_job(pk, request.user)
+    number = small_number(request.POST.get("pair", "")) or 0
+    keep = request.POST.get("keep", "")
+    try:
+        kept = pairs.merge(job, number, keep=keep, actor=Actor.of(request))
+    except (ItemNotFound, Invalid) as error:
+        messages.error(request, _why_not_merged(error))
+    else:
+        messages.success(request, f"“{kept.name}” is the only one of the two now.")
+    page = (number - 1) // pairs.PAIRS_ON_PAGE + 1
+    return redirect(f"{job.get_absolute_url()}?page={page}#pair-{number}")
+
+
+@signed_in
+@require_safe
+def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
+    job = jobs.get_job(pk, request.user)
+    return download(get_object_or_404(job.result_files(), name=name))
+
+
+# A parameter may be a file; see ErrorMiddleware.
+job_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
+
+
+def _why_not_merged(error: SiteError) -> str:
+    if isinstance(error, ItemNotFound):
+        return "One of the two is no longer there."
+    reasons = [text for texts in (error.errors or {}).values() for text in texts]
+    return " ".join(["They cannot be one item.", *reasons])
+
+
+def _form(request: HttpRequest, task: Task) -> TaskForm:
+    """Return the form that was sent, or one to fill in: maybe like an earlier job."""
+    if request.method == "POST":
+        return TaskForm(task, request.POST, request.FILES)
+    try:
+        earlier = jobs.get_job(UUID(request.GET.get("like", "")), request.user)
+    except (ValueError, JobNotFound):
+        return TaskForm(task)
+    return TaskForm(task, initial=earlier.params if earlier.task == task.name else {})
+
+
+def _submit(request: HttpRequest, task: Task, params: dict[str, Any]) -> Job:
+    """Queue the job, once for every form that was shown."""
+    key = request.POST.get("idempotency-key", "")
+    if not re.fullmatch(r"[0-9a-f-]{36}", key):
+        key = ""
+    try:
+        return jobs.submit(
+            task=task, params=params, owner=request.user, idempotency_key=key
+        )
+    except KeyReused:
+        # Somebody went back to the form and changed it: that is another job.
+        return jobs.submit(task=task, params=params, owner=request.user)
+
+
+def _render_job(request: Request, job: Job) -> HttpResponse:
+    return _render(
+        request, "compute/detail.html", _context(request, job), ["job", "parts"]
+    )
+
+
+def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
+    task = job.spec
+    context = {
+        "job": job,
+        "params": in_words(job),
+        "may_run_again": task is not None and task.may_run(request.user),
+        "shows_parts": is_in_parts(task) and job.state != Job.State.SUCCEEDED,
+    }
+    if context["shows_parts"]:
+        parts = job.parts.defer("result", "params").order_by("part")
+        context["parts"] = parts[:PARTS_SHOWN]
+        context["parts_number"] = parts.count()
+    if job.state == Job.State.QUEUED:
+        before = Q(queued_at__lt=job.queued_at, state=Job.State.QUEUED, parent=None)
+        context["ahead"] = Job.objects.filter(before).count()
+        context["wait_s"] = jobs.seconds_until(job)
+    if job.state == Job.State.SUCCEEDED:
+        names = [f"compute/results/{job.task}.html", "compute/results/generic.html"]
+        context["files"] = job.result_files()
+        context["result_template"] = select_template(names).template
+    return context
+
+
+def _render(
+    request: Request, template: str, context: dict[str, Any], parts: list[str]
+) -> HttpResponse:
+    """Answer with the page, or with the one of its parts that htmx asks for."""
+    target = request.htmx.target if request.htmx else None
+    part = f"#{target}" if target in parts else ""
+    response = render(request, template + part, context)
+    patch_vary_headers(response, ["HX-Request", "HX-Target"])
+    return response

@@ -1,0 +1,201 @@
+"""Jobs in the admin: seen, stopped, tried again and, when finished, deleted."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.utils import timezone
+
+from compute.models import Job, JobFileChunk
+from tests.compute.factories import make_file, make_job
+
+pytestmark = pytest.mark.django_db
+
+JOBS = "/admin/compute/job/"
+
+
+@pytest.fixture
+def admin_site(client, admin):
+    client.force_login(admin)
+    return client
+
+
+@pytest.fixture
+def staff_site(client, reader):
+    reader.is_staff = True
+    reader.save()
+    client.force_login(reader)
+    return client
+
+
+def allow(user, *names: str) -> None:
+    user.user_permissions.add(*Permission.objects.filter(codename__in=names))
+
+
+def sent(response) -> str:
+    assert response.status_code in (200, 302), response
+    return response.content.decode()
+
+
+def listed(response) -> set[Any]:
+    assert response.status_code == 200
+    return {job.pk for job in response.context["cl"].result_list}
+
+
+def act(site, action: str, *jobs: Job, **more: str) -> str:
+    data = {"action": action, "_selected_action": [job.pk for job in jobs]}
+    return sent(site.post(JOBS, data | more, follow=True))
+
+
+def test_jobs_are_listed_without_their_parts(admin_site, editor):
+    job = make_job("succeeded", owner=editor)
+    make_job("running", parent=job, part=0)
+    page = admin_site.get(JOBS)
+    assert listed(page) == {job.pk}
+    assert "edith" in sent(page)
+    assert "1 min 15 s" in sent(page)
+
+
+def test_jobs_are_filtered(admin_site):
+    long_ago = timezone.now() - timedelta(minutes=11)
+    lost = make_job("running", lease_until=long_ago)
+    running = make_job("running", task="nap")
+    waiting = make_job(queued_at=long_ago)
+    queued = make_job()
+    every = {lost.pk, running.pk, waiting.pk, queued.pk}
+    for query, found in (
+        ("", every),
+        ("task=nap", {running.pk}),
+        ("task=nix", set()),
+        ("state__exact=queued", {waiting.pk, queued.pk}),
+        ("stuck=lost", {lost.pk}),
+        ("stuck=waiting", {waiting.pk}),
+        ("stuck=nix", every),
+    ):
+        assert listed(admin_site.get(f"{JOBS}?{query}")) == found, query
+
+
+def test_a_job_is_found_by_its_id_or_owner(admin_site, editor):
+    of_edith, other = make_job(owner=editor), make_job()
+    for term, found in (
+        (str(other.pk), {other.pk}),
+        (f" {other.pk} ", {other.pk}),
+        ("EDI", {of_edith.pk}),
+        (str(uuid.uuid4()), set()),
+        ("nobody", set()),
+    ):
+        assert listed(admin_site.get(JOBS, {"q": term})) == found, term
+
+
+def test_a_job_shows_its_parts_and_files_and_cannot_be_changed(admin_site, editor):
+    job = make_job("succeeded", owner=editor, result={"sum": 3}, task="in_parts")
+    make_job("failed", parent=job, part=0, error_detail="The <bad> one.")
+    make_file(job, "a<b>.csv", b"name\n")
+    page = sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
+    assert "&quot;sum&quot;: 3" in page
+    assert "The &lt;bad&gt; one." in page
+    assert f"/jobs/{job.pk}/files/a%3Cb%3E.csv" in page
+    assert "a&lt;b&gt;.csv" in page
+    assert f'href="/jobs/{job.pk}/"' in page
+    response = admin_site.post(f"{JOBS}{job.pk}/change/", {"state": "failed"})
+    assert response.status_code == 403
+    assert admin_site.get(f"{JOBS}add/").status_code == 403
+
+
+def test_a_broken_job_is_shown_too(admin_site):
+    job = make_job("failed", task="gone", owner=None, result=None, started_at=None)
+    assert "ValueError: the cat" in sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
+
+
+def test_selected_jobs_are_cancelled_and_counted(admin_site):
+    waiting, running, done = make_job(), make_job("running"), make_job("succeeded")
+    page = act(admin_site, "cancel", waiting, running, done)
+    assert "Jobs cancelled: 2. 1 had ended already." in page
+    assert Job.objects.get(pk=waiting.pk).state == "cancelled"
+    assert Job.objects.get(pk=running.pk).cancel_requested
+    assert Job.objects.get(pk=done.pk).state == "succeeded"
+
+
+def test_selected_jobs_are_tried_again_and_counted(admin_site):
+    failed, cancelled, done = map(make_job, ("failed", "cancelled", "succeeded"))
+    page = act(admin_site, "retry", failed, cancelled, done)
+    assert "Jobs to try again: 2. 1 had neither failed nor been cancelled." in page
+    queued = Job.objects.filter(state="queued")
+    assert {job.pk for job in queued} == {failed.pk, cancelled.pk}
+    assert {job.error_code for job in queued} == {""}
+
+
+def test_finished_jobs_are_deleted_with_all_that_is_theirs(admin_site):
+    done, failed = make_job("succeeded"), make_job("failed")
+    make_job("succeeded", parent=done, part=0)
+    make_file(done, "a.csv", b"name\n")
+    assert str(done.pk) in act(admin_site, "delete_selected", done, failed)
+    act(admin_site, "delete_selected", done, failed, post="yes")
+    assert not Job.objects.exists()
+    assert not JobFileChunk.objects.exists()
+
+    one = make_job("cancelled")
+    sent(admin_site.post(f"{JOBS}{one.pk}/delete/", {"post": "yes"}))
+    assert not Job.objects.exists()
+
+
+def test_an_unfinished_job_is_not_deleted(admin_site):
+    job, done = make_job("running"), make_job("succeeded")
+    assert (
+        admin_site.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
+    )
+    page = act(admin_site, "delete_selected", job, done)
+    assert "protected" in page
+    act(admin_site, "delete_selected", job, done, post="yes")
+    assert Job.objects.count() == 2
+
+
+def test_deleting_reads_no_file(admin_site, django_assert_max_num_queries):
+    job = make_job("succeeded")
+    for number in range(5):
+        make_file(job, f"{number}.csv", b"name\n")
+    data = {"action": "delete_selected", "_selected_action": [job.pk]}
+    with django_assert_max_num_queries(20) as queries:
+        admin_site.post(JOBS, data)
+        admin_site.post(JOBS, data | {"post": "yes"})
+    touched = [query["sql"] for query in queries if "jobfilechunk" in query["sql"]]
+    assert [sql.partition(" ")[0] for sql in touched] == ["DELETE"]
+    assert not Job.objects.exists()
+
+
+def test_each_thing_takes_its_permission(staff_site, reader):
+    waiting, done = make_job(), make_job("succeeded")
+    assert staff_site.get(JOBS).status_code == 403
+    allow(reader, "view_job")
+    page = sent(staff_site.get(JOBS))
+    assert 'value="cancel"' not in page
+    assert 'value="delete_selected"' not in page
+    act(staff_site, "cancel", waiting)
+    assert Job.objects.get(pk=waiting.pk).state == "queued"
+    assert staff_site.post(f"{JOBS}{done.pk}/delete/").status_code == 403
+
+    allow(reader, "change_job")
+    act(staff_site, "cancel", waiting)
+    assert Job.objects.get(pk=waiting.pk).state == "cancelled"
+    allow(reader, "delete_job")
+    sent(staff_site.post(f"{JOBS}{done.pk}/delete/", {"post": "yes"}))
+    assert not Job.objects.filter(pk=done.pk).exists()
+
+
+def test_pages_take_a_fixed_number_of_queries(
+    admin_site, editor, django_assert_num_queries
+):
+    for _ in range(20):
+        make_job("succeeded", owner=editor, result={"text": "x" * 1000})
+    job = make_job("failed", task="in_parts", owner=editor)
+    for number in range(20):
+        make_job("failed", parent=job, part=number)
+        make_file(job, f"{number}.csv", b"name\n")
+    sent(admin_site.get(JOBS))
+    with django_assert_num_queries(4) as queries:
+        sent(admin_site.get(JOBS))
+    assert not any('"result"' in query["sql"] for query in queries)
+    with django_assert_num_queries(6):
+        sent(admin_site.get(f"{JOBS}{job.pk}/change/"))

@@ -1,0 +1,181 @@
+"""The form of a task: made from its serializer, and validated by that alone."""
+
+from typing import Any
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.http import QueryDict
+from django.utils.datastructures import MultiValueDict
+from rest_framework import serializers
+
+from compute.forms import TaskForm, in_words
+from compute.models import Job
+from compute.registry import Task, tasks
+from tests.compute.faults import echo
+
+
+class Everything(serializers.Serializer[Any]):
+    size = serializers.IntegerField(default=5_000, min_value=1, max_value=100_000)
+    share = serializers.FloatField(min_value=0, help_text="Of the whole.")
+    price = serializers.DecimalField(max_digits=6, decimal_places=2, required=False)
+    word = serializers.CharField(max_length=20, label="A word")
+    note = serializers.CharField(
+        required=False, allow_blank=True, style={"base_template": "textarea.html"}
+    )
+    shape = serializers.ChoiceField([("csv", "Table"), ("json", "Tree")], default="csv")
+    colour = serializers.ChoiceField(["red", "blue"], required=False)
+    letters = serializers.MultipleChoiceField(choices=["a", "b", "c"], required=False)
+    parts = serializers.ListField(
+        child=serializers.ChoiceField(["x", "y"]), required=False
+    )
+    names = serializers.ListField(
+        child=serializers.CharField(max_length=5), required=False
+    )
+    careful = serializers.BooleanField(default=True)
+    on = serializers.DateField(required=False)
+    file = serializers.FileField(required=False)
+    secret = serializers.HiddenField(default="kept")
+    told = serializers.CharField(read_only=True)
+
+
+GOOD = "share=0.5&word=bolt"
+
+
+@pytest.fixture
+def task() -> Task:
+    """One with every kind of parameter, which is not in the registry."""
+    return Task("all", print, Everything, "All", 1, 1, 0, lambda user: True, None)
+
+
+def sent(task: Task, text: str, **files: Any) -> TaskForm:
+    return TaskForm(task, QueryDict(text), MultiValueDict(files))
+
+
+def test_every_kind_of_parameter_has_its_control(task):
+    form = TaskForm(task)
+    controls = {field.name: str(field) for field in form}
+    assert list(controls) == [
+        "size", "share", "price", "word", "note", "shape", "colour", "letters",
+        "parts", "names", "careful", "on", "file",
+    ]  # fmt: skip
+    assert 'type="number"' in controls["size"]
+    assert 'value="5000"' in controls["size"]
+    assert 'min="1"' in controls["size"]
+    assert 'max="100000"' in controls["size"]
+    assert 'step="any"' in controls["share"]
+    assert 'step="any"' in controls["price"]
+    assert 'maxlength="20"' in controls["word"]
+    assert "<textarea" in controls["note"]
+    assert '<option value="csv" selected>Table' in controls["shape"]
+    assert controls["colour"].count("<option") == 3
+    assert controls["letters"].count('type="checkbox"') == 3
+    assert controls["parts"].count('type="checkbox"') == 2
+    assert "<textarea" in controls["names"]
+    assert "checked" in controls["careful"]
+    assert 'type="text"' in controls["on"]
+    assert 'type="file"' in controls["file"]
+    assert form.is_multipart()
+    assert not TaskForm(echo).is_multipart()
+
+
+def test_what_must_be_given_and_between_what_bounds_is_said(task):
+    form = TaskForm(task)
+    assert form["size"].help_text == "From 1 to 100,000."
+    assert form["share"].help_text == "Of the whole. At least 0."
+    assert form["word"].label == "A word"
+    optional = {field.name for field in form if not field.field.required}
+    assert optional == {
+        "price", "note", "colour", "letters", "parts", "names", "careful", "on", "file",
+    }  # fmt: skip
+
+
+def test_the_serializer_makes_the_values(task):
+    form = sent(
+        task,
+        f"{GOOD}&size=&shape=json&letters=c&letters=a&parts=y&careful=on"
+        "&names=one%0D%0A%0D%0A two &on=2026-02-28&colour=&price=1.5&told=me",
+        file=[SimpleUploadedFile("a.csv", b"name")],
+    )
+    assert form.is_valid(), form.errors
+    values = form.cleaned_data
+    assert values.pop("file").read() == b"name"
+    assert values.pop("on").isoformat() == "2026-02-28"
+    assert str(values.pop("price")) == "1.50"
+    assert values == {
+        "size": 5_000, "share": 0.5, "word": "bolt", "shape": "json",
+        "letters": ["c", "a"], "parts": ["y"], "names": ["one", "two"],
+        "careful": True, "secret": "kept",
+    }  # fmt: skip
+
+
+def test_a_box_that_is_not_ticked_means_no_whatever_the_default(task):
+    form = sent(task, GOOD)
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["careful"] is False
+    assert form.cleaned_data["letters"] == []
+    assert form.cleaned_data["size"] == 5_000
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ("size=0", "size"),
+        ("size=1.5", "size"),
+        ("size=9" + "9" * 5000, "size"),
+        ("share=nan", "share"),
+        ("word=" + "x" * 21, "word"),
+        ("word=%00", "word"),
+        ("word=", "word"),
+        ("shape=round", "shape"),
+        ("letters=d", "letters"),
+        ("parts=z", "parts"),
+        ("names=toolong", "names"),
+        ("on=yesterday", "on"),
+        ("file=text", "file"),
+    ],
+    ids=lambda value: value[:16],
+)
+def test_an_error_stands_at_its_field_and_the_input_stays(task, bad, field):
+    form = sent(task, f"{GOOD}&{bad}")
+    assert not form.is_valid()
+    assert list(form.errors) == [field]
+    assert form["share"].value() in ("0.5", "nan")
+    assert str(form)
+
+
+def test_an_error_of_a_list_says_in_which_line(task):
+    form = sent(task, f"{GOOD}&names=one%0Atoolong")
+    assert not form.is_valid()
+    assert form.errors["names"][0].startswith("2: ")
+
+
+def test_an_error_of_all_together_stands_above(task):
+    class Pair(serializers.Serializer[Any]):
+        low = serializers.IntegerField()
+        high = serializers.IntegerField()
+
+        def validate(self, values: Any) -> Any:
+            if values["low"] > values["high"]:
+                raise serializers.ValidationError("Low is above high.")
+            return values
+
+    task.params = Pair
+    form = sent(task, "low=2&high=1")
+    assert not form.is_valid()
+    assert form.non_field_errors() == ["Low is above high."]
+
+
+def test_parameters_are_told_in_the_words_of_the_form(task, monkeypatch):
+    monkeypatch.setitem(tasks, "all", task)
+    params = {
+        "old_one": "x", "note": "", "shape": "json", "parts": ["x", "y"],
+        "word": "bolt", "size": 5,
+    }  # fmt: skip
+    assert in_words(Job(task="all", params=params)) == [
+        ("Size", 5),
+        ("A word", "bolt"),
+        ("Shape", "Tree"),
+        ("Parts", "x, y"),
+        ("Old one", "x"),
+    ]
+    assert in_words(Job(task="gone", params={"size": 5})) == [("Size", 5)]

@@ -1,0 +1,533 @@
+"""The pages of jobs: what people see of them, may do, and are told."""
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from rest_framework import serializers
+
+from compute import files, registry
+from compute.models import Job
+from compute.registry import may
+from compute.run import Run
+from compute.views import PAGE_ROWS
+from tests.compute.factories import make_file, make_job
+
+pytestmark = pytest.mark.django_db
+
+KEY = "0190f0e0-0000-7000-8000-000000000000"
+
+
+class Upload(serializers.Serializer[Any]):
+    file = serializers.FileField()
+    word = serializers.CharField(max_length=5)
+
+
+@pytest.fixture
+def member(client: Client, reader: User) -> Client:
+    client.force_login(reader)
+    return client
+
+
+@pytest.fixture
+def read_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that takes a file, and one for nobody."""
+    monkeypatch.setattr(registry, "tasks", registry.tasks.copy())
+
+    @registry.task(params=Upload)
+    def read_file(run: Run, *, file: str, word: str) -> None:
+        """Read a file.
+
+        As often as it takes."""
+
+    @registry.task(who=may("items.no_such_permission"))
+    def forbidden(run: Run) -> None:
+        """Do what nobody may."""
+
+
+def text(response) -> str:
+    return response.content.decode()
+
+
+def words(response) -> str:
+    """What is to be read on the page."""
+    return " ".join(re.sub(r"<[^>]*>", " ", text(response)).split())
+
+
+def url(job: Job, action: str = "") -> str:
+    return f"/jobs/{job.pk}/{action}"
+
+
+# --- the list
+
+
+def test_the_list_shows_ones_own_jobs_the_last_one_first(member, reader, editor):
+    first, second = make_job(owner=reader), make_job("running", owner=reader)
+    make_job(owner=editor)
+    response = member.get("/jobs/")
+    assert [job.pk for job in response.context["page"].rows] == [second.pk, first.pk]
+    assert "42 %" in text(response)
+    assert "by edith" not in words(response)
+
+
+def test_staff_see_all_jobs_and_whose_they_are(client, admin, editor):
+    make_job(owner=editor)
+    make_job(owner=None)
+    parent = make_job("running")
+    make_job(parent=parent, part=0)
+    client.force_login(admin)
+    response = client.get("/jobs/")
+    assert len(response.context["page"].rows) == 3
+    assert "by edith" in words(response)
+    assert "by a stranger" in words(response)
+
+
+def test_the_list_is_filtered_and_paged(member, reader):
+    for number in range(PAGE_ROWS + 1):
+        make_job("succeeded", owner=reader, params={"number": number})
+    nap = make_job("failed", task="nap", owner=reader, params={})
+
+    first = member.get("/jobs/")
+    assert len(first.context["page"].rows) == PAGE_ROWS
+    last = member.get("/jobs/", {"cursor": first.context["page"].next})
+    assert [job.params["number"] for job in last.context["page"].rows] == [1, 0]
+    for query in ("state=failed", "task=nap", "state=failed&task=nap"):
+        rows = member.get(f"/jobs/?{query}").context["page"].rows
+        assert [job.pk for job in rows] == [nap.pk]
+    assert '<option value="failed" selected>Failed' in text(
+        member.get("/jobs/?state=failed")
+    )
+    assert '<option value="nap" selected>Nap' in text(member.get("/jobs/?task=nap"))
+    assert "No such jobs" in text(member.get("/jobs/?state=running"))
+
+
+@pytest.mark.parametrize(
+    ("query", "word"), [("state=tired", "state"), ("task=nix", "task")]
+)
+def test_a_filter_for_what_there_is_not_is_an_error_page(member, query, word):
+    response = member.get(f"/jobs/?{query}")
+    assert response.status_code == 400
+    assert f"<strong>{word}</strong>" in text(response)
+
+
+def test_the_list_asks_again_only_while_a_job_is_unfinished(member, reader):
+    job = make_job("running", owner=reader)
+    headers = {"HX-Request": "true", "HX-Target": "results"}
+    part = member.get("/jobs/?task=echo", headers=headers)
+    assert "<html" not in text(part)
+    assert 'hx-get="/jobs/?task=echo" hx-trigger="every 3s"' in text(part)
+    job.delete()
+    make_job("succeeded", owner=reader)
+    assert "every 3s" not in text(member.get("/jobs/", headers=headers))
+
+
+def test_who_has_no_jobs_is_shown_the_way_to_one(member):
+    assert "No jobs yet" in text(member.get("/jobs/"))
+    assert "/jobs/new/" in text(member.get("/jobs/"))
+
+
+# --- starting one
+
+
+def test_the_tasks_that_one_may_run_are_offered(member, read_file):
+    response = member.get("/jobs/new/")
+    assert "Give the number back." in words(response)
+    assert "Read a file. It may take up to 10 min and 512 MB" in words(response)
+    assert "Do what nobody may." not in words(response)
+
+
+def test_a_task_that_one_may_not_run_is_refused(member, read_file):
+    for method in (member.get, member.post):
+        assert method("/jobs/new/forbidden/").status_code == 403
+        assert method("/jobs/new/nix/").status_code == 404
+    assert not Job.objects.exists()
+
+
+def test_a_form_starts_a_job_of_ones_own(member, reader):
+    response = member.get("/jobs/new/echo/")
+    assert 'name="number" value="0"' in text(response)
+    response = member.post("/jobs/new/echo/", {"number": "7"})
+    job = Job.objects.get()
+    assert response.status_code == 302
+    assert response["Location"] == url(job)
+    assert (job.task, job.params, job.owner) == ("echo", {"number": 7}, reader)
+
+
+def test_a_form_that_is_sent_twice_starts_one_job(member):
+    data = {"number": "7", "idempotency-key": KEY}
+    first = member.post("/jobs/new/echo/", data)
+    assert member.post("/jobs/new/echo/", data)["Location"] == first["Location"]
+    assert Job.objects.count() == 1
+
+
+def test_a_form_that_was_changed_and_sent_again_starts_another_job(member):
+    for number in ("7", "8"):
+        member.post("/jobs/new/echo/", {"number": number, "idempotency-key": KEY})
+    assert [job.params["number"] for job in Job.objects.order_by("id")] == [7, 8]
+
+
+@pytest.mark.parametrize("key", ["", "x", "\0" * 36, "0" * 300], ids=repr)
+def test_a_key_that_no_form_had_is_as_good_as_none(member, key):
+    for _ in range(2):
+        member.post("/jobs/new/echo/", {"number": "7", "idempotency-key": key})
+    assert Job.objects.count() == 2
+
+
+def test_every_form_has_a_key_of_its_own_and_is_kept_by_nobody(member):
+    one, other = (member.get("/jobs/new/echo/") for _ in range(2))
+    keys = {response.context["key"] for response in (one, other)}
+    assert len(keys) == 2
+    assert all(f'value="{key}"' in text(one) + text(other) for key in keys)
+    assert "no-store" in one["Cache-Control"]
+
+
+def test_a_bad_form_comes_back_with_the_error_at_its_field(member):
+    response = member.post("/jobs/new/echo/", {"number": "many"})
+    assert response.status_code == 422
+    assert set(response.context["form"].errors) == {"number"}
+    assert 'value="many"' in text(response)
+    assert "Error: " in text(response)
+    assert not Job.objects.exists()
+
+
+def test_a_file_goes_with_its_job_and_is_asked_for_again_if_it_did_not(
+    member, read_file
+):
+    file = SimpleUploadedFile("a.csv", b"name\n" * 3, content_type="text/csv")
+    response = member.post("/jobs/new/read_file/", {"file": file, "word": "toolong"})
+    assert response.status_code == 422
+    assert "Choose the file again" in words(response)
+    file.seek(0)
+    member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
+    job = Job.objects.get()
+    assert job.params == {"file": "a.csv", "word": "short"}
+    assert b"".join(files.read(job.files.get())) == b"name\n" * 3
+
+
+def test_a_form_may_be_as_large_as_an_upload(member, read_file, settings):
+    settings.MAX_BODY_BYTES = 100
+    file = SimpleUploadedFile("a.csv", b"name\n" * 100)
+    member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
+    assert Job.objects.get().files.get().size == 500
+
+
+def test_a_full_queue_keeps_what_was_filled_in(member, settings):
+    settings.COMPUTE_MAX_QUEUED = 0
+    response = member.post("/jobs/new/echo/", {"number": "77"})
+    assert response.status_code == 503
+    assert int(response["Retry-After"]) >= 1
+    assert 'value="77"' in text(response)
+    assert "As many jobs are waiting as we take" in words(response)
+    assert not Job.objects.exists()
+
+
+def test_too_many_jobs_of_one_person_are_refused(member, reader, settings):
+    settings.COMPUTE_MAX_QUEUED_PER_OWNER = 1
+    make_job(owner=reader)
+    response = member.post("/jobs/new/echo/", {"number": "77"})
+    assert response.status_code == 429
+    assert response["Retry-After"]
+    assert 'value="77"' in text(response)
+
+
+def test_a_job_can_be_the_pattern_of_the_next_form(member, reader, editor):
+    own = make_job("failed", owner=reader, params={"number": 77})
+    assert 'value="77"' in text(member.get(f"/jobs/new/echo/?like={own.pk}"))
+    assert 'value="77"' not in text(member.get(f"/jobs/new/nap/?like={own.pk}"))
+    theirs = make_job("failed", owner=editor, params={"number": 77})
+    for other in (theirs.pk, uuid.uuid4(), "x"):
+        response = member.get(f"/jobs/new/echo/?like={other}")
+        assert 'name="number" value="0"' in text(response)
+
+
+# --- one job
+
+
+def test_a_waiting_job_tells_its_place_and_a_guess(member, reader):
+    make_job()
+    job = make_job(owner=reader)
+    response = member.get(url(job))
+    assert "1 job is before it in the queue" in words(response)
+    assert "probably begin within 60 seconds" in words(response)
+    Job.objects.exclude(pk=job.pk).delete()
+    assert "It is the next in the queue" in words(member.get(url(job)))
+
+
+def test_a_running_job_shows_how_far_it_is(member, reader):
+    job = make_job("running", owner=reader, message="17 of 40 items")
+    response = member.get(url(job))
+    assert '<progress id="progress" max="100" value="42">' in text(response)
+    assert "17 of 40 items" in words(response)
+    assert f'data-events="/api/v1/jobs/{job.pk}/events"' in text(response)
+    assert "Number 5" in words(response)
+
+
+def test_the_part_of_a_page_comes_alone(member, reader):
+    job = make_job("running", task="in_parts", owner=reader)
+    make_job("failed", parent=job, part=0, error_detail="The bad one.")
+    headers = {"HX-Request": "true", "HX-Target": "job"}
+    assert "<html" not in text(member.get(url(job), headers=headers))
+    headers["HX-Target"] = "parts"
+    parts = member.get(url(job), headers=headers)
+    assert "The bad one." in words(parts)
+    assert "Cancel" not in words(parts)
+    headers["HX-Target"] = "other"
+    assert "<html" in text(member.get(url(job), headers=headers))
+
+
+def test_the_parts_of_a_job_are_shown_up_to_a_number(member, reader):
+    job = make_job("running", task="in_parts", owner=reader)
+    for number in range(101):
+        make_job("running", parent=job, part=number)
+    response = member.get(url(job))
+    assert "Part 100" in words(response)
+    assert "Part 101" not in words(response)
+    assert "101 in all" in words(response)
+
+
+def test_attempts_are_told_with_what_became_of_them(member, reader):
+    one = make_job("succeeded", owner=reader, result={})
+    assert "Attempts" not in words(member.get(url(one)))
+    job = make_job("succeeded", owner=reader, result={}, attempts=4, failures=2)
+    assert "Attempts 4 2 failed, 1 broken off" in words(member.get(url(job)))
+    job = make_job("failed", owner=reader, attempts=3, failures=3)
+    assert "Attempts 3 3 failed" in words(member.get(url(job)))
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("task_failed", "To do it again would not help."),
+        ("error", "Run it again"),
+        ("crashed", "Its process broke off"),
+        ("time_limit", "Ask for less"),
+        ("memory_limit", "too much memory"),
+        ("result_too_large", "too large"),
+        ("part_failed", "One of its parts"),
+        ("task_unknown", "no longer has this task"),
+        ("worker_lost", "Its process broke off"),
+        ("of_tomorrow", "Run it again"),
+    ],
+)
+def test_a_failure_is_told_with_what_to_do(member, reader, code, advice):
+    job = make_job("failed", owner=reader, error_code=code, error_detail="<The cat>")
+    response = member.get(url(job))
+    assert advice in words(response)
+    assert "&lt;The cat&gt;" in text(response)
+    assert code in words(response)
+
+
+def test_a_job_of_a_task_that_is_gone_is_still_shown(member, reader):
+    job = make_job("succeeded", task="gone", owner=reader, result={"sum": 3})
+    response = member.get(url(job))
+    assert "Number 5" in words(response)
+    assert "Sum 3" in words(response)
+    assert "Run again" not in words(response)
+    assert member.post(url(job, "again/")).status_code == 404
+
+
+def test_any_result_is_shown_by_its_shape(member, reader):
+    result = {
+        "items_found": 12_345,
+        "share": 0.123456,
+        "complete": True,
+        "note": None,
+        "rows": [{"name": "<b>", "count": 3}, {"name": "nut", "size": "M8"}],
+        "more": {"low": 1, "high": 2},
+        "tree": {"a": [1, {"b": 2}]},
+        "empty": [],
+    }
+    response = member.get(url(make_job("succeeded", owner=reader, result=result)))
+    for fact in ("Items found 12,345", "Share 0.1235", "Complete Yes", "Note —"):
+        assert fact in words(response)
+    # PostgreSQL orders what is in JSON by itself.
+    assert "Rows Name" in words(response)
+    assert "&lt;b&gt; 3 —" in words(response)
+    assert "More Low 1 High 2" in words(response)
+    assert "&quot;b&quot;: 2" in text(response)
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (None, "It is done."),
+        (42, "Result 42"),
+        ("<i>", "Result &lt;i&gt;"),
+        ([], "Result [] "),
+        ([1, [2]], "[ 1, [ 2 ] ]"),
+        ([{"a": 1}], "A 1"),
+        ({}, "Result"),
+    ],
+    ids=repr,
+)
+def test_a_result_may_be_anything(member, reader, result, shown):
+    job = make_job("succeeded", owner=reader, result=result)
+    assert shown in words(member.get(url(job)))
+
+
+# --- doing something with it
+
+
+def test_a_waiting_job_is_cancelled_at_once(member, reader):
+    job = make_job(owner=reader)
+    assert member.get(url(job, "cancel/")).status_code == 405
+    response = member.post(url(job, "cancel/"), follow=True)
+    assert response.redirect_chain == [(url(job), 302)]
+    assert "stopped before it began" in words(response)
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+
+
+def test_a_running_job_is_stopping_until_its_worker_has_stopped_it(member, reader):
+    job = make_job("running", owner=reader)
+    headers = {"HX-Request": "true", "HX-Target": "job"}
+    part = member.post(url(job, "cancel/"), headers=headers)
+    assert "<html" not in text(part)
+    assert "Stopping…" in words(part)
+    assert "disabled" in text(part)
+    job.refresh_from_db()
+    assert (job.state, job.cancel_requested) == ("running", True)
+
+
+def test_a_job_that_has_ended_meanwhile_is_not_cancelled(member, reader):
+    job = make_job("succeeded", owner=reader, result={"sum": 3})
+    response = member.post(url(job, "cancel/"), follow=True)
+    assert "has succeeded already" in words(response)
+    headers = {"HX-Request": "true", "HX-Target": "job"}
+    part = member.post(url(job, "cancel/"), headers=headers)
+    assert "Sum 3" in words(part)
+
+
+def test_a_job_is_run_again_as_a_new_one(member, reader):
+    job = make_job("failed", owner=reader)
+    assert member.get(url(job, "again/")).status_code == 405
+    response = member.post(url(job, "again/"))
+    again = Job.objects.exclude(pk=job.pk).get()
+    assert response["Location"] == url(again)
+    assert (again.params, again.state) == (job.params, "queued")
+
+
+def test_running_again_waits_for_room_in_the_queue(member, reader, settings):
+    settings.COMPUTE_MAX_QUEUED = 0
+    job = make_job("failed", owner=reader)
+    response = member.post(url(job, "again/"), follow=True)
+    assert "As many jobs are waiting as we take" in words(response)
+    assert Job.objects.count() == 1
+
+
+def test_files_of_the_result_are_downloaded(member, reader):
+    job = make_job("succeeded", owner=reader, result={})
+    make_file(job, "a b.csv", b"name\n", "text/csv; charset=utf-8")
+    page = text(member.get(url(job)))
+    assert f'href="{url(job, "files/a%20b.csv")}"' in page
+    assert "CSV, 5\xa0bytes" in page
+    response = member.get(url(job, "files/a%20b.csv"))
+    assert response.content == b"name\n"
+    assert response["Content-Length"] == "5"
+    assert response["Content-Disposition"] == 'attachment; filename="a b.csv"'
+    assert response["X-Content-Type-Options"] == "nosniff"
+    assert member.get(url(job, "files/other")).status_code == 404
+
+
+def test_an_image_is_shown_and_can_do_nothing_else(member, reader):
+    job = make_job("succeeded", owner=reader, result={})
+    make_file(job, "chart.svg", b"<svg/>", "image/svg+xml")
+    response = member.get(url(job, "files/chart.svg"))
+    assert "Content-Disposition" not in response
+    assert "sandbox" in response["Content-Security-Policy"]
+    assert "script-src" not in response["Content-Security-Policy"]
+    assert response["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_files_of_an_attempt_that_failed_are_nobodys(member, reader):
+    job = make_job("failed", owner=reader)
+    make_file(job, "half.csv", b"name\n")
+    assert member.get(url(job, "files/half.csv")).status_code == 404
+
+
+# --- whose it is
+
+
+def test_a_job_of_somebody_else_is_not_there(member, editor):
+    job = make_job("succeeded", owner=editor, result={})
+    make_file(job, "a.csv", b"name\n")
+    part = make_job("succeeded", parent=job, part=0)
+    for other in (job, part):
+        assert member.get(url(other)).status_code == 404
+        assert member.get(url(other, "files/a.csv")).status_code == 404
+        for action in ("cancel/", "again/"):
+            assert member.post(url(other, action)).status_code == 404
+    response = member.get(url(job))
+    assert response["Content-Type"].startswith("text/html")
+    assert "not yours" in words(response)
+
+
+def test_staff_may_see_and_stop_the_job_of_another(client, admin, editor):
+    job = make_job(owner=editor)
+    client.force_login(admin)
+    assert "by edith" in words(client.get(url(job)))
+    client.post(url(job, "cancel/"))
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+
+
+def test_strangers_are_asked_to_sign_in(client, reader):
+    job = make_job("succeeded", owner=reader)
+    paths = ["/jobs/", "/jobs/new/", "/jobs/new/echo/", url(job), url(job, "files/a")]
+    for path in paths:
+        response = client.get(path)
+        assert response.status_code == 302
+        assert response["Location"] == f"/account/sign-in/?next={path}"
+    for action in ("cancel/", "again/", "merge/"):
+        assert client.post(url(job, action)).status_code == 302
+    assert 'href="/jobs/"' not in text(client.get("/items/"))
+
+
+def test_a_part_of_a_page_whose_session_has_ended_loads_the_page(client, reader):
+    job = make_job("running", owner=reader)
+    response = client.get(url(job), headers={"HX-Request": "true", "HX-Target": "job"})
+    assert response["HX-Refresh"] == "true"
+    assert response.content == b""
+
+
+def test_the_import_page_leads_to_the_job(editor_client):
+    assert 'href="/jobs/new/import_items/"' in text(editor_client.get("/items/import/"))
+
+
+# --- query counts
+
+
+def test_pages_take_a_fixed_number_of_queries(
+    member, reader, admin, editor, django_assert_num_queries
+):
+    for number in range(20):
+        make_job("succeeded", owner=reader, params={"number": number})
+    done = make_job("succeeded", owner=reader, result={"sum": 3})
+    for number in range(20):
+        make_file(done, f"{number}.csv", b"x")
+    parted = make_job("running", task="in_parts", owner=reader)
+    for number in range(20):
+        make_job("running", parent=parted, part=number)
+    waiting = make_job(owner=reader)
+    theirs = make_job("running", owner=editor)
+    session_and_user, permissions, job = 2, 2, 1
+    for number, path in (
+        (1, "/jobs/"),
+        (1, "/jobs/?state=succeeded&task=echo"),
+        (0, "/jobs/new/"),
+        (0, "/jobs/new/echo/"),
+        (job + 1, url(done)),  # its files
+        (job + 2, url(parted)),  # how many parts, and these
+        (job + 3, url(waiting)),  # its place, and how fast the queue moves
+    ):
+        with django_assert_num_queries(number + session_and_user + permissions):
+            assert member.get(path).status_code == 200
+    member.force_login(admin)
+    with django_assert_num_queries(1 + session_and_user):
+        assert member.get("/jobs/").status_code == 200
+    with django_assert_num_queries(job + 1 + session_and_user):  # its owner
+        assert member.get(url(theirs)).status_code == 200

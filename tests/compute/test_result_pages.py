@@ -1,0 +1,222 @@
+"""What came of a job, as its page shows it: the tasks themselves make the results."""
+
+import re
+
+import pytest
+from django.test import Client
+
+from compute.templatetags.jobtext import removed_from
+from items import catalogue
+from items.models import Item
+from tests.compute.factories import do
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+
+def text(response) -> str:
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def words(response) -> str:
+    """What is to be read on the page."""
+    return " ".join(re.sub(r"<[^>]*>", " ", text(response)).split())
+
+
+def test_a_computation_tells_its_numbers(editor_client, editor):
+    job = do("heavy_computation", editor, size=10_000)
+    page = words(editor_client.get(job.get_absolute_url()))
+    assert "Primes 1,229 Below 10,000 The largest 9,973" in page
+
+
+def test_an_export_is_there_to_download(editor_client, editor):
+    make_items(3)
+    job = do("export_items", editor, format="csv", search="", tag="")
+    response = editor_client.get(job.get_absolute_url())
+    assert "3 items are in the file" in words(response)
+    address = f"{job.get_absolute_url()}files/items.csv.gz"
+    assert f'href="{address}"' in text(response)
+    assert editor_client.get(address).content.startswith(b"\x1f\x8b")
+
+
+def test_an_import_tells_its_counts_and_hands_bad_rows_back(editor_client, editor):
+    rows = b"id,name\na,One\nb,\nc,Three\n"
+    job = do("import_items", editor, upload=rows, file="units.csv")
+    response = editor_client.get(job.get_absolute_url())
+    assert "units.csv is imported, but 1 row was left out" in words(response)
+    assert "Created 2 Updated 0 Unchanged 0 Rejected 1" in words(response)
+    assert "/items/?ordering=-updated_at" in text(response)
+    found = re.search(r'href="([^"]*)" download>Download the rej', text(response))
+    assert found
+    assert b"Must not be empty" in editor_client.get(found[1]).content
+
+    job = do("import_items", editor, upload=b"id,name\na,One\n", file="one.csv")
+    response = editor_client.get(job.get_absolute_url())
+    assert "one.csv is imported." in words(response)
+    assert "Download" not in words(response)
+
+
+def test_a_report_shows_charts_and_the_numbers_of_each(editor_client, editor):
+    make_items(3, tags=["metal"])
+    make_item(id="bolt", name="Rusty <bolt>", description="Very rusty", tags=["a+b"])
+    catalogue.update_item("bolt", {"name": "Rusty <nut>"}, actor=TESTER)
+    job = do("catalogue_report", editor, tag="")
+    response = editor_client.get(job.get_absolute_url())
+    page = words(response)
+    assert "Items 4 Without a tag 0 Tags in use 2 Changes so far 5" in page
+    assert "metal 3" in page
+    assert "/items/?tag=a%2Bb" in text(response)
+    assert "rusty 1" in page
+    assert "Rusty &lt;nut&gt; bolt 2" in page
+    images = re.findall(
+        r'<img class="chart" src="([^"]*)" width="440" height="\d+" alt="([^"]+)">',
+        text(response),
+    )
+    assert [path.rpartition("/")[2] for path, _ in images] == [
+        "tags.svg", "growth.svg", "lengths.svg", "words.svg",
+    ]  # fmt: skip
+    for path, _ in images:
+        assert editor_client.get(path)["Content-Type"] == "image/svg+xml"
+
+
+def test_a_report_on_nothing_is_a_page_too(editor_client, editor):
+    job = do("catalogue_report", editor, tag="nothing")
+    page = words(editor_client.get(job.get_absolute_url()))
+    assert "Items 0 Without a tag 0" in page
+    assert "Tag nothing" in page
+
+
+# --- pairs of items
+
+
+@pytest.fixture
+def pair(editor):
+    """A job that has found two items alike."""
+    make_item(id="a", name="Brass bolt <M8>", description="", tags=["metal", "x"])
+    make_item(id="b", name="Brass bolt <M9>", description="Long", tags=["metal", "y"])
+    return do(
+        "find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10
+    )  # fmt: skip
+
+
+def merge(client: Client, job, keep="first", pair="1", **options):
+    data = {"pair": pair, "keep": keep}
+    return client.post(f"{job.get_absolute_url()}merge/", data, **options)
+
+
+def test_a_pair_is_shown_with_its_differences(editor_client, pair):
+    response = editor_client.get(pair.get_absolute_url())
+    assert "1 pair among 2 items." in words(response)
+    assert "93.3 % name" in words(response)
+    assert (
+        '<a href="/items/a/"><span>Brass bolt &lt;</span><del>M8</del>'
+        "<span>&gt;</span></a>"
+    ) in text(response)
+    assert "<ins>M9</ins>" in text(response)
+    assert "<ins>Long</ins>" in text(response)
+    assert f"{pair.get_absolute_url()}files/pairs.csv" in text(response)
+
+
+def test_a_merged_pair_says_what_is_left(editor_client, pair):
+    response = merge(editor_client, pair, "second", follow=True)
+    address = f"{pair.get_absolute_url()}?page=1#pair-1"
+    assert response.redirect_chain == [(address, 302)]
+    assert "“Brass bolt &lt;M9&gt;” is the only one of the two now." in words(response)
+    assert "Brass bolt &lt;M8&gt; a Deleted" in words(response)
+    assert "by edith" in words(response)
+    assert "Brass bolt &lt;M9&gt; b Still there" in words(response)
+    assert "Keep this one" not in words(response)
+    assert catalogue.get_item("b").tag_names() == ["metal", "x", "y"]
+    assert not Item.objects.filter(pk="a").exists()
+
+
+def test_a_pair_that_lost_an_item_is_not_merged(editor_client, pair):
+    catalogue.delete_item("b", actor=TESTER)
+    response = merge(editor_client, pair, follow=True)
+    assert "One of the two is no longer there." in words(response)
+    catalogue.delete_item("a", actor=TESTER)
+    page = words(editor_client.get(pair.get_absolute_url()))
+    assert page.count("Deleted") == 2
+
+
+def test_items_with_too_many_tags_for_one_are_not_merged(editor_client, pair):
+    for item, letter in (("a", "p"), ("b", "q")):
+        tags = [f"{letter}{number}" for number in range(20)]
+        catalogue.update_item(item, {"tags": tags}, actor=TESTER)
+    response = merge(editor_client, pair, follow=True)
+    assert "They cannot be one item. An item may have at most 30" in words(response)
+    assert Item.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "keep"),
+    [("2", "first"), ("0", "first"), ("-1", "first"), ("x", "first"), ("1", "third")],
+)
+def test_only_what_the_job_has_found_is_merged(editor_client, pair, number, keep):
+    assert merge(editor_client, pair, keep, number).status_code == 404
+    assert Item.objects.count() == 2
+
+
+def test_other_jobs_have_no_pairs(editor_client, editor):
+    job = do("heavy_computation", editor, size=100)
+    assert merge(editor_client, job).status_code == 404
+
+
+def test_merging_takes_all_that_an_editor_may(client, reader, pair):
+    pair.owner = reader
+    pair.save()
+    client.force_login(reader)
+    assert "Keep this one" not in words(client.get(pair.get_absolute_url()))
+    assert merge(client, pair).status_code == 403
+    assert Item.objects.count() == 2
+
+
+def test_many_pairs_come_in_pages(editor_client, pair, django_assert_num_queries):
+    row = pair.result["pairs"][0]
+    pair.result["pairs"] = [row] * 101
+    pair.result |= {"found": 5_000, "truncated": True}
+    pair.save()
+    address = pair.get_absolute_url()
+    first = editor_client.get(address)
+    assert "The 5,000 best pairs among 2 items; the first 101 are" in words(first)
+    assert 'id="pair-50"' in text(first)
+    assert 'id="pair-51"' not in text(first)
+    assert 'href="?page=2"' in text(first)
+    for number in ("3", "9"):
+        last = text(editor_client.get(f"{address}?page={number}"))
+        assert re.findall(r'id="pair-(\d+)"', last) == ["101"]
+        assert 'href="?page=2"' in last
+    assert 'id="pair-1"' in text(editor_client.get(f"{address}?page=x"))
+    session_and_user, permissions, job, items_and_tags = 2, 2, 1, 2
+    with django_assert_num_queries(
+        session_and_user + permissions + job + items_and_tags
+    ):
+        editor_client.get(address)
+
+
+def test_no_pairs_are_a_result_too(editor_client, editor):
+    make_item(name="Bolt")
+    make_item(name="Completely different")
+    job = do("find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10)
+    page = words(editor_client.get(job.get_absolute_url()))
+    assert "No two of the 2 items agree that much." in page
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "shown"),
+    [
+        ("Brass bolt", "Brass nut", "<span>Brass </span><del>bolt</del>"),
+        ("one two", "six ten", "<del>one two</del>"),
+        ("a-b", "c-d", "<del>a-b</del>"),
+        ("a, b", "a b", "<span>a</span><del>,</del><span> b</span>"),
+        ("<i>", "<b>", "<span>&lt;</span><del>i</del><span>&gt;</span>"),
+        ("same", "same", "<span>same</span>"),
+        ("", "x", ""),
+        ("x", "", "<del>x</del>"),
+        ("Ünï", "Uni", "<del>Ünï</del>"),
+    ],
+    ids=repr,
+)
+def test_differences_are_marked_by_words(text, other, shown):
+    assert removed_from(text, other) == shown

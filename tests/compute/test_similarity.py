@@ -1,0 +1,157 @@
+"""Which texts nearly agree: compared with a comparison of every pair."""
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Indel
+
+from compute import signatures
+from compute.similarity import EXACT, ROOM, Best, near_matches
+
+WORDS = [
+    "bolt", "nut", "screw", "washer", "spring", "brass", "steel", "copper", "small",
+    "large", "round", "flat", "M8", "M10", "40", "mm", "für", "Gewinde", "螺栓", "螺母",
+    "black", "blue", "kit", "set", "of", "ten", "with",
+]  # fmt: skip
+
+names = st.text("ab c-Ж", min_size=1, max_size=12)
+thresholds = st.sampled_from([0.5, 0.6, 2 / 3, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
+
+
+def in_order(texts) -> list[str]:
+    return sorted(set(texts), key=lambda text: (len(text), text))
+
+
+def found(texts, threshold, *, limit=10**6, parts=1) -> dict[tuple[int, int], float]:
+    matches = []
+    for part in range(parts):
+        best = Best(threshold, limit)
+        near_matches(texts, best, part=part, parts=parts)
+        matches += best.ranked().tolist()
+    scores = {(first, second): score for score, first, second in matches}
+    assert len(scores) == len(matches)
+    return scores
+
+
+def every_pair(texts, threshold) -> dict[tuple[int, int], float]:
+    scores = {
+        (one, other): Indel.normalized_similarity(texts[one], texts[other])
+        for one, other in combinations(range(len(texts)), 2)
+    }
+    return {pair: score for pair, score in scores.items() if score >= threshold - ROOM}
+
+
+def common(one: str, other: str) -> int:
+    """The length of the longest common subsequence, by the book."""
+    lengths = [0] * (len(other) + 1)
+    for letter in one:
+        diagonal = 0
+        for place, another in enumerate(other, 1):
+            above = lengths[place]
+            longest = max(above, lengths[place - 1])
+            lengths[place] = diagonal + 1 if letter == another else longest
+            diagonal = above
+    return lengths[-1]
+
+
+def make_texts(dice: random.Random, number: int, words: int) -> list[str]:
+    """Texts of some words, half of them with a few letters changed in another one."""
+    texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(number // 2)]
+    for text in texts[: number // 2]:
+        letters = list(text)
+        for _ in range(dice.randint(1, 1 + len(letters) // 8)):
+            place = dice.randrange(len(letters))
+            letters[place] = dice.choice(["", "x", letters[place] * 2])
+        texts.append("".join(letters))
+    return in_order(texts)
+
+
+@given(st.lists(names, max_size=25), thresholds)
+def test_every_pair_of_short_texts_is_found_with_its_score(texts, threshold):
+    texts = in_order(texts)
+    assert found(texts, threshold) == pytest.approx(every_pair(texts, threshold))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.85, 0.95])
+@pytest.mark.parametrize("words", [1, 3, 8])
+def test_every_pair_of_a_small_catalogue_is_found(threshold, words):
+    texts = [text for text in make_texts(random.Random(words), 250, words) if text]
+    texts = [text for text in texts if len(text) <= EXACT]
+    assert len(texts) > 30
+    assert found(texts, threshold) == pytest.approx(every_pair(texts, threshold))
+
+
+@given(st.lists(names, max_size=25), st.integers(2, 5))
+def test_parts_find_together_what_one_finds(texts, parts):
+    texts = in_order(texts)
+    assert found(texts, 0.6, parts=parts) == found(texts, 0.6)
+
+
+def test_pairs_across_tiles_are_found(monkeypatch):
+    monkeypatch.setattr("compute.similarity.TILE", 16)
+    texts = make_texts(random.Random(5), 200, 3)
+    assert found(texts, 0.8) == pytest.approx(every_pair(texts, 0.8))
+
+
+def test_long_texts_that_were_edited_are_found_and_no_others():
+    dice = random.Random(6)
+    texts = make_texts(dice, 300, 40)
+    assert min(map(len, texts)) > EXACT
+    for threshold in (0.7, 0.85, 0.95):
+        expected = every_pair(texts, threshold)
+        assert len(expected) > 30
+        assert found(texts, threshold) == pytest.approx(expected)
+
+
+def test_a_short_and_a_long_text_are_compared():
+    texts = in_order(["x" * (EXACT - 1) + "y", "x" * (EXACT + 20)])
+    assert found(texts, 0.85) == pytest.approx(every_pair(texts, 0.85))
+    assert len(found(texts, 0.85)) == 1
+
+
+def test_of_too_many_pairs_the_best_are_kept():
+    texts = make_texts(random.Random(7), 300, 3)
+    everything = every_pair(texts, 0.5)
+    best = Best(0.5, 40)
+    near_matches(texts, best)
+    kept = best.ranked()["score"].tolist()
+    assert best.is_cut
+    assert kept == pytest.approx(sorted(everything.values(), reverse=True)[:40])
+
+
+def test_progress_goes_up_to_the_end():
+    told = []
+    texts = make_texts(random.Random(8), 400, 3)
+    near_matches(texts, Best(0.85, 10), on_progress=lambda *now: told.append(now))
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert told[-1] == (1, len(texts))
+    assert max(np.diff(fractions)) < 0.1
+
+
+@given(names, names)
+def test_the_score_is_the_share_of_common_letters(one, other):
+    share = 2 * common(one, other) / (len(one) + len(other))
+    assert Indel.normalized_similarity(one, other) == pytest.approx(share)
+
+
+@given(st.text("abcЖ螺", max_size=40), st.text("abcЖ螺", max_size=40))
+def test_bits_never_differ_more_than_the_texts(one, other):
+    edits = Indel.distance(one, other)
+    for bits, most in ((signatures.letters, edits), (signatures.bigrams, 3 * edits)):
+        first, second = bits([one, other])
+        assert np.bitwise_count(first ^ second).sum() <= most
+
+
+def test_bits_do_not_depend_on_the_texts_around(monkeypatch):
+    texts = make_texts(random.Random(9), 200, 6)
+    kinds = (signatures.letters, signatures.bigrams, signatures.sketches)
+    together = [bits(texts) for bits in kinds]
+    monkeypatch.setattr(signatures, "BLOCK_TEXTS", 7)
+    monkeypatch.setattr(signatures, "BLOCK_CHARACTERS", 100)
+    for whole, bits in zip(together, kinds, strict=True):
+        assert (bits(texts) == whole).all()

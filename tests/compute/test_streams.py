@@ -1,0 +1,366 @@
+"""Streams and waits by the hundred, on the real site, and what may befall them."""
+
+import json
+import re
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Self
+
+import psutil
+import psycopg
+import pytest
+from django.db import connection
+
+from tests.running import Site
+from tests.servers import Postgres
+
+STREAMS = 1_000
+WAITS = 100
+JOBS = 50
+THREADS = 8
+# Of a worker, beside those for Django: the main one, that of the watcher, a few of
+# libraries.
+OTHER_THREADS = 6
+SETUP = f"""
+import json
+from django.contrib.auth.models import User
+from compute.models import Job
+user = User.objects.create_user("olga")
+jobs = [Job(task="t", owner=user, state="running") for _ in range({JOBS})]
+Job.objects.bulk_create(jobs)
+print(json.dumps([str(job.pk) for job in jobs]))
+"""
+
+
+class Web(Site):
+    """The web processes alone: jobs change by the test's own hand."""
+
+    def __init__(self, *args, **env):
+        super().__init__(*args, **env)
+        self.token, self.jobs = "", []
+
+    def start(self, *options, **more):
+        return super().start("--no-compute", *options, **more)
+
+    def prepare(self) -> None:
+        assert self.manage("migrate", "-v0").returncode == 0
+        made = self.manage("shell", "-v0", "-c", SETUP)
+        self.jobs = json.loads(made.stdout)
+        self.token = self.manage("create_token", "olga").stdout.strip()
+
+    def worker(self) -> psutil.Process:
+        (worker,) = psutil.Process(self.process.pid).children()
+        return worker
+
+    def sql(self, statement: str, *params: object) -> list[tuple]:
+        with psycopg.connect(self.env["DATABASE_URL"], autocommit=True) as connection:
+            cursor = connection.execute(statement, params)
+            return cursor.fetchall() if cursor.description else []
+
+    def connections(self) -> int:
+        ((number,),) = self.sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid()"
+        )
+        return number
+
+
+class Peer:
+    """One client, reading answer and events as they come."""
+
+    def __init__(self, site: Web, path: str, head: str = "GET", body: bytes = b""):
+        self.socket = socket.create_connection(("127.0.0.1", site.port), 20)
+        self.received = b""
+        self.socket.sendall(
+            f"{head.split()[0]} {path} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Token {site.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"Prefer: {' '.join(head.split()[1:])}\r\n\r\n".encode()
+            + body
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def read_to(self, pattern: bytes) -> re.Match[bytes]:
+        while not (match := re.search(pattern, self.received)):
+            received = self.socket.recv(65536)
+            assert received, f"Ended with {self.received!r}"
+            self.received += received
+        self.received = self.received[match.end() :]
+        return match
+
+    def event(self) -> dict[str, object]:
+        return json.loads(self.read_to(rb"event: job\n(?:id: end\n)?data: (.*)\n\n")[1])
+
+    def answer(self) -> tuple[int, dict[str, object]]:
+        status = int(self.read_to(rb"HTTP/1.1 (\d+)")[1])
+        length = int(self.read_to(rb"(?i)content-length: (\d+)")[1])
+        return status, json.loads(self.read_to(rb"(?s)\r\n\r\n(.{%d})" % length)[1])
+
+    def end(self) -> bytes:
+        """Return what else comes before the connection is closed."""
+        while received := self.socket.recv(65536):
+            self.received += received
+        return self.received
+
+
+@pytest.fixture(scope="module")
+def many_files() -> Iterator[None]:
+    """May have many connections, unlike the site when it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * STREAMS:
+        pytest.skip(f"this process may have no more than {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * STREAMS, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def usual_limit_of_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    """One that writes down each statement, and that may be stopped."""
+    if connection.vendor != "postgresql":
+        pytest.skip("once is enough")
+    server = Postgres()
+    server.settings |= {"log_statement": "all", "log_line_prefix": "%m "}
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, database) -> Iterator[Web]:
+    site = Web(
+        tmp_path_factory.mktemp("site"),
+        DATABASE_URL=database.url(),
+        SECRET_KEY="s" * 50,
+        HTTPS="0",
+        ALLOWED_HOSTS="localhost,127.0.0.1",
+        WEB_THREADS=str(THREADS),
+        COMPUTE_TASKS="tests.compute.faults",
+    )
+    site.prepare()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def site(prepared, many_files) -> Web:
+    """Shared: a test that stops it leaves it to the next one to start it."""
+    if prepared.process is None or prepared.process.poll() is not None:
+        with usual_limit_of_files():
+            prepared.start()
+    return prepared
+
+
+@pytest.fixture
+def open_streams(site) -> Iterator[Callable[[int], list[Peer]]]:
+    with ExitStack() as stack:
+
+        def open_streams(number: int) -> list[Peer]:
+            jobs = [site.jobs[n % JOBS] for n in range(number)]
+            addresses = [f"/api/v1/jobs/{job}/events" for job in jobs]
+            peers = [stack.enter_context(Peer(site, path)) for path in addresses]
+            for peer, job in zip(peers, jobs, strict=True):
+                assert peer.event()["id"] == job
+            return peers
+
+        yield open_streams
+
+
+def until(condition: Callable[[], bool], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def queries(database: Postgres, seconds: float) -> int:
+    """The number of readings of watched jobs in so much time."""
+
+    def count() -> int:
+        log = (database.dir / "log").read_text(errors="replace")
+        return len(re.findall(r'FROM "compute_job" WHERE "compute_job"."id" IN', log))
+
+    before = count()
+    time.sleep(seconds)  # time itself is what is measured
+    return count() - before
+
+
+def test_a_thousand_streams(site, database, open_streams):
+    worker = site.worker()
+    files = worker.num_fds()
+
+    peers = open_streams(STREAMS)
+
+    assert worker.num_fds() >= files + STREAMS
+    assert worker.num_threads() <= THREADS + OTHER_THREADS
+    assert site.connections() <= THREADS + 1
+    assert 1 <= queries(database, 1) <= 6
+    times = sorted(seconds_of(lambda: site.get("/items/")) for _ in range(20))
+    assert times[10] < 0.5
+
+    site.sql("UPDATE compute_job SET fraction = 0.25, message = 'a quarter'")
+    progress = {"fraction": 0.25, "message": "a quarter"}
+    assert all(peer.event()["progress"] == progress for peer in peers)
+
+    for peer in peers:
+        peer.socket.close()
+    until(lambda: worker.num_fds() < files + THREADS + 10)
+    assert queries(database, 1) <= 1
+    assert site.get("/items/").status == 200
+
+
+def test_requests_that_wait(site):
+    body = json.dumps({"task": "echo"}).encode()
+    with ExitStack() as stack:
+        peers = [
+            stack.enter_context(Peer(site, "/api/v1/jobs/", "POST wait=50", body))
+            for _ in range(WAITS)
+        ]
+        made = "SELECT count(*) FROM compute_job WHERE task = 'echo'"
+        until(lambda: site.sql(made) == [(WAITS,)])
+
+        assert seconds_of(lambda: site.get("/items/")) < 2
+        assert site.worker().num_threads() <= THREADS + OTHER_THREADS
+        assert site.connections() <= THREADS + 1
+        site.sql(
+            "UPDATE compute_job SET state = 'succeeded', result = '7',"
+            " finished_at = now() WHERE task = 'echo'"
+        )
+        answers = [peer.answer() for peer in peers]
+    assert [status for status, _ in answers] == [200] * WAITS
+    assert {job["result"] for _, job in answers} == {7}
+    assert len({job["id"] for _, job in answers}) == WAITS
+    assert site.sql(made) == [(WAITS,)]
+
+
+def test_a_request_that_has_waited_enough_is_told_how_it_stands(site):
+    body = json.dumps({"task": "nap"}).encode()
+    with Peer(site, "/api/v1/jobs/", "POST wait=1", body) as peer:
+        began = time.monotonic()
+        status, job = peer.answer()
+    assert (status, job["state"]) == (202, "queued")
+    assert 1 <= time.monotonic() - began < 5
+
+
+def test_streams_outlive_the_death_of_the_database(site, database, open_streams):
+    peers = open_streams(50)
+    before = len(site.output())
+    database.kill()
+    until(lambda: "Jobs cannot be watched" in site.output()[before:])
+    database.start()
+    site.sql("UPDATE compute_job SET message = 'back again'")
+    for peer in peers:
+        assert peer.event()["progress"]["message"] == "back again"
+    assert site.output()[before:].count("Jobs cannot be watched") == 1
+
+
+def test_streams_outlive_a_database_that_hangs(site, database, open_streams):
+    peers = open_streams(50)
+    database.pause()
+    try:
+        time.sleep(3)  # longer than any connection attempt may take
+        # What needs no database is answered all the while.
+        assert seconds_of(lambda: site.get("/api/v1/nothing")) < 0.5
+    finally:
+        database.resume()
+    site.sql("UPDATE compute_job SET message = 'awake again'")
+    for peer in peers:
+        assert peer.event()["progress"]["message"] == "awake again"
+
+
+def test_a_database_that_hangs_does_not_hold_up_the_stop(site, database, open_streams):
+    open_streams(5)
+    database.pause()
+    try:
+        time.sleep(1)  # the next reading is under way, and hears nothing
+        assert seconds_of(site.stop) < 5
+    finally:
+        database.resume()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_a_stop_ends_streams_in_good_order(site, open_streams, signum):
+    peers = open_streams(100)
+    assert seconds_of(lambda: site.stop(signum)) < 4
+    for peer in peers:
+        assert peer.end().endswith(b"0\r\n\r\n")
+
+
+def test_a_reload_ends_streams_whose_clients_come_again(site, open_streams):
+    (peer,) = open_streams(1)
+    worker = site.worker()
+    site.process.send_signal(signal.SIGHUP)
+    assert peer.end().endswith(b"0\r\n\r\n")
+    worker.wait(5)
+    open_streams(1)
+
+
+def test_a_worker_with_enough_requests_goes_in_spite_of_streams(
+    prepared, monkeypatch, open_streams
+):
+    prepared.stop()
+    monkeypatch.setitem(prepared.env, "GUNICORN_CMD_ARGS", "--max-requests 10")
+    prepared.start()
+    try:
+        worker = prepared.worker()
+        (peer,) = open_streams(1)
+        while "Maximum request limit" not in prepared.output():
+            prepared.get("/api/v1/nothing")
+        assert peer.end().endswith(b"0\r\n\r\n")
+        worker.wait(5)
+        assert prepared.get("/items/").status == 200
+    finally:
+        prepared.stop()
+
+
+def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
+    """Sentry wraps what Django's handler returns, and must not get in the way."""
+    site = Web(tmp_path, COMPUTE_TASKS="tests.compute.faults")
+    site.env["SENTRY_DSN"] = "http://key@127.0.0.1:9/1"
+    Site.start(site)
+    try:
+        site.token = site.manage("create_token", "admin").stdout.strip()
+        body = json.dumps({"task": "nap", "params": {"seconds": 1}}).encode()
+        with Peer(site, "/api/v1/jobs/", "POST", body) as peer:
+            job = peer.answer()[1]
+        states = []
+        with Peer(site, f"/api/v1/jobs/{job['id']}/events") as peer:
+            while not {"succeeded", "failed"} & set(states):
+                states.append(peer.event()["state"])
+            assert peer.read_to(rb"\r\n0\r\n\r\n")
+        assert states[-1] == "succeeded"
+        assert set(states[:-1]) <= {"queued", "running"}
+        with Peer(site, "/api/v1/jobs/", "POST wait=50", body) as peer:
+            status, job = peer.answer()
+        assert (status, job["state"]) == (200, "succeeded")
+
+        for _ in range(5):  # each would keep a seat for exports if it were sent
+            assert site.request("HEAD", "/api/v1/items/export").status == 200
+    finally:
+        site.stop()

@@ -1,0 +1,368 @@
+"""The report on the catalogue: its numbers, its charts, and its page."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import orjson
+import pytest
+from django.test import Client
+
+from compute import charts, files, jobs, queue, statistics
+from compute.charts import Chart
+from compute.models import Job
+from compute.outcomes import Succeeded
+from compute.registry import get_task
+from compute.run import Run
+from compute.statistics import Words
+from items import catalogue
+from items.models import Item
+from tests.factories import TESTER, make_item, make_items
+
+pytestmark = pytest.mark.django_db
+
+SVG = "{http://www.w3.org/2000/svg}"
+CHARTS = ("growth.svg", "lengths.svg", "tags.svg", "words.svg")
+
+
+class Report:
+    """One report that was asked for, made and kept."""
+
+    def __init__(self, owner, tag: str = "") -> None:
+        task = get_task("catalogue_report")
+        self.job = jobs.submit(task=task, params={"tag": tag}, owner=owner)
+        self.told: list[float] = []
+        (claim,) = queue.claim("worker", 1)
+        run = Run(claim, lambda fraction, text: self.told.append(fraction))
+        result = orjson.loads(orjson.dumps(task.main(run, **claim.params)))
+        assert queue.finish(claim, Succeeded(result))
+        self.result: dict[str, Any] = result
+        self.job.refresh_from_db()
+
+    def picture(self, name: str) -> bytes:
+        return b"".join(files.read(self.job.result_files().get(name=name)))
+
+
+def few_items() -> None:
+    make_item(id="1", name="Brass bolt", description="Brass, brass!", tags=["metal"])
+    make_item(id="2", name="Steel bolt", description="", tags=["metal", "strong"])
+    make_item(id="3", name="Café", description="With 2026 bolts", tags=[])
+    make_item(id="4", name="x" * 200, description="y" * 10_000, tags=["metal"])
+    for text in ("Second", "Third"):
+        catalogue.update_item("2", {"description": text}, actor=TESTER)
+    catalogue.update_item("1", {"description": "Brass nut"}, actor=TESTER)
+    make_item(id="5", name="Gone")
+    catalogue.delete_item("5", actor=TESTER)
+
+
+def counted(groups: list[dict[str, Any]]) -> dict[str, int]:
+    return {row["label"]: row["items"] for row in groups if row["items"]}
+
+
+def texts(svg: bytes) -> list[str]:
+    """What is to be read in the picture, from top to bottom."""
+    nodes = list(ElementTree.fromstring(svg).iter(f"{SVG}text"))
+    nodes.sort(key=lambda node: float(node.get("y", 0)))
+    return [node.text or "" for node in nodes]
+
+
+# --- the numbers
+
+
+def test_the_totals_of_a_small_catalogue(reader):
+    few_items()
+    result = Report(reader).result
+    totals = ("items", "changes", "without_description", "without_tags")
+    # Eight creations and edits of what is there, two changes of what is gone.
+    assert [result[name] for name in totals] == [4, 9, 0, 1]
+    Item.objects.filter(pk="3").update(description="")
+    assert Report(reader).result["without_description"] == 1
+
+
+def test_tags_are_counted_the_most_frequent_first(reader, monkeypatch):
+    few_items()
+    assert Report(reader).result["tags"] == {
+        "number": 2,
+        "others": 0,
+        "most": [{"tag": "metal", "items": 3}, {"tag": "strong", "items": 1}],
+    }
+    monkeypatch.setattr(statistics, "TAGS_SHOWN", 1)
+    assert Report(reader).result["tags"] == {
+        "number": 2,
+        "others": 1,
+        "most": [{"tag": "metal", "items": 3}],
+    }
+
+
+def test_lengths_are_counted_in_groups_that_miss_none(reader):
+    few_items()
+    lengths = Report(reader).result["lengths"]
+    assert counted(lengths["name"]["groups"]) == {"1–9": 1, "10–19": 2, "150–200": 1}
+    assert counted(lengths["description"]["groups"]) == {
+        "1–49": 3,
+        "5,000–10,000": 1,
+    }
+    assert (lengths["name"]["median"], lengths["name"]["longest"]) == (10, 200)
+    assert lengths["description"]["longest"] == 10_000
+
+
+def test_the_most_edited_items_come_first_and_untouched_ones_not_at_all(reader):
+    few_items()
+    assert Report(reader).result["most_edited"] == [
+        {"id": "2", "name": "Steel bolt", "version": 3},
+        {"id": "1", "name": "Brass bolt", "version": 2},
+    ]
+
+
+def test_a_word_counts_once_for_each_item_that_has_it(reader, monkeypatch):
+    # A page is shorter than the catalogue, and ends with it once.
+    monkeypatch.setattr(statistics, "PAGE_ROWS", 2)
+    few_items()
+    words = Report(reader).result["words"]
+    assert words["missed"] == 0
+    assert [(row["word"], row["items"]) for row in words["most"]] == [
+        ("bolt", 2), ("bolts", 1), ("brass", 1), ("cafe", 1), ("steel", 1),
+        ("third", 1), ("with", 1),
+    ]  # fmt: skip
+
+
+def test_a_report_on_one_tag_is_about_its_items_only(reader):
+    few_items()
+    result = Report(reader, "strong").result
+    assert (result["items"], result["changes"], result["without_tags"]) == (1, 3, 0)
+    assert [row["tag"] for row in result["tags"]["most"]] == ["metal", "strong"]
+    assert [row["word"] for row in result["words"]["most"]] == [
+        "bolt", "steel", "third",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("days", "unit", "labels"),
+    [
+        ((0,), "day", ["28 Feb 2024"]),
+        ((0, 2), "day", ["28 Feb 2024", "29 Feb 2024", "1 Mar 2024"]),
+        ((0, 30, 161), "week", ["26 Feb 2024", "4 Mar 2024", "11 Mar 2024"]),
+        ((0, 310, 366), "month", ["Feb 2024", "Mar 2024", "Apr 2024"]),
+        ((0, 5000, 5100), "year", ["2024", "2025", "2026"]),
+    ],
+    ids=["one", "days", "weeks", "months", "years"],
+)
+def test_growth_is_told_in_the_shortest_unit_that_makes_few_periods(
+    reader, days, unit, labels
+):
+    begin = datetime(2024, 2, 28, 23, 59, 59, tzinfo=UTC)
+    for item, day in zip(make_items(len(days)), days, strict=True):
+        at = begin + timedelta(days=day)
+        Item.objects.filter(pk=item.pk).update(created_at=at)
+    growth = Report(reader).result["growth"]
+    periods = growth["periods"]
+    assert growth["unit"] == unit
+    assert [period["label"] for period in periods[:3]] == labels
+    assert len(periods) <= statistics.PERIODS_MAX
+    # None falls between two periods, and each is where its date is.
+    assert sum(period["items"] for period in periods) == len(days)
+    assert [period["total"] for period in periods][-1] == len(days)
+    assert periods[0]["items"] >= 1
+    assert periods[-1]["items"] >= 1
+    starts = [date.fromisoformat(period["start"]) for period in periods]
+    assert starts == sorted(set(starts))
+    assert starts[-1] <= (begin + timedelta(days=days[-1])).date()
+
+
+def test_counting_words_holds_few_and_says_what_it_may_have_missed():
+    words, limit = Words(limit=100), 100
+    for number in range(1_000):
+        words.add(["often", f"w{number}", f"v{number}"])
+        if number % 3 == 0:
+            words.add(["third"])
+        assert len(words._counted) <= limit
+    assert words.most(1) == [("often", 1_000)]
+    third = dict(words.most(limit)).get("third", 0)
+    assert 334 - words.missed <= third <= 334
+    assert words.missed > 0
+
+
+def test_progress_moves_forward_to_the_end(reader, monkeypatch):
+    monkeypatch.setattr("compute.run.REPORT_EVERY_S", 0)
+    monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
+    make_items(50)
+    told = Report(reader).told
+    assert told == sorted(told)
+    assert len(set(told)) >= 10
+    assert told[0] == 0
+    assert told[-1] > 0.9
+
+
+# --- the charts
+
+
+def test_charts_are_pictures_and_nothing_else(reader):
+    few_items()
+    report = Report(reader)
+    assert [file.name for file in report.job.result_files().order_by("name")] == [
+        *CHARTS
+    ]
+    for name in CHARTS:
+        svg = report.picture(name)
+        root = ElementTree.fromstring(svg)
+        tags = [node.tag.removeprefix(SVG) for node in root.iter()]
+        assert set(tags) <= {
+            "svg",
+            "title",
+            "desc",
+            "defs",
+            "style",
+            "g",
+            "rect",
+            "text",
+        }
+        assert [child.tag for child in root[:2]] == [f"{SVG}title", f"{SVG}desc"]
+        assert all(child.text for child in root[:2])
+        # The name of the language is the only address.
+        rest = svg.decode().replace('xmlns="http://www.w3.org/2000/svg"', "", 1)
+        for trace in (
+            "http",
+            "//",
+            "<script",
+            "javascript",
+            "href",
+            "url(",
+            "import",
+            "<!--",
+            "pygal.",
+        ):
+            assert trace not in rest.lower()
+        assert "prefers-color-scheme: dark" in rest
+        size = report.result["charts"][name.removesuffix(".svg")]
+        assert root.get("width") == str(size["width"])
+        assert root.get("height") == str(size["height"])
+
+
+def test_every_bar_has_its_label_and_its_number(reader):
+    few_items()
+    report = Report(reader)
+    assert sorted(texts(report.picture("tags.svg"))) == ["1", "3", "metal", "strong"]
+    lengths = texts(report.picture("lengths.svg"))
+    assert {"Names", "Descriptions", "150–200", "none", "5,000–10,000"} <= {*lengths}
+
+
+def test_the_first_bar_is_on_top_and_the_longest():
+    svg = charts.draw(Chart("T", "S", [("one", 9_999_999), ("two", 5), ("three", 0)]))
+    assert [text for text in texts(svg) if text.isalpha()] == ["one", "two", "three"]
+    bars = [
+        node
+        for node in ElementTree.fromstring(svg).iter(f"{SVG}rect")
+        if "rect" in node.get("class", "")
+    ]
+    bars.sort(key=lambda node: float(node.get("y", 0)))
+    widths = [float(node.get("width", 0)) for node in bars]
+    assert widths[0] > 100 > widths[1] > widths[2] == 0
+    assert "9,999,999" in texts(svg)
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["a" * 50, "w" * 50, "東京都" * 10, "prefix-of-many-tags-" + "x" * 20 + "-one"],
+    ids=["long", "wide", "full-width", "end"],
+)
+def test_a_long_label_keeps_its_ends_and_leaves_room_for_the_bar(label):
+    short = charts.shortened(label)
+    first, _, last = short.partition("…")
+    assert label.startswith(first)
+    assert label.endswith(last)
+    assert len(last) >= 3
+    assert charts._letters(short) <= charts.LABEL_MAX + 1
+    svg = charts.draw(Chart("T", "S", [(label, 1_000_000)]))
+    plot = next(ElementTree.fromstring(svg).iter(f"{SVG}g"))[1]
+    left = float(re.findall(r"\d+", plot.get("transform", ""))[0])
+    assert left >= charts._letters(short) * charts.FONT_SIZE * charts.LETTER
+    assert left < charts.WIDTH / 2
+
+
+def test_a_short_label_stays():
+    assert charts.shortened("metal") == "metal"
+
+
+# --- an empty catalogue, and the page
+
+
+def test_an_empty_catalogue_has_a_report_too(client: Client, reader):
+    report = Report(reader)
+    result = report.result
+    assert (result["items"], result["tags"]["most"], result["words"]["most"]) == (
+        0, [], [],
+    )  # fmt: skip
+    assert result["growth"]["periods"] == []
+    assert texts(report.picture("tags.svg")) == ["There is nothing to show."]
+    assert texts(report.picture("growth.svg")) == ["There is nothing to show."]
+    client.force_login(reader)
+    page = client.get(f"/jobs/{report.job.pk}/").content.decode()
+    assert page.count('alt="There are no items."') == 2
+
+
+def test_the_page_shows_charts_numbers_and_links(client: Client, reader):
+    few_items()
+    make_item(id="cpp", name="<b>C</b>", tags=["c++"])
+    report = Report(reader)
+    client.force_login(reader)
+    page = client.get(f"/jobs/{report.job.pk}/").content.decode()
+    for name in CHARTS:
+        address = f"/jobs/{report.job.pk}/files/{name}"
+        assert f'src="{address}" width="440"' in page
+        picture = client.get(address)
+        assert picture.headers["Content-Type"] == "image/svg+xml"
+    assert "The most frequent of 3 tags is “metal”: 3." in page
+    for link in (
+        "/items/?tag=metal",
+        "/items/?tag=c%2B%2B",
+        "/items/?search=bolt",
+        "/items/2/",
+    ):
+        assert f'href="{link}"' in page, link
+        assert client.get(link).status_code == 200
+    assert "style=" not in page
+
+
+def test_links_of_a_report_on_one_tag_keep_to_it(client: Client, reader):
+    few_items()
+    report = Report(reader, "strong")
+    client.force_login(reader)
+    page = client.get(f"/jobs/{report.job.pk}/").content.decode()
+    assert 'href="/items/?tag=metal&amp;tag=strong"' in page
+    assert 'href="/items/?search=steel&amp;tag=strong"' in page
+
+
+def test_the_result_is_small_whatever_is_in_the_catalogue(reader):
+    for number in range(40):
+        tags = [f"{number:02}-{n:02}-" + "t" * 40 for n in range(30)]
+        make_item(id=f"{number}" + "i" * 90, name="“" * 200, tags=tags)
+        catalogue.update_item(f"{number}" + "i" * 90, {"tags": []}, actor=TESTER)
+    report = Report(reader)
+    assert len(orjson.dumps(report.result)) < 100_000
+    assert report.result["items"] == 40
+
+
+@pytest.mark.parametrize(
+    ("sent", "tag"), [({}, ""), ({"tag": ""}, ""), ({"tag": " Metal "}, "metal")],
+    ids=["nothing", "empty", "untidy"],
+)  # fmt: skip
+def test_parameters(sent, tag):
+    serializer = get_task("catalogue_report").params(data=sent)
+    assert serializer.is_valid()
+    assert serializer.validated_data == {"tag": tag}
+
+
+def test_what_cannot_be_a_tag_is_refused():
+    serializer = get_task("catalogue_report").params(data={"tag": "two words"})
+    assert not serializer.is_valid()
+    assert set(serializer.errors) == {"tag"}
+
+
+def test_it_is_for_those_who_have_signed_in(reader):
+    from django.contrib.auth.models import AnonymousUser
+
+    task = get_task("catalogue_report")
+    assert task.may_run(reader)
+    assert not task.may_run(AnonymousUser())
+    assert not Job.objects.exists()

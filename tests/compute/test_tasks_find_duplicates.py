@@ -1,0 +1,312 @@
+"""Finding duplicates: every group and pair once, the best ones, whatever is there."""
+
+import csv
+import io
+import random
+from collections import defaultdict
+from itertools import combinations
+
+import pytest
+from rapidfuzz.distance import Indel
+
+from compute import duplicates, files
+from compute.duplicates import normal
+from compute.models import Job
+from compute.outcomes import Split, Succeeded
+from compute.queue import Claim, claim, finish
+from compute.registry import Parts, TaskFailed, get_task
+from compute.run import Run
+from compute.tasks import find_duplicates as module
+from items.models import Item
+from tests.factories import make_item
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def search(reader, settings):
+    """Run the task, split in parts if there are enough items; return the job."""
+    settings.COMPUTE_PROCESSES = 2
+    task = get_task("find_duplicates")
+
+    def step(function, *results):
+        (taken,) = claim("worker", 1)
+        run = Run(taken, lambda fraction, message: None)
+        outcome = function(run, *results, **taken.params)
+        if isinstance(outcome, Parts):
+            finish(taken, Split(outcome.params))
+        else:
+            finish(taken, Succeeded(outcome))
+        return outcome
+
+    def search(**params) -> Job:
+        serializer = task.params(data=params)
+        serializer.is_valid(raise_exception=True)
+        job = Job.objects.create(
+            task=task.name, params=serializer.validated_data, owner=reader
+        )
+        outcome = step(task.main)
+        if isinstance(outcome, Parts):
+            results = [step(task.part_function) for _ in outcome.params]
+            step(task.merge_function, results)
+        job.refresh_from_db()
+        assert job.state == "succeeded"
+        return job
+
+    return search
+
+
+def add(*names_and_descriptions, tags=()) -> None:
+    """Items with the ids a, b, c and so on."""
+    for letter, (name, *description) in zip(
+        "abcdefghijklm", names_and_descriptions, strict=False
+    ):
+        description = "".join(description)
+        make_item(id=letter, name=name, description=description, tags=list(tags))
+
+
+def pairs(job: Job) -> list[tuple[str, str]]:
+    return [(pair["first"]["id"], pair["second"]["id"]) for pair in job.result["pairs"]]
+
+
+def table(job: Job) -> list[dict[str, str]]:
+    content = b"".join(files.read(job.result_files().get(name="pairs.csv")))
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def make_catalogue(number: int) -> None:
+    """Items of a few words, many of them equal, nearly equal or empty."""
+    dice = random.Random(number)
+    words = "bolt nut screw brass steel large 螺栓 螺母 für - + M8 M10".split()  # noqa: SIM905
+    rows = []
+    for n in range(number):
+        name = " ".join(dice.choices(words, k=dice.randint(1, 3)))
+        description = " ".join(dice.choices(words, k=dice.choice([0, 0, 2, 4])))
+        if dice.random() < 0.3:
+            name, description = name.upper(), f"  {description} "
+        rows.append(
+            Item(
+                id=f"i{dice.randrange(10**9)}-{n}",
+                name=name,
+                description=description,
+                search_text="",
+            )
+        )
+    Item.objects.bulk_create(rows)
+
+
+def expected(field: str, threshold: float) -> dict[tuple[str, str], float]:
+    """What must be found, by comparing everything with everything."""
+    groups = defaultdict(list)
+    for item in Item.objects.order_by("pk"):
+        if text := normal(getattr(item, field)):
+            groups[text].append(item.pk)
+    scores = {
+        (members[0], other): 1.0 for members in groups.values() for other in members[1:]
+    }
+    for one, other in combinations(groups, 2):
+        score = Indel.normalized_similarity(one, other)
+        if score >= threshold - 1e-9:
+            scores[groups[one][0], groups[other][0]] = score
+    return {(min(pair), max(pair)): score for pair, score in scores.items()}
+
+
+@pytest.mark.parametrize("split_from", [10, 10_000], ids=["split", "whole"])
+@pytest.mark.parametrize("field", ["name", "description"])
+@pytest.mark.parametrize("threshold", [0.6, 0.85, 1])
+def test_what_is_found_is_what_a_comparison_of_everything_finds(
+    search, monkeypatch, split_from, field, threshold
+):
+    monkeypatch.setattr(module, "SPLIT_FROM", split_from)
+    make_catalogue(300)
+    job = search(field=field, threshold=threshold, limit=100_000)
+    rows = table(job)
+    found = {(row["first_id"], row["second_id"]): float(row["score"]) for row in rows}
+    assert len(found) == len(rows) == job.result["found"]
+    assert found == pytest.approx(expected(field, threshold), abs=1e-4)
+    assert len(found) > 20
+    assert not job.result["truncated"]
+    assert job.parts.count() == (2 if split_from == 10 else 0)
+
+
+@pytest.mark.parametrize("split_from", [10, 10_000], ids=["split", "whole"])
+def test_both_fields_give_each_pair_once_with_its_best_score(
+    search, monkeypatch, split_from
+):
+    monkeypatch.setattr(module, "SPLIT_FROM", split_from)
+    make_catalogue(120)
+    rows = table(search(field="both", threshold=0.8, limit=100_000))
+    found = {(row["first_id"], row["second_id"]): row for row in rows}
+    assert len(found) == len(rows)
+    texts = {
+        item.pk: (normal(item.name), normal(item.description))
+        for item in Item.objects.all()
+    }
+    for (first, second), row in found.items():
+        scores = [
+            Indel.normalized_similarity(one, other) if one else 0
+            for one, other in zip(texts[first], texts[second], strict=True)
+        ]
+        assert first < second
+        assert float(row["score"]) == pytest.approx(max(scores), abs=1e-4)
+    # Nothing that one of the fields tells is lost: whatever agrees is connected.
+    groups = connected(found)
+    for field in ("name", "description"):
+        for first, second in expected(field, 0.8):
+            assert groups[first] is groups[second]
+
+
+def connected(pairs) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for first, second in pairs:
+        union = groups.get(first, {first}) | groups.get(second, {second})
+        groups |= dict.fromkeys(union, union)
+    return groups
+
+
+def test_of_items_with_one_name_the_very_same_ones_are_shown(search):
+    add(("Bolt", "x"), ("Bolt", "long"), ("bolt", " LONG"), ("Nut", "long"))
+    job = search(field="both")
+    fields = {
+        (pair["first"]["id"], pair["second"]["id"]): (pair["score"], pair["field"])
+        for pair in job.result["pairs"]
+    }
+    assert fields == {
+        ("a", "b"): (1, "name"), ("b", "c"): (1, "both"), ("b", "d"): (1, "description")
+    }  # fmt: skip
+
+
+def test_a_result_tells_both_items_and_the_score(search):
+    add(("Brass bolt", "M8 " * 200), ("Bras bolt", ""), ("Washer", "M8"))
+    result = search(field="name", threshold=0.9).result
+    (pair,) = result["pairs"]
+    assert (pair["score"], pair["field"]) == (0.9474, "name")
+    assert pair["first"]["name"] == "Brass bolt"
+    assert len(pair["first"]["description"]) == 200
+    assert pair["second"] == {"id": "b", "name": "Bras bolt", "description": ""}
+    assert (result["found"], result["compared"]) == (1, 3)
+    assert (result["threshold"], result["field"]) == (0.9, "name")
+
+
+def test_the_best_pairs_come_first_and_no_more_than_the_limit(search):
+    add(("aaaaaaaaab",), ("aaaaaaaaac",), ("bolt nut M8",), ("bolt nut M8",), ("bolt",))
+    job = search(threshold=0.5, limit=2)
+    assert pairs(job) == [("c", "d"), ("a", "b")]
+    assert job.result["truncated"]
+    assert len(table(job)) == 2
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [("One", "")],
+        [("One", ""), ("Other thing", "")],
+        [("?!", ""), ("+-", ""), ("§", "")],
+        [("a", ""), ("b", ""), ("螺", "")],
+    ],
+    ids=["empty", "one", "no descriptions", "punctuation", "letters"],
+)
+@pytest.mark.parametrize("field", ["name", "description", "both"])
+def test_where_nothing_agrees_nothing_is_found(search, rows, field):
+    add(*rows)
+    job = search(field=field, threshold=0.5)
+    assert (job.result["pairs"], job.result["found"]) == ([], 0)
+    assert table(job) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("C++", "c++"),
+        ("...", "..."),
+        ("螺栓", "螺栓"),
+        ("STRASSE", "straße"),
+        ("ﬁne bolt", "fine  bolt"),
+        ("e\u0301clair", "\u00e9clair"),
+        ("ＡＢＣ", "abc"),
+    ],
+    ids=ascii,
+)
+def test_what_differs_in_case_spacing_or_code_only_is_equal(search, one, other):
+    add((one,), (other,))
+    (pair,) = search(threshold=1).result["pairs"]
+    assert pair["score"] == 1
+
+
+def test_marks_make_a_difference(search):
+    add(("C",), ("C++",), ("C#",))
+    assert pairs(search(threshold=0.85)) == []
+
+
+def test_very_many_equal_items_are_a_bounded_result(search, monkeypatch):
+    monkeypatch.setattr(module, "SPLIT_FROM", 100)
+    Item.objects.bulk_create(
+        Item(id=f"i{n:05}", name="Same", description="d" * 500, search_text="")
+        for n in range(20_000)
+    )
+    job = search(field="both", limit=1_000)
+    assert (job.result["found"], job.result["truncated"]) == (1_000, True)
+    assert pairs(job)[:2] == [("i00000", "i00001"), ("i00000", "i00002")]
+    assert len(job.result["pairs"]) < 301
+    assert len(table(job)) == 1_000
+
+
+def test_a_result_stays_small_whatever_the_texts(search):
+    Item.objects.bulk_create(
+        Item(id=f"i{n:05}", name="螺" * 200, description="栓" * 500, search_text="")
+        for n in range(400)
+    )
+    job = search()
+    assert job.result["found"] == 399
+    assert 50 < len(job.result["pairs"]) < 300
+
+
+def test_only_items_with_the_tag_are_compared(search):
+    add(("Bolt",), ("Bolt",), tags=["metal"])
+    make_item(id="z", name="Bolt", tags=[])
+    job = search(tag="Metal")
+    assert pairs(job) == [("a", "b")]
+    assert search(tag="unknown").result["compared"] == 0
+
+
+def test_an_item_that_is_deleted_meanwhile_is_left_out(search, monkeypatch):
+    add(("Bolt",), ("Bolt",), ("Bolt",))
+    ranked = duplicates.ranked
+
+    def after_deletion(found):
+        Item.objects.filter(pk="b").delete()
+        return ranked(found)
+
+    monkeypatch.setattr(duplicates, "ranked", after_deletion)
+    job = search()
+    assert pairs(job) == [("a", "c")]
+    assert job.result["found"] == 1
+
+
+def test_more_text_than_fits_is_refused_in_words(reader, monkeypatch):
+    monkeypatch.setattr(duplicates, "MEMORY_BYTES", 500)
+    add(*[(f"Bolt {n}",) for n in range(10)])
+    job = Job.objects.create(task="find_duplicates", owner=reader)
+    run = Run(Claim.of(job), lambda fraction, message: None)
+    with pytest.raises(TaskFailed, match="Choose a tag"):
+        get_task("find_duplicates").main(
+            run, threshold=0.85, field="name", tag="", limit=10
+        )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"threshold": 0.4},
+        {"threshold": 1.1},
+        {"field": "id"},
+        {"tag": "?"},
+        {"limit": 0},
+    ],
+    ids=str,
+)
+def test_parameters_out_of_bounds_are_named(params):
+    serializer = get_task("find_duplicates").params(data=params)
+    assert not serializer.is_valid()
+    assert set(serializer.errors) == set(params)

@@ -1,0 +1,333 @@
+"""Watching jobs: one query for all watchers, and nothing but what has changed."""
+
+import asyncio
+import functools
+import json
+import threading
+from contextlib import aclosing
+from uuid import uuid4
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import OperationalError, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.http import HttpResponse
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from compute import watching
+from compute.models import Job
+from compute.watching import KEEP_ALIVE, RETRY, frame, watcher
+from resilient_site.later import Stream, Wait
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RUNNING = {"state": "running", "attempts": 1}
+TICK_S = 0.02
+
+
+class TheConnection:
+    """That of the thread; Django closes none to an SQLite database in memory."""
+
+    def close(self):
+        BaseDatabaseWrapper.close(connections["default"])
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Short times, and no thread left behind."""
+    monkeypatch.setattr(watching, "connection", TheConnection())
+    monkeypatch.setattr(watching, "TICK_S", TICK_S)
+    monkeypatch.setattr(watching, "BACK_OFF_MAX_S", 2 * TICK_S)
+    monkeypatch.setattr(watching, "LINGER_S", 2 * TICK_S)
+    yield
+    for thread in watching_threads():
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def watching_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "watcher"]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The number of queries in each reading."""
+    counts = []
+    read = watching.read
+
+    def counted(job_ids):
+        with CaptureQueriesContext(connection) as queries:
+            states = read(job_ids)
+        counts.append(len(queries))
+        return states
+
+    monkeypatch.setattr(watching, "read", counted)
+    return counts
+
+
+def in_asyncio(test):
+    """Run an asynchronous test, its database queries in this very thread."""
+
+    @functools.wraps(test)
+    def synchronous(**fixtures):
+        async def limited():
+            async with asyncio.timeout(20):
+                await test(**fixtures)
+
+        async_to_sync(limited)()
+
+    return synchronous
+
+
+def known(job: Job) -> dict[str, object]:
+    return {name: getattr(job, name) for name in watching.FIELDS}
+
+
+def events(job: Job):
+    return aclosing(watcher().events(job.pk, known(job)))
+
+
+async def change(job: Job, **fields: object) -> None:
+    if fields.get("state") in {"succeeded", "failed", "cancelled"}:
+        fields["finished_at"] = timezone.now()
+    await Job.objects.filter(pk=job.pk).aupdate(**fields)
+
+
+def shown(event: bytes) -> dict[str, object]:
+    lines = dict(line.split(": ", 1) for line in event.decode().splitlines() if line)
+    assert lines["event"] == "job"
+    return json.loads(lines["data"])
+
+
+@in_asyncio
+async def test_the_events_of_a_job_from_now_to_its_end():
+    job = await Job.objects.acreate(task="t")
+    async with events(job) as stream:
+        first = await anext(stream)
+        assert first == RETRY + frame(known(job))
+        assert shown(first.removeprefix(RETRY)) == {
+            "id": str(job.pk),
+            "state": "queued",
+            "progress": {"fraction": 0, "message": ""},
+            "attempts": 0,
+        }
+        await change(job, **RUNNING)
+        assert shown(await anext(stream))["state"] == "running"
+        # What is written but not changed, or not shown, is no event.
+        await change(job, **RUNNING, worker="w", result=[1])
+        await change(job, fraction=0.5, message="half\nway")
+        half = shown(await anext(stream))
+        assert half["progress"] == {"fraction": 0.5, "message": "half\nway"}
+        await change(job, state="succeeded")
+        last = await anext(stream)
+        assert shown(last)["state"] == "succeeded"
+        assert b"\nid: end\n" in last
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+@in_asyncio
+async def test_what_changed_before_the_watch_began_is_told():
+    job = await Job.objects.acreate(task="t")
+    await change(job, state="failed", error_code="crashed")
+    async with events(job) as stream:
+        await anext(stream)
+        assert shown(await anext(stream))["state"] == "failed"
+
+
+@in_asyncio
+async def test_who_reads_slowly_is_told_the_latest_only():
+    job = await Job.objects.acreate(task="t", state="running")
+    async with events(job) as slow, events(job) as quick:
+        await anext(slow)
+        await anext(quick)
+        for fraction in (0.1, 0.2, 0.3):
+            await change(job, fraction=fraction)
+            assert shown(await anext(quick))["progress"]["fraction"] == fraction
+        assert shown(await anext(slow))["progress"]["fraction"] == 0.3
+
+
+@in_asyncio
+async def test_a_stream_ends_with_its_row():
+    job = await Job.objects.acreate(task="t")
+    async with events(job) as stream:
+        await anext(stream)
+        await Job.objects.all().adelete()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+@in_asyncio
+async def test_waiting_for_the_end():
+    job = await Job.objects.acreate(task="t")
+    end = asyncio.create_task(watcher().finished(job.pk))
+    async with events(job) as stream:
+        await anext(stream)
+        await change(job, **RUNNING)
+        await anext(stream)
+        assert not end.done()
+        await change(job, state="cancelled")
+        await end
+
+
+@in_asyncio
+async def test_waiting_for_what_is_not_there_is_over():
+    await watcher().finished(uuid4())
+
+
+@in_asyncio
+async def test_all_share_one_query_a_tick_and_nobody_costs_none(reads):
+    jobs = [await Job.objects.acreate(task="t", state="running") for _ in range(20)]
+    streams = [watcher().events(job.pk, known(job)) for job in jobs * 10]
+    for stream in streams:
+        await anext(stream)
+    ends = [asyncio.create_task(watcher().finished(job.pk)) for job in jobs]
+    await Job.objects.all().aupdate(fraction=0.5)
+    for stream in streams:
+        assert shown(await anext(stream))["progress"]["fraction"] == 0.5
+    assert set(reads) == {1}
+    (thread,) = watching_threads()
+
+    for end in ends:
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
+    for stream in streams:
+        await stream.aclose()
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()
+    before = len(reads)
+
+    async with events(jobs[0]) as stream:  # and from the start again
+        await anext(stream)
+        await change(jobs[0], fraction=0.6)
+        await anext(stream)
+    assert len(reads) > before
+
+
+@in_asyncio
+async def test_a_failing_database_is_reported_once_and_streams_go_on(
+    monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(watching, "KEEP_ALIVE_S", TICK_S)
+    job = await Job.objects.acreate(task="t")
+    working, tried = watching.read, asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def failing(job_ids):
+        loop.call_soon_threadsafe(tried.put_nowait, None)
+        raise OperationalError("is away")
+
+    async with events(job) as stream:
+        await anext(stream)
+        monkeypatch.setattr(watching, "read", failing)
+        for _ in range(4):
+            await tried.get()
+        assert await anext(stream) == KEEP_ALIVE
+        await change(job, **RUNNING)
+        monkeypatch.setattr(watching, "read", working)
+        while (event := await anext(stream)) == KEEP_ALIVE:
+            pass
+        assert shown(event)["state"] == "running"
+    messages = [r.message for r in caplog.records if r.name == watching.__name__]
+    assert messages == [
+        "Jobs cannot be watched, the database failed: is away",
+        "Jobs can be watched again.",
+    ]
+
+
+@in_asyncio
+async def test_even_a_fault_of_ours_does_not_end_the_watching(monkeypatch, caplog):
+    job = await Job.objects.acreate(task="t")
+    working, failed = watching.read, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def faulty(job_ids):
+        loop.call_soon_threadsafe(failed.set)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(watching, "read", faulty)
+    async with events(job) as stream:
+        await anext(stream)
+        await failed.wait()
+        monkeypatch.setattr(watching, "read", working)
+        await change(job, **RUNNING)
+        assert shown(await anext(stream))["state"] == "running"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_database_that_hangs_holds_neither_the_streams_nor_the_end(monkeypatch):
+    job = Job.objects.create(task="t")
+    hangs, answers = threading.Event(), threading.Event()
+
+    def hanging(job_ids):
+        hangs.set()
+        answers.wait(20)
+        return {}
+
+    monkeypatch.setattr(watching, "KEEP_ALIVE_S", TICK_S)
+    monkeypatch.setattr(watching, "read", hanging)
+
+    async def run():
+        async with events(job) as stream:
+            await anext(stream)
+            await asyncio.to_thread(hangs.wait, 10)
+            assert await anext(stream) == KEEP_ALIVE
+
+    asyncio.run(run())  # ends, though the thread does not
+    (thread,) = watching_threads()
+    assert thread.daemon  # nor does the process wait for it
+    answers.set()  # for a loop that is closed
+
+
+@in_asyncio
+async def test_who_comes_when_the_thread_is_about_to_go_is_served():
+    job = await Job.objects.acreate(task="t")
+    for number in range(30):
+        async with events(job) as stream:
+            await anext(stream)
+            await change(job, attempts=number + 1)
+            assert shown(await anext(stream))["attempts"] == number + 1
+            job.attempts = number + 1
+        await asyncio.sleep(watching.LINGER_S + TICK_S * (number % 10 - 5) / 5)
+        assert len(watching_threads()) <= 1
+
+
+def test_each_event_loop_has_its_own_watcher():
+    async def get():
+        assert watcher() is watcher()
+        return watcher()
+
+    assert asyncio.run(get()) is not asyncio.run(get())
+
+
+# --- for views
+
+
+def test_the_response_of_a_stream_is_an_answer_by_itself():
+    job = Job.objects.create(task="t")
+    response = watching.stream(job)
+    assert response.content == RETRY + frame(known(job))
+    assert response["Content-Type"] == "text/event-stream"
+    assert response["Cache-Control"] == "no-store"
+    assert response["X-Accel-Buffering"] == "no"
+    assert isinstance(response.later, Stream)
+
+
+def test_who_comes_back_after_the_end_is_sent_away():
+    job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
+    response = watching.stream(job)
+    assert shown(response.content.removeprefix(RETRY))["state"] == "failed"
+    assert not hasattr(response, "later")
+    assert watching.stream(job, "end").status_code == 204
+    running = Job.objects.create(task="t", state="running")
+    assert watching.stream(running, "end").status_code == 200
+
+
+def test_a_response_may_wait_for_the_end_of_a_job():
+    job = Job.objects.create(task="t")
+    response = watching.wait(HttpResponse("queued"), job, 10)
+    assert response.content == b"queued"
+    assert isinstance(response.later, Wait)
+    assert (response.later.timeout_s, response.later.token) == (10, str(job.pk))
