@@ -1,0 +1,35 @@
+"""The broker as the tests look into it, behind the back of relay and workers."""
+
+from typing import Any
+
+import kombu
+from kombu.exceptions import ChannelError
+
+from compute.celery import QUEUE, app
+
+
+def messages(url: str) -> list[Any]:
+    """Take all messages out of the queue, as a purge would."""
+    with kombu.Connection(url) as connection:
+        queue = app.amqp.queues[QUEUE].bind(connection.default_channel)
+        queue.declare()
+        return list(iter(lambda: queue.get(no_ack=True), None))
+
+
+def job_ids(url: str) -> list[str]:
+    return [message.headers["id"] for message in messages(url)]
+
+
+def delete_queue(url: str) -> None:
+    with kombu.Connection(url) as connection:
+        connection.default_channel.queue_delete(QUEUE)
+
+
+def count(url: str) -> int:
+    """Return how many messages wait; none if there is no queue."""
+    with kombu.Connection(url) as connection:
+        try:
+            found = connection.default_channel.queue_declare(QUEUE, passive=True)
+        except ChannelError:
+            return 0
+        return found.message_count
