@@ -3,7 +3,7 @@ PORT ?= 8000
 DATA_DIR ?= var
 ARGS ?=
 # What the tests use beside the Python packages; empty installs nothing.
-SYSTEM_PACKAGES ?= chromium redis-server
+SYSTEM_PACKAGES ?= chromium rabbitmq-server redis-server
 
 PYTHON_BIN := .venv/bin/python
 # The shell's own settings must not decide what a check finds.
@@ -18,10 +18,10 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock schema clean
+.PHONY: help run test check bench-compute lock schema clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: export HOST := $(HOST)
 run: export PORT := $(PORT)
@@ -50,6 +50,9 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 		--fail-on-warn --file "$$tmp/openapi.yaml" && \
 	if ! diff -u resilient_site/openapi.yaml "$$tmp/openapi.yaml"; then \
 		echo "The API has changed: run 'make schema'" >&2; exit 1; fi
+
+bench-compute: .venv/.dev ## Measure the process pool beside its peers (ARGS: rounds)
+	@exec $(PYTHON_BIN) -m tests.load.compute $(ARGS)
 
 lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
 	$(COMPILE) --output-file requirements.txt pyproject.toml

@@ -1,9 +1,13 @@
 """How gunicorn runs the site: asynchronous edge processes with threads for Django."""
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
+
+from resilient_site import lifeline
 
 wsgi_app = "resilient_site.asgi:application"
 # The one place that names the worker. Long-lived connections cost it no thread.
@@ -31,3 +35,8 @@ forwarded_allow_ips = os.environ.get(
 )
 
 accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Without the master, nobody would replace or stop this worker."""
+    lifeline.end_with(server.pid, signal.SIGKILL)

@@ -65,6 +65,14 @@ install_missing() {
     apt install -y --no-install-recommends $missing
 }
 
+# Nor are they to start with the machine: the tests start their own.
+enabled() {
+    for unit in redis-server.service rabbitmq-server.service epmd.service epmd.socket; do
+        if systemctl is-enabled --quiet "$unit" 2>/dev/null; then echo "$unit"; fi
+    done
+}
+enabled_before=$(enabled)
+
 echo "Installing with apt-get:$missing"
 if ! install_missing; then
     sleep 3
@@ -73,3 +81,9 @@ if ! install_missing; then
         by_hand
     fi
 fi
+for unit in $(enabled); do
+    case $enabled_before in
+    *"$unit"*) ;;
+    *) systemctl disable --quiet "$unit" >>"$log" 2>&1 || : ;;
+    esac
+done

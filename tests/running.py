@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.servers import free_port
+import psutil
+
+from tests.private_server import free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,11 +37,12 @@ class Site:
     """One running site; `env` is all of its environment beside the paths."""
 
     def __init__(self, data_dir: Path, **env: str) -> None:
-        self.port = free_port()
+        self.host, self.port = "127.0.0.1", free_port()
         kept = ("PATH", "HOME", "LANG", "TMPDIR")
         self.env = {name: os.environ[name] for name in kept if name in os.environ}
         self.env |= {
-            "DATA_DIR": str(data_dir), "PORT": str(self.port), "WEB_PROCESSES": "1",
+            "DATA_DIR": str(data_dir), "PORT": str(self.port),
+            "WEB_PROCESSES": "1", "COMPUTE_PROCESSES": "1",
         } | env  # fmt: skip
         self.output_path = data_dir / "output"
         self.process: subprocess.Popen[bytes] | None = None
@@ -50,42 +54,109 @@ class Site:
             **options,
         )  # fmt: skip
 
-    def start(self, timeout: float = 60) -> Self:
+    def start(self, *options: str, timeout: float = 60) -> Self:
         self.output_path.parent.mkdir(exist_ok=True)
         with open(self.output_path, "ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve"],
-                cwd=ROOT, env=self.env, stdout=output, stderr=output,
-                start_new_session=True,
+            return self.run(
+                [sys.executable, "manage.py", "serve", *options],
+                timeout, cwd=ROOT, stdout=output, stderr=output,
             )  # fmt: skip
+
+    def run(self, command: list[str], timeout: float = 60, **popen: Any) -> Self:
+        """Start it in any way that ends in `serve`, and wait until it answers."""
+        # A session of its own, by which all its processes are known.
+        self.process = subprocess.Popen(
+            command, env=self.env, start_new_session=True, **popen
+        )
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
-            try:
-                # It listens before it can answer, so an answer is waited for.
-                self.get("/api/v1/nothing")
-            except (OSError, http.client.HTTPException):
-                time.sleep(0.05)
-            else:
+            if self.answers():
                 return self
-        self.stop()
+            time.sleep(0.05)
+        self.kill()
         raise RuntimeError(f"The site did not start:\n{self.output()}")
+
+    def answers(self) -> bool:
+        try:
+            # It listens before it can answer, so an answer is waited for.
+            self.get("/api/v1/nothing")
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
 
     def output(self) -> str:
         return self.output_path.read_text()
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
+        """End it, and see to it that none of its processes stays behind."""
         if self.process is None:
             return 0
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                raise
-        return self.process.wait()
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signum)
+            self.process.wait(40)
+            wait_for(lambda: not self.processes(), 30)
+        finally:
+            self.kill()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """Kill all of it outright."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self.process is not None:
+            self.process.wait(10)
+
+    def processes(self) -> list[psutil.Process]:
+        """List what runs of it, also what has lost its parent."""
+        if self.process is None:
+            return []
+        ours = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(process.pid) == self.process.pid:
+                    ours.append(process)
+        return [process for process in ours if not has_ended(process)]
+
+    def _having(self, word: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in process.cmdline():
+                    found.append(process)
+        return found
+
+    def supervisor(self) -> psutil.Process:
+        # Beside it there may be one that it has just forked.
+        found = self._having("resilient_site.supervision")
+        return min(found, key=psutil.Process.create_time)
+
+    def web_master(self) -> psutil.Process:
+        """The process that starts the web workers; waited for, if it has just died."""
+        return self._child_of_supervisor("gunicorn")
+
+    def web_workers(self) -> list[psutil.Process]:
+        return self.web_master().children()
+
+    def compute(self) -> psutil.Process:
+        """The process that hands out the jobs; waited for, if it has just died."""
+        return self._child_of_supervisor("compute")
+
+    def pool(self) -> list[psutil.Process]:
+        """The processes that run jobs: forked by the fork server, alike in name."""
+        server = [
+            p for p in self.compute().children() if "forkserver" in str(p.cmdline())
+        ]
+        return [process for parent in server for process in parent.children()]
+
+    def _child_of_supervisor(self, word: str) -> psutil.Process:
+        parent = self.supervisor().pid
+        return wait_for(
+            lambda: next((p for p in self._having(word) if p.ppid() == parent), None)
+        )
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.request("GET", path, headers=headers)
@@ -98,7 +169,7 @@ class Site:
         headers: Mapping[str, str] | None = None,
         timeout: float = 20,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
             connection.request(
@@ -115,7 +186,7 @@ class Site:
     def raw(self, data: bytes) -> bytes:
         """Send bytes as they are, and return all that comes back."""
 
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as peer:
+        with socket.create_connection((self.host, self.port), timeout=20) as peer:
             peer.sendall(data)
             received = b""
             while part := peer.recv(65536):

