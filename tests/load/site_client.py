@@ -1,0 +1,210 @@
+"""What a measurement does with the site's own code: called by name, in a `Client`."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.db.models import Max, Min
+
+from compute import jobs, queue, watching
+from compute.models import Job
+from compute.queue import Claim, Step
+from compute.registry import get_task
+from compute.slot import Slot
+from tests.load import celery_peer
+
+PROCESSES = 2
+_loop = asyncio.Runner()
+
+
+def forget() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE compute_job CASCADE")
+    else:
+        Job.objects.all().delete()
+
+
+def _all_ended() -> bool:
+    return not Job.objects.unfinished().exists()
+
+
+def _until(condition: Callable[[], bool], every_s: float = 0.1) -> None:
+    """Ask not too often: the database has other things to do."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(every_s)
+
+
+def _create(number: int) -> list[Job]:
+    return Job.objects.bulk_create(
+        Job(task="echo", params={"number": n}) for n in range(number)
+    )
+
+
+def _per_second(number: int) -> float:
+    """Wait until all is done; from the first start to the last end, by the rows."""
+    _until(_all_ended)
+    done = Job.objects.filter(state=Job.State.SUCCEEDED)
+    assert done.count() == number, done.count()
+    ends = done.aggregate(begin=Min("started_at"), end=Max("finished_at"))
+    return number / (ends["end"] - ends["begin"]).total_seconds()
+
+
+def pool_rate(number: int) -> float:
+    """All jobs come to light at once."""
+    forget()
+    with transaction.atomic():
+        _create(number)
+        queue.notify()
+    return _per_second(number)
+
+
+def celery_rate(number: int, worker: int) -> float:
+    """The worker is stopped until all messages are there."""
+    forget()
+    created = _create(number)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        for job in created:
+            celery_peer.work.delay(str(job.pk))
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    return _per_second(number)
+
+
+def slots_rate(number: int) -> float:
+    """Our processes and pipes alone, with no database."""
+    slots = [Slot() for _ in range(PROCESSES)]
+    try:
+        _feed(slots, PROCESSES * 10)
+        begin = time.perf_counter()
+        _feed(slots, number)
+        return number / (time.perf_counter() - begin)
+    finally:
+        for slot in slots:
+            slot.close()
+
+
+def _feed(slots: list[Slot], number: int) -> None:
+    claims = iter([_claim(n) for n in range(number)])
+    ended = 0
+    while ended < number:
+        for slot in slots:
+            slot.start()
+            if slot.is_free and (claim := next(claims, None)):
+                slot.run(claim)
+        wait([thing for slot in slots for thing in slot.waitables()])
+        ended += sum(1 for slot in slots for _ in slot.ended())
+
+
+def _claim(number: int) -> Claim:
+    return Claim(
+        job_id=uuid.uuid4(),
+        epoch=1,
+        task="echo",
+        params={"number": number},
+        attempt=1,
+        owner_id=None,
+        request_id="",
+        parent_id=None,
+        step=Step.MAIN,
+    )
+
+
+# --- one job at a time
+
+
+def delays(number: int) -> list[tuple[float, float]]:
+    """Submit to an idle pool: milliseconds to the start and to the end of each job."""
+    return _one_by_one(number, lambda: _submit("echo", number=1))
+
+
+def celery_delays(number: int) -> list[tuple[float, float]]:
+    return _one_by_one(number, _submit_to_celery)
+
+
+def _submit_to_celery() -> Job:
+    (job,) = _create(1)
+    celery_peer.work.delay(str(job.pk))
+    return job
+
+
+def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, float]]:
+    forget()
+    delays = []
+    for _ in range(number):
+        # At random times: a pool may look at its database in a rhythm of its own.
+        time.sleep(random.uniform(0.02, 0.08))
+        job = submit()
+        submitted = time.time()
+        _until(_all_ended, every_s=0.01)
+        job.refresh_from_db()
+        started_ms, ended_ms = (
+            (moment.timestamp() - submitted) * 1000
+            for moment in (job.started_at, job.finished_at)
+        )
+        delays.append((started_ms, ended_ms))
+    return delays
+
+
+def seen(number: int) -> list[float]:
+    """Wait for a job as a request with `Prefer: wait` does: milliseconds."""
+    times = []
+    for _ in range(number):
+        time.sleep(random.uniform(0.02, 0.08))
+        job = _submit("echo", number=1)
+        begin = time.perf_counter()
+        _loop.run(_finished(job.pk))
+        times.append((time.perf_counter() - begin) * 1000)
+    return times
+
+
+async def _finished(job_id: uuid.UUID) -> None:
+    await watching.watcher().finished(job_id)
+
+
+def _submit(task: str, **params: Any) -> Job:
+    chosen = get_task(task)
+    serializer = chosen.params(data=params)
+    serializer.is_valid(raise_exception=True)
+    owner, _ = User.objects.get_or_create(username="measurer")
+    return jobs.submit(task=chosen, params=serializer.validated_data, owner=owner)
+
+
+# --- heavy jobs
+
+
+def heavy_seconds(size: int) -> float:
+    """Do a heavy computation, in parts if there is more than one process."""
+    job = _submit("heavy_computation", size=size)
+    _loop.run(_finished(job.pk))
+    job.refresh_from_db()
+    assert job.state == Job.State.SUCCEEDED, job.error_detail
+    assert job.started_at
+    assert job.finished_at
+    return (job.finished_at - job.started_at).total_seconds()
+
+
+def saturate() -> None:
+    """Give the pool more to do than it can before `relieve`."""
+    for _ in range(4):
+        _submit("heavy_computation", size=4_000_000_000)
+    held = Job.objects.filter(state=Job.State.RUNNING, lease_until__isnull=False)
+    _until(lambda: held.exclude(parent=None).count() == PROCESSES)
+
+
+def relieve() -> None:
+    for job in Job.objects.unfinished().filter(parent=None):
+        jobs.cancel(job)
+    _until(_all_ended)
+    time.sleep(0.5)  # processes were killed, others take their places

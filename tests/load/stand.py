@@ -1,0 +1,202 @@
+"""What a measurement stands on: private servers, programs beside it, and its report."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import psycopg
+
+from resilient_site import lifeline
+from tests.private_server import has_ended, wait_for
+from tests.running import ROOT
+from tests.servers import Postgres, Redis
+
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
+MIGRATED = "migrated"
+
+
+class Stand:
+    """A PostgreSQL that forces every commit to the disk, a Redis, and a folder.
+
+    All that is started here ends with it, and nothing is left behind.
+    """
+
+    def __init__(self) -> None:
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as cleanup:
+            self.folder = Path(tempfile.mkdtemp(prefix="rs-load-"))
+            cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.postgres, self.redis = Postgres(), Redis()
+            self.postgres.settings |= {
+                "fsync": "on",
+                "full_page_writes": "on",
+                "synchronous_commit": "on",
+                "shared_buffers": "256MB",
+            }
+            for server in (self.postgres, self.redis):
+                cleanup.callback(server.close)
+                server.start()
+            self._migrate()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._cleanup.close()
+
+    def _migrate(self) -> None:
+        self._sql(f"CREATE DATABASE {MIGRATED}")
+        env = self.env(DATABASE_URL=self.postgres.url(MIGRATED))
+        self.manage("migrate", "--verbosity=0", env=env)
+
+    def _sql(self, statement: str) -> None:
+        with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def manage(self, *args: str, env: dict[str, str]) -> None:
+        command = [sys.executable, "manage.py", *args]
+        subprocess.run(
+            command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL
+        )
+
+    def env(self, **more: str) -> dict[str, str]:
+        """Return an environment that settles all that is measured."""
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        folder = tempfile.mkdtemp(dir=self.folder)
+        return kept | {
+            "DJANGO_SETTINGS_MODULE": "resilient_site.settings",
+            "DATA_DIR": folder,
+            "SECRET_KEY": "for-measurements-only-0123456789-0123456789-0123456789",
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "HTTPS": "0",
+            "REDIS_URL": self.redis.url(),
+            "COMPUTE_TASKS": "tests.compute.faults",
+            "COMPUTE_PROCESSES": "2",
+            "COMPUTE_MAX_QUEUED": "1000000",
+        } | more  # fmt: skip
+
+    def on_postgres(self, name: str, **more: str) -> dict[str, str]:
+        """Return the environment of a new database with empty tables."""
+        self._sql(f"CREATE DATABASE {name} TEMPLATE {MIGRATED}")
+        return self.env(DATABASE_URL=self.postgres.url(name), **more)
+
+    def on_sqlite(self, **more: str) -> dict[str, str]:
+        env = self.env(**more)
+        self.manage("migrate", "--verbosity=0", env=env)
+        return env
+
+    def program(self, env: dict[str, str], *command: str, ready: str) -> "Program":
+        return Program(env, command, ready)
+
+    def pool(self, env: dict[str, str]) -> "Program":
+        """Start `manage.py compute` as an operator does."""
+        return self.program(env, "manage.py", "compute", ready="wait for jobs")
+
+    def client(self, env: dict[str, str]) -> "Client":
+        return Client(env)
+
+
+class Program:
+    """A Python program beside this one, until the end of the `with` block."""
+
+    def __init__(self, env: dict[str, str], command: Sequence[str], ready: str) -> None:
+        self.env, self.command, self.ready = env, command, ready
+        self.log = Path(env["DATA_DIR"], "log")
+
+    def __enter__(self) -> Self:
+        parent = os.getpid()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.command],
+                cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=lambda: lifeline.end_with(parent, signal.SIGTERM),
+            )  # fmt: skip
+        try:
+            wait_for(self._is_ready, 60)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.command} did not start:\n{self.log.read_text()}")
+        return self.ready in self.log.read_text()
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop it; what does not stop in time is killed with all its children."""
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        self.process.send_signal(signal.SIGCONT)  # if it was stopped
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        with contextlib.suppress(TimeoutError):
+            wait_for(lambda: all(map(has_ended, family)), 5)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+class Client:
+    """A process with the site's code and an environment of its own.
+
+    Functions of `site_client` are called by name: this process has no Django.
+    """
+
+    def __init__(self, env: dict[str, str]) -> None:
+        context = get_context("spawn")
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(self._theirs, env, os.getpid())
+        )
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._theirs.close()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+    def call(self, function: str, *args: Any) -> Any:
+        self._pipe.send((function, args))
+        value, error = self._pipe.recv()
+        if error:
+            raise RuntimeError(error)
+        return value
+
+
+def _serve(pipe: Any, env: dict[str, str], parent: int) -> None:
+    lifeline.end_with(parent, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(env)
+    import django
+
+    django.setup()
+    from tests.load import site_client
+
+    while True:
+        function, args = pipe.recv()
+        try:
+            pipe.send((getattr(site_client, function)(*args), None))
+        except Exception:  # noqa: BLE001 - whatever it is, the other side tells
+            pipe.send((None, traceback.format_exc()))
