@@ -188,11 +188,10 @@ def refuse_if_full(task: Task, owner: User | None) -> None:
         raise QueueFull(
             retry_after_s=seconds_for(number + 1 - settings.COMPUTE_MAX_QUEUED)
         )
-    if task.max_unfinished is not None:
-        same = Job.objects.unfinished().filter(task=task.name, parent=None)
-        if same.count() >= task.max_unfinished:
-            raise QueueFull(retry_after_s=seconds_for(1, task=task.name))
     if owner is None:
+        same = Job.objects.unfinished().filter(task=task.name, owner=None, parent=None)
+        if same.count() >= task.strangers_max:
+            raise QueueFull(retry_after_s=seconds_for(1, task=task.name))
         return
     own = waiting.filter(owner=owner)
     if own.count() >= settings.COMPUTE_MAX_QUEUED_PER_OWNER:

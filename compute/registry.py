@@ -68,7 +68,7 @@ class Task:
     memory_mb: int
     retries: int
     may_run: May
-    max_unfinished: int | None
+    strangers_max: int
     part_function: Function | None = field(default=None, init=False)
     merge_function: Function | None = field(default=None, init=False)
 
@@ -102,12 +102,12 @@ def task(
     memory_mb: int = 512,
     retries: int = 2,
     who: May = SIGNED_IN,
-    max_unfinished: int | None = None,
+    strangers_max: int = 100,
 ) -> Callable[[Function], Task]:
     """Make a task of a function, under the function's name.
 
     `time_limit_s` and `memory_mb` hold for each process that works on it;
-    `max_unfinished` bounds how many jobs of this kind there may be at a time.
+    of people who are not signed in there may be `strangers_max` jobs at a time.
     """
 
     def register(function: Function) -> Task:
@@ -123,7 +123,7 @@ def task(
             memory_mb=memory_mb,
             retries=retries,
             may_run=who,
-            max_unfinished=max_unfinished,
+            strangers_max=strangers_max,
         )
         return tasks[name]
 

@@ -21,7 +21,7 @@ class Params(serializers.Serializer[Any]):
     )
 
 
-@task(params=Params, time_limit_s=60, memory_mb=256, who=ANYONE, max_unfinished=16)
+@task(params=Params, time_limit_s=60, memory_mb=256, who=ANYONE, strangers_max=16)
 def heavy_computation(run: Run, *, size: int) -> Any:
     """Count the primes below a number, on all processes of the pool.
 

@@ -15,7 +15,6 @@ from compute.outcomes import Cancelled, Code, Failed, HandedBack, Lost, Split, S
 from compute.queue import Claim
 from compute.registry import get_task, task
 from resilient_site.errors import Conflict, NotAllowed, NotSignedIn
-from tests.compute import faults
 
 pytestmark = pytest.mark.django_db
 
@@ -121,12 +120,13 @@ def test_how_long_to_wait_follows_from_how_fast_the_queue_moves(reader, settings
     assert refusal.value.retry_after_s == 2
 
 
-def test_a_task_with_a_bound_of_its_own_leaves_the_others_alone(reader, monkeypatch):
-    monkeypatch.setattr(faults.echo, "max_unfinished", 1)
-    ask(reader)
+def test_strangers_have_a_bound_of_their_own(reader, monkeypatch):
+    task = get_task("heavy_computation")
+    monkeypatch.setattr(task, "strangers_max", 1)
+    jobs.submit(task=task, params={"size": 1}, owner=None)
     with pytest.raises(jobs.QueueFull):
-        ask(reader)
-    ask(reader, "count_items")
+        jobs.submit(task=task, params={"size": 1}, owner=None)
+    jobs.submit(task=task, params={"size": 1}, owner=reader)
 
 
 def test_an_upload_is_kept_with_its_job_and_copied_when_it_runs_again(editor):
