@@ -53,10 +53,18 @@ class Slot:
         """Have a process, if it is time for one."""
         if self._process is not None or time.monotonic() < self._start_at:
             return
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=child.main, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=child.main, args=(theirs,), daemon=True)
+        try:
+            process.start()
+        except OSError:
+            logger.exception("A pool process could not be started.")
+            self._start_at = time.monotonic() + RESTART_PAUSE_S
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        self._process, self._pipe = process, ours
         self._served, self._verdict = False, None
 
     def run(self, claim: Claim) -> None:

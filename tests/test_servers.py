@@ -13,6 +13,8 @@ from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
 from tests.servers import RabbitMQ
 
+pytestmark = pytest.mark.once
+
 QUEUE = Queue(
     "jobs", Exchange("jobs"), "jobs", queue_arguments={"x-queue-type": "quorum"}
 )

@@ -62,7 +62,7 @@ class Params(serializers.Serializer[Any]):
             raise serializers.ValidationError(str(error)) from error
 
 
-@task(params=Params, time_limit_s=1800, memory_mb=1024)
+@task(params=Params, time_limit_s=3600, memory_mb=1024)
 def find_duplicates(
     run: Run, *, threshold: float, field: str, tag: str, limit: int
 ) -> Any:

@@ -12,6 +12,8 @@ from rapidfuzz.distance import Indel
 from compute import signatures
 from compute.similarity import EXACT, ROOM, Best, near_matches
 
+pytestmark = pytest.mark.once
+
 WORDS = [
     "bolt", "nut", "screw", "washer", "spring", "brass", "steel", "copper", "small",
     "large", "round", "flat", "M8", "M10", "40", "mm", "für", "Gewinde", "螺栓", "螺母",

@@ -21,7 +21,7 @@ from tests.load.report import percentile, ratios
 from tests.load.stand import Program, Stand
 from tests.running import Site
 
-ROUNDS = 7
+ROUNDS = 5
 # A turn has as many no-op jobs as take about so long.
 TURN_S = 1.0
 DELAYS = 30

@@ -15,6 +15,8 @@ import pytest
 
 from tests.running import ROOT, Site
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:

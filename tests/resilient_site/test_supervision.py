@@ -23,6 +23,8 @@ from tests.private_server import has_ended, wait_for
 from tests.running import ROOT, Site
 from tests.servers import Postgres
 
+pytestmark = pytest.mark.once
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
 SERVE = [sys.executable, "manage.py", "serve"]
 
@@ -201,6 +203,7 @@ def test_ctrl_c_once_more_waits_for_nobody(own_site):
         wait_for(lambda: "Waiting for connections to close" in own_site.output())
         assert own_site.process.poll() is None
         assert own_site.stop(signal.SIGINT) == 0
+    assert "Quick shutdown requested" in own_site.output()
 
 
 @pytest.fixture
@@ -259,6 +262,7 @@ def test_odd_paths_and_values_are_no_obstacle_and_no_file_is_left(own_site, tmp_
         assert process.environ()["ODD"] == own_site.env["ODD"]
         assert process.cwd() == str(here)
     assert own_site.stop(signal.SIGHUP) == 0
+    assert "SIGTERM indicating exit" in own_site.output()  # a restart is not meant
     assert "Traceback" not in own_site.output()
     assert list(here.iterdir()) == []
 

@@ -1,5 +1,6 @@
 """Run the pool that does the jobs, until it is told to stop."""
 
+import logging
 import sys
 from typing import Any
 
@@ -8,6 +9,8 @@ from django.core.management.base import BaseCommand
 
 from compute.supervisor import Queue, Supervisor
 from compute.wakeup import Wakeup, on_signals
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -23,6 +26,5 @@ class Command(BaseCommand):
         wakeup = Wakeup()
         supervisor = Supervisor(source=Queue(), wakeup=wakeup)
         on_signals(wakeup, supervisor.stop)
-        self.stdout.write(f"{len(supervisor.slots)} processes wait for jobs.")
-        self.stdout.flush()
+        logger.info("%d processes wait for jobs.", len(supervisor.slots))
         supervisor.run()
