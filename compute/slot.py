@@ -57,8 +57,8 @@ class Slot:
         process = context.Process(target=child.main, args=(theirs,), daemon=True)
         try:
             process.start()
-        except OSError:
-            logger.exception("A pool process could not be started.")
+        except (OSError, EOFError) as error:  # EOF: the fork server died meanwhile
+            logger.error("A pool process could not be started: %r", error)
             self._start_at = time.monotonic() + RESTART_PAUSE_S
             ours.close()
             return
