@@ -145,8 +145,7 @@ class Slot:
         if exitcode == -signal.SIGALRM:
             return self._too_long(claim)
         if exitcode is not None and exitcode < 0:
-            name = signal.Signals(-exitcode).name
-            how = f"Its process was ended by {name}"
+            how = f"Its process was ended by {_name(-exitcode)}"
             if -exitcode == signal.SIGKILL:
                 how += ": by an operator, or by the system for want of memory"
         else:
@@ -158,3 +157,10 @@ class Slot:
         task = tasks.get(claim.task) if claim else None
         limit = f"{task.time_limit_s:g} s" if task else "its time"
         return Failed(Code.TIME_LIMIT, f"It took longer than the {limit} it may take.")
+
+
+def _name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {signum}"

@@ -149,12 +149,14 @@ async def _ask_django(
 def _is_acceptable(scope: Message) -> bool:
     """Tell whether Django will read the body; it refuses the others unread.
 
-    Only who says that he is signed in may send the size of an import, and only there.
+    Only who says that he is signed in may send the size of an import, as a form, and
+    only there.
     """
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"")
     known = b"authorization" in headers or _SESSION in headers.get(b"cookie", b"")
-    large = known and scope["path"].startswith(TAKES_FILES)
+    is_form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
+    large = known and is_form and scope["path"].startswith(TAKES_FILES)
     limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
     return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit
 

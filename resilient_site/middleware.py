@@ -38,7 +38,8 @@ class RequestIdMiddleware:
 class ErrorMiddleware:
     """Refuse bodies that are too large, and answer errors that views raise.
 
-    A view names the setting with its own limit in an attribute `body_limit`. Runs
+    A view that takes files names the setting with the limit of a form in an attribute
+    `body_limit`: a form's files go to the disk, all else is taken into memory. Runs
     before the CSRF check, which would otherwise read the whole body first.
     """
 
@@ -57,7 +58,10 @@ class ErrorMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        limit: int = getattr(settings, getattr(view, "body_limit", "MAX_BODY_BYTES"))
+        name = "MAX_BODY_BYTES"
+        if request.content_type == "multipart/form-data":
+            name = getattr(view, "body_limit", name)
+        limit: int = getattr(settings, name)
         try:
             length = int(request.META.get("CONTENT_LENGTH") or 0)
         except ValueError:

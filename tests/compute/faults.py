@@ -70,6 +70,12 @@ def kill_itself(run: Run) -> Any:
 
 
 @task(retries=0)
+def real_time_signal(run: Run) -> Any:
+    """Die of a signal that has no name."""
+    os.kill(os.getpid(), signal.SIGRTMIN + 1)
+
+
+@task(retries=0)
 def exit_itself(run: Run) -> Any:
     """End the process behind everybody's back."""
     os._exit(3)

@@ -104,6 +104,20 @@ def test_a_file_is_sent_as_a_form(editor):
     assert b"".join(files.read(kept)) == b"id,name\n1,x\n"
 
 
+def test_only_a_form_with_a_file_may_be_as_large_as_one(editor, settings):
+    """All else is taken into memory."""
+    settings.MAX_BODY_BYTES, settings.IMPORT_MAX_BYTES = 1_000, 10_000
+    api = APIClient()
+    api.force_authenticate(editor)
+    large = {"task": "echo", "params": {"x": "x" * 2_000}}
+    answer = api.post(JOBS, large)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    upload = SimpleUploadedFile("my.csv", b"id,name\n" + b"1,x\n" * 1_000, "text/csv")
+    form = {"task": "import_items", "file": upload}
+    assert api.post(JOBS, form, "multipart").status_code == 202
+    assert not Job.objects.filter(task="echo").exists()
+
+
 def test_the_same_key_makes_one_job(api):
     one = ask(api, headers={"Idempotency-Key": "k"}, number=1)
     same = ask(api, headers={"Idempotency-Key": "k"}, number=1)

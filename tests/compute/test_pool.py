@@ -23,6 +23,7 @@ def test_a_job_is_done(pool, submit):
 BAD = {
     "segfault": (2, "crashed", "SIGSEGV"),
     "kill_itself": (2, "crashed", "SIGKILL"),
+    "real_time_signal": (1, "crashed", "signal 35"),
     "exit_itself": (1, "crashed", "status 3"),
     "eat_memory": (1, "memory_limit", "64 MB"),
     "too_long_in_c": (1, "time_limit", "1 s"),

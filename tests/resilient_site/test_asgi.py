@@ -94,9 +94,14 @@ def test_pipelined_exports_of_a_vanished_client_keep_nothing(site):
     ],
 )
 def test_large_bodies_are_received_where_files_are_sent(path, header, accepted):
-    length = settings.IMPORT_MAX_BYTES
-    for more, expected in ((0, accepted), (1, False)):
-        headers = [header, (b"content-length", b"%d" % (length + more))]
+    length, form = settings.IMPORT_MAX_BYTES, b"multipart/form-data; boundary=x"
+    for more, kind, expected in (
+        (0, form, accepted),
+        (1, form, False),
+        (0, b"application/json", False),
+    ):
+        size = (b"content-length", b"%d" % (length + more))
+        headers = [header, size, (b"content-type", kind)]
         assert asgi._is_acceptable({"path": path, "headers": headers}) == expected
 
 
