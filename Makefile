@@ -18,7 +18,8 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench-compute lock schema clean
+.PHONY: help run test test-postgres test-sqlite .system check bench-compute lock schema \
+	clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,13 +30,19 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-# exec: a signal to make then reaches pytest, which ends its servers. With ARGS it
-# may be that no test is left for the second run (pytest's 5).
-test: .venv/.dev ## Run the tests on PostgreSQL, then on SQLite (ARGS: pytest's)
-	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
+test: test-postgres test-sqlite ## Run the tests on PostgreSQL, then on SQLite (ARGS: pytest's)
+
+# exec: a signal to make then reaches pytest, which ends its servers.
+test-postgres: .system
 	exec env TEST_DB=postgres $(PYTHON_BIN) -m pytest $(ARGS)
+
+# With ARGS it may be that no test is left for this run (pytest's 5).
+test-sqlite: .system
 	$(if $(strip $(ARGS)),,exec) env TEST_DB=sqlite $(PYTHON_BIN) -m pytest \
 		-m "not browser and not once" $(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
+
+.system: .venv/.dev
+	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
 
 check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 	$(PYTHON_BIN) -m ruff format --check .
