@@ -18,8 +18,8 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-postgres test-sqlite .system check bench-compute lock schema \
-	clean
+.PHONY: help run test test-postgres test-browser test-sqlite .system check \
+	bench-compute lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -30,16 +30,21 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-test: test-postgres test-sqlite ## Run the tests on PostgreSQL, then on SQLite (ARGS: pytest's)
+test: test-postgres test-browser test-sqlite ## Run the tests (ARGS: pytest's)
 
-# exec: a signal to make then reaches pytest, which ends its servers.
+# exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
+# be that no test is left for a run (pytest's 5).
+RUN = $(if $(strip $(ARGS)),,exec) env TEST_DB=$(1) $(PYTHON_BIN) -m pytest -m $(2) \
+	$(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
+
 test-postgres: .system
-	exec env TEST_DB=postgres $(PYTHON_BIN) -m pytest $(ARGS)
+	$(call RUN,postgres,"not browser")
 
-# With ARGS it may be that no test is left for this run (pytest's 5).
+test-browser: .system
+	$(call RUN,postgres,"browser")
+
 test-sqlite: .system
-	$(if $(strip $(ARGS)),,exec) env TEST_DB=sqlite $(PYTHON_BIN) -m pytest \
-		-m "not browser and not once" $(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
+	$(call RUN,sqlite,"not browser and not once")
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
