@@ -93,14 +93,13 @@ class Claim:
 def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
     """Take up to `limit` jobs that are due, or the one that is named, if it is."""
     now, lease = _NOW[connection.vendor], _LEASE[connection.vendor]
-    locked = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
     due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
     if job_id:
         # A lock on it is waited for: the named job is not looked for a second time.
         which, value = f"id = %s AND {due}", _as_column(job_id)
     else:
-        first = f"WHERE {due} ORDER BY queued_at, id LIMIT %s {locked}"
-        which, value = f"id IN (SELECT id FROM compute_job {first})", limit  # noqa: S608
+        first = f"WHERE {due} ORDER BY queued_at, id LIMIT %s"
+        which, value = _FIRST[connection.vendor].format(first), limit
     jobs = Job.objects.raw(
         f"""
         UPDATE compute_job
@@ -114,6 +113,15 @@ def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
     )
     in_order = sorted(jobs, key=lambda job: (job.queued_at, job.pk))
     return [Claim.of(job) for job in in_order]
+
+
+_FIRST = {
+    # An array is made once: a subquery may be run, and lock more, for each row.
+    "postgresql": """
+        id = ANY(ARRAY(SELECT id FROM compute_job {} FOR UPDATE SKIP LOCKED))
+    """,
+    "sqlite": "id IN (SELECT id FROM compute_job {})",
+}
 
 
 def _as_column(job_id: UUID) -> Any:
