@@ -12,8 +12,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.load import bare, reads, report
@@ -24,7 +26,7 @@ from tests.running import Site
 ROUNDS = 5
 # A turn has as many no-op jobs as take about so long.
 TURN_S = 1.0
-DELAYS = 30
+DELAYS = 40
 SEEN = 5
 HEAVY_SIZE = 800_000_000
 READS_PER_S = 150
@@ -195,21 +197,30 @@ def read_latency(stand: Stand, rounds: int) -> None:
     stand.manage("load_sample", env=env)
     site = Site(Path(env["DATA_DIR"]), **env)
     taken = defaultdict(list)
-    with stand.client(env) as client, ExitStack() as cleanup:
+    with (
+        stand.client(env) as client,
+        ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=reads.come_first
+        ) as readers,
+        ExitStack() as cleanup,
+    ):
         cleanup.callback(site.stop)
-        site.start()
-        found = site.get("/api/v1/items?page_size=200").json()["results"]
-        paths = [f"/api/v1/items/{item['id']}" for item in found]
-        measure = partial(reads.latencies, site.port, paths, READS_PER_S, READS_S)
-        measure()
+        paths = paths_of_items(site.start())
+        question = (reads.latencies, site.port, paths, READS_PER_S, READS_S)
+        readers.submit(*question).result()
         for number in range(rounds):
             for state in ("idle", "busy") if number % 2 else ("busy", "idle"):
                 if state == "busy":
                     client.call("saturate")
-                taken[state].append(measure())
+                taken[state].append(readers.submit(*question).result())
                 if state == "busy":
                     client.call("relieve")
     report_reads(taken)
+
+
+def paths_of_items(site: Site) -> list[str]:
+    found = site.get("/api/v1/items?page_size=200").json()["results"]
+    return [f"/api/v1/items/{item['id']}" for item in found]
 
 
 def report_reads(taken: Mapping[str, list[list[float]]]) -> None:
