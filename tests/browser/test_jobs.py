@@ -1,19 +1,17 @@
 """Jobs as people start, follow and stop them, with a real pool at work."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from playwright.sync_api import Page, Route, expect
 
 from compute.models import Job
 from tests.browser.conftest import Browsers
 from tests.browser.test_accessibility import LONG, check
-from tests.compute.conftest import Pool
+from tests.compute.conftest import Pool, database_of_tests, environment
 from tests.compute.factories import do, make_file, make_job
 from tests.factories import make_item, make_items
 
@@ -24,17 +22,7 @@ TASKS = "tests.compute.faults"
 
 @pytest.fixture
 def pool(live_server, tmp_path: Path) -> Iterator[Pool]:
-    if connection.vendor == "sqlite":
-        pytest.skip("the database of these tests is in memory")
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS")
-    env = {name: os.environ[name] for name in kept if name in os.environ}
-    server = os.environ["DATABASE_URL"].rpartition("/")[0]
-    env |= {
-        "DATA_DIR": str(tmp_path),
-        "DATABASE_URL": f"{server}/{connection.settings_dict['NAME']}",
-        "COMPUTE_TASKS": TASKS,
-        "COMPUTE_PROCESSES": "2",
-    }
+    env = environment(tmp_path) | database_of_tests()
     pool = Pool(env, tmp_path / "pool.log").start()
     yield pool
     pool.close()

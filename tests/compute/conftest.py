@@ -1,7 +1,6 @@
 """A real pool for the tests, on a database that it shares with them."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -84,17 +83,6 @@ class Pool:
                     process.kill()
 
 
-@pytest.fixture(scope="session")
-def migrated_sqlite(
-    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker
-) -> Path:
-    """A database file with empty tables, to copy."""
-    path = tmp_path_factory.mktemp("migrated") / "site.sqlite3"
-    with django_db_blocker.unblock(), connected_to(NAME=str(path)):
-        call_command("migrate", verbosity=0)
-    return path
-
-
 class connected_to:
     """In this thread the default database is another one."""
 
@@ -113,30 +101,31 @@ class connected_to:
 
 
 @pytest.fixture
-def pool_env(tmp_path) -> dict[str, str]:
-    """The environment of a pool, but for its database."""
+def pool_env(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path)
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    """That of a pool, but for its database."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "DATA_DIR": str(tmp_path),
+        "DATA_DIR": str(data_dir),
         "COMPUTE_TASKS": "tests.compute.faults",
         "COMPUTE_PROCESSES": "2",
     }
 
 
 @pytest.fixture
-def shared_database(
-    request, pool_env, tmp_path, transactional_db, django_db_blocker
-) -> Iterator[dict[str, str]]:
-    """A database that other processes can open; yields the environment for them."""
-    env = pool_env
-    if connection.vendor == "postgresql":
-        base = os.environ["DATABASE_URL"].rpartition("/")[0]
-        yield env | {"DATABASE_URL": f"{base}/{connection.settings_dict['NAME']}"}
-        return
-    path = str(tmp_path / "site.sqlite3")
-    shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-    with django_db_blocker.unblock(), connected_to(NAME=path):
-        yield env
+def shared_database(pool_env, transactional_db) -> dict[str, str]:
+    """The environment of other processes that use the database of the tests."""
+    return pool_env | database_of_tests()
+
+
+def database_of_tests() -> dict[str, str]:
+    if connection.vendor == "sqlite":
+        return {"DATA_DIR": os.environ["DATA_DIR"]}
+    server = os.environ["DATABASE_URL"].rpartition("/")[0]
+    return {"DATABASE_URL": f"{server}/{connection.settings_dict['NAME']}"}
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import OperationalError, connection, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import OperationalError, connection
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -26,17 +25,9 @@ RUNNING = {"state": "running", "attempts": 1}
 TICK_S = 0.02
 
 
-class TheConnection:
-    """That of the thread; Django closes none to an SQLite database in memory."""
-
-    def close(self):
-        BaseDatabaseWrapper.close(connections["default"])
-
-
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
     """Short times, and no thread left behind."""
-    monkeypatch.setattr(watching, "connection", TheConnection())
     monkeypatch.setattr(watching, "TICK_S", TICK_S)
     monkeypatch.setattr(watching, "BACK_OFF_MAX_S", 2 * TICK_S)
     monkeypatch.setattr(watching, "LINGER_S", 2 * TICK_S)

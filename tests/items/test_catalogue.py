@@ -207,8 +207,6 @@ def in_threads(*jobs):
         finally:
             connection.close()
 
-    if connection.vendor == "sqlite":
-        pytest.skip("an in-memory SQLite has one connection")
     threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
     for thread in threads:
         thread.start()
