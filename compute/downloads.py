@@ -13,7 +13,7 @@ SHOWN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 def download(file: JobFile) -> HttpResponseBase:
-    """Answer with `file`. Raises Overloaded if too many large ones are being read."""
+    """Answer with `file`."""
     response: HttpResponseBase
     if file.size <= files.CHUNK_BYTES:
         # One read: no need to hold a thread for a slow client.

@@ -13,7 +13,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
 from items import catalogue, rules
-from items.catalogue import Actor
+from items.catalogue import ITEMS, Actor, item_tag
 from items.exporting import FORMATS, download
 from items.models import Item, ItemChange
 from items.rules import ItemData
@@ -22,9 +22,11 @@ from items.serializers import ChangeSerializer, ItemSerializer
 from items.transactions import next_transaction
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.keyset import Cursor, paginate
+from resilient_site.resilience.sharing import share, share_with_strangers, shared
 from resilient_site.rest import list_response
 
 BULK_MAX = 1_000
+LIST_PARAMETERS = ("search", "tag", "ordering", "cursor", "page_size")
 
 
 class ItemViewSet(GenericViewSet[Item]):
@@ -38,6 +40,7 @@ class ItemViewSet(GenericViewSet[Item]):
             # The database need not, and sometimes cannot, be asked for it.
             raise catalogue.ItemNotFound
 
+    @shared(*LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
         selection = Selection.parse(request.query_params)
@@ -45,7 +48,10 @@ class ItemViewSet(GenericViewSet[Item]):
             cursor=request.query_params.get("cursor"),
             size=page_size(request.query_params),
         )
-        return list_response(request, page, self.get_serializer(page.rows, many=True))
+        rows = self.get_serializer(page.rows, many=True)
+        response = list_response(request, page, rows, known=LIST_PARAMETERS)
+        share_with_strangers(request, response, ITEMS)
+        return response
 
     @schema.creation
     def create(self, request: Request) -> Response:
@@ -56,9 +62,12 @@ class ItemViewSet(GenericViewSet[Item]):
         )
         return response
 
+    @shared()
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
-        return self._answer(catalogue.get_item(id))
+        response = self._answer(catalogue.get_item(id))
+        share(response, item_tag(id))
+        return response
 
     @schema.writing
     def update(self, request: Request, id: str) -> Response:
@@ -98,6 +107,7 @@ class ItemViewSet(GenericViewSet[Item]):
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
         return download(name, Selection.parse(request.query_params).items())
 
+    @shared("cursor", "page_size")
     @schema.history
     @action(detail=True)
     def history(self, request: Request, id: str) -> Response:
@@ -112,7 +122,9 @@ class ItemViewSet(GenericViewSet[Item]):
         rows = ChangeSerializer(
             page.rows, many=True, context=self.get_serializer_context()
         )
-        return list_response(request, page, rows)
+        response = list_response(request, page, rows, known=("cursor", "page_size"))
+        share_with_strangers(request, response, item_tag(id))
+        return response
 
     def _clean(self, partial: bool = False) -> ItemData:
         serializer = self.get_serializer(data=self.request.data, partial=partial)

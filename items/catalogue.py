@@ -24,9 +24,12 @@ from items.retrying import atomic_with_retries
 from items.rules import ItemData
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.requestid import current_request_id
+from resilient_site.resilience.generations import invalidate
 
 Action = ItemChange.Action
 DELETED_AT_ONCE = 1_000
+# Names all lists of items to those who keep copies of them.
+ITEMS = "items"
 
 
 class ItemNotFound(NotFound):
@@ -56,6 +59,16 @@ class Actor:
     @classmethod
     def command(cls, name: str) -> "Actor":
         return cls(None, name)
+
+
+def item_tag(item_id: str) -> str:
+    """Name an item to those who keep copies of it."""
+    return f"item:{item_id}"
+
+
+def note_changes(item_ids: Iterable[str]) -> None:
+    """Let no copy of these items, or of a list, be taken for current any more."""
+    invalidate(ITEMS, *map(item_tag, item_ids))
 
 
 def new_id() -> str:
@@ -271,6 +284,8 @@ type Entry = tuple[str, int, Action, dict[str, Any] | None, dict[str, Any] | Non
 
 def _log(entries: Iterable[Entry], actor: Actor) -> list[ItemChange]:
     request_id, now = current_request_id(), timezone.now()
+    entries = list(entries)
+    note_changes(item_id for item_id, *_ in entries)
     return ItemChange.objects.bulk_create(
         ItemChange(
             item_id=item_id,

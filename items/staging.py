@@ -14,7 +14,7 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from items import rules
-from items.catalogue import Actor
+from items.catalogue import Actor, note_changes
 from items.models import Item
 from items.retrying import atomic_with_retries
 from resilient_site.requestid import current_request_id
@@ -74,6 +74,7 @@ def apply(rows: Sequence[Row], *, actor: Actor) -> Counts:
             _write_items(cursor, now)
             _write_tags(cursor, sql)
             _write_log(cursor, sql, now, actor)
+            note_changes(row.id for row in rows)
         _drop(cursor)
     return counts
 

@@ -25,6 +25,7 @@ from items.selection import Selection, small_number
 from items.tags import popular_tags
 from resilient_site.errors import NotFound, StaleVersion
 from resilient_site.keyset import paginate
+from resilient_site.resilience.sharing import share_with_strangers, shared
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
@@ -49,6 +50,7 @@ def may[V: Callable[..., HttpResponseBase]](*permissions: str) -> Callable[[V], 
     return decorate
 
 
+@shared("search", "tag", "ordering", "cursor", headers=("HX-Request", "HX-Target"))
 @require_safe
 def item_list(request: Request) -> HttpResponse:
     selection = Selection.parse(request.GET)
@@ -67,9 +69,11 @@ def item_list(request: Request) -> HttpResponse:
     response = render(request, f"items/list.html{part}", context)
     # "Back" must not show the part, kept by the browser, as if it were the page.
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
+    share_with_strangers(request, response, catalogue.ITEMS)
     return response
 
 
+@shared("cursor")
 @require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     item = Item.objects.for_reading().filter(pk=id).first()
@@ -84,7 +88,10 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     # A deleted item is gone, not unknown: its history is here, and the way back.
     status = 200 if item else 410
     context = {"item": item, "item_id": id, "history": history}
-    return render(request, "items/detail.html", context, status=status)
+    response = render(request, "items/detail.html", context, status=status)
+    if item:
+        share_with_strangers(request, response, catalogue.item_tag(id))
+    return response
 
 
 @may("add_item")
@@ -161,6 +168,7 @@ def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     return redirect("items:detail", id=id)
 
 
+@shared("cursor")
 @require_safe
 def change_list(request: HttpRequest) -> HttpResponse:
     page = paginate(
@@ -169,7 +177,9 @@ def change_list(request: HttpRequest) -> HttpResponse:
         cursor=request.GET.get("cursor"),
         size=PAGE_ROWS,
     )
-    return render(request, "items/changes.html", {"page": page})
+    response = render(request, "items/changes.html", {"page": page})
+    share_with_strangers(request, response, catalogue.ITEMS)
+    return response
 
 
 @may("add_item", "change_item")

@@ -4,3 +4,6 @@ from django.apps import AppConfig
 class SiteConfig(AppConfig):
     name = "resilient_site"
     verbose_name = "Access"
+
+    def ready(self) -> None:
+        from resilient_site import identities  # noqa: F401 - listens to changes

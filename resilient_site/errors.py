@@ -140,6 +140,13 @@ class Unavailable(SiteError):
     retry_after_s = 5
 
 
+class DeadlinePassed(SiteError):
+    status = 503
+    code = "deadline_passed"
+    detail = "It could not be answered in the time that it had."
+    retry_after_s = 1
+
+
 class Overloaded(SiteError):
     status = 503
     code = "overloaded"

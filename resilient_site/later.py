@@ -65,6 +65,14 @@ def waited_for(request: HttpRequest) -> str | None:
     return exchange.waited_for if exchange else None
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Who was answered: the tag that changes with him, and until when he is it."""
+
+    tag: str
+    expires_at: float
+
+
 class Exchange:
     """What asyncio and Django's thread tell each other about one request."""
 
@@ -75,6 +83,7 @@ class Exchange:
         self.later: Stream | Wait | None = None
         self.before_wait: HttpResponseBase | None = None
         self.waited_for: str | None = None
+        self.identity: Identity | None = None
 
     def note(self, response: HttpResponseBase) -> HttpResponseBase:
         before = self.before_wait
@@ -135,7 +144,7 @@ class Held:
     async def run(
         self,
         work: Coroutine[Any, Any, object],
-        gone: asyncio.Task[None],
+        gone: asyncio.Future[Any],
         timeout_s: float,
     ) -> None:
         """Do `work` until it is done, the client gone, the time up or all is to end."""

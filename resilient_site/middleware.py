@@ -1,11 +1,13 @@
 """What every request passes on its way to a view."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import SimpleLazyObject
 
 from resilient_site import requestid
 from resilient_site.errors import (
@@ -18,6 +20,8 @@ from resilient_site.errors import (
     is_unexpected,
     respond,
 )
+from resilient_site.later import SCOPE_KEY, Identity
+from resilient_site.resilience.sharing import OWN, user_tag
 
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -33,6 +37,38 @@ class RequestIdMiddleware:
         response = self.get_response(request)
         response[requestid.HEADER] = request_id
         return response
+
+
+class IdentityMiddleware:
+    """Tell the edge who was answered, and let it keep the pages he was shown for him.
+
+    Views that say nothing about keeping make pages that may be shown again, marked as
+    old, when the database is away. Behind the sessions: a user is not looked up here.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        exchange = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
+        user = _known_user(request)
+        if exchange is None or user is None:
+            return response
+        expires = getattr(getattr(request, "auth", None), "expiry", None)
+        expires_at = expires.timestamp() if expires else math.inf
+        exchange.identity = Identity(user_tag(user.pk), expires_at)
+        if response.status_code == 200 and not response.streaming:
+            response.headers.setdefault("Cache-Control", OWN)
+        return response
+
+
+def _known_user(request: HttpRequest) -> Any:
+    """Return the signed-in user if somebody has looked him up already."""
+    user = getattr(request, "user", None)
+    if isinstance(user, SimpleLazyObject) and "_cached_user" not in vars(request):
+        return None
+    return user if user is not None and user.is_authenticated else None
 
 
 class ErrorMiddleware:

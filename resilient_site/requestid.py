@@ -1,18 +1,81 @@
-"""The id of the request at hand: in answers, in the change log, in log lines."""
+"""The id of the request at hand: in answers, in the change log, in log lines.
 
+With it goes the trace that it belongs to (W3C Trace Context): the one that the client
+or the proxy says, or else one of our own.
+"""
+
+import logging
 import re
+import secrets
 import uuid
+from collections.abc import MutableMapping
 from contextvars import ContextVar
+from typing import Any
 
 HEADER = "X-Request-ID"
+HEADER_BYTES = HEADER.lower().encode()
+OURS = {HEADER_BYTES, b"traceparent"}
 
 _current: ContextVar[str] = ContextVar("request_id", default="")
+_trace: ContextVar[str] = ContextVar("trace_id", default="")
+_parent = re.compile(
+    rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
+).fullmatch
 _acceptable = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 
 
 def current_request_id() -> str:
     """Return the id of the request being answered, or "" outside of one."""
     return _current.get()
+
+
+def current_trace_id() -> str:
+    """Return the trace that the request belongs to, or "" outside of one."""
+    return _trace.get()
+
+
+def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Give an ASGI request its id and trace; return the headers that tell the client.
+
+    What comes behind reads them from the request's headers, as from a proxy.
+    """
+    headers = dict(scope["headers"])
+    parent = _traceparent(headers.get(b"traceparent", b""))
+    trace_id, rest = parent or (secrets.token_hex(16), b"%b-01" % _span())
+    offered = headers.get(HEADER_BYTES, b"").decode("latin-1")
+    request_id = offered if _acceptable(offered) else trace_id
+    _current.set(request_id)
+    _trace.set(trace_id)
+    told = [(HEADER_BYTES, request_id.encode())]
+    scope["headers"] = [
+        *((n, v) for n, v in scope["headers"] if n not in OURS),
+        *told,
+        (b"traceparent", b"00-%b-%b" % (trace_id.encode(), rest)),
+    ]
+    return told
+
+
+def _span() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+def _traceparent(header: bytes) -> tuple[str, bytes] | None:
+    """Return the trace id, and the rest; None if the header is not valid."""
+    found = _parent(header)
+    if found is None or header.startswith(b"ff") or b"0" * 32 in found[1]:
+        return None
+    if found[2] == b"0" * 16:
+        return None
+    return found[1].decode(), b"%b-%b" % (found[2], found[3])
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives every log line the request that it belongs to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = current_request_id() or "-"
+        record.trace_id = current_trace_id() or "-"
+        return True
 
 
 def begin_request(offered: str | None) -> str:

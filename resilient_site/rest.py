@@ -1,5 +1,6 @@
 """How the REST API reads and writes: orjson, and tokens that are stored hashed."""
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -93,9 +94,16 @@ def list_response(
     serializer: BaseSerializer[Any],
     *,
     parameter: str = "cursor",
+    known: Collection[str] | None = None,
 ) -> Response:
-    """Answer a page: its rows, and the addresses beside it, also as Link (RFC 8288)."""
-    base = request.build_absolute_uri()
+    """Answer a page: its rows, and the addresses beside it, also as Link (RFC 8288).
+
+    Of the query these addresses keep the `known` parameters, or all.
+    """
+    query = request.query_params.copy()
+    for name in set(query) - set(query if known is None else known):
+        del query[name]
+    base = request.build_absolute_uri(f"{request.path}?{query.urlencode()}")
     links = {
         name: replace_query_param(base, parameter, cursor) if cursor else None
         for name, cursor in (("next", page.next), ("previous", page.previous))

@@ -78,6 +78,7 @@ MIDDLEWARE = [
     "django.middleware.http.ConditionalGetMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "resilient_site.middleware.IdentityMiddleware",
     "resilient_site.middleware.ErrorMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -129,9 +130,12 @@ else:
     DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
     DATABASES["default"].setdefault("OPTIONS", {})
     if DATABASES["default"]["ENGINE"].endswith("postgresql"):
+        DATABASES["default"]["ENGINE"] = "resilient_site.postgres"
         DATABASES["default"]["OPTIONS"] = {
             "connect_timeout": 2,
-            "options": "-c statement_timeout=30s -c lock_timeout=5s",
+            # The last one: nothing is done any more for a client who has gone.
+            "options": "-c statement_timeout=30s -c lock_timeout=5s"
+            " -c client_connection_check_interval=1s",
         } | DATABASES["default"]["OPTIONS"]
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
@@ -230,6 +234,19 @@ MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
 IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 256 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form without its files
 
+# --- staying up
+
+READ_CACHE = env.bool("READ_CACHE", True)
+READ_CACHE_BYTES = env.int("READ_CACHE_BYTES", 64 * 1024 * 1024)
+LAST_KNOWN_BYTES = env.int("LAST_KNOWN_BYTES", 256 * 1024 * 1024)
+ADMISSION = env.bool("ADMISSION", True)
+# How long a request may take; clients may ask for less (X-Request-Timeout).
+DEADLINES_S = {
+    "read": env.float("DEADLINE_READ_S", 10.0),
+    "write": env.float("DEADLINE_WRITE_S", 30.0),
+    "heavy": env.float("DEADLINE_HEAVY_S", 3600.0),
+}
+
 # --- security
 
 # Behind a proxy the Uvicorn worker takes the scheme from X-Forwarded-Proto, and
@@ -279,10 +296,17 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+        "line": {
+            "format": "%(asctime)s %(levelname)s %(name)s %(request_id)s %(message)s"
+        }
     },
+    "filters": {"request_id": {"()": "resilient_site.requestid.RequestIdFilter"}},
     "handlers": {
-        "stdout": {"class": "logging.StreamHandler", "formatter": "line"},
+        "stdout": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["request_id"],
+        },
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["stdout"], "level": "INFO"},

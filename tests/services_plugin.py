@@ -24,6 +24,13 @@ ENVIRONMENT = {
 }
 # The rest of what the settings read.
 UNSET = (
+    "ADMISSION",
+    "DEADLINE_HEAVY_S",
+    "DEADLINE_READ_S",
+    "DEADLINE_WRITE_S",
+    "LAST_KNOWN_BYTES",
+    "READ_CACHE",
+    "READ_CACHE_BYTES",
     "CSRF_TRUSTED_ORIGINS",
     "DATABASE_URL",
     "ACCESS_LOG",

@@ -15,6 +15,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from resilient_site import asgi, later
+from resilient_site.edge import origin
 from resilient_site.later import Stream, Wait, held, waited_for
 from resilient_site.worker import Server, Worker
 
@@ -206,7 +207,7 @@ async def test_the_head_of_a_stream_starts_none(site):
 
 
 def test_a_stream_that_is_not_read_is_given_up(monkeypatch):
-    monkeypatch.setattr(asgi, "IDLE_S", 0.3)
+    monkeypatch.setattr(origin, "IDLE_S", 0.3)
 
     @served
     async def run(site):
@@ -229,7 +230,7 @@ async def test_a_stream_that_is_not_read_does_not_hold_up_the_stop(site):
 
 
 def test_a_stream_ends_after_a_time_in_good_order(monkeypatch):
-    monkeypatch.setattr(asgi, "STREAM_MAX_S", 0.1)
+    monkeypatch.setattr(origin, "STREAM_MAX_S", 0.1)
 
     @served
     async def run(site):

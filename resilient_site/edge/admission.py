@@ -1,0 +1,226 @@
+"""How many requests are let in to Django at a time, and which of them first.
+
+More at a time than the machine can do makes all of them slow and none of them sooner
+done. How many that is depends on what they do and where, so it is found out: the
+limit falls when answers take twice as long as one alone would, and rises while they
+do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with the
+time of one alone measured anew every now and then). Who cannot be let in waits a
+little, and is refused rather than served too late: the longer the queue has been
+standing, the shorter the wait, and the newest first (Maurer, "Fail at Scale", 2015).
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from resilient_site.edge.incoming import Kind
+from resilient_site.errors import Overloaded
+
+LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
+
+SMALLEST = 2.0
+# How much longer than alone is still well.
+TOLERANCE = 2.0
+WINDOW = 20
+WINDOW_S = 0.1
+ALONE_S = 30.0
+ALONE_SAMPLES = 10
+SMOOTHING = 0.1
+
+QUEUE_MAX = 100
+PATIENCE_S = 1.0
+STANDING_S = 0.1
+STANDING_PATIENCE_MIN_S = 0.005
+
+
+class AdaptiveLimit:
+    """The number of requests at a time, from how long they take."""
+
+    def __init__(self, largest: int, clock: Callable[[], float] = time.monotonic):
+        self.largest = max(float(largest), SMALLEST)
+        self.value = self.largest
+        self._clock = clock
+        self._alone: dict[Kind, float] = {}
+        self._ratios: list[float] = []
+        self._began = clock()
+        self._was_reached = False
+        self._measure_alone_at = clock() + ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
+        self._left_to_measure = 0
+
+    @property
+    def now(self) -> int:
+        return 1 if self._left_to_measure else int(self.value)
+
+    def note(self, kind: Kind, seconds: float, running: int) -> None:
+        """Take in how long one took, and how many there were with it at its start."""
+        if running <= 1:
+            self._note_alone(kind, seconds)
+        self._was_reached |= running >= self.now
+        self._ratios.append(seconds / max(self._alone.get(kind, seconds), 1e-6))
+        moment = self._clock()
+        if len(self._ratios) >= WINDOW and moment - self._began >= WINDOW_S:
+            self._adjust()
+            self._ratios.clear()
+            self._began, self._was_reached = moment, False
+            if moment >= self._measure_alone_at and not self._left_to_measure:
+                self._left_to_measure = ALONE_SAMPLES
+
+    def service_s(self, kind: Kind) -> float:
+        return self._alone.get(kind, 0.0)
+
+    def _note_alone(self, kind: Kind, seconds: float) -> None:
+        known = self._alone.get(kind)
+        if known is None:
+            self._alone[kind] = seconds
+        else:
+            # One slow answer says little, and a fast one that it can be done.
+            weight = SMOOTHING if seconds > known else 2 * SMOOTHING
+            self._alone[kind] = known + weight * (min(seconds, 4 * known) - known)
+        if self._left_to_measure:
+            self._left_to_measure -= 1
+            if not self._left_to_measure:
+                delay = ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
+                self._measure_alone_at = self._clock() + delay
+
+    def _adjust(self) -> None:
+        if self._left_to_measure:
+            return
+        ratio = median(self._ratios)
+        if ratio > TOLERANCE:
+            self.value = max(self.value * max(TOLERANCE / ratio, 0.7), SMALLEST)
+        elif self._was_reached:
+            self.value = min(self.value + 0.5, self.largest)
+
+
+class Refused(Overloaded):
+    """Not let in: nothing was done."""
+
+
+class Waiter:
+    __slots__ = ("future", "is_gone", "kind", "timer")
+
+    def __init__(self, kind: Kind, is_gone: Callable[[], bool]) -> None:
+        self.kind, self.is_gone = kind, is_gone
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+
+    def refuse(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(Refused(retry_after_s=random.randint(1, 3)))  # noqa: S311
+
+
+class Admission:
+    """The way into the pool of `threads`. For one event loop."""
+
+    def __init__(self, threads: int, is_on: bool = True) -> None:
+        self.threads, self.is_on = threads, is_on
+        self.heavy_most = max(threads // 4, 1)
+        self.limit = AdaptiveLimit(max(threads - self.heavy_most, 1))
+        self.running = dict.fromkeys(Kind, 0)
+        self.waiting: dict[Kind, deque[Waiter]] = {kind: deque() for kind in Kind}
+        self.refused = dict.fromkeys(Kind, 0)
+        self.admitted = dict.fromkeys(Kind, 0)
+        self._empty_at = time.monotonic()
+
+    @property
+    def light_running(self) -> int:
+        return sum(self.running[kind] for kind in LIGHT)
+
+    @property
+    def queued(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    async def enter(
+        self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
+    ) -> int:
+        """Wait to be let in; return how many run then. Raises Refused."""
+        if not self.queued:
+            self._empty_at = time.monotonic()
+        if not self._has_room(kind) or self.waiting[kind]:
+            await self._wait(kind, deadline, is_gone)  # counted by who lets it in
+        else:
+            self.running[kind] += 1
+        self.admitted[kind] += 1
+        return self.light_running
+
+    def leave(self, kind: Kind, seconds: float, running: int) -> None:
+        self.running[kind] -= 1
+        if kind is not Kind.HEAVY:
+            self.limit.note(kind, seconds, running)
+        self._let_in()
+
+    def _has_room(self, kind: Kind) -> bool:
+        if not self.is_on:
+            return True
+        if kind is Kind.HEAVY:
+            return self.running[kind] < self.heavy_most
+        # One of each kind always, so that none starves another.
+        running = self.light_running
+        return running < self.limit.now or (
+            not self.running[kind] and running < self.threads - self.heavy_most
+        )
+
+    async def _wait(
+        self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
+    ) -> None:
+        if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
+            self.refused[kind] += 1
+            raise Refused(retry_after_s=random.randint(1, 3))  # noqa: S311
+        waiter = Waiter(kind, is_gone)
+        patience = min(self._patience(kind), deadline - time.monotonic())
+        loop = asyncio.get_running_loop()
+        waiter.timer = loop.call_later(max(patience, 0.0), waiter.refuse)
+        self.waiting[kind].append(waiter)
+        try:
+            await waiter.future
+        except Refused:
+            self.refused[kind] += 1
+            self._remove(waiter)
+            raise
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled():
+                self.running[kind] -= 1  # let in, and gone
+                self._let_in()
+            self._remove(waiter)
+            raise
+        finally:
+            waiter.timer.cancel()
+
+    def _remove(self, waiter: Waiter) -> None:
+        if waiter in self.waiting[waiter.kind]:
+            self.waiting[waiter.kind].remove(waiter)
+
+    def _patience(self, kind: Kind) -> float:
+        if not self.is_standing:
+            return PATIENCE_S
+        return max(self.limit.service_s(kind), STANDING_PATIENCE_MIN_S)
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether some have been waiting without a break: too much comes in."""
+        return time.monotonic() - self._empty_at > STANDING_S
+
+    def _refuse_one_behind(self, kind: Kind) -> bool:
+        for behind in reversed(Kind):
+            if behind > kind and self.waiting[behind]:
+                self.waiting[behind].popleft().refuse()
+                return True
+        return False
+
+    def _let_in(self) -> None:
+        for kind in Kind:
+            queue = self.waiting[kind]
+            while queue and self._has_room(kind):
+                waiter = queue.pop() if self.is_standing else queue.popleft()
+                if waiter.future.done():
+                    continue
+                if waiter.is_gone():
+                    waiter.refuse()
+                    continue
+                self.running[kind] += 1
+                waiter.future.set_result(None)
+        if not self.queued:
+            self._empty_at = time.monotonic()

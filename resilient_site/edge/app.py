@@ -1,0 +1,77 @@
+"""The site as an ASGI application: asyncio in front of Django.
+
+What is hot, refused or long is answered here, where it costs no thread. The way of a
+request: its id; probes; an answer that is the same for everybody; else Django, if
+there is room; and when Django has none for a reader, the last answer that is known.
+"""
+
+from resilient_site.edge import lifespan, own, public
+from resilient_site.edge.bodies import ClientGone, new_body, receive_body
+from resilient_site.edge.copies import Headers
+from resilient_site.edge.fallback import send_last_known
+from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.origin import ask
+from resilient_site.edge.readcache import key_of
+from resilient_site.edge.refusals import send_error
+from resilient_site.edge.stores import copies
+from resilient_site.edge.tap import Tap
+from resilient_site.errors import SiteError
+from resilient_site.later import Exchange, Message, Receive, Send
+from resilient_site.requestid import begin_exchange
+
+
+async def application(scope: Message, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan.run(receive, send)
+    elif scope["type"] == "http":
+        extra = begin_exchange(scope)
+        await answer(Incoming(scope), receive, send, extra)
+    else:
+        await send({"type": "websocket.close", "code": 1000})
+
+
+async def answer(
+    request: Incoming, receive: Receive, send: Send, extra: Headers
+) -> None:
+    try:
+        if not await public.answer(request, send, extra):
+            await forward(request, receive, send, extra)
+    except ClientGone:
+        return
+    except SiteError as error:
+        await send_error(request, send, error, extra)
+
+
+async def forward(
+    request: Incoming, receive: Receive, send: Send, extra: Headers
+) -> None:
+    """Let Django answer; if it fails a reader, give him the last known answer."""
+    kind = request.kind(own.is_known(request))
+    tap = Tap(request, send)
+    try:
+        with new_body() as body:
+            await receive_body(request, receive, body)
+            exchange = await ask(request, kind, body, receive, tap.send)
+    except SiteError:
+        if not await send_last_known(request, send, extra):
+            raise
+        return
+    if tap.failure:
+        if not await send_last_known(request, send, extra):
+            await tap.failure.send(request, send, [])
+        return
+    learn(request, exchange, tap)
+
+
+def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
+    """Note who was answered, and keep what may be kept of the answer."""
+    identity, copy = exchange.identity, tap.copy()
+    if identity:
+        own.remember(request, identity, tap.began)
+    if copy is None:
+        return
+    if identity and copy.stale_if_error_s:
+        own.keep(request, identity, copy)
+    key = key_of(request)
+    if key and copy.fresh_s and not request.has_cookie and not copy.varies_by_token:
+        copies.put(key, copy)

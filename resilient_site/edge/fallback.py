@@ -1,0 +1,38 @@
+"""The last answer that is known, for want of a new one."""
+
+from resilient_site.edge import own, readcache
+from resilient_site.edge.copies import Copy, Headers
+from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.stores import copies, last_known
+from resilient_site.later import Send
+
+ORIGIN_FAILED = b"origin-failed"
+
+
+async def send_last_known(request: Incoming, send: Send, extra: Headers) -> bool:
+    """Answer a reader with what he was told last, or else everybody was; tell if so."""
+    if not request.is_safe:
+        return False
+    copy = await own.find(request)
+    if copy is None or not copy.is_for_want_of_better():
+        copy = await _find_shared(request)
+    if copy is None or not copy.is_for_want_of_better():
+        return False
+    await copy.send_stale(request, send, extra, ORIGIN_FAILED)
+    return True
+
+
+async def _find_shared(request: Incoming) -> Copy | None:
+    key = readcache.key_of(request)
+    if key is None:
+        return None
+    copy = copies.get(key) or await last_known.get(as_text(key))
+    if copy:
+        copies.put(key, copy)  # as old as it is
+    return copy
+
+
+def as_text(key: readcache.Key) -> str:
+    host, scheme, path, query, headers = key
+    told = " ".join(value.decode("latin-1") for value in headers)
+    return f"{scheme}://{host.decode('latin-1')}{path}?{query} {told}"

@@ -1,0 +1,29 @@
+"""What lives as long as the web process: begun with it, and ended with it."""
+
+from django.db import connection
+
+from resilient_site.edge.stores import last_known
+from resilient_site.later import Receive, Send
+from resilient_site.postgres.pulse import pulse
+from resilient_site.resilience.generations import generations
+
+
+def start() -> None:
+    generations.forget_earlier_boots()
+    last_known.start()
+    if connection.vendor == "postgresql":
+        pulse.start()
+
+
+def stop() -> None:
+    pulse.stop()
+    last_known.stop()
+
+
+async def run(receive: Receive, send: Send) -> None:
+    await receive()
+    start()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    stop()
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,66 @@
+"""What one client was told: kept for the day when Django has no answer for him.
+
+Django says with each answer whose it is (`Exchange.identity`). From that the edge
+knows for a while who is behind a token or a session, and lets those in first.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+from resilient_site.edge.copies import Copy
+from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.stores import last_known
+from resilient_site.later import Identity
+from resilient_site.resilience.generations import Mark, generations, slot_of
+
+KNOWN_MAX = 10_000
+# For so long one who was recognised is known.
+KNOWN_S = 3600.0
+
+known: OrderedDict[str, tuple[float, Mark, float]] = OrderedDict()
+
+
+def is_known(request: Incoming, within_s: float = KNOWN_S) -> bool:
+    """Tell whether Django recognised this client, and nothing about him changed."""
+    entry = known.get(request.credential or "")
+    if entry is None:
+        return False
+    seen, mark, expires_at = entry
+    return (
+        time.monotonic() - seen < within_s
+        and time.time() < expires_at
+        and generations.is_current(mark)
+    )
+
+
+def remember(request: Incoming, identity: Identity, at: int) -> None:
+    """Note who this was when Django answered him, as of the moment `at`."""
+    credential = request.credential or ""
+    mark = Mark(at, (slot_of(identity.tag),))
+    known[credential] = time.monotonic(), mark, identity.expires_at
+    known.move_to_end(credential)
+    if len(known) > KNOWN_MAX:
+        known.popitem(last=False)
+
+
+def keep(request: Incoming, identity: Identity, copy: Copy) -> None:
+    """Keep a copy for this client alone, until he is no longer the one he was."""
+    mark = Mark(copy.mark.at, (slot_of(identity.tag),))
+    left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
+    last_known.keep(_key(request), replace(copy, mark=mark, stale_if_error_s=left))
+
+
+async def find(request: Incoming) -> Copy | None:
+    """Return what this client was told last; nothing if he has signed out since."""
+    if not request.credential:
+        return None
+    copy = await last_known.get(_key(request))
+    return copy if copy and generations.is_current(copy.mark) else None
+
+
+def _key(request: Incoming) -> str:
+    headers = request.headers
+    told = (headers.get(b"host", b""), request.query, headers.get(b"hx-target", b""))
+    host, query, part = (value.decode("latin-1") for value in told)
+    return f"{request.credential} {host} {request.path}?{query} {part}"

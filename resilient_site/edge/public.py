@@ -1,0 +1,161 @@
+"""Answers that are the same for everybody: from memory, and each fetched once.
+
+Views say which of theirs are (`resilience.sharing`). While one is fetched all who
+ask for the same wait for it; while a newer one is fetched the old one is shown; when
+none can be had the last known one is.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from django.conf import settings
+
+from resilient_site.edge import own
+from resilient_site.edge.copies import Copy, Headers
+from resilient_site.edge.fallback import as_text, send_last_known
+from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.origin import ask
+from resilient_site.edge.readcache import (
+    Key,
+    is_fresh,
+    key_of,
+    may_be_shown_meanwhile,
+)
+from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.tap import Collected
+from resilient_site.errors import DeadlinePassed, SiteError
+from resilient_site.later import Send
+from resilient_site.resilience.generations import CHANGES, generations, mark, now
+
+# A token that was found good is taken to be good for so long.
+GOOD_S = 10.0
+# After a failure the last known answer is shown so long without a new attempt.
+PAUSE_S = 1.0
+PAUSED_MAX = 10_000
+
+type Fetched = Copy | Collected
+
+
+@dataclass
+class Flight:
+    """One fetch of one answer, for all who ask for it while it is under way."""
+
+    task: asyncio.Task[Fetched]
+    began: int = field(default_factory=now)
+
+    def may_be_joined(self) -> bool:
+        """Not after a change: who asks later must see it."""
+        return generations.is_current(mark(self.began, [CHANGES]))
+
+
+flights: dict[Key, Flight] = {}
+paused: OrderedDict[Key, float] = OrderedDict()
+
+
+async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
+    """Answer if it is for a shared copy to do; return False if it is for Django."""
+    # Whoever sends a cookie gets pages of his own.
+    if (
+        not settings.READ_CACHE
+        or not request.is_safe
+        or (request.has_cookie and not request.is_anonymous)
+    ):
+        return False
+    key = key_of(request)
+    if key is None:
+        return False
+    copy = copies.get(key)
+    if copy and is_fresh(copy) and _is_for(request, copy):
+        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+        return True
+    if not request.is_anonymous:
+        return False
+    if copy and may_be_shown_meanwhile(copy):
+        _join_or_start(key, request)
+        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+        return True
+    if _is_paused(key) and await send_last_known(request, send, extra):
+        return True
+    return await _answer_with_new(key, request, send, extra)
+
+
+def _is_for(request: Incoming, copy: Copy) -> bool:
+    return request.is_anonymous or (
+        not copy.varies_by_token and own.is_known(request, GOOD_S)
+    )
+
+
+async def _answer_with_new(
+    key: Key, request: Incoming, send: Send, extra: Headers
+) -> bool:
+    flight, has_joined = _join_or_start(key, request)
+    how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
+    try:
+        fetched = await _wait_for(flight, request)
+    except SiteError:
+        _pause(key)
+        if await send_last_known(request, send, extra):
+            return True
+        raise
+    if isinstance(fetched, Copy):
+        await fetched.send(request, send, [*fetched.status(how), *extra])
+        return True
+    if fetched.status >= 500:
+        _pause(key)
+        if await send_last_known(request, send, extra):
+            return True
+    elif has_joined:
+        return False  # it was the other one's: he may have asked too often, say
+    await fetched.send(request, send, extra)
+    return True
+
+
+async def _wait_for(flight: Flight, request: Incoming) -> Fetched:
+    left = request.deadline - time.monotonic()
+    try:
+        return await asyncio.wait_for(asyncio.shield(flight.task), left)
+    except TimeoutError:
+        raise DeadlinePassed from None
+
+
+def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
+    flight = flights.get(key)
+    if flight and flight.may_be_joined():
+        return flight, True
+    flight = flights[key] = Flight(asyncio.create_task(_fetch(key, request)))
+
+    def land(task: asyncio.Task[Fetched]) -> None:
+        if flights.get(key) is flight:
+            del flights[key]
+        if not task.cancelled():
+            task.exception()  # told to those who wait for it, if anybody does
+
+    flight.task.add_done_callback(land)
+    return flight, False
+
+
+async def _fetch(key: Key, request: Incoming) -> Fetched:
+    began = now()
+    asked = request.as_shared(key[3])
+    collected = Collected()
+    await ask(asked, asked.kind(False), None, None, collected.take)
+    copy = collected.copy(began)
+    if copy is None or not copy.fresh_s:
+        return collected
+    copies.put(key, copy)
+    last_known.keep(as_text(key), copy)
+    paused.pop(key, None)
+    return copy
+
+
+def _pause(key: Key) -> None:
+    paused[key] = time.monotonic() + PAUSE_S
+    paused.move_to_end(key)
+    if len(paused) > PAUSED_MAX:
+        paused.popitem(last=False)
+
+
+def _is_paused(key: Key) -> bool:
+    return time.monotonic() < paused.get(key, 0.0)

@@ -1,0 +1,119 @@
+"""The copies that this process keeps in memory, and the way to each of them.
+
+A shared cache in the sense of RFC 9111, for answers whose views call them shared. It
+is bounded by bytes, and new copies have a small part of it until they are asked for a
+second time, so that a crawler or a flood of odd searches pushes nothing out.
+"""
+
+from collections import OrderedDict
+from functools import lru_cache
+from urllib.parse import parse_qsl, urlencode
+
+from resilient_site.edge.copies import Copy
+from resilient_site.edge.incoming import Incoming
+from resilient_site.resilience.generations import generations
+from resilient_site.resilience.sharing import Shared, how_shared
+
+PROBATION_SHARE = 0.2
+PARAMETERS_MAX = 64
+
+type Key = tuple[bytes, str, str, str, tuple[bytes, ...]]
+
+# To find a view costs more than to find a copy.
+_how_shared = lru_cache(maxsize=16_384)(how_shared)
+
+
+def key_of(request: Incoming) -> Key | None:
+    """Return what tells this shared answer from all others; None: it is not shared."""
+    shared = _how_shared(request.path)
+    if shared is None:
+        return None
+    return (
+        request.headers.get(b"host", b""),
+        request.scope.get("scheme", "http"),
+        request.path,
+        _query(request.query, shared),
+        tuple(request.headers.get(name, b"") for name in _lower(shared.headers)),
+    )
+
+
+def _query(query: bytes, shared: Shared) -> str:
+    """Return the parameters that count, in one order."""
+    if not query or not shared.parameters:
+        return ""
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX
+        )
+    except ValueError:
+        return query.decode("latin-1")
+    # Stable: of several values of one parameter the order may count.
+    counting = sorted(
+        (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
+    )
+    return urlencode(counting)
+
+
+@lru_cache(maxsize=64)
+def _lower(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(name.lower().encode() for name in names)
+
+
+class ReadCache:
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._probation: OrderedDict[Key, Copy] = OrderedDict()
+        self._proven: OrderedDict[Key, Copy] = OrderedDict()
+        self._probation_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._probation) + len(self._proven)
+
+    def get(self, key: Key) -> Copy | None:
+        if copy := self._proven.get(key):
+            self._proven.move_to_end(key)
+            return copy
+        if copy := self._probation.pop(key, None):
+            self._probation_bytes -= copy.size
+            self._proven[key] = copy
+        return copy
+
+    def put(self, key: Key, copy: Copy) -> None:
+        if key in self._proven:
+            self.bytes += copy.size - self._proven[key].size
+            self._proven[key] = copy
+        else:
+            self._drop(key)
+            self._probation[key] = copy
+            self._probation_bytes += copy.size
+            self.bytes += copy.size
+        self._make_room()
+
+    def _drop(self, key: Key) -> None:
+        if old := self._probation.pop(key, None):
+            self._probation_bytes -= old.size
+            self.bytes -= old.size
+
+    def _make_room(self) -> None:
+        while self.bytes > self.max_bytes:
+            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
+            if self._probation and (on_probation or not self._proven):
+                _, copy = self._probation.popitem(last=False)
+                self._probation_bytes -= copy.size
+            else:
+                _, copy = self._proven.popitem(last=False)
+            self.bytes -= copy.size
+
+
+def is_fresh(copy: Copy) -> bool:
+    return copy.age < copy.fresh_s and generations.is_current(copy.mark)
+
+
+def may_be_shown_meanwhile(copy: Copy) -> bool:
+    """Tell whether it may be shown while a new one is fetched (RFC 5861, section 3).
+
+    Not if it is known to be outdated: a change is seen at once.
+    """
+    limit = copy.fresh_s + copy.stale_while_revalidate_s
+    return copy.age < limit and generations.is_current(copy.mark)

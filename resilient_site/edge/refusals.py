@@ -1,0 +1,55 @@
+"""What the edge answers by itself: no thread is needed, and no template rendered."""
+
+from functools import lru_cache
+from typing import Any
+
+from django.http import HttpRequest
+
+from resilient_site.edge.copies import Headers, send_answer
+from resilient_site.edge.incoming import Incoming
+from resilient_site.errors import SiteError, respond
+from resilient_site.later import Send
+from resilient_site.requestid import begin_request, current_request_id
+
+# Stand in the rendered answer for what differs by request.
+_PATH = "/1f0c9d0e-the-path"
+_ID = "1f0c9d0e-the-request-id"
+_SAFE_IN_HTML_AND_JSON = set(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-"
+)
+
+
+async def send_error(
+    request: Incoming, send: Send, error: SiteError, extra: Headers
+) -> None:
+    is_rest = request.path.startswith("/api/")
+    kind: Any = type(error)
+    headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s)
+    path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
+    body = body.replace(_PATH.encode(), path.encode())
+    body = body.replace(_ID.encode(), current_request_id().encode())
+    length = (b"content-length", b"%d" % len(body))
+    await send_answer(request, send, error.status, [*headers, *extra, length], body)
+
+
+@lru_cache(maxsize=256)
+def _rendered(
+    is_rest: bool,
+    kind: Any,
+    detail: str,
+    retry_after_s: int | None,
+) -> tuple[Headers, bytes]:
+    request = HttpRequest()
+    request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
+    actual = current_request_id()
+    begin_request(_ID)
+    try:
+        response = respond(request, kind(detail, retry_after_s=retry_after_s))
+    finally:
+        begin_request(actual)
+    body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
+    headers = [
+        (name.lower().encode(), value.encode("latin-1"))
+        for name, value in response.headers.items()
+    ]
+    return headers, body

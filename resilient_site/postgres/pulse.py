@@ -1,0 +1,89 @@
+"""Whether the server answers: found out beside the requests, not at their cost.
+
+A thread asks it the shortest question, again and again, on a connection of its own.
+When no answer comes in time every request that waits for the server is told so, and
+those that come ask nothing any more; as soon as an answer comes all goes on.
+"""
+
+import logging
+import threading
+from typing import Any
+
+import psycopg
+from django.db import connections
+
+from resilient_site.postgres.waiting import GivenUp, PatientConnection
+from resilient_site.resilience import deadlines
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 0.2
+# Longer than a server with much to do needs for nothing.
+PATIENCE_S = 0.5
+# "Too many clients": those that are connected are served.
+FULL = "53300"
+
+
+class Pulse:
+    def __init__(self) -> None:
+        self.is_away = False
+        self.error = ""
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            self._beat()
+            self._stopping.wait(PERIOD_S)
+        self._close()
+
+    def _beat(self) -> None:
+        had_connection = self._connection is not None
+        try:
+            self._ask()
+        except psycopg.Error as error:
+            self._close()
+            if had_connection and not isinstance(error, GivenUp):
+                return self._beat()  # a restart may be over already
+            if error.sqlstate != FULL:
+                self._lost(error)
+        else:
+            self._back()
+
+    def _ask(self) -> None:
+        with deadlines.within(PATIENCE_S):
+            if self._connection is None:
+                params = connections["default"].get_connection_params()
+                params |= {"autocommit": True}
+                self._connection = PatientConnection.connect(**params)
+            self._connection.execute("SELECT 1")
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _lost(self, error: psycopg.Error) -> None:
+        self.error = f"{type(error).__name__}: {error}".strip()
+        if not self.is_away:
+            self.is_away = True
+            logger.error("The database does not answer: %s", self.error)
+
+    def _back(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            logger.warning("The database answers again.")
+
+
+pulse = Pulse()
