@@ -20,6 +20,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.template.loader import render_to_string
 from rest_framework import exceptions as drf_errors
 
+from resilient_site.postgres.waiting import CommitUnknown, GivenUp
 from resilient_site.requestid import current_request_id
 
 logger = logging.getLogger(__name__)
@@ -162,8 +163,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
         case drf_errors.APIException():
             return _from_rest_framework(exc)
         case OperationalError() | InterfaceError():
-            logger.error("The database failed: %s", exc)
-            return Unavailable()
+            return _from_database(exc)
         case OSError() if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             logger.error("The disk is full: %s", exc)
             return Unavailable("There is no room left for this. Nothing was changed.")
@@ -183,6 +183,18 @@ def as_site_error(exc: BaseException | None) -> SiteError:
             return Invalid()
         case _:
             return SiteError()
+
+
+def _from_database(exc: OperationalError | InterfaceError) -> SiteError:
+    if isinstance(exc, CommitUnknown):
+        logger.error("The database went away in a commit: %s", exc)
+        return Unavailable(
+            "The database went away while this was being saved. Look whether it was, "
+            "or send it again with the same Idempotency-Key."
+        )
+    if not isinstance(exc.__cause__, GivenUp):  # else it was logged when it began
+        logger.error("The database failed: %s", exc)
+    return Unavailable()
 
 
 def is_unexpected(error: SiteError) -> bool:

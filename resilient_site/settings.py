@@ -300,7 +300,13 @@ LOGGING = {
             "format": "%(asctime)s %(levelname)s %(name)s %(request_id)s %(message)s"
         }
     },
-    "filters": {"request_id": {"()": "resilient_site.requestid.RequestIdFilter"}},
+    "filters": {
+        "request_id": {"()": "resilient_site.requestid.RequestIdFilter"},
+        "no_refusals": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", 0) != 503,
+        },
+    },
     "handlers": {
         "stdout": {
             "class": "logging.StreamHandler",
@@ -312,6 +318,8 @@ LOGGING = {
     "root": {"handlers": ["stdout"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
+        # A refusal that is meant is no error; what is behind it is logged once.
+        "django.request": {"filters": ["no_refusals"]},
         # Anyone can send any host name; the answer is 400, and no traceback.
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
     },

@@ -9,14 +9,11 @@ it did for it (client_connection_check_interval).
 
 import select
 
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError
 from django.db.backends.postgresql import base
 
 from resilient_site.postgres import driver
-
-
-class CommitUnknown(OperationalError):
-    """The connection broke while the server committed: it may be done or not."""
+from resilient_site.postgres.waiting import CommitUnknown
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

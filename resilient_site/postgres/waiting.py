@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import psycopg
+from django.db import OperationalError
 from psycopg.abc import PQGen, PQGenConn
 
 from resilient_site.resilience import deadlines
@@ -14,6 +15,10 @@ LOOK_S = 0.05
 
 class GivenUp(psycopg.OperationalError):
     """The server was waited for in vain, and the connection is closed."""
+
+
+class CommitUnknown(OperationalError):
+    """The connection broke while the server committed: it may be done or not."""
 
 
 class PatientConnection(psycopg.Connection[Any]):
