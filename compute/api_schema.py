@@ -114,7 +114,7 @@ job_submission = extend_schema(
         "application/json": _submissions(as_form=False),
         "multipart/form-data": _submissions(as_form=True),
     },
-    responses={200: JobSerializer, 202: JobSerializer, **_problems(422, 429)},
+    responses={200: JobSerializer, 202: JobSerializer, **_problems(422)},
 )
 job_reading = extend_schema(
     summary="Read a job", parameters=[ID], responses=JobSerializer
@@ -151,5 +151,5 @@ heavy_computation = extend_schema(
             "size", OpenApiTypes.INT, description="Count the primes below it."
         )
     ],
-    responses={200: MessageSerializer, **_problems(429)},
+    responses={200: MessageSerializer},
 )

@@ -38,6 +38,7 @@ class SiteError(Exception):
     code: str = "server_error"
     detail: str = "Something went wrong on our side. Please try again."
     retry_after_s: int | None = None
+    type: str = "about:blank"
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class SiteError(Exception):
         status: int | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         self.status = status or self.status
         self.code = code or self.code
@@ -55,6 +57,7 @@ class SiteError(Exception):
         self.errors = errors
         self.retry_after_s = retry_after_s or self.retry_after_s
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
         super().__init__(self.detail)
 
     @property
@@ -259,13 +262,14 @@ def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
 def problem(request: HttpRequest, error: SiteError) -> dict[str, Any]:
     """Return the members of the problem document (RFC 9457, section 3.1)."""
     members = {
-        "type": "about:blank",
+        "type": error.type,
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         "instance": request.path,
         "code": error.code,
         "request_id": current_request_id(),
+        **error.members,
     }
     if error.errors is not None:
         members["errors"] = error.errors

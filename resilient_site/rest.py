@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import orjson
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from knox.crypto import hash_token
@@ -50,17 +51,24 @@ class JSONParser(BaseParser):
             raise ParseError(f"The body is not JSON: {error}") from error
 
 
+def sent_token(request: HttpRequest | Request) -> bytes | None:
+    """Return the token that came with the request, good or not; None if none did."""
+    header = get_authorization_header(request)  # type: ignore[arg-type]
+    scheme, _, token = header.partition(b" ")
+    return token.strip() if scheme.lower() == b"token" else None
+
+
 class TokenAuthentication(BaseAuthentication):
     """`Authorization: Token …`: one query by the token's hash."""
 
     keyword = "Token"
 
     def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
-        scheme, _, token = get_authorization_header(request).partition(b" ")
-        if scheme.lower() != b"token":
+        token = sent_token(request)
+        if token is None:
             return None
         try:
-            digest = hash_token(token.strip().decode("ascii"))
+            digest = hash_token(token.decode("ascii"))
         except ValueError:
             digest = ""
         found = ApiToken.objects.select_related("user").filter(digest=digest).first()

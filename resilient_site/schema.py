@@ -8,12 +8,39 @@ from rest_framework import serializers
 
 from resilient_site.errors import PROBLEM_TYPE
 
-EVERYWHERE = (400, 401, 503)
+EVERYWHERE = (400, 401, 429, 503)
 # 405: `bulk` and `export` stand where an id would, and take other methods.
 ON_ONE = (404, 405)
 ON_BODIES = (411, 413, 415)
 ON_WRITES = (403,)
 ON_VERSIONS = (412, 428)
+
+
+VIOLATED = "The policies of rate limiting (see `RateLimit-Policy`) that were exceeded."
+EVERY_ANSWER = ("RateLimit-Policy", "RateLimit")
+AGAIN = ("Retry-After",)
+HEADERS = {
+    "RateLimit-Policy": {
+        "description": (
+            "The policy that the request was counted for: its name, the quota `q` of "
+            'requests and the window `w` in seconds. With `scope="process"` each '
+            "process of the site counts by itself for the time being."
+        ),
+        "schema": {"type": "string"},
+        "example": '"read";q=6000;w=60',
+    },
+    "RateLimit": {
+        "description": (
+            "What is left of it: `r` requests, until it is whole again in `t` seconds."
+        ),
+        "schema": {"type": "string"},
+        "example": '"read";r=5999;t=42',
+    },
+    "Retry-After": {
+        "description": "In how many seconds to ask again.",
+        "schema": {"type": "integer"},
+    },
+}
 
 
 class ProblemSerializer(serializers.Serializer[Any]):
@@ -27,6 +54,13 @@ class ProblemSerializer(serializers.Serializer[Any]):
     code = serializers.CharField()
     request_id = serializers.CharField()
     errors = serializers.DictField(required=False)  # type: ignore[assignment]
+
+    def get_fields(self) -> dict[str, Any]:
+        """Add the member whose name is none in Python."""
+        policies = serializers.ListField(
+            child=serializers.CharField(), required=False, help_text=VIOLATED
+        )
+        return super().get_fields() | {"violated-policies": policies}
 
 
 class ProblemSchema(AutoSchema):
@@ -62,6 +96,19 @@ class ProblemSchema(AutoSchema):
         if self.method in ("POST", "PUT", "PATCH"):
             statuses += ON_BODIES
         return statuses
+
+
+def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
+    """Say which headers every answer has, and which every refusal for now."""
+    result["components"]["headers"] = HEADERS
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                names = [*EVERY_ANSWER, *(AGAIN if status in ("429", "503") else ())]
+                response.setdefault("headers", {}).update(
+                    {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+                )
+    return result
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

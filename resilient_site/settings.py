@@ -12,6 +12,13 @@ from typing import Any
 from django.utils.csp import CSP
 from environs import Env, validate
 
+from resilient_site.policies import (
+    ANONYMOUS,
+    ANY_ROUTE,
+    SIGNED_IN,
+    UNPROVEN,
+    overridden,
+)
 from resilient_site.secretkey import kept_secret_key
 
 env = Env()
@@ -75,13 +82,15 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
-    "django.middleware.http.ConditionalGetMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "resilient_site.middleware.IdentityMiddleware",
     "resilient_site.middleware.ErrorMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "resilient_site.ratelimit.RateLimitMiddleware",
+    # Its 304 leaves out most headers that it finds.
+    "django.middleware.http.ConditionalGetMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -157,8 +166,13 @@ def redis_cache(url: str) -> dict[str, Any]:
     }
 
 
-MEMORY_CACHE = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-CACHES = {"default": redis_cache(REDIS_URL) if REDIS_URL else MEMORY_CACHE}
+IN_MEMORY: dict[str, Any] = {"OPTIONS": {"MAX_ENTRIES": 10_000}}
+MEMORY_CACHE = IN_MEMORY | {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+CACHES = {
+    "default": redis_cache(REDIS_URL) if REDIS_URL else MEMORY_CACHE,
+    "rates": IN_MEMORY
+    | {"BACKEND": "resilient_site.counters.Counters", "LOCATION": "rates"},
+}
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 # --- people and tokens
@@ -184,6 +198,7 @@ AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", 5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKOUT_MINUTES", 15))
 # Both together, so that nobody locks a colleague out from elsewhere.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "resilient_site.clientaddress.client_address"
 AXES_LOCKOUT_CALLABLE = "resilient_site.errors.locked_out"
 AXES_USERNAME_CALLABLE = "resilient_site.account.attempted_username"
 AXES_RESET_ON_SUCCESS = True
@@ -224,6 +239,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "resilient_site.schema.name_headers",
+    ],
     "ENUM_NAME_OVERRIDES": {"ChangeAction": "items.models.ItemChange.Action"},
 }
 REQUIRE_IF_MATCH = env.bool("REQUIRE_IF_MATCH", False)
@@ -246,6 +265,26 @@ DEADLINES_S = {
     "write": env.float("DEADLINE_WRITE_S", 30.0),
     "heavy": env.float("DEADLINE_HEAVY_S", 3600.0),
 }
+# How often whom is answered: by address, by user, or by token. For one person these
+# are many; whole offices share an address.
+RATE_LIMITS = overridden(
+    {
+        "sign-in": ("sign-in", ANONYMOUS, 120, 60),
+        "unproven-token": (ANY_ROUTE, UNPROVEN, 600, 60),
+        "anonymous-read": ("read", ANONYMOUS, 6_000, 60),
+        "anonymous-write": ("write", ANONYMOUS, 600, 60),
+        "anonymous-export": ("export", ANONYMOUS, 30, 60),
+        "anonymous-heavy": ("heavy", ANONYMOUS, 30, 60),
+        "read": ("read", SIGNED_IN, 6_000, 60),
+        "write": ("write", SIGNED_IN, 1_200, 60),
+        "export": ("export", SIGNED_IN, 30, 60),
+        "heavy": ("heavy", SIGNED_IN, 600, 60),
+        "tokens": ("tokens", SIGNED_IN, 60, 60),
+    },
+    env.str("RATE_LIMITS", ""),
+)
+RATELIMIT_USE_CACHE = "rates"
+RATELIMIT_FAIL_OPEN = True
 
 # --- security
 

@@ -51,6 +51,7 @@ UNSET = (
     "LOGIN_LOCKOUT_MINUTES",
     "MAX_BODY_BYTES",
     "PORT",
+    "RATE_LIMITS",
     "REDIS_URL",
     "REQUIRE_IF_MATCH",
     "SENTRY_DSN",

@@ -84,6 +84,7 @@ class Stand:
             "COMPUTE_TASKS": "tests.compute.faults",
             "COMPUTE_PROCESSES": "2",
             "COMPUTE_MAX_QUEUED": "1000000",
+            "RATE_LIMITS": "off",
         } | more  # fmt: skip
 
     def on_postgres(self, name: str, **more: str) -> dict[str, str]:

@@ -18,7 +18,9 @@ THREADS = 3
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
     """A site with few threads, and a catalogue whose export fills every buffer."""
-    site = Site(tmp_path_factory.mktemp("site"), WEB_THREADS=str(THREADS))
+    site = Site(
+        tmp_path_factory.mktemp("site"), WEB_THREADS=str(THREADS), RATE_LIMITS="off"
+    )
     site.start()
     rows = "".join(f"big-{n},Big {n},{'x' * 9000}\n" for n in range(3000))
     result = site.manage("import_items", "-", input="id,name,description\n" + rows)
