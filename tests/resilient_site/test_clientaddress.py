@@ -1,13 +1,15 @@
 """The client's address is what the network says, and never what the client says."""
 
+import asyncio
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
 from django.test import RequestFactory
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from resilient_site.clientaddress import client_address
 from tests.running import Site
@@ -48,6 +50,33 @@ def test_a_request_may_have_none():
 def test_any_address_is_known_by_an_address(address):
     found = ip_address(address_of(str(address)))
     assert isinstance(found, IPv4Address) or int(found) % 2**64 == 0
+
+
+@given(
+    st.lists(st.binary(max_size=40), max_size=5),
+    st.ip_addresses(),
+    st.lists(st.sampled_from([b"10.1.2.3", b"127.0.0.1", b"[::1]:80"]), max_size=3),
+)
+def test_whatever_comes_before_what_the_proxies_add_is_not_read(forged, real, proxies):
+    """Uvicorn's part of it: each line of `forged` is a header of the client's."""
+    added = b", ".join([str(real).encode(), *proxies])
+    lines = [*forged[:-1], b", ".join([*forged[-1:], added])]
+    scope: Any = {
+        "type": "http",
+        "scheme": "http",
+        "client": ("127.0.0.1", 4711),
+        "headers": [(b"x-forwarded-for", line) for line in lines],
+    }
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    server: Any = ProxyHeadersMiddleware(
+        application, ["127.0.0.1", "::1", "10.0.0.0/8"]
+    )
+    assume(str(real) not in server.trusted_hosts)
+    asyncio.run(server(scope, None, None))
+    assert scope["client"][0] == str(real)
 
 
 # --- with the server that runs the site

@@ -11,6 +11,7 @@ import pytest
 from django.conf import settings as site_settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django_ratelimit import core
@@ -461,6 +462,17 @@ def test_clients_without_an_address_are_not_taken_for_one(limits, caplog):
     for _ in range(3):
         assert limited(requests.get(ITEM, REMOTE_ADDR="")).status_code == 200
     assert "no address" in caplog.text
+
+
+def test_without_the_database_a_session_counts_for_its_address(limits):
+    class Session:
+        def get(self, key: str) -> None:
+            raise OperationalError("the database is away")
+
+    request = RequestFactory().get("/items/")
+    request.COOKIES["sessionid"] = "x"
+    request.session = Session()
+    assert left(middleware()(request))[0] == "anonymous-read"
 
 
 @pytest.mark.django_db

@@ -86,6 +86,13 @@ def test_odd_requests_get_a_clear_answer(site, head, status):
         assert b"application/problem+json" in received
 
 
+def test_a_computation_counts_once_though_django_is_asked_twice(site):
+    answers = [site.get("/api/v1/heavy_computation?size=1000") for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    left = [re.search(r"r=(\d+)", answer.headers["RateLimit"])[1] for answer in answers]
+    assert int(left[0]) - int(left[1]) == 1
+
+
 def test_an_export_is_streamed_and_comes_in_again_without_a_change(site, tmp_path):
     answer = site.get("/api/v1/items/export?tag=currency")
     assert answer.headers["Transfer-Encoding"] == "chunked"
