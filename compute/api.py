@@ -32,10 +32,10 @@ from resilient_site.errors import (
 from resilient_site.keyset import paginate
 from resilient_site.later import waited_for
 from resilient_site.prefer import parse_prefer
+from resilient_site.resilience.idempotency import IdempotentWrites, read_key
 from resilient_site.rest import JSONParser, list_response
 
 WAIT_MAX_S = 60
-KEY_MAX = 255
 DEMONSTRATION_WAIT_S = 30
 DEMONSTRATION_DONE = "Heavy computation finished"
 
@@ -58,11 +58,15 @@ class TaskViewSet(ViewSet):
         return Response(task.data)
 
 
-class JobViewSet(ViewSet):
+class JobViewSet(IdempotentWrites, ViewSet):
     """A person's own jobs; all of them for staff."""
 
     permission_classes = [IsAuthenticated]
     parser_classes = [JSONParser, MultiPartParser]
+
+    def keeps_first_answer(self) -> bool:
+        # A job has its key itself: asked for again, it tells its state of that moment.
+        return self.action != "create"
 
     @schema.job_listing
     def list(self, request: Request) -> Response:
@@ -167,15 +171,11 @@ def _submit(request: Request) -> Job:
     name, data = _task_and_params(request)
     if name not in tasks:
         raise Invalid(errors={"task": ["There is no such task."]})
-    key = request.headers.get("Idempotency-Key", "")
-    if len(key) > KEY_MAX:
-        message = f"It may have at most {KEY_MAX} characters."
-        raise Invalid(errors={"Idempotency-Key": [message]})
     return jobs.submit(
         task=tasks[name],
         params=_checked(tasks[name].params(data=data), within="params"),
         owner=request.user,
-        idempotency_key=key,
+        idempotency_key=read_key(request) or "",
     )
 
 

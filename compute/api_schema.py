@@ -40,10 +40,6 @@ PREFER = _header(
     "Prefer",
     "`wait=N` answers when the job has ended, after N seconds at most (RFC 7240).",
 )
-KEY = _header(
-    "Idempotency-Key",
-    "A text of yours: sent again within 24 hours it gives the same job again.",
-)
 LOCATION = _header("Location", "The address of the job.", response=[200, 202])
 RETRY_AFTER = _header("Retry-After", "When to look, in seconds.", response=[202])
 
@@ -109,12 +105,12 @@ job_submission = extend_schema(
     description=(
         "Files are sent as multipart/form-data: `task`, and each parameter as a part."
     ),
-    parameters=[PREFER, KEY, LOCATION, RETRY_AFTER],
+    parameters=[PREFER, LOCATION, RETRY_AFTER],
     request={
         "application/json": _submissions(as_form=False),
         "multipart/form-data": _submissions(as_form=True),
     },
-    responses={200: JobSerializer, 202: JobSerializer, **_problems(422)},
+    responses={200: JobSerializer, 202: JobSerializer},
 )
 job_reading = extend_schema(
     summary="Read a job", parameters=[ID], responses=JobSerializer
@@ -132,7 +128,7 @@ job_cancellation = extend_schema(
     summary="Cancel a job",
     parameters=[ID],
     request=None,
-    responses={200: JobSerializer, 202: JobSerializer, **_problems(409)},
+    responses={200: JobSerializer, 202: JobSerializer},
 )
 job_result = extend_schema(
     summary="Read the result of a job",

@@ -18,19 +18,18 @@ from django.db.models.functions import Now
 from compute import files, queue
 from compute.models import Job, JobFile
 from compute.registry import Task, get_task
-from items.retrying import atomic_with_retries
 from resilient_site.errors import (
     Conflict,
     NotAllowed,
     NotFound,
     NotSignedIn,
     Overloaded,
-    SiteError,
     TooManyRequests,
 )
 from resilient_site.requestid import current_request_id
+from resilient_site.resilience.idempotency import KEPT_FOR, KeyReused
+from resilient_site.resilience.retries import atomic_with_retries
 
-KEY_KEPT_FOR = timedelta(hours=24)
 # The stretch of time whose finished jobs tell how fast the queue moves.
 RATE_WINDOW_S = 60
 WAIT_MAX_S = 600
@@ -49,12 +48,6 @@ class QueueFull(Overloaded):
 class TooManyJobs(TooManyRequests):
     code = "too_many_jobs"
     detail = "As many of your jobs are waiting as one person may have."
-
-
-class KeyReused(SiteError):
-    status = 422
-    code = "idempotency_key_reused"
-    detail = "This Idempotency-Key was sent before, with another request."
 
 
 def submit(
@@ -251,7 +244,7 @@ def _submitted_before(owner: User | None, key: str) -> Job | None:
     if not key:
         return None
     same = Job.objects.filter(owner=owner, idempotency_key=key)
-    fresh = Q(created_at__gt=Now() - KEY_KEPT_FOR)
+    fresh = Q(created_at__gt=Now() - KEPT_FOR)
     same.exclude(fresh).update(idempotency_key="")
     return same.first()
 

@@ -21,6 +21,7 @@ from compute.outcomes import Code, Failed, HandedBack, Outcome
 from compute.queue import Claim
 from compute.slot import Slot
 from compute.wakeup import Wakeup
+from resilient_site.resilience import idempotency
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class Supervisor:
         if self._clean.is_due():
             queue.forget_old(settings.COMPUTE_KEEP_DAYS)
             queue.forget_leftovers()
+            idempotency.forget_old()
 
     def _write_and_take(self, wanted: int) -> list[Claim]:
         """End what has ended and take new jobs, in one transaction."""

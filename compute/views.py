@@ -22,7 +22,7 @@ from django_htmx.http import HttpResponseClientRefresh
 from compute import jobs, pairs
 from compute.downloads import download
 from compute.forms import TaskForm, in_words
-from compute.jobs import JobNotFound, KeyReused, QueueFull, TooManyJobs
+from compute.jobs import JobNotFound, QueueFull, TooManyJobs
 from compute.models import Job
 from compute.registry import Task, get_task, open_to, tasks
 from compute.selection import select
@@ -32,6 +32,7 @@ from items.selection import small_number
 from items.views import Request, form_methods
 from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
 from resilient_site.keyset import paginate
+from resilient_site.resilience.idempotency import KeyReused
 
 PAGE_ROWS = 50
 PARTS_SHOWN = 100

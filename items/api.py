@@ -23,13 +23,14 @@ from items.transactions import next_transaction
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.keyset import Cursor, paginate
 from resilient_site.resilience.sharing import share, share_with_strangers, shared
+from resilient_site.resilience.idempotency import IdempotentWrites
 from resilient_site.rest import list_response
 
 BULK_MAX = 1_000
 LIST_PARAMETERS = ("search", "tag", "ordering", "cursor", "page_size")
 
 
-class ItemViewSet(GenericViewSet[Item]):
+class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
     lookup_field = "id"

@@ -20,11 +20,11 @@ from uuid_utils.compat import uuid7
 
 from items import rules
 from items.models import Item, ItemChange, ItemTag, Tag
-from items.retrying import atomic_with_retries
 from items.rules import ItemData
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.requestid import current_request_id
 from resilient_site.resilience.generations import invalidate
+from resilient_site.resilience.retries import atomic_with_retries
 
 Action = ItemChange.Action
 DELETED_AT_ONCE = 1_000
@@ -40,6 +40,11 @@ class ItemNotFound(NotFound):
 class ItemExists(AlreadyExists):
     code = "item_exists"
     detail = "Item already exists"
+
+
+class NothingCreated(Invalid):
+    detail = "Nothing was created."
+    is_outcome = True
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def create_item(data: ItemData, *, actor: Actor) -> Item:
 def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
     """Create all of `rows` or none.
 
-    Raises Invalid with the errors by index if ids are taken or given twice.
+    Raises NothingCreated with the errors by index if ids are taken or given twice.
     """
     ids = [row["id"] for row in rows if "id" in row]
     taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
@@ -104,7 +109,7 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
             errors[str(index)] = {"id": [ItemExists.detail]}
         taken.add(row.get("id", ""))
     if errors:
-        raise Invalid("Nothing was created.", errors=errors)
+        raise NothingCreated(errors=errors)
     return _create(rows, actor)
 
 
@@ -165,7 +170,7 @@ def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
         _log(gone, actor)
 
 
-@transaction.atomic
+@atomic_with_retries
 def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
     """Make one item of two: `keep`, with the tags of both; `drop` is deleted.
 
@@ -189,7 +194,7 @@ def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
     return update_item(keep, {"description": description, "tags": tags}, actor=actor)
 
 
-@transaction.atomic
+@atomic_with_retries
 def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     """Put the item back to what it was before `change`; None if it did not exist.
 

@@ -16,8 +16,8 @@ from django.utils import timezone
 from items import rules
 from items.catalogue import Actor, note_changes
 from items.models import Item
-from items.retrying import atomic_with_retries
 from resilient_site.requestid import current_request_id
+from resilient_site.resilience.retries import atomic_with_retries
 
 
 class Row(NamedTuple):

@@ -39,6 +39,8 @@ class SiteError(Exception):
     detail: str = "Something went wrong on our side. Please try again."
     retry_after_s: int | None = None
     type: str = "about:blank"
+    # It is what came of a write; the request in itself was in order.
+    is_outcome: bool = False
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class AlreadyExists(SiteError):
     status = 400
     code = "already_exists"
     detail = "It already exists"
+    is_outcome = True
 
 
 class NotSignedIn(SiteError):
@@ -93,12 +96,14 @@ class NotFound(SiteError):
     status = 404
     code = "not_found"
     detail = "There is nothing at this address."
+    is_outcome = True
 
 
 class Conflict(SiteError):
     status = 409
     code = "conflict"
     detail = "Someone else is doing this at the moment."
+    is_outcome = True
 
 
 class LengthRequired(SiteError):
@@ -111,6 +116,7 @@ class StaleVersion(SiteError):
     status = 412
     code = "stale_version"
     detail = "It was changed since you read it. Read it again, then repeat the change."
+    is_outcome = True
 
 
 class TooLarge(SiteError):

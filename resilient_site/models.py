@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from django.conf import settings
 from django.db import models
+from django.utils import timezone
 from knox.models import AbstractAuthToken
 
 
@@ -20,3 +22,31 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]
 
     def is_expired(self, now: datetime) -> bool:
         return self.expiry is not None and self.expiry <= now
+
+
+class IdempotencyRecord(models.Model):
+    """The first answer to a write that came with an Idempotency-Key."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="+",
+        db_index=False,
+    )
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField()
+    headers = models.JSONField()  # pairs of name and value, in their order
+    body = models.BinaryField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "key"], name="idempotencyrecord_once_per_key"
+            ),
+        ]
+        indexes = [models.Index(fields=["created_at"], name="idempotencyrecord_by_age")]
+
+    def __str__(self) -> str:
+        return f"{self.status} for {self.owner_id} under {self.key}"

@@ -4,16 +4,34 @@ from typing import Any, Literal
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
+from rest_framework.permissions import SAFE_METHODS
 
 from resilient_site.errors import PROBLEM_TYPE
+from resilient_site.resilience.idempotency import (
+    HEADER,
+    KEY_PATTERN,
+    REPLAYED_HEADER,
+)
 
 EVERYWHERE = (400, 401, 429, 503)
 # 405: `bulk` and `export` stand where an id would, and take other methods.
 ON_ONE = (404, 405)
 ON_BODIES = (411, 413, 415)
-ON_WRITES = (403,)
+ON_WRITES = (403, 409, 422)
 ON_VERSIONS = (412, 428)
+
+KEY_PARAMETER = OpenApiParameter(
+    HEADER,
+    {"type": "string", "pattern": KEY_PATTERN},
+    OpenApiParameter.HEADER,
+    description=(
+        "A text of yours that no other request has: this one may then be sent again "
+        "for 24 hours, and is carried out once. It gives the first answer again, with "
+        f"`{REPLAYED_HEADER}: true`; a job is given as it is at that moment."
+    ),
+)
 
 
 VIOLATED = "The policies of rate limiting (see `RateLimit-Policy`) that were exceeded."
@@ -84,12 +102,15 @@ class ProblemSchema(AutoSchema):
             )
         return responses
 
+    def get_override_parameters(self) -> list[Any]:
+        return [] if self.method in SAFE_METHODS else [KEY_PARAMETER]
+
     def _problem_statuses(self) -> list[int]:
         statuses = [*EVERYWHERE]
         on_one = "{" in self.path
         if on_one:
             statuses += ON_ONE
-        if self.method not in ("GET", "HEAD"):
+        if self.method not in SAFE_METHODS:
             statuses += ON_WRITES
             if on_one:
                 statuses += ON_VERSIONS

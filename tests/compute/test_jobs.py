@@ -15,6 +15,7 @@ from compute.outcomes import Cancelled, Code, Failed, HandedBack, Lost, Split, S
 from compute.queue import Claim
 from compute.registry import get_task, task
 from resilient_site.errors import Conflict, NotAllowed, NotSignedIn
+from resilient_site.resilience.idempotency import KeyReused
 
 pytestmark = pytest.mark.django_db
 
@@ -53,7 +54,7 @@ def test_the_same_key_gives_the_same_job(reader):
     assert ask(reader, idempotency_key="k") == first
     assert ask(reader, idempotency_key="l") != first
     assert ask(User.objects.create_user("other"), idempotency_key="k") != first
-    with pytest.raises(jobs.KeyReused):
+    with pytest.raises(KeyReused):
         jobs.submit(
             task=get_task("echo"), params={"number": 2}, owner=reader,
             idempotency_key="k",

@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 PAUSE_S = 0.02
-# Deadlock, and a serialization failure (PostgreSQL, appendix A: class 40).
-LOST_AGAINST_ANOTHER = {"40P01", "40001"}
+# PostgreSQL, appendix A: class 40.
+DEADLOCK = "40P01"
+SERIALIZATION_FAILURE = "40001"
 
 
 def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
@@ -23,19 +24,21 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
 
     Two can see the same free id or version, and one finds it taken in the end; that
     one begins anew and sees what the other wrote. Raises Conflict if it never wins.
+    Within a transaction it begins anew at a savepoint; where that does not help, since
+    the whole transaction sees too old a state, whoever began that has to do it.
     """
 
     @functools.wraps(write)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        is_nested = transaction.get_connection().in_atomic_block
+        retried = {DEADLOCK} if is_nested else {DEADLOCK, SERIALIZATION_FAILURE}
         for attempt in range(ATTEMPTS):
             try:
                 with transaction.atomic():
                     return write(*args, **kwargs)
             except (IntegrityError, OperationalError) as error:
                 state = getattr(error.__cause__, "sqlstate", None)
-                if isinstance(error, OperationalError) and (
-                    state not in LOST_AGAINST_ANOTHER
-                ):
+                if isinstance(error, OperationalError) and state not in retried:
                     raise
                 logger.warning("Writing again, as another writer won: %s", error)
                 lost = error
