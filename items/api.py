@@ -22,8 +22,8 @@ from items.serializers import ChangeSerializer, ItemSerializer
 from items.transactions import next_transaction
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.keyset import Cursor, paginate
-from resilient_site.resilience.sharing import share, share_with_strangers, shared
 from resilient_site.resilience.idempotency import IdempotentWrites
+from resilient_site.resilience.sharing import share, share_with_strangers, shared
 from resilient_site.rest import list_response
 
 BULK_MAX = 1_000

@@ -27,7 +27,6 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.utils import timezone
-from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -41,6 +40,7 @@ logger = logging.getLogger(__name__)
 HEADER = "Idempotency-Key"
 # As Stripe calls it; the draft of the standard has no name for it.
 REPLAYED_HEADER = "Idempotent-Replayed"
+WRITING = ("post", "put", "patch", "delete")
 KEPT_FOR = timedelta(hours=24)
 KEY_MAX = 255
 # Visible ASCII, bare or as a string (RFC 9651), in which `"` and `\` would be special.
@@ -71,12 +71,13 @@ class IdempotentWrites(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        method = str(request.method)
-        handler = getattr(self, method.lower(), None)
-        if handler is None or method in SAFE_METHODS or not self.keeps_first_answer():
+        method = str(request.method).lower()
+        if method not in WRITING or not hasattr(self, method):
             return
-        if key := read_key(request):
-            setattr(self, method.lower(), partial(self._write_once, handler, key))
+        key = read_key(request)
+        if key and self.keeps_first_answer():
+            write = partial(self._write_once, getattr(self, method), key)
+            setattr(self, method, write)
 
     def _write_once(
         self,

@@ -45,7 +45,7 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
             # Apart from the other one, at random.
             time.sleep(random.uniform(0, PAUSE_S * attempt))  # noqa: S311
         raise Conflict(
-            "Others are writing the same items at the moment. Please try again."
+            "Others are writing the same at the moment. Please try again."
         ) from lost
 
     return wrapper

@@ -3,13 +3,16 @@
 import os
 import signal
 import time
+from datetime import timedelta
 
 import psutil
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from compute import jobs, queue
 from compute.models import Job
+from resilient_site.models import IdempotencyRecord
 from tests.compute.conftest import all_ended, ended, running, until
 
 
@@ -214,3 +217,12 @@ def test_a_supervisor_that_wakes_too_late_writes_nothing(make_pool, submit):
     assert (job.state, job.attempts, job.result) == ("succeeded", 2, {"attempt": 2})
     until(lambda: "no longer ours" in sleeper.output())
     assert heir.stop() == 0
+
+
+def test_it_deletes_old_answers_to_writes_with_a_key(make_pool, owner):
+    IdempotencyRecord.objects.create(
+        owner=owner, key="k", status=204, headers=[], body=b"",
+        created_at=timezone.now() - timedelta(hours=25),
+    )  # fmt: skip
+    make_pool()
+    until(lambda: not IdempotencyRecord.objects.exists())

@@ -1,0 +1,468 @@
+"""A write that is sent again with its key is not done again."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection, transaction
+from django.http import HttpResponse
+from django.test.utils import CaptureQueriesContext
+from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rest_framework.test import APIClient
+
+from compute import jobs
+from compute.registry import get_task
+from items import catalogue
+from items.models import Item, ItemChange
+from resilient_site.models import IdempotencyRecord
+from resilient_site.resilience.idempotency import (
+    IdempotentWrites,
+    answer_once,
+    forget_old,
+)
+from tests.factories import TESTER, make_item
+from tests.private_server import wait_for
+
+ITEMS = "/api/v1/items/"
+JSON = "application/json"
+KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
+OF_ONE_REQUEST = ("X-Request-ID", "Idempotent-Replayed")
+on_postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="SQLite has one writer at a time"
+)
+
+
+def client_of(user: User) -> APIClient:
+    client = APIClient()
+    client.force_authenticate(user)
+    return client
+
+
+@pytest.fixture
+def another(admin: User) -> APIClient:
+    return client_of(admin)
+
+
+def content(answer: Any) -> tuple[int, dict[str, str], bytes]:
+    headers = {n: v for n, v in answer.items() if n not in OF_ONE_REQUEST}
+    return answer.status_code, headers, answer.content
+
+
+def is_replayed(answer: Any) -> bool:
+    return answer.get("Idempotent-Replayed") == "true"
+
+
+def twice(send: Callable[[], Any]) -> Any:
+    """Send a request again, see that the answer is the first one, and return that."""
+    first, again = send(), send()
+    assert not is_replayed(first)
+    assert is_replayed(again)
+    assert content(again) == content(first)
+    return first
+
+
+def test_every_write_gives_its_first_answer_again(api):
+    def sent(method: str, path: str, number: int, *args: Any, **more: str) -> Any:
+        headers = {"Idempotency-Key": f"k{number}"} | more
+        return twice(lambda: getattr(api, method)(path, *args, headers=headers))
+
+    one = ITEMS + "bolt"
+    created = sent("post", ITEMS, 1, {"id": "bolt", "name": "Bolt"})
+    assert (created.status_code, created["ETag"]) == (201, '"1"')
+    assert created["Location"] == f"http://testserver{one}"
+    assert sent("post", ITEMS + "bulk", 2, [{"name": "A"}]).status_code == 201
+    etag = {"If-Match": '"1"'}
+    assert sent("patch", one, 3, {"name": "B"}, **etag)["ETag"] == '"2"'
+    assert sent("put", one, 4, {"name": "C"})["ETag"] == '"3"'
+    deleted = sent("delete", one, 5)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert not deleted.has_header("Content-Type")
+    assert ItemChange.objects.filter(item_id="bolt").count() == 4
+    assert Item.objects.get().name == "A"
+
+
+def test_what_the_write_came_to_is_kept_also_where_it_was_refused(api):
+    """Late a second time, it would do what it did not do the first time."""
+    make_item(id="there")
+    headers = iter({"Idempotency-Key": f"k{n}"} for n in range(9))
+
+    def refused(method: str, path: str, *args: Any, **more: str) -> tuple[int, str]:
+        header = next(headers) | more
+        answer = twice(lambda: getattr(api, method)(path, *args, headers=header))
+        return answer.status_code, answer.json()["code"]
+
+    item = {"id": "there", "name": "x"}
+    stale = {"If-Match": '"7"'}
+    assert refused("post", ITEMS, item) == (400, "item_exists")
+    assert refused("post", ITEMS + "bulk", [item]) == (400, "invalid")
+    assert refused("delete", ITEMS + "not") == (404, "item_not_found")
+    assert refused("delete", ITEMS + "there", **stale) == (412, "stale_version")
+    assert refused("put", ITEMS + "there", item, **stale) == (412, "stale_version")
+
+
+def test_the_key_may_be_quoted(api):
+    made = api.post(ITEMS, {"name": "x"}, headers={"Idempotency-Key": '"k"'})
+    again = api.post(ITEMS, {"name": "x"}, headers={"Idempotency-Key": "k"})
+    assert content(again) == content(made)
+
+
+@pytest.mark.parametrize(
+    "key", ["", '""', "k" * 256, "a b", '"', '"k', "k\\", "ö", "k\n", "\t"], ids=repr
+)
+@pytest.mark.parametrize("path", [ITEMS, "/api/v1/jobs/"])
+def test_what_is_no_key_is_refused(api, key, path):
+    answer = api.post(
+        path, {"name": "x", "task": "heavy_computation"}, HTTP_IDEMPOTENCY_KEY=key
+    )
+    assert (answer.status_code, list(answer.json()["errors"])) == (
+        400,
+        ["Idempotency-Key"],
+    )
+    assert not Item.objects.exists()
+
+
+def test_the_longest_key_is_taken(api):
+    longest = {"Idempotency-Key": "~" * 255}
+    twice(lambda: api.post(ITEMS, {"name": "x"}, headers=longest))
+
+
+def test_another_request_with_the_same_key_is_refused(api):
+    first = {"id": "a", "name": "x"}
+    assert api.post(ITEMS, first, headers=KEY).status_code == 201
+    for method, path, body, more in (
+        ("post", ITEMS, {"id": "b", "name": "x"}, {}),
+        ("post", ITEMS + "?x=1", first, {}),
+        ("post", ITEMS + "bulk", [first], {}),
+        ("put", ITEMS + "a", first, {}),
+        ("patch", ITEMS + "a", {"name": "y"}, {}),
+        ("patch", ITEMS + "a", first, {"If-Match": '"1"'}),
+        ("delete", ITEMS + "a", None, {}),
+    ):
+        answer = getattr(api, method)(path, body, headers=KEY | more)
+        code = answer.json()["code"]
+        assert (answer.status_code, code) == (422, "idempotency_key_reused")
+    assert Item.objects.get().version == 1
+    # The same in other words is the same.
+    raw = b' {"name": "x",\n "id": "a"}'
+    kind = "application/json; charset=utf-8"
+    again = api.post(ITEMS, raw, content_type=kind, headers=KEY)
+    assert is_replayed(again)
+
+
+def test_a_file_that_is_sent_is_told_from_another(api, editor):
+    job = jobs.submit(
+        task=get_task("heavy_computation"), params={"size": 10}, owner=editor
+    )
+
+    def send(text: bytes) -> Any:
+        body = {"file": SimpleUploadedFile("f", text)}
+        address = f"/api/v1/jobs/{job.pk}/cancel"
+        return api.post(address, body, "multipart", headers=KEY)
+
+    twice(lambda: send(b"one"))
+    assert send(b"two").status_code == 422
+
+
+def test_each_person_has_keys_of_his_own(api, another):
+    mine = api.post(ITEMS, {"name": "x"}, headers=KEY)
+    theirs = another.post(ITEMS, {"name": "y"}, headers=KEY)
+    assert theirs.status_code == 201
+    assert theirs.json()["id"] != mine.json()["id"]
+    assert is_replayed(api.post(ITEMS, {"name": "x"}, headers=KEY))
+    assert Item.objects.count() == 2
+
+
+def test_who_has_a_session_may_send_a_key(editor_client):
+    twice(lambda: editor_client.post(ITEMS, {"name": "x"}, JSON, headers=KEY))
+    assert Item.objects.count() == 1
+
+
+def test_without_a_key_nothing_is_kept_and_nothing_asked(api):
+    with CaptureQueriesContext(connection) as queries:
+        api.post(ITEMS, {"name": "x"})
+        api.get(ITEMS, headers=KEY)
+    sql = " ".join(query["sql"] for query in queries)
+    assert "idempotency" not in sql
+    assert "advisory" not in sql
+    assert not IdempotencyRecord.objects.exists()
+
+
+def test_what_was_not_carried_out_leaves_no_key(api, reader, anonymous_api, settings):
+    good = {"id": "a", "name": "x"}
+    bodies = [{"id": "a"}, {"id": "with space", "name": "x"}, [1], None]
+    for body in bodies:
+        assert api.post(ITEMS, body, headers=KEY).status_code == 400
+    deep = b"[" * 500 + b"]" * 500
+    for raw, kind, status in (
+        (b"{", "application/json", 400),
+        (deep, "application/json", 400),
+        (b"x", "text/plain", 415),
+    ):
+        answer = api.post(ITEMS, raw, content_type=kind, headers=KEY)
+        assert answer.status_code == status
+    assert anonymous_api.post(ITEMS, good, headers=KEY).status_code == 401
+    assert client_of(reader).post(ITEMS, good, headers=KEY).status_code == 403
+    make_item(id="b")
+    settings.REQUIRE_IF_MATCH = True
+    assert api.delete(ITEMS + "b", headers=KEY).status_code == 428
+    for method in ("DELETE", "REQUEST", "TRACE"):
+        assert api.generic(method, ITEMS, headers=KEY).status_code == 405
+    assert not IdempotencyRecord.objects.exists()
+    assert api.post(ITEMS, good, headers=KEY).status_code == 201
+
+
+def test_a_fault_of_ours_leaves_no_key(api, monkeypatch):
+    def fail(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    api.raise_request_exception = False
+    with monkeypatch.context() as broken:
+        broken.setattr(catalogue, "_log", fail)
+        assert api.post(ITEMS, {"name": "x"}, headers=KEY).status_code == 500
+    assert not Item.objects.exists()
+    assert api.post(ITEMS, {"name": "x"}, headers=KEY).status_code == 201
+
+
+def test_an_answer_of_a_fault_takes_the_write_back(editor):
+    def write() -> HttpResponse:
+        make_item()
+        return HttpResponse(status=503)
+
+    for _ in range(2):
+        answer = answer_once(editor, "k", "asked", write)
+        assert not is_replayed(answer)
+    assert not Item.objects.exists()
+
+
+REFUSE_TO_KEEP = {
+    "sqlite": (
+        "CREATE TRIGGER refuse BEFORE INSERT ON resilient_site_idempotencyrecord "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "DROP TRIGGER refuse",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION USING ERRCODE = ''disk_full''; END'; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON resilient_site_idempotencyrecord "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()",
+        "DROP FUNCTION refuse CASCADE",
+    ),
+}
+
+
+def test_an_answer_that_cannot_be_kept_takes_the_write_back(api):
+    begin, end = REFUSE_TO_KEEP[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(begin)
+        answer = api.post(ITEMS, {"name": "x"}, headers=KEY)
+        cursor.execute(end)
+    assert answer.status_code in (409, 503)
+    assert not Item.objects.exists()
+    assert not ItemChange.objects.exists()
+    assert api.post(ITEMS, {"name": "x"}, headers=KEY).status_code == 201
+
+
+def test_a_key_is_forgotten_after_a_day(api):
+    def send() -> Any:
+        return api.post(ITEMS, {"name": "x"}, headers=KEY)
+
+    first = twice(send)
+    IdempotencyRecord.objects.update(created_at=timezone.now() - timedelta(hours=25))
+    assert twice(send).json()["id"] != first.json()["id"]
+
+
+def test_old_answers_are_deleted(api, monkeypatch):
+    monkeypatch.setattr("resilient_site.resilience.idempotency.DELETED_AT_ONCE", 2)
+    for number in range(6):
+        api.delete(ITEMS + "x", headers={"Idempotency-Key": f"k{number}"})
+    old = IdempotencyRecord.objects.exclude(key="k0")
+    old.update(created_at=timezone.now() - timedelta(hours=25))
+    assert forget_old() == 5
+    assert IdempotencyRecord.objects.get().key == "k0"
+
+
+def rest_views(urls: list[Any]) -> list[Any]:
+    found = []
+    for entry in urls:
+        if isinstance(entry, URLResolver):
+            found += rest_views(entry.url_patterns)
+        elif isinstance(entry, URLPattern):
+            found.append(entry.callback)
+    return found
+
+
+def test_every_rest_view_that_writes_takes_a_key():
+    (api_urls,) = (
+        u for u in get_resolver().url_patterns if str(u.pattern).startswith("api/")
+    )
+    writing = 0
+    for view in rest_views(api_urls.url_patterns):
+        methods = set(getattr(view, "actions", None) or dir(view.cls))
+        allowed = set(view.initkwargs.get("http_method_names", methods))
+        if methods & allowed & {"post", "put", "patch", "delete"}:
+            writing += 1
+            assert issubclass(view.cls, IdempotentWrites)
+    assert writing >= 5
+
+
+# --- many at the same time
+
+
+def start(*calls: Callable[[], Any]) -> Callable[[], list[Any]]:
+    """Begin the calls at one time; return what waits for their results."""
+    barrier, results = threading.Barrier(len(calls)), []
+
+    def run(call: Callable[[], Any]) -> None:
+        try:
+            barrier.wait()
+            results.append(call())
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+
+    def wait() -> list[Any]:
+        for thread in threads:
+            thread.join(60)
+        return results
+
+    return wait
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_at_the_same_time_make_one_item(editor):
+    def send() -> Any:
+        return client_of(editor).post(ITEMS, {"name": "x"}, headers=KEY)
+
+    answers = start(*[send] * 50)()
+    assert len(answers) == 50
+    assert Item.objects.count() == ItemChange.objects.count() == 1
+    done = [answer for answer in answers if answer.status_code == 201]
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.content for answer in done}) == 1
+    assert sum(not is_replayed(answer) for answer in done) == 1
+    print(f"{len(done) - 1} replayed, {50 - len(done)} refused")
+
+
+def waiting_for_locks() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted")
+        number: int = cursor.fetchone()[0]
+        return number
+
+
+@on_postgresql
+@pytest.mark.django_db(transaction=True)
+def test_while_the_first_is_under_way_the_second_is_refused_at_once(editor, another):
+    def send() -> Any:
+        return client_of(editor).delete(ITEMS + "bolt", headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        Item.objects.select_for_update().get()
+        wait = start(send)
+        wait_for(waiting_for_locks)
+        refused = send()
+        other = another.post(ITEMS, {"name": "y"}, headers=KEY)
+    assert (refused.status_code, refused["Retry-After"]) == (409, "1")
+    assert refused.json()["code"] == "idempotency_key_in_use"
+    assert other.status_code == 201
+    (first,) = wait()
+    assert content(send()) == content(first)
+    assert first.status_code == 204
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_does_not_give_way_leaves_no_key(editor):
+    """Another writer holds the lock for longer than anyone waits."""
+
+    def send() -> Any:
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("SET lock_timeout = '50ms'")
+            else:
+                cursor.execute("PRAGMA busy_timeout = 50")
+        return client_of(editor).patch(ITEMS + "bolt", {"name": "x"}, headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        Item.objects.select_for_update().get()
+        (answer,) = start(send)()
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert not IdempotencyRecord.objects.exists()
+    (answer,) = start(send)()
+    assert (answer.status_code, is_replayed(answer)) == (200, False)
+
+
+@on_postgresql
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_lost_begins_anew_as_a_whole(editor):
+    def send() -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        body = {"description": "theirs"}
+        return client_of(editor).patch(ITEMS + "bolt", body, headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        catalogue.update_item("bolt", {"name": "mine"}, actor=TESTER)
+        wait = start(send)
+        wait_for(waiting_for_locks)
+    (answer,) = wait()
+    assert (answer.status_code, answer["ETag"]) == (200, '"3"')
+    item = Item.objects.get()
+    assert (item.name, item.description) == ("mine", "theirs")
+
+
+# --- any sequence of writes
+
+type Write = tuple[str, str, str, dict[str, str]]
+writes = st.tuples(
+    st.sampled_from(["post", "put", "patch", "delete"]),
+    st.sampled_from(["a", "a", "b"]),
+    st.sampled_from(["x", "y", "z"]),
+    st.sampled_from([{}, {}, {"If-Match": '"1"'}, {"If-Match": '"2"'}]),
+)
+# After each write: how far back lie those that are sent again.
+repeats = st.lists(st.integers(0, 5), max_size=3)
+
+
+def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[Any]:
+    """Send the requests that `script` numbers; return what came of it, and undo it."""
+    with transaction.atomic():
+        for number in script:
+            method, item_id, name, condition = plan[number]
+            path = ITEMS if method == "post" else ITEMS + item_id
+            body = {"id": item_id, "name": name} if method != "delete" else None
+            headers = {"Idempotency-Key": f"k{number}"} | condition
+            answer = getattr(api, method)(path, body, headers=headers)
+            assert answer.status_code in (200, 201, 204, 400, 404, 412)
+        items = Item.objects.values_list("id", "name", "version").order_by("id")
+        changes = ItemChange.objects.values_list("item_id", "version", "after")
+        state = [list(items), list(changes.order_by("id"))]
+        transaction.set_rollback(True)
+    return state
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=8))
+def test_sent_again_at_any_time_nothing_else_comes_of_it(api, steps):
+    plan = [write for write, _ in steps]
+    script = []
+    for number, (_, back) in enumerate(steps):
+        script += [number, *(number - n for n in back if n <= number)]
+    once = list(range(len(plan)))
+    assert final_state(api, script, plan) == final_state(api, once, plan)
