@@ -19,11 +19,16 @@ DEADLOCK = "40P01"
 SERIALIZATION_FAILURE = "40001"
 
 
+class Contended(Conflict):
+    detail = "Others are writing the same at the moment. Please try again."
+    is_outcome = False
+
+
 def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
     """Run `write` in a transaction, and again if another writer was in its way.
 
     Two can see the same free id or version, and one finds it taken in the end; that
-    one begins anew and sees what the other wrote. Raises Conflict if it never wins.
+    one begins anew and sees what the other wrote. Raises Contended if it never wins.
     Within a transaction it begins anew at a savepoint; where that does not help, since
     the whole transaction sees too old a state, whoever began that has to do it.
     """
@@ -44,8 +49,6 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
                 lost = error
             # Apart from the other one, at random.
             time.sleep(random.uniform(0, PAUSE_S * attempt))  # noqa: S311
-        raise Conflict(
-            "Others are writing the same at the moment. Please try again."
-        ) from lost
+        raise Contended from lost
 
     return wrapper

@@ -1,0 +1,181 @@
+"""The same write many times at once, and again at any time."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rest_framework.test import APIClient
+
+from items import catalogue
+from items.models import Item, ItemChange
+from resilient_site.models import IdempotencyRecord
+from tests.factories import TESTER, make_item
+from tests.private_server import wait_for
+from tests.resilient_site.resilience.sending import (
+    ITEMS,
+    KEY,
+    client_of,
+    content,
+    is_replayed,
+)
+
+on_postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="SQLite has one writer at a time"
+)
+
+
+def start(*calls: Callable[[], Any]) -> Callable[[], list[Any]]:
+    """Begin the calls at one time; return what waits for their results."""
+    barrier, results = threading.Barrier(len(calls)), []
+
+    def run(call: Callable[[], Any]) -> None:
+        try:
+            barrier.wait()
+            results.append(call())
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+
+    def wait() -> list[Any]:
+        for thread in threads:
+            thread.join(60)
+        return results
+
+    return wait
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_at_the_same_time_make_one_item(editor):
+    def send() -> Any:
+        return client_of(editor).post(ITEMS, {"name": "x"}, headers=KEY)
+
+    answers = start(*[send] * 50)()
+    assert len(answers) == 50
+    assert Item.objects.count() == ItemChange.objects.count() == 1
+    done = [answer for answer in answers if answer.status_code == 201]
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.content for answer in done}) == 1
+    assert sum(not is_replayed(answer) for answer in done) == 1
+    print(f"{len(done) - 1} replayed, {50 - len(done)} refused")
+
+
+def waiting_for_locks() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted")
+        number: int = cursor.fetchone()[0]
+        return number
+
+
+@on_postgresql
+@pytest.mark.django_db(transaction=True)
+def test_while_the_first_is_under_way_the_second_is_refused_at_once(editor, admin):
+    def send() -> Any:
+        return client_of(editor).delete(ITEMS + "bolt", headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        Item.objects.select_for_update().get()
+        wait = start(send)
+        wait_for(waiting_for_locks)
+        refused = send()
+        other = client_of(admin).post(ITEMS, {"name": "y"}, headers=KEY)
+    assert (refused.status_code, refused["Retry-After"]) == (409, "1")
+    assert refused.json()["code"] == "idempotency_key_in_use"
+    assert other.status_code == 201
+    (first,) = wait()
+    assert content(send()) == content(first)
+    assert first.status_code == 204
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_does_not_give_way_leaves_no_key(editor):
+    """Another writer holds the lock for longer than anyone waits."""
+
+    def send() -> Any:
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("SET lock_timeout = '50ms'")
+            else:
+                cursor.execute("PRAGMA busy_timeout = 50")
+        return client_of(editor).patch(ITEMS + "bolt", {"name": "x"}, headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        Item.objects.select_for_update().get()
+        (answer,) = start(send)()
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert not IdempotencyRecord.objects.exists()
+    (answer,) = start(send)()
+    assert (answer.status_code, is_replayed(answer)) == (200, False)
+
+
+@on_postgresql
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_lost_begins_anew_as_a_whole(editor):
+    def send() -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        body = {"description": "theirs"}
+        return client_of(editor).patch(ITEMS + "bolt", body, headers=KEY)
+
+    make_item(id="bolt")
+    with transaction.atomic():
+        catalogue.update_item("bolt", {"name": "mine"}, actor=TESTER)
+        wait = start(send)
+        wait_for(waiting_for_locks)
+    (answer,) = wait()
+    assert (answer.status_code, answer["ETag"]) == (200, '"3"')
+    item = Item.objects.get()
+    assert (item.name, item.description) == ("mine", "theirs")
+
+
+# --- any sequence of writes
+
+type Write = tuple[str, str, str, dict[str, str]]
+writes = st.tuples(
+    st.sampled_from(["post", "put", "patch", "delete"]),
+    st.sampled_from(["a", "a", "b"]),
+    st.sampled_from(["x", "y", "z"]),
+    st.sampled_from([{}, {}, {"If-Match": '"1"'}, {"If-Match": '"2"'}]),
+)
+# After each write: how far back lie those that are sent again.
+repeats = st.lists(st.integers(0, 5), max_size=3)
+
+
+def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[Any]:
+    """Send the requests that `script` numbers; return what came of it, and undo it."""
+    with transaction.atomic():
+        for number in script:
+            method, item_id, name, condition = plan[number]
+            path = ITEMS if method == "post" else ITEMS + item_id
+            body = {"id": item_id, "name": name} if method != "delete" else None
+            headers = {"Idempotency-Key": f"k{number}"} | condition
+            answer = getattr(api, method)(path, body, headers=headers)
+            assert answer.status_code in (200, 201, 204, 400, 404, 412)
+        items = Item.objects.values_list("id", "name", "version").order_by("id")
+        changes = ItemChange.objects.values_list("item_id", "version", "after")
+        state = [list(items), list(changes.order_by("id"))]
+        transaction.set_rollback(True)
+    return state
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=8))
+def test_sent_again_at_any_time_nothing_else_comes_of_it(api, steps):
+    plan = [write for write, _ in steps]
+    script = []
+    for number, (_, back) in enumerate(steps):
+        script += [number, *(number - n for n in back if n <= number)]
+    once = list(range(len(plan)))
+    assert final_state(api, script, plan) == final_state(api, once, plan)
