@@ -28,7 +28,7 @@ from resilient_site.errors import (
 )
 from resilient_site.requestid import current_request_id
 from resilient_site.resilience.idempotency import KEPT_FOR, KeyReused
-from resilient_site.resilience.retries import atomic_with_retries
+from resilient_site.resilience.transactions import atomic_with_retries
 
 # The stretch of time whose finished jobs tell how fast the queue moves.
 RATE_WINDOW_S = 60

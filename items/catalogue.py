@@ -24,7 +24,7 @@ from items.rules import ItemData
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.requestid import current_request_id
 from resilient_site.resilience.generations import invalidate
-from resilient_site.resilience.retries import atomic_with_retries
+from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action
 DELETED_AT_ONCE = 1_000

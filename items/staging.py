@@ -17,7 +17,7 @@ from items import rules
 from items.catalogue import Actor, note_changes
 from items.models import Item
 from resilient_site.requestid import current_request_id
-from resilient_site.resilience.retries import atomic_with_retries
+from resilient_site.resilience.transactions import atomic_with_retries
 
 
 class Row(NamedTuple):

@@ -33,7 +33,7 @@ from rest_framework.views import APIView
 
 from resilient_site.errors import Conflict, Invalid, NotSignedIn, SiteError
 from resilient_site.models import IdempotencyRecord
-from resilient_site.resilience.retries import atomic_with_retries
+from resilient_site.resilience.transactions import atomic_with_retries
 
 logger = logging.getLogger(__name__)
 

@@ -46,6 +46,6 @@ def test_the_database_is_away_for_a_while(stack: Stack, load: Load, fault: str) 
     first = next(d for b, d, s in load.writes if b > back and s == 200)
     print("first write after", first - back)
     assert not load.wrong
-    for path, (version, text) in load.acknowledged.items():
+    for path, (version, _) in load.acknowledged.items():
         item = stack.site.get(path, **stack.signed_in).json()
         assert item["version"] >= version
