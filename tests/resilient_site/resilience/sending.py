@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 
 ITEMS = "/api/v1/items/"
 KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
-OF_ONE_REQUEST = ("X-Request-ID", "Idempotent-Replayed")
+OF_ONE_REQUEST = ("X-Request-ID", "Idempotent-Replayed", "RateLimit")
 
 
 def client_of(user: User) -> APIClient:
