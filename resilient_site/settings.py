@@ -148,32 +148,38 @@ else:
         } | DATABASES["default"]["OPTIONS"]
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
-# --- cache: Redis by URL, else process memory
+# --- cache: Redis by URL, with the memory of the process beside it
+
+# How long one call may wait for Redis.
+CACHE_BUDGET_MS = env.int("CACHE_BUDGET_MS", 50, validate=at_least_one)
+CACHE_MEMORY_BYTES = env.int(
+    "CACHE_MEMORY_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=0)
+)
+CACHE_BREAKER = env.bool("CACHE_BREAKER", True)
 
 
-def redis_cache(url: str) -> dict[str, Any]:
+COUNTERS_BYTES = 8 * 1024 * 1024
+
+
+def caches(url: str) -> dict[str, dict[str, Any]]:
+    backend = "resilient_site.resilience.cache.GuardedCache"
+    counters = "resilient_site.counters.Counters"
+    default = {"BACKEND": backend, "LOCATION": url}
     return {
-        "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": url,
-        "OPTIONS": {
-            "SOCKET_CONNECT_TIMEOUT": 0.1,
-            "SOCKET_TIMEOUT": 0.15,
-            # Readable, and never executed, unlike the default pickle.
-            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
-            # A cache that is away is a miss, not an error.
-            "IGNORE_EXCEPTIONS": True,
+        "default": default,
+        # Other processes hear of no sign-out without Redis: the database tells them.
+        "sessions": default | {"OPTIONS": {"MEMORY_BYTES": 0}},
+        "rates": {
+            "BACKEND": counters,
+            "LOCATION": url,
+            "OPTIONS": {"MEMORY_BYTES": COUNTERS_BYTES},
         },
     }
 
 
-IN_MEMORY: dict[str, Any] = {"OPTIONS": {"MAX_ENTRIES": 10_000}}
-MEMORY_CACHE = IN_MEMORY | {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-CACHES = {
-    "default": redis_cache(REDIS_URL) if REDIS_URL else MEMORY_CACHE,
-    "rates": IN_MEMORY
-    | {"BACKEND": "resilient_site.counters.Counters", "LOCATION": "rates"},
-}
-DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+CACHES = caches(REDIS_URL)
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_CACHE_ALIAS = "sessions"
 
 # --- people and tokens
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import Group, User
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
@@ -24,9 +25,14 @@ def django_db_modify_db_settings() -> None:
 def fast_and_alone(settings: Any) -> Iterator[None]:
     """A cheap hash for passwords, and a cache that remembers no other test."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    cache.clear()
+    forget_all()
     yield
-    cache.clear()
+    forget_all()
+
+
+def forget_all() -> None:
+    for alias in settings.CACHES:
+        caches[alias].clear()
 
 
 @pytest.fixture

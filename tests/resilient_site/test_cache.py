@@ -1,20 +1,23 @@
 """Redis holds what may be lost; without it the pages are the same."""
 
 import pytest
+from django.conf import settings as site
+from django.contrib.sessions.models import Session
 from django.core.cache import caches
-from django.test import override_settings
+from django.test import Client, override_settings
 
 from items.models import Tag
 from items.tags import popular_tags
-from resilient_site.settings import redis_cache
+from resilient_site import settings as as_started
 from tests.factories import make_item
+from tests.private_server import wait_for
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("breaker")]
 
 
 def cached_in(server):
     """Settings as they are with REDIS_URL, which is read when the site starts."""
-    return override_settings(CACHES={"default": redis_cache(server.url())})
+    return override_settings(CACHES=as_started.caches(server.url()))
 
 
 def test_tag_counts_are_kept_in_redis(redis_server, django_assert_num_queries):
@@ -37,3 +40,48 @@ def test_without_redis_the_list_is_the_same(redis_own, client, fault):
     assert b"Needle" in response.content
     assert b"metal" in response.content
     assert Tag.objects.exists()
+
+
+def is_signed_in(client):
+    return client.get("/account/tokens/").status_code == 200
+
+
+def sign_out(client):
+    assert client.post("/account/sign-out/").status_code == 302
+
+
+def test_a_session_is_read_from_redis(redis_server, editor_client):
+    with cached_in(redis_server):
+        caches["sessions"].clear()
+        assert is_signed_in(editor_client)
+        Session.objects.all().delete()
+        assert is_signed_in(editor_client)
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_a_session_survives_an_outage(redis_own, editor_client, fault):
+    with cached_in(redis_own):
+        assert is_signed_in(editor_client)
+        getattr(redis_own, fault)()
+        assert is_signed_in(editor_client)
+
+
+def test_who_signs_out_during_an_outage_stays_signed_out(redis_own, editor_client):
+    with cached_in(redis_own):
+        assert is_signed_in(editor_client)
+        stolen = Client()
+        stolen.cookies[site.SESSION_COOKIE_NAME] = editor_client.session.session_key
+        assert is_signed_in(stolen)
+        redis_own.pause()
+        sign_out(editor_client)
+        assert not is_signed_in(stolen)
+        redis_own.resume()
+        wait_for(lambda: not caches["sessions"].is_degraded, 5)
+        assert not is_signed_in(stolen)
+
+
+def test_without_redis_no_process_keeps_sessions_to_itself(editor_client):
+    assert is_signed_in(editor_client)
+    # As another process does it.
+    Session.objects.all().delete()
+    assert not is_signed_in(editor_client)

@@ -86,6 +86,12 @@ urlpatterns = [
 handler404 = "resilient_site.errors.refused"
 
 
+@pytest.fixture(autouse=True)
+def all_let_in(monkeypatch):
+    """So many come at once that most would be refused."""
+    monkeypatch.setattr(origin.admission, "is_on", False)
+
+
 class Site:
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self.server, self.port = server, listener.getsockname()[1]

@@ -17,22 +17,23 @@ from django.test import Client, RequestFactory, override_settings
 from django_ratelimit import core
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from resilient_site import counters, ratelimit
+from resilient_site import settings as as_started
 from resilient_site.models import ApiToken
 from resilient_site.policies import Policy, overridden
 from resilient_site.ratelimit import RateLimitMiddleware, Standing
-from resilient_site.settings import MEMORY_CACHE, redis_cache
+from resilient_site.resilience import breakers
 from tests.factories import make_item
+from tests.private_server import wait_for
 
 ITEM = "/api/v1/items/country.DE"
-RATES = site_settings.CACHES["rates"]
 TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(counters, "shared", counters._Shared())
+def nothing_remembered(monkeypatch, breaker) -> Iterator[None]:
     monkeypatch.setattr(ratelimit, "proven", ratelimit.Proven())
     monkeypatch.setattr(ratelimit, "complain", ratelimit.Complaints())
     caches["rates"].clear()
@@ -351,15 +352,16 @@ def test_retry_after_is_the_end_of_the_window(start, address):
 @pytest.mark.parametrize("where", ["memory", "redis"])
 def test_200_threads_share_one_quota_exactly(where, limits, request):
     limits("anonymous-read=100/m")
-    cache = MEMORY_CACHE
-    if where == "redis":
-        cache = redis_cache(request.getfixturevalue("redis_server").url())
+    url = request.getfixturevalue("redis_server").url() if where == "redis" else ""
     limited, requests = middleware(), RequestFactory()
+    aliases = as_started.caches(url)
+    # So many threads wait for each other longer than one call may.
+    aliases["rates"]["OPTIONS"]["BUDGET_MS"] = 10_000
     with (
-        override_settings(CACHES={"default": cache, "rates": RATES}),
+        override_settings(CACHES=aliases),
         ThreadPoolExecutor(200) as threads,
     ):
-        caches["default"].clear()
+        caches["rates"].clear()
         answers = [
             answer.result()
             for answer in [
@@ -374,7 +376,7 @@ def test_200_threads_share_one_quota_exactly(where, limits, request):
 def test_a_counter_that_is_evicted_begins_anew(limits):
     limited, requests = middleware(), RequestFactory()
     first = limited(requests.get(ITEM))
-    caches["default"].clear()
+    caches["rates"].clear()
     second = limited(requests.get(ITEM))
     assert left(first)[1] == left(second)[1]
 
@@ -383,9 +385,7 @@ def test_a_counter_that_is_evicted_begins_anew(limits):
 
 
 def in_redis(server: Any) -> Any:
-    return override_settings(
-        CACHES={"default": redis_cache(server.url()), "rates": RATES}
-    )
+    return override_settings(CACHES=as_started.caches(server.url()))
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
@@ -400,29 +400,31 @@ def test_without_redis_each_process_limits_and_says_so(
         started = time.monotonic()
         answers = [limited(requests.get(ITEM)) for _ in range(50)]
         assert time.monotonic() - started < 3
-    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 45
-    policies = {answer["RateLimit-Policy"] for answer in answers}
+        assert counters.is_local()
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 46
+    # Two failures are not yet an outage.
+    policies = {answer["RateLimit-Policy"] for answer in answers[3:]}
     assert policies == {'"anonymous-read";q=5;w=60;scope="process"'}
-    assert counters.is_local()
-    said = [record for record in caplog.records if record.name == counters.__name__]
+    said = [record for record in caplog.records if record.name == breakers.__name__]
     assert len(said) == 1
 
 
-def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits, monkeypatch):
-    monkeypatch.setattr(counters, "LEAVE_ALONE_S", 0)
+def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits):
     limited, requests = middleware(), RequestFactory()
     with in_redis(redis_own):
         redis_own.kill()
-        assert "scope" in limited(requests.get(ITEM))["RateLimit-Policy"]
+        for _ in range(4):
+            refused = limited(requests.get(ITEM))
+        assert "scope" in refused["RateLimit-Policy"]
         redis_own.start()
+        wait_for(lambda: not counters.is_local(), 5)
         assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
-    assert not counters.is_local()
 
 
 def test_a_request_costs_redis_one_round_trip(redis_server, limits):
     limited, requests = middleware(), RequestFactory()
     with in_redis(redis_server):
-        redis = caches["default"].client.get_client()
+        redis = Redis.from_url(redis_server.url())
         limited(requests.get(ITEM))
         before = redis.info("commandstats")
         for _ in range(10):

@@ -158,10 +158,10 @@ def test_a_lost_database_ends_no_process(site, postgres):
     wait_for(site.pool)
     before = set(site.processes())
     postgres.kill()
-    assert site.get("/api/v1/items").status == 503
+    assert site.get("/api/v1/items?search=never-asked").status == 503
     wait_for(lambda: "The database failed" in site.output())
     postgres.start()
-    assert site.get("/api/v1/items").status == 200
+    wait_for(lambda: site.get("/api/v1/items?search=never-asked").status == 200)
     wait_for(lambda: "The database is back" in site.output())
     assert set(site.processes()) == before
 

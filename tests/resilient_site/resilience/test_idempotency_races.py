@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.cache import caches
 from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -151,6 +152,7 @@ repeats = st.lists(st.integers(0, 5), max_size=3)
 
 def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[Any]:
     """Send the requests that `script` numbers; return what came of it, and undo it."""
+    caches["rates"].clear()
     with transaction.atomic():
         for number in script:
             method, item_id, name, condition = plan[number]

@@ -1,0 +1,214 @@
+"""Connections to Redis that keep to a budget of time, from the name to the last byte.
+
+Socket timeouts alone bound one read: a connect has several, a server that drips has any
+number, and the resolver of names knows none. Here the caller's thread has a deadline,
+and every step waits for what is left until then.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as StillUnknown
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from django_redis.pool import ConnectionFactory
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+RESOLVE_AGAIN_S = 30.0
+
+type Address = tuple[Any, ...]
+
+
+class _Clock(threading.local):
+    left: float | None = None  # what several questions share
+    deadline: float | None = None
+
+
+_clock = _Clock()
+
+
+@contextmanager
+def shared_budget(seconds: float) -> Iterator[None]:
+    """All questions of this block together have `seconds`, counted while they run."""
+    outer = _clock.left
+    _clock.left = seconds if outer is None else outer
+    try:
+        yield
+    finally:
+        _clock.left = outer
+
+
+def is_spent() -> bool:
+    return _clock.left is not None and _clock.left <= 0
+
+
+@contextmanager
+def question(seconds: float) -> Iterator[None]:
+    """What this block asks Redis is answered within `seconds`, or TimeoutError."""
+    started = time.monotonic()
+    shared = _clock.left
+    _clock.deadline = started + (seconds if shared is None else min(seconds, shared))
+    try:
+        yield
+    finally:
+        _clock.deadline = None
+        if shared is not None:
+            _clock.left = shared - (time.monotonic() - started)
+
+
+def _remaining_s() -> float | None:
+    if _clock.deadline is None:
+        return None
+    left = _clock.deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("The budget is spent")
+    return left
+
+
+class BudgetedSocket:
+    """A socket that waits no longer than its thread's question may take."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._raw.settimeout(_remaining_s())
+        self._raw.sendall(data)
+
+    def recv(self, *args: Any) -> bytes:
+        self._raw.settimeout(_remaining_s())
+        return self._raw.recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._raw.settimeout(_remaining_s())
+        return self._raw.recv_into(*args)
+
+
+class Resolver:
+    """Looks names up in a thread, and remembers what it found."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._asked: dict[tuple[str, int], Future[list[Address]]] = {}
+
+    def addresses(self, host: str, port: int, wait_s: float | None) -> list[Address]:
+        try:
+            return _look_up(host, port, socket.AI_NUMERICHOST)
+        except socket.gaierror:  # a name
+            at, known = self._found.get((host, port), (0.0, []))
+        if known and time.monotonic() - at < RESOLVE_AGAIN_S:
+            return known
+        asked = self._ask(host, port)
+        try:
+            # What was true a while ago does meanwhile.
+            return known or asked.result(wait_s)
+        except StillUnknown:
+            raise TimeoutError(f"The name {host} is not resolved yet") from None
+
+    def _ask(self, host: str, port: int) -> Future[list[Address]]:
+        with self._lock:
+            asked = self._asked.get((host, port))
+            if asked is None:
+                asked = self._asked[host, port] = Future()
+                arguments = (host, port, asked)
+                threading.Thread(
+                    target=self._resolve, args=arguments, daemon=True
+                ).start()
+            return asked
+
+    def _resolve(self, host: str, port: int, asked: Future[list[Address]]) -> None:
+        try:
+            found = _look_up(host, port)
+        except OSError as error:
+            asked.set_exception(error)
+        else:
+            self._found[host, port] = time.monotonic(), found
+            asked.set_result(found)
+        with self._lock:
+            self._asked.pop((host, port), None)
+
+
+def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+_resolver = Resolver()
+os.register_at_fork(after_in_child=_resolver.reset)
+
+
+class BudgetedConnection(Connection):
+    def _connect(self) -> Any:
+        addresses = _resolver.addresses(self.host, self.port, _remaining_s())
+        later = len(addresses)
+        for family, address in addresses:
+            later -= 1
+            raw = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                left = _remaining_s()
+                raw.settimeout(left and left / (later + 1))
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                raw.connect(address)
+                raw.settimeout(_remaining_s())
+                return self._wrap(raw)
+            except OSError:
+                raw.close()
+                if not later:
+                    raise
+        raise OSError("The name has no address")
+
+    def _wrap(self, raw: socket.socket) -> Any:
+        return BudgetedSocket(raw)
+
+
+class BudgetedSSLConnection(SSLConnection, BudgetedConnection):
+    def _wrap(self, raw: socket.socket) -> Any:
+        return raw  # TLS comes first
+
+    def _connect(self) -> Any:
+        return BudgetedSocket(super()._connect())  # type: ignore[no-untyped-call]
+
+
+class BudgetedUnixConnection(UnixDomainSocketConnection):
+    def _connect(self) -> Any:
+        return BudgetedSocket(super()._connect())  # type: ignore[no-untyped-call]
+
+
+CONNECTIONS = {
+    "rediss": BudgetedSSLConnection,
+    "unix": BudgetedUnixConnection,
+}
+
+
+class BudgetedFactory(ConnectionFactory):  # type: ignore[misc]
+    """django-redis's factory, with these connections and a pool per set of options."""
+
+    _pools: dict[str, Any] = {}
+
+    def get_or_create_connection_pool(self, params: dict[str, Any]) -> Any:
+        key = repr(sorted((name, str(value)) for name, value in params.items()))
+        if key not in self._pools:
+            self._pools[key] = self.get_connection_pool(params)
+        return self._pools[key]
+
+    def get_connection_pool(self, params: dict[str, Any]) -> Any:
+        scheme = urlsplit(params["url"]).scheme
+        # Each step of a handshake is a round trip: nothing beyond what is needed.
+        self.pool_cls_kwargs = {
+            "connection_class": CONNECTIONS.get(scheme, BudgetedConnection),
+            "protocol": 2,
+            "driver_info": None,
+        }
+        return super().get_connection_pool(params)

@@ -1,0 +1,69 @@
+"""What the threads of a process share of a cache, and the form of its values."""
+
+import json
+import time
+from functools import cache as once
+from typing import Any
+
+from django.conf import settings
+from django.core.cache.backends.base import BaseCache
+from django.core.serializers.json import DjangoJSONEncoder
+from django_redis.client import DefaultClient
+
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
+from resilient_site.resilience.memory import Memory
+from resilient_site.resilience.remote import Remote
+
+FACTORY = "resilient_site.resilience.connections.BudgetedFactory"
+
+
+class Store:
+    """What the threads of a process share: Django makes a backend for each."""
+
+    def __init__(self, url: str, budget_s: float, memory_bytes: int) -> None:
+        self.memory = Memory(memory_bytes)
+        self.remote = Remote(_connect(url, budget_s), budget_s) if url else None
+        self.hits = self.misses = self.fallbacks = 0
+
+
+def _connect(url: str, budget_s: float) -> Any:
+    options = {
+        "CONNECTION_FACTORY": FACTORY,
+        "SOCKET_CONNECT_TIMEOUT": budget_s,
+        "SOCKET_TIMEOUT": budget_s,
+    }
+    backend = BaseCache({})
+    client = DefaultClient(url, {"OPTIONS": options}, backend)
+    return client.get_client
+
+
+@once
+def shared_store(url: str, budget_s: float, memory_bytes: int) -> Store:
+    if not settings.CACHE_BREAKER:
+        breakers.cache.hold(State.CLOSED)
+    return Store(url, budget_s, memory_bytes)
+
+
+def pack(value: Any) -> bytes | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return json.dumps(value, cls=DjangoJSONEncoder).encode()
+
+
+def as_json(packed: bytes | int) -> bytes:
+    return packed if isinstance(packed, bytes) else str(packed).encode()
+
+
+def sealed(packed: bytes | int, ttl: float | None) -> bytes:
+    """Return a value as it goes to Redis: with the time of its end."""
+    end = b"" if ttl is None else b"%d" % ((time.time() + ttl) * 1000)
+    return end + b":" + as_json(packed)
+
+
+def unpack(packed: bytes | int) -> Any:
+    return packed if isinstance(packed, int) else json.loads(packed)
+
+
+def milliseconds(ttl: float | None) -> str:
+    return "" if ttl is None else str(max(1, int(ttl * 1000)))

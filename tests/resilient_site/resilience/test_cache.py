@@ -1,0 +1,661 @@
+"""No call of the cache raises or waits long, and nothing changed comes back."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+import redis
+from asgiref.sync import sync_to_async
+
+from resilient_site.resilience import breakers, scripts
+from resilient_site.resilience.breakers import State
+from resilient_site.resilience.cache import GuardedCache
+from tests.private_server import wait_for
+from tests.running import ROOT
+
+BUDGET_S = 0.05
+# What a busy machine may add to a wait.
+NOISE_S = 0.03
+
+pytestmark = pytest.mark.usefixtures("breaker")
+
+
+@pytest.fixture
+def cache(redis_own):
+    return GuardedCache(redis_own.url(), {})
+
+
+@pytest.fixture
+def admin(redis_own):
+    """A client of Redis that knows nothing of the cache."""
+    with redis.Redis(port=redis_own.port) as client:
+        yield client
+
+
+@pytest.fixture
+def memory_only():
+    cache = GuardedCache("", {})
+    cache.clear()
+    return cache
+
+
+@contextmanager
+def answering(handle):
+    """A server whose connections get what `handle` does to them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        open_sockets = []
+
+        def serve():
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                open_sockets.append(client)
+                threading.Thread(target=talk, args=(client,), daemon=True).start()
+
+        def talk(client):
+            with suppress(OSError):
+                handle(client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for client in open_sockets:
+            client.close()
+
+
+def garbage(client):
+    while client.recv(4096):
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def wrong_shape(client):
+    while client.recv(4096):
+        client.sendall(b"+OK\r\n")
+
+
+def drip(client):
+    client.recv(4096)
+    client.sendall(b"$1000\r\n")
+    while True:
+        client.sendall(b"x")
+        time.sleep(0.01)
+
+
+def silence(client):
+    while client.recv(4096):
+        pass
+
+
+def hang_up(client):
+    client.recv(4096)
+    client.close()
+
+
+OPERATIONS = {
+    "get": lambda c: c.get("a"),
+    "set": lambda c: c.set("a", 1),
+    "add": lambda c: c.add("a", [1]),
+    "add counter": lambda c: c.add("n", 1, 60),
+    "touch": lambda c: c.touch("a", 60),
+    "has_key": lambda c: c.has_key("a"),
+    "in": lambda c: "a" in c,
+    "get_many": lambda c: c.get_many(["a", "b"]),
+    "set_many": lambda c: c.set_many({"a": 1, "b": 2}),
+    "get_or_set": lambda c: c.get_or_set("new", lambda: 1),
+    "delete": lambda c: c.delete("a"),
+    "delete_many": lambda c: c.delete_many(["a", "b"]),
+    "clear": lambda c: c.clear(),
+    "incr": lambda c: c.add("m", 1) and c.incr("m"),
+    "decr": lambda c: c.add("o", 1) and c.decr("o"),
+    "incr_version": lambda c: c.set("v", 1) or c.incr_version("v"),
+    "decr_version": lambda c: c.set("v", 1, version=3) or c.decr_version("v", 1, 3),
+}
+# Those that are two calls here.
+TWO = {"incr", "decr", "incr_version", "decr_version"}
+
+
+def timed(operation, cache):
+    started = time.monotonic()
+    operation(cache)
+    return time.monotonic() - started
+
+
+def assert_bounded(cache, breaker, names=OPERATIONS):
+    for name in names:
+        # The breaker must not help: each call meets the fault itself.
+        breaker.hold(State.CLOSED)
+        cache._remote.away = False
+        cache._remote.journal.keys.clear()
+        # A machine that is busy delays one call, a wait that is too long all.
+        tries = (timed(OPERATIONS[name], cache) for _ in range(4))
+        longest = BUDGET_S * (1 + (name in TWO)) + NOISE_S
+        assert any(took < longest for took in tries), name
+
+
+# --- while Redis answers
+
+
+def test_it_is_a_cache_of_django(cache):
+    cache.set("a", {"x": [1, "ü", None]}, 60)
+    assert cache.get("a") == {"x": [1, "ü", None]}
+    assert cache.get("missing", "default") == "default"
+    assert not cache.add("a", 1)
+    assert cache.add("b", "new")
+    assert cache.touch("b", 100)
+    assert not cache.touch("missing")
+    assert cache.get_many(["a", "b", "c"]).keys() == {"a", "b"}
+    assert cache.set_many({"d": 1, "e": 2.5}) == []
+    assert (cache.get("d"), cache.get("e")) == (1, 2.5)
+    assert cache.delete("d")
+    assert not cache.delete("d")
+    cache.delete_many(["e", "b"])
+    assert "e" not in cache
+    assert cache.get_or_set("f", lambda: "made") == "made"
+    assert cache.get_or_set("f", "other") == "made"
+    cache.set("none", None)
+    assert cache.has_key("none")
+    assert cache.get("none", "default") is None
+    cache.set("a", 1, 0)
+    assert "a" not in cache
+    cache.clear()
+    assert cache.get_many(["f", "none"]) == {}
+
+
+def test_lifetimes_are_kept_by_redis(cache, admin):
+    cache.set("a", "x", 60)
+    cache.set("for ever", "x", None)
+    cache.add("n", 1, 30)
+    assert 59_000 < admin.pttl(":1:a") <= 60_000
+    assert admin.pttl(":1:for ever") == -1
+    assert 29_000 < admin.pttl(":1:n") <= 30_000
+    cache.touch("a", None)
+    assert admin.pttl(":1:a") == -1
+
+
+def test_redis_is_the_truth_while_it_answers(cache, admin):
+    cache.set("a", "mine")
+    admin.delete(":1:a")
+    assert cache.get("a") is None
+
+
+def test_a_value_that_nobody_can_read_is_a_miss_and_goes(cache, admin):
+    cache.set("a", "fine")
+    stamp = admin.get(scripts.GENERATION_KEY)
+    poison = [b"\x80\x04\x95", b"[1", b"", b"5" * 50, stamp + b"::{", stamp + b"::\xff"]
+    poison.append(stamp + b"::" + b"[" * 100_000)
+    for number, value in enumerate(poison):
+        admin.set(f":1:p{number}", value)
+    keys = [f"p{number}" for number in range(len(poison))]
+    assert cache.get_many([*keys, "a"]) == {"a": "fine"}
+    assert admin.keys(":1:p*") == []
+    assert cache.stats()["poisoned"] == len(poison)
+    assert not cache.is_degraded
+
+
+def test_a_key_of_another_type_is_a_miss_and_may_be_overwritten(cache, admin):
+    for key in "abc":
+        admin.rpush(f":1:{key}", "x")
+    assert cache.get("a") is None
+    assert cache.add("a", "new")
+    cache.set("b", "new")
+    assert cache.get_many("ab") == {"a": "new", "b": "new"}
+    cache.add("c", 1)
+    assert cache.incr("c") == 2
+    assert cache.stats()["errors"] == 0
+
+
+def test_odd_keys_are_keys(cache):
+    for key in ["ü", "a b", "\ud800", "x" * 500, "line\n"]:
+        cache.set(key, key.encode(errors="replace").decode())
+    assert cache.get("ü") == "ü"
+    assert cache.get("\ud800") == "?"
+    assert cache.stats()["errors"] == 0
+
+
+# --- counters
+
+
+def test_fifty_threads_count_to_fifty_in_redis(redis_own):
+    url = redis_own.url()
+    patient = {"OPTIONS": {"BUDGET_MS": 5_000}}
+    GuardedCache(url, patient).add("n", 0, 60)
+    together = threading.Barrier(50)
+
+    def count():
+        cache = GuardedCache(url, patient)
+        together.wait()
+        cache.incr("n")
+
+    run_threads(count)
+    assert GuardedCache(url, patient).get("n") == 50
+    assert GuardedCache(url, patient).stats()["errors"] == 0
+
+
+def test_fifty_threads_count_to_fifty_in_memory(cache, redis_own):
+    redis_own.kill()
+    together = threading.Barrier(50)
+    cache.add("n", 0, 60)
+
+    def count():
+        together.wait()
+        cache.incr("n")
+
+    run_threads(count)
+    assert cache.get("n") == 50
+
+
+def run_threads(target):
+    threads = [threading.Thread(target=target) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_counting_keeps_the_lifetime(cache, admin):
+    cache.add("n", 1, 30)
+    assert cache.incr("n", 4) == 5
+    assert cache.decr("n") == 4
+    assert 29_000 < admin.pttl(":1:n") <= 30_000
+    assert admin.get(":1:n") == b"4"
+    cache.set("m", 1, 30)
+    assert cache.incr("m") == 2
+    assert 29_000 < admin.pttl(":1:m") <= 30_000
+
+
+def test_a_counter_that_vanishes_after_add_is_begun_anew(cache, admin):
+    cache.add("n", 1, 30)
+    assert not cache.add("n", 1, 30)
+    admin.delete(":1:n")
+    assert cache.incr("n") == 1
+    assert 29_000 < admin.pttl(":1:n") <= 30_000
+
+
+def test_what_is_no_number_does_not_count(cache, memory_only):
+    for one in (cache, memory_only):
+        one.set("a", "text")
+        for key in ("a", "missing"):
+            with pytest.raises(ValueError, match=key):
+                one.incr(key)
+
+
+def test_a_counter_outlives_an_outage_and_goes_on_in_memory(cache, redis_own):
+    cache.add("n", 5, 60)
+    redis_own.pause()
+    assert cache.incr("n") == 6
+    assert cache.incr("n") == 7
+    redis_own.resume()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get("n") >= 5
+
+
+# --- whatever Redis does
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause", "stop"])
+def test_no_call_raises_or_waits_when_redis_is_away(cache, redis_own, breaker, fault):
+    cache.set_many({"a": 1, "b": 2})
+    getattr(redis_own, fault)()
+    assert_bounded(cache, breaker)
+
+
+@pytest.mark.parametrize("handle", [garbage, wrong_shape, drip, silence, hang_up])
+def test_no_call_raises_or_waits_whatever_is_answered(breaker, handle):
+    with answering(handle) as url:
+        assert_bounded(GuardedCache(url, {}), breaker)
+
+
+def test_no_call_raises_or_waits_when_nothing_takes_connections(breaker):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(address)
+        url = f"redis://127.0.0.1:{address[1]}/0"
+        assert_bounded(GuardedCache(url, {}), breaker)
+        for client in waiting:
+            client.close()
+
+
+def test_a_name_that_cannot_be_resolved_is_not_waited_for(breaker, monkeypatch):
+    asked = threading.Event()
+    real = socket.getaddrinfo
+
+    def hang(host, *args, **kwargs):
+        if kwargs.get("flags") or host != "cache.example":
+            return real(host, *args, **kwargs)
+        asked.wait(30)
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        assert_bounded(GuardedCache("redis://cache.example:6379/0", {}), breaker)
+    finally:
+        asked.set()
+
+
+def test_without_room_in_redis_no_old_value_stays(cache, admin):
+    cache.set_many({"a": "old", "b": "stays"})
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", 1)
+    cache.set("a", "new")
+    assert cache.get("a") is None
+    assert cache.get("b") == "stays"
+    for name in OPERATIONS.keys() - {"incr_version", "decr_version"}:
+        OPERATIONS[name](cache)
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr_version("a")
+    assert cache.add("limit", 1, 60)
+    assert [cache.incr("limit"), cache.incr("limit")] == [2, 3]
+    assert breakers.cache.state is State.CLOSED
+    assert cache.stats()["errors"] > 0
+
+
+def test_a_read_only_redis_serves_nothing_that_was_changed(cache, admin):
+    cache.set_many({"a": "old", "b": "old"})
+    admin.replicaof("127.0.0.1", "1")
+    cache.set("a", "new")
+    cache.delete("b")
+    assert cache.get("a") == "new"
+    assert cache.get("b") is None
+    for operation in OPERATIONS.values():
+        operation(cache)
+    assert cache.is_degraded
+    admin.replicaof("no", "one")
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get("b") is None
+
+
+def test_the_breaker_opens_with_the_third_call_and_costs_little(cache, redis_own):
+    cache.set("a", 1)
+    redis_own.pause()
+    for _ in range(3):
+        cache.get("a")
+    assert cache.is_degraded
+
+    def slowest():
+        return max(timed(one, cache) for one in OPERATIONS.values())
+
+    assert min(slowest() for _ in range(3)) < 0.001
+
+
+def test_without_the_breaker_each_call_tries(redis_own, settings):
+    settings.CACHE_BREAKER = False
+    cache = GuardedCache(redis_own.url(), {})
+    redis_own.kill()
+    for _ in range(5):
+        cache.get("a")
+    redis_own.start()
+    cache.set("a", 1)
+    assert not cache.is_degraded
+
+
+# --- while it is away, and afterwards
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_memory_takes_over_and_redis_again_within_two_seconds(cache, redis_own, fault):
+    cache.set("written", "before", 60)
+    cache.set("short", "x", 0.3)
+    getattr(redis_own, fault)()
+    assert cache.get("written") == "before"
+    cache.set("written", "during")
+    assert cache.get("written") == "during"
+    assert cache.get_or_set("new", lambda: [1]) == [1]
+    cache.delete("new")
+    assert cache.get("new") is None
+    wait_for(lambda: cache.get("short") is None, 2)
+    redis_own.start() if fault == "kill" else redis_own.resume()
+    started = time.monotonic()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert time.monotonic() - started < 2
+    assert cache.get("written") in (None, "during")
+    cache.set("written", "after")
+    assert cache.get("written") == "after"
+
+
+def test_it_heals_though_nobody_calls(cache, redis_own):
+    cache.set("a", 1)
+    redis_own.pause()
+    for _ in range(3):
+        cache.get("a")
+    redis_own.resume()
+    wait_for(lambda: not cache._remote.is_degraded, 2)
+
+
+def test_what_others_read_copies_of_ends_when_it_would_have(cache, redis_own):
+    GuardedCache(redis_own.url(), {"OPTIONS": {"BUDGET_MS": 51}}).set("a", "x", 0.4)
+    assert cache.get("a") == "x"
+    redis_own.pause()
+    assert cache.get("a") == "x"
+    wait_for(lambda: cache.get("a") is None, 2)
+
+
+@contextmanager
+def peer(server):
+    """Another process with the same cache; call it with an expression."""
+    environment = os.environ | {"REDIS_URL": server.url()}
+    environment["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.resilient_site.resilience.cache_peer"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def evaluate(expression):
+        process.stdin.write(expression + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    evaluate.process = process
+    with process:
+        yield evaluate
+        process.kill()
+
+
+def test_what_was_changed_meanwhile_is_not_served_to_others(cache, redis_own):
+    cache.set_many({"a": "old", "b": "old", "c": "old"}, None)
+    with peer(redis_own) as other:
+        assert other("cache.get('a')") == "old"
+        redis_own.pause()
+        cache.set("a", "new", None)
+        cache.delete("b")
+        redis_own.resume()
+        wait_for(lambda: not cache.is_degraded, 5)
+        wait_for(lambda: not other("cache.is_degraded"), 5)
+        assert other("[cache.get('a'), cache.get('b')]") == [None, None]
+        assert cache.get_many("ab") == {}
+
+
+def test_what_a_process_changed_that_died_is_not_served(cache, redis_own):
+    cache.set("a", "old", None)
+    with peer(redis_own) as other:
+        assert other("cache.get('a')") == "old"
+        redis_own.pause()
+        assert other("cache.set('a', 'new', None)") is None
+        other.process.kill()
+        for _ in range(3):
+            cache.get("other")
+    redis_own.resume()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get("a") is None
+
+
+def test_a_write_that_redis_sees_late_does_nothing(cache, redis_own, admin):
+    cache.set("a", "older")
+    redis_own.pause()
+    cache.set("a", "old")  # given up here, but on its way
+    cache.set("a", "new")
+    for _ in range(3):
+        cache.get("b")
+    redis_own.resume()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get("a") is None
+
+
+def test_a_write_in_an_ended_generation_is_refused_and_done_again(cache, admin):
+    cache.set("a", "x")
+    admin.set(scripts.GENERATION_KEY, "0" * 16)
+    assert cache._remote._generation != b"0" * 16
+    cache.set("a", "y")
+    assert cache.get("a") == "y"
+
+
+def test_values_do_not_count_when_their_generation_was_evicted(cache, admin):
+    cache.set("a", "x")
+    admin.delete(scripts.GENERATION_KEY)
+    assert cache.get("a") is None
+    cache.set("b", "y")
+    assert cache.get_many("ab") == {"b": "y"}
+    assert cache.add("a", "z")
+
+
+def test_one_lost_write_costs_no_other_value(cache, redis_own, admin):
+    cache.set_many({"a": "old", "b": "stays"})
+    for _ in range(10):
+        cache.get("b")
+    redis_own.pause()
+    cache.set("a", "new")
+    assert breakers.cache.state is State.CLOSED
+    redis_own.resume()
+    assert cache.get("a") in ("new", None)
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get_many("ab") == {"b": "stays"}
+
+
+def test_a_clear_during_an_outage_is_done_after_it(cache, redis_own):
+    cache.set("a", "old")
+    cache.add("n", 5)
+    redis_own.pause()
+    cache.clear()
+    redis_own.resume()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get_many("an") == {}
+
+
+def test_more_changes_than_the_journal_holds_invalidate_all(
+    cache, redis_own, monkeypatch
+):
+    monkeypatch.setattr("resilient_site.resilience.journal.MAX_KEYS", 10)
+    keys = [f"k{number}" for number in range(20)]
+    cache.set_many(dict.fromkeys(keys, "old"))
+    redis_own.pause()
+    for key in keys:
+        cache.delete(key)
+    redis_own.resume()
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get_many(keys) == {}
+
+
+# --- asyncio
+
+
+def test_every_call_has_its_coroutine(cache, redis_own):
+    async def use():
+        await cache.aset("a", 1)
+        assert await cache.aget("a") == 1
+        assert await cache.aadd("b", "x")
+        assert await cache.ahas_key("b")
+        assert await cache.aget_or_set("c", lambda: [3]) == [3]
+        assert await cache.aget_or_set("c", [4]) == [3]
+        assert await cache.aincr("a") == 2
+        assert await cache.adecr("a") == 1
+        assert await cache.atouch("b", 60)
+        await cache.aset_many({"d": 1})
+        assert await cache.aget_many(["a", "d"]) == {"a": 1, "d": 1}
+        assert await cache.adelete("d")
+        await cache.adelete_many(["a"])
+        assert await cache.aincr_version("b") == 2
+        await cache.aclear()
+        assert await cache.aget("b", version=2) is None
+
+    asyncio.run(use())
+    redis_own.kill()
+    asyncio.run(use())
+
+
+def test_the_one_thread_for_sensitive_calls_does_not_wait_for_redis(cache, redis_own):
+    redis_own.pause()
+
+    async def use():
+        calls = [asyncio.create_task(cache.aget(str(n))) for n in range(10)]
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        await sync_to_async(int)()
+        waited = time.monotonic() - started
+        await asyncio.gather(*calls)
+        return waited
+
+    assert asyncio.run(use()) < BUDGET_S
+
+
+# --- processes, pools, secrets
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_uses_and_heals_it(cache, redis_own):
+    cache.set("a", "before")
+    redis_own.pause()
+    for _ in range(3):
+        cache.get("a")
+    cache.set("b", "x")
+    with cache._remote._lock, cache._memory._lock:
+        child = os.fork()
+        if not child:
+            # Nothing of pytest may run here.
+            status = 1
+            try:
+                cache.set("c", "y")
+                os.kill(redis_own.process.pid, signal.SIGCONT)
+                wait_for(lambda: not cache.is_degraded, 5)
+                cache.set("c", "z")
+                status = 0 if cache.get("c") == "z" else 2
+            finally:
+                os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    wait_for(lambda: not cache.is_degraded, 5)
+    assert cache.get("c") == "z"
+
+
+def test_each_set_of_options_has_its_own_connections(redis_server):
+    caches = [
+        GuardedCache(redis_server.url(), {"OPTIONS": {"BUDGET_MS": budget}})
+        for budget in (50, 5_000)
+    ]
+    pools = []
+    for cache in caches:
+        cache.get("a")
+        pools.append(cache._remote._client.connection_pool)
+    timeouts = [pool.connection_kwargs["socket_timeout"] for pool in pools]
+    assert timeouts == [0.05, 5]
+
+
+def test_without_redis_memory_is_a_cache_of_django(memory_only):
+    test_it_is_a_cache_of_django(memory_only)
+    memory_only.add("n", 1, 60)
+    assert memory_only.incr("n") == 2
+    assert not memory_only.is_degraded
+    stats = memory_only.stats()
+    assert stats["fallbacks"] == stats["errors"] == 0
+    assert stats["memory_entries"] == 1
+    assert stats["memory_bytes"] > 0
