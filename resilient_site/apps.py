@@ -7,3 +7,6 @@ class SiteConfig(AppConfig):
 
     def ready(self) -> None:
         from resilient_site import identities  # noqa: F401 - listens to changes
+        from resilient_site.resilience import broadcast
+
+        broadcast.begin()

@@ -1,10 +1,12 @@
 """What lives as long as the web process: begun with it, and ended with it."""
 
+from django.conf import settings
 from django.db import connection
 
 from resilient_site.edge.stores import last_known
 from resilient_site.later import Receive, Send
 from resilient_site.postgres.pulse import pulse
+from resilient_site.resilience.broadcast import subscriber
 from resilient_site.resilience.generations import generations
 
 
@@ -13,9 +15,12 @@ def start() -> None:
     last_known.start()
     if connection.vendor == "postgresql":
         pulse.start()
+    if settings.REDIS_URL:
+        subscriber.start()
 
 
 def stop() -> None:
+    subscriber.stop()
     pulse.stop()
     last_known.stop()
 
