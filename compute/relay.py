@@ -28,6 +28,7 @@ from compute.celery import (
 from compute.models import Job
 from compute.supervisor import Timer
 from compute.wakeup import Wakeup
+from resilient_site.resilience import breakers
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,11 @@ class Relay:
             self._failed("database", error)
         except BROKER_ERRORS as error:
             self._disconnect()
+            breakers.broker.trip(error)
             self._failed("broker", error)
         else:
             self._may_find = False
+            breakers.broker.reset()
             self._succeeded()
 
     def hand_over(self) -> int:

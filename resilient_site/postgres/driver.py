@@ -4,8 +4,9 @@ import psycopg
 from psycopg import *  # noqa: F403 - stands in for the module
 from psycopg import __version__  # noqa: F401
 
-from resilient_site.postgres.pulse import pulse
 from resilient_site.postgres.waiting import GivenUp, PatientConnection
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
 
 
 class Connection(PatientConnection):  # type: ignore[no-redef]
@@ -13,8 +14,8 @@ class Connection(PatientConnection):  # type: ignore[no-redef]
 
     @classmethod
     def check(cls) -> None:
-        if pulse.is_away:
-            raise GivenUp(f"The database does not answer: {pulse.error}")
+        if breakers.database.state is State.OPEN:
+            raise GivenUp("The database is left alone, as it does not answer.")
         super().check()
 
 

@@ -1,11 +1,11 @@
 """Whether the server answers: found out beside the requests, not at their cost.
 
 A thread asks it the shortest question, again and again, on a connection of its own.
-When no answer comes in time every request that waits for the server is told so, and
-those that come ask nothing any more; as soon as an answer comes all goes on.
+When no answer comes in time it opens the breaker: every request that waits for the
+server is told so, and those that come ask nothing any more. As soon as an answer comes
+it closes the breaker, and all goes on.
 """
 
-import logging
 import threading
 from typing import Any
 
@@ -13,9 +13,7 @@ import psycopg
 from django.db import connections
 
 from resilient_site.postgres.waiting import GivenUp, PatientConnection
-from resilient_site.resilience import deadlines
-
-logger = logging.getLogger(__name__)
+from resilient_site.resilience import breakers, deadlines
 
 PERIOD_S = 0.2
 # Longer than a server with much to do needs for nothing.
@@ -26,8 +24,6 @@ FULL = "53300"
 
 class Pulse:
     def __init__(self) -> None:
-        self.is_away = False
-        self.error = ""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: psycopg.Connection[Any] | None = None
@@ -57,9 +53,9 @@ class Pulse:
             if had_connection and not isinstance(error, GivenUp):
                 return self._beat()  # a restart may be over already
             if error.sqlstate != FULL:
-                self._lost(error)
+                breakers.database.trip(error)
         else:
-            self._back()
+            breakers.database.reset()
 
     def _ask(self) -> None:
         with deadlines.within(PATIENCE_S):
@@ -73,17 +69,6 @@ class Pulse:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def _lost(self, error: psycopg.Error) -> None:
-        self.error = f"{type(error).__name__}: {error}".strip()
-        if not self.is_away:
-            self.is_away = True
-            logger.error("The database does not answer: %s", self.error)
-
-    def _back(self) -> None:
-        if self.is_away:
-            self.is_away = False
-            logger.warning("The database answers again.")
 
 
 pulse = Pulse()

@@ -164,6 +164,27 @@ class Breaker:
         logger.warning("%s: breaker held %s by the operator.", self.name, state)
         self._tell()
 
+    def trip(self, error: BaseException) -> None:
+        """Open, or stay open, on the word of who knows: a probe of the service."""
+        with self._lock:
+            was_closed = self._state is State.CLOSED
+            self._last_error = describe(error)
+            self._opens += was_closed
+            if self._state is not State.OPEN:
+                self._begin(State.OPEN)
+        if was_closed:
+            self._log("it does not answer")
+            self._tell()
+
+    def reset(self) -> None:
+        """Close, on the same word."""
+        if self._state is State.CLOSED:
+            return
+        with self._lock:
+            self._begin(State.CLOSED)
+        self._log("it answers again")
+        self._tell()
+
     def on_transition(self, callback: Listener) -> None:
         """Call `callback` after every transition, in the thread that caused it."""
         self._listeners.append(callback)
@@ -336,7 +357,7 @@ os.register_at_fork(after_in_child=_unlock_in_child)
 
 # A cache is tried often: it has a copy in memory to fall back on meanwhile.
 cache = Breaker("cache", open_s=0.5, open_max_s=1.0)
-database = Breaker("database", slow_call_s=5.0)
+database = Breaker("database")
 broker = Breaker("broker")
 
 

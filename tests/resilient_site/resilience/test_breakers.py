@@ -361,6 +361,30 @@ def test_a_forked_child_may_use_it_though_the_lock_was_held(breaker):
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def test_a_probe_opens_and_closes_it(breaker, caplog):
+    for _ in range(2):
+        breaker.trip(Broken("no answer"))
+        assert breaker.state is State.OPEN
+        with pytest.raises(BreakerOpen):
+            call(breaker)
+    opened = breaker.snapshot()
+    assert (opened.opens, opened.last_error) == (1, "Broken: no answer")
+    for _ in range(2):
+        breaker.reset()
+        call(breaker)
+    assert len(caplog.records) == 2
+
+
+def test_a_probe_changes_nothing_that_the_operator_holds(breaker):
+    breaker.hold(State.CLOSED)
+    breaker.trip(Broken("no answer"))
+    call(breaker)
+    breaker.hold(State.OPEN)
+    breaker.reset()
+    with pytest.raises(BreakerOpen):
+        call(breaker)
+
+
 def test_the_site_has_three():
     names = [breaker.name for breaker in breakers.all_breakers()]
     assert names == ["cache", "database", "broker"]
