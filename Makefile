@@ -18,7 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-postgres test-browser test-sqlite .system check \
+.PHONY: help run test test-postgres test-once test-sqlite .system check \
 	bench-compute lock schema clean
 
 help: ## Show this list
@@ -30,7 +30,7 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-test: test-postgres test-browser test-sqlite ## Run the tests (ARGS: pytest's)
+test: test-postgres test-once test-sqlite ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
 # be that no test is left for a run (pytest's 5).
@@ -38,10 +38,10 @@ RUN = $(if $(strip $(ARGS)),,exec) env TEST_DB=$(1) $(PYTHON_BIN) -m pytest -m $
 	$(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 
 test-postgres: .system
-	$(call RUN,postgres,"not browser")
+	$(call RUN,postgres,"not browser and not once")
 
-test-browser: .system
-	$(call RUN,postgres,"browser")
+test-once: .system
+	$(call RUN,postgres,"browser or once")
 
 test-sqlite: .system
 	$(call RUN,sqlite,"not browser and not once")

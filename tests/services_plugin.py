@@ -142,7 +142,7 @@ def _make[S: servers.Server](kind: type[S]) -> S:
     pytest.skip(reason)
 
 
-def _running[S: servers.Server](kind: type[S]) -> Iterator[S]:
+def running[S: servers.Server](kind: type[S]) -> Iterator[S]:
     server = _make(kind)
     try:
         yield server.start()
@@ -153,28 +153,28 @@ def _running[S: servers.Server](kind: type[S]) -> Iterator[S]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[servers.Redis]:
     """The session's Redis: shared, so not to be stopped."""
-    yield from _running(servers.Redis)
+    yield from running(servers.Redis)
 
 
 @pytest.fixture
 def redis_own() -> Iterator[servers.Redis]:
     """The test's own Redis, which it may stop, kill or pause."""
-    yield from _running(servers.Redis)
+    yield from running(servers.Redis)
 
 
 @pytest.fixture
 def postgres_own() -> Iterator[servers.Postgres]:
     """The test's own PostgreSQL, which it may stop, kill or pause."""
-    yield from _running(servers.Postgres)
+    yield from running(servers.Postgres)
 
 
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[servers.RabbitMQ]:
     """The session's RabbitMQ: shared, so not to be stopped."""
-    yield from _running(servers.RabbitMQ)
+    yield from running(servers.RabbitMQ)
 
 
 @pytest.fixture
 def rabbitmq_own() -> Iterator[servers.RabbitMQ]:
     """The test's own RabbitMQ, which it may stop, kill or pause."""
-    yield from _running(servers.RabbitMQ)
+    yield from running(servers.RabbitMQ)

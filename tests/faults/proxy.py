@@ -1,0 +1,75 @@
+"""A link to a server that can be made slow, or cut."""
+
+import asyncio
+import threading
+from contextlib import suppress
+
+from tests.private_server import free_port
+
+
+class Proxy:
+    """Passes on what is sent to `port`, each piece after `delay_s`."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port = target, free_port()
+        self.delay_s = 0.0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.accept()
+
+    def accept(self) -> None:
+        self._do(self._accept())
+
+    def refuse(self) -> None:
+        """Cut all connections, and refuse new ones."""
+        self._do(self._refuse())
+
+    def close(self) -> None:
+        self.refuse()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _accept(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._connected, "127.0.0.1", self.port
+            )
+
+    async def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            onward = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        await asyncio.gather(
+            self._pump(reader, onward[1]), self._pump(onward[0], writer)
+        )
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._writers.add(writer)
+        with suppress(OSError):
+            while piece := await reader.read(65_536):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                writer.write(piece)
+                await writer.drain()
+        self._writers.discard(writer)
+        writer.close()

@@ -1,0 +1,142 @@
+"""What the site stands on goes away under load: what each reader and writer is told."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.load import Load, Seen, Stack, between
+from tests.private_server import wait_for
+
+pytestmark = pytest.mark.once
+
+FAULT_S = 2.0
+# A write is refused within a second; the machine may have more to do.
+REFUSED_S = 1.3
+BACK_S = 5.0
+# For so long after a failure the last known answer is shown without a new attempt.
+SETTLING_S = 1.5
+
+
+def slow_redis(stack: Stack, delay_s: float) -> None:
+    stack.to_redis.delay_s = delay_s
+
+
+def slow_postgres(stack: Stack, delay_s: float) -> None:
+    stack.to_postgres.delay_s = delay_s
+
+
+REDIS: dict[str, tuple[Callable[[Stack], object], Callable[[Stack], object]]] = {
+    "hung": (lambda s: s.redis.pause(), lambda s: s.redis.resume()),
+    "killed": (lambda s: s.redis.kill(), lambda s: s.redis.start()),
+    "refusing": (lambda s: s.to_redis.refuse(), lambda s: s.to_redis.accept()),
+    "slow": (lambda s: slow_redis(s, 0.3), lambda s: slow_redis(s, 0)),
+}
+POSTGRES: dict[str, tuple[Callable[[Stack], object], Callable[[Stack], object]]] = {
+    "hung": (lambda s: s.postgres.pause(), lambda s: s.postgres.resume()),
+    "killed": (lambda s: s.postgres.kill(), lambda s: s.postgres.start()),
+    "restarted": (lambda s: s.postgres.stop(), lambda s: s.postgres.start()),
+    "refusing": (lambda s: s.to_postgres.refuse(), lambda s: s.to_postgres.accept()),
+}
+
+
+@pytest.mark.parametrize("fault", REDIS)
+def test_without_redis_nothing_is_missed(stack, load, fault):
+    during, after = outage(stack, load, *REDIS[fault])
+    for reads, writes in (during, after):
+        assert statuses(reads) == {200}
+        assert statuses(writes) <= {200, 201}
+        assert not any("origin-failed" in read.how for read in reads)
+        assert slowest(reads + writes) < REFUSED_S
+
+
+@pytest.mark.parametrize("fault", POSTGRES)
+def test_without_the_database_readers_see_no_error(stack, load, fault):
+    during, after = outage(stack, load, *POSTGRES[fault])
+    assert_read_only(*during)
+    assert_well(*after)
+
+
+@pytest.mark.parametrize("fault", ["hung", "killed"])
+def test_without_both_readers_see_no_error(stack, load, fault):
+    def break_both(stack: Stack) -> None:
+        REDIS[fault][0](stack)
+        POSTGRES[fault][0](stack)
+
+    def mend_both(stack: Stack) -> None:
+        REDIS[fault][1](stack)
+        POSTGRES[fault][1](stack)
+
+    during, after = outage(stack, load, break_both, mend_both)
+    assert_read_only(*during)
+    assert_well(*after)
+
+
+def test_a_slow_database_fails_no_reader(stack, load):
+    during, after = outage(
+        stack, load, lambda s: slow_postgres(s, 0.02), lambda s: slow_postgres(s, 0)
+    )
+    assert statuses(during[0]) == {200}
+    assert statuses(during[1]) <= {200, 201, 503}
+    assert_well(*after)
+
+
+type Both = tuple[list[Seen], list[Seen]]
+
+
+def outage(
+    stack: Stack,
+    load: Load,
+    begin: Callable[[Stack], object],
+    end: Callable[[Stack], object],
+) -> tuple[Both, Both]:
+    """Return what was read and written during the fault, and after it."""
+    load.start()
+    began = time.monotonic()
+    begin(stack)
+    load.go_on(FAULT_S)
+    ended = time.monotonic()
+    end(stack)
+    back = time.monotonic()
+    wait_for(lambda: any(w.began > back and w.status == 200 for w in load.writes), 10)
+    assert time.monotonic() - back < BACK_S
+    load.go_on(SETTLING_S)
+    settled = time.monotonic()
+    load.go_on(0.5)
+    load.end()
+    load.assert_nothing_is_lost()
+    during, after = (
+        (between(load.reads, *moments), between(load.writes, *moments))
+        for moments in ((began, ended), (settled, settled + 60))
+    )
+    told(during, "during")
+    told(after, "after")
+    return during, after
+
+
+def told(seen: Both, when: str) -> None:
+    for kind, some in zip(("reads", "writes"), seen, strict=True):
+        print(when, kind, Counter(one.status for one in some), f"{slowest(some):.3f} s")
+
+
+def assert_read_only(reads: list[Seen], writes: list[Seen]) -> None:
+    assert statuses(reads) == {200}
+    assert any("origin-failed" in read.how for read in reads)
+    assert statuses(writes) <= {200, 201, 503}
+    assert 503 in statuses(writes)
+    assert slowest(writes) < REFUSED_S
+
+
+def assert_well(reads: list[Seen], writes: list[Seen]) -> None:
+    assert statuses(reads) == {200}
+    assert statuses(writes) == {200}
+    assert not any("origin-failed" in read.how for read in reads)
+
+
+def statuses(seen: list[Seen]) -> set[int]:
+    return {one.status for one in seen}
+
+
+def slowest(seen: list[Seen]) -> float:
+    return max(one.took_s for one in seen)

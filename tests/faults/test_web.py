@@ -1,0 +1,79 @@
+"""The web processes themselves: one is killed, or all have too much to do."""
+
+import asyncio
+import time
+from collections import Counter
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from tests.faults.load import Load, Stack, between
+from tests.private_server import wait_for
+
+pytestmark = pytest.mark.once
+
+CLIENTS = 150
+OVERLOAD_S = 2.0
+
+
+def test_a_killed_web_process_fails_only_what_it_had_in_hand(stack: Stack, load: Load):
+    load.start(readers=4, writers=2)
+    began = time.monotonic()
+    master = psutil.Process(stack.site.process.pid)
+    killed, other = master.children()
+    killed.kill()
+    wait_for(lambda: len({*master.children()} - {killed, other}) == 1)
+    load.go_on(1)
+    load.end()
+    load.assert_nothing_is_lost()
+    seen = between(load.reads + load.writes, began - 1, began + 60)
+    statuses = Counter(one.status for one in seen)
+    # Each client had one connection, which may have been to that process.
+    assert statuses.pop(0, 0) <= 10
+    assert set(statuses) == {200}
+
+
+def test_what_is_too_much_is_refused_and_the_rest_answered(stack: Stack, load: Load):
+    load.start()
+    began = time.monotonic()
+    answers = asyncio.run(searches(stack, CLIENTS, OVERLOAD_S))
+    ended = time.monotonic()
+    load.end()
+    load.assert_nothing_is_lost()
+    statuses = Counter(status for status, _ in answers)
+    assert set(statuses) <= {200, 503}
+    assert statuses[200] > 50
+    assert all(
+        b"retry-after" in head.lower() for status, head in answers if status == 503
+    )
+    # Who is signed in comes first, and what is known costs next to nothing.
+    reads = between(load.reads, began, ended)
+    assert {one.status for one in reads} == {200}
+    writes = between(load.writes, began, ended)
+    assert {one.status for one in writes} == {200}
+
+
+async def searches(
+    stack: Stack, clients: int, seconds: float
+) -> list[tuple[int, bytes]]:
+    """Let so many ask, each as fast as he is answered, what nobody has asked before."""
+    answers: list[tuple[int, bytes]] = []
+    end = time.monotonic() + seconds
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(stack.site.host, stack.site.port)
+        while time.monotonic() < end:
+            path = f"/api/v1/items?search={uuid4()}"
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            status = int(head.split()[1])
+            answers.append((status, head))
+            if status == 503:
+                await asyncio.sleep(0.02)  # still fifty times as often as it was told
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
