@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-postgres test-once test-sqlite .system check \
-	bench-compute lock schema clean
+	bench-compute bench-web lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,10 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 
 bench-compute: .venv/.dev ## Measure the process pool beside its peers (ARGS: rounds)
 	@exec $(PYTHON_BIN) -m tests.load.compute $(ARGS)
+
+bench-web: .venv/.dev ## Measure a web process beside its peers (ARGS: rounds)
+	@sh deploy/system_packages.sh wrk
+	@exec $(PYTHON_BIN) -m tests.load.web $(ARGS)
 
 lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
 	$(COMPILE) --output-file requirements.txt pyproject.toml

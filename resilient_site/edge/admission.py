@@ -33,7 +33,9 @@ SMOOTHING = 0.1
 QUEUE_MAX = 100
 PATIENCE_S = 1.0
 STANDING_S = 0.1
-STANDING_PATIENCE_MIN_S = 0.005
+# Then these still wait for so long, and others hardly at all.
+STANDING_PATIENCE_S = {Kind.SIGNED_WRITE: 1.0, Kind.SIGNED_READ: 0.5}
+STANDING_PATIENCE_MIN_S = 0.02
 
 
 class AdaptiveLimit:
@@ -196,7 +198,8 @@ class Admission:
     def _patience(self, kind: Kind) -> float:
         if not self.is_standing:
             return PATIENCE_S
-        return max(self.limit.service_s(kind), STANDING_PATIENCE_MIN_S)
+        shortest = max(self.limit.service_s(kind), STANDING_PATIENCE_MIN_S)
+        return STANDING_PATIENCE_S.get(kind, shortest)
 
     @property
     def is_standing(self) -> bool:
@@ -214,7 +217,8 @@ class Admission:
         for kind in Kind:
             queue = self.waiting[kind]
             while queue and self._has_room(kind):
-                waiter = queue.pop() if self.is_standing else queue.popleft()
+                newest_first = self.is_standing and kind not in STANDING_PATIENCE_S
+                waiter = queue.pop() if newest_first else queue.popleft()
                 if waiter.future.done():
                     continue
                 if waiter.is_gone():

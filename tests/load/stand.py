@@ -92,6 +92,9 @@ class Stand:
         self._sql(f"CREATE DATABASE {name} TEMPLATE {MIGRATED}")
         return self.env(DATABASE_URL=self.postgres.url(name), **more)
 
+    def create_database(self, name: str) -> None:
+        self._sql(f"CREATE DATABASE {name}")
+
     def on_sqlite(self, **more: str) -> dict[str, str]:
         env = self.env(**more)
         self.manage("migrate", "--verbosity=0", env=env)

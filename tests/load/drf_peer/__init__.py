@@ -1,0 +1,1 @@
+"""The peer: a catalogue as the tutorials of Django REST framework have it."""

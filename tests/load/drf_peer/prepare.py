@@ -1,0 +1,16 @@
+"""Make the tables, a user and an item; print his token."""
+
+import django
+
+django.setup()
+
+from django.contrib.auth.models import User  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from rest_framework.authtoken.models import Token  # noqa: E402
+
+from tests.load.drf_peer.models import Item  # noqa: E402
+
+call_command("migrate", run_syncdb=True, verbosity=0)
+user = User.objects.create_user("edith")
+Item.objects.create(name="Germany", description="A country")
+print(Token.objects.create(user=user).key)

@@ -1,0 +1,22 @@
+from django.urls import include, path
+from rest_framework.routers import DefaultRouter
+from rest_framework.serializers import ModelSerializer
+from rest_framework.viewsets import ModelViewSet
+
+from tests.load.drf_peer.models import Item
+
+
+class ItemSerializer(ModelSerializer):
+    class Meta:
+        model = Item
+        fields = "__all__"
+
+
+class ItemViewSet(ModelViewSet):
+    queryset = Item.objects.all()
+    serializer_class = ItemSerializer
+
+
+router = DefaultRouter()
+router.register("items", ItemViewSet)
+urlpatterns = [path("", include(router.urls))]
