@@ -11,7 +11,7 @@ from itertools import batched
 from typing import Any, cast
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models import Max
 from django.http import HttpRequest
 from django.utils import timezone
@@ -212,13 +212,8 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
 
 
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
+    last = _last_versions([row["id"] for row in rows if "id" in row])
     ids = [row["id"] if "id" in row else new_id() for row in rows]
-    last = dict(
-        ItemChange.objects.filter(item_id__in=ids)
-        .values("item_id")
-        .annotate(version=Max("version"))
-        .values_list("item_id", "version")
-    )
     now = timezone.now()
     items = []
     for pk, row in zip(ids, rows, strict=True):
@@ -235,21 +230,31 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
             )
         )
     try:
-        with transaction.atomic():
-            # By id, so that two that create the same ones wait, and do not deadlock.
-            Item.objects.bulk_create(sorted(items, key=lambda item: item.pk))
+        # By id, so that two that create the same ones wait, and do not deadlock.
+        Item.objects.bulk_create(sorted(items, key=lambda item: item.pk))
     except IntegrityError as error:
         raise ItemExists from error
-    _set_tags({pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)})
-    created = Item.objects.for_reading().in_bulk(ids)
+    if any(row.get("tags") for row in rows):
+        _set_tags({pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)})
+        created = Item.objects.for_reading().in_bulk(ids)
+        items = [created[pk] for pk in ids]
+    else:
+        for item in items:
+            item.has_no_tags()
     _log(
-        [
-            (pk, created[pk].version, Action.CREATED, None, created[pk].state())
-            for pk in ids
-        ],
+        [(item.pk, item.version, Action.CREATED, None, item.state()) for item in items],
         actor,
     )
-    return [created[pk] for pk in ids]
+    return items
+
+
+def _last_versions(ids: list[str]) -> dict[str, int]:
+    """Return those of items that were there before: a new one goes on from there."""
+    if not ids:
+        return {}
+    changes = ItemChange.objects.filter(item_id__in=ids).values("item_id")
+    last = changes.annotate(version=Max("version"))
+    return dict(last.values_list("item_id", "version"))
 
 
 def _lock(item_id: str, versions: Iterable[int] | None) -> Item:

@@ -131,6 +131,10 @@ class Item(models.Model):
     def tag_names(self) -> list[str]:
         return sorted(tag.name for tag in self.tags.all())
 
+    def has_no_tags(self) -> None:
+        """Save the query for what is known."""
+        self._prefetched_objects_cache = {"tags": Tag.objects.none()}
+
     def state(self) -> dict[str, Any]:
         """Return what people edit, as the change log keeps it."""
         return {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.contrib.auth.signals import user_logged_out
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.dispatch import receiver
@@ -10,6 +10,7 @@ from django.dispatch import receiver
 from resilient_site.models import ApiToken
 from resilient_site.resilience.generations import invalidate
 from resilient_site.resilience.sharing import user_tag
+from resilient_site.tokens import GROUPS
 
 
 @receiver([post_save, post_delete], sender=User)
@@ -33,3 +34,9 @@ def signed_out(user: User | None, **_: Any) -> None:
 def permissions_changed(instance: Any, reverse: bool, pk_set: Any, **_: Any) -> None:
     users = pk_set or () if reverse else [instance.pk]
     invalidate(*map(user_tag, users))
+
+
+@receiver(post_delete, sender=Group)
+@receiver(m2m_changed, sender=Group.permissions.through)
+def groups_changed(**_: Any) -> None:
+    invalidate(GROUPS)

@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
+from resilient_site import tokens
 from resilient_site.keyset import Page
 from resilient_site.models import ApiToken
 
@@ -59,7 +60,7 @@ def sent_token(request: HttpRequest | Request) -> bytes | None:
 
 
 class TokenAuthentication(BaseAuthentication):
-    """`Authorization: Token …`: one query by the token's hash."""
+    """`Authorization: Token …`: looked up by the token's hash."""
 
     keyword = "Token"
 
@@ -71,7 +72,7 @@ class TokenAuthentication(BaseAuthentication):
             digest = hash_token(token.decode("ascii"))
         except ValueError:
             digest = ""
-        found = ApiToken.objects.select_related("user").filter(digest=digest).first()
+        found = tokens.find(digest)
         if (
             found is None
             or not found.user.is_active

@@ -249,10 +249,13 @@ def test_made_up_tokens_count_for_the_address(client, limits):
 
 
 @pytest.mark.django_db
-def test_a_revoked_token_counts_for_the_address_again(client, reader):
+def test_a_revoked_token_counts_for_the_address_again(
+    client, reader, django_capture_on_commit_callbacks
+):
     token = token_of(reader)
     client.get("/api/v1/items", headers=token)
-    ApiToken.objects.all().delete()
+    with django_capture_on_commit_callbacks(execute=True):
+        ApiToken.objects.all().delete()
     answers = [client.get("/api/v1/items", headers=token) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [401, 401]
     assert [left(answer)[0] for answer in answers] == ["read", "unproven-token"]
