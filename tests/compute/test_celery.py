@@ -6,7 +6,6 @@ import time
 from collections import Counter
 
 import pytest
-from django.db import connection  # noqa: F401 - for skipif
 
 from compute import jobs
 from compute.models import Job
@@ -17,10 +16,7 @@ from tests.compute import (
 )
 from tests.compute.conftest import all_ended, ended, running, until
 
-# What a broker is for; on SQLite some of it is enough.
-on_postgresql = pytest.mark.skipif(
-    "connection.vendor != 'postgresql'", reason="a site on several machines"
-)
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -74,7 +70,6 @@ def succeeded():
     return Job.objects.filter(state="succeeded").count()
 
 
-@on_postgresql
 def test_a_killed_broker_loses_no_job_and_doubles_none(
     rabbitmq_own, make_worker, submit, record
 ):
@@ -107,7 +102,6 @@ def test_jobs_wait_for_a_broker_that_is_away(rabbitmq_own, make_worker, submit):
     assert time.monotonic() - back < 5
 
 
-@on_postgresql
 def test_a_broker_that_hangs_does_not_hold_up_a_stop(rabbitmq_own, make_worker, submit):
     worker = make_worker(rabbitmq_own.url(), COMPUTE_GRACE_S="1")
     job = running(submit("nap", seconds=30))
@@ -119,7 +113,6 @@ def test_a_broker_that_hangs_does_not_hold_up_a_stop(rabbitmq_own, make_worker, 
     assert (job.state, job.attempts) == ("queued", 0)
 
 
-@on_postgresql
 def test_a_killed_worker_leaves_its_jobs_to_another(url, make_worker, submit, record):
     killed, other = make_worker(url), make_worker(url)
     submitted = [submit("recorded", number=n, seconds=0.1) for n in range(60)]
@@ -150,7 +143,6 @@ def test_bad_jobs_fail_and_the_worker_goes_on(worker, submit):
     assert (neighbour.state, neighbour.attempts) == ("succeeded", 1)
 
 
-@on_postgresql
 def test_jobs_in_parts_are_spread_and_put_together(url, make_worker, submit):
     for _ in range(2):
         make_worker(url)
@@ -159,7 +151,6 @@ def test_jobs_in_parts_are_spread_and_put_together(url, make_worker, submit):
     assert len(set(job.parts.values_list("worker", flat=True))) == 2
 
 
-@on_postgresql
 def test_jobs_are_cancelled_within_a_second(worker, submit):
     busy = [running(submit("endless_c_loop")) for _ in range(2)]
     waiting = submit("echo", number=1)
@@ -174,7 +165,6 @@ def test_jobs_are_cancelled_within_a_second(worker, submit):
     assert waiting.attempts == 0
 
 
-@on_postgresql
 def test_jobs_whose_messages_are_purged_are_handed_over_again(
     worker, submit, url, record
 ):
@@ -191,7 +181,6 @@ def test_jobs_whose_messages_are_purged_are_handed_over_again(
     assert time.monotonic() - purged < LOST_AFTER.total_seconds() + 5
 
 
-@on_postgresql
 def test_a_stop_lets_running_jobs_end_and_takes_no_more(url, make_worker, submit):
     worker = make_worker(url)
     started = [running(submit("nap", seconds=2)) for _ in range(2)]
@@ -206,7 +195,6 @@ def test_a_stop_lets_running_jobs_end_and_takes_no_more(url, make_worker, submit
     assert {job.state for job in all_ended(waiting)} == {"succeeded"}
 
 
-@on_postgresql
 def test_a_stop_hands_back_what_does_not_end(url, make_worker, submit):
     worker = make_worker(url, COMPUTE_GRACE_S="1")
     job = running(submit("nap", seconds=30))
@@ -221,7 +209,6 @@ def test_a_stop_hands_back_what_does_not_end(url, make_worker, submit):
     assert running(job).attempts == 1
 
 
-@on_postgresql
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once(worker, submit, signum):
     job = running(submit("nap", seconds=30))
@@ -239,7 +226,6 @@ def test_a_second_signal_stops_at_once(worker, submit, signum):
     assert not any(process.is_running() for process in family)
 
 
-@on_postgresql
 def test_a_job_may_take_longer_than_the_broker_waits_for_its_end(
     rabbitmq_own, make_worker, submit, record
 ):
