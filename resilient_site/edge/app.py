@@ -83,7 +83,7 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
         and not request.has_cookie
         and request.query == key.query.encode()
     ):
-        copies.put(key, copy)
-        last_known.keep(as_text(key), copy)
+        if copies.put(key, copy):
+            last_known.keep(as_text(key), copy)
     elif copy.stale_if_error_s:
         own.keep(request, identity, copy)

@@ -164,8 +164,8 @@ async def _fetch(key: Key, request: Incoming) -> Fetched:
             copies.forget(key)
             last_known.forget(as_text(key))
         return collected
-    copies.put(key, copy)
-    last_known.keep(as_text(key), copy)
+    if copies.put(key, copy):
+        last_known.keep(as_text(key), copy)
     paused.pop(key, None)
     return copy
 

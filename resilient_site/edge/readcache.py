@@ -106,10 +106,14 @@ class ReadCache:
             self._proven[key] = copy
         return copy
 
-    def put(self, key: Key, copy: Copy) -> None:
+    def put(self, key: Key, copy: Copy) -> bool:
+        """Keep it, unless one that was read later is here; tell whether it was none."""
+        known = self._proven.get(key) or self._probation.get(key)
+        if known and known.mark.at > copy.mark.at:
+            return False
         if copy.size > PROBATION_SHARE * self.max_bytes:
             self.forget(key)
-            return
+            return True
         if key in self._proven:
             self.bytes += copy.size - self._proven[key].size
             self._proven[key] = copy
@@ -119,6 +123,7 @@ class ReadCache:
             self._probation_bytes += copy.size
             self.bytes += copy.size
         self._make_room()
+        return True
 
     def forget(self, key: Key) -> None:
         if old := self._probation.pop(key, None):

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from resilient_site.asgi import application
+from resilient_site.edge import public
+from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8
 HOST = (b"host", b"localhost")
@@ -85,6 +87,9 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         async def limited() -> None:
             async with asyncio.timeout(20):
                 await test(*args, **kwargs)
+                now.go_on.set()
+                while public.flights:
+                    await asyncio.wait({f.task for f in public.flights.values()})
 
         asyncio.run(limited())
 
@@ -95,7 +100,3 @@ async def becomes(condition: Callable[[], bool]) -> None:
     """Wait for what happens in another thread, and tells nobody."""
     while not condition():
         await asyncio.sleep(0.002)
-
-
-async def entered(event: Any) -> None:
-    await becomes(event.is_set)

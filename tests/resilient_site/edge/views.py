@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
+from resilient_site import urls
 from resilient_site.resilience.sharing import OWN, share, shared
 
 # What was asked, and how the view answers: by what it is given, or as it stands.
@@ -97,7 +98,7 @@ urlpatterns = [
     path("jobs/new/", plain),
     path("mine", mine),
     path("api/v1/mine", mine),
-    path("items/", thing, name="list"),
+    *urls.urlpatterns,  # the error page names some of these
 ]
 handler404 = "resilient_site.errors.refused"
 handler500 = "resilient_site.errors.server_error"
