@@ -67,7 +67,7 @@ async def forward(
 def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
     """Note who was answered, and keep what may be kept of the answer."""
     identity, copy = exchange.identity, tap.copy()
-    if request.is_safe and says_it_is_void(tap.status):
+    if request.method == "GET" and says_it_is_void(tap.status):
         own.forget(request, tap.status)
     if identity is None:
         return

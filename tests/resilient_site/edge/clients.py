@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from resilient_site.asgi import application
 from resilient_site.edge import public
+from resilient_site.edge.lastknown import LastKnown
 from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8
@@ -100,3 +101,9 @@ async def becomes(condition: Callable[[], bool]) -> None:
     """Wait for what happens in another thread, and tells nobody."""
     while not condition():
         await asyncio.sleep(0.002)
+
+
+def write_out(last_known: LastKnown) -> None:
+    """Have all that is to be kept on the disk there."""
+    last_known.stop()
+    last_known.start()

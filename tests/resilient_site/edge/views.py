@@ -9,6 +9,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.request import Request
+
 from resilient_site import urls
 from resilient_site.resilience.sharing import OWN, share, shared
 
@@ -22,7 +25,7 @@ def forget() -> None:
     now.go_on.set()
 
 
-def note(request: HttpRequest) -> dict[str, Any]:
+def note(request: HttpRequest | Request) -> dict[str, Any]:
     seen = {
         "query": request.META["QUERY_STRING"],
         "authorization": request.headers.get("Authorization"),
@@ -79,7 +82,7 @@ def plain(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"{len(request.body)}")
 
 
-def mine(request: HttpRequest) -> HttpResponse:
+def mine(request: HttpRequest | Request) -> HttpResponse:
     """What is said to those who are signed in."""
     note(request)
     if now.respond is not thing_now:
@@ -91,13 +94,17 @@ def mine(request: HttpRequest) -> HttpResponse:
     return response
 
 
+def rest(request: Request) -> HttpResponse:
+    return mine(request)
+
+
 urlpatterns = [
     path("thing", thing),
     path("thing/<path:id>", thing),
     path("plain", plain),
     path("jobs/new/", plain),
     path("mine", mine),
-    path("api/v1/mine", mine),
+    path("api/v1/mine", api_view(["GET", "HEAD"])(permission_classes([])(rest))),
     *urls.urlpatterns,  # the error page names some of these
 ]
 handler404 = "resilient_site.errors.refused"
