@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -54,10 +54,13 @@ async def ask(
     target: str,
     method: str = "GET",
     headers: list[tuple[bytes, bytes]] | None = None,
-    pieces: list[bytes] | None = None,
+    pieces: Sequence[bytes | None] | None = None,
     gone: asyncio.Event | None = None,
 ) -> Answer:
-    """Ask as a server would, with the body in `pieces`, until `gone` is set."""
+    """Ask as a server would, with the body in `pieces`, until `gone` is set.
+
+    After a piece that is None nothing more comes.
+    """
     path, _, query = target.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
@@ -69,14 +72,14 @@ async def ask(
     left, gone = list(pieces or [b""]), gone or asyncio.Event()
 
     async def receive() -> Any:
-        if left:
-            piece = left.pop(0)
+        piece = left.pop(0) if left else None
+        if piece is not None:
             return {"type": "http.request", "body": piece, "more_body": bool(left)}
         await gone.wait()
         return {"type": "http.disconnect"}
 
     answer = Answer()
-    await application(scope, receive, answer.take)
+    await asyncio.create_task(application(scope, receive, answer.take))
     return answer
 
 
