@@ -8,6 +8,8 @@ from functools import wraps
 from typing import Any
 from urllib.parse import unquote
 
+from django.db import connections
+
 from resilient_site.asgi import application
 from resilient_site.edge import public
 from resilient_site.edge.lastknown import LastKnown
@@ -98,6 +100,20 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         asyncio.run(limited())
 
     return synchronous
+
+
+async def elsewhere[**P, R](
+    function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Call what uses the database, in a thread that keeps no connection to it."""
+
+    def call() -> R:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(call)
 
 
 async def becomes(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from django.db import connection
 
 from resilient_site.edge import origin, own, public, readcache, stores
 from resilient_site.edge.admission import Admission
@@ -35,3 +36,9 @@ def last_known() -> LastKnown:
     """The answers on the disk; written at once where a test waits for it."""
     stores.last_known.start()
     return stores.last_known
+
+
+@pytest.fixture
+def no_connection_stays(monkeypatch) -> None:
+    """The edge's threads outlive the test, and its database."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)

@@ -3,9 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group, Permission, User
-from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 
@@ -14,20 +12,15 @@ from resilient_site.edge import own, stores
 from resilient_site.edge.incoming import Incoming
 from resilient_site.models import ApiToken
 from resilient_site.resilience.sharing import OWN, share_with_strangers
-from tests.resilient_site.edge.clients import HOST, ask, get, run, write_out
+from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
 from tests.resilient_site.edge.views import now, thing_response
 
 pytestmark = [
     pytest.mark.urls("tests.resilient_site.edge.views"),
     pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_connection_stays"),
 ]
 REST, PAGE = "/api/v1/mine", "/mine"
-
-
-@pytest.fixture(autouse=True)
-def no_connection_stays(monkeypatch):
-    """The edge's threads outlive the test, and its database."""
-    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)
 
 
 @pytest.fixture
@@ -82,7 +75,7 @@ async def test_nothing_of_one_session_is_shown_to_another_with_the_same_header(
     """Behind a proxy with a password all requests have the same Authorization."""
     proxy = {"Authorization": "Basic c2hhcmVk"}
     assert (await told(PAGE, Cookie=cookie, **proxy)).body == b"of rita"
-    theirs = await sync_to_async(cookie_of)(editor)
+    theirs = await elsewhere(cookie_of, editor)
     fail()
     assert (await get(PAGE, Cookie=cookie, **proxy)).status == 200
     assert (await get(PAGE, Cookie=theirs, **proxy)).status == 503
@@ -167,7 +160,7 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
         await told(Cookie=cookie)
         await told(REST, Authorization=token)
         assert len(own.known) == 2
-        await sync_to_async(change)(reader, cookie)
+        await elsewhere(change, reader, cookie)
         fail()
         assert (await get(PAGE, Cookie=cookie)).status == 503
         assert (await get(REST, Authorization=token)).status in (401, 503)
@@ -177,8 +170,8 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
 
 @run
 async def test_a_copy_lasts_no_longer_than_its_token(last_known, reader):
-    create = sync_to_async(ApiToken.objects.create)
-    _, token = await create(user=reader, expiry=timedelta(seconds=30))
+    expiry = timedelta(seconds=30)
+    _, token = await elsewhere(ApiToken.objects.create, user=reader, expiry=expiry)
     await told(REST, Authorization=f"Token {token}")
     scope = {"method": "GET", "path": REST, "query_string": b""}
     scope["headers"] = [HOST, (b"authorization", f"Token {token}".encode())]
