@@ -49,16 +49,22 @@ def tidy(scope: Message) -> None:
     WSGI takes `_` in the name of a header for `-`, joins cookies by a comma, and knows
     no query that is not ASCII.
     """
-    headers = [(name, value) for name, value in scope["headers"] if b"_" not in name]
-    cookies = [value for name, value in headers if name == b"cookie"]
-    if len(cookies) > 1:
-        headers = [header for header in headers if header[0] != b"cookie"]
-        headers.append((b"cookie", b"; ".join(cookies)))
-    scope["headers"] = headers
+    names = dict(scope["headers"])
+    if len(names) < len(scope["headers"]) or b"_" in b" ".join(names):
+        scope["headers"] = _tidy(scope["headers"])
     if not scope["query_string"].isascii():
         scope["query_string"] = _no_ascii.sub(
             lambda found: b"%%%02X" % ord(found[0]), scope["query_string"]
         )
+
+
+def _tidy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if b"_" not in name]
+    cookies = [value for name, value in kept if name == b"cookie"]
+    if len(cookies) > 1:
+        kept = [header for header in kept if header[0] != b"cookie"]
+        kept.append((b"cookie", b"; ".join(cookies)))
+    return kept
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -85,8 +91,6 @@ class Incoming:
             cookie is None or CSRF_ONLY(cookie) is not None
         )
         self.has_cookie = cookie is not None
-        said = self.headers.get(b"cache-control", b"")
-        self.wants_no_fetch = b"only-if-cached" in said.lower()
 
     @cached_property
     def credential(self) -> str | None:
@@ -101,6 +105,11 @@ class Incoming:
         if not token and not session:
             return None
         return blake2b(token + b"\0" + session, digest_size=20).hexdigest()
+
+    @property
+    def wants_no_fetch(self) -> bool:
+        said = self.headers.get(b"cache-control", b"")
+        return b"only-if-cached" in said.lower()
 
     def as_shared(self, query: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
         """The same request with `headers`, and nothing else that its client chose."""

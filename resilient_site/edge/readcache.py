@@ -25,6 +25,9 @@ TOLD_MAX = 1024
 OF_STRANGERS = {b"authorization", b"cookie"}
 
 
+type Told = tuple[tuple[bytes, bytes], ...]
+
+
 class Key(NamedTuple):
     """What tells one shared answer from all others."""
 
@@ -32,7 +35,7 @@ class Key(NamedTuple):
     scheme: str
     path: str
     query: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Told
 
 
 # To find a view costs more than to find a copy.
@@ -44,16 +47,19 @@ def key_of(request: Incoming) -> Key | None:
     shared = _how_shared(request.path) if len(request.path) <= PATH_MAX else None
     if shared is None:
         return None
-    query = _query(request.query, shared)
+    query = _query(request.query, shared) if request.query else ""
     host = request.headers.get(b"host", b"")
-    told = tuple((n, request.headers.get(n, b"")) for n in _lower(shared.headers))
-    if (
-        query is None
-        or len(query) + len(host) + sum(len(v) for _, v in told) > TOLD_MAX
-    ):
+    told = _told(request, shared.headers) if shared.headers else ()
+    if query is None or told is None or len(query) + len(host) > TOLD_MAX:
         return None
     scheme = request.scope.get("scheme", "http")
     return Key(host, scheme, request.path, query, told)
+
+
+def _told(request: Incoming, names: tuple[str, ...]) -> Told | None:
+    """Return what these headers say; None if they say too much."""
+    told = tuple((name, request.headers.get(name, b"")) for name in _lower(names))
+    return told if sum(len(value) for _, value in told) <= TOLD_MAX else None
 
 
 def may_be_shared(copy: Copy, key: Key) -> bool:
@@ -64,7 +70,7 @@ def may_be_shared(copy: Copy, key: Key) -> bool:
 
 def _query(query: bytes, shared: Shared) -> str | None:
     """Return the parameters that count, in one order; None if they are too many."""
-    if not query or not shared.parameters:
+    if not shared.parameters:
         return ""
     try:
         pairs = parse_qsl(

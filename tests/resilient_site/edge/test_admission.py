@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge import admission as module
-from resilient_site.edge.admission import QUEUE_MAX, Admission, Refused
+from resilient_site.edge.admission import QUEUE_MAX, SMALLEST, Admission, Refused
 from resilient_site.edge.incoming import Kind
 from resilient_site.errors import DeadlinePassed
 from tests.resilient_site.edge.clients import run
@@ -222,53 +222,76 @@ async def test_who_is_cancelled_as_he_is_refused_takes_nobodys_place():
     assert_empty(admission)
 
 
-events = st.lists(
-    st.tuples(
-        st.sampled_from(["enter", "leave", "cancel", "gone", "refuse", "settle"]),
-        st.sampled_from(list(Kind)),
-        st.integers(0, 99),
-    ),
-    max_size=60,
+class Crowd:
+    """Clients who come, are served, go away and are cut off, in any order."""
+
+    def __init__(self, threads: int) -> None:
+        self.admission = Admission(threads)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.gone: list[list[bool]] = []
+        self.inside: list[Kind] = []
+
+    async def enter(self, kind: Kind, n: int) -> None:
+        gone: list[bool] = []
+
+        async def come() -> None:
+            at = time.monotonic() + 60
+            await self.admission.enter(kind, at, lambda: bool(gone))
+            self.inside.append(kind)
+
+        self.tasks.append(asyncio.create_task(come()))
+        self.gone.append(gone)
+
+    async def leave(self, kind: Kind, n: int) -> None:
+        if self.inside:
+            left = self.inside.pop(n % len(self.inside))
+            self.admission.leave(left, 0.001 * n, n)
+
+    async def cancel(self, kind: Kind, n: int) -> None:
+        if self.tasks:
+            self.tasks[n % len(self.tasks)].cancel()
+
+    async def vanish(self, kind: Kind, n: int) -> None:
+        if self.gone:
+            self.gone[n % len(self.gone)].append(True)
+
+    async def refuse(self, kind: Kind, n: int) -> None:
+        if self.admission.waiting[kind]:
+            self.admission.waiting[kind][0].refuse()
+
+    async def settle(self, kind: Kind, n: int) -> None:
+        await settle()
+
+    def check(self) -> None:
+        admission = self.admission
+        assert min(admission.running.values()) >= 0
+        assert admission.running[Kind.HEAVY] <= admission.heavy_most
+        assert admission.light_running <= max(
+            admission.threads - admission.heavy_most, SMALLEST
+        )
+
+    async def go_home(self) -> None:
+        while self.inside or not all(task.done() for task in self.tasks):
+            await settle()
+            assert self.inside or not self.admission.queued
+            await self.leave(Kind.READ, 1)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+EVENTS = ("enter", "leave", "cancel", "vanish", "refuse", "settle")
+events = st.tuples(
+    st.sampled_from(EVENTS), st.sampled_from(list(Kind)), st.integers(0, 99)
 )
 
 
-@given(st.integers(1, 6), events)
+@given(st.integers(1, 6), st.lists(events, max_size=60))
 def test_whatever_happens_no_place_is_lost(threads, events):
     async def live() -> None:
-        admission = Admission(threads)
-        tasks: list[tuple[Kind, asyncio.Task, list[bool]]] = []
-        inside: list[Kind] = []
-
-        async def come(kind: Kind, gone: list[bool]) -> None:
-            await admission.enter(kind, time.monotonic() + 60, lambda: bool(gone))
-            inside.append(kind)
-
+        crowd = Crowd(threads)
         for what, kind, n in events:
-            if what == "enter":
-                gone: list[bool] = []
-                tasks.append((kind, asyncio.create_task(come(kind, gone)), gone))
-            elif what == "leave" and inside:
-                admission.leave(inside.pop(n % len(inside)), 0.001 * n, n)
-            elif what == "cancel" and tasks:
-                tasks[n % len(tasks)][1].cancel()
-            elif what == "gone" and tasks:
-                tasks[n % len(tasks)][2].append(True)
-            elif what == "refuse" and admission.waiting[kind]:
-                admission.waiting[kind][0].refuse()
-            elif what == "settle":
-                await settle()
-            assert min(admission.running.values()) >= 0
-            assert admission.running[Kind.HEAVY] <= admission.heavy_most
-            assert admission.light_running <= max(threads - admission.heavy_most, 2)
-        while not all(task.done() for _, task, _ in tasks):
-            await settle()
-            if inside:
-                admission.leave(inside.pop(), 0.001, 1)
-            elif not any(admission.running.values()):
-                assert admission.queued == 0
-        for kind in inside:
-            admission.leave(kind, 0.001, 1)
-        await asyncio.gather(*(task for _, task, _ in tasks), return_exceptions=True)
-        assert_empty(admission)
+            await getattr(crowd, what)(kind, n)
+            crowd.check()
+        await crowd.go_home()
+        assert_empty(crowd.admission)
 
     asyncio.run(live())

@@ -116,7 +116,7 @@ asyncio.run(main())
 
 
 @run
-async def test_what_was_promised_before_a_wait_is_told_when_there_is_no_place_after_it():
+async def test_what_was_promised_before_a_wait_is_told_if_there_is_no_place_after():
     """It is done: "overloaded, nothing was done" would have it sent again."""
     waiting = asyncio.Event()
 

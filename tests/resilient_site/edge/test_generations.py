@@ -146,9 +146,9 @@ def test_a_moment_of_another_run_of_the_machine_is_never_current(generations):
 def test_a_change_counts_from_its_commit_and_only_then():
     shared = module.generations
     kept = mark(now(), ["a"])
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         invalidate("a")
-        _ = 1 / 0
+        transaction.set_rollback(True)
     assert shared.is_current(kept)
     with transaction.atomic():
         invalidate("a")

@@ -1,4 +1,4 @@
-"""The last known answers on the disk: whatever happens to the file, it costs no more."""
+"""The last known answers on the disk: whatever happens to the file costs no more."""
 
 import asyncio
 import os
@@ -122,10 +122,6 @@ def test_after_a_day_it_is_deleted(kept):
     kept.keep("new", copy())
     write_out(kept)
     assert keys(kept) == {"young", "new"}
-
-
-def damage_nothing(data: bytes) -> bytes:
-    return data
 
 
 @pytest.mark.parametrize(
