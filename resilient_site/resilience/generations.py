@@ -28,6 +28,8 @@ SLOTS = 1 << 16
 WIDTH = 8
 # Two who renew a slot at once may leave the earlier moment in it, earlier by less.
 BLUR_NS = 1_000_000
+# In place of the file, if there is no room for it: everything changes all the time.
+NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * WIDTH).cast("Q")
 # A tag of every copy, for the day when it is not known what has changed.
 EVERYTHING = "everything"
 # Changed with each change.
@@ -53,6 +55,7 @@ class Generations:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._slots: memoryview | None = None
+        self._has_complained = False
 
     @property
     def slots(self) -> memoryview:
@@ -60,8 +63,10 @@ class Generations:
             try:
                 self._slots = memoryview(self._map()).cast("Q")
             except OSError as error:
-                logger.warning("Changes cannot be noted: no copy is current. %s", error)
-                return memoryview(b"\xff" * SLOTS * WIDTH).cast("Q")
+                if not self._has_complained:
+                    logger.error("Changes cannot be noted, so no copies: %s", error)
+                self._has_complained = True
+                return NOTHING_IS_CURRENT
         return self._slots
 
     def _map(self) -> mmap.mmap:

@@ -28,7 +28,7 @@ def copy(body: bytes, at: int = 1, headers: int = 12) -> Copy:
     return made
 
 
-@pytest.mark.parametrize("size", [0, 100, 2_000, 100_000])
+@pytest.mark.parametrize("size", [0, 2_000, 50_000])
 @pytest.mark.parametrize("is_asked_again", [False, True])
 def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
     cache = ReadCache(MAX_BYTES)

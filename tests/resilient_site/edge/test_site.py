@@ -3,13 +3,16 @@
 import json
 
 import pytest
+from django.db import OperationalError
+from django.test import Client
 
 from items import catalogue
 from items.models import Item
 from resilient_site.edge import origin
 from resilient_site.models import ApiToken
+from resilient_site.resilience.generations import generations
 from tests.factories import TESTER, make_item
-from tests.resilient_site.edge.clients import ask, elsewhere, get, run
+from tests.resilient_site.edge.clients import ask, elsewhere, get, run, write_out
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -122,3 +125,36 @@ async def test_a_hit_takes_no_thread():
     for target in SHARED:
         assert (await get(target)).is_hit
     assert origin.admission.admitted == admitted
+
+
+def no_database(*args: object, **kwargs: object) -> None:
+    raise OperationalError("The server is away.")
+
+
+@pytest.mark.parametrize("is_editor", [True, False])
+def test_without_a_database_pages_are_shown_as_they_were(
+    last_known, editor, monkeypatch, is_editor
+):
+    client = Client()
+    client.force_login(editor)
+    session = f"sessionid={client.cookies['sessionid'].value}"
+    who = {"Cookie": f"{session}; csrftoken={'x' * 32}"} if is_editor else {}
+
+    @run
+    async def test():
+        before = await get("/items/", **who)
+        assert (b"edith" in before.body, before.status) == (is_editor, 200)
+        write_out(last_known)
+        generations.renew([catalogue.ITEMS])
+        monkeypatch.setattr("items.views.Selection.parse", no_database)
+        answer = await get("/items/", **who)
+        assert (answer.status, answer.is_hit) == (200, True)
+        assert (b"edith" in answer.body) == is_editor
+        assert b'class="notice degraded"' in answer.body
+        assert "set-cookie" not in answer.headers
+        assert (await get("/items/?tag=never", **who)).status == 503
+        # To others, signed in or not, the same happens as if he were not.
+        other = await get("/items/", Cookie="sessionid=other")
+        assert b"edith" not in other.body
+
+    test()
