@@ -17,7 +17,7 @@ from collections.abc import Callable
 from statistics import median
 
 from resilient_site.edge.incoming import Kind
-from resilient_site.errors import Overloaded
+from resilient_site.errors import DeadlinePassed, Overloaded
 
 LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
 
@@ -28,6 +28,8 @@ WINDOW = 20
 WINDOW_S = 0.1
 ALONE_S = 30.0
 ALONE_SAMPLES = 10
+# One slow answer must not hold up the others for longer.
+ALONE_MAX_S = 0.25
 SMOOTHING = 0.1
 
 QUEUE_MAX = 100
@@ -51,10 +53,15 @@ class AdaptiveLimit:
         self._was_reached = False
         self._measure_alone_at = clock() + ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
         self._left_to_measure = 0
+        self._measuring_until = 0.0
+
+    @property
+    def is_measuring_alone(self) -> bool:
+        return self._left_to_measure > 0 and self._clock() < self._measuring_until
 
     @property
     def now(self) -> int:
-        return 1 if self._left_to_measure else int(self.value)
+        return 1 if self.is_measuring_alone else int(self.value)
 
     def note(self, kind: Kind, seconds: float, running: int) -> None:
         """Take in how long one took, and how many there were with it at its start."""
@@ -67,8 +74,8 @@ class AdaptiveLimit:
             self._adjust()
             self._ratios.clear()
             self._began, self._was_reached = moment, False
-            if moment >= self._measure_alone_at and not self._left_to_measure:
-                self._left_to_measure = ALONE_SAMPLES
+            if moment >= self._measure_alone_at:
+                self._begin_to_measure_alone(moment)
 
     def service_s(self, kind: Kind) -> float:
         return self._alone.get(kind, 0.0)
@@ -81,14 +88,15 @@ class AdaptiveLimit:
             # One slow answer says little, and a fast one that it can be done.
             weight = SMOOTHING if seconds > known else 2 * SMOOTHING
             self._alone[kind] = known + weight * (min(seconds, 4 * known) - known)
-        if self._left_to_measure:
-            self._left_to_measure -= 1
-            if not self._left_to_measure:
-                delay = ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
-                self._measure_alone_at = self._clock() + delay
+        self._left_to_measure = max(self._left_to_measure - 1, 0)
+
+    def _begin_to_measure_alone(self, moment: float) -> None:
+        self._left_to_measure = ALONE_SAMPLES
+        self._measuring_until = moment + ALONE_MAX_S
+        self._measure_alone_at = moment + ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _adjust(self) -> None:
-        if self._left_to_measure:
+        if self.is_measuring_alone:
             return
         ratio = median(self._ratios)
         if ratio > TOLERANCE:
@@ -108,6 +116,11 @@ class Waiter:
         self.kind, self.is_gone = kind, is_gone
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_let_in(self) -> bool:
+        future = self.future
+        return future.done() and not future.cancelled() and not future.exception()
 
     def refuse(self) -> None:
         if not self.future.done():
@@ -138,7 +151,13 @@ class Admission:
     async def enter(
         self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
     ) -> int:
-        """Wait to be let in; return how many run then. Raises Refused."""
+        """Wait to be let in; return how many run then.
+
+        Raises Refused, or DeadlinePassed if it is too late already.
+        """
+        if deadline <= time.monotonic():
+            self.refused[kind] += 1
+            raise DeadlinePassed
         if not self.queued:
             self._empty_at = time.monotonic()
         if not self._has_room(kind) or self.waiting[kind]:
@@ -162,7 +181,9 @@ class Admission:
         # One of each kind always, so that none starves another.
         running = self.light_running
         return running < self.limit.now or (
-            not self.running[kind] and running < self.threads - self.heavy_most
+            not self.running[kind]
+            and not self.limit.is_measuring_alone
+            and running < self.threads - self.heavy_most
         )
 
     async def _wait(
@@ -181,9 +202,11 @@ class Admission:
         except Refused:
             self.refused[kind] += 1
             self._remove(waiter)
+            if deadline <= time.monotonic():
+                raise DeadlinePassed from None
             raise
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled():
+            if waiter.is_let_in:
                 self.running[kind] -= 1  # let in, and gone
                 self._let_in()
             self._remove(waiter)

@@ -8,13 +8,13 @@ there is room; and when Django has none for a reader, the last answer that is kn
 from resilient_site.edge import lifespan, own, public
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
 from resilient_site.edge.copies import Headers
-from resilient_site.edge.fallback import send_last_known
-from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.fallback import as_text, send_last_known
+from resilient_site.edge.incoming import Incoming, tidy
 from resilient_site.edge.origin import ask
-from resilient_site.edge.readcache import key_of
+from resilient_site.edge.readcache import key_of, may_be_shared
 from resilient_site.edge.refusals import send_error
-from resilient_site.edge.stores import copies
-from resilient_site.edge.tap import Tap
+from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.tap import Tap, says_it_is_void
 from resilient_site.errors import SiteError
 from resilient_site.later import Exchange, Message, Receive, Send
 from resilient_site.requestid import begin_exchange
@@ -24,6 +24,7 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan.run(receive, send)
     elif scope["type"] == "http":
+        tidy(scope)
         extra = begin_exchange(scope)
         await answer(Incoming(scope), receive, send, extra)
     else:
@@ -66,12 +67,23 @@ async def forward(
 def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
     """Note who was answered, and keep what may be kept of the answer."""
     identity, copy = exchange.identity, tap.copy()
-    if identity:
-        own.remember(request, identity, tap.began)
+    if request.method == "GET" and says_it_is_void(tap.status):
+        own.forget(request, tap.status)
+    if identity is None:
+        return
+    own.remember(request, identity, tap.began)
     if copy is None:
         return
-    if identity and copy.stale_if_error_s:
-        own.keep(request, identity, copy)
     key = key_of(request)
-    if key and copy.fresh_s and not request.has_cookie and not copy.varies_by_token:
-        copies.put(key, copy)
+    if (
+        key
+        and may_be_shared(copy, key)
+        and not copy.varies_by_token
+        # Else his cookies, or parameters that do not count, may be in it.
+        and not request.has_cookie
+        and request.query == key.query.encode()
+    ):
+        if copies.put(key, copy):
+            last_known.keep(as_text(key), copy)
+    elif copy.stale_if_error_s:
+        own.keep(request, identity, copy)

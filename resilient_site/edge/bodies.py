@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -33,8 +35,15 @@ class ClientGone(Exception):
     """There is nobody left to answer."""
 
 
-def new_body() -> SpooledTemporaryFile[bytes]:
-    return SpooledTemporaryFile(IN_MEMORY_BYTES)
+@contextmanager
+def new_body() -> Iterator[SpooledTemporaryFile[bytes]]:
+    body = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
+    try:
+        yield body
+    finally:
+        # Where the disk is full it fails to write out what is to be thrown away.
+        with suppress(OSError):
+            body.close()
 
 
 async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> None:
@@ -48,6 +57,7 @@ async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> 
     try:
         async with asyncio.timeout(IDLE_S + length / SLOWEST_BYTES_PER_S):
             await _receive(receive, body)
+        body.flush()
     except TimeoutError:
         raise TooSlow from None
     except OSError as error:

@@ -2,13 +2,13 @@
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Self
 
-from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.incoming import CSRF_COOKIE, Incoming
 from resilient_site.later import Send
 from resilient_site.resilience.generations import Mark
 
@@ -19,7 +19,8 @@ BODY_MAX_BYTES = 1024 * 1024
 # Of one answer to one client (RFC 9110, section 7.6.1, and our own).
 NOT_KEPT = {
     b"connection", b"keep-alive", b"date", b"age", b"cache-status", b"cache-tag",
-    b"x-request-id", b"ratelimit", b"transfer-encoding", b"content-length",
+    b"x-request-id", b"ratelimit", b"ratelimit-policy", b"retry-after", b"set-cookie",
+    b"transfer-encoding", b"content-length",
 }  # fmt: skip
 IN_304 = {b"cache-control", b"content-location", b"etag", b"expires", b"vary"}
 # Where a page has room for a notice.
@@ -29,10 +30,12 @@ NOTICE = (
     '<time datetime="{iso}">{text}</time>. The latest state cannot be shown at the '
     "moment, and nothing can be changed.</p>"
 )
+# What one copy takes beside its text: measured, and rounded up.
+OVERHEAD_BYTES, HEADER_BYTES = 1024, 192
 _directive = re.compile(r"([a-z-]+)(?:=\"?([0-9]+)\"?)?").findall
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Copy:
     """One answer with status 200, and until when it is good for what."""
 
@@ -42,8 +45,8 @@ class Copy:
     stale_while_revalidate_s: int
     stale_if_error_s: int
     mark: Mark
-    # For everybody, or for those without a token only.
-    varies_by_token: bool = False
+    # The names of the headers that made a difference.
+    vary: frozenset[bytes] = frozenset()
     stored_at: float = field(default_factory=time.time)
     stored: float = field(default_factory=time.monotonic)
     etag: bytes | None = None
@@ -53,12 +56,17 @@ class Copy:
     def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
         """Return a copy if the answer says that it may be kept for some use."""
         told = dict(headers)
-        rules = dict(_directive(told.get(b"cache-control", b"").decode().lower()))
-        if "no-store" in rules or b"set-cookie" in told:
+        said = told.get(b"cache-control", b"").decode("latin-1").lower()
+        rules = dict(_directive(said))
+        vary = vary_of(told)
+        if "no-store" in rules or b"*" in vary:
             return None
-        is_public = "public" in rules
-        ages = {name: int(rules.get(name) or 0) for name in _AGES}
-        if not is_public:
+        cookies = [value for name, value in headers if name == b"set-cookie"]
+        # Of a page for one person, his form's own is renewed with each answer.
+        if not all(value.startswith(CSRF_COOKIE) for value in cookies):
+            return None
+        ages = {name: min(int(rules.get(name) or 0), AGE_MAX_S) for name in _AGES}
+        if "public" not in rules or cookies or rules.keys() & {"private", "no-cache"}:
             ages |= {"s-maxage": 0, "stale-while-revalidate": 0}
         if not any(ages.values()):
             return None
@@ -69,21 +77,23 @@ class Copy:
             stale_while_revalidate_s=ages["stale-while-revalidate"],
             stale_if_error_s=ages["stale-if-error"],
             mark=mark,
-            varies_by_token=b"authorization" in told.get(b"vary", b"").lower(),
+            vary=vary,
             etag=told.get(b"etag"),
             modified=told.get(b"last-modified"),
         )
 
     @property
     def size(self) -> int:
-        return len(self.body) + 1024
+        told = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.body) + told + HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
+
+    @property
+    def varies_by_token(self) -> bool:
+        return b"authorization" in self.vary
 
     @property
     def age(self) -> float:
         return time.monotonic() - self.stored
-
-    def renewed(self) -> Self:
-        return replace(self, stored=time.monotonic(), stored_at=time.time())
 
     def is_for_want_of_better(self) -> bool:
         return self.age < self.fresh_s + self.stale_if_error_s
@@ -104,7 +114,7 @@ class Copy:
     ) -> None:
         """Answer with it, and say that it is old: to programs and on pages."""
         headers, body = self.headers, self.body
-        if NOTICE_PLACE in body:
+        if NOTICE_PLACE in body and _is_page(headers):
             then = datetime.fromtimestamp(self.stored_at, UTC)
             text = f"{then:%H:%M:%S} UTC on {then:%-d %B %Y}"
             notice = NOTICE.format(iso=then.isoformat(timespec="seconds"), text=text)
@@ -143,7 +153,17 @@ class Copy:
             return False
 
 
+AGE_MAX_S = 2**31
 _AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
+
+
+def vary_of(told: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    names = told.get(b"vary", b"").lower().split(b",")
+    return frozenset(name.strip() for name in names if name.strip())
+
+
+def _is_page(headers: Headers) -> bool:
+    return any(n == b"content-type" and v.startswith(b"text/html") for n, v in headers)
 
 
 def _moment(header: bytes) -> datetime:

@@ -33,6 +33,4 @@ async def _find_shared(request: Incoming) -> Copy | None:
 
 
 def as_text(key: readcache.Key) -> str:
-    host, scheme, path, query, headers = key
-    told = " ".join(value.decode("latin-1") for value in headers)
-    return f"{scheme}://{host.decode('latin-1')}{path}?{query} {told}"
+    return repr(tuple(key))

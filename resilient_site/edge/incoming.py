@@ -2,27 +2,29 @@
 
 import re
 import time
+from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
 from hashlib import blake2b
 from typing import Self
 
 from django.conf import settings
+from django.http import parse_cookie
 
-from resilient_site.later import Message
+from resilient_site.later import CUT_KEY, Message
+from resilient_site.requestid import OURS
 
 SAFE = ("GET", "HEAD")
 SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
+CSRF_COOKIE = f"{settings.CSRF_COOKIE_NAME}=".encode()
 # Says nothing about who it is.
-CSRF_ONLY = re.compile(rb"%b=[^;\s]*" % settings.CSRF_COOKIE_NAME.encode()).fullmatch
+CSRF_ONLY = re.compile(rb"%b[^;\s]*" % re.escape(CSRF_COOKIE)).fullmatch
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
 TIMEOUT_HEADER = b"x-request-timeout"
 
-OF_ONE_CLIENT = {
-    b"authorization", b"cookie", b"if-match", b"if-none-match", b"if-modified-since",
-    b"if-unmodified-since", b"if-range", b"range", b"referer", b"prefer",
-    TIMEOUT_HEADER,
-}  # fmt: skip
+# Of a request whose answer is for everybody.
+OF_EVERYBODY = {b"host", *OURS}
+_no_ascii = re.compile(rb"[^\x00-\x7f]")
 
 # What takes long, or keeps a thread for long.
 _is_heavy = re.compile(
@@ -41,6 +43,38 @@ class Kind(IntEnum):
     HEAVY = 4
 
 
+def tidy(scope: Message) -> None:
+    """Leave in a request nothing that we would read in one way and Django in another.
+
+    WSGI takes `_` in the name of a header for `-`, joins cookies by a comma, and knows
+    no query that is not ASCII.
+    """
+    names = dict(scope["headers"])
+    if len(names) < len(scope["headers"]) or b"_" in b" ".join(names):
+        scope["headers"] = _tidy(scope["headers"])
+    if not scope["query_string"].isascii():
+        scope["query_string"] = _no_ascii.sub(
+            lambda found: b"%%%02X" % ord(found[0]), scope["query_string"]
+        )
+
+
+def _tidy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if b"_" not in name]
+    cookies = [value for name, value in kept if name == b"cookie"]
+    if len(cookies) > 1:
+        kept = [header for header in kept if header[0] != b"cookie"]
+        kept.append((b"cookie", b"; ".join(cookies)))
+    return kept
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return what was said more than once as one value (RFC 9110, section 5.3)."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b", " + value if name in joined else value
+    return joined
+
+
 class Incoming:
     def __init__(self, scope: Message) -> None:
         self.scope = scope
@@ -48,6 +82,8 @@ class Incoming:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        if len(self.headers) < len(scope["headers"]):
+            self.headers = _joined(scope["headers"])
         self.is_safe = self.method in SAFE
         cookie = self.headers.get(b"cookie")
         self.has_authorization = b"authorization" in self.headers
@@ -59,18 +95,29 @@ class Incoming:
     @cached_property
     def credential(self) -> str | None:
         """What the client says he is known by, as a digest; None if he says nothing."""
-        told = self.headers.get(b"authorization")
-        if told is None:
-            for part in self.headers.get(b"cookie", b"").split(b";"):
-                if part.strip().startswith(SESSION_COOKIE):
-                    told = part.strip()
-        return blake2b(told, digest_size=20).hexdigest() if told else None
+        token = self.headers.get(b"authorization", b"")
+        # As Django reads it. Both count: pages go by the session, whatever token a
+        # proxy or a program sends with it.
+        cookies = parse_cookie(
+            self.headers.get(b"cookie", b"").decode(errors="replace")
+        )
+        session = cookies.get(settings.SESSION_COOKIE_NAME, "").encode()
+        if not token and not session:
+            return None
+        return blake2b(token + b"\0" + session, digest_size=20).hexdigest()
 
-    def as_shared(self, query: str) -> Self:
-        """The same request without anything that is its client's own."""
-        kept = [(n, v) for n, v in self.scope["headers"] if n not in OF_ONE_CLIENT]
+    @property
+    def wants_no_fetch(self) -> bool:
+        said = self.headers.get(b"cache-control", b"")
+        return b"only-if-cached" in said.lower()
+
+    def as_shared(self, query: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
+        """The same request with `headers`, and nothing else that its client chose."""
+        kept = [(n, v) for n, v in self.headers.items() if n in OF_EVERYBODY]
+        kept += [(name, value) for name, value in headers if value]
         changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
-        return type(self)({**self.scope, **changes})
+        scope = {name: v for name, v in self.scope.items() if name != CUT_KEY}
+        return type(self)({**scope, **changes})
 
     def kind(self, is_known: bool) -> Kind:
         if _is_heavy(self.path):

@@ -18,48 +18,71 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from zlib import crc32
 
 import orjson
 
-from resilient_site.edge.copies import Copy
+from resilient_site.edge.copies import Copy, vary_of
 from resilient_site.resilience.generations import Mark, boot_id
+from resilient_site.resilience.sharing import LAST_KNOWN_S
 
 logger = logging.getLogger(__name__)
 
 WAITING_MAX = 1_000
+WAITING_BYTES_MAX = 16 * 1024 * 1024
 BATCH = 100
+# Of all the room, what one batch may take, and how full it may be before that.
+BATCH_SHARE = 0.1
+FULL_SHARE = 0.8
 # What was written a moment ago is not written again.
 AGAIN_S = 30
 NOTED_MAX = 20_000
-ROOM_CHECK_S = 30
 TIMEOUT_S = 1.0
+STOP_S = 5.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS copies (
     key TEXT PRIMARY KEY, stored_at REAL, size INTEGER, about BLOB, body BLOB
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS copies_by_age ON copies (stored_at);
 """
+OLDEST_QUARTER = """
+DELETE FROM copies WHERE stored_at <= (
+    SELECT stored_at FROM copies ORDER BY stored_at LIMIT 1
+    OFFSET (SELECT count(*) / 4 FROM copies)
+)
+"""
+
+type Entry = tuple[str, Copy | None]
 
 
 class LastKnown:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
-        self._waiting: queue.Queue[tuple[str, Copy] | None] = queue.Queue(WAITING_MAX)
+        self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._is_ending = False
         self._written: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="last-known-reader")
+        self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
+        self._is_ending = False
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="last-known-reader")
         self._writer = threading.Thread(
             target=self._write, name="last-known-writer", daemon=True
         )
         self._writer.start()
 
     def stop(self) -> None:
+        """Write what is left, unless the disk does not answer."""
         if self._writer:
-            self._waiting.put(None)
-            self._writer.join()
-        self._readers.shutdown()
+            with suppress(queue.Full):
+                self._waiting.put(None, timeout=STOP_S)
+            self._writer.join(STOP_S)
+        if self._readers:
+            self._readers.shutdown(wait=False, cancel_futures=True)
+        self._writer = self._readers = None
 
     def keep(self, key: str, copy: Copy) -> None:
         """Keep the copy soon; when there is too much to write, it is not kept."""
@@ -67,15 +90,36 @@ class LastKnown:
         last = self._written.get(key)
         if last and last[0] == digest and now - last[1] < AGAIN_S:
             return
-        with suppress(queue.Full):
-            self._waiting.put_nowait((key, copy))
+        if copy.size <= BATCH_SHARE * self.max_bytes and self._put(key, copy):
             self._written[key] = digest, now
             if len(self._written) > NOTED_MAX:
                 self._written.popitem(last=False)
 
+    def forget(self, key: str) -> None:
+        """Keep it no longer: it does not hold any more."""
+        self._written.pop(key, None)
+        self._put(key, None)
+
+    def _put(self, key: str, copy: Copy | None) -> bool:
+        size = _size(copy)
+        with self._lock:
+            if self._waiting_bytes + size > WAITING_BYTES_MAX:
+                return False
+            try:
+                self._waiting.put_nowait((key, copy))
+            except queue.Full:
+                return False
+            self._waiting_bytes += size
+        return True
+
     async def get(self, key: str) -> Copy | None:
+        if self._readers is None:
+            return None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._read, key)
+        found = loop.run_in_executor(self._readers, self._read, key)
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(found, TIMEOUT_S)
+        return None
 
     def _read(self, key: str) -> Copy | None:
         try:
@@ -83,57 +127,91 @@ class LastKnown:
                 query = "SELECT stored_at, about, body FROM copies WHERE key = ?"
                 row = connection.execute(query, [key]).fetchone()
             return _load(*row) if row else None
-        except (sqlite3.Error, orjson.JSONDecodeError, KeyError) as error:
+        except sqlite3.OperationalError:
+            return None  # not there yet, or in another's hands
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             logger.warning("The last known answers cannot be read: %s", error)
             return None
 
     def _write(self) -> None:
-        checked = 0.0
         while batch := self._next_batch():
             try:
-                with closing(self._connect()) as connection, connection:
-                    connection.executescript(SCHEMA)
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
-                        [_dump(key, copy) for key, copy in batch],
-                    )
-                    if time.monotonic() - checked > ROOM_CHECK_S:
-                        checked = time.monotonic()
-                        self._make_room(connection)
-            except sqlite3.OperationalError as error:  # no room, or another's lock
+                self._write_batch(batch)
+            # No room, or another's lock: the next ones may fit.
+            except (sqlite3.OperationalError, OSError) as error:
                 logger.warning("The last known answers cannot be written: %s", error)
             except sqlite3.DatabaseError as error:
                 logger.warning("The last known answers are made anew: %s", error)
-                for suffix in ("", "-wal", "-shm"):
-                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+                self._delete()
 
-    def _next_batch(self) -> list[tuple[str, Copy]]:
-        batch = []
-        entry = self._waiting.get()
-        while entry is not None:
-            batch.append(entry)
-            if len(batch) == BATCH or self._waiting.empty():
-                return batch
+    def _write_batch(self, batch: list[Entry]) -> None:
+        self.path.touch(mode=0o600)
+        with closing(self._connect()) as connection, connection:
+            connection.executescript(SCHEMA)
+            self._make_room(connection)
+            connection.executemany(
+                "DELETE FROM copies WHERE key = ?",
+                [(key,) for key, copy in batch if copy is None],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
+                [_dump(key, copy) for key, copy in batch if copy],
+            )
+
+    def _next_batch(self) -> list[Entry]:
+        """Wait for something to write; return nothing when the end is reached."""
+        batch: dict[str, Copy | None] = {}
+        size = 0
+        while not self._is_ending:
             entry = self._waiting.get()
-        return []
+            if entry is None:
+                self._is_ending = True
+                break
+            key, copy = entry
+            batch[key] = copy  # of one key the last word counts
+            size += _size(copy)
+            is_large = size > BATCH_SHARE * self.max_bytes
+            if is_large or len(batch) == BATCH or self._waiting.empty():
+                break
+        with self._lock:
+            self._waiting_bytes -= size
+        return list(batch.items())
+
+    def _delete(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(f"{self.path}{suffix}").unlink()
 
     def _connect(self) -> sqlite3.Connection:
-        self.path.touch(mode=0o600)
-        connection = sqlite3.connect(self.path, timeout=TIMEOUT_S)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = OFF")
+        url = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(url, timeout=TIMEOUT_S, uri=True)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
-        """Delete the oldest quarter if there is too much."""
-        sizes = "SELECT coalesce(sum(size), 0) FROM copies"
-        if connection.execute(sizes).fetchone()[0] <= self.max_bytes:
-            return
-        connection.execute(
-            "DELETE FROM copies WHERE stored_at <= "
-            "(SELECT stored_at FROM copies ORDER BY stored_at LIMIT 1 "
-            "OFFSET (SELECT count(*) / 4 FROM copies))"
-        )
+        """Delete what is too old to be shown, and the oldest if there is too much."""
+
+        def ask(pragma: str) -> int:
+            answer: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+            return answer
+
+        expired = "DELETE FROM copies WHERE stored_at < ?"
+        connection.execute(expired, [time.time() - LAST_KNOWN_S])
+        page_bytes = ask("page_size")
+        connection.execute(f"PRAGMA max_page_count = {self.max_bytes // page_bytes}")
+        most = FULL_SHARE * self.max_bytes
+        while (ask("page_count") - ask("freelist_count")) * page_bytes > most:
+            if connection.execute(OLDEST_QUARTER).rowcount == 0:
+                return
+
+
+def _size(copy: Copy | None) -> int:
+    return copy.size if copy else 0
 
 
 def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
@@ -143,14 +221,16 @@ def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
         ],
         "limits": (copy.fresh_s, copy.stale_while_revalidate_s, copy.stale_if_error_s),
         "mark": (copy.mark.at, copy.mark.slots),
-        "varies_by_token": copy.varies_by_token,
         "boot": boot_id(),
+        "check": crc32(copy.body),
     }
     return key, copy.stored_at, copy.size, orjson.dumps(about), copy.body
 
 
 def _load(stored_at: float, about: bytes, body: bytes) -> Copy:
     told = orjson.loads(about)
+    if told["check"] != crc32(body):
+        raise ValueError("The body is damaged.")
     at, slots = told["mark"]
     if told["boot"] != boot_id():
         at = 0  # of a clock that began anew: outdated
@@ -164,7 +244,7 @@ def _load(stored_at: float, about: bytes, body: bytes) -> Copy:
         stale_while_revalidate_s=meanwhile_s,
         stale_if_error_s=if_error_s,
         mark=Mark(at, tuple(slots)),
-        varies_by_token=told["varies_by_token"],
+        vary=vary_of(by_name),
         stored_at=stored_at,
         stored=time.monotonic() - max(time.time() - stored_at, 0.0),
         etag=by_name.get(b"etag"),

@@ -23,6 +23,7 @@ from resilient_site import wsgi  # noqa: F401 - sets Django up
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.bodies import IDLE_S, replay
 from resilient_site.edge.incoming import Incoming, Kind
+from resilient_site.errors import SiteError
 from resilient_site.later import (
     CUT_KEY,
     SCOPE_KEY,
@@ -102,7 +103,8 @@ async def ask(
     gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     if receive:
         gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
-    send = _guard(send, exchange)
+    promised: list[Message] = []
+    send = _guard(send, exchange, promised)
     try:
         later = await _in_thread(request, kind, body, send)
         if isinstance(later, Wait):
@@ -111,7 +113,13 @@ async def ask(
                 return exchange
             exchange.waited_for = later.token
             request.begin_anew()
-            later = await _in_thread(request, kind, body, send)
+            try:
+                later = await _in_thread(request, kind, body, send)
+            except SiteError:
+                # What was done before the wait is done: nobody may hear otherwise.
+                for message in promised:
+                    await send(message)
+                return exchange
         if isinstance(later, Stream):
             if request.method != "HEAD":
                 pieces = send_pieces(later, send, exchange)
@@ -150,10 +158,14 @@ async def _watch(receive: Receive, gone: Event) -> None:
         gone.set()
 
 
-def _guard(send: Send, exchange: Exchange) -> Send:
+def _guard(send: Send, exchange: Exchange, promised: list[Message]) -> Send:
     async def guarded(message: Message) -> None:
         # The thread ends its answer as if it were read.
-        if exchange.client_gone.is_set() or exchange.withholds(message):
+        if exchange.client_gone.is_set():
+            return
+        if exchange.withholds(message):
+            if isinstance(exchange.later, Wait):
+                promised.append(message)
             return
         try:
             await asyncio.wait_for(send(message), IDLE_S)

@@ -17,6 +17,7 @@ from resilient_site.resilience.generations import Mark, generations, slot_of
 KNOWN_MAX = 10_000
 # For so long one who was recognised is known.
 KNOWN_S = 3600.0
+MAKE_A_DIFFERENCE = (b"host", b"hx-request", b"hx-target")
 
 known: OrderedDict[str, tuple[float, Mark, float]] = OrderedDict()
 
@@ -36,7 +37,9 @@ def is_known(request: Incoming, within_s: float = KNOWN_S) -> bool:
 
 def remember(request: Incoming, identity: Identity, at: int) -> None:
     """Note who this was when Django answered him, as of the moment `at`."""
-    credential = request.credential or ""
+    credential = request.credential
+    if credential is None:
+        return
     mark = Mark(at, (slot_of(identity.tag),))
     known[credential] = time.monotonic(), mark, identity.expires_at
     known.move_to_end(credential)
@@ -48,7 +51,17 @@ def keep(request: Incoming, identity: Identity, copy: Copy) -> None:
     """Keep a copy for this client alone, until he is no longer the one he was."""
     mark = Mark(copy.mark.at, (slot_of(identity.tag),))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
-    last_known.keep(_key(request), replace(copy, mark=mark, stale_if_error_s=left))
+    mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
+    if request.credential and left > 0:
+        last_known.keep(_key(request), mine)
+
+
+def forget(request: Incoming, status: int) -> None:
+    """Forget what this client was told here: now he is told `status`."""
+    if request.credential:
+        last_known.forget(_key(request))
+        if status == 401:
+            known.pop(request.credential, None)
 
 
 async def find(request: Incoming) -> Copy | None:
@@ -60,7 +73,5 @@ async def find(request: Incoming) -> Copy | None:
 
 
 def _key(request: Incoming) -> str:
-    headers = request.headers
-    told = (headers.get(b"host", b""), request.query, headers.get(b"hx-target", b""))
-    host, query, part = (value.decode("latin-1") for value in told)
-    return f"{request.credential} {host} {request.path}?{query} {part}"
+    told = [request.headers.get(name, b"") for name in MAKE_A_DIFFERENCE]
+    return repr((request.credential, request.path, request.query, told))

@@ -2,7 +2,9 @@
 
 Views say which of theirs are (`resilience.sharing`). While one is fetched all who
 ask for the same wait for it; while a newer one is fetched the old one is shown; when
-none can be had the last known one is.
+none can be had the last known one is. What a client says of its age (`no-cache`,
+`max-age`) is not followed, or anyone could have everything fetched at will: changes
+are seen at once anyway. `only-if-cached` is.
 """
 
 import asyncio
@@ -21,10 +23,11 @@ from resilient_site.edge.readcache import (
     Key,
     is_fresh,
     key_of,
+    may_be_shared,
     may_be_shown_meanwhile,
 )
 from resilient_site.edge.stores import copies, last_known
-from resilient_site.edge.tap import Collected
+from resilient_site.edge.tap import Collected, says_it_is_void
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.later import Send
 from resilient_site.resilience.generations import CHANGES, generations, mark, now
@@ -36,6 +39,12 @@ PAUSE_S = 1.0
 PAUSED_MAX = 10_000
 
 type Fetched = Copy | Collected
+
+
+class NotKept(SiteError):
+    status = 504
+    code = "not_cached"
+    detail = "There is no copy of this, and you asked for nothing but a copy."
 
 
 @dataclass
@@ -73,9 +82,12 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
     if not request.is_anonymous:
         return False
     if copy and may_be_shown_meanwhile(copy):
-        _join_or_start(key, request)
+        if not _is_paused(key):
+            _join_or_start(key, request)
         await copy.send(request, send, [*copy.status(b"hit"), *extra])
         return True
+    if request.wants_no_fetch:
+        raise NotKept
     if _is_paused(key) and await send_last_known(request, send, extra):
         return True
     return await _answer_with_new(key, request, send, extra)
@@ -95,7 +107,6 @@ async def _answer_with_new(
     try:
         fetched = await _wait_for(flight, request)
     except SiteError:
-        _pause(key)
         if await send_last_known(request, send, extra):
             return True
         raise
@@ -103,7 +114,6 @@ async def _answer_with_new(
         await fetched.send(request, send, [*fetched.status(how), *extra])
         return True
     if fetched.status >= 500:
-        _pause(key)
         if await send_last_known(request, send, extra):
             return True
     elif has_joined:
@@ -138,14 +148,24 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
 
 async def _fetch(key: Key, request: Incoming) -> Fetched:
     began = now()
-    asked = request.as_shared(key[3])
+    asked = request.as_shared(key.query, key.headers)
     collected = Collected()
-    await ask(asked, asked.kind(False), None, None, collected.take)
-    copy = collected.copy(began)
-    if copy is None or not copy.fresh_s:
+    try:
+        await ask(asked, asked.kind(False), None, None, collected.take)
+    except SiteError:
+        _pause(key)
+        raise
+    if collected.status >= 500:
+        _pause(key)
         return collected
-    copies.put(key, copy)
-    last_known.keep(as_text(key), copy)
+    copy = collected.copy(began)
+    if copy is None or not may_be_shared(copy, key):
+        if copy or says_it_is_void(collected.status):
+            copies.forget(key)
+            last_known.forget(as_text(key))
+        return collected
+    if copies.put(key, copy):
+        last_known.keep(as_text(key), copy)
     paused.pop(key, None)
     return copy
 

@@ -7,7 +7,10 @@ second time, so that a crawler or a flood of odd searches pushes nothing out.
 
 from collections import OrderedDict
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
+
+from django.conf import settings
 
 from resilient_site.edge.copies import Copy
 from resilient_site.edge.incoming import Incoming
@@ -15,38 +18,68 @@ from resilient_site.resilience.generations import generations
 from resilient_site.resilience.sharing import Shared, how_shared
 
 PROBATION_SHARE = 0.2
-PARAMETERS_MAX = 64
+# Longer ones are for Django alone: they would take more room than their answers.
+PATH_MAX = 512
+TOLD_MAX = 1024
+# What differs by them is kept apart by other means.
+OF_STRANGERS = {b"authorization", b"cookie"}
 
-type Key = tuple[bytes, str, str, str, tuple[bytes, ...]]
+
+type Told = tuple[tuple[bytes, bytes], ...]
+
+
+class Key(NamedTuple):
+    """What tells one shared answer from all others."""
+
+    host: bytes
+    scheme: str
+    path: str
+    query: str
+    headers: Told
+
 
 # To find a view costs more than to find a copy.
 _how_shared = lru_cache(maxsize=16_384)(how_shared)
 
 
 def key_of(request: Incoming) -> Key | None:
-    """Return what tells this shared answer from all others; None: it is not shared."""
-    shared = _how_shared(request.path)
+    """Return None if the answer to this request is not shared."""
+    shared = _how_shared(request.path) if len(request.path) <= PATH_MAX else None
     if shared is None:
         return None
-    return (
-        request.headers.get(b"host", b""),
-        request.scope.get("scheme", "http"),
-        request.path,
-        _query(request.query, shared),
-        tuple(request.headers.get(name, b"") for name in _lower(shared.headers)),
-    )
+    query = _query(request.query, shared) if request.query else ""
+    host = request.headers.get(b"host", b"")
+    told = _told(request, shared.headers) if shared.headers else ()
+    if query is None or told is None or len(query) + len(host) > TOLD_MAX:
+        return None
+    scheme = request.scope.get("scheme", "http")
+    return Key(host, scheme, request.path, query, told)
 
 
-def _query(query: bytes, shared: Shared) -> str:
-    """Return the parameters that count, in one order."""
-    if not query or not shared.parameters:
+def _told(request: Incoming, names: tuple[str, ...]) -> Told | None:
+    """Return what these headers say; None if they say too much."""
+    told = tuple((name, request.headers.get(name, b"")) for name in _lower(names))
+    return told if sum(len(value) for _, value in told) <= TOLD_MAX else None
+
+
+def may_be_shared(copy: Copy, key: Key) -> bool:
+    """Tell whether it is the same for all who ask with this key."""
+    differs_by = copy.vary - OF_STRANGERS
+    return bool(copy.fresh_s) and differs_by <= {name for name, _ in key.headers}
+
+
+def _query(query: bytes, shared: Shared) -> str | None:
+    """Return the parameters that count, in one order; None if they are too many."""
+    if not shared.parameters:
         return ""
     try:
         pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX
+            query.decode("latin-1"),
+            keep_blank_values=True,
+            max_num_fields=settings.DATA_UPLOAD_MAX_NUMBER_FIELDS,
         )
     except ValueError:
-        return query.decode("latin-1")
+        return None
     # Stable: of several values of one parameter the order may count.
     counting = sorted(
         (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
@@ -79,20 +112,31 @@ class ReadCache:
             self._proven[key] = copy
         return copy
 
-    def put(self, key: Key, copy: Copy) -> None:
+    def put(self, key: Key, copy: Copy) -> bool:
+        """Keep it, unless one that was read later is here; tell whether it was none."""
+        known = self._proven.get(key) or self._probation.get(key)
+        if known and known.mark.at > copy.mark.at:
+            return False
+        if copy.size > PROBATION_SHARE * self.max_bytes:
+            self.forget(key)
+            return True
         if key in self._proven:
             self.bytes += copy.size - self._proven[key].size
             self._proven[key] = copy
         else:
-            self._drop(key)
+            self.forget(key)
             self._probation[key] = copy
             self._probation_bytes += copy.size
             self.bytes += copy.size
         self._make_room()
+        return True
 
-    def _drop(self, key: Key) -> None:
+    def forget(self, key: Key) -> None:
         if old := self._probation.pop(key, None):
             self._probation_bytes -= old.size
+        else:
+            old = self._proven.pop(key, None)
+        if old:
             self.bytes -= old.size
 
     def _make_room(self) -> None:

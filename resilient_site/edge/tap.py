@@ -8,6 +8,8 @@ from resilient_site.later import Message, Send
 from resilient_site.resilience.generations import mark, now
 
 TAGS = b"cache-tag"
+# Say nothing about whether what was known before still holds.
+SAYS_NOTHING = {304, 408, 429}
 
 
 @dataclass
@@ -29,9 +31,12 @@ class Collected:
         body = b"".join(self.pieces)
         told = dict(self.headers)
         # Without its length nobody can tell whether it is whole.
-        if self.status != 200 or told.get(b"content-length") != b"%d" % len(body):
+        length = told.get(b"content-length")
+        if self.status != 200 or length != b"%d" % len(body):
             return None
-        tags = told.get(TAGS, b"").decode().split()
+        if len(body) > BODY_MAX_BYTES:
+            return None
+        tags = told.get(TAGS, b"").decode("latin-1").split()
         return Copy.of(self.headers, body, mark(at, tags))
 
     async def send(self, request: Incoming, send: Send, extra: Headers) -> None:
@@ -44,6 +49,7 @@ class Tap:
 
     def __init__(self, request: Incoming, send: Send) -> None:
         self.began = now()
+        self.status = 0
         self.collected: Collected | None = None
         self.failure: Collected | None = None
         self._request, self._send = request, send
@@ -51,7 +57,8 @@ class Tap:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if message["status"] >= 500:
+            self.status = message["status"]
+            if self.status >= 500:
                 self.failure = Collected()
             elif self._request.method == "GET" and _may_be_kept(message["headers"]):
                 self.collected = Collected()
@@ -71,6 +78,11 @@ class Tap:
 
     def copy(self) -> Copy | None:
         return self.collected.copy(self.began) if self.collected else None
+
+
+def says_it_is_void(status: int) -> bool:
+    """Tell whether what was answered before with 200 does not hold any more."""
+    return 300 <= status < 500 and status not in SAYS_NOTHING
 
 
 def _may_be_kept(headers: Headers) -> bool:

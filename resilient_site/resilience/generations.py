@@ -8,11 +8,13 @@ all of them at once, and a process may be killed at any time. Tags that share a 
 only make a copy be read once more than needed.
 """
 
+import logging
 import mmap
 import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -20,8 +22,14 @@ from zlib import crc32
 from django.conf import settings
 from django.db import transaction
 
+logger = logging.getLogger(__name__)
+
 SLOTS = 1 << 16
 WIDTH = 8
+# Two who renew a slot at once may leave the earlier moment in it, earlier by less.
+BLUR_NS = 1_000_000
+# In place of the file, if there is no room for it: everything changes all the time.
+NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * WIDTH).cast("Q")
 # A tag of every copy, for the day when it is not known what has changed.
 EVERYTHING = "everything"
 # Changed with each change.
@@ -47,24 +55,37 @@ class Generations:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._slots: memoryview | None = None
+        self._has_complained = False
 
     @property
     def slots(self) -> memoryview:
         if self._slots is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"generations-{boot_id()}"
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                os.truncate(file, SLOTS * WIDTH)
-                shared = mmap.mmap(file, SLOTS * WIDTH)
-            finally:
-                os.close(file)
-            self._slots = memoryview(shared).cast("Q")
+                self._slots = memoryview(self._map()).cast("Q")
+            except OSError as error:
+                if not self._has_complained:
+                    logger.error("Changes cannot be noted, so no copies: %s", error)
+                self._has_complained = True
+                return NOTHING_IS_CURRENT
         return self._slots
+
+    def _map(self) -> mmap.mmap:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"generations-{boot_id()}"
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                # Room for all of it: a store on a full disk would kill the process.
+                os.posix_fallocate(file, 0, SLOTS * WIDTH)
+            else:
+                os.truncate(file, SLOTS * WIDTH)
+            return mmap.mmap(file, SLOTS * WIDTH)
+        finally:
+            os.close(file)
 
     def is_current(self, mark: Mark) -> bool:
         """Tell whether nothing that `mark` speaks of has changed since."""
-        slots, at = self.slots, mark.at
+        slots, at = self.slots, mark.at - BLUR_NS
         # A loop, as this is on the way of every answer from memory.
         for slot in mark.slots:  # noqa: SIM110
             if slots[slot] >= at:
@@ -72,10 +93,19 @@ class Generations:
         return True
 
     def renew(self, tags: Iterable[str]) -> None:
-        """Say that these have changed. One store each: writers need no lock."""
-        slots, moment = self.slots, now()
+        """Say that these have changed.
+
+        Writers need no lock, which one that is stopped would hold for ever: who was
+        held up before his store, and so may have undone a later one, stores again.
+        """
+        slots = self.slots
+        if slots.readonly:
+            return
         for slot in map(slot_of, (*tags, CHANGES)):
-            slots[slot] = moment
+            moment = 0
+            while now() - moment >= BLUR_NS:
+                moment = now()
+                slots[slot] = moment
 
     def forget_earlier_boots(self) -> None:
         for path in self.folder.glob("generations-*"):
@@ -83,6 +113,7 @@ class Generations:
                 path.unlink(missing_ok=True)
 
 
+@cache
 def boot_id() -> str:
     """Name this run of the machine: with each one its clock begins anew."""
     with suppress(OSError):

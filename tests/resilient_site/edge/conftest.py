@@ -1,0 +1,44 @@
+"""The edge in this process, without a server: its clients call it as a server does."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+
+from resilient_site.edge import origin, own, public, readcache, stores
+from resilient_site.edge.admission import Admission
+from resilient_site.edge.lastknown import LastKnown
+from tests.resilient_site.edge import views
+from tests.resilient_site.edge.clients import ORIGIN_THREADS
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
+    """An edge that has been asked nothing yet, with a folder of its own."""
+    settings.RATE_LIMITS = {}
+    copies, last_known = stores.copies, stores.last_known
+    copies.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
+    last_known.__init__(  # type: ignore[misc]
+        tmp_path / "last-known.sqlite3", settings.LAST_KNOWN_BYTES
+    )
+    monkeypatch.setattr(origin, "admission", Admission(ORIGIN_THREADS))
+    for kept in (own.known, public.paused, public.flights):
+        kept.clear()
+    readcache._how_shared.cache_clear()
+    views.forget()
+    yield
+    last_known.stop()
+    readcache._how_shared.cache_clear()
+
+
+@pytest.fixture
+def last_known() -> LastKnown:
+    """The answers on the disk; written at once where a test waits for it."""
+    stores.last_known.start()
+    return stores.last_known
+
+
+@pytest.fixture
+def no_connection_stays(monkeypatch) -> None:
+    """The edge's threads outlive the test, and its database."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)

@@ -1,0 +1,208 @@
+"""What tells one shared answer from another, and what does not."""
+
+from urllib.parse import parse_qsl, quote_from_bytes, urlencode
+
+import pytest
+from django.http import QueryDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_site.edge import readcache, stores
+from resilient_site.edge.incoming import Incoming, tidy
+from resilient_site.edge.readcache import PATH_MAX, TOLD_MAX, Key, key_of
+from resilient_site.resilience.sharing import Shared
+from tests.resilient_site.edge.clients import HOST, ask, get, run
+from tests.resilient_site.edge.views import now
+
+pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
+SHARED = Shared(("q", "tag"))
+
+
+def canonical(query: bytes) -> str | None:
+    return readcache._query(query, SHARED)
+
+
+@run
+async def test_parameters_that_do_not_count_cause_no_fetch():
+    await get("/thing?q=a")
+    for n in range(100):
+        assert (await get(f"/thing?utm_{n}={n}&q=a&{n}")).is_hit
+    assert [seen["query"] for seen in now.asked] == ["q=a"]
+    assert len(stores.copies) == 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "&".join(f"x{n}=1" for n in range(900)),
+        "x=" + "y" * 60_000,
+        "x=%FF%00%ff",
+        "x=\xff",
+        "%ff%fe=1",
+        "&&&=&=x",
+        ";;",
+    ],
+)
+def test_odd_parameters_that_do_not_count_cause_no_fetch(query):
+    @run
+    async def test():
+        await get()
+        assert (await get(f"/thing?{query}")).is_hit
+
+    test()
+
+
+@run
+async def test_the_order_and_the_spelling_of_parameters_do_not_count():
+    await get("/thing?q=a%20b&tag=1&tag=2")
+    for same in ("tag=1&tag=2&q=a+b", "tag=1&q=%61%20b&tag=2", "%71=a+b&tag=1&tag=2"):
+        assert (await get(f"/thing?{same}")).is_hit
+    for other in ("tag=2&tag=1&q=a+b", "q=a+b&tag=1", "q=a+b", "q=a+b&q=&tag=1&tag=2"):
+        assert not (await get(f"/thing?{other}")).is_hit
+
+
+@run
+async def test_a_blank_value_is_one():
+    await get("/thing")
+    assert not (await get("/thing?q=")).is_hit
+    assert now.asked[-1]["query"] == "q="
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/thing?q=" + "x" * (TOLD_MAX + 1),
+        "/thing?" + "&".join(["q=1"] * 500),
+        "/thing/" + "x" * (PATH_MAX + 1),
+    ],
+)
+def test_what_is_longer_than_its_answer_is_not_kept(target):
+    @run
+    async def test():
+        for _ in range(2):
+            answer = await get(target)
+            assert (answer.status, answer.cached) == (200, "")
+        assert len(now.asked) == 2
+        assert len(stores.copies) == 0
+
+    test()
+
+
+@run
+async def test_a_query_that_is_no_ascii_is_answered():
+    answer = await get("/plain?q=\xff\xe4")
+    assert (answer.status, now.asked[-1]["query"]) == (200, "q=%FF%E4")
+
+
+@run
+async def test_only_the_named_headers_make_a_difference():
+    await get()
+    for name in (
+        "Accept",
+        "Accept-Language",
+        "User-Agent",
+        "X-Forwarded-Host",
+        "Range",
+    ):
+        assert (await get(**{name: "other"})).is_hit
+    assert not (await get(**{"HX-Target": "results"})).is_hit
+    assert now.asked[-1]["target"] == "results"
+    assert (await get(**{"HX-Target": "results"})).is_hit
+
+
+@pytest.mark.parametrize(
+    ("name", "seen_as"),
+    [(b"hx_target", "target"), (b"Range", "range"), (b"range", "range")],
+)
+def test_no_header_that_does_not_count_gets_into_a_copy(name, seen_as):
+    """WSGI would take `HX_Target` for `HX-Target`, and poison the plain answer."""
+
+    @run
+    async def test():
+        await ask("/thing", headers=[(name.lower(), b"poison")])
+        assert now.asked[-1][seen_as] is None
+        assert (await get()).is_hit
+
+    test()
+
+
+@run
+async def test_headers_with_an_underscore_reach_no_view():
+    await ask("/plain", headers=[(b"hx_target", b"x"), (b"authorization_", b"x")])
+    assert now.asked[-1]["target"] is None
+
+
+@run
+async def test_hosts_are_kept_apart():
+    await get()
+    other = await ask("/thing", headers=[(b"host", b"127.0.0.1")])
+    assert not other.is_hit
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//thing",
+        "/thing/",
+        "/./thing",
+        "/thing%00",
+        "/thing%2f",
+        "/%ff",
+        "/thing?%00=1",
+    ],
+)
+def test_tricks_with_paths_are_answered_like_django_does(target):
+    @run
+    async def test():
+        await get()
+        answer = await get(target)
+        assert answer.status in (200, 301, 400, 404)
+        assert not answer.is_hit or target.startswith("/thing?")
+
+    test()
+
+
+@given(st.binary(max_size=200))
+def test_any_query_has_a_canonical_form_that_django_reads_alike(query):
+    text = canonical(query)
+    assert text is not None
+    assert canonical(text.encode()) == text
+    theirs, ours = QueryDict(quote_from_bytes(query, safe=_ASCII)), QueryDict(text)
+    for name in SHARED.parameters:
+        assert ours.getlist(name) == theirs.getlist(name)
+
+
+_ASCII = bytes(range(128))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["q", "tag", "x"]), st.text(max_size=9))))
+def test_parameters_that_count_keep_their_values_in_order(pairs):
+    text = canonical(urlencode(pairs).encode())
+    assert text is not None
+    found = parse_qsl(text, keep_blank_values=True)
+    for name in ("q", "tag", "x"):
+        expected = [v for n, v in pairs if n == name and n in SHARED.parameters]
+        assert [v for n, v in found if n == name] == expected
+
+
+_headers = st.lists(
+    st.tuples(
+        st.sampled_from([b"cookie", b"accept", b"x_y", b"hx-target", b"if-none-match"]),
+        st.binary(max_size=20),
+    )
+)
+
+
+@given(_headers, st.binary(max_size=50))
+def test_a_tidy_request_is_read_alike_by_everyone(headers, query):
+    scope = {
+        "method": "GET", "path": "/thing", "query_string": query,
+        "headers": [HOST, *headers],
+    }  # fmt: skip
+    tidy(scope)
+    request = Incoming(scope)
+    assert scope["query_string"].isascii()
+    assert not [name for name in request.headers if b"_" in name]
+    assert len([n for n, _ in scope["headers"] if n == b"cookie"]) <= 1
+    assert isinstance(key_of(request), Key | None)
+    assert request.credential is None or len(request.credential) == 40

@@ -1,0 +1,114 @@
+"""The copies in memory take no more than they are granted."""
+
+import gc
+import os
+import tracemalloc
+
+import pytest
+
+from resilient_site.edge.copies import BODY_MAX_BYTES, Copy
+from resilient_site.edge.readcache import PROBATION_SHARE, Key, ReadCache
+from resilient_site.edge.tap import Collected
+from resilient_site.resilience.generations import Mark
+from resilient_site.resilience.sharing import SHARED
+
+MAX_BYTES = 1024 * 1024
+
+
+def key(n: int, query: str = "") -> Key:
+    return Key(b"localhost", "http", f"/api/v1/items/item-{n}", query, ())
+
+
+def copy(body: bytes, at: int = 1, headers: int = 12) -> Copy:
+    """As one comes from Django: nothing in it is shared with another."""
+    told = [(b"x-header-%d" % n, os.urandom(20)) for n in range(headers)]
+    told.append((b"cache-control", SHARED.encode()))
+    made = Copy.of(told, body, Mark(at, (at + 1000, at + 2000)))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("size", [0, 2_000, 50_000])
+@pytest.mark.parametrize("is_asked_again", [False, True])
+def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
+    cache = ReadCache(MAX_BYTES)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(2 * MAX_BYTES // (size + 2_000)):
+            cache.put(key(n, f"search={n:0200}"), copy(os.urandom(size), n))
+            if is_asked_again:
+                cache.get(key(n, f"search={n:0200}"))
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert cache.bytes <= MAX_BYTES
+    assert 0.4 * cache.bytes < taken <= 1.05 * cache.bytes
+
+
+def test_a_flood_pushes_out_nothing_that_is_asked_for_again():
+    cache = ReadCache(MAX_BYTES)
+    for n in range(100):
+        cache.put(key(n), copy(b"x" * 1_000))
+        assert cache.get(key(n))
+    for n in range(1000, 6000):
+        cache.put(key(n), copy(b"x" * 1_000))
+    assert all(cache.get(key(n)) for n in range(100))
+    assert cache.bytes <= MAX_BYTES
+
+
+def test_the_least_recently_used_go_first():
+    cache = ReadCache(MAX_BYTES)
+    for n in range(1000):
+        cache.put(key(n), copy(b"x" * 1_000))
+        cache.get(key(n))
+        cache.get(key(0))
+    assert cache.get(key(0))
+    assert cache.get(key(999))
+    assert not cache.get(key(1))
+
+
+def test_one_large_copy_empties_nothing():
+    cache = ReadCache(MAX_BYTES)
+    cache.put(key(1), copy(b"small"))
+    cache.put(key(2), copy(b"x" * int(PROBATION_SHARE * MAX_BYTES)))
+    assert cache.get(key(1))
+    assert cache.get(key(2)) is None
+
+
+def test_what_is_forgotten_gives_its_room_back():
+    cache = ReadCache(MAX_BYTES)
+    for n in range(4):
+        cache.put(key(n), copy(b"x" * 1000))
+    cache.get(key(1))
+    for n in range(5):
+        cache.forget(key(n))
+    assert (len(cache), cache.bytes, cache._probation_bytes) == (0, 0, 0)
+
+
+def test_a_copy_that_was_read_earlier_displaces_none():
+    cache = ReadCache(MAX_BYTES)
+    assert cache.put(key(1), copy(b"new", at=2))
+    assert not cache.put(key(1), copy(b"old", at=1))
+    kept = cache.get(key(1))
+    assert kept is not None
+    assert kept.body == b"new"
+    assert not cache.put(key(1), copy(b"old", at=1))
+    assert cache.put(key(1), copy(b"newer", at=2))
+
+
+def test_without_room_nothing_is_kept():
+    cache = ReadCache(0)
+    cache.put(key(1), copy(b"x"))
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_an_answer_that_is_too_large_or_not_whole_is_no_copy():
+    for length, size in ((BODY_MAX_BYTES + 1,) * 2, (5, 4), (4, 5)):
+        headers = [
+            (b"content-length", b"%d" % length),
+            (b"cache-control", SHARED.encode()),
+        ]
+        assert Collected(200, headers, [b"x" * size]).copy(1) is None

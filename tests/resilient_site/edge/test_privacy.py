@@ -1,0 +1,253 @@
+"""What one person was told is shown to nobody else, and not to him when he is gone."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Group, Permission, User
+from django.http import HttpResponse
+from django.test import Client
+
+from items.apps import EDITORS
+from resilient_site.edge import own, stores
+from resilient_site.edge.incoming import Incoming
+from resilient_site.models import ApiToken
+from resilient_site.resilience.sharing import OWN, share_with_strangers
+from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
+from tests.resilient_site.edge.views import now, thing_response
+
+pytestmark = [
+    pytest.mark.urls("tests.resilient_site.edge.views"),
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_connection_stays"),
+]
+REST, PAGE = "/api/v1/mine", "/mine"
+
+
+@pytest.fixture
+def cookie(reader) -> str:
+    return cookie_of(reader)
+
+
+def cookie_of(user: User) -> str:
+    client = Client()
+    client.force_login(user)
+    return f"sessionid={client.cookies['sessionid'].value}"
+
+
+@pytest.fixture
+def token(reader) -> str:
+    return f"Token {ApiToken.objects.create(user=reader)[1]}"
+
+
+def fail() -> None:
+    now.respond = lambda request: HttpResponse(status=503)
+
+
+async def told(path: str = PAGE, **headers: str):
+    """Ask, and be sure that what may be kept is on the disk."""
+    answer = await get(path, **headers)
+    write_out(stores.last_known)
+    return answer
+
+
+@run
+async def test_who_is_signed_in_is_shown_his_own_when_nothing_can_be_had(
+    last_known, cookie, token
+):
+    for headers in ({"Cookie": cookie}, {"Authorization": token}):
+        path = PAGE if "Cookie" in headers else REST
+        before = await told(path, **headers)
+        assert before.body == b"of rita"
+    fail()
+    for path, headers in ((PAGE, {"Cookie": cookie}), (REST, {"Authorization": token})):
+        after = await get(path, **headers)
+        assert (after.status, after.body, after.is_hit) == (200, b"of rita", True)
+        assert (await get(path, "HEAD", **headers)).status == 200
+        # Nobody else is.
+        for other in ({}, {"Cookie": "sessionid=x"}, {"Authorization": "Token x"}):
+            assert (await get(path, **other)).status in (401, 503)
+
+
+@run
+async def test_nothing_of_one_session_is_shown_to_another_with_the_same_header(
+    last_known, cookie, editor
+):
+    """Behind a proxy with a password all requests have the same Authorization."""
+    proxy = {"Authorization": "Basic c2hhcmVk"}
+    assert (await told(PAGE, Cookie=cookie, **proxy)).body == b"of rita"
+    theirs = await elsewhere(cookie_of, editor)
+    fail()
+    assert (await get(PAGE, Cookie=cookie, **proxy)).status == 200
+    assert (await get(PAGE, Cookie=theirs, **proxy)).status == 503
+    assert (await get(PAGE, **proxy)).status == 503
+    assert (await get(PAGE, Cookie=cookie)).status == 503
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        " {} ", "a=b; {}", "sessionid=other; {}", "csrftoken=x;{}",
+        "\u00a0{}", "a=b;\t{}", "{}; a=b",
+    ],
+)  # fmt: skip
+def test_however_a_session_is_spelt_it_is_the_one_django_sees(
+    last_known, cookie, spelt
+):
+    @run
+    async def test():
+        header = (b"cookie", spelt.format(cookie).encode())
+        answer = await ask(PAGE, headers=[header])
+        assert (answer.status == 200) == bool(own.known)
+        assert None not in own.known
+        assert "" not in own.known
+        write_out(last_known)
+        fail()
+        assert (await get(PAGE)).status == 503
+        assert (await get(PAGE, Cookie="sessionid=other")).status == 503
+
+    test()
+
+
+@run
+async def test_cookies_in_two_headers_are_one_cookie(last_known, cookie):
+    headers = [(b"cookie", b"csrftoken=x"), (b"cookie", cookie.encode())]
+    for both in (headers, headers[::-1]):
+        assert (await ask(PAGE, headers=both)).body == b"of rita"
+
+
+def sign_out(user: User, cookie: str) -> None:
+    client = Client()
+    client.cookies.load(cookie)
+    client.logout()
+
+
+def set_password(user: User, cookie: str) -> None:
+    user.set_password("another-password")
+    user.save()
+
+
+def deactivate(user: User, cookie: str) -> None:
+    user.is_active = False
+    user.save()
+
+
+def delete(user: User, cookie: str) -> None:
+    user.delete()
+
+
+def revoke(user: User, cookie: str) -> None:
+    for token in ApiToken.objects.filter(user=user):
+        token.delete()
+
+
+def add_to_group(user: User, cookie: str) -> None:
+    user.groups.add(Group.objects.get(name=EDITORS))
+
+
+def give_permission(user: User, cookie: str) -> None:
+    user.user_permissions.add(Permission.objects.first())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [sign_out, set_password, deactivate, delete, add_to_group, give_permission, revoke],
+)
+def test_a_change_of_who_he_is_makes_his_copies_void(
+    last_known, reader, cookie, token, change
+):
+    @run
+    async def test():
+        await told(Cookie=cookie)
+        await told(REST, Authorization=token)
+        assert len(own.known) == 2
+        await elsewhere(change, reader, cookie)
+        fail()
+        assert (await get(PAGE, Cookie=cookie)).status == 503
+        assert (await get(REST, Authorization=token)).status in (401, 503)
+
+    test()
+
+
+@run
+async def test_a_copy_lasts_no_longer_than_its_token(last_known, reader):
+    expiry = timedelta(seconds=30)
+    _, token = await elsewhere(ApiToken.objects.create, user=reader, expiry=expiry)
+    await told(REST, Authorization=f"Token {token}")
+    scope = {"method": "GET", "path": REST, "query_string": b""}
+    scope["headers"] = [HOST, (b"authorization", f"Token {token}".encode())]
+    copy = await own.find(Incoming(scope))
+    assert copy is not None
+    assert 0 < copy.fresh_s + copy.stale_if_error_s <= 30
+
+
+@run
+async def test_what_he_is_refused_now_is_not_shown_as_the_last_known(
+    last_known, cookie
+):
+    await told(Cookie=cookie)
+    now.respond = lambda request: HttpResponse(status=403)
+    assert (await told(Cookie=cookie)).status == 403
+    fail()
+    assert (await get(PAGE, Cookie=cookie)).status == 503
+
+
+@run
+async def test_a_page_with_a_form_is_kept_without_its_cookie(last_known, cookie):
+    def respond(request):
+        response = HttpResponse("a form", headers={"Cache-Control": OWN})
+        assert request.user.is_authenticated
+        response.set_cookie("csrftoken", "secret")
+        return response
+
+    now.respond = respond
+    assert "set-cookie" in (await told(Cookie=cookie)).headers
+    fail()
+    after = await get(PAGE, Cookie=cookie)
+    assert (after.status, "set-cookie" in after.headers) == (200, False)
+
+
+@run
+async def test_an_answer_that_rotates_the_session_is_not_kept(last_known, cookie):
+    def respond(request):
+        request.session.cycle_key()
+        return HttpResponse(f"of {request.user}", headers={"Cache-Control": OWN})
+
+    now.respond = respond
+    assert (await told(Cookie=cookie)).body == b"of rita"
+    fail()
+    assert (await get(PAGE, Cookie=cookie)).status == 503
+
+
+@run
+async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
+    last_known, cookie, token
+):
+    def respond(request):
+        response = HttpResponse(f"for {request.user}")
+        share_with_strangers(request, response, "thing")
+        return response
+
+    now.respond = respond
+    assert (await told("/thing", Cookie=cookie)).body == b"for rita"
+    assert (await told("/thing")).body == b"for AnonymousUser"
+    assert (await told("/thing", Cookie=cookie)).body == b"for rita"
+    # A form's cookie says nothing about who it is.
+    answer = await told("/thing", Cookie="csrftoken=x")
+    assert (answer.body, answer.is_hit) == (b"for AnonymousUser", True)
+    for headers in (
+        {"Cookie": "sessionid=unknown"},
+        {"Cookie": "other=x"},
+        {"Authorization": "Token unknown"},
+        {"Authorization": "Basic x", "Cookie": "csrftoken=x"},
+    ):
+        answer = await told("/thing", **headers)
+        assert (answer.body, answer.is_hit) == (b"for AnonymousUser", False)
+    assert [seen["cookie"] for seen in now.asked].count(None) >= 1
+
+
+@run
+async def test_nobody_gets_something_of_his_own_into_the_shared_copy(last_known):
+    now.respond = lambda request: thing_response(request.get_full_path())
+    for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):
+        await told("/thing?q=1&poison=1", **headers)
+    assert (await get("/thing?q=1")).json() == "/thing?q=1"

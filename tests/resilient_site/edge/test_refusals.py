@@ -1,0 +1,110 @@
+"""Refusals that are rendered once, and what of them differs by request."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_site.edge import refusals
+from resilient_site.edge.admission import Refused
+from resilient_site.edge.incoming import Incoming
+from resilient_site.errors import DeadlinePassed, SiteError
+from resilient_site.requestid import begin_exchange, current_request_id
+from tests.resilient_site.edge.clients import Answer, ask, get, run
+
+pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
+
+
+def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") -> Answer:
+    async def send() -> Answer:
+        headers = [(b"x-request-id", id)] if id else []
+        scope = {
+            "method": method, "path": path, "query_string": b"", "headers": headers,
+        }  # fmt: skip
+        extra, answer = begin_exchange(scope), Answer()
+        await refusals.send_error(Incoming(scope), answer.take, error, extra)
+        assert answer.headers["x-request-id"] == current_request_id()
+        return answer
+
+    return asyncio.run(send())
+
+
+def test_programs_get_a_problem_with_what_is_theirs():
+    for n in range(3):
+        answer = refuse(f"/api/v1/items/{n}", Refused(retry_after_s=2), id=b"id-%d" % n)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["retry-after"] == "2"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-length"] == str(len(answer.body))
+        assert answer.json() == {
+            "type": "about:blank",
+            "title": "Service Unavailable",
+            "status": 503,
+            "detail": Refused.detail,
+            "instance": f"/api/v1/items/{n}",
+            "code": "overloaded",
+            "request_id": f"id-{n}",
+        }
+
+
+def test_people_get_a_page_with_what_is_theirs():
+    for n in range(3):
+        answer = refuse(f"/items/{n}/", DeadlinePassed(), id=b"id-%d" % n)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert f'href="/items/{n}/"'.encode() in answer.body
+        assert b"id-%d" % n in answer.body
+        assert refusals._ID.encode() not in answer.body
+        assert refusals._PATH.encode() not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/api/v1/items/x", "/items/x/"])
+def test_the_head_has_the_length_and_no_body(path):
+    whole, head = (
+        refuse(path, Refused(retry_after_s=1), id=b"a"),
+        refuse(path, Refused(retry_after_s=1), "HEAD", id=b"a"),
+    )
+    assert (head.status, head.body) == (503, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+@given(st.text(max_size=40), st.sampled_from(["/api/", "/"]))
+def test_no_path_gets_into_the_answer_as_anything_else(path, prefix):
+    answer = refuse(prefix + path, Refused(retry_after_s=1), id=b"a")
+    if prefix == "/api/":
+        assert answer.json()["instance"] in (prefix + path, "/")
+    elif set(path) & set("<>\"'& "):
+        assert answer.body == refuse("/", Refused(retry_after_s=1), id=b"a").body
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"x-request-id", b"<script>"), (b"x-request-id", b"x" * 65),
+        (b"x-request-id", b"a\xff"), (b"x-request-id", b""),
+        (b"traceparent", b"00-" + b"0" * 32 + b"-" + b"1" * 16 + b"-01"),
+        (b"traceparent", b"ff-" + b"1" * 32 + b"-" + b"1" * 16 + b"-01"),
+        (b"traceparent", b"x" * 60_000), (b"traceparent", b"\xff"),
+        (b"cache-tag", b"items"), (b"age", b"-1"), (b"cache-status", b"x; hit"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("target", ["/thing", "/plain"])
+def test_forged_headers_get_into_no_answer(name, value, target):
+    @run
+    async def test():
+        answer = await ask(target, headers=[(name, value)])
+        assert answer.status == 200
+        told = dict(answer.raw_headers)
+        assert told.get(name) != value or not value
+        assert len(told[b"x-request-id"]) == 32
+        assert b"cache-tag" not in told
+
+    test()
+
+
+@run
+async def test_a_good_request_id_is_taken_over_also_by_a_copy():
+    for _ in range(2):
+        answer = await get(**{"X-Request-ID": "my-own_id.1"})
+        assert answer.headers["x-request-id"] == "my-own_id.1"
+        assert [n for n, _ in answer.raw_headers].count(b"x-request-id") == 1

@@ -1,0 +1,160 @@
+"""The site's own pages and calls, through the edge."""
+
+import json
+
+import pytest
+from django.db import OperationalError
+from django.test import Client
+
+from items import catalogue
+from items.models import Item
+from resilient_site.edge import origin
+from resilient_site.models import ApiToken
+from resilient_site.resilience.generations import generations
+from tests.factories import TESTER, make_item
+from tests.resilient_site.edge.clients import ask, elsewhere, get, run, write_out
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_connection_stays"),
+]
+ITEM = "/api/v1/items/bolt"
+SHARED = [
+    ITEM, "/api/v1/items/", "/api/v1/items/?search=bra&page_size=5",
+    "/api/v1/items/bolt/history", "/items/", "/items/?tag=metal", "/items/bolt/",
+    "/items/changes/",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def item() -> Item:
+    return make_item(id="bolt")
+
+
+@pytest.fixture
+def token(editor) -> str:
+    return f"Token {ApiToken.objects.create(user=editor)[1]}"
+
+
+def revoke_all() -> None:
+    for token in ApiToken.objects.all():
+        token.delete()
+
+
+@pytest.mark.parametrize("target", SHARED)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_the_same_for_everybody_is_fetched_once(target, method):
+    @run
+    async def test():
+        first = await get(target)
+        assert (first.status, "stored" in first.cached) == (200, True), target
+        again = await get(target, method)
+        assert (again.status, again.is_hit) == (200, True)
+        assert again.headers["content-length"] == str(len(first.body))
+
+    test()
+
+
+@pytest.mark.parametrize("target", SHARED)
+def test_who_writes_sees_it_at_once_and_so_does_everybody(target):
+    @run
+    async def test():
+        await get(target)
+        await elsewhere(catalogue.update_item, "bolt", {"name": "New"}, actor=TESTER)
+        answer = await get(target)
+        assert not answer.is_hit
+        assert b"New" in answer.body or "bra" in target
+
+    test()
+
+
+@run
+async def test_what_is_deleted_is_gone_at_once(last_known):
+    await get(ITEM)
+    await elsewhere(catalogue.delete_item, "bolt", actor=TESTER)
+    assert (await get(ITEM)).status == 404
+
+
+@run
+async def test_who_writes_over_rest_reads_his_own(token):
+    for n in range(5):
+        body = json.dumps({"name": f"Bolt {n}"}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"authorization", token.encode()),
+        ]
+        written = await ask(ITEM, "PATCH", headers, [body])
+        assert written.status == 200
+        for reader in ({"Authorization": token}, {}):
+            assert (await get(ITEM, **reader)).json()["name"] == f"Bolt {n}"
+
+
+@run
+async def test_a_token_that_is_known_is_answered_from_memory(token):
+    first = await get(ITEM, Authorization=token)
+    again = await get(ITEM, Authorization=token)
+    assert (first.is_hit, again.is_hit, first.body == again.body) == (False, True, True)
+    assert (await get(ITEM)).is_hit
+    # The list tells him more, and is his own.
+    for _ in range(2):
+        assert not (await get("/api/v1/items/", Authorization=token)).is_hit
+    assert not (await get(ITEM, Authorization="Token unknown")).is_hit
+    await elsewhere(revoke_all)
+    refused = await get(ITEM, Authorization=token)
+    assert (refused.status, refused.is_hit) == (401, False)
+
+
+@run
+async def test_no_parameter_of_one_client_gets_into_the_links_of_another():
+    for target in (
+        "/items/?search=bra&x=poison",
+        "/api/v1/items/?page_size=1&x=poison",
+    ):
+        answer = await get(target)
+        assert answer.status == 200
+        assert b"poison" not in answer.body
+        assert "poison" not in answer.headers.get("link", "")
+
+
+@run
+async def test_a_hit_takes_no_thread():
+    for target in SHARED:
+        await get(target)
+    admitted = dict(origin.admission.admitted)
+    for target in SHARED:
+        assert (await get(target)).is_hit
+    assert origin.admission.admitted == admitted
+
+
+def no_database(*args: object, **kwargs: object) -> None:
+    raise OperationalError("The server is away.")
+
+
+@pytest.mark.parametrize("is_editor", [True, False])
+def test_without_a_database_pages_are_shown_as_they_were(
+    last_known, editor, monkeypatch, is_editor
+):
+    client = Client()
+    client.force_login(editor)
+    session = f"sessionid={client.cookies['sessionid'].value}"
+    who = {"Cookie": f"{session}; csrftoken={'x' * 32}"} if is_editor else {}
+
+    @run
+    async def test():
+        before = await get("/items/", **who)
+        assert (b"edith" in before.body, before.status) == (is_editor, 200)
+        write_out(last_known)
+        generations.renew([catalogue.ITEMS])
+        monkeypatch.setattr("items.views.Selection.parse", no_database)
+        answer = await get("/items/", **who)
+        assert (answer.status, answer.is_hit) == (200, True)
+        assert (b"edith" in answer.body) == is_editor
+        assert b'class="notice degraded"' in answer.body
+        assert "set-cookie" not in answer.headers
+        assert (await get("/items/?tag=never", **who)).status == 503
+        # To others, signed in or not, the same happens as if he were not.
+        other = await get("/items/", Cookie="sessionid=other")
+        assert b"edith" not in other.body
+
+    test()

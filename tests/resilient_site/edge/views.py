@@ -1,0 +1,110 @@
+"""The views that the edge is tested with: they do what a test tells them."""
+
+from collections.abc import Callable
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.request import Request
+
+from resilient_site import urls
+from resilient_site.resilience.sharing import OWN, share, shared
+
+# What was asked, and how the view answers: by what it is given, or as it stands.
+now = SimpleNamespace()
+
+
+def forget() -> None:
+    vars(now).clear()
+    vars(now).update(asked=[], entered=Event(), go_on=Event(), respond=thing_now)
+    now.go_on.set()
+
+
+def note(request: HttpRequest | Request) -> dict[str, Any]:
+    seen = {
+        "query": request.META["QUERY_STRING"],
+        "authorization": request.headers.get("Authorization"),
+        "cookie": request.headers.get("Cookie"),
+        "target": request.headers.get("HX-Target"),
+        "range": request.headers.get("Range"),
+    }
+    now.asked.append(seen)
+    return seen
+
+
+def held(make: Callable[[], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Read first, then answer when the test says so."""
+
+    def respond(request: HttpRequest) -> HttpResponse:
+        response = make()
+        now.entered.set()
+        assert now.go_on.wait(20)
+        return response
+
+    return respond
+
+
+def thing_now(request: HttpRequest) -> HttpResponse:
+    return thing_response(now.asked[-1])
+
+
+def thing_response(content: Any, **headers: str) -> HttpResponse:
+    response = JsonResponse(content, safe=False)
+    share(response, "thing")
+    for name, value in headers.items():
+        response[name.replace("_", "-")] = value
+    return response
+
+
+def page_response(text: str = "") -> HttpResponse:
+    response = HttpResponse(f"<main><!-- notice -->{text}</main>")
+    share(response, "thing")
+    return response
+
+
+@shared("q", "tag", headers=("HX-Request", "HX-Target"))
+def thing(request: HttpRequest, id: str = "") -> HttpResponse:
+    note(request)
+    response: HttpResponse = now.respond(request)
+    return response
+
+
+@csrf_exempt
+def plain(request: HttpRequest) -> HttpResponse:
+    note(request)
+    if now.respond is not thing_now:
+        return now.respond(request)
+    return HttpResponse(f"{len(request.body)}")
+
+
+def mine(request: HttpRequest | Request) -> HttpResponse:
+    """What is said to those who are signed in."""
+    note(request)
+    if now.respond is not thing_now:
+        return now.respond(request)
+    if not request.user.is_authenticated:
+        return HttpResponse("sign in", status=403)
+    response = HttpResponse(f"of {request.user.get_username()}")
+    response["Cache-Control"] = OWN
+    return response
+
+
+def rest(request: Request) -> HttpResponse:
+    return mine(request)
+
+
+urlpatterns = [
+    path("thing", thing),
+    path("thing/<path:id>", thing),
+    path("plain", plain),
+    path("jobs/new/", plain),
+    path("mine", mine),
+    path("api/v1/mine", api_view(["GET", "HEAD"])(permission_classes([])(rest))),
+    *urls.urlpatterns,  # the error page names some of these
+]
+handler404 = "resilient_site.errors.refused"
+handler500 = "resilient_site.errors.server_error"
