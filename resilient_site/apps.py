@@ -7,3 +7,6 @@ class SiteConfig(AppConfig):
 
     def ready(self) -> None:
         from resilient_site import identities  # noqa: F401 - listens to changes
+        from resilient_site.health import checks
+
+        checks.register_all()

@@ -2,10 +2,14 @@
 
 from django.db import connection
 
+from resilient_site.edge import wellness
 from resilient_site.edge.stores import last_known
+from resilient_site.health import page
+from resilient_site.health.watching import watch
 from resilient_site.later import Receive, Send
 from resilient_site.postgres.pulse import pulse
 from resilient_site.resilience.generations import generations
+from resilient_site.resilience.holds import holds
 
 
 def start() -> None:
@@ -13,9 +17,15 @@ def start() -> None:
     last_known.start()
     if connection.vendor == "postgresql":
         pulse.start()
+    holds.start()
+    wellness.register_all()
+    watch.start()
+    page.warm_up()
 
 
 def stop() -> None:
+    watch.stop()
+    holds.stop()
     pulse.stop()
     last_known.stop()
 
