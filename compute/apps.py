@@ -6,6 +6,7 @@ class ComputeConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from compute import registry
+        from compute import health, registry
 
         registry.discover()
+        health.register_all()

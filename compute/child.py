@@ -27,6 +27,8 @@ from compute.queue import Claim, Step
 from compute.registry import Parts, Task, TaskFailed, tasks
 from compute.run import Run
 from resilient_site import requestid
+from resilient_site.health.process import memory_bytes
+from resilient_site.resilience.holds import holds
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
         out_of_memory = isinstance(outcome, Failed) and (
             outcome.code == Code.MEMORY_LIMIT
         )
-        retire = jobs == JOBS_MAX or out_of_memory or _size() > SIZE_MAX_BYTES
+        retire = jobs == JOBS_MAX or out_of_memory or memory_bytes() > SIZE_MAX_BYTES
         pipe.send(Done(outcome, retire))
         if retire:
             return
@@ -107,6 +109,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     if task is None:
         return Failed(Code.TASK_UNKNOWN, "This version of the site has no such task.")
     requestid.begin_request(claim.request_id)
+    holds.apply()
     close_old_connections()
     run = Run(claim, lambda fraction, text: send(Progress(fraction, text[:200])))
     signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
@@ -187,11 +190,4 @@ def _data_bytes() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmData:"):
                 return int(line.split()[1]) * 1024
-    return 0
-
-
-def _size() -> int:
-    with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
     return 0

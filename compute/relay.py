@@ -29,6 +29,7 @@ from compute.models import Job
 from compute.supervisor import Timer
 from compute.wakeup import Wakeup
 from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ class Relay:
 
     def turn(self) -> None:
         """Hand over what is due, as far as the broker and the database allow it."""
+        if breakers.broker.snapshot().held is State.OPEN:
+            self._retry_at = time.monotonic() + self._look.every_s
+            return
         try:
             while not self._stopping and self.hand_over():
                 pass

@@ -7,6 +7,8 @@ class SiteConfig(AppConfig):
 
     def ready(self) -> None:
         from resilient_site import identities  # noqa: F401 - listens to changes
+        from resilient_site.health import checks
         from resilient_site.resilience import broadcast
 
         broadcast.begin()
+        checks.register_all()

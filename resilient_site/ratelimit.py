@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
-# Who watches the site must not be turned away. Static files do not get here.
-NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics", "/status"})
+# Who watches the site must not be turned away. Static files do not get here, nor do
+# strangers who look at the status page.
+NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 SAFE = ("GET", "HEAD", "OPTIONS")
 # Method and path, without a slash at the end, of all but plain reads and writes.
 ROUTES = [

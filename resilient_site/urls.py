@@ -3,6 +3,8 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from resilient_site.health import views as status
+
 admin.site.site_header = admin.site.site_title = "Resilient Site"
 
 urlpatterns = [
@@ -11,6 +13,8 @@ urlpatterns = [
     path("items/", include("items.urls")),
     path("jobs/", include("compute.urls")),
     path("account/", include("resilient_site.account_urls")),
+    path("status/", status.status, name="status"),
+    path("status/breakers/<str:name>/", status.hold, name="hold-breaker"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("resilient_site.api_urls")),
 ]

@@ -5,7 +5,7 @@ request: its id; probes; an answer that is the same for everybody; else Django, 
 there is room; and when Django has none for a reader, the last answer that is known.
 """
 
-from resilient_site.edge import lifespan, own, public
+from resilient_site.edge import lifespan, own, probes, public
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.fallback import as_text, send_last_known
@@ -35,6 +35,8 @@ async def answer(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
     try:
+        if await probes.answer(request, send, extra):
+            return
         if not await public.answer(request, send, extra):
             await forward(request, receive, send, extra)
     except ClientGone:
@@ -54,14 +56,20 @@ async def forward(
             await receive_body(request, receive, body)
             exchange = await ask(request, kind, body, receive, tap.send)
     except SiteError:
-        if not await send_last_known(request, send, extra):
+        if not await answer_without_django(request, send, extra):
             raise
         return
     if tap.failure:
-        if not await send_last_known(request, send, extra):
+        if not await answer_without_django(request, send, extra):
             await tap.failure.send(request, send, [])
         return
     learn(request, exchange, tap)
+
+
+async def answer_without_django(request: Incoming, send: Send, extra: Headers) -> bool:
+    return await probes.show_status(request, send, extra) or await send_last_known(
+        request, send, extra
+    )
 
 
 def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:

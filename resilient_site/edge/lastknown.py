@@ -121,6 +121,22 @@ class LastKnown:
             return await asyncio.wait_for(found, TIMEOUT_S)
         return None
 
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to show; waits for the disk."""
+        if not self.path.exists():
+            return True
+        try:
+            with closing(self._connect()) as connection:
+                found = connection.execute("SELECT 1 FROM copies LIMIT 1").fetchone()
+        except sqlite3.Error:
+            return True
+        return found is None
+
+    def size(self) -> int:
+        """Return how many bytes it has on the disk."""
+        files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def _read(self, key: str) -> Copy | None:
         try:
             with closing(self._connect()) as connection:

@@ -3,11 +3,15 @@
 from django.conf import settings
 from django.db import connection
 
+from resilient_site.edge import wellness
 from resilient_site.edge.stores import last_known
+from resilient_site.health import page
+from resilient_site.health.watching import watch
 from resilient_site.later import Receive, Send
 from resilient_site.postgres.pulse import pulse
 from resilient_site.resilience.broadcast import subscriber
 from resilient_site.resilience.generations import generations
+from resilient_site.resilience.holds import holds
 
 
 def start() -> None:
@@ -17,9 +21,15 @@ def start() -> None:
         pulse.start()
     if settings.REDIS_URL:
         subscriber.start()
+    holds.start()
+    wellness.register_all()
+    watch.start()
+    page.warm_up()
 
 
 def stop() -> None:
+    watch.stop()
+    holds.stop()
     subscriber.stop()
     pulse.stop()
     last_known.stop()

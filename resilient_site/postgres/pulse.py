@@ -28,6 +28,10 @@ class Pulse:
         self._thread: threading.Thread | None = None
         self._connection: psycopg.Connection[Any] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         self._stopping.clear()
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)

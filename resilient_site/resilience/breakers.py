@@ -161,7 +161,8 @@ class Breaker:
             raise ValueError("A breaker is held open or closed.")
         with self._lock:
             self._held = state
-        logger.warning("%s: breaker held %s by the operator.", self.name, state)
+        done = f"held {state}" if state else "let go"
+        logger.warning("%s: breaker %s by the operator.", self.name, done)
         self._tell()
 
     def trip(self, error: BaseException) -> None:

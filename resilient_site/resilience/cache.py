@@ -66,6 +66,16 @@ class GuardedCache(BaseCache):
     # --- what an operator wants to know
 
     @property
+    def is_shared(self) -> bool:
+        """Whether there is a Redis, and so what one process keeps others find."""
+        return self._remote is not None
+
+    def ping(self) -> None:
+        """Ask Redis something, so that the breaker learns how it is."""
+        if self._remote:
+            self._tried(self._remote.ping)
+
+    @property
     def is_degraded(self) -> bool:
         """Whether memory stands in for Redis, for some keys at least."""
         return self._remote is not None and self._remote.is_degraded

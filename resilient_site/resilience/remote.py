@@ -80,6 +80,9 @@ class Remote:
     def is_degraded(self) -> bool:
         return self.away or bool(self.journal.keys)
 
+    def ping(self) -> None:
+        self._ask(lambda client: client.ping())
+
     # --- what a cache does
 
     def read(self, keys: list[str]) -> dict[str, Found]:

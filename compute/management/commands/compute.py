@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 
 from compute.supervisor import Queue, Supervisor
 from compute.wakeup import Wakeup, on_signals
+from resilient_site.resilience.holds import holds
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ class Command(BaseCommand):
     requires_system_checks = []  # some ask the database, which may be away
 
     def handle(self, *args: Any, **options: Any) -> None:
+        holds.start()
         if settings.COMPUTE_BACKEND == "celery":
             # Only here: no other process of the site needs to load Celery.
             from compute import celery

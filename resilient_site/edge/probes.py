@@ -1,0 +1,130 @@
+"""What is seen of the health of this process from outside: for machines and for people.
+
+Answered without Django's threads, from what `health.watching` found last, whoever is
+away or hangs. Who is signed in gets his own status page from Django, if that can be.
+"""
+
+from io import BytesIO
+from typing import cast
+from urllib.parse import parse_qs
+
+import orjson
+from django.core.exceptions import SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.csp import ContentSecurityPolicyMiddleware
+from django.middleware.security import SecurityMiddleware
+
+from resilient_site.edge.copies import Headers, send_answer
+from resilient_site.edge.incoming import SESSION_COOKIE, Incoming
+from resilient_site.edge.wellness import edge
+from resilient_site.errors import as_site_error
+from resilient_site.health import document, page
+from resilient_site.health.checks import DATABASE
+from resilient_site.health.parts import Status
+from resilient_site.health.watching import Report, watch
+from resilient_site.later import Send, held
+
+LIVE, READY, STATUS = "/livez", "/readyz", "/status"
+PATHS = {
+    f"{path}{slash}": path for path in (LIVE, READY, STATUS) for slash in ("", "/")
+}
+TEXT = b"text/plain; charset=utf-8"
+ALLOW: Headers = [(b"allow", b"GET, HEAD")]
+
+
+async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
+    """Answer a probe, or whoever only wants to see how the site is."""
+    path = PATHS.get(request.path)
+    if path is None:
+        return False
+    if path == STATUS:
+        if SESSION_COOKIE in request.headers.get(b"cookie", b""):
+            return False
+        return await show_status(request, send, extra)
+    if not request.is_safe:
+        await _send(request, send, 405, TEXT, b"GET or HEAD\n", extra, ALLOW)
+    elif path == LIVE:
+        await _send(request, send, 200, TEXT, b"ok\n", extra)
+    else:
+        await _answer_ready(request, send, extra)
+    return True
+
+
+async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
+    """Show the status page that everybody may see, if it is asked for."""
+    if PATHS.get(request.path) != STATUS or not request.is_safe:
+        return False
+    response = _public_page(request)
+    headers = [
+        (name.lower().encode(), value.encode("latin-1"))
+        for name, value in response.headers.items()
+    ]
+    headers.append((b"content-length", b"%d" % len(response.content)))
+    status, body = response.status_code, response.content
+    await send_answer(request, send, status, [*headers, *extra], body)
+    return True
+
+
+def why_not_ready(report: Report) -> str:
+    """Return why this process can answer nobody; "" if it can."""
+    if held.is_ending:
+        return "It is being stopped."
+    if report.status_of(DATABASE) is Status.FAIL and not edge.has_answers:
+        return "The database is away, and nothing is known from before."
+    return ""
+
+
+async def _answer_ready(request: Incoming, send: Send, extra: Headers) -> None:
+    report = watch.report()
+    why = why_not_ready(report)
+    status = 503 if why else 200
+    query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+    if "verbose" in query:
+        body = orjson.dumps(document.health(report, why))
+        await _send(request, send, status, document.TYPE, body, extra)
+        return
+    troubled = ", ".join(standing.name for standing in report.troubled)
+    words = why or (f"ok, but degraded: {troubled}" if troubled else "ok")
+    await _send(request, send, status, TEXT, f"{words}\n".encode(), extra)
+
+
+def _public_page(request: Incoming) -> HttpResponse:
+    query = request.query.decode("latin-1")
+    asked = ASGIRequest({**request.scope, "query_string": query}, BytesIO())
+    try:
+        asked.get_host()
+        return cast(HttpResponse, _chain(asked))
+    except SuspiciousOperation as error:
+        raise as_site_error(error) from error
+
+
+def _respond(request: HttpRequest) -> HttpResponse:
+    report = watch.report()
+    return page.public(request, report, why_not_ready(report))
+
+
+# Of the middleware what needs neither a session nor a database.
+_chain = SecurityMiddleware(
+    ContentSecurityPolicyMiddleware(XFrameOptionsMiddleware(_respond))
+)
+
+
+async def _send(
+    request: Incoming,
+    send: Send,
+    status: int,
+    content_type: bytes,
+    body: bytes,
+    extra: Headers,
+    more: Headers | None = None,
+) -> None:
+    headers = [
+        (b"content-type", content_type),
+        (b"cache-control", b"no-store"),
+        (b"content-length", b"%d" % len(body)),
+        *(more or []),
+        *extra,
+    ]
+    await send_answer(request, send, status, headers, body)

@@ -1,0 +1,212 @@
+"""The health of a running site, as seen from outside while it is in trouble."""
+
+import json
+import re
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import psutil
+import pytest
+
+from tests.private_server import wait_for
+from tests.running import Answer, Site
+
+pytestmark = pytest.mark.once
+
+SECRET_KEY = "health-" * 10
+SET_UP = """
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import Client
+call_command("migrate", verbosity=0)
+client = Client()
+client.force_login(User.objects.create_superuser("ada"))
+print(client.cookies[settings.SESSION_COOKIE_NAME].value)
+"""
+
+
+def set_up(site: Site) -> str:
+    """Make the database, and return the cookie of an administrator."""
+    done = site.manage("shell", "-v", "0", "-c", SET_UP)
+    assert done.returncode == 0, done.stderr
+    return f"sessionid={done.stdout.strip()}"
+
+
+class Watcher:
+    """Asks, and remembers the longest that an answer took."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.slowest_s = 0.0
+
+    def get(self, path: str, **headers: str) -> Answer:
+        began = time.monotonic()
+        answer = self.site.get(path, **headers)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+        return answer
+
+    def ready(self) -> tuple[int, str]:
+        assert self.get("/livez").body == b"ok\n"
+        answer = self.get("/readyz")
+        assert answer.headers["Cache-Control"] == "no-store"
+        return answer.status, answer.body.decode().strip()
+
+    def page(self, **headers: str) -> str:
+        answer = self.get("/status/", **headers)
+        assert answer.status == 200
+        return answer.body.decode()
+
+
+def test_probes_and_page_answer_while_database_and_cache_hang(
+    tmp_path, postgres_own, redis_own
+):
+    site = Site(
+        tmp_path / "site", DATABASE_URL=postgres_own.url(), REDIS_URL=redis_own.url(),
+        SECRET_KEY=SECRET_KEY, HTTPS="0", ALLOWED_HOSTS="127.0.0.1",
+    )  # fmt: skip
+    (tmp_path / "site").mkdir()
+    cookie = set_up(site)
+    site.start("--no-compute")
+    try:
+        outage(Watcher(site), cookie, postgres_own, redis_own)
+    finally:
+        site.stop()
+        print(site.output())
+
+
+def outage(watcher, cookie, postgres, redis):
+    wait_for(lambda: watcher.ready() == (200, "ok"))
+    assert "Everything works." in watcher.page()
+    assert "Breakers" in watcher.page(Cookie=cookie)
+
+    watcher.slowest_s = 0.0
+    postgres.pause()
+    redis.pause()
+    began = time.monotonic()
+    # Nothing was read yet that could be shown now.
+    wait_for(lambda: watcher.ready()[0] == 503, 10)
+    noticed_s = time.monotonic() - began
+    wait_for(lambda: "shared cache does not answer" in watcher.page(), 10)
+    page = watcher.page()
+    assert "The site can answer nobody" in page
+    assert "The database does not answer" in page
+    assert re.search(r"Since <time .*UTC</time>", page)
+    answer = watcher.get("/readyz?verbose")
+    assert (answer.status, answer.json()["status"]) == (503, "fail")
+    assert answer.headers["Content-Type"] == "application/health+json"
+    checks = answer.json()["checks"].items()
+    assert {name: check[0]["status"] for name, check in checks} == {
+        "database": "fail", "cache": "warn", "compute": "warn", "edge": "pass",
+    }  # fmt: skip
+    assert postgres.password not in answer.body.decode() + page
+    print(f"noticed after {noticed_s:.2f} s, slowest answer {watcher.slowest_s:.3f} s")
+    assert noticed_s < 3
+    assert watcher.slowest_s < 0.25
+    own_page = watcher.page(Cookie=cookie)
+    assert "The database does not answer" in own_page
+    assert "Breakers" not in own_page
+    print(f"whoever is signed in waited {watcher.slowest_s:.3f} s")
+    assert watcher.slowest_s < 1.5
+
+    postgres.resume()
+    redis.resume()
+    wait_for(lambda: watcher.ready() == (200, "ok"))
+    assert watcher.site.get("/api/v1/items").status == 200
+    wait_for(
+        lambda: json.loads(watcher.get("/readyz?verbose").body)["status"] == "pass"
+    )
+    postgres.kill()
+    wait_for(lambda: watcher.ready() == (200, "ok, but degraded: database, compute"))
+    assert "Not everything works" in watcher.page()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    site = Site(
+        tmp_path_factory.mktemp("site"), WEB_THREADS="2", WEB_PROCESSES="2",
+        RATE_LIMITS="anonymous-read=1/d",
+    )  # fmt: skip
+    site.cookie = set_up(site)
+    site.start("--no-compute")
+    yield site
+    site.stop()
+    print(site.output())
+
+
+def test_probes_are_plain_and_never_limited(site):
+    for _ in range(5):
+        for path in ("/livez", "/livez/", "/readyz"):
+            answer = site.get(path, Host="any.example")
+            assert (answer.status, answer.body[:2]) == (200, b"ok")
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert site.request("HEAD", path).body == b""
+            refused = site.request("POST", path)
+            assert (refused.status, refused.headers["Allow"]) == (405, "GET, HEAD")
+        assert site.get("/status/").status == 200
+
+
+def test_the_page_is_as_safe_as_others_and_can_be_read_by_programs(site):
+    answer = site.get("/status/")
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert site.get("/status/", Host="any.example").status == 400
+    assert site.request("HEAD", "/status/").body == b""
+    for asked in (
+        site.get("/status/?format=json"),
+        site.get("/status/", Accept="application/json"),
+    ):
+        assert asked.headers["Content-Type"] == "application/json"
+        assert set(asked.json()["checks"]) == {"database", "cache", "compute", "edge"}
+        assert b"figures" not in asked.body
+
+
+def test_a_hold_reaches_all_processes_and_outlives_them(site):
+    cookie = site.cookie
+    page = site.get("/status/", Cookie=cookie)
+    secret = re.search(rb'name="csrfmiddlewaretoken" value="([^"]+)"', page.body)[1]
+    cookie += "; " + page.headers["Set-Cookie"].split(";")[0]
+    form = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
+    path = "/status/breakers/cache/"
+    assert site.request("POST", path, b"state=open", form).status == 403
+    body = b"state=open&csrfmiddlewaretoken=" + secret
+    assert site.request("POST", path, body, form).status == 302
+    told = "cache: breaker held open by the operator."
+    wait_for(lambda: site.output().count(told) == 2, 1)
+    assert "cache: breaker held open by ada." in site.output()
+    assert b"Held open by ada" in site.get("/status/", Cookie=cookie).body
+
+    for worker in psutil.Process(site.process.pid).children():
+        worker.kill()
+    wait_for(lambda: site.output().count(told) == 4)
+    (site.output_path.parent / "breakers.json").unlink()
+    wait_for(lambda: site.output().count("breaker let go by the operator") == 2, 1)
+
+
+def test_probes_answer_while_every_thread_waits_and_people_are_refused(site):
+    watcher = Watcher(site)
+    database = site.output_path.parent / "site.sqlite3"
+    form = b"username=a&password=b&csrfmiddlewaretoken=" + b"c" * 32
+    attempt = (
+        b"POST /account/sign-in/ HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken="
+        + b"c" * 32 + b"\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(form) + form
+    )  # fmt: skip
+    peers = [socket.create_connection((site.host, site.port), 20) for _ in range(60)]
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for peer in peers:
+            peer.sendall(attempt)
+        wait_for(lambda: "edge" in watcher.ready()[1], 10)
+        wait_for(lambda: "There is more to do than we can do" in watcher.page(), 10)
+        print(f"slowest answer {watcher.slowest_s:.3f} s")
+        assert watcher.slowest_s < 0.25
+        connection.execute("ROLLBACK")
+    for peer in peers:
+        peer.close()
