@@ -44,33 +44,27 @@ class Head:
 
 def check(head: Head, fields: Fields) -> bool:
     """Raise SiteError if it is not in order; tell whether a body follows."""
-    if len(fields) > MOST_FIELDS:
+    size = len(head.target) + sum(len(name) + len(value) for name, value in fields)
+    if len(fields) > MOST_FIELDS or size > MOST_BYTES:
         raise TooLarge
-    size, host, coding, length, is_odd = len(head.target), None, None, b"", False
-    for name, value in fields:
-        size += len(name) + len(value)
-        if name == b"host":
-            if host is not None:
-                raise Invalid("There is more than one Host.")
-            host = value
-        elif name == b"transfer-encoding":
-            if coding is not None:
-                raise Invalid("There is more than one Transfer-Encoding.")
-            coding = value
-        elif name == b"content-length":
-            length = value
-        elif b"_" in name:
-            is_odd = True
-    if size > MOST_BYTES:
-        raise TooLarge
+    host = _only(b"host", fields)
     _check_host(head, host)
     _check_target(head, host)
+    coding = _only(b"transfer-encoding", fields)
     if coding is not None and (head.version == "1.0" or coding.lower() != b"chunked"):
         raise Invalid("The only Transfer-Encoding is chunked, in HTTP/1.1.")
-    if is_odd:
+    if any(b"_" in name for name, _ in fields):
         # For WSGI it would be the same as the one with a hyphen.
         fields[:] = [field for field in fields if b"_" not in field[0]]
+    length = _only(b"content-length", fields) or b""
     return coding is not None or length.strip(b" 0") != b""
+
+
+def _only(name: bytes, fields: Fields) -> bytes | None:
+    values = [value for known, value in fields if known == name]
+    if len(values) > 1:
+        raise Invalid(f"There is more than one {name.decode().title()}.")
+    return values[0] if values else None
 
 
 def _check_host(head: Head, host: bytes | None) -> None:

@@ -22,7 +22,7 @@ from resilient_site.requestid import HEADER, begin_request
 MOST_PIPELINED = 100
 # For so long a client may go on talking who was told that nobody listens. To close at
 # once would throw away the answer before he has read it.
-LINGER_S = 10
+LINGER_S = 5
 
 
 class HeadTooSlow(SiteError):

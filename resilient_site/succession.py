@@ -31,7 +31,8 @@ class Succession:
     """
 
     def __init__(self) -> None:
-        self._lock = tempfile.TemporaryFile()
+        with tempfile.TemporaryFile() as file:
+            self._lock = os.dup(file.fileno())
         self._shared = mmap.mmap(-1, 16)
 
     def claim(self) -> bool:
