@@ -27,6 +27,8 @@ class Crowd:
         self.most = most
         self.head_s = head_s
         self.is_leaving = False
+        # Uvicorn counts no request whose client closes as soon as he has the answer.
+        self.requests = 0
         self._expected: dict[Protocol, None] = {}
         self._unread: dict[Protocol, tuple[float, int]] = {}
 
@@ -83,7 +85,8 @@ def bytes_taken(transport: Any) -> int:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         return int(_BYTES_ACKED.unpack(info)[0])
     left = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    return -int.from_bytes(left, sys.byteorder) - transport.get_write_buffer_size()
+    waiting: int = transport.get_write_buffer_size()
+    return -int.from_bytes(left, sys.byteorder) - waiting
 
 
 crowd = Crowd(settings.WEB_MAX_CONNECTIONS, settings.WEB_HEAD_S)

@@ -120,6 +120,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Invalid("There are too many requests at once.")
         super().on_headers_complete()
+        crowd.requests += 1
         self.head_began, self.in_body = None, True
         self.cycles = [cycle for cycle in self.cycles if not cycle.response_complete]
         self.cycles.append(self.cycle)
@@ -149,7 +150,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self.lingers_until is not None:
-            self.server_state.total_requests += 1
             return
         super().on_response_complete()
         if self.transport.is_closing() or not self.is_idle():

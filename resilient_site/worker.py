@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         heap.freeze()
-        heap.served.begin(lambda: self.server_state.total_requests)
+        heap.served.begin(lambda: crowd.requests)
         self.term = Term(succession, settings.WEB_MAX_REQUESTS, settings.WEB_MAX_BYTES)
         succession.announce()
 
@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
         if crowd.is_leaving:
             if not self.server_state.connections and not self.server_state.tasks:
                 self.should_exit = True
-        elif self.term.is_over(self.server_state.total_requests):
+        elif self.term.is_over(crowd.requests):
             self._leave()
         return await super().on_tick(counter)
 

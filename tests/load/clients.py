@@ -145,8 +145,8 @@ class Clients:
         self.pause(0.05)
 
     def drip(self) -> None:
-        """Send a head, byte by byte, for as long as that is heard."""
-        with self._socket() as peer:
+        """Send a head, byte by byte, until the server ends that."""
+        with self._socket() as peer, contextlib.suppress(ConnectionError):
             for byte in b"GET " + ITEM.encode() + HEAD + b"X: " + b"y" * 10_000:
                 if self._end.is_set():
                     return
