@@ -156,6 +156,14 @@ def test_broken_chunks_end_the_connection(site, size):
     assert received.count(b"HTTP/1.1 ") == 1
 
 
+def test_an_old_version_ends_with_its_answer(site):
+    old = GET.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n"
+    received = site.raw(old + SECOND)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in received.lower()
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_header_that_wsgi_would_take_for_another_one_is_left_out(site):
     received = site.raw(GET + b"If_None_Match: *\r\n" + CLOSE + b"\r\n")
     assert received.startswith(b"HTTP/1.1 200 ")
