@@ -107,21 +107,18 @@ class Protocol(HttpToolsProtocol):
         if self.head_began is None:
             self.head_began = self.loop.time()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.in_body:  # else it is a trailer, and none is known here
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self.in_head = False
-        head = heads.Head(
-            self.parser.get_method(), self.url, self.parser.get_http_version()
+        parser = self.parser
+        has_body = heads.check(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers
         )
-        has_body = heads.check(head, self.headers)
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Invalid("There are too many requests at once.")
         super().on_headers_complete()
         crowd.requests += 1
         self.head_began, self.in_body = None, True
+        self.headers = []  # what still comes are trailers: they count for nothing
         self.cycles = [cycle for cycle in self.cycles if not cycle.response_complete]
         self.cycles.append(self.cycle)
         scope: dict[str, Any] = self.cycle.scope  # type: ignore[assignment]
