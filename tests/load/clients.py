@@ -34,6 +34,7 @@ class Clients:
         self.streams = 0
         self.longest_s = 0.0
         self._end = threading.Event()
+        self._streams: set[http.client.HTTPConnection] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -42,6 +43,9 @@ class Clients:
 
     def __exit__(self, *exc: object) -> None:
         self._end.set()
+        for connection in list(self._streams):
+            with contextlib.suppress(OSError, AttributeError):  # it has ended
+                connection.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(TIMEOUT_S + 5)
 
@@ -51,6 +55,8 @@ class Clients:
                 try:
                     step()
                 except (OSError, http.client.HTTPException) as error:
+                    if self._end.is_set():
+                        return  # a stream that was cut off here
                     self._fail(f"{step.__name__}: {error!r}")
 
         for _ in range(number):
@@ -170,16 +176,17 @@ class Clients:
     def watch(self, job: str) -> Callable[[], None]:
         def follow() -> None:
             """Read a stream until it ends in good order, then ask again."""
+            path = f"/api/v1/jobs/{job}/events"
             with contextlib.closing(self.connect()) as connection:
-                connection.request(
-                    "GET", f"/api/v1/jobs/{job}/events", headers=self.headers
-                )
+                connection.request("GET", path, headers=self.headers)
                 response = connection.getresponse()
                 with self._lock:
                     self.streams += 1
                     self.answers[response.status] += 1
+                    self._streams.add(connection)
                 while not self._end.is_set() and response.read1(4096):
                     pass
+                self._streams.discard(connection)
 
         return follow
 

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,13 +26,9 @@ def name_of(data: bytes) -> str:
     return ascii(data[:70])[2:-1]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"), RATE_LIMITS="off", WEB_HEAD_S="1")
-    try:
-        yield site.start("--no-compute")
-    finally:
-        site.stop()
+@pytest.fixture
+def site(strict_site: Site) -> Site:
+    return strict_site
 
 
 def problem_of(received: bytes) -> dict[str, object]:

@@ -15,7 +15,7 @@ from tests.running import Site
 
 ADDRESS = "/api/v1/heap"
 # `SOAK_S=600 pytest tests/resilient_site/test_heap.py` looks longer.
-SECONDS = float(os.environ.get("SOAK_S", "12"))
+SECONDS = float(os.environ.get("SOAK_S", "8"))
 NOISE = 0.1
 
 
