@@ -17,6 +17,7 @@ ADDRESS = "/api/v1/heap"
 # `SOAK_S=600 pytest tests/resilient_site/test_heap.py` looks longer.
 SECONDS = float(os.environ.get("SOAK_S", "8"))
 NOISE = 0.1
+SHARED_BYTES = 50 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,14 @@ def site(tmp_path_factory) -> Iterator[Site]:
 def test_a_worker_shares_most_of_its_memory_with_the_master(site):
     (worker,) = psutil.Process(site.process.pid).children()
     memory = worker.memory_full_info()
-    assert memory.uss < memory.rss / 2
+    # However long it has served: what it is given at the start stays untouched.
+    assert memory.rss - memory.uss > SHARED_BYTES
     token = site.manage("create_token", "admin", "--ttl", "1d").stdout.strip()
     told = site.get(ADDRESS, Authorization=f"Token {token}").json()["heap"]
     assert told["pid"] == worker.pid
     assert told["requests_served"] > 0
     assert told["frozen_objects"] > 100_000
-    assert told["private_bytes"] < told["resident_bytes"] / 2
+    assert told["resident_bytes"] - told["private_bytes"] > SHARED_BYTES
 
 
 @pytest.mark.once
