@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.urls import get_resolver
 
-from resilient_site import lifeline
+from resilient_site import heap, lifeline
+from resilient_site.succession import succession
 
 wsgi_app = "resilient_site.asgi:application"
 # The one place that names the worker. Long-lived connections cost it no thread.
@@ -22,7 +24,7 @@ timeout = 30
 # Requests under way have so long to end when the site is stopped.
 graceful_timeout = 20
 # Longer than a proxy keeps its connections, so that the proxy closes first.
-keepalive = 75
+keepalive = settings.WEB_KEEP_ALIVE_S
 
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
@@ -37,6 +39,21 @@ forwarded_allow_ips = os.environ.get(
 accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None
 
 
+def when_ready(server: Any) -> None:
+    """Load what a first request would load, once for all workers."""
+    get_resolver().url_patterns  # noqa: B018
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    heap.freeze()
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Without the master, nobody would replace or stop this worker."""
     lifeline.end_with(server.pid, signal.SIGKILL)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Start nobody in place of one that made way: his successor is there already."""
+    if succession.has_left(worker.pid):
+        server.num_workers = max(server.cfg.workers, server.num_workers - 1)

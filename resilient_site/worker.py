@@ -7,17 +7,23 @@ import socket
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import Any
 
 import uvicorn
+from django.conf import settings
 from gunicorn.arbiter import Arbiter
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
-from resilient_site.later import CUT_KEY, held
+from resilient_site import heap, tracing
+from resilient_site.crowd import crowd
+from resilient_site.later import held
+from resilient_site.protocol import Protocol
+from resilient_site.succession import Term, succession
 
 # Idle connections cost little, and 1,024 files, the usual limit, are few for them.
 MOST_FILES = 16_384
+# Of the files this process may open; the rest is for the database, bodies and logs.
+CONNECTIONS_SHARE = 0.75
+TICKS_PER_SECOND = 10  # Uvicorn's
 
 
 def raise_file_limit() -> None:
@@ -26,34 +32,38 @@ def raise_file_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):  # a system may have yet another limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-class Protocol(HttpToolsProtocol):
-    """Tells every request that its client has gone, and lets it cut him off.
-
-    Uvicorn's own tells the latest: a long answer with a request waiting behind it
-    would go on for nobody. And it closes only when all that it sent has been read.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cycles: list[Any] = []
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self.cycles = [cycle for cycle in self.cycles if not cycle.response_complete]
-        self.cycles.append(self.cycle)
-        scope: dict[str, Any] = self.cycle.scope  # type: ignore[assignment]
-        scope[CUT_KEY] = self.transport.abort
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for cycle in self.cycles:
-            cycle.disconnected = not cycle.response_complete
-            cycle.message_event.set()
-        super().connection_lost(exc)
+            soft = most
+    if soft != resource.RLIM_INFINITY:
+        crowd.most = min(crowd.most, int(soft * CONNECTIONS_SHARE))
 
 
 class Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        heap.freeze()
+        heap.served.begin(lambda: crowd.requests)
+        self.term = Term(succession, settings.WEB_MAX_REQUESTS, settings.WEB_MAX_BYTES)
+        succession.announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_SECOND == 0:
+            now = asyncio.get_running_loop().time()
+            crowd.sweep(self.server_state.connections, now)
+            tracing.check()
+        if crowd.is_leaving:
+            if not self.server_state.connections and not self.server_state.tasks:
+                self.should_exit = True
+        elif self.term.is_over(crowd.requests):
+            self._leave()
+        return await super().on_tick(counter)
+
+    def _leave(self) -> None:
+        """Accept no more; whoever is here is served to the end."""
+        for server in self.servers:
+            server.close()
+        crowd.leave(self.server_state.connections)
+        held.end()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         held.end()  # the stop would wait for them
         for server in self.servers:
@@ -64,7 +74,12 @@ class Server(uvicorn.Server):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    CONFIG_KWARGS = {"loop": "uvloop", "http": Protocol, "server_header": False}
+    CONFIG_KWARGS = {
+        "loop": "uvloop",
+        "http": Protocol,
+        "ws": "none",
+        "server_header": False,
+    }
 
     def init_process(self) -> None:
         raise_file_limit()

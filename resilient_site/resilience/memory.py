@@ -117,6 +117,11 @@ class Memory:
 _instances: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 
+def bytes_held() -> int:
+    """Return what all of this process hold together."""
+    return sum(memory.bytes for memory in list(_instances))
+
+
 def _unlock_in_child() -> None:
     # A change may have been under way in another thread of the parent.
     for memory in _instances:

@@ -6,6 +6,7 @@ import pytest
 
 from resilient_site.resilience import breakers, remote
 from resilient_site.resilience.breakers import Breaker
+from tests.running import Site
 
 
 @pytest.fixture
@@ -16,3 +17,19 @@ def breaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaker]:
     yield breaker
     for one in list(remote.instances):
         one.close()
+
+
+@pytest.fixture(scope="session")
+def strict_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A web process that has little patience, and room for few connections."""
+    site = Site(
+        tmp_path_factory.mktemp("site"),
+        RATE_LIMITS="off",
+        WEB_HEAD_S="1",
+        WEB_KEEP_ALIVE_S="3",
+        WEB_MAX_CONNECTIONS="100",
+    )
+    try:
+        yield site.start("--no-compute")
+    finally:
+        site.stop()

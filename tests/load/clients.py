@@ -1,0 +1,194 @@
+"""Clients of a running site, of every kind: what they met with is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Self
+
+from tests.running import Site
+
+TIMEOUT_S = 30
+ITEM = "/api/v1/items/country.DE"
+HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
+
+
+class Clients:
+    """Threads that do one thing over and over until the end of the `with` block.
+
+    An error of the transport, or a status that is not expected, is a failure.
+    """
+
+    def __init__(self, site: Site, token: str = "") -> None:
+        self.site = site
+        self.headers = {"Authorization": f"Token {token}"} if token else {}
+        self.failures: list[str] = []
+        self.answers: Counter[int] = Counter()
+        self.streams = 0
+        self.longest_s = 0.0
+        self._end = threading.Event()
+        self._streams: set[http.client.HTTPConnection] = set()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._end.set()
+        for connection in list(self._streams):
+            with contextlib.suppress(OSError, AttributeError):  # it has ended
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 5)
+
+    def run(self, step: Callable[[], None], number: int = 1) -> None:
+        def loop() -> None:
+            while not self._end.is_set():
+                try:
+                    step()
+                except (OSError, http.client.HTTPException) as error:
+                    if self._end.is_set():
+                        return  # a stream that was cut off here
+                    self._fail(f"{step.__name__}: {error!r}")
+
+        for _ in range(number):
+            thread = threading.Thread(target=loop, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def pause(self, seconds: float) -> None:
+        self._end.wait(seconds)
+
+    def _fail(self, what: str) -> None:
+        with self._lock:
+            self.failures.append(what)
+
+    def ask(
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        expected: tuple[int, ...] = (200,),
+        method: str = "GET",
+        body: bytes | None = None,
+        **headers: str,
+    ) -> http.client.HTTPResponse:
+        began = time.monotonic()
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        content = response.read()
+        took = time.monotonic() - began
+        with self._lock:
+            self.answers[response.status] += 1
+            self.longest_s = max(self.longest_s, took)
+        if response.status not in expected:
+            self._fail(f"{method} {path}: {response.status} {content[:300]!r}")
+        return response
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(
+            self.site.host, self.site.port, timeout=TIMEOUT_S
+        )
+
+    # --- what one may do over and over
+
+    def read_on_and_on(self) -> None:
+        """In one connection, until the server says that it ends."""
+        with contextlib.closing(self.connect()) as connection:
+            while not self._end.is_set():
+                if self.ask(connection, ITEM).getheader("Connection") == "close":
+                    return
+
+    def read_once(self) -> None:
+        with contextlib.closing(self.connect()) as connection:
+            self.ask(connection, ITEM, Connection="close")
+
+    def read_now_and_then(self) -> None:
+        """In one connection that is idle most of the time."""
+        with contextlib.closing(self.connect()) as connection:
+            while not self._end.is_set():
+                if self.ask(connection, ITEM).getheader("Connection") == "close":
+                    return
+                self.pause(random.uniform(0.1, 0.5))
+
+    def search(self) -> None:
+        """What no cache has."""
+        with contextlib.closing(self.connect()) as connection:
+            for _ in range(20):
+                words = random.choice(["a", "island", "language", "north", "x"])
+                number = random.randrange(10**9)
+                path = f"/api/v1/items?search={words}&page_size=10&none={number}"
+                response = self.ask(connection, path, (200, 503))
+                if response.getheader("Connection") == "close":
+                    return
+
+    def write(self) -> None:
+        with contextlib.closing(self.connect()) as connection:
+            name = f"Soak {random.randrange(10**9)}"
+            body = json.dumps({"name": name, "description": "d" * 500}).encode()
+            self.ask(
+                connection, "/api/v1/items/", (201, 503), "POST", body,
+                **self.headers, **{"Content-Type": "application/json"},
+            )  # fmt: skip
+
+    def be_refused(self) -> None:
+        # Where there is much to do, a reader may be shown what is known already.
+        for path, headers, statuses in (
+            (f"/api/v1/items/none-{random.random()}", {}, (404, 503)),
+            (
+                "/api/v1/items",
+                {"Authorization": f"Token {random.random()}"},
+                (401, 200, 503),
+            ),
+            ("/api/v1/items?cursor=broken", {}, (400, 503)),
+            ("/api/v1/items", {"X-Long": "x" * 60_000}, (200, 503)),
+            ("/api/v1/items", {"X-Long": "x" * 65_500}, (431,)),
+        ):
+            with contextlib.closing(self.connect()) as connection:
+                self.ask(connection, path, statuses, **headers)
+        self.pause(0.05)
+
+    def drip(self) -> None:
+        """Send a head, byte by byte, until the server ends that."""
+        with self._socket() as peer, contextlib.suppress(ConnectionError):
+            for byte in b"GET " + ITEM.encode() + HEAD + b"X: " + b"y" * 10_000:
+                if self._end.is_set():
+                    return
+                peer.sendall(bytes([byte]))
+                self.pause(0.05)
+
+    def vanish(self) -> None:
+        """Ask for much, and be gone in the middle of it."""
+        with self._socket() as peer:
+            peer.sendall(b"GET /api/v1/items/export" + HEAD + b"\r\n")
+            peer.recv(1000)
+        with self._socket() as peer:
+            peer.sendall(b"POST /api/v1/items/" + HEAD + b"Content-Length: 99\r\n\r\n{")
+        self.pause(0.1)
+
+    def watch(self, job: str) -> Callable[[], None]:
+        def follow() -> None:
+            """Read a stream until it ends in good order, then ask again."""
+            path = f"/api/v1/jobs/{job}/events"
+            with contextlib.closing(self.connect()) as connection:
+                connection.request("GET", path, headers=self.headers)
+                response = connection.getresponse()
+                with self._lock:
+                    self.streams += 1
+                    self.answers[response.status] += 1
+                    self._streams.add(connection)
+                while not self._end.is_set() and response.read1(4096):
+                    pass
+                self._streams.discard(connection)
+
+        return follow
+
+    def _socket(self) -> socket.socket:
+        return socket.create_connection((self.site.host, self.site.port), TIMEOUT_S)
