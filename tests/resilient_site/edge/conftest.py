@@ -15,7 +15,6 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 @pytest.fixture(autouse=True)
 def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge that has been asked nothing yet, with a folder of its own."""
-    settings.RATE_LIMITS = {}
     copies, last_known = stores.copies, stores.last_known
     copies.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
     last_known.__init__(  # type: ignore[misc]
