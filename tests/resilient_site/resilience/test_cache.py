@@ -25,7 +25,7 @@ BUDGET_S = 0.05
 # What a busy machine may add to a wait.
 NOISE_S = 0.03
 
-pytestmark = pytest.mark.usefixtures("breaker")
+pytestmark = [pytest.mark.usefixtures("breaker"), pytest.mark.once]
 
 
 @pytest.fixture
