@@ -9,8 +9,7 @@ from django.dispatch import receiver
 
 from resilient_site.models import ApiToken
 from resilient_site.resilience.generations import invalidate
-from resilient_site.resilience.sharing import user_tag
-from resilient_site.tokens import GROUPS
+from resilient_site.resilience.sharing import GROUPS, user_tag
 
 
 @receiver([post_save, post_delete], sender=User)
@@ -32,8 +31,12 @@ def signed_out(user: User | None, **_: Any) -> None:
 @receiver(m2m_changed, sender=User.groups.through)
 @receiver(m2m_changed, sender=User.user_permissions.through)
 def permissions_changed(instance: Any, reverse: bool, pk_set: Any, **_: Any) -> None:
-    users = pk_set or () if reverse else [instance.pk]
-    invalidate(*map(user_tag, users))
+    if not reverse:
+        invalidate(user_tag(instance.pk))
+    elif pk_set is None:  # all members at once, whoever they were
+        invalidate(GROUPS)
+    else:
+        invalidate(*map(user_tag, pk_set))
 
 
 @receiver(post_delete, sender=Group)

@@ -10,12 +10,10 @@ from copy import copy
 
 from resilient_site.models import ApiToken
 from resilient_site.resilience.generations import Mark, generations, mark, now
-from resilient_site.resilience.sharing import user_tag
+from resilient_site.resilience.sharing import GROUPS, user_tag
 
 KNOWN_S = 10.0
 KNOWN_MAX = 10_000
-# Changed with the permissions of any group.
-GROUPS = "groups"
 
 _known: OrderedDict[str, tuple[ApiToken, Mark, float]] = OrderedDict()
 

@@ -13,6 +13,7 @@ from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.stores import last_known
 from resilient_site.later import Identity
 from resilient_site.resilience.generations import Mark, generations, slot_of
+from resilient_site.resilience.sharing import GROUPS
 
 KNOWN_MAX = 10_000
 # For so long one who was recognised is known.
@@ -40,7 +41,7 @@ def remember(request: Incoming, identity: Identity, at: int) -> None:
     credential = request.credential
     if credential is None:
         return
-    mark = Mark(at, (slot_of(identity.tag),))
+    mark = _mark(at, identity)
     known[credential] = time.monotonic(), mark, identity.expires_at
     known.move_to_end(credential)
     if len(known) > KNOWN_MAX:
@@ -49,7 +50,7 @@ def remember(request: Incoming, identity: Identity, at: int) -> None:
 
 def keep(request: Incoming, identity: Identity, copy: Copy) -> None:
     """Keep a copy for this client alone, until he is no longer the one he was."""
-    mark = Mark(copy.mark.at, (slot_of(identity.tag),))
+    mark = _mark(copy.mark.at, identity)
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
     mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
     if request.credential and left > 0:
@@ -62,6 +63,11 @@ def forget(request: Incoming, status: int) -> None:
         last_known.forget(_key(request))
         if status == 401:
             known.pop(request.credential, None)
+
+
+def _mark(at: int, identity: Identity) -> Mark:
+    # Not of everything: what he was told is for the day when much has been missed.
+    return Mark(at, (slot_of(identity.tag), slot_of(GROUPS)))
 
 
 async def find(request: Incoming) -> Copy | None:

@@ -28,6 +28,8 @@ SHARED = (
 OWN = f"private, no-cache, stale-if-error={LAST_KNOWN_S}"
 # For the edge alone, which takes it out.
 TAGS = "Cache-Tag"
+# Changed with the permissions of any group, which are those of many people.
+GROUPS = "groups"
 
 
 @dataclass(frozen=True)

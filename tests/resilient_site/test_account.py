@@ -136,10 +136,11 @@ def test_a_token_is_looked_up_once(editor, django_assert_num_queries):
         lambda user: user.auth_token_set.all().delete(),
         lambda user: user.delete(),
         lambda user: User.objects.get(pk=user.pk).groups.clear(),
+        lambda user: [group.user_set.clear() for group in Group.objects.all()],
         lambda user: Group.objects.all().delete(),
         lambda user: [group.permissions.clear() for group in Group.objects.all()],
     ],
-    ids=["token", "user", "groups", "group", "permissions"],
+    ids=["token", "user", "groups", "members", "group", "permissions"],
 )
 def test_what_is_taken_away_is_gone_at_once(
     editor, change, django_capture_on_commit_callbacks
