@@ -22,9 +22,9 @@ STREAMS = 1_000
 WAITS = 100
 JOBS = 50
 THREADS = 8
-# Of a worker, beside those for Django: the main one, that of the watcher, a few of
-# libraries.
-OTHER_THREADS = 6
+# Of a worker, beside those for Django: the main one, those that watch (jobs, the pulse,
+# the parts of the site, holds, other machines), the last known, a few of libraries.
+OTHER_THREADS = 14
 # The watcher has one, and so has the pulse.
 OTHER_CONNECTIONS = 2
 SETUP = f"""
