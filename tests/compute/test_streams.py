@@ -25,8 +25,8 @@ THREADS = 8
 # Of a worker, beside those for Django: the main one, those that watch (jobs, the pulse,
 # the parts of the site, holds, other machines), the last known, a few of libraries.
 OTHER_THREADS = 14
-# The watcher has one, and so has the pulse.
-OTHER_CONNECTIONS = 2
+# The watcher has one, the pulse, and whoever looks how the jobs are.
+OTHER_CONNECTIONS = 3
 SETUP = f"""
 import json
 from django.contrib.auth.models import User
