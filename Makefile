@@ -18,7 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-postgres test-once test-sqlite .system check \
+.PHONY: help run test test-postgres test-whole test-sqlite .system check \
 	bench-compute bench-web lock schema clean
 
 help: ## Show this list
@@ -30,7 +30,7 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-test: test-postgres test-once test-sqlite ## Run the tests (ARGS: pytest's)
+test: test-postgres test-whole test-sqlite ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
 # be that no test is left for a run (pytest's 5).
@@ -38,13 +38,13 @@ RUN = $(if $(strip $(ARGS)),,exec) env TEST_DB=$(1) $(PYTHON_BIN) -m pytest -m $
 	$(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 
 test-postgres: .system
-	$(call RUN,postgres,"not browser and not once")
+	$(call RUN,postgres,"not browser and not faults and not once")
 
-test-once: .system
-	$(call RUN,postgres,"browser or once")
+test-whole: .system
+	$(call RUN,postgres,"browser or faults")
 
 test-sqlite: .system
-	$(call RUN,sqlite,"not browser and not once")
+	$(call RUN,sqlite,"not browser and not faults")
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)

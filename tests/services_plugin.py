@@ -115,6 +115,7 @@ def _start_postgres(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "browser: drives a real browser")
+    config.addinivalue_line("markers", "faults: breaks what a whole site stands on")
     config.addinivalue_line("markers", "once: the same whatever TEST_DB says")
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.load import Load, Seen, Stack, between
 from tests.private_server import wait_for
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.faults
 
 FAULT_S = 2.0
 # A write is refused within a second; the machine may have more to do.

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.load import Load, Stack, between
 from tests.private_server import wait_for
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.faults
 
 CLIENTS = 150
 OVERLOAD_S = 2.0
