@@ -41,10 +41,10 @@ test-postgres: .system
 	$(call RUN,postgres,"not browser and not faults and not once")
 
 test-whole: .system
-	$(call RUN,postgres,"browser or faults")
+	$(call RUN,postgres,"browser or faults or once")
 
 test-sqlite: .system
-	$(call RUN,sqlite,"not browser and not faults")
+	$(call RUN,sqlite,"not browser and not faults and not once")
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)

@@ -116,7 +116,7 @@ def _start_postgres(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "browser: drives a real browser")
     config.addinivalue_line("markers", "faults: breaks what a whole site stands on")
-    config.addinivalue_line("markers", "once: the same whatever TEST_DB says")
+    config.addinivalue_line("markers", "once: on PostgreSQL alone, or the same on both")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
