@@ -27,7 +27,7 @@ from compute.queue import Claim, Step
 from compute.registry import Parts, Task, TaskFailed, tasks
 from compute.run import Run
 from resilient_site import requestid
-from resilient_site.health.process import memory_bytes
+from resilient_site.heap import resident_bytes
 from resilient_site.resilience.holds import holds
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
         out_of_memory = isinstance(outcome, Failed) and (
             outcome.code == Code.MEMORY_LIMIT
         )
-        retire = jobs == JOBS_MAX or out_of_memory or memory_bytes() > SIZE_MAX_BYTES
+        retire = jobs == JOBS_MAX or out_of_memory or resident_bytes() > SIZE_MAX_BYTES
         pipe.send(Done(outcome, retire))
         if retire:
             return

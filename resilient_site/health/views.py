@@ -17,8 +17,8 @@ from django.views.decorators.http import require_POST, require_safe
 
 from resilient_site.errors import Invalid, NotFound
 from resilient_site.health import document, page
-from resilient_site.health.process import memory_bytes
 from resilient_site.health.watching import watch
+from resilient_site.heap import resident_bytes
 from resilient_site.resilience.breakers import State, all_breakers
 from resilient_site.resilience.holds import holds
 
@@ -68,7 +68,7 @@ def _details() -> dict[str, Any]:
         ],
         "process": {
             "Process id": str(os.getpid()),
-            "Memory": filesizeformat(memory_bytes()),
+            "Memory": filesizeformat(resident_bytes()),
             "Threads": str(threading.active_count()),
         },
     }
