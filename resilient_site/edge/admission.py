@@ -109,6 +109,11 @@ class Refused(Overloaded):
     """Not let in: nothing was done."""
 
 
+def refusal() -> Refused:
+    # Not all are to come again at the same moment.
+    return Refused(retry_after_s=random.randint(1, 3))  # noqa: S311
+
+
 class Waiter:
     __slots__ = ("future", "is_gone", "kind", "timer")
 
@@ -124,7 +129,7 @@ class Waiter:
 
     def refuse(self) -> None:
         if not self.future.done():
-            self.future.set_exception(Refused(retry_after_s=random.randint(1, 3)))  # noqa: S311
+            self.future.set_exception(refusal())
 
 
 class Admission:
@@ -191,7 +196,7 @@ class Admission:
     ) -> None:
         if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
             self.refused[kind] += 1
-            raise Refused(retry_after_s=random.randint(1, 3))  # noqa: S311
+            raise refusal()
         waiter = Waiter(kind, is_gone)
         patience = min(self._patience(kind), deadline - time.monotonic())
         loop = asyncio.get_running_loop()

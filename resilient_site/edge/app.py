@@ -8,12 +8,11 @@ there is room; and when Django has none for a reader, the last answer that is kn
 from resilient_site.edge import lifespan, own, probes, public
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
 from resilient_site.edge.copies import Headers
-from resilient_site.edge.fallback import as_text, send_last_known
+from resilient_site.edge.fallback import keep_shared, send_last_known
 from resilient_site.edge.incoming import Incoming, tidy
 from resilient_site.edge.origin import ask
 from resilient_site.edge.readcache import key_of, may_be_shared
 from resilient_site.edge.refusals import send_error
-from resilient_site.edge.stores import copies, last_known
 from resilient_site.edge.tap import Tap, says_it_is_void
 from resilient_site.errors import SiteError
 from resilient_site.later import Exchange, Message, Receive, Send
@@ -91,7 +90,6 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
         and not request.has_cookie
         and request.query == key.query.encode()
     ):
-        if copies.put(key, copy):
-            last_known.keep(as_text(key), copy)
+        keep_shared(key, copy)
     elif copy.stale_if_error_s:
         own.keep(request, identity, copy)

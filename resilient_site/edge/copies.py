@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Self
 
+from django.http import HttpResponse
+
 from resilient_site.edge.incoming import CSRF_COOKIE, Incoming
 from resilient_site.later import Send
 from resilient_site.resilience.generations import Mark
@@ -168,6 +170,14 @@ def _is_page(headers: Headers) -> bool:
 
 def _moment(header: bytes) -> datetime:
     return parsedate_to_datetime(header.decode("latin-1"))
+
+
+def headers_of(response: HttpResponse) -> Headers:
+    """Return the headers of an answer of Django's as ASGI has them."""
+    return [
+        (name.lower().encode(), value.encode("latin-1"))
+        for name, value in response.headers.items()
+    ]
 
 
 async def send_answer(

@@ -1,4 +1,4 @@
-"""The last answer that is known, for want of a new one."""
+"""The last answers that are known, for want of new ones."""
 
 from resilient_site.edge import own, readcache
 from resilient_site.edge.copies import Copy, Headers
@@ -22,15 +22,26 @@ async def send_last_known(request: Incoming, send: Send, extra: Headers) -> bool
     return True
 
 
+def keep_shared(key: readcache.Key, copy: Copy) -> None:
+    """Keep it in memory and on the disk, unless a later one is known."""
+    if copies.put(key, copy):
+        last_known.keep(_as_text(key), copy)
+
+
+def forget_shared(key: readcache.Key) -> None:
+    copies.forget(key)
+    last_known.forget(_as_text(key))
+
+
 async def _find_shared(request: Incoming) -> Copy | None:
     key = readcache.key_of(request)
     if key is None:
         return None
-    copy = copies.get(key) or await last_known.get(as_text(key))
+    copy = copies.get(key) or await last_known.get(_as_text(key))
     if copy:
         copies.put(key, copy)  # as old as it is
     return copy
 
 
-def as_text(key: readcache.Key) -> str:
+def _as_text(key: readcache.Key) -> str:
     return repr(tuple(key))

@@ -16,7 +16,7 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.csp import ContentSecurityPolicyMiddleware
 from django.middleware.security import SecurityMiddleware
 
-from resilient_site.edge.copies import Headers, send_answer
+from resilient_site.edge.copies import Headers, headers_of, send_answer
 from resilient_site.edge.incoming import SESSION_COOKIE, Incoming
 from resilient_site.edge.wellness import edge
 from resilient_site.errors import as_site_error
@@ -57,13 +57,10 @@ async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
     if PATHS.get(request.path) != STATUS or not request.is_safe:
         return False
     response = _public_page(request)
-    headers = [
-        (name.lower().encode(), value.encode("latin-1"))
-        for name, value in response.headers.items()
-    ]
-    headers.append((b"content-length", b"%d" % len(response.content)))
     status, body = response.status_code, response.content
-    await send_answer(request, send, status, [*headers, *extra], body)
+    length = (b"content-length", b"%d" % len(body))
+    headers = [*headers_of(response), length, *extra]
+    await send_answer(request, send, status, headers, body)
     return True
 
 

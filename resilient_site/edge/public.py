@@ -16,7 +16,11 @@ from django.conf import settings
 
 from resilient_site.edge import own
 from resilient_site.edge.copies import Copy, Headers
-from resilient_site.edge.fallback import as_text, send_last_known
+from resilient_site.edge.fallback import (
+    forget_shared,
+    keep_shared,
+    send_last_known,
+)
 from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.origin import ask
 from resilient_site.edge.readcache import (
@@ -26,7 +30,7 @@ from resilient_site.edge.readcache import (
     may_be_shared,
     may_be_shown_meanwhile,
 )
-from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.stores import copies
 from resilient_site.edge.tap import Collected, says_it_is_void
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.later import Send
@@ -161,11 +165,9 @@ async def _fetch(key: Key, request: Incoming) -> Fetched:
     copy = collected.copy(began)
     if copy is None or not may_be_shared(copy, key):
         if copy or says_it_is_void(collected.status):
-            copies.forget(key)
-            last_known.forget(as_text(key))
+            forget_shared(key)
         return collected
-    if copies.put(key, copy):
-        last_known.keep(as_text(key), copy)
+    keep_shared(key, copy)
     paused.pop(key, None)
     return copy
 

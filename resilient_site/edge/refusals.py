@@ -5,7 +5,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from resilient_site.edge.copies import Headers, send_answer
+from resilient_site.edge.copies import Headers, headers_of, send_answer
 from resilient_site.edge.incoming import Incoming
 from resilient_site.errors import SiteError, respond
 from resilient_site.later import Send
@@ -48,8 +48,4 @@ def _rendered(
     finally:
         begin_request(actual)
     body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
-    headers = [
-        (name.lower().encode(), value.encode("latin-1"))
-        for name, value in response.headers.items()
-    ]
-    return headers, body
+    return headers_of(response), body
