@@ -52,9 +52,6 @@ def check(method: bytes, target: bytes, version: str, fields: Fields) -> bool:
     coding = values.get(b"transfer-encoding")
     if coding is not None and (version == "1.0" or coding.lower() != b"chunked"):
         raise Invalid("The only Transfer-Encoding is chunked, in HTTP/1.1.")
-    if b"_" in b" ".join(values):
-        # For WSGI it would be the same as the one with a hyphen.
-        fields[:] = [field for field in fields if b"_" not in field[0]]
     length = values.get(b"content-length", b"")
     return coding is not None or length.strip(b" 0") != b""
 

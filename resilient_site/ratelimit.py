@@ -18,6 +18,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django_ratelimit.core import get_usage
+from rest_framework.permissions import SAFE_METHODS
 
 from resilient_site.clientaddress import client_address
 from resilient_site.counters import is_local
@@ -32,7 +33,6 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 # Who watches the site must not be turned away. Static files do not get here, nor do
 # strangers who look at the status page.
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
-SAFE = ("GET", "HEAD", "OPTIONS")
 # Method and path, without a slash at the end, of all but plain reads and writes.
 ROUTES = [
     ("sign-in", re.compile("POST (/account/sign-in|/admin/login)")),
@@ -145,7 +145,7 @@ def _use(request: HttpRequest, policy: Policy, identity: str) -> Standing | None
 
 def _routes(request: HttpRequest) -> tuple[str, str]:
     """Return what is asked for, and what that is in general."""
-    general = "read" if request.method in SAFE else "write"
+    general = "read" if request.method in SAFE_METHODS else "write"
     asked = f"{request.method} {request.path_info.rstrip('/')}"
     for route, pattern in ROUTES:
         if pattern.fullmatch(asked):
@@ -155,15 +155,19 @@ def _routes(request: HttpRequest) -> tuple[str, str]:
 
 def _identify(request: HttpRequest) -> tuple[str, str | None]:
     """Return what kind of client it is, and which: None if that cannot be told."""
-    token = sent_token(request) if is_rest(request) else None
-    if token is not None:
-        digest = hashlib.sha256(token).hexdigest()
-        return (
-            (SIGNED_IN, digest) if digest in proven else _by_address(request, UNPROVEN)
-        )
+    digest = _digest_of_token(request)
+    if digest in proven:
+        return SIGNED_IN, digest
+    if digest is not None:
+        return _by_address(request, UNPROVEN)
     if user_id := _session_user(request):
         return SIGNED_IN, f"user {user_id}"
     return _by_address(request, ANONYMOUS)
+
+
+def _digest_of_token(request: HttpRequest) -> str | None:
+    token = sent_token(request) if is_rest(request) else None
+    return None if token is None else hashlib.sha256(token).hexdigest()
 
 
 def _by_address(request: HttpRequest, who: str) -> tuple[str, str | None]:
@@ -192,15 +196,14 @@ class Proven:
     def __init__(self) -> None:
         self._digests: dict[str, None] = {}
 
-    def __contains__(self, digest: str) -> bool:
+    def __contains__(self, digest: str | None) -> bool:
         return digest in self._digests
 
     def learn(self, request: HttpRequest, response: HttpResponse) -> None:
         """Note the token that `response` tells to be good, or to be good no more."""
-        token = sent_token(request) if is_rest(request) else None
-        if token is None:
+        digest = _digest_of_token(request)
+        if digest is None:
             return
-        digest = hashlib.sha256(token).hexdigest()
         if response.status_code == 401:
             self._digests.pop(digest, None)
         elif getattr(request, "auth", None) is not None:

@@ -5,17 +5,17 @@ machine, and by others when they hear of it, or at the latest after `KNOWN_S`.
 """
 
 import time
-from collections import OrderedDict
 from copy import copy
 
 from resilient_site.models import ApiToken
 from resilient_site.resilience.generations import Mark, generations, mark, now
+from resilient_site.resilience.latest import Latest
 from resilient_site.resilience.sharing import GROUPS, user_tag
 
 KNOWN_S = 10.0
 KNOWN_MAX = 10_000
 
-_known: OrderedDict[str, tuple[ApiToken, Mark, float]] = OrderedDict()
+_known = Latest[str, tuple[ApiToken, Mark, float]](KNOWN_MAX)
 
 
 def find(digest: str) -> ApiToken | None:
@@ -45,5 +45,3 @@ def _recall(digest: str) -> ApiToken | None:
 def _remember(token: ApiToken, began: int) -> None:
     at = mark(began, [user_tag(token.user_id), GROUPS])
     _known[token.digest] = token, at, time.monotonic() + KNOWN_S
-    while len(_known) > KNOWN_MAX:
-        _known.popitem(last=False)

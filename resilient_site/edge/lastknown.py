@@ -14,7 +14,6 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ import orjson
 
 from resilient_site.edge.copies import Copy, vary_of
 from resilient_site.resilience.generations import Mark, boot_id
+from resilient_site.resilience.latest import Latest
 from resilient_site.resilience.sharing import LAST_KNOWN_S
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class LastKnown:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._is_ending = False
-        self._written: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._written = Latest[str, tuple[int, float]](NOTED_MAX)
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
@@ -92,8 +92,6 @@ class LastKnown:
             return
         if copy.size <= BATCH_SHARE * self.max_bytes and self._put(key, copy):
             self._written[key] = digest, now
-            if len(self._written) > NOTED_MAX:
-                self._written.popitem(last=False)
 
     def forget(self, key: str) -> None:
         """Keep it no longer: it does not hold any more."""

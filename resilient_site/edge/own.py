@@ -5,7 +5,6 @@ knows for a while who is behind a token or a session, and lets those in first.
 """
 
 import time
-from collections import OrderedDict
 from dataclasses import replace
 
 from resilient_site.edge.copies import Copy
@@ -13,6 +12,7 @@ from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.stores import last_known
 from resilient_site.later import Identity
 from resilient_site.resilience.generations import Mark, generations, slot_of
+from resilient_site.resilience.latest import Latest
 from resilient_site.resilience.sharing import GROUPS
 
 KNOWN_MAX = 10_000
@@ -20,7 +20,7 @@ KNOWN_MAX = 10_000
 KNOWN_S = 3600.0
 MAKE_A_DIFFERENCE = (b"host", b"hx-request", b"hx-target")
 
-known: OrderedDict[str, tuple[float, Mark, float]] = OrderedDict()
+known = Latest[str, tuple[float, Mark, float]](KNOWN_MAX)
 
 
 def is_known(request: Incoming, within_s: float = KNOWN_S) -> bool:
@@ -43,9 +43,6 @@ def remember(request: Incoming, identity: Identity, at: int) -> None:
         return
     mark = _mark(at, identity)
     known[credential] = time.monotonic(), mark, identity.expires_at
-    known.move_to_end(credential)
-    if len(known) > KNOWN_MAX:
-        known.popitem(last=False)
 
 
 def keep(request: Incoming, identity: Identity, copy: Copy) -> None:

@@ -9,7 +9,6 @@ are seen at once anyway. `only-if-cached` is.
 
 import asyncio
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from django.conf import settings
@@ -35,6 +34,7 @@ from resilient_site.edge.tap import Collected, says_it_is_void
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.later import Send
 from resilient_site.resilience.generations import CHANGES, generations, mark, now
+from resilient_site.resilience.latest import Latest
 
 # A token that was found good is taken to be good for so long.
 GOOD_S = 10.0
@@ -64,7 +64,7 @@ class Flight:
 
 
 flights: dict[Key, Flight] = {}
-paused: OrderedDict[Key, float] = OrderedDict()
+paused = Latest[Key, float](PAUSED_MAX)
 
 
 async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
@@ -174,9 +174,6 @@ async def _fetch(key: Key, request: Incoming) -> Fetched:
 
 def _pause(key: Key) -> None:
     paused[key] = time.monotonic() + PAUSE_S
-    paused.move_to_end(key)
-    if len(paused) > PAUSED_MAX:
-        paused.popitem(last=False)
 
 
 def _is_paused(key: Key) -> bool:

@@ -1,0 +1,18 @@
+"""What a process notes of many, as long as it is among the latest."""
+
+from collections import OrderedDict
+
+
+class Latest[K, V](OrderedDict[K, V]):
+    """A dictionary of the `most` keys that were set last, for threads too."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        # Each is one step: what another thread does in between does no harm.
+        self.pop(key, None)
+        super().__setitem__(key, value)
+        if len(self) > self.most:
+            self.popitem(last=False)
