@@ -47,8 +47,9 @@ window.addEventListener("pageshow", () => {
 const SILENCE_MS = 5000;
 const ASK_AGAIN_MS = 2000;
 function follow(part) {
-  let source, silence, asking, heard;
   const shown = () => part.querySelector("[data-state]").dataset;
+  let source, silence, asking, heard;
+  let said = shown().says;
   const isOver = () => "finished" in shown();
   const reload = () => htmx.trigger(part, "reload");
 
@@ -86,8 +87,9 @@ function follow(part) {
     part.querySelector("[data-message]").textContent = progress.message;
   }
   part.addEventListener("htmx:afterSwap", () => {
-    const announcer = document.getElementById("announcer");
-    if (announcer.textContent !== shown().says) announcer.textContent = shown().says;
+    const { says } = shown();
+    // What the page said when it came is no news.
+    if (says !== said) document.getElementById("announcer").textContent = said = says;
     if (isOver()) stop();
   });
   // What is gone, or no longer ours, is not asked for again.

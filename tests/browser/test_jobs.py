@@ -48,14 +48,14 @@ def state(page: Page, name: str) -> None:
 
 
 def note_what_is_said(page: Page) -> None:
-    """Keep all that a screen reader is given to say, and whether the page stays."""
-    page.evaluate(
-        """() => {
+    """Keep all that a screen reader is given to say on each page from now on."""
+    page.add_init_script(
+        """document.addEventListener("DOMContentLoaded", () => {
         window.said = [];
         const announcer = document.getElementById("announcer");
-        new MutationObserver(() => said.push(announcer.textContent))
+        if (announcer) new MutationObserver(() => said.push(announcer.textContent))
           .observe(announcer, {childList: true, characterData: true, subtree: true});
-        }"""
+        })"""
     )
 
 
@@ -67,8 +67,8 @@ def test_a_job_is_started_and_followed_to_its_result(
     pool: Pool, person_page: Page
 ) -> None:
     page = person_page
-    start(page, "Nap", seconds="5")
     note_what_is_said(page)
+    start(page, "Nap", seconds="5")
     state(page, "Running")
     bar = page.get_by_role("progressbar", name="Progress")
     value = bar.evaluate("bar => bar.value")
@@ -92,8 +92,8 @@ def test_where_no_events_come_the_page_asks_again(
         page.route("**/events", lambda route: route.abort())
     else:
         page.add_init_script("window.EventSource.prototype.addEventListener = () => {}")
-    start(page, "Nap", seconds="1")
     note_what_is_said(page)
+    start(page, "Nap", seconds="1")
     state(page, "Succeeded")
     assert said(page)[-1] == "Nap: succeeded"
 
