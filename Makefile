@@ -41,10 +41,10 @@ test-postgres: .system
 	$(call RUN,postgres,"not browser and not faults and not once")
 
 test-whole: .system
-	$(call RUN,postgres,"browser or faults or once")
+	$(call RUN,postgres,"faults or once")
 
 test-sqlite: .system
-	$(call RUN,sqlite,"not browser and not faults and not once")
+	$(call RUN,sqlite,"not faults and not once")
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
