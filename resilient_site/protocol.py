@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from resilient_site import heads
 from resilient_site.crowd import crowd
+from resilient_site.edge import express
 from resilient_site.errors import PROBLEM_TYPE, Invalid, Overloaded, SiteError, problem
 from resilient_site.later import CUT_KEY
 from resilient_site.requestid import HEADER, begin_request
@@ -50,6 +51,9 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycles: list[Any] = []
+        self.may_be_express = False
+        # What a request is for that has come but for its end.
+        self.waiting_app: Any = None
         # Since when a request is expected, or has been coming without its head's end.
         self.head_began: float | None = None
         self.head_bytes = 0
@@ -115,7 +119,9 @@ class Protocol(HttpToolsProtocol):
         )
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Invalid("There are too many requests at once.")
+        self.may_be_express = not has_body
         super().on_headers_complete()
+        self.may_be_express = False
         crowd.requests += 1
         self.head_began, self.in_body = None, True
         self.headers = []  # what still comes are trailers: they count for nothing
@@ -142,6 +148,29 @@ class Protocol(HttpToolsProtocol):
             if not self.cycle.response_started:
                 self.cycle.keep_alive = self.may_go_on and not crowd.is_leaving
         crowd.forget(self)
+        if self.waiting_app is not None:
+            app, self.waiting_app = self.waiting_app, None
+            if not self._answer_at_once():
+                super()._start_asgi_task(self.cycle, app)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self.may_be_express:
+            self.waiting_app = app  # until the end of the request, which is next
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _answer_at_once(self) -> bool:
+        cycle = self.cycle
+        if not cycle.keep_alive or self.access_log or self.flow.write_paused:
+            return False
+        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
+        answer = express.answer(scope, self.server_state.default_headers)
+        if answer is None:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(answer)
+        self.on_response_complete()
+        return True
 
     # --- answers
 

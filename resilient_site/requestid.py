@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -42,8 +42,7 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
     headers = dict(scope["headers"])
     parent = _traceparent(headers.get(b"traceparent", b""))
     trace_id, rest = parent or (secrets.token_hex(16), b"%b-01" % _span())
-    offered = headers.get(HEADER_BYTES, b"").decode("latin-1")
-    request_id = offered if _acceptable(offered) else trace_id
+    request_id = _offered(headers) or trace_id
     _current.set(request_id)
     _trace.set(trace_id)
     told = [(HEADER_BYTES, request_id.encode())]
@@ -53,6 +52,20 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
         (b"traceparent", b"00-%b-%b" % (trace_id.encode(), rest)),
     ]
     return told
+
+
+def name_exchange(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the same headers for a request that goes no further."""
+    request_id = _offered(headers)
+    if not request_id:
+        parent = _traceparent(headers.get(b"traceparent", b""))
+        request_id = parent[0] if parent else secrets.token_hex(16)
+    return [(HEADER_BYTES, request_id.encode())]
+
+
+def _offered(headers: Mapping[bytes, bytes]) -> str:
+    offered = headers.get(HEADER_BYTES, b"").decode("latin-1")
+    return offered if _acceptable(offered) else ""
 
 
 def _span() -> bytes:

@@ -100,16 +100,16 @@ class Copy:
     def is_for_want_of_better(self) -> bool:
         return self.age < self.fresh_s + self.stale_if_error_s
 
-    async def send(self, request: Incoming, send: Send, extra: Headers) -> None:
-        """Answer with it as it is, or with 304 if the client has it already."""
-        status, body = 200, self.body
-        headers = [*self.headers, *extra]
+    def answer(self, request: Incoming, extra: Headers) -> tuple[int, Headers, bytes]:
+        """Return it as it is, or 304 if the client has it already."""
         if self._is_known_to(request):
-            status, body = 304, b""
-            headers = [(n, v) for n, v in self.headers if n in IN_304] + extra
-        else:
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send_answer(request, send, status, headers, body)
+            kept = [(n, v) for n, v in self.headers if n in IN_304]
+            return 304, kept + extra, b""
+        length = (b"content-length", b"%d" % len(self.body))
+        return 200, [*self.headers, *extra, length], self.body
+
+    async def send(self, request: Incoming, send: Send, extra: Headers) -> None:
+        await send_answer(request, send, *self.answer(request, extra))
 
     async def send_stale(
         self, request: Incoming, send: Send, extra: Headers, why: bytes

@@ -67,16 +67,28 @@ flights: dict[Key, Flight] = {}
 paused = Latest[Key, float](PAUSED_MAX)
 
 
-async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
-    """Answer if it is for a shared copy to do; return False if it is for Django."""
+def key_of_shared(request: Incoming) -> Key | None:
+    """Return what a shared copy for this request is kept under; None if none may be."""
     # Whoever sends a cookie gets pages of his own.
     if (
         not settings.READ_CACHE
         or not request.is_safe
         or (request.has_cookie and not request.is_anonymous)
     ):
-        return False
-    key = key_of(request)
+        return None
+    return key_of(request)
+
+
+def find_fresh(request: Incoming) -> Copy | None:
+    """Return the copy that is the answer as it is, if there is one."""
+    key = key_of_shared(request)
+    copy = copies.get(key) if key else None
+    return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
+
+
+async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
+    """Answer if it is for a shared copy to do; return False if it is for Django."""
+    key = key_of_shared(request)
     if key is None:
         return False
     copy = copies.get(key)

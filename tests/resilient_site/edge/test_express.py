@@ -1,0 +1,190 @@
+"""Hits that the protocol answers itself: the same as by the long way."""
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+
+from resilient_site import asgi
+from resilient_site.edge import express
+from resilient_site.later import held
+from resilient_site.resilience.generations import generations
+from resilient_site.worker import Server, Worker
+from tests.resilient_site.edge.clients import run
+from tests.resilient_site.edge.views import now
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.urls("tests.resilient_site.edge.views"),
+]
+
+# What differs from one answer to the next.
+OF_ONE_ANSWER = re.compile(rb"(?im)^(x-request-id|date|age|cache-status): .*\r\n")
+ETAG = b'"v1"'
+
+
+class Client:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def __aenter__(self) -> "Client":
+        streams = await asyncio.open_connection("127.0.0.1", self.port)
+        self.reader, self.writer = streams
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    async def ask(self, *lines: str, target: str = "/thing", method: str = "GET"):
+        self.send(*lines, target=target, method=method)
+        return await self.answer(method)
+
+    def send(self, *lines: str, target: str = "/thing", method: str = "GET") -> None:
+        head = [f"{method} {target} HTTP/1.1", "Host: localhost", *lines, "", ""]
+        self.writer.write("\r\n".join(head).encode())
+
+    async def answer(self, method: str = "GET") -> bytes:
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if length is None or method == "HEAD":
+            return head
+        return head + await self.reader.readexactly(int(length[1]))
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[int]:
+    options = Worker.CONFIG_KWARGS | {"lifespan": "off", "log_config": None}
+    config = uvicorn.Config(asgi.application, access_log=False, **options)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(config)
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await task
+    held.is_ending = False  # this process goes on
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[bool]:
+    """Which requests went the short way."""
+    taken: list[bool] = []
+    answer = express.answer
+
+    def noted(*args):
+        found = answer(*args)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(express, "answer", noted)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("method", "lines"),
+    [
+        ("GET", []),
+        ("HEAD", []),
+        ("GET", [f"If-None-Match: {ETAG.decode()}"]),
+        ("GET", ["If-None-Match: *"]),
+        ("GET", ["Cookie: csrftoken=x"]),
+        ("GET", ["Cache-Control: no-cache"]),
+    ],
+)
+def test_it_is_the_same_answer(method, lines, taken, monkeypatch):
+    @run
+    async def test():
+        async with serving() as port, Client(port) as client:
+            await client.ask()
+            short = await client.ask(*lines, method=method)
+            assert taken == [False, True]
+            monkeypatch.setattr(express, "answer", lambda *args: None)
+            long = await client.ask(*lines, method=method)
+            fields = [
+                sorted(OF_ONE_ANSWER.sub(b"", a).split(b"\r\n")) for a in (short, long)
+            ]
+            assert fields[0] == fields[1]
+            for name in (b"x-request-id", b"cache-status", b"age", b"date"):
+                assert name in short.lower()
+        assert len(now.asked) == 1
+
+    test()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Cookie: sessionid=x"],
+        ["Authorization: Token x"],
+        ["Connection: close"],
+        ["X-Forwarded-Proto: https"],
+        ["Content-Length: 1"],
+    ],
+)
+def test_what_is_not_plainly_a_hit_goes_the_long_way(lines, taken):
+    @run
+    async def test():
+        async with serving() as port:
+            async with Client(port) as client:
+                await client.ask()
+            taken.clear()
+            async with Client(port) as client:
+                client.send(*lines)
+                if lines == ["Content-Length: 1"]:
+                    client.writer.write(b"x")
+                assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+                assert not any(taken)
+
+    test()
+
+
+def test_the_id_that_is_offered_is_told(taken):
+    @run
+    async def test():
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        async with serving() as port, Client(port) as client:
+            await client.ask()
+            offered = await client.ask("X-Request-ID: mine")
+            traced = await client.ask(f"traceparent: 00-{trace}-b7ad6b7169203331-01")
+            own = await client.ask("X-Request-ID: not/acceptable")
+        assert b"x-request-id: mine\r\n" in offered
+        assert f"x-request-id: {trace}\r\n".encode() in traced
+        assert re.search(rb"x-request-id: [0-9a-f]{32}\r\n", own)
+        assert taken == [False, True, True, True]
+
+    test()
+
+
+def test_answers_keep_the_order_of_their_requests(taken):
+    @run
+    async def test():
+        async with serving() as port, Client(port) as client:
+            await client.ask()
+            targets = ["/thing", "/thing?q=new", "/thing", "/nowhere", "/thing"]
+            for target in targets:
+                client.send(target=target)
+            answers = [await client.answer() for _ in targets]
+        assert [int(one.split()[1]) for one in answers] == [200, 200, 200, 404, 200]
+        queries = [b"q=new" in one.partition(b"\r\n\r\n")[2] for one in answers]
+        assert queries == [False, True, False, False, False]
+
+    test()
+
+
+def test_a_change_is_seen_at_once(taken):
+    @run
+    async def test():
+        async with serving() as port, Client(port) as client:
+            await client.ask()
+            await client.ask()
+            generations.renew(["thing"])
+            await client.ask()
+        assert taken == [False, True, False]
+        assert len(now.asked) == 2
+
+    test()
