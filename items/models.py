@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -79,6 +80,13 @@ class ItemQuerySet(models.QuerySet["Item"]):
         return self.defer("search_text").prefetch_related("tags")
 
 
+@cache
+def _no_tags() -> models.QuerySet[Tag]:
+    found = Tag.objects.none()
+    len(found)  # so that nobody has to find out again
+    return found
+
+
 class Item(models.Model):
     """One entry of the catalogue. Written only through `items.catalogue`."""
 
@@ -129,11 +137,15 @@ class Item(models.Model):
         return f'"{self.version}"'
 
     def tag_names(self) -> list[str]:
-        return sorted(tag.name for tag in self.tags.all())
+        # To ask the relation costs more than the rest, even if nothing is fetched.
+        fetched = getattr(self, "_prefetched_objects_cache", {}).get("tags")
+        return sorted(
+            tag.name for tag in (self.tags.all() if fetched is None else fetched)
+        )
 
     def has_no_tags(self) -> None:
         """Save the query for what is known."""
-        self._prefetched_objects_cache = {"tags": Tag.objects.none()}
+        self._prefetched_objects_cache = {"tags": _no_tags()}
 
     def state(self) -> dict[str, Any]:
         """Return what people edit, as the change log keeps it."""

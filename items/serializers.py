@@ -66,6 +66,9 @@ class ItemSerializer(serializers.Serializer[Item]):
         except rules.Unclean as error:
             raise serializers.ValidationError(dict(error.errors)) from error
 
+    def run_validators(self, value: Any) -> None:
+        """There are none; to look for them costs a tenth of a write."""
+
     def to_representation(self, item: Item) -> dict[str, Any]:
         return as_json(item)
 
