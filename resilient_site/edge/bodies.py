@@ -11,7 +11,7 @@ from django.conf import settings
 
 from resilient_site.edge.incoming import SESSION_COOKIE, Incoming
 from resilient_site.errors import SiteError, Unavailable
-from resilient_site.later import Message, Receive
+from resilient_site.later import Receive
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 IDLE_S = 30
 # And one that sends less than this many bytes a second, a while after it began.
 SLOWEST_BYTES_PER_S = 1024
-PIECE_BYTES = 64 * 1024
 IN_MEMORY_BYTES = 1024 * 1024
 LENGTH_DIGITS = 16
 TAKES_FILES = ("/items/import/", "/jobs/new/", "/api/v1/jobs")
@@ -88,14 +87,3 @@ def _is_acceptable(request: Incoming) -> bool:
     large = known and is_form and request.path.startswith(TAKES_FILES)
     limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
     return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit
-
-
-def replay(body: IO[bytes] | None) -> Receive:
-    if body:
-        body.seek(0)
-
-    async def receive() -> Message:
-        piece = body.read(PIECE_BYTES) if body else b""
-        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
-
-    return receive

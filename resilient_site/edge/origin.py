@@ -8,21 +8,16 @@ to a client who has gone, or does not read, is given back, and answers that take
 
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from threading import Event
 from typing import IO, Any
 
-from a2wsgi import WSGIMiddleware
 from django.conf import settings
-from django.core.handlers.wsgi import WSGIHandler
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 
-from resilient_site import wsgi  # noqa: F401 - sets Django up
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.bodies import IDLE_S, replay
+from resilient_site.edge.bodies import IDLE_S
 from resilient_site.edge.incoming import Incoming, Kind
+from resilient_site.edge.threads import call_django
 from resilient_site.errors import SiteError
 from resilient_site.later import (
     CUT_KEY,
@@ -39,51 +34,6 @@ from resilient_site.later import (
 )
 from resilient_site.resilience import deadlines
 
-
-class Django(WSGIHandler):
-    """Django, asked how its response goes on before that is begun.
-
-    What the handler returns need not be the response: Sentry wraps it.
-    """
-
-    def get_response(self, request: HttpRequest) -> HttpResponseBase:
-        exchange: Exchange = request.META["asgi.scope"][SCOPE_KEY]
-        return exchange.note(super().get_response(request))
-
-
-class Stoppable:
-    """A streamed response that ends when its client has gone."""
-
-    def __init__(self, response: Any, gone: Event) -> None:
-        self.response, self.gone = response, gone
-
-    def __iter__(self) -> Iterator[bytes]:
-        pieces = iter(self.response)
-        while not self.gone.is_set():
-            try:
-                yield next(pieces)
-            except StopIteration:
-                return
-
-    def close(self) -> None:
-        self.response.close()
-
-
-django = Django()
-
-
-def handler(environ: Any, start_response: Any) -> Any:
-    response = django(environ, start_response)
-    exchange: Exchange = environ["asgi.scope"][SCOPE_KEY]
-    if not exchange.is_streamed_by_thread:
-        return response
-    if environ["REQUEST_METHOD"] == "HEAD":
-        response.close()
-        return []
-    return Stoppable(response, exchange.client_gone)
-
-
-threads = WSGIMiddleware(handler, workers=settings.WEB_THREADS)
 admission = Admission(settings.WEB_THREADS, settings.ADMISSION)
 
 
@@ -141,9 +91,11 @@ async def _in_thread(
     deadlines.begin(deadlines.Deadline(request.deadline, is_abandoned))
     began = time.monotonic()
     try:
-        await threads(request.scope, replay(body), send)  # type: ignore
+        answer = await call_django(request.scope, body, send)
     finally:
         admission.leave(kind, time.monotonic() - began, running)
+    for message in answer:
+        await send(message)
     return exchange.take()
 
 
@@ -160,7 +112,7 @@ async def _watch(receive: Receive, gone: Event) -> None:
 
 def _guard(send: Send, exchange: Exchange, promised: list[Message]) -> Send:
     async def guarded(message: Message) -> None:
-        # The thread ends its answer as if it were read.
+        # To its end the thread goes on as if it were read.
         if exchange.client_gone.is_set():
             return
         if exchange.withholds(message):
@@ -169,7 +121,6 @@ def _guard(send: Send, exchange: Exchange, promised: list[Message]) -> Send:
             return
         try:
             await asyncio.wait_for(send(message), IDLE_S)
-        # Must not get out: a2wsgi would go on filling a queue nobody empties.
         except TimeoutError:
             exchange.give_up()
         except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
