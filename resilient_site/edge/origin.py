@@ -37,6 +37,30 @@ from resilient_site.resilience import deadlines
 admission = Admission(settings.WEB_THREADS, settings.ADMISSION)
 
 
+class ToClient:
+    """The way to the client, which never fails: to its end a thread goes on anyway."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send, self._exchange = send, exchange
+        self.promised: list[Message] = []
+
+    async def __call__(self, *messages: Message) -> None:
+        exchange = self._exchange
+        try:
+            async with asyncio.timeout(IDLE_S):
+                for message in messages:
+                    if exchange.client_gone.is_set():
+                        return
+                    if not exchange.withholds(message):
+                        await self._send(message)
+                    elif isinstance(exchange.later, Wait):
+                        self.promised.append(message)
+        except TimeoutError:
+            exchange.give_up()
+        except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
+            exchange.client_gone.set()
+
+
 async def ask(
     request: Incoming,
     kind: Kind,
@@ -53,10 +77,9 @@ async def ask(
     gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     if receive:
         gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
-    promised: list[Message] = []
-    send = _guard(send, exchange, promised)
+    to_client = ToClient(send, exchange)
     try:
-        later = await _in_thread(request, kind, body, send)
+        later = await _in_thread(request, kind, body, to_client)
         if isinstance(later, Wait):
             await held.run(later.until(), gone, later.timeout_s)
             if gone.done():
@@ -64,17 +87,16 @@ async def ask(
             exchange.waited_for = later.token
             request.begin_anew()
             try:
-                later = await _in_thread(request, kind, body, send)
+                later = await _in_thread(request, kind, body, to_client)
             except SiteError:
                 # What was done before the wait is done: nobody may hear otherwise.
-                for message in promised:
-                    await send(message)
+                await to_client(*to_client.promised)
                 return exchange
         if isinstance(later, Stream):
             if request.method != "HEAD":
-                pieces = send_pieces(later, send, exchange)
+                pieces = send_pieces(later, to_client, exchange)
                 await held.run(pieces, gone, STREAM_MAX_S)
-            await send({"type": "http.response.body"})
+            await to_client({"type": "http.response.body"})
     finally:
         exchange.client_gone.set()
         gone.cancel()
@@ -82,7 +104,7 @@ async def ask(
 
 
 async def _in_thread(
-    request: Incoming, kind: Kind, body: IO[bytes] | None, send: Send
+    request: Incoming, kind: Kind, body: IO[bytes] | None, to_client: ToClient
 ) -> Stream | Wait | None:
     exchange: Exchange = request.scope[SCOPE_KEY]
     running = await admission.enter(kind, request.deadline, exchange.client_gone.is_set)
@@ -91,11 +113,10 @@ async def _in_thread(
     deadlines.begin(deadlines.Deadline(request.deadline, is_abandoned))
     began = time.monotonic()
     try:
-        answer = await call_django(request.scope, body, send)
+        answer = await call_django(request.scope, body, to_client)
     finally:
         admission.leave(kind, time.monotonic() - began, running)
-    for message in answer:
-        await send(message)
+    await to_client(*answer)
     return exchange.take()
 
 
@@ -108,22 +129,3 @@ async def _watch(receive: Receive, gone: Event) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         gone.set()
-
-
-def _guard(send: Send, exchange: Exchange, promised: list[Message]) -> Send:
-    async def guarded(message: Message) -> None:
-        # To its end the thread goes on as if it were read.
-        if exchange.client_gone.is_set():
-            return
-        if exchange.withholds(message):
-            if isinstance(exchange.later, Wait):
-                promised.append(message)
-            return
-        try:
-            await asyncio.wait_for(send(message), IDLE_S)
-        except TimeoutError:
-            exchange.give_up()
-        except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
-            exchange.client_gone.set()
-
-    return guarded

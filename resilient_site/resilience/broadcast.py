@@ -28,6 +28,8 @@ TAGS_MAX = 5_000
 TIMEOUT_S = 1.0
 PAUSE_S = 0.1
 PAUSE_MAX_S = 1.0
+# What changes within so long after a message goes into the next one.
+GATHER_S = 0.05
 # A process that ends waits so long for what it has still to say.
 LAST_WORDS_S = 1.0
 
@@ -88,11 +90,8 @@ class Publisher:
                     self._put_down(tags)
                 self._is_publishing = False
                 self._changed.notify_all()
-            if is_done:
-                pause_s = PAUSE_S
-            else:
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, PAUSE_MAX_S)
+            time.sleep(GATHER_S if is_done else pause_s)
+            pause_s = PAUSE_S if is_done else min(pause_s * 2, PAUSE_MAX_S)
 
     def _publish(self, client: redis.Redis, tags: Iterable[str]) -> bool:
         try:
