@@ -140,7 +140,7 @@ class LastKnown:
             with closing(self._connect()) as connection:
                 query = "SELECT stored_at, about, body FROM copies WHERE key = ?"
                 row = connection.execute(query, [key]).fetchone()
-            return _load(*row) if row else None
+            return load(*row) if row else None
         except sqlite3.OperationalError:
             return None  # not there yet, or in another's hands
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -169,7 +169,7 @@ class LastKnown:
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
-                [_dump(key, copy) for key, copy in batch if copy],
+                [dump(key, copy) for key, copy in batch if copy],
             )
 
     def _next_batch(self) -> list[Entry]:
@@ -228,7 +228,7 @@ def _size(copy: Copy | None) -> int:
     return copy.size if copy else 0
 
 
-def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
+def dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
     about = {
         "headers": [
             (n.decode("latin-1"), v.decode("latin-1")) for n, v in copy.headers
@@ -241,7 +241,7 @@ def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
     return key, copy.stored_at, copy.size, orjson.dumps(about), copy.body
 
 
-def _load(stored_at: float, about: bytes, body: bytes) -> Copy:
+def load(stored_at: float, about: bytes, body: bytes) -> Copy:
     told = orjson.loads(about)
     if told["check"] != crc32(body):
         raise ValueError("The body is damaged.")

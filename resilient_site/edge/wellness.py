@@ -8,7 +8,7 @@ from django.template.defaultfilters import filesizeformat
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.incoming import Kind
 from resilient_site.edge.origin import admission
-from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.stores import copies, distant, last_known
 from resilient_site.health.parts import Finding, Part, Status, register
 
 # After a refusal the rush may be over, or not.
@@ -40,7 +40,9 @@ class Edge:
     def check(self) -> Finding:
         busy = self._is_busy()
         figures = tuple(self._figures())
-        self.has_answers = len(copies) > 0 or not last_known.is_empty()
+        self.has_answers = (
+            len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
+        )
         if busy:
             return Finding(Status.WARN, BUSY, figures=figures)
         return Finding(Status.PASS, WELL, figures=figures)

@@ -120,7 +120,7 @@ class Subscriber:
             try:
                 self._listen(has_missed)
             except (redis.RedisError, OSError) as error:
-                if self.is_listening.is_set():
+                if self.is_listening.is_set() or not has_missed:
                     logger.warning("Changes on other machines are not heard: %s", error)
                     has_missed, pause_s = True, PAUSE_S
                 self.is_listening.clear()
@@ -148,6 +148,11 @@ class Subscriber:
             logger.warning("Changes on other machines are heard again.")
             generations.generations.renew([EVERYTHING])
         self.is_listening.set()
+
+
+def hears_all() -> bool:
+    """Tell whether what changes on any machine is heard of here at once."""
+    return settings.EMBEDDED or subscriber.is_listening.is_set()
 
 
 def heard(data: bytes) -> None:
