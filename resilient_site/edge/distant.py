@@ -49,7 +49,7 @@ class Distant:
     def __init__(self, max_bytes: int) -> None:
         self.places = max_bytes // PLACE_BYTES
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
-        self._kept = Latest[str, tuple[int, float]](NOTED_MAX)
+        self._kept = Latest[str, tuple[int, float]](NOTED_MAX, "Copies sent to Redis")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
@@ -123,6 +123,8 @@ class Distant:
             sealed = seal(key, copy)
             if len(sealed) <= PLACE_BYTES:
                 cache().set_many({place: sealed, IS_ANYTHING: 1}, LAST_KNOWN_S)
+                if cache().is_degraded:
+                    self._kept.pop(key, None)  # it may not be there
 
     def _read(self, key: str) -> Copy | None:
         sealed = cache().get(self._place(key))

@@ -62,7 +62,7 @@ class LastKnown:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._is_ending = False
-        self._written = Latest[str, tuple[int, float]](NOTED_MAX)
+        self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Copies written")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
@@ -121,14 +121,20 @@ class LastKnown:
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing to show; waits for the disk."""
+        return not self._ask("SELECT EXISTS (SELECT 1 FROM copies)")
+
+    def count(self) -> int:
+        """Return how many copies there are; waits for the disk."""
+        return self._ask("SELECT count(*) FROM copies")
+
+    def _ask(self, query: str) -> int:
         if not self.path.exists():
-            return True
+            return 0
         try:
             with closing(self._connect()) as connection:
-                found = connection.execute("SELECT 1 FROM copies LIMIT 1").fetchone()
+                return int(connection.execute(query).fetchone()[0])
         except sqlite3.Error:
-            return True
-        return found is None
+            return 0
 
     def size(self) -> int:
         """Return how many bytes it has on the disk."""

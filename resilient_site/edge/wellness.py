@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 
-from django.template.defaultfilters import filesizeformat
-
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.incoming import Kind
 from resilient_site.edge.origin import admission
@@ -65,16 +63,6 @@ class Edge:
                 f"{gate.running[kind]:,} running, {len(gate.waiting[kind]):,} waiting, "
                 f"{gate.admitted[kind]:,} let in, {gate.refused[kind]:,} refused",
             )
-        yield "Answers in memory", _filled(len(copies), copies.bytes, copies.max_bytes)
-        used, most = last_known.size(), last_known.max_bytes
-        yield (
-            "Last known answers on the disk",
-            f"{filesizeformat(used)} of {filesizeformat(most)}",
-        )
-
-
-def _filled(number: int, used: int, most: int) -> str:
-    return f"{number:,}; {filesizeformat(used)} of {filesizeformat(most)}"
 
 
 edge = Edge(admission)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.proxy import Proxy
+from tests.private_server import wait_for
 from tests.running import Answer, Site
 from tests.servers import Postgres, Redis
 
@@ -51,9 +52,11 @@ class Machine:
 
     def keep(self, *paths: str) -> None:
         """Have it show these to everybody from its memory."""
-        for path in paths:
-            self.get(path)
-            assert "; hit" in self.get(path).headers["Cache-Status"], path
+        # What it hears of an earlier change may come in between.
+        wait_for(lambda: all(map(self._is_kept, paths)), 5)
+
+    def _is_kept(self, path: str) -> bool:
+        return "; hit" in self.get(path).headers["Cache-Status"]
 
 
 @dataclass
@@ -94,6 +97,11 @@ class Pair:
     there: Machine
     session: str
     token: str
+
+    def are_well(self) -> None:
+        """Wait until neither lacks anything."""
+        machines = (self.here, self.there)
+        wait_for(lambda: all(m.get("/readyz").body == b"ok\n" for m in machines), 10)
 
     @property
     def by_form(self) -> dict[str, str]:

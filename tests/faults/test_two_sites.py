@@ -47,6 +47,16 @@ def pair(ground) -> Iterator[Pair]:
         yield Pair(ground, here, there, done.stdout.strip(), token)
 
 
+@pytest.fixture(autouse=True)
+def changes_are_heard(pair) -> None:
+    """Also if Redis was away in the last test."""
+    pair.are_well()
+    item = new_item(pair)
+    pair.there.keep(ITEMS + item)
+    pair.write("PATCH", item, name=new_name(item))
+    until(lambda: is_renamed(pair.there, item), BACK_S)
+
+
 type Step = Callable[[Pair], object]
 FAULTS: dict[str, tuple[Step, Step]] = {
     "none": (lambda p: None, lambda p: None),
@@ -181,8 +191,7 @@ def without_postgres(pair: Pair, fault: str) -> Iterator[None]:
             postgres.resume()
         else:
             postgres.start()
-        machines = (pair.here, pair.there)
-        wait_for(lambda: all(m.get("/readyz").body == b"ok\n" for m in machines), 10)
+        pair.are_well()
 
 
 def new_item(pair: Pair) -> str:

@@ -24,6 +24,7 @@ from resilient_site.edge.distant import (
 )
 from resilient_site.resilience.generations import generations, mark, now
 from resilient_site.resilience.sharing import LAST_KNOWN_S, OWN
+from tests.private_server import wait_for
 from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.test_last_known import copy
 from tests.resilient_site.edge.views import now as view
@@ -158,6 +159,21 @@ def test_nonsense_is_not_shown(kept, nonsense):
 
 def test_another_key_with_the_same_place_is_told_apart():
     assert unseal("other", seal("key", copy())) is None
+
+
+def test_what_may_not_have_come_there_is_sent_again(redis_own):
+    with override_settings(CACHES=as_started.caches(redis_own.url())):
+        distant = Distant(MAX_BYTES)
+        distant.start()
+        redis_own.kill()
+        distant.keep("key", copy())
+        wait_for(lambda: cache().is_degraded)
+        redis_own.start()
+        wait_for(lambda: not cache().is_degraded)
+        assert body_of(distant) is None
+        distant.keep("key", copy())
+        wait_for(lambda: body_of(distant) == b"body")
+        distant.stop()
 
 
 def test_without_redis_it_keeps_nobody(kept, redis_own):
