@@ -49,7 +49,7 @@ class Distant:
     def __init__(self, max_bytes: int) -> None:
         self.places = max_bytes // PLACE_BYTES
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
-        self._kept = Latest[str, tuple[int, float]](NOTED_MAX, "Copies sent to Redis")
+        self._kept = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as sent to Redis")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 

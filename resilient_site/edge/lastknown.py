@@ -62,7 +62,7 @@ class LastKnown:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._is_ending = False
-        self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Copies written")
+        self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as written")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 

@@ -22,11 +22,11 @@ def figures() -> dict[str, str]:
         "Threads": str(threading.active_count()),
         "Memory": filesizeformat(told["resident_bytes"]),
         "Memory of its own": filesizeformat(told["private_bytes"]),
-        "Objects never looked through": f"{told['frozen_objects']:,}",
+        "Frozen objects": f"{told['frozen_objects']:,}",
         "Collections (young, middle, old)": ", ".join(f"{n:,}" for n in collections),
         "Answers in memory": _filled(len(copies), copies.bytes, copies.max_bytes),
         "Cache in memory": _filled(memory.entries, memory.bytes, memory.most_bytes),
-        "Last known answers on the disk": _filled(*on_disk),
+        "Last known on the disk": _filled(*on_disk),
         **{
             name: f"{len(latest):,} of {latest.most:,}"
             for name, latest in sorted(all_latest.items())
@@ -35,4 +35,4 @@ def figures() -> dict[str, str]:
 
 
 def _filled(entries: int, used: int, most: int) -> str:
-    return f"{entries:,}; {filesizeformat(used)} of {filesizeformat(most)}"
+    return f"{entries:,} in {filesizeformat(used)} of {filesizeformat(most)}"

@@ -67,6 +67,18 @@ def test_a_copy_comes_back_as_it_was(kept):
     assert read(kept, "other") is None
 
 
+def test_it_tells_how_many_copies_there_are(kept):
+    assert kept.is_empty()
+    assert kept.count() == 0
+    for key in ("a", "b"):
+        kept.keep(key, copy())
+    write_out(kept)
+    assert not kept.is_empty()
+    assert kept.count() == 2
+    kept.path.write_bytes(b"this is no database" * 1000)
+    assert kept.count() == 0
+
+
 def test_the_file_is_for_its_owner_alone(kept):
     kept.keep("key", copy())
     write_out(kept)
