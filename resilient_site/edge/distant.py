@@ -39,8 +39,11 @@ COPY_MAX_BYTES = 4 * PLACE_BYTES
 WAITING_MAX = 100
 TIMEOUT_S = 0.2
 STOP_S = 1.0
+# A flood of odd searches is not for Redis, and not for the processor.
+PAUSE_S = 0.01
 IS_ANYTHING = "last-known:any"
 SIGNATURE_BYTES = 32
+PACKING = zlib.Z_BEST_SPEED
 
 type Entry = tuple[str, Copy | None]
 
@@ -113,6 +116,7 @@ class Distant:
                 self._write_one(*entry)
             except Exception:
                 logger.exception("A last known answer is not kept in Redis.")
+            time.sleep(PAUSE_S)
 
     def _write_one(self, key: str, copy: Copy | None) -> None:
         place = self._place(key)
@@ -146,7 +150,7 @@ def cache() -> Any:
 def seal(key: str, copy: Copy) -> str:
     _, stored_at, _, about, body = dump(key, copy)
     parts = (key.encode(), repr(stored_at).encode(), about, body)
-    packed = zlib.compress(b"\0".join(parts))
+    packed = zlib.compress(b"\0".join(parts), PACKING)
     return b64encode(_signature(packed) + packed).decode()
 
 

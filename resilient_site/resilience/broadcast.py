@@ -3,7 +3,9 @@
 Beside the requests: a commit only puts its tags down for a thread to publish. What
 cannot be published is kept and tried again. Whoever may have missed something takes
 everything for changed. Without Redis others see a change when their copies have served
-their time (`sharing.FRESH_S`).
+their time (`sharing.FRESH_S`). If Redis is away for the machine alone that changes
+something, those who hear all the others show an old copy once more, to the first who
+asks for it within `sharing.STALE_S`.
 """
 
 import atexit
