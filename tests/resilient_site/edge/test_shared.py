@@ -214,7 +214,7 @@ async def test_who_may_have_missed_a_change_shows_no_old_copy_meanwhile(settings
         pass_time(patch, FRESH_S - 1)
         broadcast.subscriber.is_listening.clear()
         assert (await get()).is_hit
-        pass_time(patch, 2)
+        pass_time(patch, FRESH_S + 1)
         assert not (await get()).is_hit
     assert len(now.asked) == 2
 
