@@ -53,7 +53,7 @@ def private_bytes() -> int:
 def heap() -> dict[str, float]:
     """Return the figures of this process, for whoever shows them."""
     from resilient_site.edge.stores import copies
-    from resilient_site.resilience.memory import bytes_held
+    from resilient_site.resilience.memory import held
 
     figures = {
         "pid": os.getpid(),
@@ -63,7 +63,7 @@ def heap() -> dict[str, float]:
         "private_bytes": private_bytes(),
         "frozen_objects": gc.get_freeze_count(),
         "cache_read_bytes": copies.bytes,
-        "cache_memory_bytes": bytes_held(),
+        "cache_memory_bytes": held().bytes,
     }
     stats = zip(gc.get_count(), gc.get_stats(), strict=True)
     for generation, (count, stat) in enumerate(stats):

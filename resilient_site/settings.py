@@ -180,6 +180,10 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
         "default": default,
         # Other processes hear of no sign-out without Redis: the database tells them.
         "sessions": default | {"OPTIONS": {"MEMORY_BYTES": 0}},
+        # For other machines alone; larger, and nobody waits for them but for want of
+        # any answer.
+        "last-known": default
+        | {"OPTIONS": {"MEMORY_BYTES": 0, "BUDGET_MS": 2 * CACHE_BUDGET_MS}},
         "rates": {
             "BACKEND": counters,
             "LOCATION": url,
@@ -275,6 +279,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form without its files
 READ_CACHE = env.bool("READ_CACHE", True)
 READ_CACHE_BYTES = env.int("READ_CACHE_BYTES", 64 * 1024 * 1024)
 LAST_KNOWN_BYTES = env.int("LAST_KNOWN_BYTES", 256 * 1024 * 1024)
+LAST_KNOWN_REDIS_BYTES = env.int(
+    "LAST_KNOWN_REDIS_BYTES", 64 * 1024 * 1024, validate=not_negative
+)
 ADMISSION = env.bool("ADMISSION", True)
 # How long a request may take; clients may ask for less (X-Request-Timeout).
 DEADLINES_S = {

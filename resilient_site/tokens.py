@@ -15,7 +15,7 @@ from resilient_site.resilience.sharing import GROUPS, user_tag
 KNOWN_S = 10.0
 KNOWN_MAX = 10_000
 
-_known = Latest[str, tuple[ApiToken, Mark, float]](KNOWN_MAX)
+_known = Latest[str, tuple[ApiToken, Mark, float]](KNOWN_MAX, "Tokens known")
 
 
 def find(digest: str) -> ApiToken | None:

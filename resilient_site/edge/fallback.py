@@ -3,7 +3,7 @@
 from resilient_site.edge import own, readcache
 from resilient_site.edge.copies import Copy, Headers
 from resilient_site.edge.incoming import Incoming
-from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.stores import copies, distant, last_known
 from resilient_site.later import Send
 
 ORIGIN_FAILED = b"origin-failed"
@@ -23,21 +23,24 @@ async def send_last_known(request: Incoming, send: Send, extra: Headers) -> bool
 
 
 def keep_shared(key: readcache.Key, copy: Copy) -> None:
-    """Keep it in memory and on the disk, unless a later one is known."""
+    """Keep it in memory, on the disk and in Redis, unless a later one is known."""
     if copies.put(key, copy):
         last_known.keep(_as_text(key), copy)
+        distant.keep(_as_text(key), copy)
 
 
 def forget_shared(key: readcache.Key) -> None:
     copies.forget(key)
     last_known.forget(_as_text(key))
+    distant.forget(_as_text(key))
 
 
 async def _find_shared(request: Incoming) -> Copy | None:
     key = readcache.key_of(request)
     if key is None:
         return None
-    copy = copies.get(key) or await last_known.get(_as_text(key))
+    text = _as_text(key)
+    copy = copies.get(key) or await last_known.get(text) or await distant.get(text)
     if copy:
         copies.put(key, copy)  # as old as it is
     return copy

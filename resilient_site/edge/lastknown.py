@@ -62,7 +62,7 @@ class LastKnown:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._is_ending = False
-        self._written = Latest[str, tuple[int, float]](NOTED_MAX)
+        self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as written")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
@@ -121,14 +121,20 @@ class LastKnown:
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing to show; waits for the disk."""
+        return not self._ask("SELECT EXISTS (SELECT 1 FROM copies)")
+
+    def count(self) -> int:
+        """Return how many copies there are; waits for the disk."""
+        return self._ask("SELECT count(*) FROM copies")
+
+    def _ask(self, query: str) -> int:
         if not self.path.exists():
-            return True
+            return 0
         try:
             with closing(self._connect()) as connection:
-                found = connection.execute("SELECT 1 FROM copies LIMIT 1").fetchone()
+                return int(connection.execute(query).fetchone()[0])
         except sqlite3.Error:
-            return True
-        return found is None
+            return 0
 
     def size(self) -> int:
         """Return how many bytes it has on the disk."""
@@ -140,7 +146,7 @@ class LastKnown:
             with closing(self._connect()) as connection:
                 query = "SELECT stored_at, about, body FROM copies WHERE key = ?"
                 row = connection.execute(query, [key]).fetchone()
-            return _load(*row) if row else None
+            return load(*row) if row else None
         except sqlite3.OperationalError:
             return None  # not there yet, or in another's hands
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -169,7 +175,7 @@ class LastKnown:
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
-                [_dump(key, copy) for key, copy in batch if copy],
+                [dump(key, copy) for key, copy in batch if copy],
             )
 
     def _next_batch(self) -> list[Entry]:
@@ -228,7 +234,7 @@ def _size(copy: Copy | None) -> int:
     return copy.size if copy else 0
 
 
-def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
+def dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
     about = {
         "headers": [
             (n.decode("latin-1"), v.decode("latin-1")) for n, v in copy.headers
@@ -241,7 +247,7 @@ def _dump(key: str, copy: Copy) -> tuple[str, float, int, bytes, bytes]:
     return key, copy.stored_at, copy.size, orjson.dumps(about), copy.body
 
 
-def _load(stored_at: float, about: bytes, body: bytes) -> Copy:
+def load(stored_at: float, about: bytes, body: bytes) -> Copy:
     told = orjson.loads(about)
     if told["check"] != crc32(body):
         raise ValueError("The body is damaged.")

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.db import connection
 
 from resilient_site.edge import wellness
-from resilient_site.edge.stores import last_known
+from resilient_site.edge.stores import distant, last_known
 from resilient_site.health import page
 from resilient_site.health.watching import watch
 from resilient_site.later import Receive, Send
@@ -17,6 +17,7 @@ from resilient_site.resilience.holds import holds
 def start() -> None:
     generations.forget_earlier_boots()
     last_known.start()
+    distant.start()
     if connection.vendor == "postgresql":
         pulse.start()
     if settings.REDIS_URL:
@@ -33,6 +34,7 @@ def stop() -> None:
     subscriber.stop()
     pulse.stop()
     last_known.stop()
+    distant.stop()
 
 
 async def run(receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ KNOWN_MAX = 10_000
 KNOWN_S = 3600.0
 MAKE_A_DIFFERENCE = (b"host", b"hx-request", b"hx-target")
 
-known = Latest[str, tuple[float, Mark, float]](KNOWN_MAX)
+known = Latest[str, tuple[float, Mark, float]](KNOWN_MAX, "Clients known")
 
 
 def is_known(request: Incoming, within_s: float = KNOWN_S) -> bool:

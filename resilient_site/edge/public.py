@@ -64,7 +64,7 @@ class Flight:
 
 
 flights: dict[Key, Flight] = {}
-paused = Latest[Key, float](PAUSED_MAX)
+paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
 
 
 def key_of_shared(request: Incoming) -> Key | None:

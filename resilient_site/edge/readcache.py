@@ -14,6 +14,7 @@ from django.conf import settings
 
 from resilient_site.edge.copies import Copy
 from resilient_site.edge.incoming import Incoming
+from resilient_site.resilience import broadcast
 from resilient_site.resilience.generations import generations
 from resilient_site.resilience.sharing import Shared, how_shared
 
@@ -157,7 +158,10 @@ def is_fresh(copy: Copy) -> bool:
 def may_be_shown_meanwhile(copy: Copy) -> bool:
     """Tell whether it may be shown while a new one is fetched (RFC 5861, section 3).
 
-    Not if it is known to be outdated: a change is seen at once.
+    Not if it is known to be outdated: a change is seen at once. Nor where another
+    machine's change may be unheard of: there it is seen when the copy has served.
     """
     limit = copy.fresh_s + copy.stale_while_revalidate_s
-    return copy.age < limit and generations.is_current(copy.mark)
+    return (
+        copy.age < limit and generations.is_current(copy.mark) and broadcast.hears_all()
+    )

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 
-from django.template.defaultfilters import filesizeformat
-
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.incoming import Kind
 from resilient_site.edge.origin import admission
-from resilient_site.edge.stores import copies, last_known
+from resilient_site.edge.stores import copies, distant, last_known
 from resilient_site.health.parts import Finding, Part, Status, register
 
 # After a refusal the rush may be over, or not.
@@ -40,7 +38,9 @@ class Edge:
     def check(self) -> Finding:
         busy = self._is_busy()
         figures = tuple(self._figures())
-        self.has_answers = len(copies) > 0 or not last_known.is_empty()
+        self.has_answers = (
+            len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
+        )
         if busy:
             return Finding(Status.WARN, BUSY, figures=figures)
         return Finding(Status.PASS, WELL, figures=figures)
@@ -63,16 +63,6 @@ class Edge:
                 f"{gate.running[kind]:,} running, {len(gate.waiting[kind]):,} waiting, "
                 f"{gate.admitted[kind]:,} let in, {gate.refused[kind]:,} refused",
             )
-        yield "Answers in memory", _filled(len(copies), copies.bytes, copies.max_bytes)
-        used, most = last_known.size(), last_known.max_bytes
-        yield (
-            "Last known answers on the disk",
-            f"{filesizeformat(used)} of {filesizeformat(most)}",
-        )
-
-
-def _filled(number: int, used: int, most: int) -> str:
-    return f"{number:,}; {filesizeformat(used)} of {filesizeformat(most)}"
 
 
 edge = Edge(admission)

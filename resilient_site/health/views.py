@@ -1,8 +1,6 @@
 """The status page of those who are signed in, and what staff can do there."""
 
 import logging
-import os
-import threading
 from typing import Any
 
 from django.conf import settings
@@ -12,13 +10,11 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.template.defaultfilters import filesizeformat
 from django.views.decorators.http import require_POST, require_safe
 
 from resilient_site.errors import Invalid, NotFound
-from resilient_site.health import document, page
+from resilient_site.health import document, page, process
 from resilient_site.health.watching import watch
-from resilient_site.heap import resident_bytes
 from resilient_site.resilience.breakers import State, all_breakers
 from resilient_site.resilience.holds import holds
 
@@ -66,11 +62,7 @@ def _details() -> dict[str, Any]:
             for breaker in all_breakers()
             if breaker.name != "broker" or settings.COMPUTE_BACKEND == "celery"
         ],
-        "process": {
-            "Process id": str(os.getpid()),
-            "Memory": filesizeformat(resident_bytes()),
-            "Threads": str(threading.active_count()),
-        },
+        "process": process.figures(),
     }
 
 

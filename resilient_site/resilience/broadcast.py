@@ -3,7 +3,9 @@
 Beside the requests: a commit only puts its tags down for a thread to publish. What
 cannot be published is kept and tried again. Whoever may have missed something takes
 everything for changed. Without Redis others see a change when their copies have served
-their time (`sharing.FRESH_S`).
+their time (`sharing.FRESH_S`). If Redis is away for the machine alone that changes
+something, those who hear all the others show an old copy once more, to the first who
+asks for it within `sharing.STALE_S`.
 """
 
 import atexit
@@ -119,7 +121,7 @@ class Subscriber:
             try:
                 self._listen(has_missed)
             except (redis.RedisError, OSError) as error:
-                if self.is_listening.is_set():
+                if self.is_listening.is_set() or not has_missed:
                     logger.warning("Changes on other machines are not heard: %s", error)
                     has_missed, pause_s = True, PAUSE_S
                 self.is_listening.clear()
@@ -147,6 +149,11 @@ class Subscriber:
             logger.warning("Changes on other machines are heard again.")
             generations.generations.renew([EVERYTHING])
         self.is_listening.set()
+
+
+def hears_all() -> bool:
+    """Tell whether what changes on any machine is heard of here at once."""
+    return settings.EMBEDDED or subscriber.is_listening.is_set()
 
 
 def heard(data: bytes) -> None:

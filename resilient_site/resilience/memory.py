@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # The entry, its slot in the dictionary, and the number that says when it ends.
 OVERHEAD_BYTES = 250
@@ -117,9 +118,16 @@ class Memory:
 _instances: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 
-def bytes_held() -> int:
+class Held(NamedTuple):
+    bytes: int
+    entries: int
+    most_bytes: int
+
+
+def held() -> Held:
     """Return what all of this process hold together."""
-    return sum(memory.bytes for memory in list(_instances))
+    each = [(m.bytes, len(m), m.max_bytes) for m in list(_instances)]
+    return Held(*map(sum, zip(*each, strict=True))) if each else Held(0, 0, 0)
 
 
 def _unlock_in_child() -> None:

@@ -1,4 +1,4 @@
-"""A link to a server that can be made slow, or cut."""
+"""A link to a server that can be made slow, silent, or cut."""
 
 import asyncio
 import threading
@@ -13,6 +13,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target, self.port = target, free_port()
         self.delay_s = 0.0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -27,7 +29,15 @@ class Proxy:
         """Cut all connections, and refuse new ones."""
         self._do(self._refuse())
 
+    def hold(self) -> None:
+        """Take connections and what is sent, and pass nothing on until `let_go`."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def let_go(self) -> None:
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
     def close(self) -> None:
+        self.let_go()
         self.refuse()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -69,6 +79,7 @@ class Proxy:
             while piece := await reader.read(65_536):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                await self._flowing.wait()
                 writer.write(piece)
                 await writer.drain()
         self._writers.discard(writer)

@@ -8,6 +8,7 @@ from django.db import connection
 from resilient_site.edge import origin, own, public, readcache, stores
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.lastknown import LastKnown
+from resilient_site.resilience.broadcast import subscriber
 from tests.resilient_site.edge import views
 from tests.resilient_site.edge.clients import ORIGIN_THREADS
 
@@ -25,7 +26,9 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         kept.clear()
     readcache._how_shared.cache_clear()
     views.forget()
+    subscriber.is_listening.set()
     yield
+    subscriber.is_listening.clear()
     last_known.stop()
     readcache._how_shared.cache_clear()
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resilient_site.edge.copies import Copy
-from resilient_site.edge.lastknown import BATCH_SHARE, LastKnown, _dump, _load
+from resilient_site.edge.lastknown import BATCH_SHARE, LastKnown, dump, load
 from resilient_site.resilience.generations import Mark, now
 from tests.resilient_site.edge.clients import write_out
 from tests.running import ROOT
@@ -65,6 +65,18 @@ def test_a_copy_comes_back_as_it_was(kept):
     assert abs(found.age - original.age) < 1
     assert replace(found, stored=original.stored) == original
     assert read(kept, "other") is None
+
+
+def test_it_tells_how_many_copies_there_are(kept):
+    assert kept.is_empty()
+    assert kept.count() == 0
+    for key in ("a", "b"):
+        kept.keep(key, copy())
+    write_out(kept)
+    assert not kept.is_empty()
+    assert kept.count() == 2
+    kept.path.write_bytes(b"this is no database" * 1000)
+    assert kept.count() == 0
 
 
 def test_the_file_is_for_its_owner_alone(kept):
@@ -259,9 +271,9 @@ def test_a_folder_that_is_gone_does_no_harm(kept):
 def test_what_an_earlier_run_of_the_machine_kept_is_known_to_be_outdated(monkeypatch):
     from resilient_site.edge import lastknown
 
-    _, stored_at, _, about, body = _dump("key", copy())
+    _, stored_at, _, about, body = dump("key", copy())
     monkeypatch.setattr(lastknown, "boot_id", lambda: "another")
-    assert _load(stored_at, about, body).mark.at == 0
+    assert load(stored_at, about, body).mark.at == 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -273,7 +285,7 @@ def test_what_an_earlier_run_of_the_machine_kept_is_known_to_be_outdated(monkeyp
 )
 def test_any_copy_survives_the_way_to_the_disk(body, headers, limit, slots):
     made = Copy(headers, body, limit, limit, limit, Mark(now(), tuple(slots)))
-    _, stored_at, _, about, kept_body = _dump("key", made)
-    found = _load(stored_at, about, kept_body)
+    _, stored_at, _, about, kept_body = dump("key", made)
+    found = load(stored_at, about, kept_body)
     assert (found.headers, found.body, found.mark) == (headers, body, made.mark)
     assert (found.fresh_s, found.stale_if_error_s) == (limit, limit)

@@ -1,6 +1,9 @@
 """The status page of those who are signed in, and what staff can do on it."""
 
+import gc
 import logging
+import os
+import re
 
 import pytest
 from django.db import OperationalError, connection
@@ -10,6 +13,8 @@ from resilient_site.health import views
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 from resilient_site.resilience.holds import Holds
+from resilient_site.resilience.latest import Latest
+from resilient_site.resilience.memory import Memory
 
 pytestmark = pytest.mark.django_db
 
@@ -42,8 +47,26 @@ def test_everybody_sees_what_works_and_only_staff_sees_more(client, reader, admi
         assert "Breakers" not in page
         assert "in memory" not in page
     assert "rita" in signed_in
-    for what in ("Breakers", "Rate limits are counted", "Waiting", "Memory"):
+    for what in ("Breakers", "Rate limits are counted", "Waiting", "Memory of its own"):
         assert what in staff
+
+
+def test_staff_is_told_what_the_process_holds(staff):
+    known = Latest[str, int](7, "Known in this test")
+    known["a"] = 1
+    kept = Memory(5 * 1024**3)
+    kept.set("key", b"x" * 2_000, None)
+    frozen = gc.get_freeze_count()
+    told = staff.get("/status/?format=json").json()["process"]
+    assert told["Known in this test"] == "1 of 7"
+    assert told["Process id"] == str(os.getpid())
+    assert told["Frozen objects"] == f"{frozen:,}"
+    assert re.fullmatch(
+        r"[1-9]\d* in [\d.]+.KB of 5\.[\d]+.GB", told["Cache in memory"]
+    )
+    assert re.fullmatch(r"\d+ in \d+.bytes of 64.0.MB", told["Answers in memory"])
+    assert told["Memory"].endswith("MB")
+    assert told["Collections (young, middle, old)"].count(", ") >= 2
 
 
 def test_programs_of_staff_are_told_more(staff, client, reader):

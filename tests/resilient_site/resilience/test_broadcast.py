@@ -75,6 +75,17 @@ def test_who_may_have_missed_something_takes_all_for_changed(
     is_heard(there, bolt)
 
 
+def test_who_begins_without_redis_has_missed_what_was_before(there, redis_own, caplog):
+    redis_own.kill()
+    subscriber = Subscriber()
+    subscriber.start()
+    wait_for(lambda: "are not heard" in caplog.text, WITHIN_S)
+    bolt = copy_of("item:bolt")
+    redis_own.start()
+    is_heard(there, bolt)
+    subscriber.stop()
+
+
 def test_a_server_that_hangs_is_noticed(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
     redis_own.pause()

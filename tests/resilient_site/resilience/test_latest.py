@@ -2,11 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from resilient_site.resilience.latest import Latest
+from resilient_site.resilience.latest import Latest, all_latest
 
 
 def test_what_was_set_longest_ago_goes_first():
-    latest = Latest[str, int](2)
+    latest = Latest[str, int](2, "letters")
     for key in ("a", "b", "a", "c"):
         latest[key] = len(latest)
     assert list(latest) == ["a", "c"]
@@ -15,8 +15,15 @@ def test_what_was_set_longest_ago_goes_first():
     assert list(latest) == ["c", "d"]
 
 
+def test_what_a_process_holds_can_be_looked_at():
+    letters = Latest[str, int](2, "letters")
+    assert all_latest["letters"] is letters
+    del letters
+    assert "letters" not in all_latest
+
+
 def test_threads_may_set_what_others_push_out():
-    latest = Latest[int, int](3)
+    latest = Latest[int, int](3, "numbers")
 
     def set_many(first: int) -> None:
         for n in range(20_000):

@@ -1,0 +1,231 @@
+"""What one machine changes another one shows in time, also if it cannot hear of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from uuid import uuid4
+
+import pytest
+
+from resilient_site.resilience.sharing import FRESH_S
+from resilient_site.tokens import KNOWN_S
+from tests.faults.machines import ADD_EDITOR, Ground, Machine, Pair, by, until
+from tests.private_server import wait_for
+from tests.servers import Postgres, Redis
+from tests.services_plugin import running
+
+pytestmark = pytest.mark.faults
+
+HEARD_S = 1.0
+BACK_S = 5.0
+# To ask, and to be answered, when the time is up.
+SLACK_S = 1.0
+# Any one answer, also while Redis hangs.
+QUICK_S = 1.0
+ITEMS = "/api/v1/items/"
+LISTS = (f"{ITEMS}?search=machine", "/items/?search=machine")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Iterator[Ground]:
+    """Not shared with other tests: what is told on this Redis is of these machines."""
+    folder = tmp_path_factory.mktemp("machines")
+    with ExitStack() as stack:
+        postgres = stack.enter_context(contextmanager(running)(Postgres))
+        redis = stack.enter_context(contextmanager(running)(Redis))
+        yield Ground(postgres, redis, folder)
+
+
+@pytest.fixture(scope="module")
+def pair(ground) -> Iterator[Pair]:
+    site = ground.site("here")
+    for command in (["migrate"], ["shell", "-v0", "-c", ADD_EDITOR]):
+        done = site.manage(*command)
+        assert done.returncode == 0, done.stderr
+    token = site.manage("create_token", "edith").stdout.strip()
+    with ground.machine("here") as here, ground.machine("there") as there:
+        yield Pair(ground, here, there, done.stdout.strip(), token)
+
+
+@pytest.fixture(autouse=True)
+def changes_are_heard(pair) -> None:
+    """Also if Redis was away in the last test."""
+    pair.are_well()
+    item = new_item(pair)
+    pair.there.keep(ITEMS + item)
+    pair.write("PATCH", item, name=new_name(item))
+    until(lambda: is_renamed(pair.there, item), BACK_S)
+
+
+type Step = Callable[[Pair], object]
+FAULTS: dict[str, tuple[Step, Step]] = {
+    "none": (lambda p: None, lambda p: None),
+    "hangs there": (
+        lambda p: p.there.to_redis.hold(),
+        lambda p: p.there.to_redis.let_go(),
+    ),
+    "refuses there": (
+        lambda p: p.there.to_redis.refuse(),
+        lambda p: p.there.to_redis.accept(),
+    ),
+    "hangs": (lambda p: p.ground.redis.pause(), lambda p: p.ground.redis.resume()),
+}
+
+
+@contextmanager
+def away(pair: Pair, fault: str) -> Iterator[None]:
+    begin, end = FAULTS[fault]
+    begin(pair)
+    try:
+        yield
+    finally:
+        end(pair)
+
+
+def test_a_change_is_seen_at_once_here_and_within_a_second_there(pair):
+    item = new_item(pair)
+    paths = (ITEMS + item, f"/items/{item}/", *LISTS)
+    pair.there.keep(*paths)
+    pair.write("PATCH", item, name=new_name(item))
+    for headers in ({}, by(pair.token)):
+        for path in paths:
+            assert is_shown(pair.here, path, new_name(item), **headers)
+    took_s = until(
+        lambda: all(is_shown(pair.there, path, new_name(item)) for path in paths),
+        HEARD_S,
+    )
+    print(f"seen after {took_s:.3f} s")
+
+
+@pytest.mark.parametrize("fault", list(FAULTS)[1:])
+def test_who_hears_of_no_change_shows_it_when_the_copy_has_served(pair, fault):
+    hot, cold, last = (new_item(pair) for _ in range(3))
+    pair.there.keep(ITEMS + hot, ITEMS + cold)
+    pair.there.slowest_s = 0.0
+    with away(pair, fault):
+        began = time.monotonic()
+        for item in (hot, cold):
+            pair.write("PATCH", item, name=new_name(item))
+        took_s = until(lambda: is_renamed(pair.there, hot), FRESH_S + SLACK_S)
+        wait_for(lambda: time.monotonic() - began > FRESH_S)
+        # Nobody has asked for it since: also the first one sees it.
+        assert is_renamed(pair.there, cold)
+        pair.there.keep(ITEMS + last)
+        pair.write("PATCH", last, name=new_name(last))
+    back_s = until(lambda: is_renamed(pair.there, last), BACK_S)
+    print(f"seen after {took_s:.3f} s, and {back_s:.3f} s after Redis was back")
+    assert pair.there.slowest_s < QUICK_S
+
+
+@pytest.mark.parametrize(
+    ("fault", "within_s"), [("none", HEARD_S), ("hangs there", FRESH_S + SLACK_S)]
+)
+def test_what_is_deleted_is_gone_there_and_back_when_it_is_undone(
+    pair, fault, within_s
+):
+    item = new_item(pair)
+    pair.there.keep(ITEMS + item, *LISTS)
+    with away(pair, fault):
+        pair.write("DELETE", item)
+        until(lambda: pair.there.get(ITEMS + item).status == 404, within_s)
+        until(lambda: not any(is_shown(pair.there, p, item) for p in LISTS), within_s)
+        deletion = pair.here.get(f"{ITEMS}{item}/history").json()["results"][0]
+        path = f"/items/{item}/undo/{deletion['id']}/"
+        assert pair.here.ask("POST", path, headers=pair.by_form).status == 302
+        until(lambda: pair.there.get(ITEMS + item).status == 200, within_s)
+        until(lambda: all(is_shown(pair.there, p, item) for p in LISTS), within_s)
+    pair.there.keep(ITEMS + item)
+
+
+@pytest.mark.parametrize(
+    ("fault", "within_s"), [("none", HEARD_S), ("hangs there", KNOWN_S + SLACK_S)]
+)
+def test_who_may_no_more_is_refused_there(pair, fault, within_s):
+    revoked, inactive = (f"person-{uuid4()}" for _ in range(2))
+    tokens = [new_token(pair, name) for name in (revoked, inactive)]
+    assert all(is_known(pair.there, token) for token in tokens)
+    with away(pair, fault):
+        shell(
+            pair,
+            f"User.objects.get(username={revoked!r}).auth_token_set.all().delete()",
+            f"person = User.objects.get(username={inactive!r})",
+            "person.is_active = False",
+            "person.save()",
+        )
+        took_s = until(
+            lambda: not any(is_known(pair.there, token) for token in tokens), within_s
+        )
+    print(f"refused after {took_s:.3f} s")
+
+
+@pytest.mark.parametrize("fault", ["hangs", "is stopped"])
+def test_a_machine_that_knows_nothing_shows_what_others_have_shown(pair, fault):
+    item, unseen = new_item(pair), new_item(pair)
+    paths = (ITEMS + item, f"/items/{item}/", LISTS[0])
+    pair.here.keep(*paths)
+    own = f"/items/{item}/edit/"
+    assert pair.here.get(own, **pair.by_form).status == 200
+    with without_postgres(pair, fault), pair.ground.machine(f"new, {fault}") as new:
+        for path in paths:
+            answer = new.get(path)
+            assert item.encode() in answer.body
+            assert "detail=origin-failed" in answer.headers["Cache-Status"]
+            assert int(answer.headers["Age"]) > 0
+        assert b"This is how it was at" in new.get(paths[1]).body
+        assert new.get("/readyz").status == 200
+        began = time.monotonic()
+        for path, headers in ((ITEMS + unseen, {}), (own, pair.by_form)):
+            assert new.site.get(path, Host="127.0.0.1", **headers).status == 503
+        assert time.monotonic() - began < 2 * QUICK_S
+
+
+@contextmanager
+def without_postgres(pair: Pair, fault: str) -> Iterator[None]:
+    postgres = pair.ground.postgres
+    if fault == "hangs":
+        postgres.pause()
+    else:
+        postgres.stop()
+    try:
+        yield
+    finally:
+        if fault == "hangs":
+            postgres.resume()
+        else:
+            postgres.start()
+        pair.are_well()
+
+
+def new_item(pair: Pair) -> str:
+    item = f"machine.{uuid4()}"
+    pair.write("POST", id=item, name=f"machine {item}")
+    return item
+
+
+def new_name(item: str) -> str:
+    return f"machine renamed {item}"
+
+
+def is_shown(machine: Machine, path: str, text: str, **headers: str) -> bool:
+    return text.encode() in machine.get(path, **headers).body
+
+
+def is_renamed(machine: Machine, item: str) -> bool:
+    return is_shown(machine, ITEMS + item, new_name(item))
+
+
+def is_known(machine: Machine, token: str) -> bool:
+    """Tell whether he is refused for what he wants (403), not for who he is (401)."""
+    return machine.ask("POST", ITEMS, {}, by(token)).status == 403
+
+
+def new_token(pair: Pair, name: str) -> str:
+    shell(pair, f"User.objects.create_user({name!r})")
+    return pair.here.site.manage("create_token", name).stdout.strip()
+
+
+def shell(pair: Pair, *lines: str) -> None:
+    """Do it in a process of its own on the machine here."""
+    code = "\n".join(("from django.contrib.auth.models import User", *lines))
+    done = pair.here.site.manage("shell", "-v0", "-c", code)
+    assert done.returncode == 0, done.stderr
