@@ -144,6 +144,7 @@ class Admission:
         self.refused = dict.fromkeys(Kind, 0)
         self.admitted = dict.fromkeys(Kind, 0)
         self._empty_at = time.monotonic()
+        self._standing_until = 0.0
 
     @property
     def light_running(self) -> int:
@@ -163,6 +164,7 @@ class Admission:
         if deadline <= time.monotonic():
             self.refused[kind] += 1
             raise DeadlinePassed
+        self.turn_away(kind)
         if not self.queued:
             self._empty_at = time.monotonic()
         if not self._has_room(kind) or self.waiting[kind]:
@@ -171,6 +173,21 @@ class Admission:
             self.running[kind] += 1
         self.admitted[kind] += 1
         return self.light_running
+
+    def turn_away(self, kind: Kind) -> None:
+        """Raise Refused if there is no hope for one more, before anything is done."""
+        if (
+            kind not in STANDING_PATIENCE_S
+            and len(self.waiting[kind]) >= self.limit.now
+            and self.is_standing
+        ):
+            self._count_refusal(kind)
+            raise refusal()
+
+    def _count_refusal(self, kind: Kind) -> None:
+        self.refused[kind] += 1
+        if self.is_standing:
+            self._standing_until = time.monotonic() + STANDING_S
 
     def leave(self, kind: Kind, seconds: float, running: int) -> None:
         self.running[kind] -= 1
@@ -195,7 +212,7 @@ class Admission:
         self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
     ) -> None:
         if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
-            self.refused[kind] += 1
+            self._count_refusal(kind)
             raise refusal()
         waiter = Waiter(kind, is_gone)
         patience = min(self._patience(kind), deadline - time.monotonic())
@@ -205,7 +222,7 @@ class Admission:
         try:
             await waiter.future
         except Refused:
-            self.refused[kind] += 1
+            self._count_refusal(kind)
             self._remove(waiter)
             if deadline <= time.monotonic():
                 raise DeadlinePassed from None
@@ -231,8 +248,13 @@ class Admission:
 
     @property
     def is_standing(self) -> bool:
-        """Whether some have been waiting without a break: too much comes in."""
-        return time.monotonic() - self._empty_at > STANDING_S
+        """Whether too much comes in: some have been waiting without a break.
+
+        It lasts for as long as some are refused, though the short queue that is left
+        may be empty now and then.
+        """
+        moment = time.monotonic()
+        return moment - self._empty_at > STANDING_S or moment < self._standing_until
 
     def _refuse_one_behind(self, kind: Kind) -> bool:
         for behind in reversed(Kind):

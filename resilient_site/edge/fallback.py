@@ -9,9 +9,16 @@ from resilient_site.later import Send
 ORIGIN_FAILED = b"origin-failed"
 
 
-async def send_last_known(request: Incoming, send: Send, extra: Headers) -> bool:
-    """Answer a reader with what he was told last, or else everybody was; tell if so."""
+async def send_last_known(
+    request: Incoming, send: Send, extra: Headers, is_rush: bool = False
+) -> bool:
+    """Answer a reader with what he was told last, or else everybody was; tell if so.
+
+    In a rush, a look at the disk in vain costs more than it is worth.
+    """
     if not request.is_safe:
+        return False
+    if is_rush and request.is_anonymous and not _may_find_shared(request):
         return False
     copy = await own.find(request)
     if copy is None or not copy.is_for_want_of_better():
@@ -31,6 +38,13 @@ def keep_shared(key: readcache.Key, copy: Copy) -> None:
 def forget_shared(key: readcache.Key) -> None:
     copies.forget(key)
     last_known.forget(_as_text(key))
+
+
+def _may_find_shared(request: Incoming) -> bool:
+    key = readcache.key_of(request)
+    return key is not None and bool(
+        copies.get(key) or last_known.may_have(_as_text(key))
+    )
 
 
 async def _find_shared(request: Incoming) -> Copy | None:
