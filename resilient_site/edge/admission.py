@@ -115,10 +115,11 @@ def refusal() -> Refused:
 
 
 class Waiter:
-    __slots__ = ("future", "is_gone", "kind", "timer")
+    __slots__ = ("came_at", "future", "is_gone", "kind", "timer")
 
     def __init__(self, kind: Kind, is_gone: Callable[[], bool]) -> None:
         self.kind, self.is_gone = kind, is_gone
+        self.came_at = time.monotonic()
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -263,11 +264,21 @@ class Admission:
                 return True
         return False
 
+    def _refuse_the_late(self, kind: Kind) -> None:
+        """Let nobody wait on who came when it was not known yet how long that is."""
+        queue = self.waiting[kind]
+        since = time.monotonic() - self._patience(kind)
+        while queue and queue[0].came_at < since:
+            queue.popleft().refuse()
+
     def _let_in(self) -> None:
+        is_standing = self.is_standing
         for kind in Kind:
             queue = self.waiting[kind]
+            newest_first = is_standing and kind not in STANDING_PATIENCE_S
+            if newest_first:
+                self._refuse_the_late(kind)
             while queue and self._has_room(kind):
-                newest_first = self.is_standing and kind not in STANDING_PATIENCE_S
                 waiter = queue.pop() if newest_first else queue.popleft()
                 if waiter.future.done():
                     continue

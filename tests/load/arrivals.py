@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from time import monotonic  # the loop's own clock stands still while it works
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from uuid import uuid4
 
 import uvloop
@@ -40,8 +40,7 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bool]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     async def ask(self, request: bytes) -> tuple[int, bool]:
         self._received = b""
@@ -121,7 +120,7 @@ class Crowd:
         return connection
 
     def _request(self) -> bytes:
-        target = f"{self.path}?search={uuid4()}"
+        target = f"{self.path}?search={uuid4().hex}"
         return f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
     def close(self) -> None:
