@@ -5,18 +5,25 @@ never read it in another way.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 import orjson
 from django.http import HttpRequest
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from resilient_site import heads
 from resilient_site.crowd import crowd
 from resilient_site.errors import PROBLEM_TYPE, Invalid, Overloaded, SiteError, problem
-from resilient_site.later import CUT_KEY
+from resilient_site.later import CUT_KEY, Message
 from resilient_site.requestid import HEADER, begin_request
+
+type Fields = list[tuple[bytes, bytes]]
 
 # Requests that wait behind another one in a connection.
 MOST_PIPELINED = 100
@@ -47,13 +54,18 @@ class Protocol(HttpToolsProtocol):
     would go on for nobody. And it closes only when all that it sent has been read.
     """
 
+    # Returns the refusal of a request that is not worth a task.
+    refusal_of: Callable[[Message], tuple[Fields, bytes] | None] = staticmethod(
+        lambda scope: None
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycles: list[Any] = []
         # Since when a request is expected, or has been coming without its head's end.
         self.head_began: float | None = None
         self.head_bytes = 0
-        self.in_head = self.in_body = False
+        self.in_head = self.in_body = self.has_body = False
         # Whether the connection may go on once the body has come.
         self.may_go_on = False
         self.is_heard = True
@@ -110,7 +122,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         parser = self.parser
-        has_body = heads.check(
+        self.has_body = heads.check(
             parser.get_method(), self.url, parser.get_http_version(), self.headers
         )
         if len(self.pipeline) >= MOST_PIPELINED:
@@ -125,8 +137,29 @@ class Protocol(HttpToolsProtocol):
         scope[CUT_KEY] = self.transport.abort
         if self.parser.should_upgrade() or crowd.is_leaving:
             self.cycle.keep_alive = False
-        if has_body:
+        if self.has_body:
             self._expect_body()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        refused = self.refusal_of(cycle.scope) if self._may_refuse(cycle) else None
+        if refused is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        headers, body = refused
+        cycle.response_started = cycle.response_complete = True
+        headers = [*self.server_state.default_headers, *headers]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[503] + lines + b"\r\n" + body)
+        self.on_response_complete()
+
+    def _may_refuse(self, cycle: RequestResponseCycle) -> bool:
+        """Tell whether the connection is as it is when an answer is sent at once."""
+        return (
+            cycle.keep_alive
+            and cycle is self.cycle
+            and not (self.has_body or cycle.access_log or self.flow.write_paused)
+            and not (crowd.is_leaving or self.parser.should_upgrade())
+        )
 
     def _expect_body(self) -> None:
         """Let an answer before the end of the body be the last one."""
@@ -137,6 +170,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.in_body = False
+        if self.is_idle() and not self.has_body:
+            return  # refused at once; the next request is expected
         if self.cycle.transport is not self.transport:
             self.cycle.transport = self.transport
             if not self.cycle.response_started:

@@ -86,6 +86,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         super().init_process()
 
     async def _serve(self) -> None:
+        # Needs Django, which is set up by now.
+        from resilient_site.edge.rush import refusal_of
+
+        Protocol.refusal_of = staticmethod(refusal_of)
         self.config.app = self.wsgi
         server = Server(self.config)
         self._install_sigquit_handler()

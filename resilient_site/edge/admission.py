@@ -175,17 +175,21 @@ class Admission:
         self.admitted[kind] += 1
         return self.light_running
 
-    def turn_away(self, kind: Kind) -> None:
-        """Raise Refused if there is no hope for one more, before anything is done."""
-        if (
+    def is_hopeless(self, kind: Kind) -> bool:
+        """Tell whether one more would be refused, so that nothing need be done."""
+        return (
             kind not in STANDING_PATIENCE_S
             and len(self.waiting[kind]) >= self.limit.now
             and self.is_standing
-        ):
-            self._count_refusal(kind)
+        )
+
+    def turn_away(self, kind: Kind) -> None:
+        """Raise Refused if there is no hope for one more."""
+        if self.is_hopeless(kind):
+            self.count_refusal(kind)
             raise refusal()
 
-    def _count_refusal(self, kind: Kind) -> None:
+    def count_refusal(self, kind: Kind) -> None:
         self.refused[kind] += 1
         if self.is_standing:
             self._standing_until = time.monotonic() + STANDING_S
@@ -213,7 +217,7 @@ class Admission:
         self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
     ) -> None:
         if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
-            self._count_refusal(kind)
+            self.count_refusal(kind)
             raise refusal()
         waiter = Waiter(kind, is_gone)
         patience = min(self._patience(kind), deadline - time.monotonic())
@@ -223,7 +227,7 @@ class Admission:
         try:
             await waiter.future
         except Refused:
-            self._count_refusal(kind)
+            self.count_refusal(kind)
             self._remove(waiter)
             if deadline <= time.monotonic():
                 raise DeadlinePassed from None
@@ -275,11 +279,10 @@ class Admission:
         is_standing = self.is_standing
         for kind in Kind:
             queue = self.waiting[kind]
-            newest_first = is_standing and kind not in STANDING_PATIENCE_S
-            if newest_first:
+            if is_standing and kind not in STANDING_PATIENCE_S:
                 self._refuse_the_late(kind)
             while queue and self._has_room(kind):
-                waiter = queue.pop() if newest_first else queue.popleft()
+                waiter = queue.popleft()
                 if waiter.future.done():
                     continue
                 if waiter.is_gone():

@@ -18,8 +18,10 @@ async def send_last_known(
     """
     if not request.is_safe:
         return False
-    if is_rush and request.is_anonymous and not _may_find_shared(request):
-        return False
+    if is_rush and request.is_anonymous:
+        key = readcache.key_of(request)
+        if key is None or not may_find_shared(key):
+            return False
     copy = await own.find(request)
     if copy is None or not copy.is_for_want_of_better():
         copy = await _find_shared(request)
@@ -40,11 +42,9 @@ def forget_shared(key: readcache.Key) -> None:
     last_known.forget(_as_text(key))
 
 
-def _may_find_shared(request: Incoming) -> bool:
-    key = readcache.key_of(request)
-    return key is not None and bool(
-        copies.get(key) or last_known.may_have(_as_text(key))
-    )
+def may_find_shared(key: readcache.Key) -> bool:
+    """Tell at once whether there may be an answer that is known."""
+    return copies.get(key) is not None or last_known.may_have(_as_text(key))
 
 
 async def _find_shared(request: Incoming) -> Copy | None:

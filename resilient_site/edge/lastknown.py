@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 WAITING_MAX = 1_000
 WAITING_BYTES_MAX = 16 * 1024 * 1024
 BATCH = 100
+GATHER_S = 0.2
 # Of all the room, what one batch may take, and how full it may be before that.
 BATCH_SHARE = 0.1
 FULL_SHARE = 0.8
@@ -195,17 +196,22 @@ class LastKnown:
     def _next_batch(self) -> list[Entry]:
         """Wait for something to write; return nothing when the end is reached."""
         batch: dict[str, Copy | None] = {}
-        size = 0
+        size, began = 0, 0.0
         while not self._is_ending:
-            entry = self._waiting.get()
+            # To write each by itself would take longer than to answer.
+            left = began + GATHER_S - time.monotonic() if batch else None
+            try:
+                entry = self._waiting.get(left is None or left > 0, left)
+            except queue.Empty:
+                break
             if entry is None:
                 self._is_ending = True
                 break
+            began = began or time.monotonic()
             key, copy = entry
             batch[key] = copy  # of one key the last word counts
             size += _size(copy)
-            is_large = size > BATCH_SHARE * self.max_bytes
-            if is_large or len(batch) == BATCH or self._waiting.empty():
+            if size > BATCH_SHARE * self.max_bytes or len(batch) == BATCH:
                 break
         with self._lock:
             self._waiting_bytes -= size

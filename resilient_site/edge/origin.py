@@ -13,7 +13,7 @@ from contextlib import suppress
 from threading import Event
 from typing import IO, Any
 
-from a2wsgi import WSGIMiddleware
+from a2wsgi.wsgi import WSGIMiddleware, WSGIResponder
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest
@@ -83,7 +83,34 @@ def handler(environ: Any, start_response: Any) -> Any:
     return Stoppable(response, exchange.client_gone)
 
 
-threads = WSGIMiddleware(handler, workers=settings.WEB_THREADS)
+class Responder(WSGIResponder):  # type: ignore[misc]
+    """Passes on a whole answer at once, when its thread is done with it.
+
+    To hand it over piece by piece, the thread would wait for the event loop each time.
+    """
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.exchange: Exchange = scope[SCOPE_KEY]
+        self.whole: list[Message] = []
+        await super().__call__(scope, receive, send)
+        for message in self.whole:
+            await send(message)
+
+    def send(self, message: Message) -> None:
+        """Called in the thread."""
+        if self.exchange.is_streamed_by_thread:
+            super().send(message)
+        else:
+            self.whole.append(message)
+
+
+class Threads(WSGIMiddleware):  # type: ignore[misc]
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        responder = Responder(self.app, self.executor, self.send_queue_size)
+        await responder(scope, receive, send)
+
+
+threads = Threads(handler, workers=settings.WEB_THREADS)
 admission = Admission(settings.WEB_THREADS, settings.ADMISSION)
 
 
@@ -141,7 +168,7 @@ async def _in_thread(
     deadlines.begin(deadlines.Deadline(request.deadline, is_abandoned))
     began = time.monotonic()
     try:
-        await threads(request.scope, replay(body), send)  # type: ignore
+        await threads(request.scope, replay(body), send)
     finally:
         admission.leave(kind, time.monotonic() - began, running)
     return exchange.take()
