@@ -111,7 +111,7 @@ class Refused(Overloaded):
 
 def refusal() -> Refused:
     # Not all are to come again at the same moment.
-    return Refused(retry_after_s=random.randint(1, 3))  # noqa: S311
+    return Refused(retry_after_s=1 + int(3 * random.random()))  # noqa: S311
 
 
 class Waiter:
