@@ -65,6 +65,8 @@ class Flight:
 
 
 flights: dict[Key, Flight] = {}
+# Let through in a rush, and not yet here; without the scheme, which a proxy changes.
+coming: set[Key] = set()
 paused = Latest[Key, float](PAUSED_MAX)
 
 
@@ -80,6 +82,8 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
     key = key_of(request)
     if key is None:
         return False
+    if coming:
+        coming.discard(key._replace(scheme=""))
     copy = copies.get(key)
     if copy and is_fresh(copy) and _is_for(request, copy):
         await copy.send(request, send, [*copy.status(b"hit"), *extra])

@@ -11,7 +11,7 @@ from resilient_site.edge.admission import refusal
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.fallback import may_find_shared
 from resilient_site.edge.incoming import Incoming, Kind, tidy
-from resilient_site.edge.public import flights
+from resilient_site.edge.public import coming, flights
 from resilient_site.edge.readcache import Key, key_of
 from resilient_site.edge.refusals import render
 from resilient_site.later import Message
@@ -21,7 +21,7 @@ from resilient_site.requestid import begin_exchange
 def refusal_of(scope: Message) -> tuple[Headers, bytes] | None:
     """Return the refusal of a request that is certain to be refused, else None."""
     admission = origin.admission
-    if not admission.is_hopeless(Kind.READ) or scope["method"] != "GET":
+    if not admission.is_standing or scope["method"] != "GET":
         return None
     tidy(scope)
     request = Incoming(scope)
@@ -32,13 +32,18 @@ def refusal_of(scope: Message) -> tuple[Headers, bytes] | None:
     key = key_of(request)
     if key is None or any(map(_may_be_answered, _keys(key, request))):
         return None
+    # As many as are let in, and as many behind them. Many requests come in at once,
+    # before the first of them has got as far as a flight.
+    if len(flights) + len(coming) < 2 * admission.limit.now:
+        coming.add(key._replace(scheme=""))
+        return None
     admission.count_refusal(Kind.READ)
     # The id of this request must not be left behind in the connection's context.
     return copy_context().run(_render, request)
 
 
 def _may_be_answered(key: Key) -> bool:
-    return key in flights or may_find_shared(key)
+    return key in flights or key._replace(scheme="") in coming or may_find_shared(key)
 
 
 def _keys(key: Key, request: Incoming) -> list[Key]:
