@@ -2,11 +2,12 @@
 
 More at a time than the machine can do makes all of them slow and none of them sooner
 done. How many that is depends on what they do and where, so it is found out: the
-limit falls when answers take twice as long as one alone would, and rises while they
-do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with the
+limit falls when answers take four times as long as one alone would, and rises while
+they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with the
 time of one alone measured anew every now and then). Who cannot be let in waits a
-little, and is refused rather than served too late: the longer the queue has been
-standing, the shorter the wait, and the newest first (Maurer, "Fail at Scale", 2015).
+little, and is refused rather than served too late. When the queue has been standing
+for a while (as in CoDel, RFC 8289) it is kept short, and strangers beyond it are
+refused at once.
 """
 
 import asyncio
@@ -22,8 +23,9 @@ from resilient_site.errors import DeadlinePassed, Overloaded
 LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
 
 SMALLEST = 2.0
-# How much longer than alone is still well.
-TOLERANCE = 2.0
+# How much longer than alone is still well. Threads take turns in one interpreter: with
+# fewer of them it would be idle while they wait for the database.
+TOLERANCE = 4.0
 WINDOW = 20
 WINDOW_S = 0.1
 ALONE_S = 30.0
