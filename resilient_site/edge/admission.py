@@ -3,8 +3,8 @@
 More at a time than the machine can do makes all of them slow and none of them sooner
 done. How many that is depends on what they do and where, so it is found out: the
 limit falls when answers take four times as long as one alone would, and rises while
-they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with the
-time of one alone measured anew every now and then). Who cannot be let in waits a
+they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with
+the time of one alone measured anew every now and then). Who cannot be let in waits a
 little, and is refused rather than served too late. When the queue has been standing
 for a while (as in CoDel, RFC 8289) it is kept short, and strangers beyond it are
 refused at once.

@@ -1,0 +1,100 @@
+"""Who is refused while his request is read: nobody who might be answered."""
+
+import math
+
+import pytest
+
+from resilient_site.edge import origin, public, rush, stores
+from resilient_site.edge.incoming import Kind
+from resilient_site.later import Message
+from tests.resilient_site.edge.clients import HOST, becomes, get, run
+
+pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
+
+
+def scope(path: str = "/thing", method: str = "GET", **headers: str) -> Message:
+    told = [
+        (name.encode().replace(b"_", b"-"), v.encode()) for name, v in headers.items()
+    ]
+    return {
+        "type": "http", "method": method, "path": path, "query_string": b"",
+        "scheme": "http", "headers": [HOST, *told],
+    }  # fmt: skip
+
+
+async def begin_rush(places: int = 0) -> None:
+    """Let there be too much to do, with so many places for those who still come."""
+    origin.admission._standing_until = math.inf
+    origin.admission.limit.value = places / 2
+    await becomes(lambda: not stores.last_known.may_have("anything"))
+
+
+@run
+async def test_a_stranger_is_refused_what_nobody_has_asked_for(last_known):
+    await begin_rush()
+    refused = rush.refusal_of(scope(x_request_id="mine"))
+    assert refused is not None
+    headers = dict(refused[0])
+    assert headers[b"retry-after"] in (b"1", b"2", b"3")
+    assert headers[b"x-request-id"] == b"mine"
+    assert headers[b"content-length"] == b"%d" % len(refused[1])
+    assert origin.admission.refused[Kind.READ] == 1
+
+
+@run
+async def test_nobody_is_refused_when_there_is_no_rush(last_known):
+    await begin_rush()
+    origin.admission._standing_until = 0
+    assert rush.refusal_of(scope()) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        scope(method="POST"),
+        scope(authorization="Token it"),
+        scope(cookie="sessionid=it"),
+        scope(cache_control="only-if-cached"),
+        scope("/livez"),
+        scope("/plain"),
+    ],
+)
+def test_others_go_the_whole_way(last_known, asked):
+    @run
+    async def test() -> None:
+        await begin_rush()
+        assert rush.refusal_of(asked) is None
+
+    test()
+
+
+@run
+async def test_what_is_known_is_not_refused(last_known):
+    await get()
+    await begin_rush()
+    assert rush.refusal_of(scope()) is None
+    stores.copies.__init__(stores.copies.max_bytes)  # it is on the disk alone
+    assert rush.refusal_of(scope()) is None
+    assert rush.refusal_of(scope("/thing/another")) is not None
+
+
+@run
+async def test_what_a_proxy_has_asked_for_is_not_refused(last_known):
+    await get()
+    await begin_rush()
+    behind = scope(x_forwarded_proto="http")
+    behind["scheme"] = "https"
+    assert rush.refusal_of(behind) is None
+
+
+@run
+async def test_as_many_are_let_through_as_there_are_places(last_known):
+    await begin_rush(places=2)
+    first, second, third = (scope(f"/thing/{n}") for n in range(3))
+    assert rush.refusal_of(first) is None
+    assert rush.refusal_of(first) is None  # he shares the flight of the other one
+    assert rush.refusal_of(second) is None
+    assert rush.refusal_of(third) is not None
+    await get("/thing/0")
+    assert len(public.coming) == 1
+    assert rush.refusal_of(third) is None
