@@ -19,6 +19,8 @@ CONNECTIONS_MAX = 2_000
 GIVEN_UP_S = 5.0
 # Of answers that did not come.
 NO_ANSWER = 0
+# Of one who was refused, in a closed loop.
+PAUSE_S = 0.05
 CALM_ANSWER_S = 0.2
 CALM_MAX_S = 60.0
 
@@ -152,7 +154,8 @@ async def stay(clients: int, seconds: float, crowd: Crowd) -> None:
 
     async def client() -> None:
         while (now := monotonic()) < end:
-            await crowd.ask(now)
+            if await crowd.ask(now) != 200:
+                await asyncio.sleep(PAUSE_S)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(clients):
