@@ -141,7 +141,8 @@ class Protocol(HttpToolsProtocol):
             self._expect_body()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        refused = self.refusal_of(cycle.scope) if self._may_refuse(cycle) else None
+        scope: Any = cycle.scope
+        refused = self.refusal_of(scope) if self._may_refuse(cycle) else None
         if refused is None:
             super()._start_asgi_task(cycle, app)
             return

@@ -83,20 +83,20 @@ def handler(environ: Any, start_response: Any) -> Any:
     return Stoppable(response, exchange.client_gone)
 
 
-class Responder(WSGIResponder):  # type: ignore[misc]
+class Responder(WSGIResponder):
     """Passes on a whole answer at once, when its thread is done with it.
 
     To hand it over piece by piece, the thread would wait for the event loop each time.
     """
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.exchange: Exchange = scope[SCOPE_KEY]
-        self.whole: list[Message] = []
+        self.whole: list[Any] = []
         await super().__call__(scope, receive, send)
         for message in self.whole:
             await send(message)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Any) -> None:
         """Called in the thread."""
         if self.exchange.is_streamed_by_thread:
             super().send(message)
@@ -104,8 +104,8 @@ class Responder(WSGIResponder):  # type: ignore[misc]
             self.whole.append(message)
 
 
-class Threads(WSGIMiddleware):  # type: ignore[misc]
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+class Threads(WSGIMiddleware):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         responder = Responder(self.app, self.executor, self.send_queue_size)
         await responder(scope, receive, send)
 
