@@ -19,10 +19,10 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-postgres test-whole test-sqlite .system check \
-	bench-compute bench-web lock schema clean
+	bench-compute bench-overload bench-web lock schema clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: export HOST := $(HOST)
 run: export PORT := $(PORT)
@@ -65,6 +65,9 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 
 bench-compute: .venv/.dev ## Measure the process pool beside its peers (ARGS: rounds)
 	@exec $(PYTHON_BIN) -m tests.load.compute $(ARGS)
+
+bench-overload: .venv/.dev ## Measure a web process under too many requests (ARGS: rounds)
+	@exec $(PYTHON_BIN) -m tests.load.overload $(ARGS)
 
 bench-web: .venv/.dev ## Measure a web process beside its peers (ARGS: rounds)
 	@sh deploy/system_packages.sh wrk

@@ -51,7 +51,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycles: list[Any] = []
-        self.may_be_express = False
+        self.may_be_express = self.is_from_proxy = False
         # What a request is for that has come but for its end.
         self.waiting_app: Any = None
         # Since when a request is expected, or has been coming without its head's end.
@@ -73,6 +73,9 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.head_began = self.loop.time()
+        # Those that Uvicorn's middleware for proxies trusts.
+        proxies = getattr(self.app, "trusted_hosts", ())
+        self.is_from_proxy = self.client is not None and self.client[0] in proxies
         if not crowd.let_in(self, len(self.connections)):
             self.refuse(Overloaded("There are too many connections."))
 
@@ -164,7 +167,8 @@ class Protocol(HttpToolsProtocol):
         if not cycle.keep_alive or self.access_log or self.flow.write_paused:
             return False
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
-        answer = express.answer(scope, self.server_state.default_headers)
+        defaults = self.server_state.default_headers
+        answer = express.answer(scope, self.is_from_proxy, defaults)
         if answer is None:
             return False
         cycle.response_started = cycle.response_complete = True

@@ -41,7 +41,7 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
     """
     headers = dict(scope["headers"])
     parent = _traceparent(headers.get(b"traceparent", b""))
-    trace_id, rest = parent or (secrets.token_hex(16), b"%b-01" % _span())
+    trace_id, rest = parent or _new_trace()
     request_id = _offered(headers) or trace_id
     _current.set(request_id)
     _trace.set(trace_id)
@@ -68,8 +68,9 @@ def _offered(headers: Mapping[bytes, bytes]) -> str:
     return offered if _acceptable(offered) else ""
 
 
-def _span() -> bytes:
-    return secrets.token_hex(8).encode()
+def _new_trace() -> tuple[str, bytes]:
+    made = secrets.token_hex(16 + 8)  # in one: each asks the system
+    return made[:32], f"{made[32:]}-01".encode()
 
 
 def _traceparent(header: bytes) -> tuple[str, bytes] | None:

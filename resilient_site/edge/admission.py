@@ -2,11 +2,12 @@
 
 More at a time than the machine can do makes all of them slow and none of them sooner
 done. How many that is depends on what they do and where, so it is found out: the
-limit falls when answers take twice as long as one alone would, and rises while they
-do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with the
-time of one alone measured anew every now and then). Who cannot be let in waits a
-little, and is refused rather than served too late: the longer the queue has been
-standing, the shorter the wait, and the newest first (Maurer, "Fail at Scale", 2015).
+limit falls when answers take three times as long as one alone would, and rises while
+they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with
+the time of one alone measured anew every now and then). Who cannot be let in waits a
+little, and is refused rather than served too late. When the queue has been standing
+for a while (as in CoDel, RFC 8289) it is kept short, and strangers beyond it are
+refused at once.
 """
 
 import asyncio
@@ -22,8 +23,9 @@ from resilient_site.errors import DeadlinePassed, Overloaded
 LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
 
 SMALLEST = 2.0
-# How much longer than alone is still well.
-TOLERANCE = 2.0
+# How much longer than alone is still well. Threads take turns in one interpreter: with
+# fewer of them it would be idle while they wait for the database.
+TOLERANCE = 3.0
 WINDOW = 20
 WINDOW_S = 0.1
 ALONE_S = 30.0
@@ -111,14 +113,15 @@ class Refused(Overloaded):
 
 def refusal() -> Refused:
     # Not all are to come again at the same moment.
-    return Refused(retry_after_s=random.randint(1, 3))  # noqa: S311
+    return Refused(retry_after_s=1 + int(3 * random.random()))  # noqa: S311
 
 
 class Waiter:
-    __slots__ = ("future", "is_gone", "kind", "timer")
+    __slots__ = ("came_at", "future", "is_gone", "kind", "timer")
 
     def __init__(self, kind: Kind, is_gone: Callable[[], bool]) -> None:
         self.kind, self.is_gone = kind, is_gone
+        self.came_at = time.monotonic()
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -144,6 +147,7 @@ class Admission:
         self.refused = dict.fromkeys(Kind, 0)
         self.admitted = dict.fromkeys(Kind, 0)
         self._empty_at = time.monotonic()
+        self._standing_until = 0.0
 
     @property
     def light_running(self) -> int:
@@ -163,6 +167,7 @@ class Admission:
         if deadline <= time.monotonic():
             self.refused[kind] += 1
             raise DeadlinePassed
+        self.turn_away(kind)
         if not self.queued:
             self._empty_at = time.monotonic()
         if not self._has_room(kind) or self.waiting[kind]:
@@ -171,6 +176,25 @@ class Admission:
             self.running[kind] += 1
         self.admitted[kind] += 1
         return self.light_running
+
+    def is_hopeless(self, kind: Kind) -> bool:
+        """Tell whether one more would be refused, so that nothing need be done."""
+        return (
+            kind not in STANDING_PATIENCE_S
+            and len(self.waiting[kind]) >= self.limit.now
+            and self.is_standing
+        )
+
+    def turn_away(self, kind: Kind) -> None:
+        """Raise Refused if there is no hope for one more."""
+        if self.is_hopeless(kind):
+            self.count_refusal(kind)
+            raise refusal()
+
+    def count_refusal(self, kind: Kind) -> None:
+        self.refused[kind] += 1
+        if self.is_standing:
+            self._standing_until = time.monotonic() + STANDING_S
 
     def leave(self, kind: Kind, seconds: float, running: int) -> None:
         self.running[kind] -= 1
@@ -195,7 +219,7 @@ class Admission:
         self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
     ) -> None:
         if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
-            self.refused[kind] += 1
+            self.count_refusal(kind)
             raise refusal()
         waiter = Waiter(kind, is_gone)
         patience = min(self._patience(kind), deadline - time.monotonic())
@@ -205,7 +229,7 @@ class Admission:
         try:
             await waiter.future
         except Refused:
-            self.refused[kind] += 1
+            self.count_refusal(kind)
             self._remove(waiter)
             if deadline <= time.monotonic():
                 raise DeadlinePassed from None
@@ -231,8 +255,13 @@ class Admission:
 
     @property
     def is_standing(self) -> bool:
-        """Whether some have been waiting without a break: too much comes in."""
-        return time.monotonic() - self._empty_at > STANDING_S
+        """Whether too much comes in: some have been waiting without a break.
+
+        It lasts for as long as some are refused, though the short queue that is left
+        may be empty now and then.
+        """
+        moment = time.monotonic()
+        return moment - self._empty_at > STANDING_S or moment < self._standing_until
 
     def _refuse_one_behind(self, kind: Kind) -> bool:
         for behind in reversed(Kind):
@@ -241,12 +270,21 @@ class Admission:
                 return True
         return False
 
+    def _refuse_the_late(self, kind: Kind) -> None:
+        """Let nobody wait on who came when it was not known yet how long that is."""
+        queue = self.waiting[kind]
+        since = time.monotonic() - self._patience(kind)
+        while queue and queue[0].came_at < since:
+            queue.popleft().refuse()
+
     def _let_in(self) -> None:
+        is_standing = self.is_standing
         for kind in Kind:
             queue = self.waiting[kind]
+            if is_standing and kind not in STANDING_PATIENCE_S:
+                self._refuse_the_late(kind)
             while queue and self._has_room(kind):
-                newest_first = self.is_standing and kind not in STANDING_PATIENCE_S
-                waiter = queue.pop() if newest_first else queue.popleft()
+                waiter = queue.popleft()
                 if waiter.future.done():
                     continue
                 if waiter.is_gone():

@@ -6,6 +6,7 @@ there is room; and when Django has none for a reader, the last answer that is kn
 """
 
 from resilient_site.edge import lifespan, own, probes, public
+from resilient_site.edge.admission import Refused
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.fallback import keep_shared, send_last_known
@@ -54,8 +55,9 @@ async def forward(
         with new_body() as body:
             await receive_body(request, receive, body)
             exchange = await ask(request, kind, body, receive, tap.send)
-    except SiteError:
-        if not await answer_without_django(request, send, extra):
+    except SiteError as error:
+        is_rush = isinstance(error, Refused)
+        if not await answer_without_django(request, send, extra, is_rush):
             raise
         return
     if tap.failure:
@@ -65,9 +67,11 @@ async def forward(
     learn(request, exchange, tap)
 
 
-async def answer_without_django(request: Incoming, send: Send, extra: Headers) -> bool:
+async def answer_without_django(
+    request: Incoming, send: Send, extra: Headers, is_rush: bool = False
+) -> bool:
     return await probes.show_status(request, send, extra) or await send_last_known(
-        request, send, extra
+        request, send, extra, is_rush
     )
 
 

@@ -9,10 +9,19 @@ from resilient_site.later import Send
 ORIGIN_FAILED = b"origin-failed"
 
 
-async def send_last_known(request: Incoming, send: Send, extra: Headers) -> bool:
-    """Answer a reader with what he was told last, or else everybody was; tell if so."""
+async def send_last_known(
+    request: Incoming, send: Send, extra: Headers, is_rush: bool = False
+) -> bool:
+    """Answer a reader with what he was told last, or else everybody was; tell if so.
+
+    In a rush, a look at the disk in vain costs more than it is worth.
+    """
     if not request.is_safe:
         return False
+    if is_rush and request.is_anonymous:
+        key = readcache.key_of(request)
+        if key is None or not may_find_shared(key):
+            return False
     copy = await own.find(request)
     if copy is None or not copy.is_for_want_of_better():
         copy = await _find_shared(request)
@@ -33,6 +42,11 @@ def forget_shared(key: readcache.Key) -> None:
     copies.forget(key)
     last_known.forget(_as_text(key))
     distant.forget(_as_text(key))
+
+
+def may_find_shared(key: readcache.Key) -> bool:
+    """Tell at once whether there may be an answer that is known."""
+    return copies.get(key) is not None or last_known.may_have(_as_text(key))
 
 
 async def _find_shared(request: Incoming) -> Copy | None:

@@ -22,6 +22,7 @@ from zlib import crc32
 import orjson
 
 from resilient_site.edge.copies import Copy, vary_of
+from resilient_site.edge.hints import Hints
 from resilient_site.resilience.generations import Mark, boot_id
 from resilient_site.resilience.latest import Latest
 from resilient_site.resilience.sharing import LAST_KNOWN_S
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 WAITING_MAX = 1_000
 WAITING_BYTES_MAX = 16 * 1024 * 1024
 BATCH = 100
+GATHER_S = 0.2
 # Of all the room, what one batch may take, and how full it may be before that.
 BATCH_SHARE = 0.1
 FULL_SHARE = 0.8
@@ -39,6 +41,7 @@ AGAIN_S = 30
 NOTED_MAX = 20_000
 TIMEOUT_S = 1.0
 STOP_S = 5.0
+HINTS_OVERLAP_S = 10.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS copies (
     key TEXT PRIMARY KEY, stored_at REAL, size INTEGER, about BLOB, body BLOB
@@ -65,6 +68,7 @@ class LastKnown:
         self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as written")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
+        self._hints = Hints()
 
     def start(self) -> None:
         self._is_ending = False
@@ -92,6 +96,7 @@ class LastKnown:
             return
         if copy.size <= BATCH_SHARE * self.max_bytes and self._put(key, copy):
             self._written[key] = digest, now
+            self._hints.add(key)
 
     def forget(self, key: str) -> None:
         """Keep it no longer: it does not hold any more."""
@@ -109,6 +114,12 @@ class LastKnown:
                 return False
             self._waiting_bytes += size
         return True
+
+    def may_have(self, key: str) -> bool:
+        """Tell at once whether it is worth while to look."""
+        if self._readers and self._hints.is_to_be_read():
+            self._readers.submit(self._read_hints)
+        return self._hints.may_have(key)
 
     async def get(self, key: str) -> Copy | None:
         if self._readers is None:
@@ -153,6 +164,16 @@ class LastKnown:
             logger.warning("The last known answers cannot be read: %s", error)
             return None
 
+    def _read_hints(self) -> None:
+        if not self.path.exists():
+            self._hints.note_all([])
+            return
+        query = "SELECT key, stored_at FROM copies WHERE stored_at > ?"
+        # A batch is there later than its copies were made.
+        since = self._hints.stored_at - HINTS_OVERLAP_S
+        with suppress(sqlite3.Error), closing(self._connect()) as connection:
+            self._hints.note_all(connection.execute(query, [since]).fetchall())
+
     def _write(self) -> None:
         while batch := self._next_batch():
             try:
@@ -181,17 +202,22 @@ class LastKnown:
     def _next_batch(self) -> list[Entry]:
         """Wait for something to write; return nothing when the end is reached."""
         batch: dict[str, Copy | None] = {}
-        size = 0
+        size, began = 0, 0.0
         while not self._is_ending:
-            entry = self._waiting.get()
+            # To write each by itself would take longer than to answer.
+            left = began + GATHER_S - time.monotonic() if batch else None
+            try:
+                entry = self._waiting.get(left is None or left > 0, left)
+            except queue.Empty:
+                break
             if entry is None:
                 self._is_ending = True
                 break
+            began = began or time.monotonic()
             key, copy = entry
             batch[key] = copy  # of one key the last word counts
             size += _size(copy)
-            is_large = size > BATCH_SHARE * self.max_bytes
-            if is_large or len(batch) == BATCH or self._waiting.empty():
+            if size > BATCH_SHARE * self.max_bytes or len(batch) == BATCH:
                 break
         with self._lock:
             self._waiting_bytes -= size

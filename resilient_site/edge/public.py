@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
-from resilient_site.edge import own
+from resilient_site.edge import origin, own
+from resilient_site.edge.admission import Refused
 from resilient_site.edge.copies import Copy, Headers
 from resilient_site.edge.fallback import (
     forget_shared,
@@ -64,6 +65,8 @@ class Flight:
 
 
 flights: dict[Key, Flight] = {}
+# Let through in a rush, and not yet here.
+coming: set[Key] = set()
 paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
 
 
@@ -91,6 +94,7 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
     key = key_of_shared(request)
     if key is None:
         return False
+    coming.discard(key)
     copy = copies.get(key)
     if copy and is_fresh(copy) and _is_for(request, copy):
         await copy.send(request, send, [*copy.status(b"hit"), *extra])
@@ -118,12 +122,14 @@ def _is_for(request: Incoming, copy: Copy) -> bool:
 async def _answer_with_new(
     key: Key, request: Incoming, send: Send, extra: Headers
 ) -> bool:
-    flight, has_joined = _join_or_start(key, request)
-    how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
     try:
+        if key not in flights:
+            origin.admission.turn_away(request.kind(False))
+        flight, has_joined = _join_or_start(key, request)
+        how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
         fetched = await _wait_for(flight, request)
-    except SiteError:
-        if await send_last_known(request, send, extra):
+    except SiteError as error:
+        if await send_last_known(request, send, extra, isinstance(error, Refused)):
             return True
         raise
     if isinstance(fetched, Copy):

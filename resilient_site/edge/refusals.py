@@ -22,6 +22,13 @@ _SAFE_IN_HTML_AND_JSON = set(
 async def send_error(
     request: Incoming, send: Send, error: SiteError, extra: Headers
 ) -> None:
+    headers, body = render(request, error, extra)
+    await send_answer(request, send, error.status, headers, body)
+
+
+def render(
+    request: Incoming, error: SiteError, extra: Headers
+) -> tuple[Headers, bytes]:
     is_rest = request.path.startswith("/api/")
     kind: Any = type(error)
     headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s)
@@ -29,7 +36,7 @@ async def send_error(
     body = body.replace(_PATH.encode(), path.encode())
     body = body.replace(_ID.encode(), current_request_id().encode())
     length = (b"content-length", b"%d" % len(body))
-    await send_answer(request, send, error.status, [*headers, *extra, length], body)
+    return [*headers, *extra, length], body
 
 
 @lru_cache(maxsize=256)

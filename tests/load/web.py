@@ -59,7 +59,7 @@ def rate(url: str, token: str = "", script: Path | None = None) -> float:
 class Ours:
     def __init__(self, stand: Stand, stack: ExitStack) -> None:
         env = stand.on_postgres("ours", WEB_PROCESSES="1")
-        site = Site(Path(env["DATA_DIR"]), **env)
+        site = self.site = Site(Path(env["DATA_DIR"]), **env)
         assert site.manage("shell", "-c", MAKE_EDITOR).returncode == 0
         self.token = site.manage("create_token", "edith").stdout.strip()
         stack.callback(site.stop)

@@ -1,4 +1,5 @@
 from django.urls import include, path
+from rest_framework.filters import SearchFilter
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import ModelSerializer
 from rest_framework.viewsets import ModelViewSet
@@ -15,6 +16,8 @@ class ItemSerializer(ModelSerializer):
 class ItemViewSet(ModelViewSet):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
+    filter_backends = [SearchFilter]
+    search_fields = ["name", "description"]
 
 
 router = DefaultRouter()

@@ -22,7 +22,7 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         tmp_path / "last-known.sqlite3", settings.LAST_KNOWN_BYTES
     )
     monkeypatch.setattr(origin, "admission", Admission(ORIGIN_THREADS))
-    for kept in (own.known, public.paused, public.flights):
+    for kept in (own.known, public.paused, public.flights, public.coming):
         kept.clear()
     readcache._how_shared.cache_clear()
     views.forget()

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge import admission as module
-from resilient_site.edge.admission import QUEUE_MAX, SMALLEST, Admission, Refused
+from resilient_site.edge.admission import (
+    QUEUE_MAX,
+    SMALLEST,
+    STANDING_PATIENCE_S,
+    STANDING_S,
+    Admission,
+    Refused,
+)
 from resilient_site.edge.incoming import Kind
 from resilient_site.errors import DeadlinePassed
 from tests.resilient_site.edge.clients import run
@@ -126,8 +133,46 @@ async def test_the_longer_the_queue_stands_the_shorter_the_wait():
     await settle()
     admission.leave(Kind.READ, 0.001, 9)
     await newest
-    assert not waiting.done()
-    waiting.cancel()
+    with pytest.raises(Refused):  # who came before would be served too late
+        await waiting
+
+
+@run
+async def test_while_the_queue_stands_a_stranger_is_turned_away_at_once():
+    admission, inside = await full()
+    waiting = [enter(admission) for _ in inside]
+    await settle()
+    admission.turn_away(Kind.READ)  # it may be a short rush
+    admission._empty_at -= 1
+    with pytest.raises(Refused):
+        admission.turn_away(Kind.READ)
+    for known in STANDING_PATIENCE_S:
+        admission.turn_away(known)
+    newcomer = enter(admission)
+    await settle()
+    assert isinstance(newcomer.exception(), Refused)
+    assert admission.queued == len(waiting)
+    assert admission.refused[Kind.READ] == 2
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@run
+async def test_a_rush_lasts_for_a_while_after_the_last_refusal():
+    admission, inside = await full()
+    waiting = [enter(admission) for _ in inside]
+    await settle()
+    admission._empty_at -= 1
+    with pytest.raises(Refused):
+        admission.turn_away(Kind.READ)
+    for kind in inside:
+        admission.leave(kind, 0.001, 9)
+    await asyncio.gather(*waiting)
+    assert not admission.queued
+    assert admission.is_standing
+    admission._standing_until -= STANDING_S
+    assert not admission.is_standing
 
 
 @run

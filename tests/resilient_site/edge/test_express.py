@@ -56,8 +56,8 @@ class Client:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    options = Worker.CONFIG_KWARGS | {"lifespan": "off", "log_config": None}
+async def serving(**config: str) -> AsyncIterator[int]:
+    options = Worker.CONFIG_KWARGS | {"lifespan": "off", "log_config": None} | config
     config = uvicorn.Config(asgi.application, access_log=False, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(config)
@@ -139,6 +139,22 @@ def test_what_is_not_plainly_a_hit_goes_the_long_way(lines, taken):
                     client.writer.write(b"x")
                 assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
                 assert not any(taken)
+
+    test()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "expected"),
+    [("127.0.0.1", [False, False, True]), ("", [False, True, True])],
+)
+def test_of_the_scheme_a_trusted_proxy_is_believed(proxies, expected, taken):
+    @run
+    async def test():
+        async with serving(forwarded_allow_ips=proxies) as port, Client(port) as client:
+            await client.ask()
+            await client.ask("X-Forwarded-Proto: https")
+            await client.ask("X-Forwarded-Proto: https")
+        assert taken == expected
 
     test()
 

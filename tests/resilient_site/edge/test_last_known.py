@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resilient_site.edge import hints
 from resilient_site.edge.copies import Copy
 from resilient_site.edge.lastknown import BATCH_SHARE, LastKnown, dump, load
 from resilient_site.resilience.generations import Mark, now
+from tests.private_server import wait_for
 from tests.resilient_site.edge.clients import write_out
 from tests.running import ROOT
 
@@ -83,6 +85,23 @@ def test_the_file_is_for_its_owner_alone(kept):
     kept.keep("key", copy())
     write_out(kept)
     assert kept.path.stat().st_mode & 0o077 == 0
+
+
+def test_what_another_process_keeps_may_soon_be_found(kept, monkeypatch):
+    monkeypatch.setattr(hints, "CURRENT_S", 0)
+    wait_for(lambda: not kept.may_have("key"))
+    other = LastKnown(kept.path, MAX_BYTES)
+    other.start()
+    other.keep("key", copy())
+    other.stop()
+    wait_for(lambda: kept.may_have("key"))
+    assert not kept.may_have("another")
+
+
+def test_what_is_kept_here_may_be_found_at_once(kept):
+    wait_for(lambda: not kept.may_have("key"))
+    kept.keep("key", copy())
+    assert kept.may_have("key")
 
 
 def test_before_anything_is_written_nothing_is_known(kept, caplog):

@@ -9,6 +9,7 @@ from resilient_site.edge.admission import (
     ALONE_S,
     ALONE_SAMPLES,
     SMALLEST,
+    TOLERANCE,
     AdaptiveLimit,
 )
 from resilient_site.edge.incoming import Kind
@@ -66,7 +67,9 @@ def test_it_recovers(limit, clock):
 
 def test_it_does_not_rise_for_load_that_does_not_reach_it(limit, clock):
     load(limit, clock, 0.05)
+    load(limit, clock, 0.012, 40, running=0)  # the last window of those before
     fallen = limit.value
+    assert fallen < 16
     load(limit, clock, 0.012, 400, running=0)
     assert limit.value == fallen
 
@@ -78,7 +81,7 @@ def test_it_finds_what_a_machine_can_do(limit, clock):
         service_s = 0.01 * max(1.0, running / 4)
         clock.now += service_s / running
         limit.note(Kind.READ, service_s, running)
-    assert 4 <= limit.value <= 10
+    assert 4 <= limit.value <= 4 * TOLERANCE + 1
 
 
 def test_one_slow_answer_changes_nothing(limit, clock):
