@@ -22,7 +22,7 @@ _is_host = re.compile(
 _absolute = re.compile(rb"(?i:https?)://([^/?#]*)").match
 
 
-class TooLarge(SiteError):
+class HeadTooLarge(SiteError):
     status = 431
     code = "head_too_large"
     detail = (
@@ -41,7 +41,7 @@ def check(method: bytes, target: bytes, version: str, fields: Fields) -> bool:
     """Raise SiteError if it is not in order; tell whether a body follows."""
     size = len(target) + sum(map(len, chain.from_iterable(fields)))
     if len(fields) > MOST_FIELDS or size > MOST_BYTES:
-        raise TooLarge
+        raise HeadTooLarge
     values = dict(fields)
     if len(values) < len(fields):
         _check_repeated(fields)

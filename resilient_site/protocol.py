@@ -104,7 +104,7 @@ class Protocol(HttpToolsProtocol):
             if was_in_head and self.in_head:
                 self.head_bytes += len(data)
                 if self.head_bytes > heads.MOST_BYTES:
-                    self.refuse(heads.TooLarge())
+                    self.refuse(heads.HeadTooLarge())
 
     # --- the parser's findings
 
