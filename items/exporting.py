@@ -3,8 +3,6 @@
 Read in chunks by key, so that memory stays constant and no transaction stays open.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -13,7 +11,7 @@ from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
-from items import rules
+from items import cells, rules
 from items.models import Item
 
 type Tell = Callable[[int], None]  # how many more rows have been read
@@ -46,8 +44,7 @@ def _chunks(rows: QuerySet[Item], tell: Tell) -> Iterator[list[Item]]:
 def as_csv(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
     yield ",".join(COLUMNS).encode() + b"\r\n"
     for chunk in _chunks(rows, tell):
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(
+        yield cells.as_csv(
             (
                 item.pk,
                 item.name,
@@ -59,7 +56,6 @@ def as_csv(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
             )
             for item in chunk
         )
-        yield text.getvalue().encode()
 
 
 def as_ndjson(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:

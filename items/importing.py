@@ -5,7 +5,6 @@ A batch and the position behind it are committed together. Whatever stops an imp
 where to go on. Rows that break the rules go to a file of rejects, with the line.
 """
 
-import csv
 import hashlib
 import io
 import os
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from items import rules, staging
+from items import cells, rules, staging
 from items.catalogue import Actor, new_id
 from items.models import ImportRun
 from items.reading import Line, read_lines
@@ -257,12 +257,8 @@ def _advance(run: ImportRun, **changes: object) -> None:
 
 
 def as_csv(rejects: Rejected, *, header: bool) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    if header:
-        writer.writerow(["line", "reason", "row"])
-    writer.writerows(rejects)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    names = [("line", "reason", "row")] if header else []
+    return cells.as_csv(chain(names, rejects))
 
 
 class RejectFile:

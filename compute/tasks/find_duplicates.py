@@ -1,6 +1,4 @@
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ from rest_framework import serializers
 from compute.registry import Parts, TaskFailed, task
 from compute.run import Run
 from items import rules
+from items.cells import as_csv
 from items.models import Item, ItemQuerySet
 
 if TYPE_CHECKING:
@@ -140,9 +139,9 @@ def _result(
     shown: list[dict[str, Any]] = []
     number, size = 0, 0
     with run.file(PAIRS, "text/csv; charset=utf-8") as file:
-        file.write(_csv([COLUMNS]))
+        file.write(as_csv([COLUMNS]))
         for chunk in _with_items(pairs):
-            file.write(_csv(_cells(*entry) for entry in chunk))
+            file.write(as_csv(_cells(*entry) for entry in chunk))
             for entry in chunk[: PAIRS_SHOWN - len(shown)]:
                 row = _shown(*entry)
                 size += len(orjson.dumps(row))
@@ -169,12 +168,6 @@ def _with_items(pairs: "list[Pair]") -> Iterator[list[tuple["Pair", Text, Text]]
             for pair in chunk
             if pair.first in texts and pair.second in texts
         ]
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
 
 
 def _cells(pair: "Pair", first: Text, second: Text) -> list[Any]:
