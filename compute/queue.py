@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
@@ -37,6 +38,8 @@ LEASE_S = 10
 BACKOFF_MAX_S = 60
 # A worker that dies takes no blame to its job, but some jobs kill their worker.
 LOST_MAX = 10
+# More would hold up the supervisor, who has leases to renew.
+FORGOTTEN_AT_ONCE = 500
 
 # The database's clock, so that machines need not agree on the time.
 _NOW = {
@@ -355,11 +358,12 @@ def sweep() -> int:
     return swept
 
 
-def forget_old(days: int) -> int:
-    """Delete finished jobs, with their files; return how many."""
-    old = Job.objects.filter(
-        parent=None, finished_at__lt=Now() - timedelta(days=days)
-    ).order_by("finished_at")[:500]
+def forget_old() -> int:
+    """Delete jobs that ended long ago, with their files; return how many."""
+    kept_for = timedelta(days=settings.COMPUTE_KEEP_DAYS)
+    old = Job.objects.filter(parent=None, finished_at__lt=Now() - kept_for).order_by(
+        "finished_at"
+    )[:FORGOTTEN_AT_ONCE]
     return len([job.delete() for job in old])
 
 

@@ -21,7 +21,7 @@ from compute.outcomes import Code, Failed, HandedBack, Outcome
 from compute.queue import Claim
 from compute.slot import Slot
 from compute.wakeup import Wakeup
-from resilient_site.resilience import idempotency
+from resilient_site.cleaning import clean_up
 
 logger = logging.getLogger(__name__)
 
@@ -144,9 +144,7 @@ class Supervisor:
         if self._sweep.is_due():
             queue.sweep()
         if self._clean.is_due():
-            queue.forget_old(settings.COMPUTE_KEEP_DAYS)
-            queue.forget_leftovers()
-            idempotency.forget_old()
+            clean_up()
 
     def _write_and_take(self, wanted: int) -> list[Claim]:
         """End what has ended and take new jobs, in one transaction."""

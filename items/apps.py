@@ -12,6 +12,10 @@ class ItemsConfig(AppConfig):
     verbose_name = "Catalogue"
 
     def ready(self) -> None:
+        from items import uploads
+        from resilient_site import cleaning
+
+        cleaning.register("uploads that were left", uploads.forget_old)
         post_migrate.connect(make_editors, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)

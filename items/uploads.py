@@ -26,7 +26,7 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
 
     Raises Unreadable, keeping nothing, if it is not a file of items.
     """
-    _forget_old_ones()
+    forget_old()
     folder = _folder()
     path = folder / f"{uuid.uuid4()}.data"
     try:
@@ -85,11 +85,13 @@ def _folder() -> Path:
     return folder
 
 
-def _forget_old_ones() -> None:
+def forget_old() -> int:
+    """Delete the files that nobody came back to; return how many."""
     old = ImportRun.objects.filter(
         started_at__lt=timezone.now() - KEPT_FOR, preview__isnull=False
     )
     for run in old:
         Path(run.path).unlink(missing_ok=True)
         rejects_path(run).unlink(missing_ok=True)
-    old.delete()
+    deleted: int = old.delete()[0]
+    return deleted

@@ -355,7 +355,7 @@ def test_old_jobs_are_forgotten_with_their_files(reader):
     Job.objects.filter(pk=old.pk).update(
         finished_at=timezone.now() - timedelta(days=31)
     )
-    assert queue.forget_old(30) == 1
+    assert queue.forget_old() == 1
     assert list(Job.objects.all()) == [new]
     assert not JobFile.objects.exists()
 
