@@ -23,6 +23,9 @@ from resilient_site.errors import (
 from resilient_site.later import SCOPE_KEY, Identity
 from resilient_site.resilience.sharing import OWN, user_tag
 
+# https://www.w3.org/TR/permissions-policy/
+PERMISSIONS = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=()"
+
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
@@ -37,6 +40,18 @@ class RequestIdMiddleware:
         response = self.get_response(request)
         response[requestid.HEADER] = request_id
         return response
+
+
+def permissions_policy(get_response: GetResponse) -> GetResponse:
+    """Let no page, nor what might get into one, use the devices of its reader."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if response.get("Content-Type", "").startswith("text/html"):
+            response["Permissions-Policy"] = PERMISSIONS
+        return response
+
+    return middleware
 
 
 class IdentityMiddleware:

@@ -35,7 +35,10 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 # Method and path, without a slash at the end, of all but plain reads and writes.
 ROUTES = [
-    ("sign-in", re.compile("POST (/account/sign-in|/admin/login)")),
+    (
+        "sign-in",
+        re.compile(f"POST /(account/sign-in|{re.escape(settings.ADMIN_PATH)}login)"),
+    ),
     ("tokens", re.compile("POST /account/tokens(/.*)?")),
     ("export", re.compile("GET /api/v1/items/export")),
     ("heavy", re.compile(r"\w+ /api/v1/heavy_computation|POST /api/v1/jobs")),

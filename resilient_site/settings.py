@@ -93,6 +93,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "resilient_site.middleware.permissions_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "resilient_site.middleware.IdentityMiddleware",
@@ -109,6 +110,8 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "resilient_site.urls"
+# Where strangers do not look for it.
+ADMIN_PATH = env.str("ADMIN_PATH", "admin").strip("/") + "/"
 ASGI_APPLICATION = "resilient_site.asgi.application"
 WSGI_APPLICATION = "resilient_site.wsgi.application"
 

@@ -1,3 +1,4 @@
+from django.conf import settings
 from django.contrib import admin
 from django.templatetags.static import static
 from django.urls import include, path
@@ -15,7 +16,7 @@ urlpatterns = [
     path("account/", include("resilient_site.account_urls")),
     path("status/", status.status, name="status"),
     path("status/breakers/<str:name>/", status.hold, name="hold-breaker"),
-    path("admin/", admin.site.urls),
+    path(settings.ADMIN_PATH, admin.site.urls),
     path("api/v1/", include("resilient_site.api_urls")),
 ]
 

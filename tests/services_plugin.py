@@ -24,6 +24,7 @@ ENVIRONMENT = {
 }
 # The rest of what the settings read.
 UNSET = (
+    "ADMIN_PATH",
     "ADMISSION",
     "DEADLINE_HEAVY_S",
     "DEADLINE_READ_S",

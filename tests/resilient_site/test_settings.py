@@ -83,6 +83,12 @@ def test_errors_may_go_to_sentry_which_need_not_answer():
     assert result.returncode == 0, result.stderr
 
 
+def test_the_admin_is_where_the_operator_wants_it():
+    code = "from django.urls import reverse; print(reverse('admin:login'))"
+    done = manage("shell", "-v0", "-c", code, ADMIN_PATH="/secret/desk/")
+    assert done.stdout.strip() == "/secret/desk/login/"
+
+
 def test_the_embedded_key_is_made_once_and_kept_private(tmp_path):
     key = kept_secret_key(tmp_path / "new", embedded=True)
     assert len(key) > 50
