@@ -168,6 +168,17 @@ def redis_server() -> Iterator[servers.Redis]:
 def redis_own() -> Iterator[servers.Redis]:
     """The test's own Redis, which it may stop, kill or pause."""
     yield from running(servers.Redis)
+    _forget_redis()
+
+
+def _forget_redis() -> None:
+    """Let nothing in this process go on looking for a Redis that is gone."""
+    from resilient_site.resilience import breakers, remote, store
+
+    for instance in list(remote.instances):
+        instance.close()
+    store.shared_store.cache_clear()
+    breakers.cache.reset()
 
 
 @pytest.fixture

@@ -62,9 +62,9 @@ def test_staff_is_told_what_the_process_holds(staff):
     assert told["Process id"] == str(os.getpid())
     assert told["Frozen objects"] == f"{frozen:,}"
     assert re.fullmatch(
-        r"[1-9]\d* in [\d.]+.KB of 5\.[\d]+.GB", told["Cache in memory"]
+        r"[1-9]\d* in [\d.]+.[KM]B of 5\.[\d]+.GB", told["Cache in memory"]
     )
-    assert re.fullmatch(r"\d+ in \d+.bytes of 64.0.MB", told["Answers in memory"])
+    assert re.fullmatch(r"\d+ in .+ of 64.0.MB", told["Answers in memory"])
     assert told["Memory"].endswith("MB")
     assert told["Collections (young, middle, old)"].count(", ") >= 2
 

@@ -1,0 +1,38 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+
+from resilient_site.backup import BackupFailed, restore
+from resilient_site.resilience.generations import EVERYTHING, generations
+
+
+class Command(BaseCommand):
+    help = (
+        "Put what a backup holds in place of all that is in the database. "
+        "Stop the site first."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path)
+        parser.add_argument(
+            "--yes", action="store_true", help="the database may be overwritten"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not options["yes"]:
+            raise CommandError("This overwrites the database. Say --yes if it may.")
+        if not options["file"].is_file():
+            raise CommandError(f"There is no file {options['file']}.")
+        try:
+            restore(options["file"])
+        except BackupFailed as error:
+            raise CommandError(str(error)) from error
+        connection.close()
+        # A backup may be of an earlier version, and of another cluster's transactions.
+        call_command("migrate", verbosity=0)
+        generations.renew([EVERYTHING])
+        self.stdout.write("Restored. What was known of later changes is forgotten.")
