@@ -27,11 +27,14 @@ def cursor_of(position: Position) -> str:
     return Cursor(ORDERING, False, position).encode()
 
 
+def behind(position: Position) -> TupleGreaterThan:
+    """Return the condition of what comes after `position`."""
+    return TupleGreaterThan((F("transaction"), F("id")), position)
+
+
 def changes_after(position: Position, limit: int) -> list[ItemChange]:
     """Return the next changes that no later commit can slip in before."""
-    key = F("transaction"), F("id")
-    rows = ItemChange.objects.settled().filter(TupleGreaterThan(key, position))
-    return list(rows[:limit])
+    return list(ItemChange.objects.settled().filter(behind(position))[:limit])
 
 
 def last_changes(limit: int) -> list[ItemChange]:
