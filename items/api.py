@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
-from django.http import StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.http import http_date, parse_etags
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -12,16 +12,17 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, rules
+from items import catalogue, feed, following, rules
 from items.catalogue import ITEMS, Actor, item_tag
 from items.exporting import FORMATS, download
 from items.models import Item, ItemChange
 from items.rules import ItemData
 from items.selection import Selection, page_size, small_number
 from items.serializers import ChangeSerializer, ItemSerializer
-from items.transactions import next_transaction
 from resilient_site.errors import Invalid, PreconditionRequired
-from resilient_site.keyset import Cursor, paginate
+from resilient_site.keyset import paginate
+from resilient_site.later import waited_for
+from resilient_site.prefer import parse_prefer
 from resilient_site.resilience.idempotency import IdempotentWrites
 from resilient_site.resilience.sharing import share, share_with_strangers, shared
 from resilient_site.rest import list_response
@@ -160,23 +161,36 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
 
     @schema.changes
     def list(self, request: Request) -> Response:
-        since = request.query_params.get("since")
-        unused = next_transaction()
+        preference = parse_prefer(request.headers.get("Prefer", ""))
+        preference = preference.at_most(following.WAIT_MAX_S)
+        waited = waited_for(request)
+        text = request.query_params.get("since") if waited is None else waited
+        since = feed.parse_cursor(text, "since")
         page = paginate(
             ItemChange.objects.settled(),
-            ordering="transaction",
+            ordering=feed.ORDERING,
             cursor=since,
             size=page_size(request.query_params),
             named="since",
         )
-        at = Cursor.decode(since, ItemChange, "transaction") if since else None
-        if at and unused is not None and at.values[0] >= unused:
-            message = "This is from another copy of the catalogue. Begin without it."
-            raise Invalid(errors={"since": [message]})
         # The way on is always given: a consumer comes back to it for what is new.
-        page = replace(page, next=page.end or since, previous=None)
+        on = page.end or since or feed.cursor_of(feed.START)
+        page = replace(page, next=on, previous=None)
         rows = self.get_serializer(page.rows, many=True)
-        return list_response(request, page, rows, parameter="since")
+        response = list_response(request, page, rows, parameter="since")
+        if preference.wait_s is not None:
+            response["Preference-Applied"] = f"wait={preference.wait_s}"
+        if preference.wait_s and not page.rows and waited is None:
+            return following.wait(response, since, preference.wait_s)
+        return response
+
+    @schema.change_events
+    def events(self, request: Request) -> HttpResponse:
+        named, cursor = "since", request.query_params.get("since")
+        if last_event_id := request.headers.get("Last-Event-ID"):
+            named, cursor = "Last-Event-ID", last_event_id
+        position = feed.parse_position(feed.parse_cursor(cursor, named))
+        return following.stream(position)
 
 
 def _versions_to_match(request: Request) -> set[int] | None:

@@ -92,18 +92,47 @@ history = extend_schema(
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
 )
+SINCE = OpenApiParameter(
+    "since",
+    OpenApiTypes.STR,
+    description=(
+        "As given in `next`, or as the `id` of an event; empty: all; `now`: the end."
+    ),
+)
+PREFER = _header(
+    "Prefer",
+    "`wait=N` answers when there is a change, after N seconds at most (RFC 7240).",
+)
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "id": {"type": "string"},
+        "data": {"type": "string", "description": "The change, as JSON."},
+    },
+}
+ORDER = (
+    "Of two changes of one item that were made at the same time the later may come "
+    "first: the one with the higher `version` is the later."
+)
 changes = extend_schema(
     summary="The changes of all items, as they become final",
     description=(
         "No change is left out. `next` is always there: come back to it for what is "
-        "new. Of two changes of one item that were made at the same time the later "
-        "may come first: the one with the higher `version` is the later."
+        f"new. {ORDER}"
     ),
-    parameters=[
-        PAGE_SIZE_PARAMETER,
-        OpenApiParameter(
-            "since", OpenApiTypes.STR, description="As given in `next`; empty: all."
-        ),
-    ],
+    parameters=[PAGE_SIZE_PARAMETER, SINCE, PREFER],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
+)
+change_events = extend_schema(
+    summary="Follow the changes of all items",
+    description=(
+        "Server-sent events: one `change` for each, as in the list but without "
+        "`actor`. The `id` of an event is where to go on: browsers send the last one "
+        "when they come back. A stream may end at any time: of a client who reads too "
+        "slowly, or is so far behind that he gets a page at a time. No change is left "
+        f"out. {ORDER}"
+    ),
+    parameters=[SINCE, _header("Last-Event-ID", "Counts before `since`.")],
+    responses={(200, "text/event-stream"): EVENT},
 )

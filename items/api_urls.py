@@ -25,4 +25,9 @@ urlpatterns = [
     ),
     re_path(r"^items/(?P<id>[^/]+)/?$", ItemViewSet.as_view(ONE), name="item"),
     re_path(r"^changes/?$", ChangeViewSet.as_view({"get": "list"}), name="changes"),
+    re_path(
+        r"^changes/events/?$",
+        ChangeViewSet.as_view({"get": "events"}),
+        name="change-events",
+    ),
 ]

@@ -1,7 +1,8 @@
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import DEFAULT_DB_ALIAS
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models.signals import post_migrate
 
 EDITORS = "Editors"
@@ -19,6 +20,10 @@ class ItemsConfig(AppConfig):
         post_migrate.connect(make_editors, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)
+        if settings.EVENTS_URL:
+            from items.events import health
+
+            health.register_all()
 
 
 def make_editors(using: str, **kwargs: Any) -> None:
@@ -36,10 +41,14 @@ def make_editors(using: str, **kwargs: Any) -> None:
 
 def settle_restored_changes(using: str, **kwargs: Any) -> None:
     """Put the changes of a restored dump before all that this cluster will write."""
-    from items.models import ItemChange
+    from items.events.models import EventRelay
+    from items.events.place import settle_restored
 
-    if using == DEFAULT_DB_ALIAS:
-        ItemChange.objects.from_elsewhere().update(transaction=0)
+    # By a migration back to an earlier state the table goes.
+    if using == DEFAULT_DB_ALIAS and (
+        EventRelay._meta.db_table in connection.introspection.table_names()
+    ):
+        settle_restored()
 
 
 def keep_search_in_step(using: str, **kwargs: Any) -> None:

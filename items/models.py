@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from items import rules
+from items.events.models import EventRelay as EventRelay  # a part of this app
 from items.search import matching
 from items.transactions import (
     TransactionId,

@@ -67,6 +67,8 @@ COMPUTE_MAX_QUEUED_PER_OWNER = env.int(
 COMPUTE_KEEP_DAYS = env.int("COMPUTE_KEEP_DAYS", 30, validate=at_least_one)
 # Modules with tasks of your own, beside those in compute/tasks/.
 COMPUTE_TASKS: list[str] = env.list("COMPUTE_TASKS", [])
+# The broker that other systems hear of changes from; unset, nothing is published.
+EVENTS_URL = env.str("EVENTS_URL", "")
 
 # --- applications and the way of a request
 

@@ -48,6 +48,7 @@ UNSET = (
     "COMPUTE_PROCESSES",
     "COMPUTE_TASKS",
     "DEBUG",
+    "EVENTS_URL",
     "FORWARDED_ALLOW_IPS",
     "HOST",
     "HSTS_SECONDS",

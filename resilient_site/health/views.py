@@ -60,7 +60,9 @@ def _details() -> dict[str, Any]:
                 "hold": held.get(breaker.name),
             }
             for breaker in all_breakers()
-            if breaker.name != "broker" or settings.COMPUTE_BACKEND == "celery"
+            if breaker.name != "broker"
+            or settings.COMPUTE_BACKEND == "celery"
+            or settings.EVENTS_URL
         ],
         "process": process.figures(),
     }

@@ -109,6 +109,7 @@ def test_the_schema_names_all_addresses_of_the_contract() -> None:
         "GET /api/v1/items/export",
         "GET /api/v1/items/{id}/history",
         "GET /api/v1/changes",
+        "GET /api/v1/changes/events",
         "GET /api/v1/tasks",
         "GET /api/v1/tasks/{name}",
         "GET /api/v1/jobs",

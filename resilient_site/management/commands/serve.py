@@ -96,14 +96,16 @@ def web_command(bind: str) -> list[str]:
 
 
 def supervise(listener: socket.socket) -> NoReturn:
-    """Have supervisord run web and compute; it hands the socket on to the web."""
+    """Have supervisord run all; it hands the socket on to the web."""
     from resilient_site.supervision import SOCKET_FD
 
     os.dup2(listener.fileno(), SOCKET_FD)
     os.set_inheritable(SOCKET_FD, True)  # which dup2 leaves out if they are the same
-    compute = [sys.executable, str(settings.BASE_DIR / "manage.py"), "compute"]
+    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     os.environ["SERVE_WEB"] = shlex.join(web_command(f"fd://{SOCKET_FD}"))
-    os.environ["SERVE_COMPUTE"] = shlex.join(compute)
+    os.environ["SERVE_COMPUTE"] = shlex.join([*manage, "compute"])
+    os.environ["SERVE_EVENTS"] = shlex.join([*manage, "relay_events"])
+    os.environ["SERVE_HAS_EVENTS"] = "true" if settings.EVENTS_URL else "false"
     os.environ["SERVE_COMPUTE_STOP_S"] = str(settings.COMPUTE_GRACE_S + 5)
     config = settings.BASE_DIR / "deploy" / "supervisord.conf"
     become([sys.executable, "-m", "resilient_site.supervision", "-c", str(config)])

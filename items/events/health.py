@@ -1,0 +1,44 @@
+"""How far behind the publishing of changes is, as the database tells it."""
+
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from items import feed
+from items.events.models import EventRelay
+from items.models import ItemChange
+from resilient_site.health.parts import Figures, Finding, Part, Status, register
+from resilient_site.resilience import deadlines
+
+PATIENCE_S = 2.0
+BEHIND_S = 10.0
+COUNTED_MAX = 10_000
+WELL = "Other systems are told of every change."
+NOBODY = "Changes are not published at the moment. They are when somebody works again."
+AWAY = "The broker does not answer. Other systems are told of changes when it is back."
+BEHIND = "Other systems are told of changes with a delay."
+
+
+def check() -> Finding:
+    with deadlines.within(PATIENCE_S):
+        row = EventRelay.objects.first() or EventRelay()
+        is_held = EventRelay.objects.filter(held_until__gte=Now()).exists()
+        waiting = ItemChange.objects.filter(feed.behind(row.position))
+        number = waiting[:COUNTED_MAX].count()
+        first = waiting.order_by("transaction", "id").first()
+    behind_s = (timezone.now() - first.at).total_seconds() if first else 0.0
+    figures: Figures = (
+        ("Changes to publish", f"{number:,}" + "+" * (number == COUNTED_MAX)),
+        ("Seconds behind", f"{max(behind_s, 0):,.0f}"),
+        ("Relay", row.holder.rpartition(":")[0] or "none"),
+    )
+    if not is_held:
+        return Finding(Status.FAIL, NOBODY, figures=figures)
+    if row.trouble:
+        return Finding(Status.FAIL, AWAY, error=row.trouble, figures=figures)
+    if behind_s >= BEHIND_S:
+        return Finding(Status.WARN, BEHIND, figures=figures)
+    return Finding(Status.PASS, WELL, figures=figures)
+
+
+def register_all() -> None:
+    register(Part("events", "Events", "component", check))

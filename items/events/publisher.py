@@ -1,0 +1,104 @@
+"""To the broker and back: what `publish` has returned from, the broker has.
+
+Over AMQP to a durable topic exchange, as persistent messages. Their confirmations are
+waited for together: one by one a broker on a disk would take a few hundred a second.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from amqp.exceptions import AMQPError, MessageNacked
+from kombu import Connection, Exchange, Producer
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from items.events.cloudevents import CONTENT_TYPE, encode, type_of
+from items.models import ItemChange
+
+EXCHANGE = Exchange("resilient-site", type="topic", durable=True, delivery_mode=2)
+# For one step of talking to the broker: it may hang as well as be away.
+TIMEOUT_S = 3
+ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "amqp": {"read_timeout": TIMEOUT_S, "write_timeout": TIMEOUT_S},
+    "redis": {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S},
+}
+
+
+class Publisher:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Any = None
+        self._producer: Any = None
+        self._confirms: Confirms | None = None
+
+    def publish(
+        self, changes: Iterable[ItemChange], before_each: Callable[[], None]
+    ) -> None:
+        """Return when the broker has them; raise one of ERRORS, maybe in between."""
+        self._connect()
+        for change in changes:
+            before_each()
+            self._producer.publish(
+                encode(change),
+                routing_key=type_of(change),
+                content_type=CONTENT_TYPE,
+                content_encoding="utf-8",
+                retry=False,
+            )
+            if self._confirms:
+                self._confirms.published += 1
+        if self._confirms:
+            self._confirms.wait(self._connection)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            # Unlike `close` it does not wait for an answer.
+            self._connection.collect()
+            self._connection = None
+
+    def _connect(self) -> None:
+        if self._connection is not None:
+            return
+        driver = "redis" if self._url.startswith("redis") else "amqp"
+        connection = self._connection = Connection(
+            self._url, connect_timeout=TIMEOUT_S, transport_options=_OPTIONS[driver]
+        )
+        connection.ensure_connection(max_retries=max(len(connection.alt) - 1, 0))
+        channel = connection.default_channel
+        EXCHANGE.bind(channel).declare()
+        self._producer = Producer(channel, exchange=EXCHANGE, auto_declare=False)
+        self._confirms = Confirms(channel) if driver == "amqp" else None
+
+
+class Confirms:
+    """What RabbitMQ has confirmed of what was published over one channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self.published = 0
+        self._confirmed = 0
+        self._early: set[int] = set()
+        self._is_refused = False
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.confirm_select()
+
+    def wait(self, connection: Any) -> None:
+        while self._confirmed < self.published:
+            connection.drain_events(timeout=TIMEOUT_S)
+            if self._is_refused:
+                raise MessageNacked("The broker has refused an event.")
+
+    def _on_ack(self, number: int, multiple: bool) -> None:
+        """Note them: they may come out of order."""
+        if multiple:
+            self._confirmed = max(self._confirmed, number)
+            self._early = {one for one in self._early if one > self._confirmed}
+        else:
+            self._early.add(number)
+        while self._confirmed + 1 in self._early:
+            self._confirmed += 1
+            self._early.discard(self._confirmed)
+
+    def _on_nack(self, number: int, multiple: bool) -> None:
+        self._is_refused = True

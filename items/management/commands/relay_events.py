@@ -1,0 +1,30 @@
+"""Publish the changes of the catalogue to EVENTS_URL, until it is told to stop."""
+
+import logging
+import signal
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from resilient_site.resilience.holds import holds
+
+logger = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    help = "Publish every change of the catalogue as an event (EVENTS_URL)."
+    requires_system_checks = []  # some ask the database, which may be away
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.EVENTS_URL:
+            raise CommandError("EVENTS_URL must say where events are published.")
+        # Only here: no other process of the site needs to load what it imports.
+        from items.events.relay import Relay
+
+        holds.start()
+        relay = Relay(settings.EVENTS_URL)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: relay.stop())
+        logger.info("Events are published.")
+        relay.run()

@@ -1,0 +1,238 @@
+"""What is published, in which order, and who may publish it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.utils import timezone
+
+from items import catalogue
+from items.catalogue import Actor
+from items.events import health
+from items.events.cloudevents import encode, event_id
+from items.events.models import EventRelay
+from items.events.order import arrange, next_batch
+from items.events.place import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lost, Place
+from items.feed import START, position_of
+from items.models import ItemChange
+from resilient_site.health.parts import Status
+from tests.factories import make_item
+from tests.running import ROOT
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def change(pk: int, item: str) -> ItemChange:
+    return ItemChange(pk=pk, item_id=item, transaction=pk)
+
+
+def pks(changes) -> list[int]:
+    return [one.pk for one in changes]
+
+
+def test_an_event_tells_what_everybody_may_know(editor):
+    item = make_item(id="bolt", tags=["metal"])
+    catalogue.update_item(
+        item.pk, {"name": "Steel bolt"}, actor=Actor(editor, editor.username)
+    )
+    made = ItemChange.objects.get(version=2)
+    event = json.loads(encode(made))
+    assert b"edith" not in encode(made)
+    assert event["specversion"] == "1.0"
+    assert event["type"] == "resilient-site.item.updated"
+    assert (event["source"], event["subject"]) == ("/resilient-site/items", "bolt")
+    assert event["id"] == event_id(made) == event_id(ItemChange.objects.get(pk=made.pk))
+    assert event["time"].endswith("Z")
+    assert event["data"]["version"] == 2
+    assert event["data"]["after"] == {**event["data"]["before"], "name": "Steel bolt"}
+    first = json.loads(encode(ItemChange.objects.get(version=1)))
+    assert first["sequence"] < event["sequence"]
+    assert first["data"]["before"] is None
+
+
+# --- order
+
+
+def test_the_earlier_change_of_an_item_comes_first_wherever_it_is_in_the_feed():
+    rows = [change(1, "a"), change(4, "b"), change(2, "b"), change(5, "c")]
+    batch = arrange(rows, [], (5, 5), frozenset())
+    assert pks(batch.changes) == [1, 2, 4, 5]
+    assert batch.ahead == frozenset()
+
+
+def test_what_is_fetched_from_behind_is_not_published_again():
+    behind = [change(2, "b")]
+    batch = arrange([change(1, "a"), change(4, "b")], behind, (4, 4), frozenset())
+    assert (pks(batch.changes), batch.ahead) == ([1, 2, 4], {2})
+    later = arrange([change(2, "b"), change(6, "b")], [], (6, 6), batch.ahead)
+    assert (pks(later.changes), later.ahead) == ([6], frozenset())
+
+
+def test_transactions_that_wait_for_each_other_are_published_in_their_order():
+    """The one that was numbered first changes the item last."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    make_item(id="x")
+    numbered, go_on = threading.Event(), threading.Event()
+
+    def late() -> None:
+        with transaction.atomic():
+            make_item(id="other")
+            numbered.set()
+            assert go_on.wait(10)
+            catalogue.update_item("x", {"name": "third"}, actor=Actor(None, "test"))
+        connection.close()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    assert numbered.wait(10)
+    catalogue.update_item("x", {"name": "second"}, actor=Actor(None, "test"))
+    go_on.set()
+    thread.join()
+
+    for size in (1, 2, 3, 100):
+        published, position, ahead = [], START, frozenset()
+        while batch := next_batch(position, ahead, size):
+            published += batch.changes
+            position, ahead = batch.end, batch.ahead
+        versions = [one.version for one in published if one.item_id == "x"]
+        assert versions == [1, 2, 3]
+        assert len(published) == 4
+    feed = ItemChange.objects.settled().filter(item_id="x")
+    assert list(feed.values_list("version", flat=True)) == [1, 3, 2]
+
+
+# --- one relay at a time
+
+
+def expire() -> None:
+    past = timezone.now() - timedelta(seconds=1)
+    EventRelay.objects.update(held_until=past)
+
+
+def test_one_holds_the_place_until_it_is_silent_for_too_long():
+    first, second = Place(), Place()
+    assert first.hold()
+    assert not second.hold()
+    expire()
+    assert second.hold()
+    make_item()
+    with pytest.raises(Lost):
+        first.save(next_batch(START, (), 10))
+    second.save(next_batch(START, (), 10))
+    second.release()
+    assert first.hold()
+    assert first.position == position_of(ItemChange.objects.get())
+
+
+def test_who_was_held_up_does_not_publish_any_more():
+    clock = Clock()
+    place = Place(clock)
+    with pytest.raises(Lost):
+        place.check()
+    assert place.hold()
+    place.check()
+    clock.now += LEASE_S - MARGIN_S
+    with pytest.raises(Lost):
+        place.check()
+    assert place.hold()
+    place.check()
+
+
+def test_the_place_is_renewed_now_and_then():
+    clock = Clock()
+    place = Place(clock)
+    assert place.hold()
+    expire()
+    assert place.hold()
+    assert EventRelay.objects.get().held_until < timezone.now()
+    clock.now += RENEW_EVERY_S
+    assert place.hold()
+    assert EventRelay.objects.get().held_until > timezone.now()
+
+
+# --- after a dump was restored
+
+
+def test_what_a_restored_dump_has_not_published_is_published():
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite does not number transactions")
+    for name in "abc":
+        make_item(id=name)
+    ItemChange.objects.update(transaction=10**15)
+    published = ItemChange.objects.get(item_id="b")
+    EventRelay.objects.create(transaction=10**15, change=published.pk, ahead=[7])
+
+    call_command("migrate", verbosity=0)
+    make_item(id="d")
+
+    place = Place()
+    assert place.hold()
+    batch = next_batch(place.position, place.ahead, 10)
+    assert [one.item_id for one in batch.changes] == ["c", "d"]
+
+
+def test_a_place_of_a_restored_dump_is_settled_by_the_relay_too():
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite does not number transactions")
+    make_item(id="a")
+    EventRelay.objects.create(transaction=10**15, change=1)
+    place = Place()
+    assert place.hold()
+    make_item(id="b")
+    batch = next_batch(place.position, place.ahead, 10)
+    assert [one.item_id for one in batch.changes] == ["b"]
+
+
+# --- health, and without it
+
+
+def test_the_status_tells_how_far_behind_it_is():
+    assert health.check().status is Status.FAIL
+    place = Place()
+    assert place.hold()
+    assert health.check().status is Status.PASS
+    make_item()
+    old = timezone.now() - timedelta(minutes=1)
+    ItemChange.objects.update(at=old)
+    finding = health.check()
+    assert finding.status is Status.WARN
+    assert dict(finding.figures)["Changes to publish"] == "1"
+    assert 60 <= int(dict(finding.figures)["Seconds behind"]) < 100
+    place.note_trouble("TimeoutError: timed out")
+    away = health.check()
+    assert (away.status, away.error) == (Status.FAIL, "TimeoutError: timed out")
+    place.save(next_batch(START, (), 10))
+    assert health.check().status is Status.PASS
+
+
+def test_without_a_broker_nothing_runs_and_nothing_is_imported():
+    code = (
+        "import sys, django; django.setup();"
+        "from resilient_site.health.parts import all_parts;"
+        "import resilient_site.urls, resilient_site.asgi;"
+        "print('kombu' in sys.modules, [part.name for part in all_parts()])"
+    )
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("False"), done
+    assert "events" not in done.stdout
+    command = [sys.executable, "manage.py", "relay_events"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "EVENTS_URL" in done.stderr

@@ -1,0 +1,129 @@
+"""The example for those who keep a copy: killed under way, it ends equal."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.compute.conftest import until
+from tests.running import ROOT, Site
+
+pytestmark = pytest.mark.once
+
+EXAMPLE = ROOT / "deploy" / "examples" / "keep_a_copy.py"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"), RATE_LIMITS="off", ADMISSION="0")
+    try:
+        yield site.start("--no-compute")
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def send(site) -> Callable[..., int]:
+    token = site.manage("create_token", "admin").stdout.strip()
+
+    def send(method: str, path: str, body: object = None) -> int:
+        headers = {"Authorization": f"Token {token}"}
+        return site.request(method, f"/api/v1/{path}", body, headers).status
+
+    return send
+
+
+@pytest.fixture
+def start(site, tmp_path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    running = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(EXAMPLE), f"http://127.0.0.1:{site.port}"]
+        with (tmp_path / "output").open("ab") as log:
+            done = subprocess.Popen([*command, str(tmp_path / "copy")], stderr=log)
+        running.append(done)
+        return done
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+    print((tmp_path / "output").read_text())  # shown when the test has failed
+
+
+def read(file: Path, query: str) -> list[tuple]:
+    """Return the rows; none while there is no such table yet."""
+    with closing(sqlite3.connect(file)) as copy, suppress(sqlite3.OperationalError):
+        return copy.execute(query).fetchall()
+    return []
+
+
+def copied(file: Path) -> dict[str, dict]:
+    rows = read(file, "SELECT id, state FROM item WHERE state IS NOT NULL")
+    return {pk: json.loads(state) for pk, state in rows}
+
+
+def original(site: Site) -> dict[str, dict]:
+    lines = site.get("/api/v1/items/export?format=ndjson").body.splitlines()
+    items = [json.loads(line) for line in lines]
+    names = ("name", "description", "tags")
+    return {str(item["id"]): {n: item[n] for n in names} for item in items}
+
+
+def write(send: Callable[..., int], end: threading.Event) -> None:
+    """Create, change and delete until told to end."""
+    number = 0
+    while not end.is_set():
+        item = f"items/copy-{number % 50}"
+        name = f"Name {number}"
+        if number % 5 == 4:
+            assert send("DELETE", item) in (204, 404)
+        elif send("PATCH", item, {"name": name}) == 404:
+            body = {"id": f"copy-{number % 50}", "name": name}
+            assert send("POST", "items", body) == 201
+        number += 1
+
+
+def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp_path):
+    copy, end = tmp_path / "copy", threading.Event()
+    writer = threading.Thread(target=write, args=(send, end))
+    writer.start()
+    try:
+        first = start()
+        until(copy.exists)
+        first.kill()  # before or in its export
+        for _ in range(4):
+            process = start()
+            until(lambda: len(copied(copy)) > 13_000)
+            known = copied(copy)
+            until(lambda: copied(copy) != known)  # noqa: B023 - asked at once
+            process.kill()
+            process.wait()
+    finally:
+        end.set()
+        writer.join()
+    start()
+    until(lambda: copied(copy) == original(site))
+
+    assert send("PATCH", "items/country.DE", {"name": "Changed at the end"}) == 200
+    until(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end", 2)
+
+
+def test_a_copy_begins_anew_when_its_place_is_of_no_use(site, start, tmp_path):
+    copy = tmp_path / "copy"
+    process = start()
+    until(lambda: read(copy, "SELECT next FROM place"))
+    process.kill()
+    process.wait()
+    with closing(sqlite3.connect(copy, isolation_level=None)) as written:
+        wrong = f"http://127.0.0.1:{site.port}/api/v1/changes?since=nonsense"
+        written.execute("UPDATE place SET next = ?", [wrong])
+        written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
+    start()
+    until(lambda: copied(copy) == original(site))
