@@ -27,7 +27,7 @@ proxy_temp_path proxy;
 fastcgi_temp_path fastcgi;
 uwsgi_temp_path uwsgi;
 scgi_temp_path scgi;
-proxy_cache_path cache levels=1:2 keys_zone=site:1m max_size=50m inactive=24h
+proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
     use_temp_path=off;
 limit_conn_zone $binary_remote_addr zone=connections:1m;
 limit_req_zone $binary_remote_addr zone=requests:1m rate=2r/s;
