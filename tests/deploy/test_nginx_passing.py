@@ -24,9 +24,13 @@ from tests.services_plugin import _make as make
 pytestmark = pytest.mark.faults
 
 
+WRITES = ("POST", "PATCH", "PUT", "DELETE")
+
+
 @dataclass
 class Way:
     nginx: Nginx
+    ports: list[int]
     asked: list[tuple[str, str]]
 
     def __post_init__(self) -> None:
@@ -39,7 +43,7 @@ def passing() -> Iterator[Way]:
     try:
         with scripted() as (ports, asked):
             nginx.serve(*ports).start()
-            yield Way(nginx, asked)
+            yield Way(nginx, ports, asked)
     finally:
         nginx.close()
 
@@ -70,22 +74,37 @@ def test_what_debian_is_given_is_valid(passing: Way):
     assert "[warn]" not in done.stderr
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE"])
-def test_a_write_is_sent_once(way: Way, method: str):
-    answer = way.site.request(method, "/break", b"x")
+@pytest.mark.parametrize("body", [b"x", None])
+@pytest.mark.parametrize("method", WRITES)
+def test_a_write_is_sent_once(way: Way, method: str, body: bytes | None):
+    answer = way.site.request(method, "/api/break", body)
     assert answer.status == 502
-    assert way.asked == [(method, "/break")]
+    assert answer.json()["code"] == "unavailable"
+    assert way.asked == [(method, "/api/break")]
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", WRITES)
+def test_a_write_that_was_not_sent_goes_to_the_other(way: Way, method: str):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        nginx = make(Nginx).serve(taken.getsockname()[1], way.ports[0])
+        try:
+            site = Door(nginx.start().port)
+            assert [site.request(method, "/echo").status for _ in range(4)] == [200] * 4
+        finally:
+            nginx.close()
+    assert way.asked == [(method, "/echo")] * 4
+
+
+@pytest.mark.parametrize("method", WRITES)
 def test_a_write_with_a_key_is_sent_again(way: Way, method: str):
-    way.site.request(method, "/break", b"x", {"Idempotency-Key": "one"})
-    assert way.asked == [(method, "/break")] * 2
+    way.site.request(method, "/api/break", b"x", {"Idempotency-Key": "one"})
+    assert way.asked == [(method, "/api/break")] * 2
 
 
 def test_a_read_is_sent_again(way: Way):
-    way.site.get("/break")
-    assert way.asked == [("GET", "/break")] * 2
+    way.site.get("/api/break")
+    assert way.asked == [("GET", "/api/break")] * 2
 
 
 def test_a_refusal_is_passed_on_and_speaks_against_nobody(way: Way):

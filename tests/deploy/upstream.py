@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.server.asked.append((self.command, self.path))
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.startswith("/break"):
+        if self.path == "/api/break":
             self.close_connection = True
         elif self.path.endswith("/events"):
             self.stream()
