@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.deploy.conftest import Production
-from tests.private_server import wait_for
+from tests.private_server import has_ended, wait_for
 from tests.running import ROOT, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
@@ -174,14 +174,7 @@ def test_a_release_fails_no_request(production, units, tmp_path: Path):
     clients = Clients(production)
     wait_for(lambda: clients.seen["GET 200"] > 100 and clients.seen["POST 201"] > 20)
     done = release(tmp_path)
-    wait_for(
-        lambda: (
-            not any(
-                process.is_running() and process.status() != "zombie"
-                for process in first
-            )
-        )
-    )
+    wait_for(lambda: all(map(has_ended, first)))
     seen = clients.end()
     print(dict(seen), done.stdout)
     assert done.returncode == 0, done.stderr
