@@ -82,7 +82,7 @@ def test_a_change_is_seen_at_once_by_who_made_it(whole: Production):
 def test_nothing_is_said_twice(whole: Production, path: str):
     for _ in range(2):
         answer = whole.site.get(path)
-        names = Counter(name.lower() for name in answer.headers.keys())
+        names = Counter(name.lower() for name in answer.headers)
         assert not {name for name, n in names.items() if n > 1} - LISTS
         for name in ("x-request-id", "x-content-type-options"):
             assert names[name] == 1 or path == "/livez"
