@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import os
+import re
 import shutil
 import socket
 import ssl
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -55,17 +56,22 @@ def way(passing: Way) -> Way:
     return passing
 
 
-def test_what_debian_is_given_is_valid(passing: Way):
-    folder = passing.nginx.dir / "debian"
-    shutil.copytree(CONFIG, folder / "etc")
+@pytest.mark.parametrize("machine", ["nginx/machine", "compose/machine"])
+def test_what_machines_are_given_is_valid(passing: Way, machine: str, tmp_path: Path):
+    shutil.copytree(CONFIG, tmp_path / "etc")
+    shutil.copytree(
+        CONFIG.parent / machine, tmp_path / "etc" / "machine", dirs_exist_ok=True
+    )
     for kept in ("certificate.pem", "key.pem"):
-        shutil.copy(passing.nginx.config / kept, folder / "etc" / "machine")
-    for name in ("run", "var/log/nginx", "var/lib/nginx"):
-        (folder / name).mkdir(parents=True)
-    for path in (folder / "etc" / "machine").glob("*.conf"):
-        text = path.read_text().replace(" /var/", f" {folder}/var/")
-        text = text.replace(" /run/", f" {folder}/run/")
-        path.write_text(text if os.geteuid() == 0 else text.replace("user ", "# "))
+        shutil.copy(passing.nginx.config / kept, tmp_path / "etc" / "machine")
+    for name in ("run", "var/log/nginx", "var/lib/nginx", "var/cache/nginx"):
+        (tmp_path / name).mkdir(parents=True)
+    for path in (tmp_path / "etc" / "machine").glob("*.conf"):
+        text = re.sub(r" /(var|run)/", rf" {tmp_path}/\1/", path.read_text())
+        # Names of the other place: that there are such servers and users.
+        text = re.sub(r"server web\d:", "server 127.0.0.1:", text)
+        path.write_text(re.sub("^user .*", "", text))
+    folder = tmp_path
     done = subprocess.run(
         [passing.nginx.exe, "-t", "-p", folder, "-c", folder / "etc" / "nginx.conf"],
         capture_output=True, text=True,
