@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ forwarded_allow_ips = os.environ.get(
 )
 
 accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None
+
+
+def on_starting(server: Any) -> None:
+    """Have SIGUSR2 start a new master as this one was started, `-m gunicorn` too."""
+    server.START_CTX["args"] = sys.orig_argv
 
 
 def when_ready(server: Any) -> None:

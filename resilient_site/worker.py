@@ -13,7 +13,7 @@ from django.conf import settings
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from resilient_site import heap, tracing
+from resilient_site import handover, heap, tracing
 from resilient_site.crowd import crowd
 from resilient_site.later import held
 from resilient_site.protocol import Protocol
@@ -24,6 +24,8 @@ MOST_FILES = 16_384
 # Of the files this process may open; the rest is for the database, bodies and logs.
 CONNECTIONS_SHARE = 0.75
 TICKS_PER_SECOND = 10  # Uvicorn's
+# Longer than keepalive_timeout of the upstream in deploy/nginx/nginx.conf.
+PROXY_IDLE_S = 6.0
 
 
 def raise_file_limit() -> None:
@@ -44,6 +46,7 @@ class Server(uvicorn.Server):
         heap.served.begin(lambda: crowd.requests)
         self.term = Term(succession, settings.WEB_MAX_REQUESTS, settings.WEB_MAX_BYTES)
         succession.announce()
+        handover.relieve_predecessor()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -70,7 +73,20 @@ class Server(uvicorn.Server):
             server.close()
         # Who was let in a moment ago has hardly said what he wants: hear him out.
         await asyncio.sleep(0.1)
+        await self._let_proxies_leave()
         await super().shutdown(sockets)
+
+    async def _let_proxies_leave(self) -> None:
+        """Close no connection that a proxy may be sending a request on just now.
+
+        It is told with its next answer to connect anew, and closes idle ones itself.
+        """
+        connections = self.server_state.connections
+        crowd.leave(connections)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PROXY_IDLE_S
+        while any(one.is_from_proxy for one in connections) and loop.time() < end:
+            await asyncio.sleep(0.1)
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]

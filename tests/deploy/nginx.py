@@ -1,0 +1,116 @@
+"""nginx with the site's own configuration, from a folder and without root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from tests.private_server import DEMOTE, Server, free_port
+from tests.running import ROOT
+from tests.servers import _which
+
+CONFIG = ROOT / "deploy" / "nginx"
+# Left alone after a failure for as long as deploy/nginx/machine/upstream.conf says.
+FAIL_TIMEOUT_S = 3
+
+MAIN = "pid nginx.pid;\nerror_log error.log info;\n"
+HTTP = """
+access_log access.log json;
+client_body_temp_path body;
+proxy_temp_path proxy;
+fastcgi_temp_path fastcgi;
+uwsgi_temp_path uwsgi;
+scgi_temp_path scgi;
+proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
+    use_temp_path=off;
+limit_conn_zone $binary_remote_addr zone=connections:1m;
+limit_req_zone $binary_remote_addr zone=requests:1m rate=2r/s;
+"""
+SERVERS = """
+server {{
+    listen 127.0.0.1:{port};
+    root public;
+    include site/locations.conf;
+}}
+server {{
+    listen 127.0.0.1:{narrow};
+    limit_req zone=requests burst=3 nodelay;
+    limit_conn connections 2;
+    root public;
+    include site/locations.conf;
+}}
+server {{
+    listen 127.0.0.1:{secure} ssl http2;
+    include site/tls.conf;
+    ssl_certificate certificate.pem;
+    ssl_certificate_key key.pem;
+    root public;
+    include site/locations.conf;
+}}
+server {{
+    listen 127.0.0.1:{status};
+    include site/status.conf;
+}}
+"""
+
+
+class Nginx(Server):
+    """Three doors to the web processes: wide, with narrow limits, and over TLS."""
+
+    name = "nginx"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.exe = _which("nginx", "nginx")
+        super().__init__()
+        self.narrow, self.secure, self.status = free_port(), free_port(), free_port()
+        self.public = self.dir / "public"
+        self.config = self.dir / "conf"
+
+    def serve(self, *ports: int) -> Self:
+        """Write what differs by machine: here all is below one folder."""
+        shutil.copytree(CONFIG, self.config, dirs_exist_ok=True)
+        upstream = (CONFIG / "machine" / "upstream.conf").read_text()
+        for given, port in zip(("8001", "8002"), ports, strict=True):
+            upstream = upstream.replace(f":{given} ", f":{port} ")
+        doors = {name: getattr(self, name) for name in ("port", "narrow", "secure")}
+        for name, text in {
+            "main": MAIN,
+            "http": HTTP,
+            "upstream": upstream,
+            "servers": SERVERS.format(**doors, status=self.status),
+        }.items():
+            (self.config / "machine" / f"{name}.conf").write_text(text)
+        self._make_certificate()
+        for path in (self.dir, *self.dir.rglob("*")):
+            if DEMOTE:
+                os.chown(path, DEMOTE["user"], DEMOTE["group"])
+        return self
+
+    def _make_certificate(self) -> None:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+            + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+            + ["-keyout", "key.pem", "-out", "certificate.pem"],
+            cwd=self.config, check=True, capture_output=True,
+        )  # fmt: skip
+
+    def command(self) -> list[str]:
+        config = ["-c", str(self.config / "nginx.conf"), "-e", "error.log"]
+        return [self.exe, "-p", str(self.dir), *config, "-g", "daemon off;"]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=0.5).close()
+            return True
+        return False
+
+    def log(self) -> str:
+        files: list[Path] = [self.dir / "log", self.dir / "error.log"]
+        return "".join(f.read_text()[-4000:] for f in files if f.exists())

@@ -1,0 +1,100 @@
+"""What operators are given says nothing that is not so."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.running import ROOT
+from tests.services_plugin import ENVIRONMENT, UNSET
+
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+SETTINGS = {*UNSET, *ENVIRONMENT, "DATA_DIR"}
+CURRENT = "/opt/resilient-site/current"
+FOREIGN = {"DJANGO_SETTINGS_MODULE", "PWD"}
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd-analyze"
+)
+
+
+def analyze(*args: str) -> str:
+    done = subprocess.run(
+        ["systemd-analyze", *args], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_is_shut_in(unit: Path):
+    found = analyze(
+        "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)
+    )
+    assert " OK " in found.splitlines()[-1]
+
+
+@needs_systemd
+def test_the_units_are_valid(tmp_path: Path):
+    for path in (DEPLOY / "systemd").glob("resilient-site-*"):
+        text = path.read_text().replace(f"{CURRENT}/.venv/bin/python", "/bin/true")
+        (tmp_path / path.name.replace("@.", "@1.")).write_text(text)
+    assert analyze("verify", *map(str, tmp_path.iterdir())) == ""
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_names_what_is_there(unit: Path):
+    text = unit.read_text()
+    named = re.findall(rf"{CURRENT}/(\S+)", text)
+    assert all((ROOT / name).exists() for name in named if ".venv" not in name)
+    assert set(re.findall(r"^Environment=(\w+)", text, re.M)) <= FOREIGN
+    assert int(re.findall(r"^TimeoutS\w+=(\d+)", text, re.M)[0]) >= 1
+
+
+def test_the_environment_has_known_settings():
+    text = (DEPLOY / "systemd" / "environment").read_text()
+    named = set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.M))
+    assert {"SECRET_KEY", "DATABASE_URL"} <= named <= SETTINGS
+
+
+def test_an_image_is_made_of_what_is_there():
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).+", text, re.M)]
+    names = {name for line in copied for name in line}
+    assert all((ROOT / name).exists() for name in names)
+    told = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    assert set(re.findall(r"^!(\S+)", told, re.M)) == names
+    stages = text.split("\nFROM ")
+    assert "\nUSER 10001:10001\n" in stages[-1]
+    assert "--require-hashes" in stages[1]
+    # Nothing of the checkout is forgotten that the site is made of.
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {
+        "tests"
+    } <= names
+
+
+def test_compose_runs_what_is_there():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    services = compose["services"]
+    for service in services.values():
+        assert service["mem_limit"]
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            is_path = source.startswith(".")
+            assert (
+                (DEPLOY / source).exists() if is_path else source in compose["volumes"]
+            )
+        assert set(service.get("depends_on", ())) <= services.keys()
+    for name in ("web1", "web2", "compute"):
+        assert services[name]["read_only"]
+        assert services[name]["environment"].keys() <= SETTINGS
+    upstream = (DEPLOY / "compose" / "machine" / "upstream.conf").read_text()
+    assert re.findall(r"server (\w+):8000 ", upstream) == ["web1", "web2"]
+    assert FOREIGN.isdisjoint(services["web1"]["environment"])

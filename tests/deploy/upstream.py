@@ -1,0 +1,83 @@
+"""Two web processes that do as they are told, and note what they are asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEEP = "public, s-maxage=1, stale-while-revalidate=1, stale-if-error=86400"
+
+
+class Scripted(ThreadingHTTPServer):
+    """What it answers goes by the path."""
+
+    daemon_threads = True
+    # A handler may be waiting for the end of the test.
+    block_on_close = False
+
+    def __init__(self, asked: list[tuple[str, str]], release: threading.Event) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.release = asked, release
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted
+
+    def answer(self) -> None:
+        self.server.asked.append((self.command, self.path))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/break":
+            self.close_connection = True
+        elif self.path.endswith("/events"):
+            self.stream()
+        elif self.path.startswith("/busy"):
+            self.send(503, b"busy")
+        elif self.path.startswith("/gone"):
+            known = len(self.server.asked) == 1
+            self.send(200, b"here", KEEP) if known else self.send(404, b"gone")
+        else:
+            told = json.dumps(dict(self.headers.items())).encode()
+            self.send(200, told)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+    def send(self, status: int, body: bytes, cache: str = "no-store") -> None:
+        self.send_response(status)
+        self.send_header("Cache-Control", cache)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"data: first\n\n")
+        self.server.release.wait(60)
+        self.close_connection = True
+
+    def log_message(self, *args: Any) -> None:
+        """Leave the output alone."""
+
+
+@contextmanager
+def scripted() -> Iterator[tuple[list[int], list[tuple[str, str]]]]:
+    """Yield their ports, and what they have been asked."""
+    asked: list[tuple[str, str]] = []
+    release = threading.Event()
+    servers = [Scripted(asked, release) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield [server.server_address[1] for server in servers], asked
+    finally:
+        release.set()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
