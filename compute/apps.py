@@ -6,7 +6,8 @@ class ComputeConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from compute import health, registry
+        from compute import health, metrics, registry
 
         registry.discover()
         health.register_all()
+        metrics.register_all()

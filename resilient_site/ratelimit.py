@@ -23,6 +23,7 @@ from rest_framework.permissions import SAFE_METHODS
 from resilient_site.clientaddress import client_address
 from resilient_site.counters import is_local
 from resilient_site.errors import TooManyRequests, is_rest, respond
+from resilient_site.metrics import counts
 from resilient_site.policies import ANONYMOUS, SIGNED_IN, UNPROVEN, Policies, Policy
 from resilient_site.rest import sent_token
 
@@ -96,6 +97,7 @@ class RateLimitMiddleware:
         if standing is None:
             return self.get_response(request)
         if standing.is_over:
+            counts.count("rate_limited", standing.policy.name)
             response = respond(request, standing.refusal())
         else:
             response = self.get_response(request)

@@ -4,7 +4,6 @@ With it goes the trace that it belongs to (W3C Trace Context): the one that the 
 or the proxy says, or else one of our own.
 """
 
-import logging
 import re
 import secrets
 import uuid
@@ -81,15 +80,6 @@ def _traceparent(header: bytes) -> tuple[str, bytes] | None:
     if found[2] == b"0" * 16:
         return None
     return found[1].decode(), b"%b-%b" % (found[2], found[3])
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives every log line the request that it belongs to."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = current_request_id() or "-"
-        record.trace_id = current_trace_id() or "-"
-        return True
 
 
 def begin_request(offered: str | None) -> str:
