@@ -162,7 +162,7 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
         return SIGNED_IN, digest
     if digest is not None:
         return _by_address(request, UNPROVEN)
-    if user_id := _session_user(request):
+    if user_id := session_user(request):
         return SIGNED_IN, f"user {user_id}"
     return _by_address(request, ANONYMOUS)
 
@@ -177,7 +177,7 @@ def _by_address(request: HttpRequest, who: str) -> tuple[str, str | None]:
     return who, client_address(request) or request.META.get("REMOTE_ADDR") or None
 
 
-def _session_user(request: HttpRequest) -> str | None:
+def session_user(request: HttpRequest) -> str | None:
     # Else the session would be touched, and every answer vary by cookie.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return None

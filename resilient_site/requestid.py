@@ -17,6 +17,7 @@ OURS = {HEADER_BYTES, b"traceparent"}
 
 _current: ContextVar[str] = ContextVar("request_id", default="")
 _trace: ContextVar[str] = ContextVar("trace_id", default="")
+_user: ContextVar[str] = ContextVar("user_key", default="")
 _parent = re.compile(
     rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
 ).fullmatch
@@ -31,6 +32,15 @@ def current_request_id() -> str:
 def current_trace_id() -> str:
     """Return the trace that the request belongs to, or "" outside of one."""
     return _trace.get()
+
+
+def current_user_key() -> str:
+    """Return the key of the user who met a fault of ours, or ""."""
+    return _user.get()
+
+
+def note_user(key: object) -> None:
+    _user.set(str(key))
 
 
 def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:

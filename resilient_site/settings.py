@@ -355,6 +355,7 @@ if STATIC_ROOT:
 # --- reports
 
 SENTRY_DSN = env.str("SENTRY_DSN", "")
+RELEASE = env.str("RELEASE", "")
 LOG_FORMAT = env.str(
     "LOG_FORMAT",
     "console" if EMBEDDED else "json",
@@ -395,13 +396,6 @@ LOGGING = {
 }
 
 if SENTRY_DSN:
-    import sentry_sdk
-    from sentry_sdk.integrations.django import DjangoIntegration
+    from resilient_site import reporting
 
-    sentry_sdk.init(
-        SENTRY_DSN,
-        send_default_pii=False,
-        # What it finds installed it would load, Celery into the web process too.
-        auto_enabling_integrations=False,
-        integrations=[DjangoIntegration()],
-    )
+    reporting.begin(SENTRY_DSN, RELEASE)

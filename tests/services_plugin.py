@@ -59,6 +59,7 @@ UNSET = (
     "PORT",
     "RATE_LIMITS",
     "REDIS_URL",
+    "RELEASE",
     "REQUIRE_IF_MATCH",
     "SENTRY_DSN",
     "STATIC_ROOT",
