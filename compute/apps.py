@@ -6,11 +6,12 @@ class ComputeConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from compute import doctor, health, queue, registry
+        from compute import doctor, health, metrics, queue, registry
         from resilient_site import cleaning
 
         registry.discover()
         health.register_all()
+        metrics.register_all()
         doctor.register_all()
         cleaning.register("old jobs", queue.forget_old)
         cleaning.register("files of tries that failed", queue.forget_leftovers)

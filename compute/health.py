@@ -29,6 +29,8 @@ class Jobs:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._idle_since: float | None = None
+        # What was found last, for the metrics.
+        self.counted: dict[str, int] = {}
 
     def check(self) -> Finding:
         with deadlines.within(PATIENCE_S):
@@ -39,6 +41,7 @@ class Jobs:
             due = Job.objects.claimable().order_by().count()
             lost = Job.objects.abandoned().count()
             waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None).count()
+        self.counted = {"waiting": waiting, "due": due, "running": len(workers)}
         figures: Figures = (
             ("Jobs under way", f"{len(workers):,}"),
             ("Pools at work", f"{len(set(workers)):,}"),
@@ -62,5 +65,8 @@ class Jobs:
         return self._clock() - self._idle_since >= TAKEN_WITHIN_S
 
 
+jobs = Jobs()
+
+
 def register_all() -> None:
-    register(Part("compute", "Jobs", "component", Jobs().check))
+    register(Part("compute", "Jobs", "component", jobs.check))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from compute import child
+from compute import child, metrics
 from compute.child import Done, Progress
 from compute.outcomes import Cancelled, Code, Failed, Outcome
 from compute.queue import Claim
@@ -34,7 +34,7 @@ class Slot:
         self.claim: Claim | None = None
         self.progress: Progress | None = None
         self._verdict: Outcome | None = None
-        self._deadline = 0.0
+        self._deadline = self._began = 0.0
         self._start_at = 0.0
         self._served = False
         self._process: Any = None
@@ -64,6 +64,7 @@ class Slot:
             return
         finally:
             theirs.close()
+        metrics.note_process()
         self._process, self._pipe = process, ours
         self._served, self._verdict = False, None
 
@@ -71,7 +72,8 @@ class Slot:
         self.claim, self.progress = claim, None
         task = tasks.get(claim.task)
         limit = task.time_limit_s if task else 0
-        self._deadline = time.monotonic() + limit + LIMIT_MARGIN_S
+        self._began = time.monotonic()
+        self._deadline = self._began + limit + LIMIT_MARGIN_S
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
@@ -104,12 +106,16 @@ class Slot:
                 self.progress = message
             elif self.claim is not None:
                 claim, self.claim, self._served = self.claim, None, True
-                yield claim, message.outcome
+                yield self._noted(claim, message.outcome)
                 if message.retire:
                     self._discard()
                     return
         if self._process is not None and wait([self._process.sentinel], 0):
             yield from self._dead()
+
+    def _noted(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
+        metrics.note_end(claim, outcome, time.monotonic() - self._began)
+        return claim, outcome
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -128,7 +134,10 @@ class Slot:
         claim, self.claim = self.claim, None
         self._discard()
         if claim is not None:
-            yield claim, self._verdict or self._crash(exitcode, claim)
+            logger.warning(
+                "A pool process ended (%s) in job %s.", exitcode, claim.job_id
+            )
+            yield self._noted(claim, self._verdict or self._crash(exitcode, claim))
         elif not self._served:
             logger.error("A pool process ended (%s) without a job.", exitcode)
             self._start_at = time.monotonic() + RESTART_PAUSE_S

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.urls import get_resolver
 
 from resilient_site import heap, lifeline
+from resilient_site.metrics.sharing import clean
 from resilient_site.succession import succession
 
 wsgi_app = "resilient_site.asgi:application"
@@ -37,7 +38,13 @@ forwarded_allow_ips = os.environ.get(
     "FORWARDED_ALLOW_IPS", "" if settings.EMBEDDED else "127.0.0.1,::1"
 )
 
-accesslog = "-" if os.environ.get("ACCESS_LOG") == "1" else None
+# The requests are told of by the edge.
+accesslog = None
+logconfig_dict = settings.LOGGING
+
+
+def on_starting(server: Any) -> None:
+    clean("web")
 
 
 def on_starting(server: Any) -> None:

@@ -29,6 +29,8 @@ class Crowd:
         self.is_leaving = False
         # Uvicorn counts no request whose client closes as soon as he has the answer.
         self.requests = 0
+        # As they were when they were last looked through.
+        self.number = 0
         self._expected: dict[Protocol, None] = {}
         self._unread: dict[Protocol, tuple[float, int]] = {}
 
@@ -58,7 +60,9 @@ class Crowd:
     def sweep(self, connections: Iterable[Any], now: float) -> None:
         """End what has lasted too long. Called every second or so."""
         unread = {}
-        for protocol in list(connections):
+        there = list(connections)
+        self.number = len(there)
+        for protocol in there:
             until, began = protocol.lingers_until, protocol.head_began
             if until is not None and now > until:
                 protocol.transport.abort()

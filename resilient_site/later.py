@@ -84,6 +84,7 @@ class Exchange:
         self.before_wait: HttpResponseBase | None = None
         self.waited_for: str | None = None
         self.identity: Identity | None = None
+        self.was_let_in = False
 
     def note(self, response: HttpResponseBase) -> HttpResponseBase:
         before = self.before_wait

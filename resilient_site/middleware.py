@@ -21,6 +21,7 @@ from resilient_site.errors import (
     respond,
 )
 from resilient_site.later import SCOPE_KEY, Identity
+from resilient_site.ratelimit import session_user
 from resilient_site.resilience.sharing import OWN, user_tag
 
 # https://www.w3.org/TR/permissions-policy/
@@ -132,4 +133,9 @@ class ErrorMiddleware:
         if isinstance(exception, SuspiciousOperation):
             return None  # Django's own answer logs it as a matter of security
         error = as_site_error(exception)
-        return None if is_unexpected(error) else respond(request, error)
+        if not is_unexpected(error):
+            return respond(request, error)
+        user = _known_user(request)
+        if key := user.pk if user else session_user(request):
+            requestid.note_user(key)
+        return None

@@ -23,6 +23,7 @@ from rest_framework.permissions import SAFE_METHODS
 from resilient_site.clientaddress import client_address
 from resilient_site.counters import is_local
 from resilient_site.errors import TooManyRequests, is_rest, respond
+from resilient_site.metrics import counts
 from resilient_site.policies import ANONYMOUS, SIGNED_IN, UNPROVEN, Policies, Policy
 from resilient_site.rest import sent_token
 
@@ -99,6 +100,7 @@ class RateLimitMiddleware:
         if standing is None:
             return self.get_response(request)
         if standing.is_over:
+            counts.count("rate_limited", standing.policy.name)
             response = respond(request, standing.refusal())
         else:
             response = self.get_response(request)
@@ -163,7 +165,7 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
         return SIGNED_IN, digest
     if digest is not None:
         return _by_address(request, UNPROVEN)
-    if user_id := _session_user(request):
+    if user_id := session_user(request):
         return SIGNED_IN, f"user {user_id}"
     return _by_address(request, ANONYMOUS)
 
@@ -178,7 +180,7 @@ def _by_address(request: HttpRequest, who: str) -> tuple[str, str | None]:
     return who, client_address(request) or request.META.get("REMOTE_ADDR") or None
 
 
-def _session_user(request: HttpRequest) -> str | None:
+def session_user(request: HttpRequest) -> str | None:
     # Else the session would be touched, and every answer vary by cookie.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return None

@@ -4,7 +4,6 @@ With it goes the trace that it belongs to (W3C Trace Context): the one that the 
 or the proxy says, or else one of our own.
 """
 
-import logging
 import re
 import secrets
 import uuid
@@ -18,6 +17,7 @@ OURS = {HEADER_BYTES, b"traceparent"}
 
 _current: ContextVar[str] = ContextVar("request_id", default="")
 _trace: ContextVar[str] = ContextVar("trace_id", default="")
+_user: ContextVar[str] = ContextVar("user_key", default="")
 _parent = re.compile(
     rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
 ).fullmatch
@@ -32,6 +32,15 @@ def current_request_id() -> str:
 def current_trace_id() -> str:
     """Return the trace that the request belongs to, or "" outside of one."""
     return _trace.get()
+
+
+def current_user_key() -> str:
+    """Return the key of the user who met a fault of ours, or ""."""
+    return _user.get()
+
+
+def note_user(key: object) -> None:
+    _user.set(str(key))
 
 
 def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -81,15 +90,6 @@ def _traceparent(header: bytes) -> tuple[str, bytes] | None:
     if found[2] == b"0" * 16:
         return None
     return found[1].decode(), b"%b-%b" % (found[2], found[3])
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives every log line the request that it belongs to."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = current_request_id() or "-"
-        record.trace_id = current_trace_id() or "-"
-        return True
 
 
 def begin_request(offered: str | None) -> str:

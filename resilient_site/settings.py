@@ -360,47 +360,47 @@ if STATIC_ROOT:
 # --- reports
 
 SENTRY_DSN = env.str("SENTRY_DSN", "")
+RELEASE = env.str("RELEASE", "")
+LOG_FORMAT = env.str(
+    "LOG_FORMAT",
+    "console" if EMBEDDED else "json",
+    validate=validate.OneOf(["console", "json"]),
+)
+# 0: no line of any request; all: also of what is answered from memory.
+ACCESS_LOG = env.str("ACCESS_LOG", "1", validate=validate.OneOf(["0", "1", "all"]))
+# Who may read /metrics, as addresses or networks; behind a proxy, only those it names.
+METRICS_ALLOW: list[str] = env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1"])
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
-            "format": "%(asctime)s %(levelname)s %(name)s %(request_id)s %(message)s"
-        }
+        "line": {"()": "resilient_site.logs.formatter", "style": LOG_FORMAT}
     },
     "filters": {
-        "request_id": {"()": "resilient_site.requestid.RequestIdFilter"},
-        "no_refusals": {
+        "faults": {
             "()": "django.utils.log.CallbackFilter",
-            "callback": lambda record: getattr(record, "status_code", 0) != 503,
+            "callback": lambda record: (
+                getattr(record, "status_code", 500) not in {*range(400, 500), 503}
+            ),
         },
     },
     "handlers": {
-        "stdout": {
-            "class": "logging.StreamHandler",
-            "formatter": "line",
-            "filters": ["request_id"],
-        },
+        "lines": {"class": "resilient_site.lines.LinesHandler", "formatter": "line"},
         "nowhere": {"class": "logging.NullHandler"},
     },
-    "root": {"handlers": ["stdout"], "level": "INFO"},
+    "root": {"handlers": ["lines"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         # A refusal that is meant is no error; what is behind it is logged once.
-        "django.request": {"filters": ["no_refusals"]},
+        "django.request": {"filters": ["faults"]},
         # Anyone can send any host name; the answer is 400, and no traceback.
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
+        # Uvicorn's worker takes its handlers over.
+        "gunicorn.error": {"handlers": ["lines"], "level": "INFO", "propagate": False},
     },
 }
 
 if SENTRY_DSN:
-    import sentry_sdk
-    from sentry_sdk.integrations.django import DjangoIntegration
+    from resilient_site import reporting
 
-    sentry_sdk.init(
-        SENTRY_DSN,
-        send_default_pii=False,
-        # What it finds installed it would load, Celery into the web process too.
-        auto_enabling_integrations=False,
-        integrations=[DjangoIntegration()],
-    )
+    reporting.begin(SENTRY_DSN, RELEASE)

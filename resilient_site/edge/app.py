@@ -5,12 +5,13 @@ request: its id; probes; an answer that is the same for everybody; else Django, 
 there is room; and when Django has none for a reader, the last answer that is known.
 """
 
-from resilient_site.edge import lifespan, own, probes, public
+from resilient_site.edge import figures, lifespan, own, probes, public
 from resilient_site.edge.admission import Refused
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.fallback import keep_shared, send_last_known
 from resilient_site.edge.incoming import Incoming, tidy
+from resilient_site.edge.observing import Observed
 from resilient_site.edge.origin import ask
 from resilient_site.edge.readcache import key_of, may_be_shared
 from resilient_site.edge.refusals import send_error
@@ -26,7 +27,11 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
     elif scope["type"] == "http":
         tidy(scope)
         extra = begin_exchange(scope)
-        await answer(Incoming(scope), receive, send, extra)
+        observed = Observed(scope, send)
+        try:
+            await answer(Incoming(scope), receive, observed.send, extra)
+        finally:
+            observed.end()
     else:
         await send({"type": "websocket.close", "code": 1000})
 
@@ -36,6 +41,8 @@ async def answer(
 ) -> None:
     try:
         if await probes.answer(request, send, extra):
+            return
+        if await figures.answer(request, send, extra):
             return
         if not await public.answer(request, send, extra):
             await forward(request, receive, send, extra)

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from resilient_site.edge import public, rush
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.incoming import Incoming, tidy
+from resilient_site.edge.observing import HIT, REFUSED, tell_at_once
 from resilient_site.later import Message
 from resilient_site.requestid import name_exchange
 
@@ -35,6 +36,8 @@ def answer(scope: Message, is_from_proxy: bool, defaults: Headers) -> bytes | No
         status, (headers, body) = 503, refused
     else:
         return None
+    how = HIT if copy else REFUSED
+    tell_at_once(scope, status, how, len(body))
     lines = [b"%b: %b\r\n" % field for field in (*defaults, *headers)]
     content = b"" if request.method == "HEAD" else body
     return b"".join((STATUS_LINE[status], *lines, b"\r\n", content))

@@ -3,11 +3,12 @@
 from django.conf import settings
 from django.db import connection
 
-from resilient_site.edge import wellness
+from resilient_site.edge import figures, wellness
 from resilient_site.edge.stores import distant, last_known
 from resilient_site.health import page
 from resilient_site.health.watching import watch
 from resilient_site.later import Receive, Send
+from resilient_site.lines import lines
 from resilient_site.postgres.pulse import pulse
 from resilient_site.resilience.broadcast import subscriber
 from resilient_site.resilience.generations import generations
@@ -15,6 +16,7 @@ from resilient_site.resilience.holds import holds
 
 
 def start() -> None:
+    lines.begin()
     generations.forget_earlier_boots()
     last_known.start()
     distant.start()
@@ -26,9 +28,11 @@ def start() -> None:
     wellness.register_all()
     watch.start()
     page.warm_up()
+    figures.start()
 
 
 def stop() -> None:
+    figures.stop()
     watch.stop()
     holds.stop()
     subscriber.stop()

@@ -108,6 +108,7 @@ async def _in_thread(
 ) -> Stream | Wait | None:
     exchange: Exchange = request.scope[SCOPE_KEY]
     running = await admission.enter(kind, request.deadline, exchange.client_gone.is_set)
+    exchange.was_let_in = True
     # What is only read need not be read for nobody; a write is carried through.
     is_abandoned = exchange.client_gone.is_set if request.is_safe else deadlines.never
     deadlines.begin(deadlines.Deadline(request.deadline, is_abandoned))

@@ -128,6 +128,10 @@ class Watch:
             self._stopping.set()
         self._stopping = None
 
+    @property
+    def is_watching(self) -> bool:
+        return self._stopping is not None
+
     def report(self) -> Report:
         """Return what is known, at once; where nothing watches, look now."""
         if self._stopping is None:

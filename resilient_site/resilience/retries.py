@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 import stamina
 
+from resilient_site.metrics import counts
 from resilient_site.resilience import deadlines
 
 _random = random.SystemRandom()  # unlike a seed, not the same in forked processes
@@ -85,7 +86,11 @@ class Policy:
         pause = _random.uniform(0, longest)
         if pause >= self._remaining_s():
             return False
-        return pause if self.budget is None or self.budget.spend() else False
+        if self.budget is not None and not self.budget.spend():
+            counts.count("retries_refused")
+            return False
+        counts.count("retries")
+        return pause
 
     def _remaining_s(self) -> float:
         own, of_request = self.until - time.monotonic(), deadlines.remaining()

@@ -9,6 +9,8 @@ from django.core.management.base import BaseCommand
 
 from compute.supervisor import Queue, Supervisor
 from compute.wakeup import Wakeup, on_signals
+from resilient_site.lines import lines
+from resilient_site.metrics import sharing
 from resilient_site.resilience.holds import holds
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,9 @@ class Command(BaseCommand):
     requires_system_checks = []  # some ask the database, which may be away
 
     def handle(self, *args: Any, **options: Any) -> None:
+        lines.begin()
+        sharing.clean("compute")
+        sharing.teller.start("compute")
         holds.start()
         if settings.COMPUTE_BACKEND == "celery":
             # Only here: no other process of the site needs to load Celery.
