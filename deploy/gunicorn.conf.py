@@ -44,11 +44,8 @@ logconfig_dict = settings.LOGGING
 
 
 def on_starting(server: Any) -> None:
-    clean("web")
-
-
-def on_starting(server: Any) -> None:
     """Have SIGUSR2 start a new master as this one was started, `-m gunicorn` too."""
+    clean("web")
     server.START_CTX["args"] = sys.orig_argv
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from django.conf import settings
@@ -81,7 +82,7 @@ class Server(uvicorn.Server):
 
         It is told with its next answer to connect anew, and closes idle ones itself.
         """
-        connections = self.server_state.connections
+        connections: Any = self.server_state.connections
         crowd.leave(connections)
         loop = asyncio.get_running_loop()
         end = loop.time() + PROXY_IDLE_S

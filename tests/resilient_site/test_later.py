@@ -15,6 +15,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from resilient_site import asgi, later
+from resilient_site.crowd import crowd
 from resilient_site.edge import origin
 from resilient_site.later import Stream, Wait, held, waited_for
 from resilient_site.worker import Server, Worker
@@ -36,7 +37,7 @@ def state():
         done=done, until=done.wait, wait_s=20,
     )  # fmt: skip
     yield now
-    held.is_ending = False
+    held.is_ending = crowd.is_leaving = False
     assert not held.tasks
 
 
@@ -131,7 +132,8 @@ async def becomes(condition: Callable[[], bool], within_s: float = 20) -> None:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[Site]:
-    options = Worker.CONFIG_KWARGS | {"log_config": None}
+    # Nobody is a proxy: a stop waits for theirs.
+    options = Worker.CONFIG_KWARGS | {"log_config": None, "forwarded_allow_ips": ""}
     server = Server(uvicorn.Config(asgi.application, **options))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         site = Site(server, listener)

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from resilient_site import asgi
+from resilient_site.crowd import crowd
 from resilient_site.edge import express
 from resilient_site.later import held
 from resilient_site.resilience.generations import generations
@@ -67,7 +68,7 @@ async def serving(**config: str) -> AsyncIterator[int]:
         yield listener.getsockname()[1]
         server.should_exit = True
         await task
-    held.is_ending = False  # this process goes on
+    held.is_ending = crowd.is_leaving = False  # this process goes on
 
 
 @pytest.fixture
