@@ -98,3 +98,17 @@ def test_compose_runs_what_is_there():
     upstream = (DEPLOY / "compose" / "machine" / "upstream.conf").read_text()
     assert re.findall(r"server (\w+):8000 ", upstream) == ["web1", "web2"]
     assert FOREIGN.isdisjoint(services["web1"]["environment"])
+
+
+def test_the_instructions_name_what_is_there():
+    text = (DEPLOY / "README.md").read_text()
+    commands = "\n".join(re.findall(r"^    (.*)", text, re.M))
+    done = subprocess.run(["sh", "-n"], input=commands, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    named = set(re.findall(r"\bdeploy/[\w./-]*[\w-]", commands))
+    assert len(named) >= 5
+    assert all(list(ROOT.glob(f"{name}*")) for name in named)
+    units = {
+        name.split("@")[0] for name in re.findall(r"resilient-site-[\w-]+", commands)
+    }
+    assert units <= {path.name.split(".")[0].rstrip("@") for path in UNITS}
