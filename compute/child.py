@@ -26,7 +26,7 @@ from compute.outcomes import Code, Failed, Outcome, Split, Succeeded
 from compute.queue import Claim, Step
 from compute.registry import Parts, Task, TaskFailed, tasks
 from compute.run import Run
-from resilient_site import requestid
+from resilient_site import requestid, spans
 from resilient_site.heap import resident_bytes
 from resilient_site.resilience.holds import holds
 
@@ -70,6 +70,8 @@ def main(pipe: "Connection[Any, Any]") -> None:
             outcome.code == Code.MEMORY_LIMIT
         )
         retire = jobs == JOBS_MAX or out_of_memory or resident_bytes() > SIZE_MAX_BYTES
+        if retire:
+            spans.end()
         pipe.send(Done(outcome, retire))
         if retire:
             return
@@ -77,6 +79,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
 
 def _prepare() -> None:
     _die_with_supervisor()
+    spans.begin("job")
     # Ctrl-C is for the supervisor, which lets jobs end or stops them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -115,7 +118,8 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
     _limit_memory(task.memory_mb * MiB)
     try:
-        outcome = _as_outcome(_call(task, run), task)
+        with spans.of_job(task.name, claim.traceparent):
+            outcome = _as_outcome(_call(task, run), task)
     except TaskFailed as failure:
         outcome = Failed(Code.TASK_FAILED, str(failure))
     except MemoryError:

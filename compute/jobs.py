@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from compute import files, queue
 from compute.models import Job, JobFile
 from compute.registry import Task, get_task
+from resilient_site import spans
 from resilient_site.errors import (
     Conflict,
     NotAllowed,
@@ -82,6 +83,7 @@ def submit(
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
                 request_id=current_request_id(),
+                traceparent=spans.current(),
             )
             for name, upload in uploads.items():
                 _keep(job, name, upload)
@@ -106,6 +108,7 @@ def run_again(job: Job, *, owner: User) -> Job:
             params=job.params,
             owner=owner,
             request_id=current_request_id(),
+            traceparent=spans.current(),
         )
         for file in job.files.filter(kind=JobFile.Kind.INPUT):
             with files.create(

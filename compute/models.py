@@ -68,6 +68,9 @@ class Job(models.Model):
         db_index=False,
     )
     request_id = models.CharField(max_length=64, blank=True)
+    # What asked for it, for those who collect traces; "": nobody does. Versions of the
+    # site that know nothing of it may still make jobs.
+    traceparent = models.CharField(max_length=55, blank=True, default="", db_default="")
     idempotency_key = models.CharField(max_length=255, blank=True)
     fingerprint = models.CharField(max_length=64, blank=True)
 

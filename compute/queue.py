@@ -71,6 +71,7 @@ class Claim:
     attempt: int = field(compare=False)
     owner_id: int | None = field(compare=False)
     request_id: str = field(compare=False)
+    traceparent: str = field(compare=False)
     parent_id: UUID | None = field(compare=False)
     step: Step = field(compare=False)
 
@@ -88,6 +89,7 @@ class Claim:
             attempt=job.attempts,
             owner_id=job.owner_id,
             request_id=job.request_id,
+            traceparent=job.traceparent,
             parent_id=job.parent_id,
             step=step,
         )
@@ -256,6 +258,7 @@ def _split(job: Job, outcome: Split) -> dict[str, Any]:
             params=params,
             owner_id=job.owner_id,
             request_id=job.request_id,
+            traceparent=job.traceparent,
             queued_at=job.queued_at,
             parent=job,
             part=number,

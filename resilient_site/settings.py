@@ -361,6 +361,8 @@ if STATIC_ROOT:
 
 SENTRY_DSN = env.str("SENTRY_DSN", "")
 RELEASE = env.str("RELEASE", "")
+# The SDK of OpenTelemetry reads it, and its other variables, itself.
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 LOG_FORMAT = env.str(
     "LOG_FORMAT",
     "console" if EMBEDDED else "json",

@@ -5,6 +5,7 @@ request: its id; probes; an answer that is the same for everybody; else Django, 
 there is room; and when Django has none for a reader, the last answer that is known.
 """
 
+from resilient_site import spans
 from resilient_site.edge import figures, lifespan, own, probes, public
 from resilient_site.edge.admission import Refused
 from resilient_site.edge.bodies import ClientGone, new_body, receive_body
@@ -26,10 +27,12 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         await lifespan.run(receive, send)
     elif scope["type"] == "http":
         tidy(scope)
+        parent = spans.parent_of(scope)
         extra = begin_exchange(scope)
         observed = Observed(scope, send)
         try:
-            await answer(Incoming(scope), receive, observed.send, extra)
+            with spans.of_request(scope, parent):
+                await answer(Incoming(scope), receive, observed.send, extra)
         finally:
             observed.end()
     else:

@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import connection
 
+from resilient_site import spans
 from resilient_site.edge import figures, wellness
 from resilient_site.edge.stores import distant, last_known
 from resilient_site.health import page
@@ -17,6 +18,7 @@ from resilient_site.resilience.holds import holds
 
 def start() -> None:
     lines.begin()
+    spans.begin("web")
     generations.forget_earlier_boots()
     last_known.start()
     distant.start()
@@ -33,6 +35,7 @@ def start() -> None:
 
 def stop() -> None:
     figures.stop()
+    spans.end()
     watch.stop()
     holds.stop()
     subscriber.stop()

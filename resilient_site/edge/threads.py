@@ -19,7 +19,10 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from resilient_site import wsgi  # noqa: F401 - sets Django up
+from resilient_site import (
+    spans,
+    wsgi,  # noqa: F401 - sets Django up
+)
 from resilient_site.later import SCOPE_KEY, Exchange, Message, Send
 
 
@@ -57,7 +60,10 @@ class Call:
 
     def answer(self, environ: Any) -> list[Message]:
         exchange: Exchange = environ["asgi.scope"][SCOPE_KEY]
-        with closing(django(environ, self._start_response)) as response:
+        with (
+            spans.inside("django"),
+            closing(django(environ, self._start_response)) as response,
+        ):
             if not exchange.is_streamed_by_thread:
                 body = b"".join(response)
                 return [self._start, {"type": "http.response.body", "body": body}]

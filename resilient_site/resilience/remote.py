@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import OutOfMemoryError
 
+from resilient_site import spans
 from resilient_site.resilience import breakers, scripts
 from resilient_site.resilience.breakers import BreakerOpen, State
 from resilient_site.resilience.connections import is_spent, question
@@ -225,7 +226,8 @@ class Remote:
                 try:
                     if self._client is None:
                         self._client = self._connect()
-                    return ask(self._client)
+                    with spans.inside("redis"):
+                        return ask(self._client)
                 except OutOfMemoryError as error:
                     full = error  # an answer like another: it is there
         except Exception as error:  # noqa: BLE001 - nothing Redis does may get out
