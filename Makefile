@@ -18,7 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-postgres test-whole test-sqlite .system check \
+.PHONY: help run test test-faults test-postgres test-sqlite test-once .system check \
 	bench-compute bench-overload bench-web lock schema clean
 
 help: ## Show this list
@@ -30,7 +30,7 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-test: test-postgres test-whole test-sqlite ## Run the tests (ARGS: pytest's)
+test: test-faults test-postgres test-sqlite test-once ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
 # be that no test is left for a run (pytest's 5).
@@ -40,8 +40,11 @@ RUN = $(if $(strip $(ARGS)),,exec) env TEST_DB=$(1) $(PYTHON_BIN) -m pytest -m $
 test-postgres: .system
 	$(call RUN,postgres,"not browser and not faults and not once")
 
-test-whole: .system
-	$(call RUN,postgres,"faults or once")
+test-faults: .system
+	$(call RUN,postgres,"faults")
+
+test-once: .system
+	$(call RUN,postgres,"once and not faults")
 
 test-sqlite: .system
 	$(call RUN,sqlite,"not faults and not once")
