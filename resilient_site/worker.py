@@ -72,6 +72,7 @@ class Server(uvicorn.Server):
         held.end()  # the stop would wait for them
         for server in self.servers:
             server.close()
+        crowd.leave(self.server_state.connections)
         # Who was let in a moment ago has hardly said what he wants: hear him out.
         await asyncio.sleep(0.1)
         await self._let_proxies_leave()
@@ -82,8 +83,7 @@ class Server(uvicorn.Server):
 
         It is told with its next answer to connect anew, and closes idle ones itself.
         """
-        connections: Any = self.server_state.connections
-        crowd.leave(connections)
+        connections: set[Any] = self.server_state.connections
         loop = asyncio.get_running_loop()
         end = loop.time() + PROXY_IDLE_S
         while any(one.is_from_proxy for one in connections) and loop.time() < end:
