@@ -67,7 +67,8 @@ install_missing() {
 
 # Nor are they to start with the machine: the tests start their own.
 enabled() {
-    for unit in redis-server.service rabbitmq-server.service epmd.service epmd.socket; do
+    for unit in nginx.service redis-server.service rabbitmq-server.service epmd.service \
+        epmd.socket; do
         if systemctl is-enabled --quiet "$unit" 2>/dev/null; then echo "$unit"; fi
     done
 }
