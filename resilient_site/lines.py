@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import threading
+import time
 from contextlib import suppress
 from queue import SimpleQueue
 
@@ -18,6 +19,8 @@ MOST_WAITING = 2_000
 # Where no thread writes, a line waits so long for its reader.
 PATIENCE_MS = 1_000
 LAST_WORDS_S = 1.0
+# To be woken up for each line would take time from those who answer.
+PAUSE_S = 0.01
 
 
 class Lines:
@@ -63,12 +66,14 @@ class Lines:
             line = self._waiting.get()
             if isinstance(line, threading.Event):
                 line.set()
-                continue
-            self._write(line)
+            else:
+                self._write(line)
             if self._untold and self._waiting.qsize() < MOST_WAITING // 2:
                 with self._lock:
                     untold, self._untold = self._untold, 0
                 logger.warning("%d log lines were dropped: nobody read them.", untold)
+            if self._waiting.empty():
+                time.sleep(PAUSE_S)
 
     def _write_soon(self, line: bytes) -> None:
         poll = select.poll()

@@ -11,10 +11,10 @@ TEXT_MAX = 16_384
 TOKEN_LENGTH = 64
 _NAMES = "passw|secret|token|authorization|cookie|session|csrf|api_?key|dsn|credential"
 # Looked for first, as nearly every text has none of them.
-_SIGNS = (
-    "passw", "secret", "token", "authorization", "cookie", "session", "csrf", "key",
-    "dsn", "credential", "bearer", "basic", "@",
-)  # fmt: skip
+_has_signs = re.compile(
+    "passw|secret|token|authorization|cookie|session|csrf|key|dsn|credential|bearer"
+    "|basic|@"
+).search
 _PATTERNS = (
     (
         re.compile(r"\b(Token|Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE),
@@ -41,8 +41,7 @@ def _is_secret_name(name: str) -> bool:
 def mask_text(text: str) -> str:
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]} … {text[-TEXT_MAX // 2 :]}"
-    folded = text.casefold()
-    if len(text) >= TOKEN_LENGTH or any(sign in folded for sign in _SIGNS):
+    if len(text) >= TOKEN_LENGTH or _has_signs(text.casefold()):
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
     return text

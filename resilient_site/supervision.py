@@ -8,10 +8,12 @@ Supervisord is made for daemons. For the foreground it is taught here to leave n
 behind, to keep its hands off the output, and to end the site when a terminal closes.
 """
 
+import json
 import os
 import select
 import signal
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from supervisor import events, loggers, poller  # type: ignore[import-untyped]
@@ -38,7 +40,17 @@ class Poller(poller.Poller):  # type: ignore[misc]
 
 class StandardError(loggers.Handler):  # type: ignore[misc]
     def emit(self, record: Any) -> None:
-        line = "{asctime} {levelname} supervisor {message}\n".format(**record.asdict())
+        told = record.asdict()
+        line = "{asctime} {levelname} supervisor {message}\n".format(**told)
+        if os.environ.get("LOG_FORMAT") == "json":
+            fields = {
+                "event": told["message"],
+                "level": told["levelname"].lower(),
+                "logger": "supervisor",
+                "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+                "process": os.getpid(),
+            }
+            line = f"{json.dumps(fields)}\n"
         with suppress(OSError):  # nobody reads it any more
             os.write(2, line.encode())
 

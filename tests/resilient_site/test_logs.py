@@ -227,3 +227,13 @@ def test_a_stop_does_not_wait_for_a_reader_who_is_stopped(tmp_path):
         reader.send_signal(signal.SIGCONT)
         site.kill()
         reader.wait(10)
+
+
+def test_from_the_start_to_the_end_all_lines_are_for_machines(tmp_path):
+    site = Site(tmp_path / "site", LOG_FORMAT="json")
+    site.start()
+    site.stop()
+    _, _, after = site.output().partition("Ctrl-C stops it.\n")
+    told = [json.loads(line) for line in after.splitlines()]
+    names = {line["logger"].partition(".")[0] for line in told}
+    assert {"supervisor", "gunicorn", "uvicorn", "compute"} <= names

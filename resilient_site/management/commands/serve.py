@@ -102,6 +102,7 @@ def supervise(listener: socket.socket) -> NoReturn:
     os.dup2(listener.fileno(), SOCKET_FD)
     os.set_inheritable(SOCKET_FD, True)  # which dup2 leaves out if they are the same
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+    os.environ["LOG_FORMAT"] = settings.LOG_FORMAT
     os.environ["SERVE_WEB"] = shlex.join(web_command(f"fd://{SOCKET_FD}"))
     os.environ["SERVE_COMPUTE"] = shlex.join([*manage, "compute"])
     os.environ["SERVE_EVENTS"] = shlex.join([*manage, "relay_events"])
