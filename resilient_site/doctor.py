@@ -113,7 +113,7 @@ def database() -> Iterator[Finding]:
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        said = f"{len(missing)} migrations are missing, from {missing[0][0]} on."
+        said = f"Migrations are missing: {len(missing)}, from {missing[0][0]} on."
         yield failure(said, "Run manage.py migrate.")
     if connection.vendor == "postgresql":
         yield from _postgresql()

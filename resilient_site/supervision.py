@@ -99,8 +99,10 @@ class Options(ServerOptions):  # type: ignore[misc]
             return signal.SIGTERM  # a closed terminal; supervisord's own is a restart
         if signum == signal.SIGINT and self.mood < SupervisorStates.RUNNING:
             # Ctrl-C once more: the programs know it as a reason to wait for nobody.
-            for process in self.pidhistory.values():
-                process.signal(signum)
+            # Their processes too: gunicorn's master, once it stops, passes nothing on.
+            for pid in self.pidhistory:
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signum)
         return signum
 
 

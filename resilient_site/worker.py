@@ -87,6 +87,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         end = loop.time() + PROXY_IDLE_S
         while any(one.is_from_proxy for one in connections) and loop.time() < end:
+            if self.force_exit:  # asked to stop once more: wait for nobody
+                return
             await asyncio.sleep(0.1)
 
 

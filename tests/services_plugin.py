@@ -97,6 +97,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     os.environ.update(ENVIRONMENT, DATA_DIR=data_dir)
     # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ignored under nohup; what the tests start would inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     if os.environ.get("TEST_DB") == "sqlite":
         early_config.stash[database] = "SQLite"

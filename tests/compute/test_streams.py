@@ -156,6 +156,8 @@ def prepared(tmp_path_factory, database) -> Iterator[Web]:
         SECRET_KEY="s" * 50,
         HTTPS="0",
         ALLOWED_HOSTS="localhost,127.0.0.1",
+        # These clients are no proxy, whose idle connections a stop would wait for.
+        FORWARDED_ALLOW_IPS="",
         WEB_THREADS=str(THREADS),
         COMPUTE_TASKS="tests.compute.faults",
         # So many come at once, and from one address, that most would be refused.

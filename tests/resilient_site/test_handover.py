@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -47,6 +48,23 @@ def test_an_idle_connection_of_a_proxy_is_heard_to_the_end(
         else:
             assert peer.recv(1) == b""  # closed: nobody is waited for
         assert site.process.wait(5) == 0
+    finally:
+        connection.close()
+        site.kill()
+
+
+def test_who_asks_a_second_time_for_the_stop_need_not_wait(tmp_path: Path):
+    site = Site(tmp_path, FORWARDED_ALLOW_IPS="127.0.0.1").start()
+    connection = http.client.HTTPConnection(site.host, site.port, timeout=10)
+    try:
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() == b"ok\n"
+        site.process.send_signal(signal.SIGINT)
+        wait_for(lambda: is_shut(site))
+        with pytest.raises(subprocess.TimeoutExpired):
+            site.process.wait(1)
+        site.process.send_signal(signal.SIGINT)
+        assert site.process.wait(3) == 0
     finally:
         connection.close()
         site.kill()
