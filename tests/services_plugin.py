@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -180,11 +181,17 @@ def redis_own() -> Iterator[servers.Redis]:
 
 def _forget_redis() -> None:
     """Let nothing in this process go on looking for a Redis that is gone."""
+    from django.core.cache import caches
+
     from resilient_site.resilience import breakers, remote, store
 
     for instance in list(remote.instances):
         instance.close()
     store.shared_store.cache_clear()
+    # Else this thread would go on with one store and new threads with another.
+    for alias in list(caches):
+        with suppress(AttributeError):  # none was made
+            del caches[alias]
     breakers.cache.reset()
 
 
