@@ -46,9 +46,9 @@ def free_port() -> int:
             return port
 
 
-def _temp_dir(name: str) -> Path:
+def _temp_dir(name: str, parent: Path | None = None) -> Path:
     # Root's own TMPDIR may be closed to nobody.
-    parent = "/tmp" if DEMOTE else None
+    parent = parent or (Path("/tmp") if DEMOTE else None)
     path = Path(tempfile.mkdtemp(prefix=f"rs-{name}-", dir=parent))
     if DEMOTE:
         os.chown(path, DEMOTE["user"], DEMOTE["group"])
@@ -124,10 +124,11 @@ class Server(abc.ABC):
     name = "server"
     stop_signal = signal.SIGTERM
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """Make its directory, below `folder` if one is given."""
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.dir = _temp_dir(self.name)
+        self.dir = _temp_dir(self.name, folder)
         self.env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.dir),

@@ -22,6 +22,20 @@ from tests.private_server import free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 
+# For `manage.py shell`: somebody who may write; and his session, which is printed.
+MAKE_EDITOR = """
+from django.contrib.auth.models import Group, User
+from items.apps import EDITORS
+User.objects.create_user("edith").groups.add(Group.objects.get(name=EDITORS))
+"""
+SIGN_IN = """
+from django.contrib.auth.models import User
+from django.test import Client
+client = Client()
+client.force_login(User.objects.get(username="edith"))
+print(client.cookies["sessionid"].value)
+"""
+
 
 @dataclass
 class Answer:

@@ -26,9 +26,9 @@ class Postgres(Server):
     name = "postgres"
     stop_signal = signal.SIGINT  # the fast way; SIGTERM waits for the clients
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.bin = within_reach(self.find()).parent
-        super().__init__()
+        super().__init__(folder)
         self.password = secrets.token_hex(8)
         self.settings = {
             "port": self.port,

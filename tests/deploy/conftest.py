@@ -12,20 +12,11 @@ from typing import Any
 import pytest
 
 from tests.deploy.nginx import Nginx
-from tests.faults.conftest import MAKE_EDITOR
 from tests.private_server import wait_for
-from tests.running import Answer, Site
+from tests.running import MAKE_EDITOR, SIGN_IN, Answer, Site
 from tests.servers import Postgres
 from tests.services_plugin import _make as make
 from tests.services_plugin import running
-
-SIGN_IN = """
-from django.contrib.auth.models import User
-from django.test import Client
-client = Client()
-client.force_login(User.objects.get(username="edith"))
-print(client.cookies["sessionid"].value)
-"""
 
 
 class Door(Site):

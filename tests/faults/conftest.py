@@ -8,15 +8,9 @@ import pytest
 
 from tests.faults.load import Load, Stack
 from tests.faults.proxy import Proxy
-from tests.running import Site
+from tests.running import MAKE_EDITOR, Site
 from tests.servers import Postgres, Redis
 from tests.services_plugin import running
-
-MAKE_EDITOR = """
-from django.contrib.auth.models import Group, User
-from items.apps import EDITORS
-User.objects.create_user("edith").groups.add(Group.objects.get(name=EDITORS))
-"""
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The relay with a real broker: what the consumer gets is what the change log has."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -8,8 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 
 import dj_database_url
@@ -22,16 +20,15 @@ from items import catalogue
 from items.catalogue import Actor
 from items.events.cloudevents import CONTENT_TYPE, event_id
 from items.events.models import EventRelay
-from items.events.publisher import ERRORS, EXCHANGE
 from items.models import ItemChange
 from tests.compute.conftest import connected_to, database_of_tests, environment, until
+from tests.events import QUEUE, Consumer
 from tests.factories import make_item
 from tests.running import ROOT
 
 # On PostgreSQL alone: what a broker is for is a site on several machines.
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
-QUEUE = kombu.Queue("copies", EXCHANGE, routing_key="resilient-site.item.*")
 ACTOR = Actor(None, "test")
 
 
@@ -56,45 +53,6 @@ class RunningRelay:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
-
-
-@dataclass
-class Consumer:
-    """Takes what comes, in a thread, through any outage of the broker."""
-
-    url: str
-    bodies: list[dict] = field(default_factory=list)
-    types: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        with kombu.Connection(self.url) as broker:
-            QUEUE.bind(broker.default_channel).declare()
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while not self.stopping.is_set():
-            with suppress(*ERRORS), kombu.Connection(self.url) as broker:
-                broker.ensure_connection(timeout=2)
-                queue = QUEUE.bind(broker.default_channel)
-                with kombu.Consumer(broker, [queue], on_message=self._take):
-                    while not self.stopping.is_set():
-                        with suppress(TimeoutError):
-                            broker.drain_events(timeout=0.2)
-            self.stopping.wait(0.1)
-
-    def _take(self, message) -> None:
-        self.bodies.append(json.loads(message.body))
-        self.types.add(message.content_type)
-        message.ack()
-
-    def ids(self) -> list[str]:
-        return [body["id"] for body in self.bodies]
-
-    def close(self) -> None:
-        self.stopping.set()
-        self.thread.join(10)
 
 
 @pytest.fixture

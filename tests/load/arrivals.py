@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from time import monotonic  # the loop's own clock stands still while it works
-from typing import NamedTuple, cast
+from typing import NamedTuple
 from uuid import uuid4
 
 import uvloop
+
+from tests.load.connections import Address, Connections, request_bytes
 
 CONNECTIONS_MAX = 2_000
 GIVEN_UP_S = 5.0
@@ -34,100 +36,30 @@ class Seen(NamedTuple):
     took_s: float
 
 
-class Connection(asyncio.Protocol):
-    """One that is kept, with one request at a time."""
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._answer: asyncio.Future[tuple[int, bool]] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    async def ask(self, request: bytes) -> tuple[int, bool]:
-        self._received = b""
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        if not end:
-            return
-        head = head.lower()
-        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        if len(body) >= length:
-            if b"connection: close" in head:
-                self.transport.close()
-            self._end(int(head[9:12]), b"\r\nretry-after:" in head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(NO_ANSWER, False)
-
-    def _end(self, status: int, says_when: bool) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_result((status, says_when))
-
-
 class Crowd:
     """Clients of one port, who ask what nobody has asked before."""
 
     def __init__(self, port: int, path: str) -> None:
-        self.port, self.path = port, path
+        self.path = path
         self.seen: list[Seen] = []
-        self._idle: list[Connection] = []
-        self._open = 0
+        self._connections = Connections(Address("127.0.0.1", port), CONNECTIONS_MAX)
 
     async def ask(self, due: float) -> int:
-        """Ask once, by a connection that is free or a new one; return the status."""
+        """Ask once; return the status."""
         lag = monotonic() - due
-        told = NO_ANSWER, False
+        status, says_when = NO_ANSWER, False
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(GIVEN_UP_S - lag):
-                told = await self._ask()
-        self.seen.append(Seen(*told, lag, monotonic() - due))
-        return told[0]
-
-    async def _ask(self) -> tuple[int, bool]:
-        connection = await self._connection()
-        try:
-            return await connection.ask(self._request())
-        except BaseException:
-            connection.transport.abort()
-            raise
-        finally:
-            if connection.transport.is_closing():
-                self._open -= 1
-            else:
-                self._idle.append(connection)
-
-    async def _connection(self) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.transport.is_closing():
-                return connection
-            self._open -= 1
-        if self._open >= CONNECTIONS_MAX:
-            raise OSError("There are too many connections.")
-        self._open += 1
-        try:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(
-                Connection, "127.0.0.1", self.port
-            )
-        except BaseException:
-            self._open -= 1
-            raise
-        return connection
+                answer = await self._connections.ask(self._request())
+                status, says_when = answer.status, "retry-after" in answer.headers
+        self.seen.append(Seen(status, says_when, lag, monotonic() - due))
+        return status
 
     def _request(self) -> bytes:
-        target = f"{self.path}?search={uuid4().hex}"
-        return f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        return request_bytes("GET", f"{self.path}?search={uuid4().hex}")
 
     def close(self) -> None:
-        for connection in self._idle:
-            connection.transport.abort()
+        self._connections.close()
 
 
 async def come(per_second: float, seconds: float, crowd: Crowd) -> None:

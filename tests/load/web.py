@@ -22,7 +22,7 @@ from tests.load.compute import in_turns
 from tests.load.report import ratios
 from tests.load.stand import Stand
 from tests.private_server import free_port
-from tests.running import ROOT, Site
+from tests.running import MAKE_EDITOR, ROOT, Site
 
 ROUNDS = 5
 CONNECTIONS = 16
@@ -33,11 +33,6 @@ POST = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = '{"name": "Germany", "description": "A country"}'
-"""
-MAKE_EDITOR = """
-from django.contrib.auth.models import Group, User
-from items.apps import EDITORS
-User.objects.create_user("edith").groups.add(Group.objects.get(name=EDITORS))
 """
 
 
