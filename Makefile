@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-faults test-postgres test-sqlite test-once .system check \
-	bench-compute bench-overload bench-web lock schema clean
+	drill bench-compute bench-overload bench-web lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,10 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 		--fail-on-warn --file "$$tmp/openapi.yaml" && \
 	if ! diff -u resilient_site/openapi.yaml "$$tmp/openapi.yaml"; then \
 		echo "The API has changed: run 'make schema'" >&2; exit 1; fi
+
+drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: drill's)
+	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server
+	@exec env DATA_DIR=$(DATA_DIR) $(PYTHON_BIN) manage.py drill $(ARGS)
 
 bench-compute: .venv/.dev ## Measure the process pool beside its peers (ARGS: rounds)
 	@exec $(PYTHON_BIN) -m tests.load.compute $(ARGS)

@@ -88,10 +88,14 @@ class Nginx(Server):
         }.items():
             (self.config / "machine" / f"{name}.conf").write_text(text)
         self._make_certificate()
+        self._hand_over()
+        return self
+
+    def _hand_over(self) -> None:
+        """Let the files be of those whom nginx runs as."""
         for path in (self.dir, *self.dir.rglob("*")):
             if DEMOTE:
                 os.chown(path, DEMOTE["user"], DEMOTE["group"])
-        return self
 
     def _make_certificate(self) -> None:
         subprocess.run(

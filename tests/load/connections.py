@@ -48,13 +48,13 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> Answer:
         """Raise Gone if it ends before it is answered."""
+        if self.transport.is_closing():
+            raise Gone(was_silent=True)
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._pieces: list[bytes] = []
         self._is_silent = True
-        if self.transport.is_closing():
-            raise Gone(was_silent=True)
         self.transport.write(request)
         return await self._answer
 

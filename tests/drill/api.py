@@ -1,0 +1,111 @@
+"""What the REST API of the site says is there, when a drill begins and when it ends."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.drill.clients import Clients
+from tests.drill.knowledge import (
+    Found,
+    Knowledge,
+    check_changes,
+    check_items,
+    check_jobs,
+)
+from tests.drill.readers import Paths
+from tests.private_server import wait_for
+from tests.running import Answer
+
+API = Paths(
+    items="/api/v1/items/",
+    list="/api/v1/items?page_size=10",
+    export="/api/v1/items/export",
+    pages="/items/",
+    jobs="/api/v1/jobs/",
+)
+KNOWN_ITEMS = 40
+JOBS_END_S = 60
+EVENTS_END_S = 20
+
+type Ask = Callable[..., Answer]  # method, path, body, headers
+
+
+class Api:
+    def __init__(self, ask: Ask, token: str = "") -> None:
+        self._ask = ask
+        self._headers = {"Authorization": f"Token {token}"} if token else {}
+        # The log of changes that this drill is about begins here.
+        self._begin = self.get("/api/v1/changes?since=now")["next"]
+        self.changes: list[dict[str, Any]] = []
+
+    def knowledge(self) -> Knowledge:
+        """Raise RuntimeError if there is nothing to read."""
+        found = self.get(f"{API.items}?page_size={KNOWN_ITEMS}")["results"]
+        if not found:
+            raise RuntimeError("The catalogue is empty: there is nothing to read.")
+        return Knowledge({str(item["id"]): item["name"] for item in found})
+
+    def check(self, found: Found, clients: Clients) -> None:
+        items = self._pages(f"{API.items}?search={clients.run_id}")
+        check_items(found, clients.knowledge, items)
+        # Those of others are not looked at.
+        self.changes = [
+            change
+            for change in self._all_changes()
+            if clients.run_id in (change["after"] or {}).get("name", "")
+        ]
+        check_changes(found, clients.knowledge, self.changes)
+        if clients.submitted:
+            with suppress(TimeoutError):
+                wait_for(lambda: not self._unfinished_jobs(), JOBS_END_S)
+            jobs = self._pages("/api/v1/jobs?task=heavy_computation&page_size=200")
+            check_jobs(found, clients.submitted, jobs, self._result)
+        found.wrong_answers += clients.knowledge.wrong
+
+    def wait_for_last(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the events when the last change is among them, or has had time."""
+        last = self.changes[-1]
+
+        def has_come() -> bool:
+            return any(
+                event["subject"] == str(last["item_id"])
+                and event["data"]["version"] == last["version"]
+                for event in events
+            )
+
+        with suppress(TimeoutError):
+            wait_for(has_come, EVENTS_END_S)
+        return list(events)
+
+    def delete(self, item_id: str) -> None:
+        self._ask("DELETE", f"{API.items}{item_id}/", None, self._headers)
+
+    def get(self, path: str) -> Any:
+        parts = urlsplit(path)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        answer = self._ask("GET", path, None, self._headers)
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status} {answer.body!r}")
+        return answer.json()
+
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+        while path:
+            page = self.get(path)
+            yield from page["results"]
+            path = page["next"]
+
+    def _all_changes(self) -> Iterator[dict[str, Any]]:
+        page = self.get(self._begin)
+        while page["results"]:
+            yield from page["results"]
+            page = self.get(page["next"])
+
+    def _unfinished_jobs(self) -> list[Any]:
+        states = ("queued", "running")
+        pages = [self._pages(f"/api/v1/jobs?state={state}") for state in states]
+        return [job for page in pages for job in page]
+
+    def _result(self, job_id: str) -> dict[str, Any]:
+        result: dict[str, Any] = self.get(f"/api/v1/jobs/{job_id}")["result"]
+        return result

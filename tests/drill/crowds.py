@@ -1,0 +1,100 @@
+"""Clients who are too many, come all at once, or take their time."""
+
+import asyncio
+import os
+import re
+import socket
+from contextlib import suppress
+from time import monotonic
+
+from tests.drill.context import Context
+from tests.load import arrivals
+from tests.load.connections import Address
+
+OVERLOAD_TIMES = 5.0
+CAPACITY_S = 1.0
+CLIENTS = (8, 32)
+HERD = 200
+DRIPPING, NOT_READING = 150, 50
+
+
+def overload(context: Context) -> None:
+    """Find out how much it can do, then ask for five times as much."""
+    address, path = context.stack.address, context.stack.paths.items
+    rates = []
+    for clients in CLIENTS:
+        question = arrivals.in_closed_loop, address.port, path, clients, CAPACITY_S
+        seen = context.generator.submit(*question).result()
+        rates.append(sum(one.status == 200 for one in seen) / CAPACITY_S)
+    capacity = max(rates)
+    context.measured["capacity"] = capacity
+    context.whole_at = monotonic()
+    context.notes["flood"] = context.generator.submit(
+        arrivals.in_open_loop,
+        address.port, path, OVERLOAD_TIMES * capacity, context.seconds,
+    )  # fmt: skip
+
+
+def overload_is_over(context: Context) -> None:
+    seen = context.notes["flood"].result()
+    good = sum(one.status == 200 and one.took_s < 1 for one in seen)
+    rate = good / context.seconds
+    context.measured["goodput"] = rate / max(context.measured["capacity"], 1.0)
+
+
+def herd(context: Context) -> None:
+    """Let all ask in one moment for what nobody has asked for before."""
+    path = f"{context.stack.paths.items}?search={os.urandom(8).hex()}"
+    answers = asyncio.run(_herd(context.stack.address, path))
+    fetched = sum("hit" not in how and "collapsed" not in how for _, how in answers)
+    context.measured["answered"] = sum(status == 200 for status, _ in answers)
+    if any(how for _, how in answers):
+        context.measured["fetched"] = fetched
+
+
+async def _herd(address: Address, path: str) -> list[tuple[int, str]]:
+    everybody_is_here = asyncio.Barrier(HERD)
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+    async def client() -> tuple[int, str]:
+        try:
+            async with asyncio.timeout(10):
+                reader, writer = await asyncio.open_connection(*address[:2])
+                await everybody_is_here.wait()
+                writer.write(request.encode())
+                head = (await reader.read()).partition(b"\r\n\r\n")[0].decode("latin-1")
+                writer.close()
+        except (OSError, TimeoutError):
+            return 0, ""
+        how = re.search(r"(?i)cache-status: (.*)", head)
+        return int(head[9:12] or 0), how[1] if how else ""
+
+    return await asyncio.gather(*(client() for _ in range(HERD)))
+
+
+def slow_clients(context: Context) -> None:
+    """Some send a head byte by byte, others do not read what they asked for."""
+    address = context.stack.address
+    sockets = context.notes["sockets"] = []
+    for number in range(DRIPPING + NOT_READING):
+        peer = socket.create_connection(address[:2], timeout=5)
+        if number < DRIPPING:
+            peer.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        else:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            request = (
+                f"GET {context.stack.paths.export} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            )
+            peer.sendall(f"{request}\r\n".encode())
+        sockets.append(peer)
+
+
+def drip(context: Context) -> None:
+    for peer in context.notes["sockets"]:
+        with suppress(OSError):
+            peer.sendall(b"x")
+
+
+def slow_clients_go(context: Context) -> None:
+    for peer in context.notes["sockets"]:
+        peer.close()

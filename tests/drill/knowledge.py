@@ -1,0 +1,241 @@
+"""What a client knows, and so what an answer may say; and what is there in the end."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tests.load.connections import Answer
+
+# A change is seen by its writer at once, by others who are signed in within so long.
+SEEN_WITHIN_S = 1.0
+JOB_SIZE_MAX = 2_000_000
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    STALE = "old, and says so"
+    REFUSED = "refused"  # in good order: 503 or 429, and when to come again
+    UNREAD = "refused, and never read before"
+    FAILED = "failed"
+    WRONG = "wrong"
+
+
+IS_ANSWERED = frozenset({Outcome.OK, Outcome.STALE})
+
+
+@dataclass
+class Written:
+    """One item that is written again and again: what was sent, and what confirmed."""
+
+    name: str
+    texts: list[str] = field(default_factory=list)
+    # When each confirmed text was confirmed, by its place in `texts`.
+    confirmed: dict[int, float] = field(default_factory=dict)
+
+    def send(self, text: str) -> int:
+        self.texts.append(text)
+        return len(self.texts) - 1
+
+    def confirm(self, place: int) -> None:
+        self.confirmed[place] = monotonic()
+
+    def oldest_allowed(self, began: float) -> int:
+        """Return the place of the text that a reader who asked then has to see."""
+        seen = (n for n, at in self.confirmed.items() if at < began - SEEN_WITHIN_S)
+        return max(seen, default=0)
+
+
+class Knowledge:
+    """Shared by all clients; and the threads that ask how it stands."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names  # of the items that nobody changes, by id
+        self.written: dict[str, Written] = {}  # by id
+        # Sent, but by the end not confirmed: by name.
+        self.unconfirmed: dict[str, Written] = {}
+        self.wrong: list[str] = []
+        self._lock = threading.Lock()
+
+    def note_wrong(self, what: str) -> Outcome:
+        with self._lock:
+            self.wrong.append(what[:300])
+        return Outcome.WRONG
+
+    # --- reading
+
+    def of_item(
+        self, item_id: str, answer: Answer, began: float, may_be_late: bool
+    ) -> Outcome:
+        """Judge an answer about one item; strangers may see changes later."""
+        outcome = outcome_of(answer)
+        if outcome is Outcome.FAILED and 400 <= answer.status < 500:
+            return self.note_wrong(f"{item_id}: {answer.status} {answer.body!r}")
+        if outcome not in IS_ANSWERED:
+            return outcome
+        try:
+            told = orjson.loads(answer.body)
+            name, text = told["name"], told["description"]
+        except (ValueError, KeyError, TypeError):
+            return self.note_wrong(f"{item_id}: not an item: {answer.body!r}")
+        if item_id in self.names:
+            if name != self.names[item_id]:
+                return self.note_wrong(f"{item_id}: {name!r}, not his name")
+            return outcome
+        written = self.written[item_id]
+        if name != written.name or text not in written.texts:
+            return self.note_wrong(f"{item_id}: says {text!r}, which nobody wrote")
+        is_late = written.texts.index(text) < written.oldest_allowed(began)
+        if is_late and outcome is Outcome.OK and not may_be_late:
+            late = written.texts[written.oldest_allowed(began)]
+            return self.note_wrong(
+                f"{item_id}: {text!r}, though {late!r} was confirmed"
+            )
+        return outcome
+
+    def of_page(self, answer: Answer, wanted: bytes) -> Outcome:
+        outcome = outcome_of(answer)
+        if outcome in IS_ANSWERED and wanted not in answer.body:
+            return self.note_wrong(f"{wanted!r} is not in {answer.body[:200]!r}")
+        return outcome
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    if answer.status < 300:
+        # What nginx shows while it fetches a new one is as new as it has to be.
+        is_old = "origin-failed" in answer.headers.get("cache-status", "")
+        return Outcome.STALE if is_old else Outcome.OK
+    if answer.status in (429, 503) and "retry-after" in answer.headers:
+        return Outcome.REFUSED
+    return Outcome.FAILED
+
+
+def age_of(answer: Answer) -> float:
+    age = answer.headers.get("age", "")
+    return float(age) if age.isdigit() else 0.0
+
+
+# --- in the end
+
+
+@dataclass
+class Found:
+    """What the end shows; all but `checked` has to be empty."""
+
+    checked: dict[str, int] = field(default_factory=dict)
+    lost_writes: list[str] = field(default_factory=list)
+    doubled_writes: list[str] = field(default_factory=list)
+    lost_jobs: list[str] = field(default_factory=list)
+    doubled_jobs: list[str] = field(default_factory=list)
+    lost_events: list[str] = field(default_factory=list)
+    wrong_answers: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(found) for name, found in self._lists()}
+
+    def all(self) -> list[str]:
+        return [one for _, found in self._lists() for one in found]
+
+    def _lists(self) -> list[tuple[str, list[str]]]:
+        return [
+            (name, found) for name, found in vars(self).items() if name != "checked"
+        ]
+
+
+def check_items(
+    found: Found, knowledge: Knowledge, items: Iterable[dict[str, Any]]
+) -> None:
+    """Compare with the items that are there."""
+    there: dict[str, list[dict[str, Any]]] = {}
+    for item in items:
+        there.setdefault(item["name"], []).append(item)
+    for name, same in there.items():
+        if len(same) > 1:
+            found.doubled_writes.append(f"{len(same)} items are called {name}")
+    number = 0
+    for written in knowledge.written.values():
+        number += len(written.confirmed)
+        last = max(written.confirmed, default=0)
+        same = there.get(written.name, [])
+        # What was sent after it may be there or not.
+        if not any(one["description"] in written.texts[last:] for one in same):
+            is_there = [one["description"] for one in same]
+            text = written.texts[last]
+            found.lost_writes.append(f"{written.name}: {text} is not in {is_there}")
+    found.checked["confirmed writes"] = number
+
+
+def check_changes(
+    found: Found, knowledge: Knowledge, changes: Iterable[dict[str, Any]]
+) -> None:
+    """Compare with the log: each confirmed write is there once."""
+    times: dict[str, int] = {}
+    for change in changes:
+        text = (change["after"] or {}).get("description")
+        times[text] = times.get(text, 0) + 1
+    for written in (*knowledge.written.values(), *knowledge.unconfirmed.values()):
+        for place, text in enumerate(written.texts):
+            if times.get(text, 0) > 1:
+                found.doubled_writes.append(f"{text} is in the log {times[text]} times")
+            if place in written.confirmed and text not in times:
+                found.lost_writes.append(f"{text} is not in the log")
+    found.checked["changes in the log"] = sum(times.values())
+
+
+def check_jobs(
+    found: Found,
+    submitted: dict[str, int],
+    jobs: Iterable[dict[str, Any]],
+    result_of: Callable[[str], dict[str, Any]],
+) -> None:
+    """Compare with the jobs that are there; `submitted` has the size of each id."""
+    by_size: dict[int, dict[str, str]] = {}
+    for job in jobs:
+        by_size.setdefault(job["params"]["size"], {})[job["id"]] = job["state"]
+    primes = primes_below(JOB_SIZE_MAX)
+    for job_id, size in submitted.items():
+        states = by_size.get(size, {})
+        if len(states) > 1:
+            found.doubled_jobs.append(f"size {size}: {sorted(states)}")
+        if states.get(job_id) != "succeeded":
+            found.lost_jobs.append(f"{job_id}: {states.get(job_id)}")
+        elif result_of(job_id)["primes"] != primes[size]:
+            found.wrong_answers.append(f"{job_id}: {result_of(job_id)}")
+    found.checked["confirmed jobs"] = len(submitted)
+
+
+def primes_below(largest: int) -> "np.ndarray[Any, Any]":
+    """Return how many primes there are below each number: Eratosthenes' sieve."""
+    is_prime = np.ones(largest + 1, dtype=bool)
+    is_prime[:2] = False
+    for n in range(2, int(largest**0.5) + 1):
+        if is_prime[n]:
+            is_prime[n * n :: n] = False
+    return np.concatenate(([0], np.cumsum(is_prime)[:-1]))
+
+
+def check_events(
+    found: Found, changes: Iterable[dict[str, Any]], events: Iterable[dict[str, Any]]
+) -> None:
+    """Each change came as an event, and those of one item in their order."""
+    came: dict[str, list[int]] = {}
+    for event in events:
+        came.setdefault(event["subject"], []).append(event["data"]["version"])
+    for subject, versions in came.items():
+        if list(first_of_each(versions)) != sorted(set(versions)):
+            found.lost_events.append(f"{subject} came out of order: {versions}")
+    number = 0
+    for change in changes:
+        number += 1
+        if change["version"] not in came.get(str(change["item_id"]), ()):
+            found.lost_events.append(f"{change['item_id']} {change['version']}")
+    found.checked["events"] = number
+
+
+def first_of_each(values: Iterable[int]) -> Iterator[int]:
+    return iter(dict.fromkeys(values))

@@ -1,0 +1,83 @@
+"""What the site is held to: the table that users edit, and the verdict."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.running import ROOT
+
+if TYPE_CHECKING:
+    from tests.drill.conducting import Result
+    from tests.drill.knowledge import Found
+
+FILE = ROOT / "deploy" / "objectives.toml"
+
+
+@dataclass
+class Verdict:
+    misses: list[str] = field(default_factory=list)
+
+    @property
+    def is_kept(self) -> bool:
+        return not self.misses
+
+
+class Objectives:
+    """Of every fault, with what is other for some; and of what is found in the end."""
+
+    def __init__(self, path: Path = FILE) -> None:
+        """Raise ValueError for a table that cannot be."""
+        table = tomllib.loads(path.read_text())
+        self.every: dict[str, float] = table.pop("every")
+        self.faults: dict[str, dict[str, float]] = table.pop("fault", {})
+        self.end: dict[str, int] = table.pop("end")
+        told = [self.every, *self.faults.values()]
+        unknown = {name for one in told for name in one} - KNOWN.keys()
+        if table or unknown:
+            raise ValueError(
+                f"{path}: nothing is known of {sorted({*table, *unknown})}."
+            )
+
+    def of(self, fault: str) -> dict[str, float]:
+        return self.every | self.faults.get(fault, {})
+
+    def judge(self, result: "Result") -> Verdict:
+        misses = []
+        for name, limit in self.of(result.name).items():
+            is_at_least, unit, value_of = KNOWN[name]
+            value = value_of(result)
+            if value is None:
+                if name == "recovered_s":
+                    misses.append("It was not well again.")
+                continue
+            if value < limit if is_at_least else value > limit:
+                bound = "at least" if is_at_least else "at most"
+                misses.append(f"{name}: {value:.4g}{unit}, not {bound} {limit:g}{unit}")
+        return Verdict(misses)
+
+    def judge_end(self, found: "Found") -> Verdict:
+        return Verdict(
+            [
+                f"{name}: {number}, not at most {self.end.get(name, 0)}"
+                for name, number in found.counts().items()
+                if number > self.end.get(name, 0)
+            ]
+        )
+
+
+# Whether it is to be at least so much, its unit, and where it is found.
+KNOWN: dict[str, tuple[bool, str, Any]] = {
+    "reads_percent": (True, " %", lambda r: r.during.reads_answered * 100),
+    "writes_percent": (True, " %", lambda r: r.during.writes_answered * 100),
+    "read_p99_ms": (False, " ms", lambda r: r.during.read_p99_ms),
+    "write_p99_ms": (False, " ms", lambda r: r.during.write_p99_ms),
+    "refused_within_s": (False, " s", lambda r: r.during.slowest_refusal_s),
+    "stale_percent": (
+        False, " %",
+        lambda r: 100 * r.during.stale / max(r.during.reads, 1),
+    ),
+    "noticed_s": (False, " s", lambda r: r.noticed_s),
+    "recovered_s": (False, " s", lambda r: r.recovered_s),
+    "goodput": (True, "", lambda r: r.measured.get("goodput")),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""The plain stack: what a team has that follows the tutorials, and stops there."""

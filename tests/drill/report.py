@@ -1,0 +1,95 @@
+"""The report of a drill: a page that is complete in itself, and the same as JSON."""
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from django.template import Context, Engine
+from django.utils.safestring import mark_safe
+
+from tests.drill.conducting import Result
+from tests.drill.objectives import Objectives
+from tests.drill.plots import over_time
+from tests.drill.runs import Run
+from tests.load.report import machine
+
+# Jobs are done in a moment; which ones to tell of.
+SLOW_JOB_S = 2.0
+TEMPLATE = Path(__file__).parent / "report.html"
+# What may be in the measured figures of a fault.
+MEASURED = {
+    "capacity": "{:.0f} requests a second can be answered",
+    "goodput": "{:.0%} of that still is, within a second each",
+    "answered": "{:.0f} of them were answered",
+    "fetched": "for that it was fetched {:.0f} time(s)",
+}
+
+
+def write(folder: Path, runs: list[Run], objectives: Objectives) -> Path:
+    """Write both files below `folder`; return the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "objectives": {
+            "every": objectives.every,
+            "fault": objectives.faults,
+            "end": objectives.end,
+        },
+        "passed": runs[0].is_kept,
+    }
+    plain = about | {"runs": [dataclasses.asdict(run) for run in runs]}
+    (folder / "report.json").write_bytes(
+        orjson.dumps(plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    )
+    page = folder / "report.html"
+    page.write_text(_page(runs, about))
+    return page
+
+
+def _page(runs: list[Run], about: dict[str, Any]) -> str:
+    names = [result.name for result in runs[0].results]
+    rows = [
+        {
+            "number": number,
+            "title": runs[0].results[number - 1].title,
+            "name": name,
+            "results": [
+                {"run": run.name, "result": result, "notes": _notes(result)}
+                for run in runs
+                for result in run.results
+                if result.name == name
+            ],
+        }
+        for number, name in enumerate(names, start=1)
+    ]
+    plots = [mark_safe(over_time(run)) for run in runs]  # noqa: S308 - drawn here
+    template = Engine().from_string(TEMPLATE.read_text())
+    context = about | {
+        "runs": list(zip(runs, plots, strict=True)),
+        "first": runs[0],
+        "rows": rows,
+        "are_several": len(runs) > 1,
+    }
+    return template.render(Context(context))
+
+
+def _notes(result: Result) -> list[str]:
+    notes = [MEASURED[name].format(value) for name, value in result.measured.items()]
+    slowest_s = max(window.slowest_job_s for window in result.windows())
+    if slowest_s > SLOW_JOB_S:
+        notes.append(f"the slowest job took {slowest_s:.0f} s")
+    return notes
+
+
+def summary(run: Run) -> str:
+    """Tell the end in a few lines, for a terminal."""
+    found, checked = run.found.counts(), run.found.checked
+    compared = ", ".join(f"{number:,} {what}" for what, number in checked.items())
+    counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items())
+    lines = [f"  compared: {compared}", f"  found: {counts}"]
+    lines += [f"  ✗  {miss}" for miss in run.end.misses]
+    lines += [f"     {one}" for one in run.found.all()[:10]]
+    return "\n".join(lines)

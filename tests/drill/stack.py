@@ -1,0 +1,269 @@
+"""What is drilled: the site as in production, on private servers of its own."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from tests.deploy.nginx import Nginx
+from tests.drill.api import API, Api
+from tests.drill.clients import Clients
+from tests.drill.knowledge import Found, Knowledge, check_events
+from tests.drill.readers import Paths
+from tests.events import Consumer
+from tests.faults.proxy import Proxy
+from tests.load.connections import Address
+from tests.private_server import Server
+from tests.running import MAKE_EDITOR, SIGN_IN, Site
+from tests.servers import Postgres, RabbitMQ, Redis
+
+DISK_BYTES = 600 * 1024**2
+COMPUTE_PROCESSES = 2
+# All of the load comes from one address: no limit may be reached, but all be counted.
+RATES = "anonymous-read read anonymous-write write anonymous-heavy heavy unproven-token"
+PREPARE = f"""
+from io import StringIO
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+call_command("load_sample", stdout=StringIO())
+{MAKE_EDITOR}{SIGN_IN}
+call_command("create_token", "edith")
+"""
+# What each mode leaves out.
+OFF = {
+    "edge": {
+        "READ_CACHE": "0",
+        "LAST_KNOWN_BYTES": "0",
+        "LAST_KNOWN_REDIS_BYTES": "0",
+        "ADMISSION": "0",
+    },
+    "breakers": {},  # held closed by a file: see _hold_breakers
+    "cache": {"REDIS_URL": "", "CACHE_MEMORY_BYTES": "0"},
+    "admission": {"ADMISSION": "0"},
+}
+
+
+class Disk:
+    """A folder with little room, which can be filled; where a mount is allowed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        size = f"size={DISK_BYTES}"
+        self.is_small = _run("mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder))
+        # Servers run as nobody; what is private in it has a folder of its own.
+        folder.chmod(0o755)
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        piece = b"\0" * 2**20
+        with suppress(OSError), self._ballast.open("wb", buffering=0) as file:
+            while file.write(piece):
+                pass
+
+    def make_room(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self.is_small:
+            _run("umount", "--lazy", str(self.folder))
+
+
+def _run(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+class Stack:
+    """Servers and sites, until the end of the `with` block; nothing is left behind."""
+
+    name = "ours"
+    paths = Paths("", "", "")
+
+    def __init__(self) -> None:
+        self.lacking: list[str] = []
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as cleanup:
+            self._start(cleanup)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._cleanup.close()
+
+    def _start(self, cleanup: ExitStack) -> None:
+        self._start_servers(cleanup)
+        self._start_site(cleanup)
+
+    def _start_servers(self, cleanup: ExitStack) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        self.disk = Disk(folder)
+        cleanup.callback(self.disk.close)
+        self.postgres = Postgres(self.disk.folder)
+        cleanup.callback(self.postgres.close)
+        self.postgres.settings |= {
+            "fsync": "on",
+            "full_page_writes": "on",
+            "max_connections": "60",
+            "max_wal_size": "128MB",
+        }
+        self.postgres.start()
+        self.redis = Redis()
+        cleanup.callback(self.redis.close)
+        self.redis.start()
+        self.to_redis = Proxy(self.redis.port)
+        cleanup.callback(self.to_redis.close)
+
+    def _start_site(self, cleanup: ExitStack) -> None:
+        raise NotImplementedError
+
+    # --- what clients need
+
+    token = session = ""
+
+    @property
+    def address(self) -> Address:
+        raise NotImplementedError
+
+    def knowledge(self) -> Knowledge:
+        """Return what its clients may expect to read."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Note how all is before the clients come."""
+
+    def check(self, found: Found, clients: Clients) -> None:
+        """Compare what clients were told with what is there, when all is over."""
+        raise NotImplementedError
+
+    # --- what faults do to it
+
+    def web_processes(self) -> list[psutil.Process]:
+        raise NotImplementedError
+
+    def output(self) -> str:
+        """Return what it has logged in lines of JSON."""
+        return ""
+
+
+class Ours(Stack):
+    """nginx, two gunicorns with a web process each, the pool, the relay of events."""
+
+    paths = API
+
+    def __init__(self, without: str = "") -> None:
+        super().__init__()
+        self.without = without
+        self.name = f"without {without}" if without else "ours"
+        self.rabbitmq: RabbitMQ | None = None
+        self.events: Consumer | None = None
+        self.nginx: Nginx | None = None
+
+    def _start_site(self, cleanup: ExitStack) -> None:
+        data = self.disk.folder / "site"
+        data.mkdir(mode=0o700)
+        env = self._environment()
+        with ThreadPoolExecutor(1) as beside:
+            prepared = beside.submit(self._prepare, Site(data, **env))
+            self._start_broker(cleanup)
+            self.token, self.session = prepared.result()
+        if self.rabbitmq:
+            env["EVENTS_URL"] = self.rabbitmq.url()
+        first = Site(data, **env)
+        self.sites = [first]
+        if nginx := self._made(Nginx):
+            self.nginx = nginx
+            cleanup.callback(nginx.close)
+            self.sites.append(Site(data, **env))
+        else:
+            first.env["WEB_PROCESSES"] = "2"
+        for site in self.sites:
+            cleanup.callback(site.stop)
+            site.output_path = data / f"output-{site.port}"
+        first.env["COMPUTE_PROCESSES"] = str(COMPUTE_PROCESSES)
+        first.start()
+        for site in self.sites[1:]:
+            site.start("--no-compute")
+        if nginx:
+            nginx.serve(*(site.port for site in self.sites)).start()
+
+    def _start_broker(self, cleanup: ExitStack) -> None:
+        self.rabbitmq = self._made(RabbitMQ)
+        if self.rabbitmq is None:
+            return
+        cleanup.callback(self.rabbitmq.close)
+        self.rabbitmq.start()
+        self.events = Consumer(self.rabbitmq.url())
+        cleanup.callback(self.events.close)
+
+    def _made[S: Server](self, kind: Callable[[], S]) -> S | None:
+        try:
+            return kind()
+        except LookupError as error:
+            self.lacking.append(str(error))
+            return None
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.postgres.url(),
+            "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
+            "SECRET_KEY": "drill-" * 10,
+            "HTTPS": "0",
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "RATE_LIMITS": ",".join(f"{name}=1000000/s" for name in RATES.split()),
+            "COMPUTE_TASKS": "tests.compute.faults",
+            # As deploy/systemd/environment has it.
+            "DEADLINE_READ_S": "4",
+        } | OFF.get(self.without, {})
+
+    def _prepare(self, site: Site) -> tuple[str, str]:
+        """Fill the database; return a token and a session of somebody who may write."""
+        done = site.manage("shell", "-v0", "-c", PREPARE)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        if self.without == "breakers":
+            held = {
+                name: {"state": "closed"} for name in ("cache", "database", "broker")
+            }
+            Path(site.env["DATA_DIR"], "breakers.json").write_text(json.dumps(held))
+        session, token = done.stdout.split()[-2:]
+        return token, session
+
+    @property
+    def address(self) -> Address:
+        return Address("127.0.0.1", (self.nginx or self.sites[0]).port)
+
+    def knowledge(self) -> Knowledge:
+        return self.api.knowledge()
+
+    def web_processes(self) -> list[psutil.Process]:
+        workers = self.sites[0].web_workers()
+        for site in self.sites[1:]:
+            assert site.process
+            workers += psutil.Process(site.process.pid).children()
+        return workers
+
+    def output(self) -> str:
+        return "".join(site.output() for site in self.sites)
+
+    # --- in the end
+
+    def begin(self) -> None:
+        self.api = Api(self.sites[0].request, self.token)
+
+    def check(self, found: Found, clients: Clients) -> None:
+        self.api.check(found, clients)
+        if self.events:
+            events = self.api.wait_for_last(self.events.bodies)
+            check_events(found, self.api.changes, events)

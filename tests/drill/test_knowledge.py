@@ -1,0 +1,158 @@
+"""The drill tells a wrong answer from a right one, and sees what is lost or doubled."""
+
+from time import monotonic
+
+import orjson
+import pytest
+
+from tests.drill.knowledge import (
+    Found,
+    Knowledge,
+    Outcome,
+    Written,
+    check_changes,
+    check_events,
+    check_items,
+    check_jobs,
+    primes_below,
+)
+from tests.load.connections import Answer
+
+OLD = {"cache-status": "resilient-site; hit; detail=origin-failed", "age": "7"}
+
+
+def item(name: str, text: str = "", **headers: str) -> Answer:
+    body = orjson.dumps({"name": name, "description": text})
+    return Answer(200, headers, body)
+
+
+@pytest.fixture
+def written() -> Written:
+    """Three texts, of which two were confirmed long ago."""
+    written = Written("drill", ["drill 0", "drill 1", "drill 2"])
+    written.confirmed = {0: monotonic() - 60, 1: monotonic() - 30}
+    return written
+
+
+@pytest.fixture
+def knowledge(written: Written) -> Knowledge:
+    knowledge = Knowledge({"country.DE": "Germany"})
+    knowledge.written["7"] = written
+    return knowledge
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (item("Germany"), Outcome.OK),
+        (Answer(200, OLD, item("Germany").body), Outcome.STALE),
+        (item("France"), Outcome.WRONG),
+        (Answer(200, {}, b"<html>"), Outcome.WRONG),
+        (Answer(404, {}, b"{}"), Outcome.WRONG),
+        (Answer(503, {"retry-after": "1"}, b""), Outcome.REFUSED),
+        (Answer(503, {}, b""), Outcome.FAILED),
+        (Answer(500, {}, b""), Outcome.FAILED),
+    ],
+)
+def test_an_item_that_nobody_changes_says_the_same(knowledge, answer, outcome):
+    assert knowledge.of_item("country.DE", answer, monotonic(), False) is outcome
+    assert bool(knowledge.wrong) == (outcome is Outcome.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("text", "headers", "may_be_late", "outcome"),
+    [
+        ("drill 1", {}, False, Outcome.OK),
+        ("drill 2", {}, False, Outcome.OK),  # on its way, and there
+        ("drill 0", {}, False, Outcome.WRONG),  # long outdated
+        ("drill 0", {}, True, Outcome.OK),
+        ("drill 0", OLD, False, Outcome.STALE),
+        ("drill 9", {}, True, Outcome.WRONG),
+    ],
+)
+def test_an_item_that_is_written_is_as_new_as_was_confirmed(
+    knowledge, text, headers, may_be_late, outcome
+):
+    answer = Answer(200, headers, item("drill", text).body)
+    assert knowledge.of_item("7", answer, monotonic(), may_be_late) is outcome
+
+
+def test_what_was_confirmed_a_moment_ago_need_not_be_seen_yet(knowledge, written):
+    written.confirm(2)
+    answer = item("drill", "drill 1")
+    assert knowledge.of_item("7", answer, monotonic(), False) is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("texts", "lost", "doubled"),
+    [
+        (["drill 1"], 0, 0),
+        (["drill 2"], 0, 0),
+        (["drill 0"], 1, 0),
+        ([], 1, 0),
+        (["drill 1", "drill 1"], 0, 1),
+    ],
+)
+def test_items_in_the_end(knowledge, texts, lost, doubled):
+    found = Found()
+    there = [{"name": "drill", "description": text} for text in texts]
+    check_items(found, knowledge, there)
+    assert (len(found.lost_writes), len(found.doubled_writes)) == (lost, doubled)
+    assert found.checked == {"confirmed writes": 2}
+
+
+@pytest.mark.parametrize(
+    ("logged", "lost", "doubled"),
+    [
+        (["drill 0", "drill 1"], 0, 0),
+        (["drill 0", "drill 1", "drill 2"], 0, 0),
+        (["drill 1"], 1, 0),
+        (["drill 0", "drill 1", "drill 2", "drill 2"], 0, 1),
+    ],
+)
+def test_the_log_in_the_end(knowledge, logged, lost, doubled):
+    found = Found()
+    changes = [{"after": {"description": text}} for text in logged]
+    check_changes(found, knowledge, changes)
+    assert (len(found.lost_writes), len(found.doubled_writes)) == (lost, doubled)
+
+
+def job(job_id: str, size: int, state: str = "succeeded") -> dict[str, object]:
+    return {"id": job_id, "params": {"size": size}, "state": state}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "primes", "counts"),
+    [
+        ([job("a", 100)], 25, (0, 0, 0)),
+        ([job("a", 100)], 26, (0, 0, 1)),
+        ([job("a", 100, "failed")], 25, (1, 0, 0)),
+        ([], 25, (1, 0, 0)),
+        ([job("a", 100), job("b", 100)], 25, (0, 1, 0)),
+    ],
+)
+def test_jobs_in_the_end(jobs, primes, counts):
+    found = Found()
+    check_jobs(found, {"a": 100}, jobs, lambda job_id: {"primes": primes})
+    told = found.lost_jobs, found.doubled_jobs, found.wrong_answers
+    assert tuple(map(len, told)) == counts
+
+
+def test_primes_are_counted_below_a_number():
+    primes = primes_below(1_000)
+    assert [int(primes[n]) for n in (2, 3, 100, 1_000)] == [0, 1, 25, 168]
+
+
+def event(subject: str, version: int) -> dict[str, object]:
+    return {"subject": subject, "data": {"version": version}}
+
+
+@pytest.mark.parametrize(
+    ("versions", "lost"),
+    [([1, 2, 3], 0), ([1, 2, 1, 2, 3], 0), ([1, 3], 1), ([2, 1, 3], 1)],
+)
+def test_events_come_in_order_and_maybe_again(versions, lost):
+    found = Found()
+    changes = [{"item_id": 7, "version": n} for n in (1, 2, 3)]
+    check_events(found, changes, [event("7", n) for n in versions])
+    assert len(found.lost_events) == lost
