@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +39,24 @@ client = Client()
 client.force_login(User.objects.get(username="edith"))
 print(client.cookies["sessionid"].value)
 """
+
+
+# What `manage.py serve` does on its first start: a few seconds.
+PREPARE = """
+from resilient_site.management.commands.serve import Command
+Command()._prepare()
+"""
+
+
+@functools.cache
+def first_start() -> Path:
+    """Return a folder with what the first start on the embedded default makes."""
+    folder = Path(tempfile.mkdtemp(prefix="rs-prepared-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    done = Site(folder).manage("shell", "-v0", "-c", PREPARE)
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "site.sqlite3-wal").exists()  # all of it is in one file
+    return folder
 
 
 @dataclass
@@ -68,13 +90,24 @@ class Site:
             **options,
         )  # fmt: skip
 
-    def start(self, *options: str, timeout: float = 60) -> Self:
+    def start(
+        self, *options: str, timeout: float = 60, for_the_first_time: bool = False
+    ) -> Self:
+        """Start it. What a first start makes is a copy, unless it is that one."""
         self.output_path.parent.mkdir(exist_ok=True)
+        if not for_the_first_time and "DATABASE_URL" not in self.env:
+            self._fill()
         with open(self.output_path, "ab") as output:
             return self.run(
                 [sys.executable, "manage.py", "serve", *options],
                 timeout, cwd=ROOT, stdout=output, stderr=output,
             )  # fmt: skip
+
+    def _fill(self) -> None:
+        data_dir = Path(self.env["DATA_DIR"])
+        for name in ("site.sqlite3", "secret_key"):
+            if not (data_dir / name).exists():
+                shutil.copy(first_start() / name, data_dir)
 
     def run(self, command: list[str], timeout: float = 60, **popen: Any) -> Self:
         """Start it in any way that ends in `serve`, and wait until it answers."""

@@ -38,6 +38,8 @@ ARGS = [
     "--disable-dev-shm-usage",
 ]
 TIMEOUT_MS = 10_000
+# What a page is looked at in: each scheme of colours, and each width.
+LOOKS = [("light", 1280), ("dark", 390)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from items import catalogue
 from items.models import ImportRun
-from tests.browser.conftest import Browsers
+from tests.browser.conftest import LOOKS, Browsers
 from tests.factories import TESTER, make_item, make_items
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,8 +50,7 @@ def check(page: Page, width: int) -> None:
     assert wide <= width, f"{page.url} is {wide} pixels wide"
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_no_page_has_a_fault(
     browsers: Browsers, admin: User, scheme: str, width: int
 ) -> None:

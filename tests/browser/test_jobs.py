@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page, Route, expect
 
 from compute.models import Job
-from tests.browser.conftest import Browsers
+from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import LONG, check
 from tests.compute.conftest import Pool, database_of_tests, environment
 from tests.compute.factories import do, make_file, make_job
@@ -293,8 +293,7 @@ def test_two_items_are_made_one(editor_page: Page, admin: User) -> None:
     expect(pair.get_by_role("button")).to_have_count(2)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_no_page_of_jobs_has_a_fault(
     browsers: Browsers, admin: User, editor: User, scheme: str, width: int
 ) -> None:

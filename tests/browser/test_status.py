@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from resilient_site.health import parts, views
 from resilient_site.health.parts import Finding, Status
 from resilient_site.resilience.holds import Holds
-from tests.browser.conftest import Browsers
+from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import check
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,8 +46,7 @@ def shoot(page: Page, name: str) -> None:
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_the_page_has_no_fault(
     browsers: Browsers, admin: User, holds: Holds, database, scheme: str, width: int
 ) -> None:

@@ -346,6 +346,7 @@ def test_a_worker_with_enough_requests_goes_in_spite_of_streams(
         prepared.stop()
 
 
+@pytest.mark.once
 def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
     """Sentry wraps what Django's handler returns, and must not get in the way."""
     site = Web(tmp_path, COMPUTE_TASKS="tests.compute.faults")

@@ -18,6 +18,9 @@ from tests.servers import Postgres
 from tests.services_plugin import _make as make
 from tests.services_plugin import running
 
+# Not collected: to compress it takes minutes.
+LARGE = [f"--ignore={name}" for name in ("drf_spectacular*", "admin", "rest_framework")]
+
 
 class Door(Site):
     """nginx as its clients see it: the requests of Site, without its processes."""
@@ -75,8 +78,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
         webs = (Site(folder, **env), Site(folder, **env))
         for command in (
             # First: what names static files needs their list.
-            # Not what is large: to compress it takes minutes.
-            ["collectstatic", "--noinput", "-i", "drf_spectacular*", "-i", "admin"],
+            ["collectstatic", "--noinput", *LARGE],
             ["migrate"], ["load_sample"], ["shell", "-c", MAKE_EDITOR],
         ):  # fmt: skip
             done = webs[0].manage(*command)

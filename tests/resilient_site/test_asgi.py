@@ -11,6 +11,8 @@ from resilient_site.edge import bodies
 from resilient_site.edge.incoming import Incoming
 from tests.running import Site
 
+pytestmark = pytest.mark.once
+
 HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
 THREADS = 3
 

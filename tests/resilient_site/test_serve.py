@@ -24,7 +24,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     """A site on the embedded default, started for the first time."""
     site = Site(tmp_path_factory.mktemp("site"))
     try:
-        yield site.start()
+        yield site.start(for_the_first_time=True)
     finally:
         site.stop()
 
@@ -125,7 +125,7 @@ def test_a_taken_port_is_one_clear_line(site, tmp_path):
 
 
 def test_the_next_start_reuses_what_is_there_and_ctrl_c_stops_it(tmp_path):
-    first = Site(tmp_path).start()
+    first = Site(tmp_path).start(for_the_first_time=True)
     first.stop()
     second = Site(tmp_path)
     second.start()

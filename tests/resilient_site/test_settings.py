@@ -21,6 +21,9 @@ PRODUCTION = {
 }
 
 
+once = pytest.mark.once  # a process of its own, which knows no database of the tests
+
+
 def manage(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", *args],
@@ -37,12 +40,14 @@ def test_this_run_is_on_the_database_that_was_asked_for():
     assert connection.vendor == ("sqlite" if asked == "sqlite" else "postgresql")
 
 
+@once
 def test_the_deployment_check_is_clean_under_production_settings():
     result = manage("check", "--deploy", "--fail-level", "DEBUG", **PRODUCTION)
     assert result.returncode == 0, result.stderr
     assert "no issues" in result.stdout + result.stderr
 
 
+@once
 def test_production_needs_a_secret_key():
     result = manage("check", **(PRODUCTION | {"SECRET_KEY": ""}))
     assert result.returncode != 0
@@ -61,6 +66,7 @@ def test_production_needs_a_secret_key():
     ],
     ids=lambda wrong: "".join(wrong),
 )
+@once
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_wrong_setting_is_told_in_one_line(wrong, command):
     result = manage(command, **wrong)
@@ -69,6 +75,7 @@ def test_a_wrong_setting_is_told_in_one_line(wrong, command):
     assert line.startswith("Configuration: ")
 
 
+@once
 @pytest.mark.parametrize("command", [["create_token", "x"], ["export_items", "-"]])
 def test_a_database_that_is_away_is_told_in_one_line(command):
     url = "postgres://site@127.0.0.1:9/site"
@@ -78,11 +85,13 @@ def test_a_database_that_is_away_is_told_in_one_line(command):
     assert "Traceback" not in result.stderr
 
 
+@once
 def test_errors_may_go_to_sentry_which_need_not_answer():
     result = manage("check", SENTRY_DSN="http://key@127.0.0.1:9/1")
     assert result.returncode == 0, result.stderr
 
 
+@once
 def test_the_admin_is_where_the_operator_wants_it():
     code = "from django.urls import reverse; print(reverse('admin:login'))"
     done = manage("shell", "-v0", "-c", code, ADMIN_PATH="/secret/desk/")
