@@ -122,6 +122,8 @@ def age_of(answer: Answer) -> float:
 
 # --- in the end
 
+WRONG = "wrong answers"
+
 
 @dataclass
 class Found:
@@ -137,6 +139,13 @@ class Found:
 
     def counts(self) -> dict[str, int]:
         return {name: len(found) for name, found in self._lists()}
+
+    def in_words(self) -> dict[str, int]:
+        """Return the same for people: `lost_writes` are "writes lost"."""
+        return {
+            " ".join(reversed(name.split("_"))) if name != "wrong_answers" else WRONG: n
+            for name, n in self.counts().items()
+        }
 
     def all(self) -> list[str]:
         return [one for _, found in self._lists() for one in found]

@@ -1,9 +1,10 @@
 """What the site is held to: the table that users edit, and the verdict."""
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.running import ROOT
 
@@ -45,7 +46,7 @@ class Objectives:
     def judge(self, result: "Result") -> Verdict:
         misses = []
         for name, limit in self.of(result.name).items():
-            is_at_least, unit, value_of = KNOWN[name]
+            words, is_at_least, unit, value_of = KNOWN[name]
             value = value_of(result)
             if value is None:
                 if name == "recovered_s":
@@ -53,31 +54,49 @@ class Objectives:
                 continue
             if value < limit if is_at_least else value > limit:
                 bound = "at least" if is_at_least else "at most"
-                misses.append(f"{name}: {value:.4g}{unit}, not {bound} {limit:g}{unit}")
+                misses.append(
+                    f"{words}: {value:.4g}{unit}, not {bound} {limit:g}{unit}"
+                )
         return Verdict(misses)
 
     def judge_end(self, found: "Found") -> Verdict:
         return Verdict(
             [
-                f"{name}: {number}, not at most {self.end.get(name, 0)}"
+                f"{name.replace('_', ' ')}: {number}, not {self.end.get(name, 0)}"
                 for name, number in found.counts().items()
                 if number > self.end.get(name, 0)
             ]
         )
 
 
-# Whether it is to be at least so much, its unit, and where it is found.
-KNOWN: dict[str, tuple[bool, str, Any]] = {
-    "reads_percent": (True, " %", lambda r: r.during.reads_answered * 100),
-    "writes_percent": (True, " %", lambda r: r.during.writes_answered * 100),
-    "read_p99_ms": (False, " ms", lambda r: r.during.read_p99_ms),
-    "write_p99_ms": (False, " ms", lambda r: r.during.write_p99_ms),
-    "refused_within_s": (False, " s", lambda r: r.during.slowest_refusal_s),
-    "stale_percent": (
-        False, " %",
+class Known(NamedTuple):
+    """What an objective may be about."""
+
+    words: str
+    is_at_least: bool
+    unit: str
+    value_of: Callable[["Result"], float | None]
+
+
+KNOWN = {
+    "reads_percent": Known(
+        "reads answered", True, " %", lambda r: r.during.reads_answered * 100
+    ),
+    "writes_percent": Known(
+        "writes done", True, " %", lambda r: r.during.writes_answered * 100
+    ),
+    "read_p99_ms": Known("p99 of reads", False, " ms", lambda r: r.during.read_p99_ms),
+    "write_p99_ms": Known(
+        "p99 of writes", False, " ms", lambda r: r.during.write_p99_ms
+    ),
+    "refused_within_s": Known(
+        "slowest refusal", False, " s", lambda r: r.during.slowest_refusal_s
+    ),
+    "stale_percent": Known(
+        "old answers", False, " %",
         lambda r: 100 * r.during.stale / max(r.during.reads, 1),
     ),
-    "noticed_s": (False, " s", lambda r: r.noticed_s),
-    "recovered_s": (False, " s", lambda r: r.recovered_s),
-    "goodput": (True, "", lambda r: r.measured.get("goodput")),
+    "noticed_s": Known("noticed after", False, " s", lambda r: r.noticed_s),
+    "recovered_s": Known("well again after", False, " s", lambda r: r.recovered_s),
+    "goodput": Known("goodput", True, "", lambda r: r.measured.get("goodput")),
 }  # fmt: skip

@@ -71,9 +71,27 @@ def _page(runs: list[Run], about: dict[str, Any]) -> str:
         "runs": list(zip(runs, plots, strict=True)),
         "first": runs[0],
         "rows": rows,
+        "ends": _ends(runs),
         "are_several": len(runs) > 1,
     }
     return template.render(Context(context))
+
+
+def _ends(runs: list[Run]) -> dict[str, Any]:
+    """Return the table of what was looked at in the end, and found."""
+    checked = list(runs[0].found.checked)
+    return {
+        "checked": checked,
+        "found": list(runs[0].found.in_words()),
+        "rows": [
+            {
+                "name": run.name,
+                "checked": [run.found.checked.get(what, "–") for what in checked],
+                "found": list(run.found.counts().values()),
+            }
+            for run in runs
+        ],
+    }
 
 
 def _notes(result: Result) -> list[str]:
@@ -86,9 +104,9 @@ def _notes(result: Result) -> list[str]:
 
 def summary(run: Run) -> str:
     """Tell the end in a few lines, for a terminal."""
-    found, checked = run.found.counts(), run.found.checked
+    found, checked = run.found.in_words(), run.found.checked
     compared = ", ".join(f"{number:,} {what}" for what, number in checked.items())
-    counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items())
+    counts = ", ".join(f"{number} {what}" for what, number in found.items())
     lines = [f"  compared: {compared}", f"  found: {counts}"]
     lines += [f"  ✗  {miss}" for miss in run.end.misses]
     lines += [f"     {one}" for one in run.found.all()[:10]]

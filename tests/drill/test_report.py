@@ -73,12 +73,12 @@ def test_objectives_are_those_of_every_fault_but_for_what_is_its_own(tmp_path):
         "[fault.web-killed]\nreads_percent = 99\n[end]\nlost_writes = 0\n",
     )
     (miss,) = objectives.judge(result()).misses
-    assert miss == "reads_percent: 99 %, not at least 99.5 %"
+    assert miss == "reads answered: 99 %, not at least 99.5 %"
     assert objectives.judge(result("web-killed")).is_kept
     never = Result("redis-killed", "", recovered_s=None)
     assert objectives.judge(never).misses == ["It was not well again."]
     lost = Found(lost_writes=["one"])
-    assert objectives.judge_end(lost).misses == ["lost_writes: 1, not at most 0"]
+    assert objectives.judge_end(lost).misses == ["lost writes: 1, not 0"]
 
 
 def test_objectives_that_nobody_knows_are_refused(tmp_path):
