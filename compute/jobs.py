@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -71,42 +71,40 @@ def submit(
     plain = {n: v.name if n in uploads else v for n, v in params.items()}
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
     account = user if isinstance(user, User) else None
-    try:
-        with transaction.atomic():
-            if earlier := _submitted_before(account, idempotency_key):
-                return _same(earlier, fingerprint)
-            refuse_if_full(task, account)
-            job = Job.objects.create(
-                task=task.name,
-                params=as_json(plain),
-                owner=account,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint,
-                request_id=current_request_id(),
-                traceparent=spans.current(),
-            )
-            for name, upload in uploads.items():
-                _keep(job, name, upload)
-            queue.notify()
-            return job
-    except IntegrityError:
-        # The same key at the same time: the other one made the job.
-        if earlier := _submitted_before(account, idempotency_key):
-            return _same(earlier, fingerprint)
-        raise
+
+    def make() -> Job:
+        refuse_if_full(task, account)
+        job = Job.objects.create(
+            task=task.name,
+            params=as_json(plain),
+            owner=account,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+            request_id=current_request_id(),
+            traceparent=spans.current(),
+        )
+        for name, upload in uploads.items():
+            _keep(job, name, upload)
+        return job
+
+    return _once(account, idempotency_key, fingerprint, make)
 
 
-def run_again(job: Job, *, owner: User) -> Job:
+def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
     """Queue a new job with the task, parameters and files of `job`."""
     task = get_task(job.task)
     if not task.may_run(owner):
         raise NotAllowed
-    with transaction.atomic():
+    fingerprint = hashlib.sha256(job.pk.bytes).hexdigest() if idempotency_key else ""
+
+    def make() -> Job:
         refuse_if_full(task, owner)
         again = Job.objects.create(
             task=job.task,
             params=job.params,
             owner=owner,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
             request_id=current_request_id(),
             traceparent=spans.current(),
         )
@@ -116,8 +114,27 @@ def run_again(job: Job, *, owner: User) -> Job:
             ) as copy:
                 for chunk in files.read(file):
                     copy.write(chunk)
-        queue.notify()
-    return again
+        return again
+
+    return _once(owner, idempotency_key, fingerprint, make)
+
+
+def _once(
+    owner: User | None, key: str, fingerprint: str, make: Callable[[], Job]
+) -> Job:
+    """Make a job and wake the pool, or return the one that this key has made."""
+    try:
+        with transaction.atomic():
+            if earlier := _submitted_before(owner, key):
+                return _same(earlier, fingerprint)
+            job = make()
+            queue.notify()
+            return job
+    except IntegrityError:
+        # The same key at the same time: the other one made the job.
+        if earlier := _submitted_before(owner, key):
+            return _same(earlier, fingerprint)
+        raise
 
 
 @atomic_with_retries

@@ -134,7 +134,11 @@ def job_cancel(request: Request, pk: UUID) -> HttpResponse:
 def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
     job = jobs.get_job(pk, request.user)
     try:
-        job = jobs.run_again(job, owner=request.user)  # type: ignore[arg-type]
+        job = jobs.run_again(
+            job,
+            owner=request.user,  # type: ignore[arg-type]
+            idempotency_key=_key_of_form(request),
+        )
     except (QueueFull, TooManyJobs) as error:
         wait = about(error.retry_after_s or 1)
         messages.error(request, f"{error.detail} There may be room in about {wait}.")
@@ -190,16 +194,21 @@ def _form(request: HttpRequest, task: Task) -> TaskForm:
 
 def _submit(request: HttpRequest, task: Task, params: dict[str, Any]) -> Job:
     """Queue the job, once for every form that was shown."""
-    key = request.POST.get("idempotency-key", "")
-    if not re.fullmatch(r"[0-9a-f-]{36}", key):
-        key = ""
     try:
         return jobs.submit(
-            task=task, params=params, owner=request.user, idempotency_key=key
+            task=task,
+            params=params,
+            owner=request.user,
+            idempotency_key=_key_of_form(request),
         )
     except KeyReused:
         # Somebody went back to the form and changed it: that is another job.
         return jobs.submit(task=task, params=params, owner=request.user)
+
+
+def _key_of_form(request: HttpRequest) -> str:
+    key = request.POST.get("idempotency-key", "")
+    return key if re.fullmatch(r"[0-9a-f-]{36}", key) else ""
 
 
 def _render_job(request: Request, job: Job) -> HttpResponse:
@@ -214,6 +223,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "job": job,
         "params": in_words(job),
         "may_run_again": task is not None and task.may_run(request.user),
+        "key": uuid4(),
         "shows_parts": is_in_parts(task) and job.state != Job.State.SUCCEEDED,
     }
     if context["shows_parts"]:

@@ -411,6 +411,19 @@ def test_a_job_is_run_again_as_a_new_one(member, reader):
     assert (again.params, again.state) == (job.params, "queued")
 
 
+def test_two_clicks_run_a_job_again_once(member, reader):
+    job = make_job("failed", owner=reader)
+    page = member.get(url(job)).content.decode()
+    key = re.search(r'name="idempotency-key" value="([0-9a-f-]{36})"', page)[1]
+    first, second = (
+        member.post(url(job, "again/"), {"idempotency-key": key}) for _ in range(2)
+    )
+    assert first["Location"] == second["Location"] != url(job)
+    assert Job.objects.count() == 2
+    # The page that is shown next has a form of its own.
+    assert key not in member.get(url(job)).content.decode()
+
+
 def test_running_again_waits_for_room_in_the_queue(member, reader, settings):
     settings.COMPUTE_MAX_QUEUED = 0
     job = make_job("failed", owner=reader)
