@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 from django.core import exceptions as django_errors
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
 from django.template.loader import render_to_string
+from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf_errors
 
 from resilient_site.postgres.waiting import CommitUnknown, GivenUp
@@ -171,7 +172,12 @@ def as_site_error(exc: BaseException | None) -> SiteError:
             return exc
         case drf_errors.APIException():
             return _from_rest_framework(exc)
-        case OperationalError() | InterfaceError():
+        case (
+            OperationalError()
+            | InterfaceError()
+            # A standby, or what was the primary until another one took over.
+            | InternalError(__cause__=ReadOnlySqlTransaction())
+        ):
             return _from_database(exc)
         case OSError() if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             logger.error("The disk is full: %s", exc)
@@ -194,7 +200,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
             return SiteError()
 
 
-def _from_database(exc: OperationalError | InterfaceError) -> SiteError:
+def _from_database(exc: DatabaseError | InterfaceError) -> SiteError:
     if isinstance(exc, CommitUnknown):
         logger.error("The database went away in a commit: %s", exc)
         return Unavailable(
@@ -203,6 +209,8 @@ def _from_database(exc: OperationalError | InterfaceError) -> SiteError:
         )
     if not isinstance(exc.__cause__, GivenUp):  # else it was logged when it began
         logger.error("The database failed: %s", exc)
+    if isinstance(exc, InternalError):
+        return Unavailable("Nothing can be changed at the moment, and nothing was.")
     return Unavailable()
 
 

@@ -5,6 +5,7 @@ never read it in another way.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import httptools
@@ -18,6 +19,8 @@ from resilient_site.edge import express
 from resilient_site.errors import PROBLEM_TYPE, Invalid, Overloaded, SiteError, problem
 from resilient_site.later import CUT_KEY
 from resilient_site.requestid import HEADER, begin_request
+
+logger = logging.getLogger(__name__)
 
 # Requests that wait behind another one in a connection.
 MOST_PIPELINED = 100
@@ -168,7 +171,12 @@ class Protocol(HttpToolsProtocol):
             return False
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
         defaults = self.server_state.default_headers
-        answer = express.answer(scope, self.is_from_proxy, defaults)
+        try:
+            answer = express.answer(scope, self.is_from_proxy, defaults)
+        except Exception:
+            # The parser would take it for a fault of the client, and answer nothing.
+            logger.exception("The short way failed, so the long one is taken.")
+            return False
         if answer is None:
             return False
         cycle.response_started = cycle.response_complete = True

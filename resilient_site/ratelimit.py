@@ -34,10 +34,11 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 # Who watches the site must not be turned away. Static files do not get here, nor do
 # strangers who look at the status page.
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
+SIGN_IN = "sign-in"
 # Method and path, without a slash at the end, of all but plain reads and writes.
 ROUTES = [
     (
-        "sign-in",
+        SIGN_IN,
         re.compile(f"POST /(account/sign-in|{re.escape(settings.ADMIN_PATH)}login)"),
     ),
     ("tokens", re.compile("POST /account/tokens(/.*)?")),
@@ -125,11 +126,14 @@ class RateLimitMiddleware:
         return standing
 
     def _count(self, request: HttpRequest) -> Standing | None:
-        who, identity = _identify(request)
+        route, general = _routes(request)
+        # Whoever is known may yet try to be somebody else.
+        identify = _by_address if route == SIGN_IN else _identify
+        who, identity = identify(request)
         if identity is None:
             complain("Clients have no address, as behind a Unix socket: no limits.")
             return None
-        policy = self.policies.find(*_routes(request), who)
+        policy = self.policies.find(route, general, who)
         return _use(request, policy, identity) if policy else None
 
 
@@ -167,7 +171,7 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
         return _by_address(request, UNPROVEN)
     if user_id := session_user(request):
         return SIGNED_IN, f"user {user_id}"
-    return _by_address(request, ANONYMOUS)
+    return _by_address(request)
 
 
 def _digest_of_token(request: HttpRequest) -> str | None:
@@ -175,7 +179,7 @@ def _digest_of_token(request: HttpRequest) -> str | None:
     return None if token is None else hashlib.sha256(token).hexdigest()
 
 
-def _by_address(request: HttpRequest, who: str) -> tuple[str, str | None]:
+def _by_address(request: HttpRequest, who: str = ANONYMOUS) -> tuple[str, str | None]:
     # What is no address is what a trusted proxy says in place of one.
     return who, client_address(request) or request.META.get("REMOTE_ADDR") or None
 

@@ -198,7 +198,7 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
 
 
 CACHES = caches(REDIS_URL)
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_ENGINE = "resilient_site.sessions"
 SESSION_CACHE_ALIAS = "sessions"
 
 # --- people and tokens

@@ -47,7 +47,7 @@ async def answer(
             return
         if await figures.answer(request, send, extra):
             return
-        if not await public.answer(request, send, extra):
+        if not await public.answer(request, receive, send, extra):
             await forward(request, receive, send, extra)
     except ClientGone:
         return

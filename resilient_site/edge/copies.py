@@ -151,7 +151,7 @@ class Copy:
         try:
             mine, theirs = map(_moment, (self.modified, since))
             return mine <= theirs
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return False
 
 

@@ -91,6 +91,8 @@ class Incoming:
             cookie is None or CSRF_ONLY(cookie) is not None
         )
         self.has_cookie = cookie is not None
+        length = self.headers.get(b"content-length", b"0")
+        self.has_body = length != b"0" or b"transfer-encoding" in self.headers
 
     @cached_property
     def credential(self) -> str | None:

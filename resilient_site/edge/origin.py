@@ -10,7 +10,7 @@ import asyncio
 import time
 from contextlib import suppress
 from threading import Event
-from typing import IO, Any
+from typing import IO
 
 from django.conf import settings
 
@@ -65,18 +65,16 @@ async def ask(
     request: Incoming,
     kind: Kind,
     body: IO[bytes] | None,
-    receive: Receive | None,
+    receive: Receive,
     send: Send,
 ) -> Exchange:
     """Put the request to Django, then go on with what it left to do later.
 
-    Raises Refused if it is not let in. Without `receive` nobody can go away.
+    Raises Refused if it is not let in.
     """
     scope = request.scope
     exchange = scope[SCOPE_KEY] = Exchange(scope.get(CUT_KEY, _nothing))
-    gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    if receive:
-        gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
+    gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
     to_client = ToClient(send, exchange)
     try:
         later = await _in_thread(request, kind, body, to_client)
@@ -125,8 +123,12 @@ def _nothing() -> None:
     pass
 
 
+async def until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _watch(receive: Receive, gone: Event) -> None:
     with suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(receive)
         gone.set()

@@ -9,12 +9,15 @@ are seen at once anyway. `only-if-cached` is.
 
 import asyncio
 import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.conf import settings
 
 from resilient_site.edge import origin, own
 from resilient_site.edge.admission import Refused
+from resilient_site.edge.bodies import ClientGone
 from resilient_site.edge.copies import Copy, Headers
 from resilient_site.edge.fallback import (
     forget_shared,
@@ -22,7 +25,7 @@ from resilient_site.edge.fallback import (
     send_last_known,
 )
 from resilient_site.edge.incoming import Incoming
-from resilient_site.edge.origin import ask
+from resilient_site.edge.origin import ask, until_gone
 from resilient_site.edge.readcache import (
     Key,
     is_fresh,
@@ -33,7 +36,7 @@ from resilient_site.edge.readcache import (
 from resilient_site.edge.stores import copies
 from resilient_site.edge.tap import Collected, says_it_is_void
 from resilient_site.errors import DeadlinePassed, SiteError
-from resilient_site.later import Send
+from resilient_site.later import SCOPE_KEY, Message, Receive, Send
 from resilient_site.resilience.generations import CHANGES, generations, mark, now
 from resilient_site.resilience.latest import Latest
 
@@ -42,6 +45,8 @@ GOOD_S = 10.0
 # After a failure the last known answer is shown so long without a new attempt.
 PAUSE_S = 1.0
 PAUSED_MAX = 10_000
+# A fetch that nobody waits for any more goes on for so long.
+FOR_NOBODY_S = 1.0
 
 type Fetched = Copy | Collected
 
@@ -56,12 +61,39 @@ class NotKept(SiteError):
 class Flight:
     """One fetch of one answer, for all who ask for it while it is under way."""
 
-    task: asyncio.Task[Fetched]
+    task: asyncio.Task[Fetched] = field(init=False)
     began: int = field(default_factory=now)
+    waiting: int = 0
+    is_given_up: bool = False
+    _left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def may_be_joined(self) -> bool:
         """Not after a change: who asks later must see it."""
-        return generations.is_current(mark(self.began, [CHANGES]))
+        is_current = generations.is_current(mark(self.began, [CHANGES]))
+        return is_current and not self.is_given_up
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        self.waiting += 1
+        self._left.clear()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self._left.set()
+
+    async def until_given_up(self, asked: Incoming) -> Message:
+        """Return when all who waited have gone, as if it were for one of them.
+
+        What is under way already has a little time left: others may come for it.
+        """
+        while not self.is_given_up:
+            await self._left.wait()
+            if asked.scope[SCOPE_KEY].was_let_in:
+                await asyncio.sleep(FOR_NOBODY_S)
+            self.is_given_up = not self.waiting
+        return {"type": "http.disconnect"}
 
 
 flights: dict[Key, Flight] = {}
@@ -72,11 +104,12 @@ paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
 
 def key_of_shared(request: Incoming) -> Key | None:
     """Return what a shared copy for this request is kept under; None if none may be."""
-    # Whoever sends a cookie gets pages of his own.
+    # Whoever sends a cookie gets pages of his own, and Django alone reads bodies.
     if (
         not settings.READ_CACHE
         or not request.is_safe
         or (request.has_cookie and not request.is_anonymous)
+        or request.has_body
     ):
         return None
     return key_of(request)
@@ -89,7 +122,9 @@ def find_fresh(request: Incoming) -> Copy | None:
     return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
 
 
-async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
+async def answer(
+    request: Incoming, receive: Receive, send: Send, extra: Headers
+) -> bool:
     """Answer if it is for a shared copy to do; return False if it is for Django."""
     key = key_of_shared(request)
     if key is None:
@@ -110,7 +145,7 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
         raise NotKept
     if _is_paused(key) and await send_last_known(request, send, extra):
         return True
-    return await _answer_with_new(key, request, send, extra)
+    return await _answer_with_new(key, request, receive, send, extra)
 
 
 def _is_for(request: Incoming, copy: Copy) -> bool:
@@ -120,14 +155,14 @@ def _is_for(request: Incoming, copy: Copy) -> bool:
 
 
 async def _answer_with_new(
-    key: Key, request: Incoming, send: Send, extra: Headers
+    key: Key, request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> bool:
     try:
         if key not in flights:
             origin.admission.turn_away(request.kind(False))
         flight, has_joined = _join_or_start(key, request)
         how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
-        fetched = await _wait_for(flight, request)
+        fetched = await _wait_for(flight, request, receive)
     except SiteError as error:
         if await send_last_known(request, send, extra, isinstance(error, Refused)):
             return True
@@ -144,19 +179,27 @@ async def _answer_with_new(
     return True
 
 
-async def _wait_for(flight: Flight, request: Incoming) -> Fetched:
+async def _wait_for(flight: Flight, request: Incoming, receive: Receive) -> Fetched:
     left = request.deadline - time.monotonic()
+    gone = asyncio.ensure_future(until_gone(receive))
     try:
-        return await asyncio.wait_for(asyncio.shield(flight.task), left)
-    except TimeoutError:
-        raise DeadlinePassed from None
+        with flight.awaited():
+            await asyncio.wait(
+                {flight.task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+    finally:
+        gone.cancel()
+    if flight.task.done():
+        return flight.task.result()
+    raise ClientGone if gone.done() else DeadlinePassed
 
 
 def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
     flight = flights.get(key)
     if flight and flight.may_be_joined():
         return flight, True
-    flight = flights[key] = Flight(asyncio.create_task(_fetch(key, request)))
+    flight = flights[key] = Flight()
+    flight.task = asyncio.create_task(_fetch(key, request, flight))
 
     def land(task: asyncio.Task[Fetched]) -> None:
         if flights.get(key) is flight:
@@ -168,15 +211,22 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
     return flight, False
 
 
-async def _fetch(key: Key, request: Incoming) -> Fetched:
+async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
     began = now()
     asked = request.as_shared(key.query, key.headers)
     collected = Collected()
+
+    def receive() -> Awaitable[Message]:
+        return flight.until_given_up(asked)
+
     try:
-        await ask(asked, asked.kind(False), None, None, collected.take)
+        await ask(asked, asked.kind(False), None, receive, collected.take)
     except SiteError:
-        _pause(key)
+        if not flight.is_given_up:
+            _pause(key)
         raise
+    if flight.is_given_up:
+        return collected
     if collected.status >= 500:
         _pause(key)
         return collected

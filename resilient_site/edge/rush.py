@@ -11,8 +11,7 @@ from resilient_site.edge.admission import refusal
 from resilient_site.edge.copies import Headers
 from resilient_site.edge.fallback import may_find_shared
 from resilient_site.edge.incoming import Incoming, Kind
-from resilient_site.edge.public import coming, flights
-from resilient_site.edge.readcache import key_of
+from resilient_site.edge.public import coming, flights, key_of_shared
 from resilient_site.edge.refusals import render
 from resilient_site.requestid import begin_exchange
 
@@ -26,7 +25,7 @@ def refusal_of(request: Incoming) -> tuple[Headers, bytes] | None:
         return None
     if request.kind(False) is not Kind.READ:
         return None
-    key = key_of(request)
+    key = key_of_shared(request)
     if key is None or key in flights or key in coming or may_find_shared(key):
         return None
     # As many as are let in, and as many behind them. Many requests come in at once,

@@ -14,6 +14,7 @@ from django.db.backends.postgresql import base
 
 from resilient_site.postgres import driver
 from resilient_site.postgres.waiting import CommitUnknown
+from resilient_site.resilience.generations import invalidate_anyway
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -35,5 +36,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             super()._commit()  # type: ignore[misc]
         except DatabaseError as error:
             if self.connection is not None and self.connection.closed:
+                invalidate_anyway()
+                # Else Django connects anew, and if that fails tells of this alone.
+                self.closed_in_transaction = True
                 raise CommitUnknown(*error.args) from error
             raise

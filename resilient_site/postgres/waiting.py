@@ -1,13 +1,17 @@
-"""Connections that look, while they wait for the server, whether to go on waiting."""
+"""Connections that look, while they wait for the server, whether to go on waiting.
+
+So do they while its name is looked up, for which psycopg would wait.
+"""
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from django.db import OperationalError
 from psycopg.abc import PQGen, PQGenConn
 
 from resilient_site.resilience import deadlines
+from resilient_site.resilience.names import resolver
 
 # So often a wait looks whether it may go on.
 LOOK_S = 0.05
@@ -29,6 +33,29 @@ class PatientConnection(psycopg.Connection[Any]):
         """Raise GivenUp if nothing is to be waited for."""
         if deadlines.is_over():
             raise GivenUp("The time that the request had is up.")
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        # A host that is a path, or several, is as psycopg has it.
+        host = str(options.get("host") or "")
+        if host and not {"/", ","} & set(host) and "hostaddr" not in options:
+            addresses = cls._addresses(host, int(options.get("port") or 5432))
+            options["host"] = ",".join([host] * len(addresses))
+            options["hostaddr"] = ",".join(addresses)
+        return super().connect(conninfo, **options)
+
+    @classmethod
+    def _addresses(cls, host: str, port: int) -> list[str]:
+        while True:
+            cls.check()
+            try:
+                found = resolver.current(host, port, LOOK_S)
+            except TimeoutError:
+                continue
+            except (OSError, UnicodeError) as error:
+                message = f"The host {host} is not known: {error}"
+                raise psycopg.OperationalError(message) from error
+            return [address[0] for _, address in found]
 
     def wait(
         self, gen: PQGen[Any], interval: float = LOOK_S, timeout: float | None = None

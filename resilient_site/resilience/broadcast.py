@@ -98,7 +98,8 @@ class Publisher:
     def _publish(self, client: redis.Redis, tags: Iterable[str]) -> bool:
         try:
             client.publish(CHANNEL, orjson.dumps(sorted(tags)))
-        except (redis.RedisError, OSError):
+        except Exception:  # noqa: BLE001 - nothing Redis says may end the thread
+            client.connection_pool.disconnect()  # its answers may be to other questions
             return False  # the breaker of the cache says it for all
         return True
 
@@ -120,7 +121,7 @@ class Subscriber:
         while not self._stopping.is_set():
             try:
                 self._listen(has_missed)
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 if self.is_listening.is_set() or not has_missed:
                     logger.warning("Changes on other machines are not heard: %s", error)
                     has_missed, pause_s = True, PAUSE_S

@@ -5,13 +5,10 @@ number, and the resolver of names knows none. Here the caller's thread has a dea
 and every step waits for what is left until then.
 """
 
-import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as StillUnknown
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +16,7 @@ from urllib.parse import urlsplit
 from django_redis.pool import ConnectionFactory
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-RESOLVE_AGAIN_S = 30.0
-
-type Address = tuple[Any, ...]
+from resilient_site.resilience.names import resolver
 
 
 class _Clock(threading.local):
@@ -92,66 +87,9 @@ class BudgetedSocket:
         return self._raw.recv_into(*args)
 
 
-class Resolver:
-    """Looks names up in a thread, and remembers what it found."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-        self._asked: dict[tuple[str, int], Future[list[Address]]] = {}
-
-    def addresses(self, host: str, port: int, wait_s: float | None) -> list[Address]:
-        try:
-            return _look_up(host, port, socket.AI_NUMERICHOST)
-        except socket.gaierror:  # a name
-            at, known = self._found.get((host, port), (0.0, []))
-        if known and time.monotonic() - at < RESOLVE_AGAIN_S:
-            return known
-        asked = self._ask(host, port)
-        try:
-            # What was true a while ago does meanwhile.
-            return known or asked.result(wait_s)
-        except StillUnknown:
-            raise TimeoutError(f"The name {host} is not resolved yet") from None
-
-    def _ask(self, host: str, port: int) -> Future[list[Address]]:
-        with self._lock:
-            asked = self._asked.get((host, port))
-            if asked is None:
-                asked = self._asked[host, port] = Future()
-                arguments = (host, port, asked)
-                threading.Thread(
-                    target=self._resolve, args=arguments, daemon=True
-                ).start()
-            return asked
-
-    def _resolve(self, host: str, port: int, asked: Future[list[Address]]) -> None:
-        try:
-            found = _look_up(host, port)
-        except OSError as error:
-            asked.set_exception(error)
-        else:
-            self._found[host, port] = time.monotonic(), found
-            asked.set_result(found)
-        with self._lock:
-            self._asked.pop((host, port), None)
-
-
-def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, address) for family, _, _, _, address in found]
-
-
-_resolver = Resolver()
-os.register_at_fork(after_in_child=_resolver.reset)
-
-
 class BudgetedConnection(Connection):
     def _connect(self) -> Any:
-        addresses = _resolver.addresses(self.host, self.port, _remaining_s())
+        addresses = resolver.addresses(self.host, self.port, _remaining_s())
         later = len(addresses)
         for family, address in addresses:
             later -= 1

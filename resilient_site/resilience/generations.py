@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -134,7 +134,19 @@ generations = Generations(settings.DATA_DIR)
 
 def invalidate(*tags: str) -> None:
     """Let no copy of these be taken for current, as soon as the change is committed."""
-    transaction.on_commit(lambda: _invalidate(tags))
+    transaction.on_commit(partial(_invalidate, tags))
+
+
+def to_be_invalidated() -> tuple[str, ...]:
+    """Return what the commit of the transaction at hand will say has changed."""
+    hooks = [hook for _, hook, _ in transaction.get_connection().run_on_commit]
+    ours = (hook for hook in hooks if getattr(hook, "func", None) is _invalidate)
+    return tuple(tag for hook in ours for tag in hook.args[0])
+
+
+def invalidate_anyway() -> None:
+    """Say it at once: nobody knows whether the commit was made."""
+    _invalidate(to_be_invalidated())
 
 
 def _invalidate(tags: tuple[str, ...]) -> None:

@@ -33,6 +33,8 @@ from rest_framework.views import APIView
 
 from resilient_site.errors import Conflict, Invalid, NotSignedIn, SiteError
 from resilient_site.models import IdempotencyRecord
+from resilient_site.resilience.generations import invalidate, to_be_invalidated
+from resilient_site.resilience.sharing import TAGS
 from resilient_site.resilience.transactions import atomic_with_retries
 
 logger = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ def answer_once(
         key=key,
         fingerprint=asked,
         status=response.status_code,
-        headers=list(response.items()),
+        headers=[*response.items(), (TAGS, " ".join(to_be_invalidated()))],
         body=response.content,
     )
     return response
@@ -213,5 +215,8 @@ def _replay(record: IdempotencyRecord) -> HttpResponse:
     del response["Content-Type"]
     for name, value in record.headers:
         response[name] = value
+    # Whoever was killed after the commit, or lost the connection, has told nobody.
+    invalidate(*response.get(TAGS, "").split())
+    del response[TAGS]
     response[REPLAYED_HEADER] = "true"
     return response

@@ -39,6 +39,7 @@ class Proxy:
     def close(self) -> None:
         self.let_go()
         self.refuse()
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -58,6 +59,10 @@ class Proxy:
             self._server = None
         for writer in list(self._writers):
             writer.transport.abort()
+
+    async def _end(self) -> None:
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=1)
 
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -51,6 +51,15 @@ def test_a_name_of_any_length_is_just_wrong(client, db, path):
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "session", [r'"%s"' % (r"\000" * 12), r'"0123456789\000"', "é" * 40, "x" * 5_000]
+)
+def test_a_session_that_cannot_be_one_is_none(client, db, session):
+    headers = {"HTTP_COOKIE": f"sessionid={session}"}
+    for path, status in ((TOKENS, 302), ("/items/", 200), ("/api/v1/items/", 200)):
+        assert client.get(path, **headers).status_code == status
+
+
 def test_sign_in_is_no_loop(editor_client):
     response = editor_client.get(f"{SIGN_IN}?next={SIGN_IN}")
     assert response["Location"] == "/items/"

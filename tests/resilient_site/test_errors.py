@@ -5,7 +5,7 @@ import json
 
 import pytest
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.http import Http404
 from rest_framework import exceptions as drf_errors
 
@@ -74,6 +74,20 @@ def test_a_database_that_is_away_is_503_for_both(client, monkeypatch, exception)
     page = client.get("/items/")
     assert (page.status_code, page["Retry-After"]) == (503, "5")
     assert b"database" in page.content
+
+
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_takes_no_changes_is_503_for_writers(api):
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    try:
+        refused = api.post("/api/v1/items/", {"name": "X"})
+        assert api.get("/api/v1/items/").status_code == 200
+    finally:
+        connection.close()
+    assert (refused.status_code, refused["Retry-After"]) == (503, "5")
+    assert "can be changed" in refused.json()["detail"]
 
 
 @pytest.mark.django_db

@@ -217,6 +217,18 @@ def test_who_is_signed_in_has_another_one(editor_client, method, path, policy):
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/account/sign-in/", "/admin/login/"])
+def test_whoever_is_signed_in_may_try_to_be_somebody_else_no_more_often(
+    editor_client, limits, path
+):
+    limits("sign-in=2/m")
+    as_ada = {"username": "ada", "password": "guessed"}
+    answers = [editor_client.post(path, as_ada) for _ in range(3)]
+    assert answers[-1].status_code == 429
+    assert left(answers[-1])[0] == "sign-in"
+
+
+@pytest.mark.django_db
 def test_two_people_at_one_address_are_two_clients(client, reader, editor, limits):
     limits("read=1/m")
     for user in (reader, editor):

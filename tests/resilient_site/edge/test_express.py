@@ -160,6 +160,22 @@ def test_of_the_scheme_a_trusted_proxy_is_believed(proxies, expected, taken):
     test()
 
 
+def test_a_fault_on_the_short_way_leaves_the_long_one(monkeypatch, caplog):
+    def fail(*args):
+        raise OverflowError
+
+    monkeypatch.setattr(express, "answer", fail)
+
+    @run
+    async def test():
+        async with serving() as port, Client(port) as client:
+            for _ in range(2):
+                assert (await client.ask()).startswith(b"HTTP/1.1 200 ")
+
+    test()
+    assert "The short way failed" in caplog.text
+
+
 def test_the_id_that_is_offered_is_told(taken):
     @run
     async def test():

@@ -9,6 +9,7 @@ from django.http import HttpResponse
 
 from resilient_site.edge import origin, public, stores
 from resilient_site.edge.admission import Admission
+from resilient_site.resilience import deadlines
 from resilient_site.resilience.generations import BLUR_NS, generations
 from resilient_site.resilience.generations import now as moment
 from tests.resilient_site.edge.clients import ask, becomes, get, run
@@ -55,6 +56,53 @@ async def test_the_others_are_answered_when_the_first_one_goes():
     await asyncio.sleep(0)
     now.go_on.set()
     assert [a.status for a in await asyncio.gather(*others)] == [200] * 20
+    assert len(now.asked) == 1
+
+
+def test_what_nobody_waits_for_is_given_up_and_fetched_for_the_next_one(monkeypatch):
+    monkeypatch.setattr(public, "FOR_NOBODY_S", 0.05)
+    was_over: list[bool] = []
+
+    def respond(request):
+        if len(now.asked) == 1:
+            now.entered.set()
+            assert now.go_on.wait(20)
+            was_over.append(deadlines.is_over())
+            return HttpResponse(status=503)
+        return thing_response("x")
+
+    @run
+    async def test():
+        now.respond = respond
+        now.go_on.clear()
+        gone = [asyncio.Event() for _ in range(3)]
+        asking = [asyncio.create_task(ask("/thing", gone=one)) for one in gone]
+        await becomes(now.entered.is_set)
+        for one in gone:
+            one.set()
+        assert [a.status for a in await asyncio.gather(*asking)] == [0] * 3
+        await asyncio.sleep(0.1)
+        assert (await get()).json() == "x"
+        now.go_on.set()
+        await becomes(lambda: not any(origin.admission.running.values()))
+        assert was_over == [True]
+        assert (await get()).is_hit
+
+    test()
+
+
+@run
+async def test_who_comes_soon_after_the_last_one_has_gone_shares_his_fetch():
+    hold({"n": 1})
+    gone = asyncio.Event()
+    first = asyncio.create_task(ask("/thing", gone=gone))
+    await becomes(now.entered.is_set)
+    gone.set()
+    assert (await first).status == 0
+    next_one = asyncio.create_task(get())
+    await asyncio.sleep(0.01)
+    now.go_on.set()
+    assert (await next_one).json()["n"] == 1
     assert len(now.asked) == 1
 
 

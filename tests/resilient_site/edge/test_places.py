@@ -28,18 +28,22 @@ def assert_all_free() -> None:
     assert origin.admission.queued == 0
 
 
-@run
-async def test_who_goes_while_he_waits_is_not_served():
-    inside = await all_taken()
-    gone = asyncio.Event()
-    waiting = asyncio.create_task(ask("/plain", gone=gone))
-    await becomes(lambda: origin.admission.queued == 1)
-    gone.set()
-    await asyncio.sleep(0)
-    now.go_on.set()
-    await asyncio.gather(*inside, waiting)
-    assert len(now.asked) == len(inside)
-    assert_all_free()
+@pytest.mark.parametrize("target", ["/plain", "/thing"])
+def test_who_goes_while_he_waits_is_not_served(target):
+    @run
+    async def test():
+        inside = await all_taken()
+        gone = asyncio.Event()
+        waiting = asyncio.create_task(ask(target, gone=gone))
+        await becomes(lambda: origin.admission.queued == 1)
+        gone.set()
+        await asyncio.sleep(0.01)
+        now.go_on.set()
+        await asyncio.gather(*inside, waiting)
+        assert len(now.asked) == len(inside)
+        assert_all_free()
+
+    test()
 
 
 @run

@@ -89,3 +89,15 @@ async def test_as_many_are_let_through_as_there_are_places(last_known):
     await get("/thing/0")
     assert len(public.coming) == 1
     assert rush.refusal_of(third) is None
+
+
+@run
+async def test_where_nothing_is_shared_nobody_is_kept_out_by_who_came_before(
+    last_known, settings
+):
+    settings.READ_CACHE = False
+    await begin_rush(places=2)
+    for n in range(20):
+        assert rush.refusal_of(asked(f"/thing/{n}")) is None
+        assert (await get(f"/thing/{n}")).status == 200
+    assert not public.coming

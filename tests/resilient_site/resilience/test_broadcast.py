@@ -1,5 +1,8 @@
 """What one machine changes the others take for changed, whatever Redis does."""
 
+from contextlib import closing
+from urllib.parse import urlsplit
+
 import orjson
 import pytest
 import redis
@@ -7,7 +10,9 @@ import redis
 from resilient_site.resilience import broadcast
 from resilient_site.resilience.broadcast import CHANNEL, Publisher, Subscriber
 from resilient_site.resilience.generations import Generations, mark, now
+from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
+from tests.resilient_site.resilience.nonsense import answering, garbage, wrong_shape
 
 WITHIN_S = 5
 
@@ -92,6 +97,24 @@ def test_a_server_that_hangs_is_noticed(there, subscriber, redis_own):
     wait_for(lambda: not subscriber.is_listening.is_set(), WITHIN_S)
     redis_own.resume()
     is_heard(there, bolt)
+
+
+@pytest.mark.parametrize("handle", [garbage, wrong_shape])
+def test_who_was_answered_nonsense_goes_on_after(
+    there, settings, redis_own, caplog, handle
+):
+    publisher, subscriber = Publisher(), Subscriber()
+    with answering(handle) as url, closing(Proxy(urlsplit(url).port)) as way:
+        settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
+        bolt = copy_of("item:bolt")
+        subscriber.start()
+        publisher.tell(["item:bolt"])
+        wait_for(lambda: "are not heard" in caplog.text, WITHIN_S)
+        assert not publisher.flush(0.1)
+        way.target = redis_own.port
+        is_heard(there, bolt)
+        assert publisher.flush(WITHIN_S)
+        subscriber.stop()
 
 
 def test_too_many_changes_are_told_as_everything(there, publisher, subscriber):

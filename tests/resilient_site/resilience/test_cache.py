@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -19,6 +19,14 @@ from resilient_site.resilience import breakers, scripts
 from resilient_site.resilience.breakers import State
 from resilient_site.resilience.cache import GuardedCache
 from tests.private_server import wait_for
+from tests.resilient_site.resilience.nonsense import (
+    answering,
+    drip,
+    garbage,
+    hang_up,
+    silence,
+    wrong_shape,
+)
 from tests.running import ROOT
 
 BUDGET_S = 0.05
@@ -45,62 +53,6 @@ def memory_only():
     cache = GuardedCache("", {})
     cache.clear()
     return cache
-
-
-@contextmanager
-def answering(handle):
-    """A server whose connections get what `handle` does to them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        open_sockets = []
-
-        def serve():
-            while True:
-                try:
-                    client, _ = server.accept()
-                except OSError:
-                    return
-                open_sockets.append(client)
-                threading.Thread(target=talk, args=(client,), daemon=True).start()
-
-        def talk(client):
-            with suppress(OSError):
-                handle(client)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for client in open_sockets:
-            client.close()
-
-
-def garbage(client):
-    while client.recv(4096):
-        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-def wrong_shape(client):
-    while client.recv(4096):
-        client.sendall(b"+OK\r\n")
-
-
-def drip(client):
-    client.recv(4096)
-    client.sendall(b"$1000\r\n")
-    while True:
-        client.sendall(b"x")
-        time.sleep(0.01)
-
-
-def silence(client):
-    while client.recv(4096):
-        pass
-
-
-def hang_up(client):
-    client.recv(4096)
-    client.close()
 
 
 OPERATIONS = {

@@ -16,9 +16,11 @@ from rest_framework.test import APIClient
 from compute import jobs
 from compute.registry import get_task
 from items import catalogue
+from items.catalogue import item_tag
 from items.models import Item, ItemChange
 from resilient_site.heap_api import HeapView
 from resilient_site.models import IdempotencyRecord
+from resilient_site.resilience.generations import generations, mark, now
 from resilient_site.resilience.idempotency import (
     IdempotentWrites,
     answer_once,
@@ -60,6 +62,28 @@ def test_every_write_gives_its_first_answer_again(api):
     assert not deleted.has_header("Content-Type")
     assert ItemChange.objects.filter(item_id="bolt").count() == 4
     assert Item.objects.get().name == "A"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_answered_again_is_seen_though_its_change_was_told_to_nobody(
+    api, monkeypatch
+):
+    """Whoever was to tell it was killed after the commit."""
+
+    def send() -> Any:
+        return api.post(ITEMS, {"id": "bolt", "name": "Bolt"}, headers=KEY)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "run_and_clear_commit_hooks", lambda: None)
+        assert send().status_code == 201
+    connection.run_on_commit.clear()
+    bolt, nut = (mark(now(), [item_tag(name)]) for name in ("bolt", "nut"))
+
+    again = send()
+    assert is_replayed(again)
+    assert not again.has_header("Cache-Tag")
+    assert not generations.is_current(bolt)
+    assert generations.is_current(nut)
 
 
 def test_what_the_write_came_to_is_kept_also_where_it_was_refused(api):

@@ -1,0 +1,12 @@
+"""Sessions in the cache and the database, under keys that Django may have given."""
+
+from typing import Any
+
+from django.contrib.sessions.backends import cached_db
+
+
+class SessionStore(cached_db.SessionStore):
+    def _validate_session_key(self, key: Any) -> bool:
+        # A cookie can hold a null character, which PostgreSQL does not take.
+        can_be_one = super()._validate_session_key(key)  # type: ignore[misc]
+        return bool(can_be_one) and key.isalnum()
