@@ -10,7 +10,6 @@ from django.conf import settings
 from django.urls import get_resolver
 
 from resilient_site import heap, lifeline
-from resilient_site.metrics.sharing import clean
 from resilient_site.succession import succession
 
 wsgi_app = "resilient_site.asgi:application"
@@ -45,7 +44,6 @@ logconfig_dict = settings.LOGGING
 
 def on_starting(server: Any) -> None:
     """Have SIGUSR2 start a new master as this one was started, `-m gunicorn` too."""
-    clean("web")
     server.START_CTX["args"] = sys.orig_argv
 
 

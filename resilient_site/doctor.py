@@ -57,6 +57,13 @@ def failure(what: str, todo: str) -> Finding:
     return Finding(Level.FAILURE, what, todo)
 
 
+# What it says instead of the error, which may quote a part of the password.
+UNREADABLE = failure(
+    "The address cannot be read.",
+    "In its password write %2F for /, %23 for # and %40 for @.",
+)
+PORTS = {"amqps": 5671, "redis": 6379, "rediss": 6379}
+
 type Examination = Callable[[], Iterable[Finding]]
 
 _examinations: dict[str, Examination] = {}
@@ -96,7 +103,7 @@ def environment() -> Iterator[Finding]:
     if settings.EMBEDDED:
         yield ok("The embedded default: SQLite, for one machine, without HTTPS.")
     messages = run_checks(include_deployment_checks=not settings.EMBEDDED)
-    serious = [message for message in messages if message.level >= WARNING]
+    serious = [m for m in messages if m.level >= WARNING and not m.is_silenced()]
     for message in serious:
         yield warning(f"{message.id}: {message.msg}", message.hint or "")
     if not serious:
@@ -156,9 +163,14 @@ def shared_cache() -> Iterator[Finding]:
     if not settings.REDIS_URL:
         yield ok("None: each process keeps what is asked for often to itself.")
         return
-    with redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2
-    ) as client:
+    try:
+        redis_at = redis.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2
+        )
+    except ValueError:
+        yield UNREADABLE
+        return
+    with redis_at as client:
         server, memory = client.info("server"), client.info("memory")
     yield ok(f"Redis {server['redis_version']} answers.")
     most, used = memory["maxmemory"], memory["used_memory"]
@@ -216,18 +228,33 @@ def machine() -> Iterator[Finding]:
         yield ok(said)
 
 
+def reach(urls: str) -> Finding:
+    """Tell whether something listens where they point to; `;` stands between them."""
+    answering, silent = [], []
+    for url in urls.split(";"):
+        parts = urlsplit(url)
+        host = parts.hostname or "localhost"
+        try:
+            port = parts.port or PORTS.get(parts.scheme, 5672)
+        except ValueError:
+            return UNREADABLE
+        place = f"{host}:{port}"
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+        except OSError as error:
+            silent.append(f"{place} does not answer: {describe(error)}")
+        else:
+            answering.append(f"{place} answers.")
+    said = " ".join([*answering, *silent])
+    if not silent:
+        return ok(said)
+    say = warning if answering else failure
+    return say(said, "See that it runs and can be reached.")
+
+
 def register_all() -> None:
     register("settings", environment)
     register("machine", machine)
     register("folder", folder)
     register("database", database)
     register("cache", shared_cache)
-
-
-def reach(url: str) -> Finding:
-    """Tell whether something listens where `url` points to."""
-    parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    port = parts.port or {"amqps": 5671, "redis": 6379}.get(parts.scheme, 5672)
-    with socket.create_connection((host, port), timeout=2):
-        return ok(f"{host}:{port} answers.")

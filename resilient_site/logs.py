@@ -1,5 +1,7 @@
 """How a log line looks: JSON for machines, text for people, secrets in neither."""
 
+import json
+import re
 import select
 import sys
 from typing import Any
@@ -18,11 +20,12 @@ SHORTEST = 200
 PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 # Of Django's records, which would be told twice.
 LEFT_OUT = {"request", "server_time", "color_message"}
+# Clients send them in paths: a terminal would obey some, and others begin a line.
+_control_characters = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def formatter(style: str) -> structlog.stdlib.ProcessorFormatter:
-    is_json = style == "json"
-    render = _as_json if is_json else _console()
+    render = [_as_json] if style == "json" else [_inert, _console()]
     before: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -35,7 +38,7 @@ def formatter(style: str) -> structlog.stdlib.ProcessorFormatter:
         structlog.processors.format_exc_info,
         _only_plain,
         _mask,
-        render,
+        *render,
     ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=before, processors=after
@@ -73,6 +76,17 @@ def _mask(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     return masked
 
 
+def _inert(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    def escape(found: re.Match[str]) -> str:
+        return ascii(found[0])[1:-1]
+
+    for key, text in event.items():
+        if isinstance(text, str):
+            lines = text.split("\n") if key == "exception" else [text]
+            event[key] = "\n".join(_control_characters.sub(escape, x) for x in lines)
+    return event
+
+
 def _as_json(logger: WrappedLogger, name: str, event: EventDict) -> str:
     line = _dumps(event)
     while len(line) > LINE_MAX_BYTES:
@@ -91,4 +105,10 @@ def _as_json(logger: WrappedLogger, name: str, event: EventDict) -> str:
 
 def _dumps(event: Any) -> bytes:
     option = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
-    return orjson.dumps(event, default=str, option=option)
+    try:
+        return orjson.dumps(event, default=str, option=option)
+    except TypeError:  # half a character, or a number of more than 64 bits
+        plain = json.dumps(
+            event, default=str, ensure_ascii=False, separators=(",", ":")
+        )
+        return plain.encode(errors="replace")

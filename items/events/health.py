@@ -1,11 +1,15 @@
 """How far behind the publishing of changes is, as the database tells it."""
 
+from collections.abc import Iterator
+
+from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from items import feed
 from items.events.models import EventRelay
 from items.models import ItemChange
+from resilient_site import doctor
 from resilient_site.health.parts import Figures, Finding, Part, Status, register
 from resilient_site.resilience import deadlines
 
@@ -40,5 +44,20 @@ def check() -> Finding:
     return Finding(Status.PASS, WELL, figures=figures)
 
 
+def examine() -> Iterator[doctor.Finding]:
+    """What `manage.py doctor` says of it."""
+    yield doctor.reach(settings.EVENTS_URL)
+    found = check()
+    (_, number), (_, behind_s), _ = found.figures
+    said = f"{found.meaning} {number} wait, for up to {behind_s} s."
+    if found.status is Status.PASS:
+        yield doctor.ok(said)
+    elif found.meaning == NOBODY:
+        yield doctor.failure(said, "Start manage.py relay_events.")
+    else:
+        yield doctor.failure(said, found.error or "See the log of relay_events.")
+
+
 def register_all() -> None:
     register(Part("events", "Events", "component", check))
+    doctor.register("events", examine)

@@ -1,8 +1,9 @@
 """The figures of all processes: each writes its own down, whoever is asked adds up.
 
-A process that was replaced leaves its counts behind, so that no counter falls. What a
-role (web, compute) had told before it was started anew is forgotten. Nothing here
-raises: on a full disk the process that is asked tells at least its own figures.
+A process that has ended leaves its counts behind, so that no counter falls: neither by
+a release nor where several gunicorns share the folder. It has ended when nobody holds a
+lock on what it told; its number would say nothing from one container to another.
+Nothing here raises: on a full disk the process that is asked tells its own figures.
 """
 
 import fcntl
@@ -12,11 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 import orjson
 from django.conf import settings
 
+from resilient_site.metrics.counts import BOUNDS
 from resilient_site.metrics.families import FAMILIES, Kind
 from resilient_site.metrics.process import Sample, all_samples, begin
 
@@ -45,10 +48,13 @@ class Teller:
 
     def __init__(self) -> None:
         self.role = ""
+        self._id = ""
         self._stopping = threading.Event()
+        self._writing = threading.Lock()
+        self._told: BinaryIO | None = None
 
     def start(self, role: str) -> None:
-        self.role = role
+        self.role, self._id = role, uuid4().hex
         self._stopping.clear()
         begin()
         with suppress(OSError):
@@ -62,11 +68,17 @@ class Teller:
 
     def write(self) -> None:
         samples = all_samples(self.role)
-        _write(self._file, [[s.name, s.labels, s.value] for s in samples])
+        with self._writing:
+            before = self._told
+            self._told = _write(
+                self.file, [[s.name, s.labels, s.value] for s in samples]
+            )
+            if before:
+                before.close()
 
     @property
-    def _file(self) -> Path:
-        return folder() / f"{self.role}-{os.getpid()}.json"
+    def file(self) -> Path:
+        return folder() / f"{self.role}-{self._id}.json"
 
     def _run(self) -> None:
         is_told = False
@@ -87,7 +99,7 @@ def totals(role: str) -> Totals:
         _gather_ended()
     with suppress(OSError):
         for file in folder().glob("*.json"):
-            if file.stem.rpartition("-")[2] != str(os.getpid()):
+            if file != teller.file:
                 _add(added, _read(file))
     _add(added, all_samples(role))
     return added
@@ -121,20 +133,17 @@ def _gather_ended() -> None:
             added: Totals = {}
             _add(added, _read(rest))
             _add(added, (sample for sample in _read(file) if _is_lasting(sample)))
-            _write(rest, [[*key, value] for key, value in added.items()])
+            _write(rest, [[*key, value] for key, value in added.items()]).close()
             file.unlink()
 
 
-def _has_ended(file: Path) -> bool:
-    pid = file.stem.rpartition("-")[2]
-    if not pid.isdigit():
+def _has_ended(path: Path) -> bool:
+    if path.stem.endswith(f"-{ENDED}") or path == teller.file:
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    with suppress(OSError), open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Else it was written anew meanwhile, and this one let go.
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 
@@ -160,13 +169,32 @@ def _read(file: Path) -> list[Sample]:
         samples = [Sample(name, tuple(labels), value) for name, labels, value in found]
     except (OSError, ValueError, TypeError):
         return []
-    return [sample for sample in samples if sample.name in FAMILIES]
+    return [sample for sample in samples if _is_ours(sample)]
 
 
-def _write(file: Path, content: Any) -> None:
-    new = file.with_suffix(".new")
-    new.write_bytes(orjson.dumps(content))
-    new.replace(file)
+def _is_ours(sample: Sample) -> bool:
+    """Another release may have had another metric by that name, or none."""
+    family = FAMILIES.get(sample.name)
+    if family is None or len(sample.labels) != len(family.labels):
+        return False
+    if family.kind is Kind.HISTOGRAM:
+        return isinstance(sample.value, list) and len(sample.value) == len(BOUNDS) + 2
+    return not isinstance(sample.value, list)
+
+
+def _write(path: Path, content: Any) -> BinaryIO:
+    """Return what was written, open and locked."""
+    new = path.with_suffix(".new")
+    file = open(new, "wb")  # noqa: SIM115 - closed by who lets go of the lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write(orjson.dumps(content))
+        file.flush()
+        new.replace(path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 teller = Teller()

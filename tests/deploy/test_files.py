@@ -64,6 +64,37 @@ def test_the_environment_has_known_settings():
     assert {"SECRET_KEY", "DATABASE_URL"} <= named <= SETTINGS
 
 
+def test_a_command_has_the_environment_that_the_units_have(tmp_path: Path):
+    """Also what a shell would take for its own."""
+    values = {
+        "DATABASE_URL": "postgres://site:a$b`c@db/site?sslmode=require&connect_timeout=2",
+        "EVENTS_URL": "amqp://one;amqp://two",
+        "RELEASE": "two words # and a sign",
+        "ALLOWED_HOSTS": "*",
+    }
+    lines = [f"{name}={value}" for name, value in values.items()]
+    text = "\n".join(["# A comment: it's one", "", *lines, 'SECRET_KEY="quoted"'])
+    (tmp_path / "environment").write_text(text)
+    python = tmp_path / "current" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho $#\nexec env -0\n")
+    runuser = tmp_path / "runuser"
+    runuser.write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
+    for program in (python, runuser):
+        program.chmod(0o755)
+    script = (DEPLOY / "manage.sh").read_text()
+    for there, here in ((CURRENT, "current"), ("/etc/resilient-site", ".")):
+        script = script.replace(there, str(tmp_path / here))
+    done = subprocess.run(
+        ["sh", "-c", script, "manage.sh", "migrate", "two words"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    number, _, told = done.stdout.partition("\n")
+    assert (number, done.stderr) == ("3", "")
+    found = dict(line.split("=", 1) for line in told.split("\0") if line)
+    assert found.items() >= (values | {"SECRET_KEY": "quoted"}).items()
+
+
 def test_an_image_is_made_of_what_is_there():
     text = (DEPLOY / "Dockerfile").read_text()
     copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).+", text, re.M)]

@@ -159,6 +159,30 @@ def test_an_event_passes_at_once(way: Way):
         assert b"gzip" not in received
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET /a b HTTP/1.1", 400), ("GET /%zz HTTP/1.1", 400),
+        ("GET /%00 HTTP/1.1", 400), ("GET /../../etc/passwd HTTP/1.1", 400),
+        ("\x16\x03\x01", 400), (f"GET /{'a' * 40_000} HTTP/1.1", 414),
+        ("TRACE / HTTP/1.1", 405), ("GET / HTTP/3.0", 505),
+        (f"GET / HTTP/1.1\r\nCookie: {'a' * 40_000}", 400),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip", 501),
+        ("GET / HTTP/1.1\r\nHost: a/b", 400),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_the_clients_fault(way: Way, line: str, status: int):
+    with socket.create_connection(("127.0.0.1", way.nginx.port), timeout=10) as peer:
+        peer.sendall(f"{line}\r\nHost: x\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(peer)
+        answer.begin()
+        body = answer.read().decode()
+    assert answer.status == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Request-ID"] in body
+    assert way.asked == []
+
+
 def test_too_large_a_body_is_refused_unread(way: Way):
     connection = http.client.HTTPConnection("127.0.0.1", way.nginx.port, timeout=10)
     connection.putrequest("POST", "/api/v1/items/")

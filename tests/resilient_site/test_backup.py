@@ -1,9 +1,11 @@
 """A backup, made while people write, holds what they were told is done."""
 
+import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +21,50 @@ EDITOR = """
 from django.contrib.auth.models import Group, User
 from items.apps import EDITORS
 User.objects.create_user("edith").groups.add(Group.objects.get(name=EDITORS))
+"""
+# In one process, as each takes seconds to start. It prints what it finds.
+PRELUDE = """
+import json
+import sqlite3
+from pathlib import Path
+from django.core.management import call_command
+from django.db import connection
+from items.models import Item
+from resilient_site.backup import BackupFailed, backup, restore
+
+call_command("load_sample", verbosity=0)
+kept, broken = Path("{folder}/kept"), Path("{folder}/broken")
+backup(kept)
+whole = kept.read_bytes()
+broken.write_bytes(whole[: len(whole) * 2 // 3])
+def find(path):
+    try:
+        restore(path)
+    except BackupFailed as error:
+        said = str(error)
+    else:
+        said = "done"
+    is_later = "later" in connection.introspection.table_names()
+    print(json.dumps([Item.objects.count() > 10_000, is_later, said]))
+    connection.close()
+"""
+AFTER_AN_UPGRADE = """
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE later (item varchar(64) REFERENCES items_item (id))")
+    cursor.execute("INSERT INTO later VALUES ('country.DE')")
+find(broken)
+find(kept)
+"""
+SQLITE = """
+find(broken)
+path = connection.settings_dict["NAME"]
+other = sqlite3.connect(path)
+other.execute("SELECT count(*) FROM items_item").fetchone()
+find(kept)
+other.close()
+find(kept)
+path.write_bytes(b"no database " * 1000)
+find(kept)
 """
 
 
@@ -130,3 +176,31 @@ def test_what_cannot_be_done_changes_nothing(sites, tmp_path: Path):
     assert there.read_text() == "something else"
     assert exported(old) == before
     assert not list(tmp_path.glob(".*"))
+
+
+def found(site: Site, script: str, folder: Path) -> list[list[Any]]:
+    prelude = PRELUDE.format(folder=folder)
+    done = site.manage("shell", "-v0", "-c", prelude + script)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(x) for x in done.stdout.splitlines() if x.startswith("[")]
+
+
+@pytest.mark.parametrize("sites", ["postgresql"], indirect=True)
+def test_what_a_later_version_made_goes_and_with_a_broken_file_nothing_does(
+    sites, tmp_path: Path
+):
+    broken, whole = found(sites[0], AFTER_AN_UPGRADE, tmp_path)
+    assert broken[:2] == [True, True]
+    assert broken[2] != "done"
+    assert whole == [True, False, "done"]
+
+
+@pytest.mark.parametrize("sites", ["sqlite"], indirect=True)
+def test_a_database_in_use_is_not_replaced_and_a_damaged_one_is(sites, tmp_path: Path):
+    """Who has it open would go on writing to the one that went."""
+    broken, used, unused, damaged = found(sites[0], SQLITE, tmp_path)
+    assert broken[0]
+    assert "malformed" in broken[2]
+    assert used[0]
+    assert "Stop the site first" in used[2]
+    assert unused == damaged == [True, False, "done"]

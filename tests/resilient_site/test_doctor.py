@@ -14,6 +14,9 @@ from django.utils import timezone
 from compute import jobs
 from compute.models import Job
 from compute.registry import get_task
+from items.events import health
+from items.events.place import Place
+from resilient_site.doctor import Level, reach
 from tests.private_server import free_port
 
 # Examinations have connections of their own.
@@ -57,6 +60,14 @@ def test_a_person_is_told_in_lines(settings):
     assert "failure  settings  DEBUG is on" in told
     assert "→ Unset DEBUG." in told
     assert code == 1
+
+
+def test_what_is_meant_is_no_finding(settings):
+    """Those that the settings silence, with their reason."""
+    settings.EMBEDDED, settings.SECURE_HSTS_SECONDS = False, 3600
+    told, _ = doctor()
+    assert settings.SILENCED_SYSTEM_CHECKS
+    assert not [name for name in settings.SILENCED_SYSTEM_CHECKS if name in told]
 
 
 def test_the_database_answers():
@@ -132,3 +143,36 @@ def test_a_broker_that_is_away_is_found(settings):
     found = dict(examine("jobs"))
     assert "failure" in found
     assert "secret" not in str(found)
+
+
+def test_of_a_list_each_broker_is_asked(settings, redis_server):
+    away = f"amqp://guest:secret@localhost:{free_port()}//"
+    here = f"amqp://127.0.0.1:{redis_server.port}//"
+    assert reach(here).level is Level.OK
+    assert reach(f"{away};{here}").level is Level.WARNING
+    assert reach(f"{away};{away}").level is Level.FAILURE
+    assert "secret" not in reach(away).what
+
+
+@pytest.mark.parametrize("url", ["redis://:se/cret@host/0", "redis://:se#cret@host/0"])
+def test_of_an_address_that_cannot_be_read_nothing_is_told(settings, url):
+    settings.REDIS_URL = url
+    told, code = doctor()
+    assert code == 1
+    assert "%2F for /" in told
+    assert "%2F for /" in reach(url).todo
+    assert "'se'" not in told + reach(url).what
+
+
+def test_changes_that_nobody_publishes_are_found(settings, rabbitmq_server):
+    settings.EVENTS_URL = rabbitmq_server.url()
+    here, nobody = health.examine()
+    assert here.level is Level.OK
+    assert (nobody.level, nobody.todo) == (
+        Level.FAILURE, "Start manage.py relay_events.",
+    )  # fmt: skip
+    place = Place()
+    place.hold()
+    assert [found.level for found in health.examine()] == [Level.OK] * 2
+    place.note_trouble("TimeoutError: timed out")
+    assert list(health.examine())[1].todo == "TimeoutError: timed out"

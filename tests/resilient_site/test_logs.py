@@ -108,8 +108,10 @@ def test_no_secret_is_told(site):
     [
         ("Authorization: Token 0123456789abcdef", "Authorization: Token ***"),
         ("postgres://site:pw@db/site", "postgres://***@db/site"),
+        ("amqp://site:p@ss@db/x for a@b", "amqp://***@db/x for a@b"),
         ("GET /x?a=1&api_key=abc&b=2", "GET /x?a=1&api_key=***&b=2"),
         ("{'password': 'abc', 'n': 1}", "{'password': '***', 'n': 1}"),
+        ("{'password': \"it's two words\"}", "{'password': \"***\"}"),
         ("sessionid=abc; other=1", "sessionid=***; other=1"),
         (f"It was {'a1' * 32}.", "It was ***."),
         ({"SECRET_KEY": "x", "deep": [{"token": 1}]},
@@ -166,6 +168,38 @@ def test_people_are_told_in_text(caplog):
     logging.getLogger("x").warning("The %s failed.", "cache", extra={"n": 1})
     text = formatter("console").format(record[-1])
     assert re.search(r"\[warning\] The cache failed\..*n.*=.*1", text)
+
+
+def told_of(text: str, style: str) -> str:
+    record = logging.makeLogRecord(
+        {"msg": "Asked for %s", "args": (text,), "path": text, "number": 2**70}
+    )
+    return formatter(style).format(record)
+
+
+def test_what_a_client_sends_begins_no_line_and_commands_no_terminal():
+    text = told_of("/\x1b[2J\r\n2026 [info] forged\x9b\x7f\u2028", "console")
+    assert len(text.splitlines()) == 1
+    assert r"/\x1b[2J\r\n2026 [info] forged\x9b\x7f\u2028" in text
+    assert text.isprintable()
+
+
+def test_a_traceback_has_lines():
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        record = logging.makeLogRecord(
+            {"msg": "It failed.", "exc_info": sys.exc_info()}
+        )
+    text = formatter("console").format(record)
+    assert "\x1b" not in text
+    assert text.splitlines()[-1] == r"ValueError: \x1b[2J"
+
+
+def test_what_json_does_not_know_is_told_too():
+    told = json.loads(told_of("half a \ud83d\n", "json"))
+    assert told["event"] == "Asked for half a ?\n"
+    assert told["number"] == 2**70
 
 
 def test_nobody_waits_for_a_reader_who_is_stopped(tmp_path):

@@ -44,19 +44,36 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 
 def test_requests_are_counted_over_all_processes_and_their_ends(site):
-    def counted(how: str) -> float:
-        labels = sorted((how, "GET", "/api/v1/items/<id>", "200"))
-        return figures(site).get(("requests_total", *labels), 0)
+    def hits() -> float:
+        """Return how many are told of, as soon as all requests are."""
+        found = figures(site)
+        stored, hit = (
+            found.get(
+                ("requests_total", *sorted((how, "GET", "/api/v1/items/<id>", "200"))),
+                0,
+            )
+            for how in ("stored", "hit")
+        )
+        return hit if stored + hit == 20 else 0
 
     for _ in range(20):
         site.get(ITEM)
-    wait_for(lambda: counted("hit") + counted("stored") == 20, 5)
-    before = counted("hit")
+    before = wait_for(hits, 5)
     worker = site.web_workers()[0]
     worker.send_signal(signal.SIGTERM)
     worker.wait(20)
     wait_for(lambda: figures(site)["processes", "web"] == 2, 20)
-    assert counted("hit") == before
+    assert hits() == before
+
+
+def test_a_counter_falls_with_no_new_start(site):
+    name = "processes_started_total", "web"
+    before = figures(site)[name]
+    master = site.web_master()
+    master.terminate()
+    master.wait(30)
+    wait_for(site.answers)
+    assert wait_for(lambda: figures(site)[name] >= before + 2, 20)
 
 
 def test_paths_and_methods_of_strangers_make_no_new_series(site):

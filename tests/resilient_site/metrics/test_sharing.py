@@ -1,17 +1,21 @@
 """The figures of several processes, added up."""
 
-import os
 import subprocess
 import sys
 import timeit
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from uuid import uuid4
 
 import orjson
 import pytest
 
 from resilient_site.edge.observing import HIT, tell_at_once
 from resilient_site.metrics import counts, page, sharing
+from resilient_site.metrics.counts import BOUNDS
 from resilient_site.metrics.families import FAMILIES, Kind
-from resilient_site.metrics.sharing import clean, folder, totals
+from resilient_site.metrics.sharing import Teller, clean, folder, totals
+from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
@@ -29,42 +33,103 @@ def data_dir(settings, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("resilient_site.heap.resident_bytes", lambda: 10)
 
 
-def tell(role: str, pid: int, retries: int, size: int) -> None:
-    told = [[*RETRIES, retries], [*SIZE, size], [*LARGEST, size], ["unknown", [], 1]]
-    (folder() / f"{role}-{pid}.json").write_bytes(orjson.dumps(told))
+type Tell = Callable[..., Callable[[], None]]
 
 
-def ended_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait(20)
-    return process.pid
+@pytest.fixture
+def tell() -> Iterator[Tell]:
+    """Tell as another process would; what it returns ends that one."""
+    with ExitStack() as running:
+
+        def tell(role: str, retries: int, size: int = 30) -> Callable[[], None]:
+            told = [[*RETRIES, retries], [*SIZE, size], [*LARGEST, size]]
+            path = folder() / f"{role}-{uuid4().hex}.json"
+            return running.enter_context(sharing._write(path, told)).close
+
+        yield tell
 
 
-def test_processes_are_added_up_and_of_some_figures_the_largest_counts():
+def test_processes_are_added_up_and_of_some_figures_the_largest_counts(tell):
     counts.count("retries")
-    tell("web", os.getppid(), 5, 30)
+    tell("web", 5)
     found = totals("web")
     assert (found[RETRIES], found[SIZE], found[LARGEST]) == (6, 40, 30)
 
 
-def test_what_a_process_counted_outlives_it_and_what_it_held_does_not():
+def test_what_a_process_counted_outlives_it_and_what_it_held_does_not(tell):
     for retries in (5, 7):
-        tell("web", ended_pid(), retries, 30)
+        tell("web", retries)()
         found = totals("web")
         assert (found[SIZE], found[LARGEST]) == (10, 10)
     assert found[RETRIES] == 12 == totals("web")[RETRIES]
     assert {file.name for file in folder().iterdir()} == {"web-ended.json", "lock"}
 
 
-def test_another_start_of_a_role_forgets_what_it_told_before():
-    tell("web", ended_pid(), 5, 30)
-    tell("compute", ended_pid(), 7, 30)
+def test_a_process_tells_more_and_more_and_is_counted_once(tell):
+    other = Teller()
+    other.start("web")
+    for number in range(3):
+        counts.count("retries")
+        other.write()
+        assert totals("compute")[RETRIES] == 2 * (number + 1)
+    other.stop()
+    assert len(list(folder().glob("web-*.json"))) == 1
+    assert other._told
+    other._told.close()
+    assert totals("compute")[RETRIES] == 6
+
+
+NUMBERED = """
+import sys, time
+from pathlib import Path
+from resilient_site.metrics import sharing
+told = sharing._write(Path(sys.argv[1]), [["retries", [], 5]])
+print("told", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_is_known_by_no_number_lives(tell):
+    """As in a container beside this one."""
+    path = folder() / "web-4194305.json"  # larger than any
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "shell", "-v0", "-c", NUMBERED.replace(
+            "sys.argv[1]", repr(str(path))
+        )],
+        cwd=ROOT, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"told\n"
+        assert totals("web")[RETRIES] == totals("web")[RETRIES] == 5
+        assert path.exists()
+        process.kill()
+    assert totals("web")[RETRIES] == totals("web")[RETRIES] == 5
+    assert not path.exists()
+
+
+def test_a_role_may_be_forgotten(tell):
+    tell("web", 5)()
+    tell("compute", 7)()
     clean("web")
     assert totals("web")[RETRIES] == 7
 
 
-def test_what_cannot_be_read_is_left_out():
-    tell("web", os.getppid(), 5, 30)
+def test_what_another_release_meant_is_left_out(tell):
+    told = [
+        ["requests", ["/items/"], 1],  # has more labels now
+        ["retries", [], [1, 2]],
+        ["job_duration_seconds", ["report"], [1] * len(BOUNDS)],
+        ["unknown", [], 1],
+        [*RETRIES, 5],
+    ]
+    (folder() / "web-ended.json").write_bytes(orjson.dumps(told))
+    assert totals("web")[RETRIES] == 5
+    assert b"resilient_site_retries_total 5.0" in page.render("web")
+
+
+def test_what_cannot_be_read_is_left_out(tell):
+    tell("web", 5)
     (folder() / "web-1.json").write_text("{")
     assert totals("web")[RETRIES] == 5
 
