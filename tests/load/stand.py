@@ -151,11 +151,15 @@ class Program:
             raise RuntimeError(f"{self.command} did not start:\n{self.log.read_text()}")
         return self.ready in self.log.read_text()
 
+    def processes(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.process.pid)
+            return [main, *main.children(recursive=True)]
+        return []
+
     def __exit__(self, *exc: object) -> None:
         """Stop it; what does not stop in time is killed with all its children."""
-        family = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid).children(recursive=True)
+        family = self.processes()[1:]
         self.process.terminate()
         self.process.send_signal(signal.SIGCONT)  # if it was stopped
         try:

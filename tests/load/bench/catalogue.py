@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from tests.load.bench import places
-from tests.load.bench.peers import OURS, Running
+from tests.load.bench.peer import OURS
+from tests.load.bench.peers import Running
 from tests.load.helper import Helper
 from tests.load.rows import COLUMNS, rows
 from tests.load.stand import Stand

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from itertools import chain
 
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peers import OURS, Running
+from tests.load.bench.peer import OURS
+from tests.load.bench.peers import Running
 from tests.load.bench.results import (
     RATIO,
     Distribution,

@@ -12,7 +12,8 @@ import psycopg
 
 from tests.load.arrivals import NO_ANSWER, Seen
 from tests.load.bench.measuring import Bench, say
-from tests.load.bench.peers import OURS, REST, Peer, Running, running
+from tests.load.bench.peer import OURS, REST, Peer
+from tests.load.bench.peers import Running, running
 from tests.load.bench.results import (
     RATIO,
     Curves,

@@ -3,17 +3,10 @@
 from collections.abc import Iterator
 
 from tests.load.bench import comparing
+from tests.load.bench.comparing import LATENCY_PER_S as PER_S
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peers import (
-    BARE,
-    FASTAPI,
-    NGINX,
-    NINJA,
-    OURS,
-    REST,
-    Running,
-    running,
-)
+from tests.load.bench.peer import BARE, FASTAPI, NGINX, NINJA, OURS, REST, Peer
+from tests.load.bench.peers import Running, running
 from tests.load.bench.results import Goal, Missing, Piece
 
 TITLE = "Reading one item"
@@ -32,16 +25,15 @@ def measure(bench: Bench) -> Iterator[Piece]:
     with running(bench.stand, *starts) as peers:
         for why in peers.missing:
             yield Missing(NGINX, why)
-        by_all = {name: peers[name].read() for name in ALL if name in peers}
-        by_token = {name: peers[name].read_signed_in() for name in SIGNED_IN}
-        yield from comparing.rates(
-            bench,
-            "GET of a hot item, nobody signed in",
-            by_all,
-            {FASTAPI: Goal("≥", 3)},
+        ours_and_all = {name: peers[name] for name in ALL if name in peers}
+        with_tokens = {name: peers[name] for name in SIGNED_IN}
+        title = "GET of a hot item, nobody signed in"
+        goals = {FASTAPI: Goal("≥", 3)}
+        yield from comparing.rates(bench, title, ours_and_all, Peer.read, goals)
+        yield comparing.latencies(
+            bench, f"{title}, {PER_S} a second", ours_and_all, Peer.read
         )
+        title, goals = "GET of a hot item by token", {REST: Goal("≥", 3)}
         yield from comparing.rates(
-            bench, "GET of a hot item by token", by_token, {REST: Goal("≥", 3)}
+            bench, title, with_tokens, Peer.read_signed_in, goals
         )
-        per_second = comparing.LATENCY_PER_S
-        yield comparing.latencies(bench, f"The same GET, {per_second} a second", by_all)

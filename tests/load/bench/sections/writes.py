@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from tests.load.bench import comparing
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peers import BULK, NINJA, OURS, REST, Peer, Running, running
+from tests.load.bench.peer import BULK, NINJA, OURS, REST, Peer
+from tests.load.bench.peers import Running, running
 from tests.load.bench.results import Goal, Piece
 
 TITLE = "Writing items"
@@ -18,6 +19,6 @@ def measure(bench: Bench) -> Iterator[Piece]:
         f"POST of {BULK} items at once": (Peer.create_many, {}),
     }
     with running(bench.stand, Running.start_ours, Running.start_django) as peers:
-        for title, (question, goals) in kinds.items():
-            questions = {name: question(peers[name]) for name in NAMES}
-            yield from comparing.rates(bench, title, questions, goals)
+        chosen = {name: peers[name] for name in NAMES}
+        for title, (ask, goals) in kinds.items():
+            yield from comparing.rates(bench, title, chosen, ask, goals)
