@@ -8,9 +8,11 @@ from tests.load.bench.results import Distribution, Goal, Piece, Row
 
 TITLE = "How soon a job starts"
 SEEN = 5
+OURS, ON_SQLITE = "this site, PostgreSQL", "this site, SQLite"
+CELERY = "Celery, Redis"
 GOALS = {
-    ("PostgreSQL", "start"): Goal("<", 25, "p99"),
-    ("SQLite", "start"): Goal("<", 250, "p99"),
+    (OURS, "start"): Goal("<", 25, "p99"),
+    (ON_SQLITE, "start"): Goal("<", 250, "p99"),
 }
 MOMENTS = {
     "start": "From asking for a job to its start",
@@ -45,7 +47,7 @@ def measured(bench: Bench) -> Taken:
         stand.celery_worker(celery_env),
         stand.job_client(celery_env) as celery,
     ):
-        clients = {"PostgreSQL": postgres, "SQLite": sqlite, "Celery": celery}
+        clients = {OURS: postgres, ON_SQLITE: sqlite, CELERY: celery}
         for number in range(bench.scale.few_rounds + 1):
             for name, client in clients.items():
                 function = "celery_delays" if client is celery else "delays"

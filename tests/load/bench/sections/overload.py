@@ -72,7 +72,7 @@ class Target:
         return self.bench.generator.call("in_open_loop", *load)
 
     def measure(self) -> None:
-        self.capacity()  # to warm up
+        self._answers_per_second(max(CLIENTS))  # to warm up
         capacity = self.capacity()
         unloaded = took(self.under(UNLOADED * capacity))
         base = percentile(unloaded, 0.99)
