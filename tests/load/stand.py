@@ -1,4 +1,4 @@
-"""What a measurement stands on: private servers, programs beside it, and its report."""
+"""What a measurement stands on: private servers, and programs beside it."""
 
 import contextlib
 import os

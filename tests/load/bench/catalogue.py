@@ -5,12 +5,12 @@ What is read comes from the database: nothing is kept in memory.
 
 import csv
 import io
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.load.bench import places
@@ -22,7 +22,6 @@ from tests.load.stand import Stand
 from tests.running import ROOT
 
 CHUNK = 5_000
-MEMORY_UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss, in MB
 
 
 class Ran(NamedTuple):
@@ -48,28 +47,41 @@ class Catalogue:
         """Import so many more items that there are `size` of them."""
         if size <= self.size:
             return
-        command = self._start("import_items", "-", stdin=subprocess.PIPE)
-        begin = time.perf_counter()
-        assert command.stdin
-        with command.stdin as file:
-            file.write(as_csv([COLUMNS]))
-            for start in range(self.size, size, CHUNK):
-                file.write(as_csv(rows(start, min(start + CHUNK, size))))
-        self.imports.append(ended(command, size - self.size, begin))
+        ran = self._run(size - self.size, "import_items", "-", stdin=self._new(size))
+        self.imports.append(ran)
         self.size = size
         self.client.call("vacuum")
 
-    def export(self, format: str, rows: int, *options: str) -> Ran:
-        begin = time.perf_counter()
-        command = self._start("export_items", "-", "--format", format, *options)
-        return ended(command, rows, begin)
+    def _new(self, size: int) -> Iterator[bytes]:
+        yield as_csv([COLUMNS])
+        for start in range(self.size, size, CHUNK):
+            yield as_csv(rows(start, min(start + CHUNK, size)))
 
-    def _start(self, *args: str, **options: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "manage.py", *args],
-            cwd=ROOT, env=self.site.env, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, **options,
-        )  # fmt: skip
+    def export(self, format: str, rows: int, *options: str) -> Ran:
+        return self._run(rows, "export_items", "-", "--format", format, *options)
+
+    def _run(self, rows: int, *command: str, stdin: Iterable[bytes] = ()) -> Ran:
+        """Raise RuntimeError if it fails."""
+        peak_mb = Path(self.site.env["DATA_DIR"], "peak")
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.load.measured", peak_mb, *command],
+            cwd=ROOT, env=self.site.env, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            try:
+                assert process.stdin
+                for piece in stdin:
+                    process.stdin.write(piece)
+                process.stdin.close()
+                status = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if status:
+            raise RuntimeError(f"{command}: {status}")
+        seconds = time.perf_counter() - begin
+        return Ran(rows, seconds, float(peak_mb.read_text()))
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -80,16 +92,7 @@ class Catalogue:
             yield
 
 
-def as_csv(lines) -> bytes:
+def as_csv(lines: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(lines)
     return text.getvalue().encode()
-
-
-def ended(command: "subprocess.Popen[bytes]", rows: int, begin: float) -> Ran:
-    """Wait for its end. Raises RuntimeError if it fails."""
-    _, status, usage = os.wait4(command.pid, 0)
-    if status:
-        raise RuntimeError(f"{command.args}: {status}")
-    seconds = time.perf_counter() - begin
-    return Ran(rows, seconds, usage.ru_maxrss / MEMORY_UNIT)

@@ -42,14 +42,16 @@ def apart(servers: Iterable[psutil.Process]) -> Iterator[None]:
 
 
 def _place(servers: Iterable[psutil.Process], cpus: set[int]) -> None:
-    if CAN_PLACE:
-        for process in (psutil.Process(), *servers):
-            with suppress(psutil.NoSuchProcess):
-                process.cpu_affinity(sorted(cpus))
+    if not CAN_PLACE:
+        return
+    for process in (psutil.Process(), *servers):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, cpus)
 
 
 def rank(processes: Iterable[psutil.Process], nice: int) -> None:
-    """Have other sessions of this machine come first or last, where one may say so."""
+    """Have them come before all other sessions (-10) or not (0), where one may."""
     for process in processes:
         with suppress(OSError):
             Path(f"/proc/{process.pid}/autogroup").write_text(str(nice))

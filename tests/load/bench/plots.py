@@ -116,7 +116,9 @@ def _curves(axes: Axes, curves: Curves) -> None:
     for (name, line), (marker, style) in zip(
         curves.lines.items(), cycle(STYLES), strict=False
     ):
-        places, middles, least, most = zip(*_points(line), strict=True)
+        if not (points := list(_points(line))):
+            continue
+        places, middles, least, most = zip(*points, strict=True)
         axes.errorbar(
             places, middles, yerr=[least, most],
             marker=marker, linestyle=style, capsize=3, label=name,
