@@ -57,8 +57,8 @@ class Catalogue:
         for start in range(self.size, size, CHUNK):
             yield as_csv(rows(start, min(start + CHUNK, size)))
 
-    def export(self, format: str, rows: int, *options: str) -> Ran:
-        return self._run(rows, "export_items", "-", "--format", format, *options)
+    def export(self, rows: int, *options: str) -> Ran:
+        return self._run(rows, "export_items", "-", *options)
 
     def _run(self, rows: int, *command: str, stdin: Iterable[bytes] = ()) -> Ran:
         """Raise RuntimeError if it fails."""

@@ -81,7 +81,7 @@ def _of_curves(curves: Curves) -> Grid:
     places = curves.places
     columns = [
         f"{curves.title}, {curves.unit}; {curves.over}:",
-        *(f"{place:,g}" for place in places),
+        *(f"{place:,}" for place in places),
     ]
     return Grid(
         columns,

@@ -20,11 +20,11 @@ class Scale:
     turn_s: float = 2.0  # of one of those that are compared, in a round
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     asked: int = 15  # times, in a round, where the cost of one answer is looked for
-    imported: int = 100_000
+    imported: int = 50_000
     heavy: int = 800_000_000
     delays: int = 40
     loads: tuple[float, ...] = (0.5, 1, 2, 3, 5, 10)
-    load_s: float = 4.0
+    load_s: float = 3.0
 
     @property
     def few_rounds(self) -> int:
@@ -41,7 +41,7 @@ QUICK = Scale(
     heavy=200_000_000,
     delays=15,
     loads=(5,),
-    load_s=3.0,
+    load_s=2.0,
 )
 
 

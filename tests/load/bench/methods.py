@@ -6,7 +6,8 @@ METHODS = (
     "machine then fall on both sides. Ratios are to be trusted more than rates, and a "
     "narrow spread more than a wide one.",
     "Rates are those of a closed loop: 16 connections that ask again as soon as they "
-    "are answered. They say what a server can do, and nothing of how long one waits.",
+    "are answered. They say what a server can do, and nothing of how long one waits. "
+    "Who is refused is not answered.",
     "Where latency is told, it is that of an open loop: requests come at random, "
     "whether or not earlier ones have been answered, and each counts from the moment "
     "at which it was due. Who is held up is charged to the server (no coordinated "

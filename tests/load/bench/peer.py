@@ -31,12 +31,14 @@ class Peer:
     database: str = ""
 
     def busy_s(self) -> float:
-        """Return how much processor time those who serve it have used."""
+        """Return how much processor time those who serve it have used.
+
+        That of processes that have ended is in the times of their parents.
+        """
         total = 0.0
         for process in self.servers():
             with suppress(psutil.NoSuchProcess):
-                used = process.cpu_times()
-                total += used.user + used.system
+                total += sum(process.cpu_times()[:4])
         return total
 
     def read(self) -> Question:
