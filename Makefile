@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-faults test-postgres test-sqlite test-once .system check \
-	drill bench-compute bench-overload bench-web lock schema clean
+	drill bench lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -70,15 +70,9 @@ drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: d
 	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server
 	@exec env DATA_DIR=$(DATA_DIR) $(PYTHON_BIN) manage.py drill $(ARGS)
 
-bench-compute: .venv/.dev ## Measure the process pool beside its peers (ARGS: rounds)
-	@exec $(PYTHON_BIN) -m tests.load.compute $(ARGS)
-
-bench-overload: .venv/.dev ## Measure a web process under too many requests (ARGS: rounds)
-	@exec $(PYTHON_BIN) -m tests.load.overload $(ARGS)
-
-bench-web: .venv/.dev ## Measure a web process beside its peers (ARGS: rounds)
-	@sh deploy/system_packages.sh wrk
-	@exec $(PYTHON_BIN) -m tests.load.web $(ARGS)
+bench: .venv/.dev ## Measure the site beside its peers (ARGS: --help tells them)
+	@sh deploy/system_packages.sh wrk nginx redis-server
+	@exec $(PYTHON_BIN) -m tests.load.bench $(ARGS)
 
 lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
 	$(COMPILE) --output-file requirements.txt pyproject.toml

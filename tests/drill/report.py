@@ -13,7 +13,7 @@ from tests.drill.conducting import Result
 from tests.drill.objectives import Objectives
 from tests.drill.plots import over_time
 from tests.drill.runs import Run
-from tests.load.report import machine
+from tests.load.bench.machine import in_a_line
 
 # Jobs are done in a moment; which ones to tell of.
 SLOW_JOB_S = 2.0
@@ -32,7 +32,7 @@ def write(folder: Path, runs: list[Run], objectives: Objectives) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": in_a_line(),
         "objectives": {
             "every": objectives.every,
             "fault": objectives.faults,

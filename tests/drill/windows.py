@@ -7,7 +7,7 @@ from typing import Self
 
 from tests.drill.asking import Seen
 from tests.drill.knowledge import IS_ANSWERED, Outcome
-from tests.load.report import percentile
+from tests.load.bench.results import percentile
 
 
 @dataclass

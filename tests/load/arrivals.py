@@ -9,13 +9,14 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from time import monotonic  # the loop's own clock stands still while it works
 from typing import NamedTuple
-from uuid import uuid4
 
 import uvloop
 
-from tests.load.connections import Address, Connections, request_bytes
+from tests.load.connections import Address, Connections
+from tests.load.questions import HOST, Question
 
 CONNECTIONS_MAX = 2_000
 GIVEN_UP_S = 5.0
@@ -24,7 +25,7 @@ NO_ANSWER = 0
 # Of one who was refused, in a closed loop.
 PAUSE_S = 0.05
 CALM_ANSWER_S = 0.2
-CALM_MAX_S = 60.0
+CALM_MAX_S = 180.0
 
 
 class Seen(NamedTuple):
@@ -35,28 +36,33 @@ class Seen(NamedTuple):
     lag_s: float
     took_s: float
 
+    @property
+    def is_answered(self) -> bool:
+        return 200 <= self.status < 300
+
 
 class Crowd:
-    """Clients of one port, who ask what nobody has asked before."""
+    """Clients who ask the same question, but for its numbers."""
 
-    def __init__(self, port: int, path: str) -> None:
-        self.path = path
+    def __init__(self, question: Question) -> None:
+        self.question = question
         self.seen: list[Seen] = []
-        self._connections = Connections(Address("127.0.0.1", port), CONNECTIONS_MAX)
+        self._numbers = count(random.randrange(10**9))
+        self._connections = Connections(Address(HOST, question.port), CONNECTIONS_MAX)
 
-    async def ask(self, due: float) -> int:
-        """Ask once; return the status."""
-        lag = monotonic() - due
+    async def ask(self, due: float) -> Seen:
+        request = self.question.as_bytes(next(self._numbers))
+        now = monotonic()
+        due = min(due, now)  # the loop's timers may be early
+        lag = now - due
         status, says_when = NO_ANSWER, False
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(GIVEN_UP_S - lag):
-                answer = await self._connections.ask(self._request())
+                answer = await self._connections.ask(request)
                 status, says_when = answer.status, "retry-after" in answer.headers
-        self.seen.append(Seen(status, says_when, lag, monotonic() - due))
-        return status
-
-    def _request(self) -> bytes:
-        return request_bytes("GET", f"{self.path}?search={uuid4().hex}")
+        seen = Seen(status, says_when, lag, monotonic() - due)
+        self.seen.append(seen)
+        return seen
 
     def close(self) -> None:
         self._connections.close()
@@ -86,7 +92,7 @@ async def stay(clients: int, seconds: float, crowd: Crowd) -> None:
 
     async def client() -> None:
         while (now := monotonic()) < end:
-            if await crowd.ask(now) != 200:
+            if not (await crowd.ask(now)).is_answered:
                 await asyncio.sleep(PAUSE_S)
 
     async with asyncio.TaskGroup() as tasks:
@@ -97,28 +103,39 @@ async def stay(clients: int, seconds: float, crowd: Crowd) -> None:
 async def wait_for_calm(crowd: Crowd) -> None:
     """Wait until somebody who comes alone is answered at once."""
     end = monotonic() + CALM_MAX_S
-    while (began := monotonic()) < end:
-        if await crowd.ask(began) == 200 and monotonic() - began < CALM_ANSWER_S:
+    while (now := monotonic()) < end:
+        seen = await crowd.ask(now)
+        if seen.is_answered and seen.took_s < CALM_ANSWER_S:
             return
         await asyncio.sleep(0.05)
     raise TimeoutError("The site does not recover.")
 
 
-def in_open_loop(port: int, path: str, per_second: float, seconds: float) -> list[Seen]:
-    return _run(port, path, partial(come, per_second, seconds))
+async def queue(number: int, crowd: Crowd) -> None:
+    """Let one ask so many times, each time when he has been answered."""
+    for _ in range(number):
+        await crowd.ask(monotonic())
 
 
-def in_closed_loop(port: int, path: str, clients: int, seconds: float) -> list[Seen]:
-    return _run(port, path, partial(stay, clients, seconds))
+def in_open_loop(question: Question, per_second: float, seconds: float) -> list[Seen]:
+    return _run(question, partial(come, per_second, seconds))
 
 
-def until_calm(port: int, path: str) -> list[Seen]:
-    return _run(port, path, wait_for_calm)
+def in_closed_loop(question: Question, clients: int, seconds: float) -> list[Seen]:
+    return _run(question, partial(stay, clients, seconds))
 
 
-def _run(port: int, path: str, load: Callable[[Crowd], Awaitable[None]]) -> list[Seen]:
+def one_by_one(question: Question, number: int) -> list[Seen]:
+    return _run(question, partial(queue, number))
+
+
+def until_calm(question: Question) -> list[Seen]:
+    return _run(question, wait_for_calm)
+
+
+def _run(question: Question, load: Callable[[Crowd], Awaitable[None]]) -> list[Seen]:
     async def run() -> list[Seen]:
-        crowd = Crowd(port, path)
+        crowd = Crowd(question)
         await load(crowd)
         crowd.close()
         return crowd.seen

@@ -1,4 +1,4 @@
-"""What a measurement stands on: private servers, programs beside it, and its report."""
+"""What a measurement stands on: private servers, and programs beside it."""
 
 import contextlib
 import os
@@ -7,20 +7,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
-from multiprocessing import get_context
+from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 import psycopg
 
 from resilient_site import lifeline
+from tests.load.helper import Helper
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
 from tests.servers import Postgres, Redis
 
+CELERY = """
+    -m celery -A tests.load.celery_peer worker --concurrency=2 --loglevel=WARNING
+    --without-gossip --without-mingle --without-heartbeat
+""".split()  # noqa: SIM905 - easier to read
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 MIGRATED = "migrated"
 
@@ -33,6 +37,7 @@ class Stand:
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
+        self._numbers = count(1)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
@@ -87,18 +92,23 @@ class Stand:
             "RATE_LIMITS": "off",
         } | more  # fmt: skip
 
-    def on_postgres(self, name: str, **more: str) -> dict[str, str]:
-        """Return the environment of a new database with empty tables."""
-        self._sql(f"CREATE DATABASE {name} TEMPLATE {MIGRATED}")
-        return self.env(DATABASE_URL=self.postgres.url(name), **more)
+    def on_postgres(self, **more: str) -> dict[str, str]:
+        """Return the environment of a new database with the site's tables, empty."""
+        return self.env(DATABASE_URL=self.new_database(MIGRATED), **more)
 
-    def create_database(self, name: str) -> None:
-        self._sql(f"CREATE DATABASE {name}")
+    def new_database(self, template: str = "template1") -> str:
+        name = f"database{next(self._numbers)}"
+        self._sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.postgres.url(name)
 
     def on_sqlite(self, **more: str) -> dict[str, str]:
         env = self.env(**more)
         self.manage("migrate", "--verbosity=0", env=env)
         return env
+
+    def processes(self) -> list[psutil.Process]:
+        """List those of the database and of Redis."""
+        return [*self.postgres.processes(), *self.redis.processes()]
 
     def program(self, env: dict[str, str], *command: str, ready: str) -> "Program":
         return Program(env, command, ready)
@@ -107,8 +117,11 @@ class Stand:
         """Start `manage.py compute` as an operator does."""
         return self.program(env, "manage.py", "compute", ready="wait for jobs")
 
-    def client(self, env: dict[str, str]) -> "Client":
-        return Client(env)
+    def celery_worker(self, env: dict[str, str]) -> "Program":
+        return self.program(env, *CELERY, ready="Celery is ready")
+
+    def job_client(self, env: dict[str, str]) -> Helper:
+        return Helper("tests.load.job_client", env)
 
 
 class Program:
@@ -138,11 +151,15 @@ class Program:
             raise RuntimeError(f"{self.command} did not start:\n{self.log.read_text()}")
         return self.ready in self.log.read_text()
 
+    def processes(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.process.pid)
+            return [main, *main.children(recursive=True)]
+        return []
+
     def __exit__(self, *exc: object) -> None:
         """Stop it; what does not stop in time is killed with all its children."""
-        family = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid).children(recursive=True)
+        family = self.processes()[1:]
         self.process.terminate()
         self.process.send_signal(signal.SIGCONT)  # if it was stopped
         try:
@@ -155,52 +172,3 @@ class Program:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-class Client:
-    """A process with the site's code and an environment of its own.
-
-    Functions of `site_client` are called by name: this process has no Django.
-    """
-
-    def __init__(self, env: dict[str, str]) -> None:
-        context = get_context("spawn")
-        self._pipe, self._theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(self._theirs, env, os.getpid())
-        )
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        self._theirs.close()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._pipe.close()
-
-    def call(self, function: str, *args: Any) -> Any:
-        self._pipe.send((function, args))
-        value, error = self._pipe.recv()
-        if error:
-            raise RuntimeError(error)
-        return value
-
-
-def _serve(pipe: Any, env: dict[str, str], parent: int) -> None:
-    lifeline.end_with(parent, signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.clear()
-    os.environ.update(env)
-    import django
-
-    django.setup()
-    from tests.load import site_client
-
-    while True:
-        function, args = pipe.recv()
-        try:
-            pipe.send((getattr(site_client, function)(*args), None))
-        except Exception:  # noqa: BLE001 - whatever it is, the other side tells
-            pipe.send((None, traceback.format_exc()))

@@ -1,7 +1,7 @@
 import os
 
-from tests.load.drf_peer.settings import *  # noqa: F403
-from tests.load.drf_peer.settings import REST_FRAMEWORK
+from tests.load.django_peer.settings import *  # noqa: F403
+from tests.load.django_peer.settings import REST_FRAMEWORK
 
 ROOT_URLCONF = "tests.drill.plain.urls"
 # As django-redis's README has it.

@@ -70,7 +70,7 @@ class Plain(Stack):
         self.token = self._prepare(env)
         port = free_port()
         command = ["-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", "2"]
-        command += ["-k", "gthread", "--threads", "8", "tests.load.drf_peer.wsgi"]
+        command += ["-k", "gthread", "--threads", "8", "tests.load.django_peer.wsgi"]
         self.program = Program(env, command, ready="Booting worker")
         cleanup.enter_context(self.program)
         self.site = Site(data)
@@ -86,13 +86,12 @@ class Plain(Stack):
         self.door = nginx.port
 
     def _prepare(self, env: dict[str, str]) -> str:
-        command = [sys.executable, "-m", "tests.load.drf_peer.prepare"]
+        command = [sys.executable, "-m", "tests.load.django_peer.prepare"]
         done = subprocess.run(
             command, cwd=ROOT, env=env, check=True, capture_output=True, text=True
         )
-        write = (
-            "COPY drf_peer_item (name, description, created_at, updated_at) FROM STDIN"
-        )
+        columns = "name, description, created_at, updated_at"
+        write = f"COPY django_peer_item ({columns}) FROM STDIN"
         with psycopg.connect(self.postgres.url()) as connection:
             (now,) = connection.execute("SELECT now()").fetchone() or (None,)
             with connection.cursor().copy(write) as copy:

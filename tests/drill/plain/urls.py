@@ -7,7 +7,7 @@ from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 
-from tests.load.drf_peer.urls import ItemViewSet
+from tests.load.django_peer.rest import ItemViewSet
 
 KEPT_S = 60
 

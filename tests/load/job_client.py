@@ -69,7 +69,7 @@ def pool_rate(number: int) -> float:
     return _per_second(number)
 
 
-def celery_rate(number: int, worker: int) -> float:
+def celery_rate(worker: int, number: int) -> float:
     """The worker is stopped until all messages are there."""
     forget()
     created = _create(number)
@@ -117,6 +117,7 @@ def _claim(number: int) -> Claim:
         owner_id=None,
         request_id="",
         parent_id=None,
+        traceparent="",
         step=Step.MAIN,
     )
 

@@ -5,14 +5,14 @@ database = urlsplit(os.environ["DATABASE_URL"])
 
 SECRET_KEY = os.environ["SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
-ROOT_URLCONF = "tests.load.drf_peer.urls"
-WSGI_APPLICATION = "tests.load.drf_peer.wsgi.application"
+ROOT_URLCONF = "tests.load.django_peer.urls"
+WSGI_APPLICATION = "tests.load.django_peer.wsgi.application"
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "rest_framework",
     "rest_framework.authtoken",
-    "tests.load.drf_peer",
+    "tests.load.django_peer",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -1,0 +1,12 @@
+"""The limit: an ASGI application that gives one ready answer and does nothing else."""
+
+BODY = b'{"id":1,"name":"Germany","description":"A country"}'
+HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(BODY)).encode()),
+]
+
+
+async def app(scope, receive, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": BODY})

@@ -1,0 +1,75 @@
+"""What a section measures with, how much of it, and the order of the turns."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tests.load.bench.catalogue import Catalogue
+from tests.load.helper import Helper
+from tests.load.stand import Stand
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int = 5
+    turn_s: float = 2.0  # of one of those that are compared, in a round
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    asked: int = 15  # times, in a round, where the cost of one answer is looked for
+    imported: int = 50_000
+    heavy: int = 800_000_000
+    delays: int = 40
+    loads: tuple[float, ...] = (0.5, 1, 2, 3, 5, 10)
+    load_s: float = 3.0
+
+    @property
+    def few_rounds(self) -> int:
+        """Of what takes long."""
+        return max(self.rounds // 2 + self.rounds % 2, 1)
+
+
+QUICK = Scale(
+    rounds=2,
+    turn_s=1.0,
+    sizes=(1_000, 10_000, 30_000),
+    asked=5,
+    imported=10_000,
+    heavy=200_000_000,
+    delays=15,
+    loads=(5,),
+    load_s=2.0,
+)
+
+
+@dataclass
+class Bench:
+    stand: Stand
+    generator: Helper
+    scale: Scale
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The one that grows, for all sections that use it."""
+        return Catalogue(self.stand, self.stack)
+
+
+def say(text: str) -> None:
+    """Tell who waits how far it is."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def in_turns[T](
+    rounds: int, turns: Mapping[str, Callable[[], T]]
+) -> dict[str, list[T]]:
+    """Take each in each round, in every second one in the opposite order."""
+    values: dict[str, list[T]] = {name: [] for name in turns}
+    names = list(turns)
+    for number in range(rounds):
+        for name in names if number % 2 else names[::-1]:
+            values[name].append(turns[name]())
+    return values

@@ -1,0 +1,30 @@
+"""What is measured, in this order: first what needs no large catalogue."""
+
+from types import ModuleType
+
+from tests.load.bench.sections import (
+    beside,
+    cores,
+    delays,
+    files,
+    growth,
+    jobs,
+    lists,
+    overload,
+    reads,
+    writes,
+)
+
+# Each has a TITLE, and `measure(bench)`, which yields what it finds.
+SECTIONS: dict[str, ModuleType] = {
+    "reads": reads,
+    "writes": writes,
+    "overload": overload,
+    "jobs": jobs,
+    "delays": delays,
+    "cores": cores,
+    "beside": beside,
+    "growth": growth,
+    "lists": lists,
+    "files": files,
+}

@@ -1,0 +1,100 @@
+"""What a measurement does with the code of the catalogue: called by name.
+
+The peer of an import copies the same rows, prepared beforehand, straight into the table
+of items with its indexes and constraints, in batches of the same size: no check of a
+row, no comparison, no tags, no change log.
+"""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from items import feed, importing, rules
+from items.catalogue import Actor
+from items.models import Item, ItemChange, Tag
+from items.tags import SHOWN
+from resilient_site.keyset import Cursor
+from tests.load.rows import COLUMNS, rows
+
+TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"
+COPY = """
+    COPY items_item
+        (id, name, description, version, created_at, updated_at, search_text)
+    FROM STDIN
+"""
+
+
+def empty() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {TABLES}")
+    vacuum()
+
+
+def vacuum() -> None:
+    connection.close()
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+
+
+def copied_per_second(number: int) -> float:
+    empty()
+    now = timezone.now()
+    ready = [
+        (pk, name, text, 1, now, now, rules.search_text(name, text))
+        for pk, name, text, _ in rows(0, number)
+    ]
+    size = importing.BATCH_ROWS
+    begin = time.perf_counter()
+    for start in range(0, number, size):
+        _copy(ready[start : start + size])
+    return number / (time.perf_counter() - begin)
+
+
+@transaction.atomic
+def _copy(batch: Sequence[tuple[object, ...]]) -> None:
+    with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+        for row in batch:
+            copy.write_row(row)
+
+
+def imported_per_second(number: int) -> float:
+    empty()
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *rows(0, number)])
+    file = io.BufferedReader(io.BytesIO(text.getvalue().encode()))
+    actor = Actor.command("bench")
+    run = importing.begin(source="rows", path="-", actor=actor)
+    begin = time.perf_counter()
+    rejects = importing.into(Path(os.devnull))
+    run = importing.proceed(run, file, actor=actor, rejects=rejects)
+    took = time.perf_counter() - begin
+    assert run.created == number, run
+    return number / took
+
+
+# --- places in a large catalogue
+
+
+def cursor_of_page(number: int, size: int) -> str:
+    """Return where this page of the list by name begins."""
+    last = Item.objects.order_by("name", "pk")[(number - 1) * size - 1]
+    return Cursor("name", False, (last.name, last.pk)).encode()
+
+
+def cursor_in_changes() -> str:
+    """Return a place in the middle of the change log."""
+    middle = ItemChange.objects.order_by("pk")[ItemChange.objects.count() // 2]
+    return feed.cursor_of(feed.position_of(middle))
+
+
+def count_tags() -> float:
+    """Return how many milliseconds it takes to count the items of the frequent tags."""
+    begin = time.perf_counter()
+    Tag.objects.popular(SHOWN)
+    return (time.perf_counter() - begin) * 1000

@@ -1,1 +1,0 @@
-"""The peer: a catalogue as the tutorials of Django REST framework have it."""

@@ -1,0 +1,85 @@
+"""What is asked of a server, for whichever program then asks it."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tests.load.connections import request_bytes
+
+HOST = "127.0.0.1"
+LUA = """
+wrk.method = {method}
+{headers}
+local count = os.time() * 1000
+function request()
+  count = count + 1
+  local told = {{["{{n}}"] = count % {numbers} + 1, ["{{count}}"] = count}}
+  local path = ({path}):gsub("{{%a+}}", told)
+  local body = ({body}):gsub("{{%a+}}", told)
+  return wrk.format(nil, path, nil, body)
+end
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request; each time `{count}` is another number, `{n}` one of the first few."""
+
+    port: int
+    path: str
+    method: str = "GET"
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    numbers: int = 1_000  # `{n}` goes from 1 to this, and begins anew
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}{self.path}"
+
+    @property
+    def is_always_the_same(self) -> bool:
+        return not self.body and "{" not in self.path
+
+    def as_bytes(self, count: int) -> bytes:
+        path, body = self._told(self.path, count), self._told(self.body, count)
+        return request_bytes(self.method, path, HOST, body.encode(), self.headers)
+
+    def as_lua(self) -> str:
+        """Return it as wrk has it."""
+        headers = self.headers | {"Content-Type": "application/json"}
+        fields = (f"wrk.headers[{_lua(n)}] = {_lua(v)}" for n, v in headers.items())
+        return LUA.format(
+            method=_lua(self.method),
+            headers="\n".join(fields),
+            path=_lua(self.path),
+            body=_lua(self.body),
+            numbers=self.numbers,
+        )
+
+    def ask(self, count: int = 0) -> bytes:
+        """Ask it once. Raises RuntimeError if the answer is an error."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            connection.request(
+                self.method,
+                self._told(self.path, count),
+                self._told(self.body, count),
+                {"Content-Type": "application/json", **self.headers},
+            )
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if not 200 <= answer.status < 300:
+            raise RuntimeError(f"{self.method} {self.url}: {answer.status} {body!r}")
+        return body
+
+    def _told(self, text: str, count: int) -> str:
+        number = str(count % self.numbers + 1)
+        return text.replace("{n}", number).replace("{count}", str(count))
+
+
+def _lua(text: str) -> str:
+    # As JSON has it, Lua has it too, for what is asked here.
+    return json.dumps(text, ensure_ascii=False)
