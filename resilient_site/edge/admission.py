@@ -5,9 +5,9 @@ done. How many that is depends on what they do and where, so it is found out: th
 limit falls when answers take three times as long as one alone would, and rises while
 they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with
 the time of one alone measured anew every now and then). Who cannot be let in waits a
-little, and is refused rather than served too late. When the queue has been standing
-for a while (as in CoDel, RFC 8289) it is kept short, and strangers beyond it are
-refused at once.
+little, and is refused rather than served too late. When more have been waiting for
+a while than are let in at a time (a standing queue, as in CoDel, RFC 8289), the queue
+is kept short, and strangers beyond it are refused at once.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ class Admission:
         self.waiting: dict[Kind, deque[Waiter]] = {kind: deque() for kind in Kind}
         self.refused = dict.fromkeys(Kind, 0)
         self.admitted = dict.fromkeys(Kind, 0)
-        self._empty_at = time.monotonic()
+        self._short_at = time.monotonic()
         self._standing_until = 0.0
 
     @property
@@ -168,8 +168,7 @@ class Admission:
             self.refused[kind] += 1
             raise DeadlinePassed
         self.turn_away(kind)
-        if not self.queued:
-            self._empty_at = time.monotonic()
+        self._look_at_queue()
         if not self._has_room(kind) or self.waiting[kind]:
             await self._wait(kind, deadline, is_gone)  # counted by who lets it in
         else:
@@ -255,13 +254,22 @@ class Admission:
 
     @property
     def is_standing(self) -> bool:
-        """Whether too much comes in: some have been waiting without a break.
+        """Whether too much comes in: the queue has been long without a break.
 
-        It lasts for as long as some are refused, though the short queue that is left
-        may be empty now and then.
+        It lasts for as long as some are refused, though the queue left is short.
         """
         moment = time.monotonic()
-        return moment - self._empty_at > STANDING_S or moment < self._standing_until
+        has_stood = moment - self._short_at > STANDING_S
+        return (has_stood and not self._is_short) or moment < self._standing_until
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether all who wait are let in when those who are in have left."""
+        return self.queued <= int(self.limit.value)
+
+    def _look_at_queue(self) -> None:
+        if self._is_short:
+            self._short_at = time.monotonic()
 
     def _refuse_one_behind(self, kind: Kind) -> bool:
         for behind in reversed(Kind):
@@ -292,5 +300,4 @@ class Admission:
                     continue
                 self.running[kind] += 1
                 waiter.future.set_result(None)
-        if not self.queued:
-            self._empty_at = time.monotonic()
+        self._look_at_queue()

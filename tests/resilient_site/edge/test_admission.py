@@ -121,29 +121,46 @@ async def test_who_has_waited_long_enough_is_refused_and_counted(monkeypatch):
 
 @run
 async def test_the_longer_the_queue_stands_the_shorter_the_wait():
-    admission, _ = await full()
+    admission, inside = await full()
     waiting = enter(admission)
+    before = [enter(admission, Kind.SIGNED_READ) for _ in inside]
     await settle()
-    admission._empty_at -= 1
+    admission._short_at -= 1
     began = time.monotonic()
     with pytest.raises(Refused):
         await enter(admission)
     assert time.monotonic() - began < 0.5
     newest = enter(admission, Kind.READ)
     await settle()
-    admission.leave(Kind.READ, 0.001, 9)
-    await newest
+    for kind in [*inside, Kind.SIGNED_READ]:
+        admission.leave(kind, 0.001, 9)
+    await asyncio.gather(*before, newest)
     with pytest.raises(Refused):  # who came before would be served too late
         await waiting
 
 
 @run
-async def test_while_the_queue_stands_a_stranger_is_turned_away_at_once():
+async def test_a_queue_that_goes_in_at_once_may_stand():
     admission, inside = await full()
     waiting = [enter(admission) for _ in inside]
     await settle()
+    admission._short_at -= 1
+    last = enter(admission)
+    await settle()
+    assert not admission.is_standing
+    for _ in range(2):
+        for kind in inside:
+            admission.leave(kind, 0.001, 9)
+    await asyncio.gather(*waiting, last)
+
+
+@run
+async def test_while_the_queue_stands_a_stranger_is_turned_away_at_once():
+    admission, inside = await full()
+    waiting = [enter(admission, kind) for kind in [*inside, Kind.SIGNED_READ]]
+    await settle()
     admission.turn_away(Kind.READ)  # it may be a short rush
-    admission._empty_at -= 1
+    admission._short_at -= 1
     with pytest.raises(Refused):
         admission.turn_away(Kind.READ)
     for known in STANDING_PATIENCE_S:
@@ -161,12 +178,12 @@ async def test_while_the_queue_stands_a_stranger_is_turned_away_at_once():
 @run
 async def test_a_rush_lasts_for_a_while_after_the_last_refusal():
     admission, inside = await full()
-    waiting = [enter(admission) for _ in inside]
+    waiting = [enter(admission, kind) for kind in [*inside, Kind.SIGNED_READ]]
     await settle()
-    admission._empty_at -= 1
+    admission._short_at -= 1
     with pytest.raises(Refused):
         admission.turn_away(Kind.READ)
-    for kind in inside:
+    for kind in [*inside, Kind.SIGNED_READ]:
         admission.leave(kind, 0.001, 9)
     await asyncio.gather(*waiting)
     assert not admission.queued
