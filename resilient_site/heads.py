@@ -7,6 +7,7 @@ folded lines, line ends without CR, a space before a colon, bytes that are no te
 import re
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 from resilient_site.errors import Invalid, SiteError
 
@@ -37,8 +38,15 @@ class UnknownVersion(SiteError):
     detail = "Ask in HTTP/1.1."
 
 
-def check(method: bytes, target: bytes, version: str, fields: Fields) -> bool:
-    """Raise SiteError if it is not in order; tell whether a body follows."""
+class Head(NamedTuple):
+    values: dict[bytes, bytes]
+    has_body: bool
+    # HTTP/1.1, and no name is there twice, nor one that Django would read as another.
+    is_plain: bool
+
+
+def check(method: bytes, target: bytes, version: str, fields: Fields) -> Head:
+    """Return what it says. Raises SiteError if it is not in order."""
     size = len(target) + sum(map(len, chain.from_iterable(fields)))
     if len(fields) > MOST_FIELDS or size > MOST_BYTES:
         raise HeadTooLarge
@@ -53,7 +61,13 @@ def check(method: bytes, target: bytes, version: str, fields: Fields) -> bool:
     if coding is not None and (version == "1.0" or coding.lower() != b"chunked"):
         raise Invalid("The only Transfer-Encoding is chunked, in HTTP/1.1.")
     length = values.get(b"content-length", b"")
-    return coding is not None or length.strip(b" 0") != b""
+    has_body = coding is not None or length.strip(b" 0") != b""
+    return Head(values, has_body, _is_plain(version, values, fields))
+
+
+def _is_plain(version: str, values: dict[bytes, bytes], fields: Fields) -> bool:
+    has_each_once = len(values) == len(fields)
+    return version == "1.1" and has_each_once and b"_" not in b"".join(values)
 
 
 def _check_repeated(fields: Fields) -> None:

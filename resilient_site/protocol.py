@@ -54,13 +54,14 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycles: list[Any] = []
-        self.may_be_express = self.is_from_proxy = False
-        # What a request is for that has come but for its end.
-        self.waiting_app: Any = None
+        self.is_from_proxy = False
+        # Of a request that has come but for its end.
+        self.head: heads.Head | None = None
         # Since when a request is expected, or has been coming without its head's end.
         self.head_began: float | None = None
         self.head_bytes = 0
-        self.in_head = self.in_body = False
+        self.in_head = self.in_body = self.has_asked = False
+        self.idle_since = 0.0
         # Whether the connection may go on once the body has come.
         self.may_go_on = False
         self.is_heard = True
@@ -92,8 +93,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self.is_heard:
             return
-        self._unset_keepalive_if_required()
-        was_in_head = self.in_head or self.cycle is None
+        was_in_head = self.in_head or not self.has_asked
         if self.head_began is None and not self.in_body:
             self.head_began = self.loop.time()
         try:
@@ -112,24 +112,35 @@ class Protocol(HttpToolsProtocol):
     # --- the parser's findings
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self.in_head, self.head_bytes = True, 0
         if self.head_began is None:
             self.head_began = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        self.in_head = False
+        self.in_head, self.has_asked = False, True
         parser = self.parser
-        has_body = heads.check(
+        head = heads.check(
             parser.get_method(), self.url, parser.get_http_version(), self.headers
         )
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Invalid("There are too many requests at once.")
-        self.may_be_express = not has_body
-        super().on_headers_complete()
-        self.may_be_express = False
         crowd.requests += 1
-        self.head_began, self.in_body = None, True
+        self.head_began = None
+        if head.has_body or not self.is_idle():
+            self._begin(head.has_body)
+        else:
+            self.head = head  # until the end of the request, which is next
+
+    def _begin(self, has_body: bool) -> None:
+        """Put the request to the application."""
+        self._unset_keepalive_if_required()
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+        self.in_body = True
         self.headers = []  # what still comes are trailers: they count for nothing
         self.cycles = [cycle for cycle in self.cycles if not cycle.response_complete]
         self.cycles.append(self.cycle)
@@ -147,6 +158,11 @@ class Protocol(HttpToolsProtocol):
         self.cycle.transport = Lingering(self)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
+        if self.head is not None:
+            head, self.head = self.head, None
+            if self._answer_at_once(head):
+                return
+            self._begin(False)
         super().on_message_complete()
         self.in_body = False
         if self.cycle.transport is not self.transport:
@@ -154,41 +170,64 @@ class Protocol(HttpToolsProtocol):
             if not self.cycle.response_started:
                 self.cycle.keep_alive = self.may_go_on and not crowd.is_leaving
         crowd.forget(self)
-        if self.waiting_app is not None:
-            app, self.waiting_app = self.waiting_app, None
-            if not self._answer_at_once():
-                super()._start_asgi_task(self.cycle, app)
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if self.may_be_express:
-            self.waiting_app = app  # until the end of the request, which is next
-        else:
-            super()._start_asgi_task(cycle, app)
-
-    def _answer_at_once(self) -> bool:
-        cycle = self.cycle
-        if not cycle.keep_alive or self.access_log or self.flow.write_paused:
+    def _answer_at_once(self, head: heads.Head) -> bool:
+        if (
+            not head.is_plain
+            or not self.parser.should_keep_alive()
+            or self.parser.should_upgrade()
+            or crowd.is_leaving
+            or self.access_log
+            or self.flow.write_paused
+        ):
             return False
-        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
-        defaults = self.server_state.default_headers
+        scheme, fields = str(self.scheme), head.values
+        if self.is_from_proxy and b"x-forwarded-proto" in fields:
+            scheme = fields[b"x-forwarded-proto"].decode("latin-1")
+        method, defaults = self.parser.get_method(), self.server_state.default_headers
         try:
-            answer = express.answer(scope, self.is_from_proxy, defaults)
+            answer = express.answer(method, self.url, scheme, fields, defaults)
         except Exception:
             # The parser would take it for a fault of the client, and answer nothing.
             logger.exception("The short way failed, so the long one is taken.")
             return False
         if answer is None:
             return False
-        cycle.response_started = cycle.response_complete = True
+        self.server_state.total_requests += 1
         self.transport.write(answer)
-        self.on_response_complete()
+        self._expect_next()
         return True
+
+    def _expect_next(self) -> None:
+        """Wait for the next request, but not for ever."""
+        self.idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait_for_next(self.timeout_keep_alive)
+        crowd.forget(self)
+        crowd.expect(self)
+
+    def _wait_for_next(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what is idle. The timer is not set anew for each request."""
+        self.timeout_keep_alive_task = None
+        if self.in_head or not self.is_idle():
+            return  # it has a limit of its own
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._wait_for_next(left)
+        else:
+            super().timeout_keep_alive_handler()
 
     # --- answers
 
     def on_response_complete(self) -> None:
         if self.lingers_until is not None:
             return
+        self.idle_since = self.loop.time()
         super().on_response_complete()
         if self.transport.is_closing() or not self.is_idle():
             return

@@ -4,6 +4,7 @@ With it goes the trace that it belongs to (W3C Trace Context): the one that the 
 or the proxy says, or else one of our own.
 """
 
+import random
 import re
 import secrets
 import uuid
@@ -68,7 +69,7 @@ def name_exchange(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     request_id = _offered(headers)
     if not request_id:
         parent = _traceparent(headers.get(b"traceparent", b""))
-        request_id = parent[0] if parent else secrets.token_hex(16)
+        request_id = parent[0] if parent else f"{random.getrandbits(128):032x}"  # noqa: S311 - no secret
     return [(HEADER_BYTES, request_id.encode())]
 
 

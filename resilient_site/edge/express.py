@@ -5,39 +5,78 @@ too much to do. To make a task for it, and to pass its parts through ASGI, would
 more than to find it.
 """
 
+from functools import lru_cache
+from urllib.parse import unquote
+
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from resilient_site.edge import public, rush
-from resilient_site.edge.copies import Headers
-from resilient_site.edge.incoming import Incoming, tidy
+from resilient_site.edge.copies import Headers, lines_of
+from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.observing import HIT, REFUSED, tell_at_once
-from resilient_site.later import Message
 from resilient_site.requestid import name_exchange
 
-SCHEMES = {b"http": "http", b"https": "https"}
+METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
+SCHEMES = ("http", "https")
+# Longer ones are not asked for often.
+TARGET_MAX = 512
 
 
-def answer(scope: Message, is_from_proxy: bool, defaults: Headers) -> bytes | None:
+def answer(
+    method: bytes,
+    target: bytes,
+    scheme: str,
+    fields: dict[bytes, bytes],
+    defaults: Headers,
+) -> bytes | None:
     """Return the whole answer if it can be told at once; None if ASGI is to be asked.
 
-    What a trusted proxy says of the scheme counts, as it does on the long way.
+    `fields` has the names in lower case, none of them twice or with `_`.
     """
-    tidy(scope)
-    request = Incoming(scope)
-    said = request.headers.get(b"x-forwarded-proto") if is_from_proxy else None
-    if said is not None:
-        if said not in SCHEMES:
-            return None
-        scope["scheme"] = SCHEMES[said]
+    if method not in METHODS or scheme not in SCHEMES or len(target) > TARGET_MAX:
+        return None
+    path, query = _parts(target)
+    if path is None:
+        return None
+    request = Incoming(
+        {
+            "type": "http",
+            "method": METHODS[method],
+            "scheme": scheme,
+            "path": path,
+            "query_string": query,
+            "headers": fields.items(),
+        }
+    )
+    named = name_exchange(fields)
     if copy := public.find_fresh(request):
-        extra = [*copy.status(b"hit"), *name_exchange(request.headers)]
-        status, headers, body = copy.answer(request, extra)
+        how, status, body = HIT, 200, copy.body
+        if request.is_conditional:
+            told = [*copy.status(b"hit"), *named]
+            status, headers, body = copy.answer(request, told)
+            lines = lines_of(headers)
+        else:
+            lines = copy.lines + lines_of([*copy.status(b"hit"), *named])
     elif refused := rush.refusal_of(request):
-        status, (headers, body) = 503, refused
+        how, status = REFUSED, 503
+        headers, body = refused
+        lines = lines_of(headers)
     else:
         return None
-    how = HIT if copy else REFUSED
-    tell_at_once(scope, status, how, len(body))
-    lines = [b"%b: %b\r\n" % field for field in (*defaults, *headers)]
+    tell_at_once(request.scope, status, how, len(body))
     content = b"" if request.method == "HEAD" else body
-    return b"".join((STATUS_LINE[status], *lines, b"\r\n", content))
+    return b"".join((STATUS_LINE[status], lines_of(defaults), lines, b"\r\n", content))
+
+
+@lru_cache(maxsize=4096)
+def _parts(target: bytes) -> tuple[str | None, bytes]:
+    """Return path and query as Uvicorn has them; None for what is to be looked at."""
+    try:
+        parts = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return None, b""
+    path, query = parts.path, parts.query or b""
+    if path is None or not path.isascii() or not query.isascii():
+        return None, b""
+    return unquote(path.decode()), query

@@ -109,6 +109,10 @@ class Incoming:
         return blake2b(token + b"\0" + session, digest_size=20).hexdigest()
 
     @property
+    def is_conditional(self) -> bool:
+        return b"if-none-match" in self.headers or b"if-modified-since" in self.headers
+
+    @property
     def wants_no_fetch(self) -> bool:
         said = self.headers.get(b"cache-control", b"")
         return b"only-if-cached" in said.lower()

@@ -30,8 +30,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 def answers(monkeypatch) -> Callable[..., list[bytes]]:
     """Send bytes to a server of this protocol; return the statuses that come back."""
 
-    def at_once(scope: Any, *_: Any) -> bytes | None:
-        return REFUSAL if scope["path"] == "/refused" else None
+    def at_once(method: bytes, target: bytes, *_: Any) -> bytes | None:
+        return REFUSAL if target == b"/refused" else None
 
     monkeypatch.setattr(express, "answer", at_once)
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -57,7 +58,7 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(**config: str) -> AsyncIterator[int]:
+async def serving(**config: str | int) -> AsyncIterator[int]:
     options = Worker.CONFIG_KWARGS | {"lifespan": "off", "log_config": None} | config
     config = uvicorn.Config(asgi.application, access_log=False, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -205,6 +206,22 @@ def test_answers_keep_the_order_of_their_requests(taken):
         assert [int(one.split()[1]) for one in answers] == [200, 200, 200, 404, 200]
         queries = [b"q=new" in one.partition(b"\r\n\r\n")[2] for one in answers]
         assert queries == [False, True, False, False, False]
+
+    test()
+
+
+def test_who_asks_no_more_is_left_so_long_after_his_last_request(taken):
+    @run
+    async def test():
+        async with serving(timeout_keep_alive=1) as port, Client(port) as client:
+            await client.ask()
+            await client.ask()
+            await asyncio.sleep(0.5)
+            await client.ask()
+            began = time.monotonic()
+            assert await asyncio.wait_for(client.reader.read(), 20) == b""
+            assert time.monotonic() - began > 0.9
+        assert taken == [False, True, True]
 
     test()
 

@@ -142,13 +142,13 @@ def test_without_room_on_the_disk_a_process_tells_its_own(settings, tmp_path):
 
 
 def test_the_page_has_every_family_and_whole_histograms():
-    counts.durations["/items/", "GET", "2xx"].note(0.004)
+    counts.durations["/asked/once/", "GET", "2xx"].note(0.004)
     text = page.render("web").decode()
     for name, family in FAMILIES.items():
         kind = "gauge" if family.kind is Kind.HIGHEST else family.kind
         suffix = "_total" if kind == "counter" else ""
         assert f"# TYPE resilient_site_{name}{suffix} {kind}\n" in text
-    labels = 'method="GET",route="/items/",status_class="2xx"'
+    labels = 'method="GET",route="/asked/once/",status_class="2xx"'
     name = "resilient_site_request_duration_seconds"
     assert f'{name}_bucket{{le="0.0025",{labels}}} 0.0' in text
     assert f'{name}_bucket{{le="0.005",{labels}}} 1.0' in text
