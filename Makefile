@@ -18,8 +18,8 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-postgres test-sqlite test-once .system check \
-	drill bench lock schema clean
+.PHONY: help run test test-faults test-postgres test-sqlite test-once-site test-once-apps \
+	.system check drill bench lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,9 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-test: test-faults test-postgres test-sqlite test-once ## Run the tests (ARGS: pytest's)
+# What waits most comes first.
+APPS := compute items load test_servers.py
+test: test-once-site test-once-apps test-faults test-postgres test-sqlite ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
 # be that no test is left for a run (pytest's 5).
@@ -43,8 +45,11 @@ test-postgres: .system
 test-faults: .system
 	$(call RUN,postgres,"faults")
 
-test-once: .system
-	$(call RUN,postgres,"once and not faults")
+test-once-site: .system
+	$(call RUN,postgres,"once and not faults" $(APPS:%=--ignore=tests/%))
+
+test-once-apps: .system
+	$(call RUN,postgres,"once and not faults" --ignore=tests/resilient_site)
 
 test-sqlite: .system
 	$(call RUN,sqlite,"not faults and not once")

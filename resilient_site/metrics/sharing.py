@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -51,7 +51,7 @@ class Teller:
         self._id = ""
         self._stopping = threading.Event()
         self._writing = threading.Lock()
-        self._told: BinaryIO | None = None
+        self._told: int | None = None
 
     def start(self, role: str) -> None:
         self.role, self._id = role, uuid4().hex
@@ -73,8 +73,8 @@ class Teller:
             self._told = _write(
                 self.file, [[s.name, s.labels, s.value] for s in samples]
             )
-            if before:
-                before.close()
+            if before is not None:
+                os.close(before)
 
     @property
     def file(self) -> Path:
@@ -133,7 +133,7 @@ def _gather_ended() -> None:
             added: Totals = {}
             _add(added, _read(rest))
             _add(added, (sample for sample in _read(file) if _is_lasting(sample)))
-            _write(rest, [[*key, value] for key, value in added.items()]).close()
+            os.close(_write(rest, [[*key, value] for key, value in added.items()]))
             file.unlink()
 
 
@@ -182,19 +182,15 @@ def _is_ours(sample: Sample) -> bool:
     return not isinstance(sample.value, list)
 
 
-def _write(path: Path, content: Any) -> BinaryIO:
-    """Return what was written, open and locked."""
+def _write(path: Path, content: Any) -> int:
+    """Return a descriptor of what was written. It holds the lock until it is closed."""
     new = path.with_suffix(".new")
-    file = open(new, "wb")  # noqa: SIM115 - closed by who lets go of the lock
-    try:
+    with open(new, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.write(orjson.dumps(content))
         file.flush()
         new.replace(path)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        return os.dup(file.fileno())
 
 
 teller = Teller()
