@@ -23,6 +23,8 @@ class Delivery:
 
 
 class Deliveries:
+    is_deep = False  # what is delivered here was not delivered to others
+
     def __init__(self, wakeup: Wakeup) -> None:
         self._wakeup = wakeup
         self._lock = Lock()

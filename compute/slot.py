@@ -33,6 +33,7 @@ class Slot:
     def __init__(self) -> None:
         self.claim: Claim | None = None
         self.progress: Progress | None = None
+        self.took_s = 0.0  # the job that ended last
         self._verdict: Outcome | None = None
         self._deadline = self._began = 0.0
         self._start_at = 0.0
@@ -44,6 +45,11 @@ class Slot:
     def is_free(self) -> bool:
         alive = self._process is not None and self._verdict is None
         return alive and self.claim is None
+
+    @property
+    def busy_s(self) -> float:
+        """Return how long its job has been under way; 0 if it has none."""
+        return time.monotonic() - self._began if self.claim else 0.0
 
     @property
     def pid(self) -> int | None:
@@ -114,7 +120,8 @@ class Slot:
             yield from self._dead()
 
     def _noted(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
-        metrics.note_end(claim, outcome, time.monotonic() - self._began)
+        self.took_s = time.monotonic() - self._began
+        metrics.note_end(claim, outcome, self.took_s)
         return claim, outcome
 
     def close(self) -> None:

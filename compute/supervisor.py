@@ -15,9 +15,10 @@ from typing import Protocol
 from django.conf import settings
 from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
 
-from compute import queue
+from compute import ahead, queue
+from compute.ahead import Ahead
 from compute.child import Progress
-from compute.outcomes import Code, Failed, HandedBack, Outcome
+from compute.outcomes import Cancelled, Code, Failed, HandedBack, Outcome
 from compute.queue import Claim
 from compute.slot import Slot
 from compute.wakeup import Wakeup
@@ -26,11 +27,16 @@ from resilient_site.cleaning import clean_up
 logger = logging.getLogger(__name__)
 
 TURN_S = 0.25
+# While jobs wait here that take no time, what has ended is written together.
+HOLD_S = 0.02
 DATABASE_PAUSE_S = 0.5
 
 
 class Source(Protocol):
     """Where claims come from."""
+
+    # Whether more may be taken than there are processes free.
+    is_deep: bool
 
     def take(self, worker: str, limit: int) -> list[Claim]: ...
 
@@ -39,6 +45,8 @@ class Source(Protocol):
 
 class Queue:
     """Claims of whatever is due in the database."""
+
+    is_deep = True
 
     def take(self, worker: str, limit: int) -> list[Claim]:
         return queue.claim(worker, limit)
@@ -65,7 +73,9 @@ class Supervisor:
         self.source, self.wakeup = source, wakeup
         self.slots = [Slot() for _ in range(settings.COMPUTE_PROCESSES)]
         self._end_at: float | None = None
+        self._ahead = Ahead(len(self.slots))
         self._unwritten: list[tuple[Claim, Outcome]] = []
+        self._unwritten_since = 0.0
         self._reported: dict[Claim, Progress] = {}
         self._may_find_jobs = True
         self._ask_database_at = 0.0
@@ -105,12 +115,15 @@ class Supervisor:
 
     def _turn(self) -> None:
         waitables = [thing for slot in self.slots for thing in slot.waitables()]
-        has_news = self.wakeup.wait(waitables, TURN_S)
+        has_news = self.wakeup.wait(waitables, HOLD_S if self._ahead else TURN_S)
         for slot in self.slots:
-            self._unwritten += slot.ended()
+            for claim, outcome in slot.ended():
+                self._ahead.note(slot.took_s)
+                self._note_end(claim, outcome)
             slot.enforce_limit()
             if self._end_at is None:
                 slot.start()
+        self._run_next()
         if has_news:
             self._may_find_jobs = True
             self._cancel.next = 0
@@ -125,16 +138,31 @@ class Supervisor:
                 logger.warning("The database is back.")
             self._database_is_away = False
 
+    def _note_end(self, claim: Claim, outcome: Outcome) -> None:
+        if not self._unwritten:
+            self._unwritten_since = time.monotonic()
+        self._unwritten.append((claim, outcome))
+
+    def _run_next(self) -> None:
+        """Give free slots what waits here; hand back what waits in vain."""
+        is_ending = self._end_at is not None
+        for claim in self._ahead.remove(
+            list(self._ahead) if is_ending else self._ahead.overdue()
+        ):
+            self._note_end(claim, HandedBack())
+        for slot in self.slots:
+            if slot.is_free and self._ahead:
+                slot.run(self._ahead.next())
+
     def _settle(self) -> None:
         """Bring the database and the slots into step."""
         self._may_find_jobs |= self._look.is_due() or bool(self._unwritten)
-        free = [slot for slot in self.slots if slot.is_free]
-        wanted = len(free) if self._may_find_jobs and self._end_at is None else 0
-        if self._unwritten or wanted:
+        wanted = self._wanted() if self._may_find_jobs else 0
+        if (self._unwritten or wanted) and not self._may_wait():
             claims = self._write_and_take(wanted)
             self._may_find_jobs = len(claims) >= wanted
-            for slot, claim in zip(free, claims, strict=False):
-                slot.run(claim)
+            self._ahead.add(claims)
+            self._run_next()
         if self._renew.is_due():
             self._renew_leases()
         if self._cancel.is_due():
@@ -146,12 +174,25 @@ class Supervisor:
         if self._clean.is_due():
             clean_up()
 
+    def _wanted(self) -> int:
+        if self._end_at is not None:
+            return 0
+        free = sum(slot.is_free for slot in self.slots)
+        if not self.source.is_deep:
+            return free
+        return free + self._ahead.room(max(slot.busy_s for slot in self.slots))
+
+    def _may_wait(self) -> bool:
+        """Whether there is work enough here to write what has ended a little later."""
+        held_s = time.monotonic() - self._unwritten_since
+        few = len(self._unwritten) < ahead.MOST
+        return bool(self._ahead) and few and (held_s < HOLD_S or not self._unwritten)
+
     def _write_and_take(self, wanted: int) -> list[Claim]:
         """End what has ended and take new jobs, in one transaction."""
         try:
             with transaction.atomic():
-                for claim, outcome in self._unwritten:
-                    self._finish(claim, outcome)
+                self._warn_of(queue.finish_all(self._unwritten))
                 claims = self.source.take(self.worker, wanted) if wanted else []
         except DataError:
             self._write_one_by_one()
@@ -163,14 +204,15 @@ class Supervisor:
         """Fail the job whose result the database does not take, and write the rest."""
         for claim, outcome in self._unwritten:
             try:
-                self._finish(claim, outcome)
+                lost = queue.finish_all([(claim, outcome)])
             except DataError as error:
                 detail = f"The result cannot be stored: {error}"
-                self._finish(claim, Failed(Code.ERROR, detail))
+                lost = queue.finish_all([(claim, Failed(Code.ERROR, detail))])
+            self._warn_of(lost)
         self._forget_written()
 
-    def _finish(self, claim: Claim, outcome: Outcome) -> None:
-        if not queue.finish(claim, outcome):
+    def _warn_of(self, lost: list[Claim]) -> None:
+        for claim in lost:
             logger.warning("Job %s was no longer ours to end.", claim.job_id)
 
     def _forget_written(self) -> None:
@@ -185,15 +227,20 @@ class Supervisor:
             if slot.claim and slot.claim not in held:
                 logger.warning("Job %s was taken by another.", slot.claim.job_id)
                 slot.stop(HandedBack())
-        ours = {slot.claim for slot in self.slots}
-        for claim in held - ours:
+        for claim in self._ahead.remove(set(self._ahead) - held):
+            logger.warning("Job %s was taken by another.", claim.job_id)
+        ours = {slot.claim for slot in self.slots} | {c for c, _ in self._unwritten}
+        for claim in held - ours - set(self._ahead):
             # Taken by a transaction whose answer never came.
             queue.finish(claim, HandedBack())
 
     def _stop_cancelled(self) -> None:
-        if not any(slot.claim for slot in self.slots):
+        if not self._ahead and not any(slot.claim for slot in self.slots):
             return
         stopped = queue.cancellations(self.worker)
+        waiting = [one for one in self._ahead if stopped.get(one.job_id) == one.epoch]
+        for claim in self._ahead.remove(waiting):
+            self._note_end(claim, Cancelled())
         for slot in self.slots:
             if slot.claim and stopped.get(slot.claim.job_id) == slot.claim.epoch:
                 slot.cancel()
@@ -214,11 +261,13 @@ class Supervisor:
 
     def _hand_back(self) -> None:
         """Kill what still runs, then let others have it."""
+        for waiting in self._ahead.remove(list(self._ahead)):
+            self._note_end(waiting, HandedBack())
         for slot in self.slots:
             claim = slot.claim
             slot.close()
             if claim:
-                self._unwritten.append((claim, HandedBack()))
+                self._note_end(claim, HandedBack())
         try:
             self._write_and_take(0)
         except (DatabaseError, InterfaceError) as error:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from compute import jobs, queue
@@ -49,6 +49,23 @@ def test_bad_jobs_fail_with_their_reasons_and_their_neighbours_go_on(pool, submi
     assert {job.state for job in all_ended(good)} == {"succeeded"}
     neighbour = ended(neighbour)
     assert (neighbour.state, neighbour.attempts) == ("succeeded", 1)
+
+
+def test_short_jobs_are_taken_together_and_none_waits_behind_a_long_one(pool, submit):
+    all_ended([submit("echo", number=number) for number in range(60)])
+    with transaction.atomic():
+        first = [submit("echo", number=number) for number in range(30)]
+        naps = [submit("nap", seconds=30) for _ in range(2)]
+        last = [submit("echo", number=number) for number in range(30)]
+    all_ended(first)
+    under_way = Job.objects.filter(state=Job.State.RUNNING)
+    until(lambda: set(under_way.all()) == set(naps), 5)
+    assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
+    for nap in naps:
+        jobs.cancel(nap)
+    for job in all_ended(last):
+        assert (job.state, job.attempts) == ("succeeded", 1)
+    assert {job.state for job in all_ended(naps)} == {"cancelled"}
 
 
 def test_a_crash_is_made_up_for_by_the_next_try(pool, submit):
