@@ -5,7 +5,7 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -20,6 +20,10 @@ SLOWEST_BYTES_PER_S = 1024
 _BYTES_ACKED = struct.Struct("120xQ")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Crowd:
     """Those who are waited for stand in a row, the one who came first in front."""
 
@@ -27,6 +31,8 @@ class Crowd:
         self.most = most
         self.head_s = head_s
         self.is_leaving = False
+        # Called when somebody has come in: others may wait behind him.
+        self.on_arrival: Callable[[], None] = _nothing
         # Uvicorn counts no request whose client closes as soon as he has the answer.
         self.requests = 0
         # As they were when they were last looked through.

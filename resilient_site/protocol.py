@@ -82,6 +82,7 @@ class Protocol(HttpToolsProtocol):
         self.is_from_proxy = self.client is not None and self.client[0] in proxies
         if not crowd.let_in(self, len(self.connections)):
             self.refuse(Overloaded("There are too many connections."))
+        crowd.on_arrival()
 
     def connection_lost(self, exc: Exception | None) -> None:
         crowd.forget(self)

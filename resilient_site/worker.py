@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,11 @@ MOST_FILES = 16_384
 # Of the files this process may open; the rest is for the database, bodies and logs.
 CONNECTIONS_SHARE = 0.75
 TICKS_PER_SECOND = 10  # Uvicorn's
+# After so long a thread hands over to another one, such as that of the event loop. By
+# default it is ten times as long: then each turn of the loop waits for it.
+SWITCH_S = 0.0005
+# Who waits to be let in besides the one whom the loop lets in at each turn.
+ACCEPTED_AT_ONCE = 64
 # Longer than keepalive_timeout of the upstream in deploy/nginx/nginx.conf.
 PROXY_IDLE_S = 6.0
 
@@ -43,11 +49,42 @@ def raise_file_limit() -> None:
 class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._arriving: set[asyncio.Task[Any]] = set()
+        crowd.on_arrival = partial(self._accept_waiting, sockets or [])
         heap.freeze()
         heap.served.begin(lambda: crowd.requests)
         self.term = Term(succession, settings.WEB_MAX_REQUESTS, settings.WEB_MAX_BYTES)
         succession.announce()
         handover.relieve_predecessor()
+
+    def _accept_waiting(self, listeners: list[socket.socket]) -> None:
+        """Let in who waits at the door: one in a turn is few when turns are long."""
+        if crowd.is_leaving:
+            return
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            for _ in range(ACCEPTED_AT_ONCE):
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # nobody is there, or no file for him
+                    break
+                connection.setblocking(False)
+                arrival = loop.connect_accepted_socket(self._protocol, connection)
+                task = loop.create_task(arrival)
+                self._arriving.add(task)
+                task.add_done_callback(self._has_arrived)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Protocol(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+
+    def _has_arrived(self, task: "asyncio.Task[Any]") -> None:
+        self._arriving.discard(task)
+        if not task.cancelled():
+            task.exception()  # he may have gone at once
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -102,6 +139,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         raise_file_limit()
+        sys.setswitchinterval(SWITCH_S)
         super().init_process()
 
     async def _serve(self) -> None:

@@ -2,7 +2,7 @@
 
 More at a time than the machine can do makes all of them slow and none of them sooner
 done. How many that is depends on what they do and where, so it is found out: the
-limit falls when answers take three times as long as one alone would, and rises while
+limit falls when answers take twice as long as one alone would, and rises while
 they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with
 the time of one alone measured anew every now and then). Who cannot be let in waits a
 little, and is refused rather than served too late. When more have been waiting for
@@ -24,8 +24,8 @@ LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
 
 SMALLEST = 2.0
 # How much longer than alone is still well. Threads take turns in one interpreter: with
-# fewer of them it would be idle while they wait for the database.
-TOLERANCE = 3.0
+# one of them it would be idle while that waits for the database.
+TOLERANCE = 2.0
 WINDOW = 20
 WINDOW_S = 0.1
 ALONE_S = 30.0

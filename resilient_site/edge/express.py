@@ -49,9 +49,9 @@ def answer(
             "headers": fields.items(),
         }
     )
-    named = name_exchange(fields)
     if copy := public.find_fresh(request):
         how, status, body = HIT, 200, copy.body
+        named = name_exchange(fields)
         if request.is_conditional:
             told = [*copy.status(b"hit"), *named]
             status, headers, body = copy.answer(request, told)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
+import uvloop
 
 from resilient_site import asgi
 from resilient_site.crowd import crowd
@@ -238,3 +239,20 @@ def test_a_change_is_seen_at_once(taken):
         assert len(now.asked) == 2
 
     test()
+
+
+def test_many_who_come_at_once_are_let_in_in_a_few_turns():
+    async def let_in() -> int:
+        async with serving() as port:
+            address = "127.0.0.1", port
+            callers = [socket.create_connection(address) for _ in range(50)]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            number = len(crowd._expected)
+            for caller in callers:
+                caller.close()
+            return number
+
+    # The loop that the site runs on, which lets in one at each turn.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(let_in()) == 50
