@@ -32,6 +32,7 @@ run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 
 # What waits most comes first.
 APPS := compute items load test_servers.py
+EDGE := drill resilient_site/edge resilient_site/metrics
 test: test-once-site test-once-apps test-faults test-postgres test-sqlite ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
@@ -51,8 +52,9 @@ test-once-site: .system
 test-once-apps: .system
 	$(call RUN,postgres,"once and not faults" --ignore=tests/resilient_site)
 
+# What the edge does, and what is told of it, knows nothing of the database.
 test-sqlite: .system
-	$(call RUN,sqlite,"not faults and not once")
+	$(call RUN,sqlite,"not faults and not once" $(EDGE:%=--ignore=tests/%))
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)

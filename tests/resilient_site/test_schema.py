@@ -33,7 +33,7 @@ PROMISES = [
     response_schema_conformance,
 ]
 # On SQLite fewer: most of what may go wrong knows no database.
-EXAMPLES = 20 if connection.vendor == "sqlite" else 60
+EXAMPLES = 20 if connection.vendor == "sqlite" else 40
 
 schema = schemathesis.openapi.from_wsgi("/api/v1/schema/", application)
 operations = [found.ok() for found in schema.get_all_operations()]
