@@ -44,7 +44,7 @@ def cache(redis_own):
 @pytest.fixture
 def patient(redis_own):
     """One whose time a busy machine does not use up."""
-    return GuardedCache(redis_own.url(), {"BUDGET_MS": 5_000})
+    return GuardedCache(redis_own.url(), {"OPTIONS": {"BUDGET_MS": 5_000}})
 
 
 @pytest.fixture
@@ -105,61 +105,61 @@ def assert_bounded(cache, breaker, names=OPERATIONS):
 # --- while Redis answers
 
 
-def test_it_is_a_cache_of_django(cache):
-    cache.set("a", {"x": [1, "ü", None]}, 60)
-    assert cache.get("a") == {"x": [1, "ü", None]}
-    assert cache.get("missing", "default") == "default"
-    assert not cache.add("a", 1)
-    assert cache.add("b", "new")
-    assert cache.touch("b", 100)
-    assert not cache.touch("missing")
-    assert cache.get_many(["a", "b", "c"]).keys() == {"a", "b"}
-    assert cache.set_many({"d": 1, "e": 2.5}) == []
-    assert (cache.get("d"), cache.get("e")) == (1, 2.5)
-    assert cache.delete("d")
-    assert not cache.delete("d")
-    cache.delete_many(["e", "b"])
-    assert "e" not in cache
-    assert cache.get_or_set("f", lambda: "made") == "made"
-    assert cache.get_or_set("f", "other") == "made"
-    cache.set("none", None)
-    assert cache.has_key("none")
-    assert cache.get("none", "default") is None
-    cache.set("a", 1, 0)
-    assert "a" not in cache
-    cache.clear()
-    assert cache.get_many(["f", "none"]) == {}
+def test_it_is_a_cache_of_django(patient):
+    patient.set("a", {"x": [1, "ü", None]}, 60)
+    assert patient.get("a") == {"x": [1, "ü", None]}
+    assert patient.get("missing", "default") == "default"
+    assert not patient.add("a", 1)
+    assert patient.add("b", "new")
+    assert patient.touch("b", 100)
+    assert not patient.touch("missing")
+    assert patient.get_many(["a", "b", "c"]).keys() == {"a", "b"}
+    assert patient.set_many({"d": 1, "e": 2.5}) == []
+    assert (patient.get("d"), patient.get("e")) == (1, 2.5)
+    assert patient.delete("d")
+    assert not patient.delete("d")
+    patient.delete_many(["e", "b"])
+    assert "e" not in patient
+    assert patient.get_or_set("f", lambda: "made") == "made"
+    assert patient.get_or_set("f", "other") == "made"
+    patient.set("none", None)
+    assert patient.has_key("none")
+    assert patient.get("none", "default") is None
+    patient.set("a", 1, 0)
+    assert "a" not in patient
+    patient.clear()
+    assert patient.get_many(["f", "none"]) == {}
 
 
-def test_lifetimes_are_kept_by_redis(cache, admin):
-    cache.set("a", "x", 60)
-    cache.set("for ever", "x", None)
-    cache.add("n", 1, 30)
+def test_lifetimes_are_kept_by_redis(patient, admin):
+    patient.set("a", "x", 60)
+    patient.set("for ever", "x", None)
+    patient.add("n", 1, 30)
     assert 59_000 < admin.pttl(":1:a") <= 60_000
     assert admin.pttl(":1:for ever") == -1
     assert 29_000 < admin.pttl(":1:n") <= 30_000
-    cache.touch("a", None)
+    patient.touch("a", None)
     assert admin.pttl(":1:a") == -1
 
 
-def test_redis_is_the_truth_while_it_answers(cache, admin):
-    cache.set("a", "mine")
+def test_redis_is_the_truth_while_it_answers(patient, admin):
+    patient.set("a", "mine")
     admin.delete(":1:a")
-    assert cache.get("a") is None
+    assert patient.get("a") is None
 
 
-def test_a_value_that_nobody_can_read_is_a_miss_and_goes(cache, admin):
-    cache.set("a", "fine")
+def test_a_value_that_nobody_can_read_is_a_miss_and_goes(patient, admin):
+    patient.set("a", "fine")
     stamp = admin.get(scripts.GENERATION_KEY)
     poison = [b"\x80\x04\x95", b"[1", b"", b"5" * 50, stamp + b"::{", stamp + b"::\xff"]
     poison.append(stamp + b"::" + b"[" * 100_000)
     for number, value in enumerate(poison):
         admin.set(f":1:p{number}", value)
     keys = [f"p{number}" for number in range(len(poison))]
-    assert cache.get_many([*keys, "a"]) == {"a": "fine"}
+    assert patient.get_many([*keys, "a"]) == {"a": "fine"}
     assert admin.keys(":1:p*") == []
-    assert cache.stats()["poisoned"] == len(poison)
-    assert not cache.is_degraded
+    assert patient.stats()["poisoned"] == len(poison)
+    assert not patient.is_degraded
 
 
 def test_a_key_of_another_type_is_a_miss_and_may_be_overwritten(patient, admin):
@@ -222,27 +222,27 @@ def run_threads(target):
         thread.join()
 
 
-def test_counting_keeps_the_lifetime(cache, admin):
-    cache.add("n", 1, 30)
-    assert cache.incr("n", 4) == 5
-    assert cache.decr("n") == 4
+def test_counting_keeps_the_lifetime(patient, admin):
+    patient.add("n", 1, 30)
+    assert patient.incr("n", 4) == 5
+    assert patient.decr("n") == 4
     assert 29_000 < admin.pttl(":1:n") <= 30_000
     assert admin.get(":1:n") == b"4"
-    cache.set("m", 1, 30)
-    assert cache.incr("m") == 2
+    patient.set("m", 1, 30)
+    assert patient.incr("m") == 2
     assert 29_000 < admin.pttl(":1:m") <= 30_000
 
 
-def test_a_counter_that_vanishes_after_add_is_begun_anew(cache, admin):
-    cache.add("n", 1, 30)
-    assert not cache.add("n", 1, 30)
+def test_a_counter_that_vanishes_after_add_is_begun_anew(patient, admin):
+    patient.add("n", 1, 30)
+    assert not patient.add("n", 1, 30)
     admin.delete(":1:n")
-    assert cache.incr("n") == 1
+    assert patient.incr("n") == 1
     assert 29_000 < admin.pttl(":1:n") <= 30_000
 
 
-def test_what_is_no_number_does_not_count(cache, memory_only):
-    for one in (cache, memory_only):
+def test_what_is_no_number_does_not_count(patient, memory_only):
+    for one in (patient, memory_only):
         one.set("a", "text")
         for key in ("a", "missing"):
             with pytest.raises(ValueError, match=key):
@@ -307,36 +307,36 @@ def test_a_name_that_cannot_be_resolved_is_not_waited_for(breaker, monkeypatch):
         asked.set()
 
 
-def test_without_room_in_redis_no_old_value_stays(cache, admin):
-    cache.set_many({"a": "old", "b": "stays"})
+def test_without_room_in_redis_no_old_value_stays(patient, admin):
+    patient.set_many({"a": "old", "b": "stays"})
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", 1)
-    cache.set("a", "new")
-    assert cache.get("a") is None
-    assert cache.get("b") == "stays"
+    patient.set("a", "new")
+    assert patient.get("a") is None
+    assert patient.get("b") == "stays"
     for name in OPERATIONS.keys() - {"incr_version", "decr_version"}:
-        OPERATIONS[name](cache)
+        OPERATIONS[name](patient)
     with pytest.raises(ValueError, match="not found"):
-        cache.incr_version("a")
-    assert cache.add("limit", 1, 60)
-    assert [cache.incr("limit"), cache.incr("limit")] == [2, 3]
+        patient.incr_version("a")
+    assert patient.add("limit", 1, 60)
+    assert [patient.incr("limit"), patient.incr("limit")] == [2, 3]
     assert breakers.cache.state is State.CLOSED
-    assert cache.stats()["errors"] > 0
+    assert patient.stats()["errors"] > 0
 
 
-def test_a_read_only_redis_serves_nothing_that_was_changed(cache, admin):
-    cache.set_many({"a": "old", "b": "old"})
+def test_a_read_only_redis_serves_nothing_that_was_changed(patient, admin):
+    patient.set_many({"a": "old", "b": "old"})
     admin.replicaof("127.0.0.1", "1")
-    cache.set("a", "new")
-    cache.delete("b")
-    assert cache.get("a") == "new"
-    assert cache.get("b") is None
+    patient.set("a", "new")
+    patient.delete("b")
+    assert patient.get("a") == "new"
+    assert patient.get("b") is None
     for operation in OPERATIONS.values():
-        operation(cache)
-    assert cache.is_degraded
+        operation(patient)
+    assert patient.is_degraded
     admin.replicaof("no", "one")
-    wait_for(lambda: not cache.is_degraded, 5)
-    assert cache.get("b") is None
+    wait_for(lambda: not patient.is_degraded, 5)
+    assert patient.get("b") is None
 
 
 def test_the_breaker_opens_with_the_third_call_and_costs_little(cache, redis_own):
@@ -470,21 +470,21 @@ def test_a_write_that_redis_sees_late_does_nothing(cache, redis_own, admin):
     assert cache.get("a") is None
 
 
-def test_a_write_in_an_ended_generation_is_refused_and_done_again(cache, admin):
-    cache.set("a", "x")
+def test_a_write_in_an_ended_generation_is_refused_and_done_again(patient, admin):
+    patient.set("a", "x")
     admin.set(scripts.GENERATION_KEY, "0" * 16)
-    assert cache._remote._generation != b"0" * 16
-    cache.set("a", "y")
-    assert cache.get("a") == "y"
+    assert patient._remote._generation != b"0" * 16
+    patient.set("a", "y")
+    assert patient.get("a") == "y"
 
 
-def test_values_do_not_count_when_their_generation_was_evicted(cache, admin):
-    cache.set("a", "x")
+def test_values_do_not_count_when_their_generation_was_evicted(patient, admin):
+    patient.set("a", "x")
     admin.delete(scripts.GENERATION_KEY)
-    assert cache.get("a") is None
-    cache.set("b", "y")
-    assert cache.get_many("ab") == {"b": "y"}
-    assert cache.add("a", "z")
+    assert patient.get("a") is None
+    patient.set("b", "y")
+    assert patient.get_many("ab") == {"b": "y"}
+    assert patient.add("a", "z")
 
 
 def test_one_lost_write_costs_no_other_value(cache, redis_own, admin):
@@ -527,24 +527,24 @@ def test_more_changes_than_the_journal_holds_invalidate_all(
 # --- asyncio
 
 
-def test_every_call_has_its_coroutine(cache, redis_own):
+def test_every_call_has_its_coroutine(patient, redis_own):
     async def use():
-        await cache.aset("a", 1)
-        assert await cache.aget("a") == 1
-        assert await cache.aadd("b", "x")
-        assert await cache.ahas_key("b")
-        assert await cache.aget_or_set("c", lambda: [3]) == [3]
-        assert await cache.aget_or_set("c", [4]) == [3]
-        assert await cache.aincr("a") == 2
-        assert await cache.adecr("a") == 1
-        assert await cache.atouch("b", 60)
-        await cache.aset_many({"d": 1})
-        assert await cache.aget_many(["a", "d"]) == {"a": 1, "d": 1}
-        assert await cache.adelete("d")
-        await cache.adelete_many(["a"])
-        assert await cache.aincr_version("b") == 2
-        await cache.aclear()
-        assert await cache.aget("b", version=2) is None
+        await patient.aset("a", 1)
+        assert await patient.aget("a") == 1
+        assert await patient.aadd("b", "x")
+        assert await patient.ahas_key("b")
+        assert await patient.aget_or_set("c", lambda: [3]) == [3]
+        assert await patient.aget_or_set("c", [4]) == [3]
+        assert await patient.aincr("a") == 2
+        assert await patient.adecr("a") == 1
+        assert await patient.atouch("b", 60)
+        await patient.aset_many({"d": 1})
+        assert await patient.aget_many(["a", "d"]) == {"a": 1, "d": 1}
+        assert await patient.adelete("d")
+        await patient.adelete_many(["a"])
+        assert await patient.aincr_version("b") == 2
+        await patient.aclear()
+        assert await patient.aget("b", version=2) is None
 
     asyncio.run(use())
     redis_own.kill()
