@@ -10,6 +10,7 @@ from time import monotonic
 from tests.drill.context import Context
 from tests.load import arrivals
 from tests.load.connections import Address
+from tests.load.questions import Question
 
 OVERLOAD_TIMES = 5.0
 CAPACITY_S = 1.0
@@ -20,19 +21,20 @@ DRIPPING, NOT_READING = 150, 50
 
 def overload(context: Context) -> None:
     """Find out how much it can do, then ask for five times as much."""
-    address, path = context.stack.address, context.stack.paths.items
+    stack = context.stack
+    # Each looks for what nobody has looked for.
+    new = Question(stack.address.port, f"{stack.paths.items}?search=nothing{{count}}")
     rates = []
     for clients in CLIENTS:
-        question = arrivals.in_closed_loop, address.port, path, clients, CAPACITY_S
-        seen = context.generator.submit(*question).result()
+        load = arrivals.in_closed_loop, new, clients, CAPACITY_S
+        seen = context.generator.submit(*load).result()
         rates.append(sum(one.status == 200 for one in seen) / CAPACITY_S)
     capacity = max(rates)
     context.measured["capacity"] = capacity
     context.whole_at = monotonic()
     context.notes["flood"] = context.generator.submit(
-        arrivals.in_open_loop,
-        address.port, path, OVERLOAD_TIMES * capacity, context.seconds,
-    )  # fmt: skip
+        arrivals.in_open_loop, new, OVERLOAD_TIMES * capacity, context.seconds
+    )
 
 
 def overload_is_over(context: Context) -> None:
