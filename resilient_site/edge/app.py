@@ -59,7 +59,7 @@ async def forward(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Let Django answer; if it fails a reader, give him the last known answer."""
-    kind = request.kind(own.is_known(request))
+    kind = request.kind(own.is_familiar(request))
     tap = Tap(request, send)
     try:
         with new_body() as body:

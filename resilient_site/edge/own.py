@@ -23,16 +23,26 @@ MAKE_A_DIFFERENCE = (b"host", b"hx-request", b"hx-target")
 known = Latest[str, tuple[float, Mark, float]](KNOWN_MAX, "Clients known")
 
 
-def is_known(request: Incoming, within_s: float = KNOWN_S) -> bool:
-    """Tell whether Django recognised this client, and nothing about him changed."""
+def is_familiar(request: Incoming, within_s: float = KNOWN_S) -> bool:
+    """Tell whether Django recognised this client when it answered him last.
+
+    Enough to let him in first: what has changed about him since Django sees itself.
+    In a rush he would not get there to be recognised again.
+    """
     entry = known.get(request.credential or "")
     if entry is None:
         return False
-    seen, mark, expires_at = entry
+    seen, _, expires_at = entry
+    return time.monotonic() - seen < within_s and time.time() < expires_at
+
+
+def is_known(request: Incoming, within_s: float) -> bool:
+    """Tell whether that is so, and nothing about him has changed since."""
+    entry = known.get(request.credential or "")
     return (
-        time.monotonic() - seen < within_s
-        and time.time() < expires_at
-        and generations.is_current(mark)
+        entry is not None
+        and is_familiar(request, within_s)
+        and generations.is_current(entry[1])
     )
 
 

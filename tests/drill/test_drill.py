@@ -12,7 +12,7 @@ import pytest
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT, Site
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
@@ -44,18 +44,20 @@ def report_of(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "report.json").read_bytes())
 
 
-def test_two_faults_are_survived_and_reported(start, tmp_path):
+def test_three_faults_are_survived_and_reported(start, tmp_path):
     before = set(Path("/tmp").glob("rs-drill-*"))
-    process = start("--quick", "--fault", "postgres-killed", "--fault", "web-killed")
-    said, _ = process.communicate(timeout=150)
+    faults = ["postgres-killed", "web-killed", "overload"]
+    process = start("--quick", *(f"--fault={fault}" for fault in faults))
+    said, _ = process.communicate(timeout=200)
     told = report_of(tmp_path)["runs"][0]
-    assert [one["name"] for one in told["results"]] == ["postgres-killed", "web-killed"]
-    postgres, web = told["results"]
+    assert [one["name"] for one in told["results"]] == faults
+    postgres, web, overload = told["results"]
     # How fast it is depends on this machine; what is true does not.
     assert postgres["during"]["reads_answered"] > 0.98, said
     assert postgres["during"]["stale"] > 0, said
     assert postgres["during"]["writes_answered"] < 0.5, said
     assert None not in (postgres["recovered_s"], web["recovered_s"]), said
+    assert min(overload["measured"].values()) > 0, said
     found = {name: len(one) for name, one in told["found"].items() if name != "checked"}
     assert not any(found.values()), said
     assert told["found"]["checked"]["confirmed writes"] > 20

@@ -1,11 +1,15 @@
 """However a request ends, its place in Django is given back; nobody is served late."""
 
 import asyncio
+import time
 
 import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 
-from resilient_site.edge import origin
+from resilient_site.edge import origin, own
+from resilient_site.edge.incoming import Incoming
+from resilient_site.later import Identity
+from resilient_site.resilience import generations
 from tests.resilient_site.edge.clients import ask, becomes, run
 from tests.resilient_site.edge.views import held, now
 
@@ -104,3 +108,15 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     for _ in heavy:
         admission.leave(origin.Kind.HEAVY, 1.0, 1)
     assert_all_free()
+
+
+def test_who_was_recognised_goes_first_though_something_may_have_changed(last_known):
+    headers = [(b"host", b"localhost"), (b"authorization", b"Token it")]
+    scope = {"method": "POST", "path": "/", "query_string": b"", "headers": headers}
+    request = Incoming(scope)
+    assert not own.is_familiar(request)
+    own.remember(request, Identity("user:1", time.time() + 60), generations.now())
+    assert own.is_known(request, 10)
+    generations.generations.renew(["user:1"])
+    assert not own.is_known(request, 10)
+    assert request.kind(own.is_familiar(request)) is origin.Kind.SIGNED_WRITE
