@@ -273,6 +273,7 @@ class Protocol(HttpToolsProtocol):
             return
         self.is_heard = False
         self.head_began = None
+        self._unset_keepalive_if_required()  # it would close too early
         self.lingers_until = self.loop.time() + LINGER_S
         self.flow.resume_reading()
         self.transport.write_eof()

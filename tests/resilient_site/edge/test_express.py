@@ -227,6 +227,22 @@ def test_who_asks_no_more_is_left_so_long_after_his_last_request(taken):
     test()
 
 
+def test_who_is_refused_may_go_on_talking_though_he_was_idle_before(taken):
+    @run
+    async def test():
+        async with serving(timeout_keep_alive=1) as port, Client(port) as client:
+            await client.ask()
+            await asyncio.sleep(0.6)
+            client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await client.reader.read()).startswith(b"HTTP/1.1 400 ")
+            for _ in range(10):
+                client.writer.write(b"x")
+                await asyncio.sleep(0.1)
+            assert not client.writer.transport.is_closing()
+
+    test()
+
+
 def test_a_change_is_seen_at_once(taken):
     @run
     async def test():
