@@ -10,6 +10,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Protocol
 
 from django.conf import settings
@@ -123,6 +124,8 @@ class Supervisor:
             slot.enforce_limit()
             if self._end_at is None:
                 slot.start()
+        is_ending = self._end_at is not None
+        self._give_back(self._ahead if is_ending else self._ahead.overdue())
         self._run_next()
         if has_news:
             self._may_find_jobs = True
@@ -143,13 +146,13 @@ class Supervisor:
             self._unwritten_since = time.monotonic()
         self._unwritten.append((claim, outcome))
 
-    def _run_next(self) -> None:
-        """Give free slots what waits here; hand back what waits in vain."""
-        is_ending = self._end_at is not None
-        for claim in self._ahead.remove(
-            list(self._ahead) if is_ending else self._ahead.overdue()
-        ):
+    def _give_back(self, claims: Iterable[Claim]) -> None:
+        """Let others have what waits here in vain."""
+        for claim in self._ahead.remove(claims):
             self._note_end(claim, HandedBack())
+
+    def _run_next(self) -> None:
+        """Give free slots what waits here."""
         for slot in self.slots:
             if slot.is_free and self._ahead:
                 slot.run(self._ahead.next())
@@ -261,8 +264,7 @@ class Supervisor:
 
     def _hand_back(self) -> None:
         """Kill what still runs, then let others have it."""
-        for waiting in self._ahead.remove(list(self._ahead)):
-            self._note_end(waiting, HandedBack())
+        self._give_back(self._ahead)
         for slot in self.slots:
             claim = slot.claim
             slot.close()
