@@ -123,12 +123,12 @@ class Distant:
         if copy is None:
             cache().delete(place)
         # What has changed while it waited would take the place of what is newer.
-        elif generations.is_current(copy.mark):
-            sealed = seal(key, copy)
-            if len(sealed) <= PLACE_BYTES:
-                cache().set_many({place: sealed, IS_ANYTHING: 1}, LAST_KNOWN_S)
-                if cache().is_degraded:
-                    self._kept.pop(key, None)  # it may not be there
+        elif not generations.is_current(copy.mark):
+            self._kept.pop(key, None)
+        elif len(sealed := seal(key, copy)) <= PLACE_BYTES:
+            cache().set_many({place: sealed, IS_ANYTHING: 1}, LAST_KNOWN_S)
+            if cache().is_degraded:
+                self._kept.pop(key, None)  # it may not be there
 
     def _read(self, key: str) -> Copy | None:
         sealed = cache().get(self._place(key))

@@ -112,6 +112,9 @@ def test_what_has_changed_meanwhile_does_not_take_the_place_of_what_is_newer(kep
     kept.keep("key", read_before)
     write_out(kept)
     assert body_of(kept) is None
+    kept.keep("key", copy())  # the same as before, and yet it is written
+    write_out(kept)
+    assert body_of(kept) == b"body"
 
 
 def test_what_is_not_for_everybody_is_never_kept(kept):

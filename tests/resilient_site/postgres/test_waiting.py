@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -12,9 +13,6 @@ from django.db import connection
 
 from resilient_site.postgres.waiting import GivenUp, PatientConnection
 from resilient_site.resilience import deadlines
-from resilient_site.resilience.names import resolver
-
-HOST = "database.example"
 
 pytestmark = [
     pytest.mark.once,
@@ -27,12 +25,14 @@ class Names:
     """The resolver of the system, as far as one name is concerned."""
 
     def __init__(self) -> None:
+        # Of each test its own: what one of them has found another one does not know.
+        self.host = f"database-{uuid4()}.example"
         self.answers = threading.Event()
         self.found: list[Any] | OSError = []
         self._real = socket.getaddrinfo
 
     def look_up(self, host: str, *args: Any, **options: Any) -> list[Any]:
-        if host != HOST:
+        if host != self.host:
             return self._real(host, *args, **options)
         assert self.answers.wait(20)
         if isinstance(self.found, OSError):
@@ -46,11 +46,11 @@ def names(monkeypatch) -> Iterator[Names]:
     monkeypatch.setattr(socket, "getaddrinfo", names.look_up)
     yield names
     names.answers.set()
-    resolver.reset()
 
 
-def connect() -> psycopg.Connection[Any]:
-    options = connection.get_connection_params() | {"host": HOST, "autocommit": True}
+def connect(names: Names) -> psycopg.Connection[Any]:
+    to = {"host": names.host, "autocommit": True}
+    options = connection.get_connection_params() | to
     return PatientConnection.connect(**options)
 
 
@@ -62,25 +62,25 @@ def address_of_the_server() -> list[Any]:
 def test_a_name_that_is_not_resolved_is_waited_for_as_long_as_there_is_time(names):
     began = time.monotonic()
     with deadlines.within(0.2), pytest.raises(GivenUp):
-        connect()
+        connect(names)
     assert 0.2 <= time.monotonic() - began < 1
 
 
 def test_while_no_name_is_resolved_what_was_known_is_used(names):
     names.found = [*address_of_the_server() * 2]
     names.answers.set()
-    with connect() as first:
-        assert first.info.host == HOST
+    with connect(names) as first:
+        assert first.info.host == names.host
     names.answers.clear()
-    with connect() as again:
+    with connect(names) as again:
         assert again.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_a_name_that_nobody_knows_is_an_error_of_the_database(names):
     names.found = socket.gaierror(socket.EAI_NONAME, "not known")
     names.answers.set()
-    with pytest.raises(psycopg.OperationalError, match=HOST):
-        connect()
+    with pytest.raises(psycopg.OperationalError, match=names.host):
+        connect(names)
 
 
 def test_where_a_name_leads_elsewhere_the_next_connection_goes_there(names):
@@ -89,6 +89,6 @@ def test_where_a_name_leads_elsewhere_the_next_connection_goes_there(names):
     names.found = socket.getaddrinfo("127.0.0.2", port, type=socket.SOCK_STREAM)
     names.answers.set()
     with pytest.raises(psycopg.OperationalError):
-        connect()
+        connect(names)
     names.found = address_of_the_server()
-    connect().close()
+    connect(names).close()
