@@ -79,6 +79,7 @@ class Site:
         self.env |= {
             "DATA_DIR": str(data_dir), "PORT": str(self.port),
             "WEB_PROCESSES": "1", "COMPUTE_PROCESSES": "1",
+            "DJANGO_SETTINGS_MODULE": "resilient_site.settings",
         } | env  # fmt: skip
         self.output_path = data_dir / "output"
         self.process: subprocess.Popen[bytes] | None = None
@@ -94,17 +95,28 @@ class Site:
         self, *options: str, timeout: float = 60, for_the_first_time: bool = False
     ) -> Self:
         """Start it. What a first start makes is a copy, unless it is that one."""
-        self.output_path.parent.mkdir(exist_ok=True)
-        if not for_the_first_time and "DATABASE_URL" not in self.env:
+        if not for_the_first_time:
             self._fill()
+        serve = [sys.executable, "manage.py", "serve", *options]
+        return self._run_in_folder(serve, timeout)
+
+    def start_web(self, timeout: float = 60) -> Self:
+        """Start the web processes alone, as deploy/systemd does: it is faster."""
+        self._fill()
+        bind = f"{self.host}:{self.port}"
+        command = "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
+        return self._run_in_folder([sys.executable, *command], timeout)
+
+    def _run_in_folder(self, command: list[str], timeout: float) -> Self:
+        self.output_path.parent.mkdir(exist_ok=True)
         with open(self.output_path, "ab") as output:
-            return self.run(
-                [sys.executable, "manage.py", "serve", *options],
-                timeout, cwd=ROOT, stdout=output, stderr=output,
-            )  # fmt: skip
+            return self.run(command, timeout, cwd=ROOT, stdout=output, stderr=output)
 
     def _fill(self) -> None:
+        if "DATABASE_URL" in self.env:
+            return
         data_dir = Path(self.env["DATA_DIR"])
+        data_dir.mkdir(exist_ok=True)
         for name in ("site.sqlite3", "secret_key"):
             if not (data_dir / name).exists():
                 shutil.copy(first_start() / name, data_dir)

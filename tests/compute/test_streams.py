@@ -45,9 +45,6 @@ class Web(Site):
         super().__init__(*args, **env)
         self.token, self.jobs = "", []
 
-    def start(self, *options, **more):
-        return super().start("--no-compute", *options, **more)
-
     def prepare(self) -> None:
         assert self.manage("migrate", "-v0").returncode == 0
         made = self.manage("shell", "-v0", "-c", SETUP)
@@ -174,7 +171,7 @@ def site(prepared, many_files) -> Web:
     """Shared: a test that stops it leaves it to the next one to start it."""
     if prepared.process is None or prepared.process.poll() is not None:
         with usual_limit_of_files():
-            prepared.start()
+            prepared.start_web()
     return prepared
 
 
@@ -333,7 +330,7 @@ def test_a_worker_with_enough_requests_goes_in_spite_of_streams(
 ):
     prepared.stop()
     monkeypatch.setitem(prepared.env, "GUNICORN_CMD_ARGS", "--max-requests 10")
-    prepared.start()
+    prepared.start_web()
     try:
         worker = prepared.worker()
         (peer,) = open_streams(1)
@@ -351,7 +348,7 @@ def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
     """Sentry wraps what Django's handler returns, and must not get in the way."""
     site = Web(tmp_path, COMPUTE_TASKS="tests.compute.faults")
     site.env["SENTRY_DSN"] = "http://key@127.0.0.1:9/1"
-    Site.start(site)
+    site.start()
     try:
         site.token = site.manage("create_token", "admin").stdout.strip()
         body = json.dumps({"task": "nap", "params": {"seconds": 1}}).encode()

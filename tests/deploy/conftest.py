@@ -87,6 +87,6 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
         session = webs[0].manage("shell", "-v", "0", "-c", SIGN_IN).stdout.strip()
         for web in webs:
             closing.callback(web.stop)
-            web.start("--no-compute")
+            web.start_web()
         nginx.serve(*(web.port for web in webs)).start()
         yield Production(nginx, webs, token, session)

@@ -30,7 +30,7 @@ def whole(production: Production) -> Iterator[Production]:
             process.send_signal(signal.SIGCONT)
         if not web.answers():
             web.kill()
-            web.start("--no-compute")
+            web.start_web()
 
 
 def how(answer) -> str:

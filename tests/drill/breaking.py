@@ -149,7 +149,7 @@ def give_clock(context: Context) -> None:
     site = context.ours.sites[-1]
     site.stop()
     site.env |= {"PYTHONPATH": str(CLOCK), "CLOCK_FILE": str(path)}
-    site.start("--no-compute")
+    site.start_web()
 
 
 def step_clock(context: Context) -> None:

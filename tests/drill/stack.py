@@ -194,7 +194,7 @@ class Ours(Stack):
         first.env["COMPUTE_PROCESSES"] = str(COMPUTE_PROCESSES)
         first.start()
         for site in self.sites[1:]:
-            site.start("--no-compute")
+            site.start_web()
         if nginx:
             nginx.serve(*(site.port for site in self.sites)).start()
 

@@ -41,7 +41,7 @@ def stack(
             assert done.returncode == 0, done.stderr
         token = site.manage("create_token", "edith").stdout.strip()
         closing.callback(site.stop)
-        site.start("--no-compute")
+        site.start_web()
         yield Stack(
             site, postgres_of_faults, redis_of_faults, to_postgres, to_redis, token
         )

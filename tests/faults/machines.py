@@ -73,7 +73,7 @@ class Ground:
         to_redis = Proxy(self.redis.port)
         site = self.site(name, f"redis://127.0.0.1:{to_redis.port}/0")
         try:
-            yield Machine(site.start("--no-compute"), to_redis)
+            yield Machine(site.start_web(), to_redis)
         finally:
             print(site.output()[-3_000:])  # shown when the test has failed
             site.stop()

@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "deploy" / "examples" / "keep_a_copy.py"
 def site(tmp_path_factory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("site"), RATE_LIMITS="off", ADMISSION="0")
     try:
-        yield site.start("--no-compute")
+        yield site.start_web()
     finally:
         site.stop()
 

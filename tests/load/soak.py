@@ -74,7 +74,7 @@ def soak(site: Site, seconds: float) -> Found:
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300
     with tempfile.TemporaryDirectory(prefix="rs-soak-") as folder:
-        site = Site(Path(folder), **ENVIRONMENT).start("--no-compute")
+        site = Site(Path(folder), **ENVIRONMENT).start_web()
         try:
             found = soak(site, seconds)
         finally:

@@ -30,6 +30,6 @@ def strict_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         WEB_MAX_CONNECTIONS="100",
     )
     try:
-        yield site.start("--no-compute")
+        yield site.start_web()
     finally:
         site.stop()

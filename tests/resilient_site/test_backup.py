@@ -128,7 +128,7 @@ def test_what_was_acknowledged_is_restored(sites, tmp_path: Path):
     old, new = sites
     assert old.manage("shell", "-c", EDITOR).returncode == 0
     token = old.manage("create_token", "edith").stdout.strip()
-    old.start("--no-compute")
+    old.start_web()
     writer = Writer(old, token)
     wait_for(lambda: len(writer.acknowledged) > 20)
     before = list(writer.acknowledged)
@@ -148,7 +148,7 @@ def test_what_was_acknowledged_is_restored(sites, tmp_path: Path):
     assert exported(new) == exported(old)
 
     # The site works on it: it signs the same people in, and goes on counting.
-    new.start("--no-compute")
+    new.start_web()
     headers = {"Authorization": f"Token {token}"}
     answer = new.request("POST", "/api/v1/items/", {"name": "after"}, headers)
     assert answer.status == 201

@@ -29,7 +29,7 @@ def test_an_idle_connection_of_a_proxy_is_heard_to_the_end(
     tmp_path: Path, is_proxy: bool
 ):
     trusted = {"FORWARDED_ALLOW_IPS": "127.0.0.1"} if is_proxy else {}
-    site = Site(tmp_path, **trusted).start("--no-compute")
+    site = Site(tmp_path, **trusted).start_web()
     connection = http.client.HTTPConnection(site.host, site.port, timeout=10)
     try:
         connection.request("GET", "/livez")

@@ -70,7 +70,7 @@ def test_probes_and_page_answer_while_database_and_cache_hang(
     )  # fmt: skip
     (tmp_path / "site").mkdir()
     cookie = set_up(site)
-    site.start("--no-compute")
+    site.start_web()
     try:
         outage(Watcher(site), cookie, postgres_own, redis_own)
     finally:
@@ -131,7 +131,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
         RATE_LIMITS="anonymous-read=1/d",
     )  # fmt: skip
     site.cookie = set_up(site)
-    site.start("--no-compute")
+    site.start_web()
     yield site
     site.stop()
     print(site.output())

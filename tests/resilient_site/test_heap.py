@@ -24,7 +24,7 @@ SHARED_BYTES = 50 * 1024 * 1024
 def site(tmp_path_factory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("site"), **soak.ENVIRONMENT)
     try:
-        yield site.start("--no-compute")
+        yield site.start_web()
     finally:
         site.stop()
 

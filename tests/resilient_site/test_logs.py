@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 
 from resilient_site.lines import MOST_WAITING
-from resilient_site.logs import LINE_MAX_BYTES, formatter
+from resilient_site.logs import LINE_MAX_BYTES, LineFormatter
 from resilient_site.masking import mask
 from resilient_site.routes import route_of
 from tests.private_server import wait_for
@@ -40,7 +40,7 @@ ada.save()
 def site(tmp_path_factory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("site"), LOG_FORMAT="json")
     try:
-        site.start("--no-compute")
+        site.start_web()
         yield site
     finally:
         site.stop()
@@ -135,9 +135,9 @@ WRITE = f"""
 import logging, sys
 sys.path.insert(0, {str(ROOT)!r})
 from resilient_site.lines import LinesHandler
-from resilient_site.logs import formatter
+from resilient_site.logs import LineFormatter
 handler = LinesHandler()
-handler.setFormatter(formatter("json"))
+handler.setFormatter(LineFormatter("json"))
 logging.basicConfig(handlers=[handler], level=logging.INFO)
 for n in range(200):
     try:
@@ -166,7 +166,7 @@ def test_lines_of_several_processes_are_whole():
 def test_people_are_told_in_text(caplog):
     record = caplog.records
     logging.getLogger("x").warning("The %s failed.", "cache", extra={"n": 1})
-    text = formatter("console").format(record[-1])
+    text = LineFormatter("console").format(record[-1])
     assert re.search(r"\[warning\] The cache failed\..*n.*=.*1", text)
 
 
@@ -174,7 +174,7 @@ def told_of(text: str, style: str) -> str:
     record = logging.makeLogRecord(
         {"msg": "Asked for %s", "args": (text,), "path": text, "number": 2**70}
     )
-    return formatter(style).format(record)
+    return LineFormatter(style).format(record)
 
 
 def test_what_a_client_sends_begins_no_line_and_commands_no_terminal():
@@ -191,7 +191,7 @@ def test_a_traceback_has_lines():
         record = logging.makeLogRecord(
             {"msg": "It failed.", "exc_info": sys.exc_info()}
         )
-    text = formatter("console").format(record)
+    text = LineFormatter("console").format(record)
     assert "\x1b" not in text
     assert text.splitlines()[-1] == r"ValueError: \x1b[2J"
 

@@ -31,7 +31,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
         WEB_KEEP_ALIVE_S="5",
     )
     try:
-        yield site.start("--no-compute")
+        yield site.start_web()
     finally:
         site.stop()
 

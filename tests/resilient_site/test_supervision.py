@@ -287,6 +287,6 @@ def test_the_web_can_be_run_without_compute(own_site):
 
 @linux
 def test_web_workers_end_with_a_killed_master(prepared, tmp_path):
-    site = copy_of(prepared, tmp_path / "data").start("--no-compute")
+    site = copy_of(prepared, tmp_path / "data").start_web()
     site.process.kill()
     assert site.stop() == -signal.SIGKILL

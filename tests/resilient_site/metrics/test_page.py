@@ -130,7 +130,7 @@ def test_it_answers_while_all_threads_wait_for_a_database_that_hangs(
     )  # fmt: skip
     (tmp_path / "site").mkdir()
     assert site.manage("migrate", "-v", "0").returncode == 0
-    site.start("--no-compute")
+    site.start_web()
     try:
         assert site.get("/api/v1/items/").status == 200
         postgres_own.pause()

@@ -77,7 +77,7 @@ def test_on_sqlite(tmp_path):
             return bool(database.execute(sql, [ITEM["name"]]).fetchone()[0])
 
     try:
-        site.start("--no-compute")
+        site.start_web()
         client = Client(site, "admin")
         with closing(client.begin()):
             wait_for(is_written)
@@ -99,7 +99,7 @@ def site(postgres_own, tmp_path) -> Iterator[Site]:
     assert site.manage("migrate", "-v0").returncode == 0
     assert site.manage("shell", "-v0", "-c", ADMIN).returncode == 0
     try:
-        yield site.start("--no-compute")
+        yield site.start_web()
     finally:
         site.stop()
 
