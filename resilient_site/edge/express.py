@@ -12,9 +12,11 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from resilient_site.edge import public, rush
+from resilient_site.edge.admission import refusal
 from resilient_site.edge.copies import Headers, lines_of
 from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.observing import HIT, REFUSED, tell_at_once
+from resilient_site.edge.refusals import render
 from resilient_site.requestid import name_exchange
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
@@ -49,7 +51,10 @@ def answer(
             "headers": fields.items(),
         }
     )
-    if copy := public.find_fresh(request):
+    key = public.key_of_shared(request)
+    if key is None:
+        return None
+    if copy := public.find_fresh(request, key):
         how, status, body = HIT, 200, copy.body
         named = name_exchange(fields)
         if request.is_conditional:
@@ -58,9 +63,9 @@ def answer(
             lines = lines_of(headers)
         else:
             lines = copy.lines + lines_of([*copy.status(b"hit"), *named])
-    elif refused := rush.refusal_of(request):
+    elif rush.is_refused(request, key):
         how, status = REFUSED, 503
-        headers, body = refused
+        headers, body = render(request, refusal(), name_exchange(fields))
         lines = lines_of(headers)
     else:
         return None

@@ -115,10 +115,9 @@ def key_of_shared(request: Incoming) -> Key | None:
     return key_of(request)
 
 
-def find_fresh(request: Incoming) -> Copy | None:
+def find_fresh(request: Incoming, key: Key) -> Copy | None:
     """Return the copy that is the answer as it is, if there is one."""
-    key = key_of_shared(request)
-    copy = copies.get(key) if key else None
+    copy = copies.get(key)
     return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
 
 
