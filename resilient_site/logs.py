@@ -1,14 +1,15 @@
 """How a log line looks: JSON for machines, text for people, secrets in neither."""
 
 import json
+import logging
 import re
 import select
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 from resilient_site.masking import mask
 from resilient_site.requestid import current_request_id, current_trace_id
@@ -18,65 +19,56 @@ LINE_MAX_BYTES = select.PIPE_BUF - 1
 SHORTEST = 200
 # Beside what a record has by itself, its `extra` is told as far as it is plain.
 PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-# Of Django's records, which would be told twice.
-LEFT_OUT = {"request", "server_time", "color_message"}
+OF_ITSELF = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+# And of Django's records what would be told twice.
+LEFT_OUT = OF_ITSELF | {"request", "server_time", "color_message"}
 # Clients send them in paths: a terminal would obey some, and others begin a line.
 _control_characters = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+type Event = dict[str, Any]
 
-def formatter(style: str) -> structlog.stdlib.ProcessorFormatter:
-    render = [_as_json] if style == "json" else [_inert, _console()]
-    before: list[Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.ExtraAdder(),
-        _add_context,
-    ]
-    after: list[Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,
-        _only_plain,
-        _mask,
-        *render,
-    ]
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=before, processors=after
+
+class LineFormatter(logging.Formatter):
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self._render = _as_json if style == "json" else _as_text()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._render(mask(self._told(record)))
+
+    def _told(self, record: logging.LogRecord) -> Event:
+        moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+        event: Event = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": f"{moment.isoformat(timespec='microseconds')}Z",
+        }
+        for name, value in vars(record).items():
+            if name not in LEFT_OUT and isinstance(value, PLAIN):
+                event[name] = value
+        event["process"] = record.process
+        if request_id := current_request_id():
+            event.setdefault("request_id", request_id)
+        if trace_id := current_trace_id():
+            event.setdefault("trace_id", trace_id)
+        if record.exc_info and record.exc_info[0]:
+            event["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            event["stack"] = record.stack_info
+        return event
+
+
+def _as_text() -> Callable[[Event], str]:
+    import structlog  # takes a while, and is not needed for the other style
+
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False
     )
+    return lambda event: console(None, "", _inert(event))
 
 
-def _console() -> Processor:
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(),
-        pad_event_to=0,
-        pad_level=False,
-        exception_formatter=structlog.dev.plain_traceback,
-    )
-
-
-def _add_context(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    event["process"] = event["_record"].process
-    if request_id := current_request_id():
-        event.setdefault("request_id", request_id)
-    if trace_id := current_trace_id():
-        event.setdefault("trace_id", trace_id)
-    return event
-
-
-def _only_plain(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    return {
-        key: value
-        for key, value in event.items()
-        if key not in LEFT_OUT and isinstance(value, PLAIN)
-    }
-
-
-def _mask(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    masked: EventDict = mask(event)
-    return masked
-
-
-def _inert(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _inert(event: Event) -> Event:
     def escape(found: re.Match[str]) -> str:
         return ascii(found[0])[1:-1]
 
@@ -87,7 +79,7 @@ def _inert(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     return event
 
 
-def _as_json(logger: WrappedLogger, name: str, event: EventDict) -> str:
+def _as_json(event: Event) -> str:
     line = _dumps(event)
     while len(line) > LINE_MAX_BYTES:
         texts = {key: text for key, text in event.items() if isinstance(text, str)}

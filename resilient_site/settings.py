@@ -376,7 +376,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"()": "resilient_site.logs.formatter", "style": LOG_FORMAT}
+        "line": {"()": "resilient_site.logs.LineFormatter", "style": LOG_FORMAT}
     },
     "filters": {
         "faults": {
