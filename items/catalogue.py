@@ -11,8 +11,8 @@ from itertools import batched
 from typing import Any, cast
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db import IntegrityError
-from django.db.models import Max
+from django.db import IntegrityError, connection
+from django.db.models import Max, Model
 from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework.request import Request
@@ -22,6 +22,7 @@ from items import rules
 from items.models import Item, ItemChange, ItemTag, Tag
 from items.rules import ItemData
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
+from resilient_site.postgres.together import insert_together
 from resilient_site.requestid import current_request_id
 from resilient_site.resilience.generations import invalidate
 from resilient_site.resilience.transactions import atomic_with_retries
@@ -229,23 +230,44 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
                 search_text=rules.search_text(row["name"], description),
             )
         )
-    try:
-        # By id, so that two that create the same ones wait, and do not deadlock.
-        Item.objects.bulk_create(sorted(items, key=lambda item: item.pk))
-    except IntegrityError as error:
-        raise ItemExists from error
-    if any(row.get("tags") for row in rows):
-        _set_tags({pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)})
+        items[-1].has_no_tags()
+    tags_of = {pk: row.get("tags", []) for pk, row in zip(ids, rows, strict=True)}
+    # By id, so that two that create the same ones wait, and do not deadlock.
+    in_order = sorted(items, key=lambda item: item.pk)
+    entries: list[Entry] = [
+        (item.pk, item.version, Action.CREATED, None, _new_state(item, tags_of))
+        for item in in_order
+    ]
+    _insert(in_order, _changes(entries, actor))
+    if any(tags_of.values()):
+        _set_tags(tags_of)
         created = Item.objects.for_reading().in_bulk(ids)
         items = [created[pk] for pk in ids]
-    else:
-        for item in items:
-            item.has_no_tags()
-    _log(
-        [(item.pk, item.version, Action.CREATED, None, item.state()) for item in items],
-        actor,
-    )
     return items
+
+
+def _new_state(item: Item, tags_of: dict[str, list[str]]) -> dict[str, Any]:
+    return item.state() | {"tags": sorted(tags_of[item.pk])}
+
+
+def _insert(items: list[Item], changes: list[ItemChange]) -> None:
+    """Raise ItemExists if an id is taken."""
+    try:
+        if len(items) == 1 and connection.vendor == "postgresql":
+            insert_together(*changes, *items)
+        else:
+            Item.objects.bulk_create(items)
+            ItemChange.objects.bulk_create(changes)
+    except IntegrityError as error:
+        if _is_about(error, Item):
+            raise ItemExists from error
+        raise  # another one was faster, and this is begun anew
+
+
+def _is_about(error: IntegrityError, model: type[Model]) -> bool:
+    table = model._meta.db_table
+    diagnostic = getattr(error.__cause__, "diag", None)
+    return diagnostic.table_name == table if diagnostic else f" {table}." in str(error)
 
 
 def _last_versions(ids: list[str]) -> dict[str, int]:
@@ -292,11 +314,15 @@ def _set_tags(tags_of: dict[str, list[str]], *, replace: bool = False) -> None:
 type Entry = tuple[str, int, Action, dict[str, Any] | None, dict[str, Any] | None]
 
 
-def _log(entries: Iterable[Entry], actor: Actor) -> list[ItemChange]:
+def _log(entries: list[Entry], actor: Actor) -> list[ItemChange]:
+    return ItemChange.objects.bulk_create(_changes(entries, actor))
+
+
+def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
+    """Return what the change log is to say, and tell those who keep copies."""
     request_id, now = current_request_id(), timezone.now()
-    entries = list(entries)
     note_changes(item_id for item_id, *_ in entries)
-    return ItemChange.objects.bulk_create(
+    return [
         ItemChange(
             item_id=item_id,
             version=version,
@@ -309,4 +335,4 @@ def _log(entries: Iterable[Entry], actor: Actor) -> list[ItemChange]:
             request_id=request_id,
         )
         for item_id, version, action, before, after in entries
-    )
+    ]

@@ -5,7 +5,9 @@ machine, and by others when they hear of it, or at the latest after `KNOWN_S`.
 """
 
 import time
-from copy import copy
+
+from django.db.models import Model
+from django.db.models.base import ModelState
 
 from resilient_site.models import ApiToken
 from resilient_site.resilience.generations import Mark, generations, mark, now
@@ -31,8 +33,18 @@ def find(digest: str) -> ApiToken | None:
         token.user.get_all_permissions()
         _remember(token, began)
     # What a view does to the user is for its request alone.
-    found, found.user = copy(token), copy(token.user)
+    found = _copy(token)
+    found._state.fields_cache["user"] = _copy(token.user)
     return found
+
+
+def _copy[M: Model](row: M) -> M:
+    """Return another with the same values; `copy` takes four times as long."""
+    state = ModelState()
+    state.db, state.adding = row._state.db, row._state.adding
+    other = type(row).__new__(type(row))
+    vars(other).update(vars(row), _state=state)
+    return other
 
 
 def _recall(digest: str) -> ApiToken | None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import psycopg
 from django.db import OperationalError
 from psycopg.abc import PQGen, PQGenConn
+from psycopg.pq import TransactionStatus
 
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.names import resolver
@@ -66,6 +67,13 @@ class PatientConnection(psycopg.Connection[Any]):
             # In the middle of an answer: of no use to anybody any more.
             self.pgconn.finish()
             raise
+
+    def set_autocommit(self, value: bool) -> None:
+        """As psycopg's, which waits for the server though it asks it nothing."""
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._autocommit = bool(value)
+        else:
+            super().set_autocommit(value)
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Any]:

@@ -1,0 +1,49 @@
+"""Rows of several tables by one statement."""
+
+import pytest
+from django.db import IntegrityError, connection
+
+from items.models import Item, ItemChange
+from resilient_site.postgres.together import insert_together
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL"),
+]
+AFTER = {"name": 'Ünïcode "quoted" 100 %s', "tags": ["a"]}
+
+
+def rows(pk: str, version: int = 1) -> tuple[ItemChange, Item]:
+    item = Item(id=pk, name=AFTER["name"], search_text="x")
+    action = ItemChange.Action.CREATED
+    change = ItemChange(
+        item_id=pk, version=version, action=action, after=AFTER, actor_name="me"
+    )
+    return change, item
+
+
+@pytest.mark.django_db
+def test_all_are_there_as_they_were_given(django_assert_num_queries):
+    change, item = rows("a")
+    with django_assert_num_queries(1):
+        insert_together(change, item)
+    found, logged = Item.objects.get(), ItemChange.objects.get()
+    for name in ("pk", "name", "description", "version", "created_at", "search_text"):
+        assert getattr(found, name) == getattr(item, name)
+    assert (logged.item_id, logged.version, logged.action) == ("a", 1, "created")
+    assert (logged.before, logged.after, logged.at) == (None, AFTER, change.at)
+    assert logged.transaction > 0  # which the database has a default for
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("table", [Item, ItemChange])
+def test_what_cannot_be_leaves_nothing(table):
+    insert_together(*rows("a"))
+    change, item = rows("a", version=2) if table is Item else rows("b")
+    if table is ItemChange:
+        change.item_id = "a"
+    with pytest.raises(IntegrityError) as caught:
+        insert_together(change, item)
+    assert caught.value.__cause__.diag.table_name == table._meta.db_table
+    assert [item.pk for item in Item.objects.all()] == ["a"]
+    assert [change.version for change in ItemChange.objects.all()] == [1]
