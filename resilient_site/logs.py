@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from resilient_site.masking import mask
+from resilient_site.masking import mask, may_hold_secret
 from resilient_site.requestid import current_request_id, current_trace_id
 
 # What a pipe takes in one piece from several processes (PIPE_BUF).
@@ -34,7 +34,7 @@ class LineFormatter(logging.Formatter):
         self._render = _as_json if style == "json" else _as_text()
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._render(mask(self._told(record)))
+        return self._render(self._told(record))
 
     def _told(self, record: logging.LogRecord) -> Event:
         moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
@@ -65,7 +65,7 @@ def _as_text() -> Callable[[Event], str]:
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False
     )
-    return lambda event: console(None, "", _inert(event))
+    return lambda event: console(None, "", _inert(mask(event)))
 
 
 def _inert(event: Event) -> Event:
@@ -81,6 +81,9 @@ def _inert(event: Event) -> Event:
 
 def _as_json(event: Event) -> str:
     line = _dumps(event)
+    if may_hold_secret(line.decode()):
+        event = mask(event)
+        line = _dumps(event)
     while len(line) > LINE_MAX_BYTES:
         texts = {key: text for key, text in event.items() if isinstance(text, str)}
         longest = max(texts, key=lambda key: len(texts[key]), default="")

@@ -53,9 +53,10 @@ async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> 
     if not _is_acceptable(request):
         return
     length = int(request.headers[b"content-length"])
+    latest = asyncio.get_running_loop().time() + IDLE_S + length / SLOWEST_BYTES_PER_S
     try:
-        async with asyncio.timeout(IDLE_S + length / SLOWEST_BYTES_PER_S):
-            await _receive(receive, body)
+        async with asyncio.timeout_at(latest) as limit:
+            await _receive(receive, body, limit, latest)
         body.flush()
     except TimeoutError:
         raise TooSlow from None
@@ -64,10 +65,13 @@ async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> 
         raise Unavailable from error
 
 
-async def _receive(receive: Receive, body: IO[bytes]) -> None:
-    more = True
+async def _receive(
+    receive: Receive, body: IO[bytes], limit: asyncio.Timeout, latest: float
+) -> None:
+    more, loop = True, asyncio.get_running_loop()
     while more:
-        message = await asyncio.wait_for(receive(), IDLE_S)
+        limit.reschedule(min(loop.time() + IDLE_S, latest))
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         body.write(message.get("body", b""))
