@@ -7,7 +7,9 @@ they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency
 the time of one alone measured anew every now and then). Who cannot be let in waits a
 little, and is refused rather than served too late. When more have been waiting for
 a while than are let in at a time (a standing queue, as in CoDel, RFC 8289), the queue
-is kept short, and strangers beyond it are refused at once.
+is kept short, and strangers beyond it are refused at once. Of a long queue the last one
+is let in first: to answer the first one would make all of them wait as long as he did
+(adaptive LIFO; Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
 """
 
 import asyncio
@@ -36,7 +38,7 @@ SMOOTHING = 0.1
 
 QUEUE_MAX = 100
 PATIENCE_S = 1.0
-STANDING_S = 0.1
+STANDING_S = 0.05
 # Then these still wait for so long, and others hardly at all.
 STANDING_PATIENCE_S = {Kind.SIGNED_WRITE: 1.0, Kind.SIGNED_READ: 0.5}
 STANDING_PATIENCE_MIN_S = 0.02
@@ -292,7 +294,7 @@ class Admission:
             if is_standing and kind not in STANDING_PATIENCE_S:
                 self._refuse_the_late(kind)
             while queue and self._has_room(kind):
-                waiter = queue.popleft()
+                waiter = queue.popleft() if self._is_short else queue.pop()
                 if waiter.future.done():
                     continue
                 if waiter.is_gone():

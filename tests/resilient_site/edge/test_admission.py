@@ -140,6 +140,21 @@ async def test_the_longer_the_queue_stands_the_shorter_the_wait():
 
 
 @run
+async def test_of_a_long_queue_the_last_one_is_let_in_first():
+    admission, inside = await full()
+    order: list[int] = []
+    waiting = [enter(admission) for _ in range(2 * len(inside) + 1)]
+    for n, task in enumerate(waiting):
+        task.add_done_callback(lambda _, n=n: order.append(n))
+    await settle()
+    for _ in waiting:
+        admission.leave(Kind.READ, 0.001, 9)
+        await settle()
+    # Those who are left when it is short go in as they came.
+    assert order == [6, 5, 4, 3, 0, 1, 2]
+
+
+@run
 async def test_a_queue_that_goes_in_at_once_may_stand():
     admission, inside = await full()
     waiting = [enter(admission) for _ in inside]

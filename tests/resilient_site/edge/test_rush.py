@@ -30,7 +30,7 @@ def is_refused(request: Incoming) -> bool:
 async def begin_rush(places: int = 0) -> None:
     """Let there be too much to do, with so many places for those who still come."""
     origin.admission._standing_until = math.inf
-    origin.admission.limit.value = places / 2
+    origin.admission.limit.value = places - rush.NEXT
     await becomes(lambda: not stores.last_known.may_have("anything"))
 
 
@@ -101,11 +101,22 @@ async def test_as_many_are_let_through_as_there_are_places(last_known):
 
 
 @run
+async def test_before_it_is_known_to_be_a_rush_no_more_may_wait_than_get_in(last_known):
+    await becomes(lambda: not stores.last_known.may_have("anything"))
+    most = rush.PER_THREAD * origin.admission.threads
+    for n in range(most):
+        assert not is_refused(asked(f"/thing/{n}"))
+    assert is_refused(asked("/thing/more"))
+    await get("/thing/0")
+    assert not is_refused(asked("/thing/more"))
+
+
+@run
 async def test_where_nothing_is_shared_nobody_is_kept_out_by_who_came_before(
     last_known, settings
 ):
     settings.READ_CACHE = False
-    await begin_rush(places=2)
+    await begin_rush(places=3)
     for n in range(20):
         assert not is_refused(asked(f"/thing/{n}"))
         assert (await get(f"/thing/{n}")).status == 200
