@@ -261,8 +261,9 @@ class Admission:
         It lasts for as long as some are refused, though the queue left is short.
         """
         moment = time.monotonic()
-        has_stood = moment - self._short_at > STANDING_S
-        return (has_stood and not self._is_short) or moment < self._standing_until
+        if moment < self._standing_until:
+            return True
+        return moment - self._short_at > STANDING_S and not self._is_short
 
     @property
     def _is_short(self) -> bool:
