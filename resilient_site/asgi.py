@@ -1,5 +1,7 @@
 """The site as an ASGI application."""
 
-from resilient_site.edge.app import application
+import os
 
-__all__ = ["application"]
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "resilient_site.settings")
+
+from resilient_site.edge.app import application as application  # noqa: E402

@@ -14,15 +14,13 @@ from io import BytesIO
 from typing import IO, Any
 
 from a2wsgi.wsgi import build_environ
+from django import setup
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from resilient_site import (
-    spans,
-    wsgi,  # noqa: F401 - sets Django up
-)
+from resilient_site import spans
 from resilient_site.later import SCOPE_KEY, Exchange, Message, Send
 
 
@@ -37,6 +35,7 @@ class Django(WSGIHandler):
         return exchange.note(super().get_response(request))
 
 
+setup()  # unless it is done
 django = Django()
 pool = ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="django")
 
