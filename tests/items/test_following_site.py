@@ -65,7 +65,7 @@ def site(tmp_path_factory, database, many_files) -> Iterator[Web]:
         RATE_LIMITS="off",
     )
     site.prepare()
-    site.start()
+    site.start_web()
     yield site
     site.stop()
 

@@ -127,17 +127,17 @@ def test_secrets_are_masked(told, masked):
 @pytest.mark.parametrize(
     "told",
     [
-        {"msg": f"It was\n{'a1' * 32}"},
-        {"msg": "It is", "deep": {"more": [f"it is {'a1' * 32}"]}},
-        {"msg": "It is", "paſsword": "a1a1"},
-        {"msg": "Get %s", "args": ("/?Token=a1a1",)},
+        {"msg": f"It was\n{'zq' * 32}"},
+        {"msg": "It is", "deep": {"more": [f"it is {'zq' * 32}"]}},
+        {"msg": "It is", "paſsword": "zqzq"},
+        {"msg": "Get %s", "args": ("/?Token=zqzq",)},
     ],
 )
 def test_no_line_has_a_secret_in_whatever_it_stands(style, told):
     record = logging.makeLogRecord({"name": "x", "levelname": "INFO"} | told)
     line = LineFormatter(style).format(record)
     assert "***" in line
-    assert "a1" not in line
+    assert "zq" not in line
 
 
 def test_a_path_is_told_by_its_pattern():
