@@ -10,6 +10,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from resilient_site import tokens
 from resilient_site.models import ApiToken
 
 pytestmark = pytest.mark.django_db
@@ -137,6 +138,24 @@ def test_a_token_is_looked_up_once(editor, django_assert_num_queries):
         api_with(token).get("/api/v1/items/")
     with django_assert_num_queries(1):
         api_with(token).get("/api/v1/items/")
+
+
+def test_what_is_done_to_a_known_user_is_for_one_request_alone(editor):
+    token, _ = ApiToken.objects.create(editor)
+    first, second = tokens.find(token.digest), tokens.find(token.digest)
+    assert first
+    assert second
+    assert first == second == token
+    assert first.user == second.user == editor
+    assert first.user is not second.user
+    first.user.username, first.expiry = "other", None
+    first.user._state.adding = True
+    assert second.user.username == "edith"
+    assert second.expiry == token.expiry
+    assert not second.user._state.adding
+    second.user.first_name = "Edith"
+    second.user.save()
+    assert User.objects.get().first_name == "Edith"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from django.db import connection
+from psycopg.pq import TransactionStatus
 
 from resilient_site.postgres.waiting import GivenUp, PatientConnection
 from resilient_site.resilience import deadlines
@@ -92,3 +93,20 @@ def test_where_a_name_leads_elsewhere_the_next_connection_goes_there(names):
         connect(names)
     names.found = address_of_the_server()
     connect(names).close()
+
+
+def test_autocommit_is_switched_between_transactions_alone():
+    params = connection.get_connection_params()
+    with PatientConnection.connect(**params, autocommit=True) as database:
+        assert database.autocommit
+        database.autocommit = False
+        database.execute("SELECT 1")
+        with pytest.raises(psycopg.ProgrammingError, match="autocommit"):
+            database.autocommit = True
+        database.rollback()
+        database.autocommit = True
+        assert database.info.transaction_status == TransactionStatus.IDLE
+        database.execute("SELECT 1")
+        assert database.info.transaction_status == TransactionStatus.IDLE
+    with pytest.raises(psycopg.OperationalError):
+        database.autocommit = False
