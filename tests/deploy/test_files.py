@@ -13,6 +13,8 @@ import yaml
 from tests.running import ROOT
 from tests.services_plugin import ENVIRONMENT, UNSET
 
+pytestmark = pytest.mark.once
+
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 SETTINGS = {*UNSET, *ENVIRONMENT, "DATA_DIR"}

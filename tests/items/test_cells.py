@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from items.cells import as_csv, plain
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=1", "''=1"]

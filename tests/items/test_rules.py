@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from items import rules
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("given_id", "stored", "shown"),

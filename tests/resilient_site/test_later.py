@@ -22,7 +22,7 @@ from resilient_site.worker import Server, Worker
 
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
-pytestmark = pytest.mark.urls(__name__)
+pytestmark = [pytest.mark.urls(__name__), pytest.mark.once]
 
 # What the views go by, and what they have seen; new for each test.
 now = SimpleNamespace()

@@ -6,6 +6,8 @@ import pytest
 
 from resilient_site.prefer import SECONDS_MAX, Preference, parse_prefer
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("header", "wait_s", "respond_async"),

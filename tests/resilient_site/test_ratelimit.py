@@ -28,6 +28,8 @@ from resilient_site.resilience import breakers
 from tests.factories import make_item
 from tests.private_server import wait_for
 
+pytestmark = pytest.mark.once
+
 ITEM = "/api/v1/items/country.DE"
 TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 

@@ -12,6 +12,8 @@ from resilient_site.crowd import crowd
 from resilient_site.edge import express
 from resilient_site.protocol import Protocol
 
+pytestmark = pytest.mark.once
+
 GET = b"GET /refused HTTP/1.1\r\nHost: localhost\r\n\r\n"
 WELCOME = GET.replace(b"refused", b"welcome")
 POST = GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 2\r\n\r\nok"

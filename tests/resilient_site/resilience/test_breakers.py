@@ -11,6 +11,8 @@ import pytest
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Breaker, BreakerOpen, State
 
+pytestmark = pytest.mark.once
+
 
 class Clock:
     now = 100.0

@@ -14,6 +14,8 @@ from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.resilient_site.resilience.nonsense import answering, garbage, wrong_shape
 
+pytestmark = pytest.mark.once
+
 WITHIN_S = 5
 
 

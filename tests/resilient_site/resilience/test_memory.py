@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from resilient_site.resilience.memory import OVERHEAD_BYTES, Memory
 
+pytestmark = pytest.mark.once
+
 
 class Clock:
     now = 0.0

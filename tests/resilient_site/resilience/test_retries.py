@@ -13,6 +13,8 @@ from resilient_site.resilience import deadlines, retries
 from resilient_site.resilience.retries import RetryBudget, retrying
 from resilient_site.resilience.transactions import ATTEMPTS, atomic_with_retries
 
+pytestmark = pytest.mark.once
+
 
 class Passing(Exception):
     pass
