@@ -18,7 +18,8 @@ import psutil
 from tests.load.clients import Clients
 from tests.running import Site
 
-WARM_UP_SHARE = 0.4
+# By then all threads have done everything, also on a busy machine.
+WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 2_000
 # Small caches, so that they are full when the warm-up is over.
 ENVIRONMENT = {
     "RATE_LIMITS": "off",
@@ -63,6 +64,8 @@ def soak(site: Site, seconds: float) -> Found:
         clients.run(clients.vanish)
         clients.run(clients.watch(job), 3)
         clients.pause(seconds * WARM_UP_SHARE)
+        while clients.answers.total() < WARM_UP_ANSWERS:
+            clients.pause(0.1)
         end = time.monotonic() + seconds * (1 - WARM_UP_SHARE)
         while time.monotonic() < end:
             sizes.append(worker.memory_info().rss)
