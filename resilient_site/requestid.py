@@ -66,11 +66,12 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
 
 def name_exchange(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Return the same headers for a request that goes no further."""
-    request_id = _offered(headers)
-    if not request_id:
+    request_id = ""
+    if not OURS.isdisjoint(headers):
         parent = _traceparent(headers.get(b"traceparent", b""))
-        request_id = parent[0] if parent else f"{random.getrandbits(128):032x}"  # noqa: S311 - no secret
-    return [(HEADER_BYTES, request_id.encode())]
+        request_id = _offered(headers) or (parent[0] if parent else "")
+    made = request_id or f"{random.getrandbits(128):032x}"  # noqa: S311 - no secret
+    return [(HEADER_BYTES, made.encode())]
 
 
 def _offered(headers: Mapping[bytes, bytes]) -> str:

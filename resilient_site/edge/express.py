@@ -8,7 +8,6 @@ more than to find it.
 from functools import lru_cache
 from urllib.parse import unquote
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from resilient_site.edge import public, rush
@@ -16,7 +15,7 @@ from resilient_site.edge.admission import refusal
 from resilient_site.edge.copies import Headers, lines_of
 from resilient_site.edge.incoming import Incoming
 from resilient_site.edge.observing import HIT, REFUSED, tell_at_once
-from resilient_site.edge.refusals import render
+from resilient_site.edge.refusals import as_lines
 from resilient_site.requestid import name_exchange
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
@@ -38,8 +37,10 @@ def answer(
     """
     if method not in METHODS or scheme not in SCHEMES or len(target) > TARGET_MAX:
         return None
-    path, query = _parts(target)
-    if path is None:
+    raw_path, _, query = target.partition(b"?")
+    path = _path(raw_path)
+    # What is not plain is for Uvicorn to read.
+    if path is None or b"#" in query or not query.isascii():
         return None
     request = Incoming(
         {
@@ -65,8 +66,7 @@ def answer(
             lines = copy.lines + lines_of([*copy.status(b"hit"), *named])
     elif rush.is_refused(request, key):
         how, status = REFUSED, 503
-        headers, body = render(request, refusal(), name_exchange(fields))
-        lines = lines_of(headers)
+        lines, body = as_lines(request, refusal(), name_exchange(fields))
     else:
         return None
     tell_at_once(request.scope, status, how, len(body))
@@ -75,13 +75,10 @@ def answer(
 
 
 @lru_cache(maxsize=4096)
-def _parts(target: bytes) -> tuple[str | None, bytes]:
-    """Return path and query as Uvicorn has them; None for what is to be looked at."""
-    try:
-        parts = httptools.parse_url(target)
-    except httptools.HttpParserInvalidURLError:
-        return None, b""
-    path, query = parts.path, parts.query or b""
-    if path is None or not path.isascii() or not query.isascii():
-        return None, b""
-    return unquote(path.decode()), query
+def _path(raw: bytes) -> str | None:
+    """Return the path as Uvicorn has it; None for what is to be looked at."""
+    if not raw.startswith(b"/") or raw.startswith(b"//"):
+        return None
+    if b"#" in raw or not raw.isascii():
+        return None
+    return unquote(raw.decode())

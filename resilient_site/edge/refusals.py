@@ -2,11 +2,11 @@
 
 from contextvars import copy_context
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse
 
-from resilient_site.edge.copies import Headers, headers_of, send_answer
+from resilient_site.edge.copies import Headers, headers_of, lines_of, send_answer
 from resilient_site.edge.incoming import Incoming
 from resilient_site.errors import SiteError, respond
 from resilient_site.later import Send
@@ -20,25 +20,44 @@ _SAFE_IN_HTML_AND_JSON = set(
 )
 
 
+class Rendered(NamedTuple):
+    headers: Headers
+    lines: bytes  # the same as they are sent
+    body: bytes
+
+    def body_for(self, request: Incoming, extra: Headers) -> bytes:
+        path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
+        body = self.body.replace(_PATH.encode(), path.encode())
+        return body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
+
+
 async def send_error(
     request: Incoming, send: Send, error: SiteError, extra: Headers
 ) -> None:
-    headers, body = render(request, error, extra)
+    """Answer with the error; `extra` are headers of its own, with the request's id."""
+    rendered = _rendered_for(request, error)
+    body = rendered.body_for(request, extra)
+    headers = [*rendered.headers, *extra, _length(body)]
     await send_answer(request, send, error.status, headers, body)
 
 
-def render(
+def as_lines(
     request: Incoming, error: SiteError, extra: Headers
-) -> tuple[Headers, bytes]:
-    """Return the answer; `extra` are its own headers, with the request's id."""
+) -> tuple[bytes, bytes]:
+    """Return the same answer as the lines of its headers, and its body."""
+    rendered = _rendered_for(request, error)
+    body = rendered.body_for(request, extra)
+    return rendered.lines + lines_of([*extra, _length(body)]), body
+
+
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(body)
+
+
+def _rendered_for(request: Incoming, error: SiteError) -> Rendered:
     is_rest = request.path.startswith("/api/")
     kind: Any = type(error)
-    headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s)
-    path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
-    body = body.replace(_PATH.encode(), path.encode())
-    body = body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
-    length = (b"content-length", b"%d" % len(body))
-    return [*headers, *extra, length], body
+    return _rendered(is_rest, kind, error.detail, error.retry_after_s)
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +66,7 @@ def _rendered(
     kind: Any,
     detail: str,
     retry_after_s: int | None,
-) -> tuple[Headers, bytes]:
+) -> Rendered:
     request = HttpRequest()
     request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
 
@@ -57,4 +76,5 @@ def _rendered(
 
     response = copy_context().run(answer)  # whose id stays there
     body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
-    return headers_of(response), body
+    headers = headers_of(response)
+    return Rendered(headers, lines_of(headers), body)
