@@ -7,9 +7,10 @@ they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency
 the time of one alone measured anew every now and then). Who cannot be let in waits a
 little, and is refused rather than served too late. When more have been waiting for
 a while than are let in at a time (a standing queue, as in CoDel, RFC 8289), the queue
-is kept short, and strangers beyond it are refused at once. Of a long queue the last one
-is let in first: to answer the first one would make all of them wait as long as he did
-(adaptive LIFO; Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+is kept short, and strangers beyond it are refused at once. Of many strangers the last
+one is let in first: to answer the first one would make all of them wait as long as he
+did (adaptive LIFO; Maurer, "Fail at Scale", ACM Queue 13(8), 2015). Whoever is known
+is let in as he came, and waits longer.
 """
 
 import asyncio
@@ -270,6 +271,10 @@ class Admission:
         """Whether all who wait are let in when those who are in have left."""
         return self.queued <= int(self.limit.value)
 
+    def _is_newest_first(self, kind: Kind) -> bool:
+        """Whether the last to come is let in first, and the first may be refused."""
+        return kind not in STANDING_PATIENCE_S and not self._is_short
+
     def _look_at_queue(self) -> None:
         if self._is_short:
             self._short_at = time.monotonic()
@@ -295,7 +300,7 @@ class Admission:
             if is_standing and kind not in STANDING_PATIENCE_S:
                 self._refuse_the_late(kind)
             while queue and self._has_room(kind):
-                waiter = queue.popleft() if self._is_short else queue.pop()
+                waiter = queue.pop() if self._is_newest_first(kind) else queue.popleft()
                 if waiter.future.done():
                     continue
                 if waiter.is_gone():

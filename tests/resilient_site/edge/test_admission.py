@@ -139,19 +139,35 @@ async def test_the_longer_the_queue_stands_the_shorter_the_wait():
         await waiting
 
 
-@run
-async def test_of_a_long_queue_the_last_one_is_let_in_first():
-    admission, inside = await full()
-    order: list[int] = []
-    waiting = [enter(admission) for _ in range(2 * len(inside) + 1)]
-    for n, task in enumerate(waiting):
-        task.add_done_callback(lambda _, n=n: order.append(n))
-    await settle()
-    for _ in waiting:
-        admission.leave(Kind.READ, 0.001, 9)
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Those who are left when it is short go in as they came.
+        (Kind.READ, [6, 5, 4, 3, 0, 1, 2]),
+        (Kind.SIGNED_WRITE, [*range(7)]),
+    ],
+)
+def test_of_many_strangers_the_last_one_is_let_in_first(kind, expected):
+    @run
+    async def test() -> None:
+        admission, inside = await full()
+        admission.running[kind] += kind is not Kind.READ  # one of each is let in
+        order: list[int] = []
+        waiting = [enter(admission, kind) for _ in range(2 * len(inside) + 1)]
+        for n, task in enumerate(waiting):
+            task.add_done_callback(lambda _, n=n: order.append(n))
         await settle()
-    # Those who are left when it is short go in as they came.
-    assert order == [6, 5, 4, 3, 0, 1, 2]
+        if kind is not Kind.READ:
+            admission.leave(kind, 0.001, 9)
+            await settle()
+        for _ in waiting:
+            admission.leave(
+                Kind.READ if admission.running[Kind.READ] else kind, 0.001, 9
+            )
+            await settle()
+        assert order == expected
+
+    test()
 
 
 @run
