@@ -172,6 +172,8 @@ def site(prepared, many_files) -> Web:
     if prepared.process is None or prepared.process.poll() is not None:
         with usual_limit_of_files():
             prepared.start_web()
+    # The database may have hung a moment ago: a stream that is refused is none.
+    until(lambda: prepared.get("/readyz").body == b"ok\n")
     return prepared
 
 
