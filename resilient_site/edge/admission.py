@@ -14,6 +14,7 @@ is let in as he came, and waits longer.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -43,6 +44,12 @@ STANDING_S = 0.05
 # Then these still wait for so long, and others hardly at all.
 STANDING_PATIENCE_S = {Kind.SIGNED_WRITE: 1.0, Kind.SIGNED_READ: 0.5}
 STANDING_PATIENCE_MIN_S = 0.02
+# Strangers who may be in hand while the queue stands: beside those who are in, who take
+# the places of the first to leave.
+NEXT = 2
+# And for each thread before that is known. More would not get in within the time that a
+# queue may stand, and each costs more than a refusal.
+STRANGERS_PER_THREAD = 2
 
 
 class AdaptiveLimit:
@@ -186,6 +193,15 @@ class Admission:
             and len(self.waiting[kind]) >= self.limit.now
             and self.is_standing
         )
+
+    @property
+    def strangers_most(self) -> float:
+        """How many reads of strangers may be in hand; beyond that there is no hope."""
+        if not self.is_on:
+            return math.inf
+        if self.is_standing:
+            return self.limit.now + NEXT
+        return STRANGERS_PER_THREAD * self.threads
 
     def turn_away(self, kind: Kind) -> None:
         """Raise Refused if there is no hope for one more."""

@@ -10,12 +10,6 @@ from resilient_site.edge.incoming import Incoming, Kind
 from resilient_site.edge.public import coming, flights
 from resilient_site.edge.readcache import Key
 
-# In a rush: beside those who are in, who take the places of the first to leave.
-NEXT = 2
-# Before it is known to be one. More would not get in within the time a queue may stand,
-# and each costs more than a refusal.
-PER_THREAD = 2
-
 
 def is_refused(request: Incoming, key: Key) -> bool:
     """Tell whether it is certain to be refused; if so, that is counted.
@@ -30,11 +24,7 @@ def is_refused(request: Incoming, key: Key) -> bool:
     if key in flights or key in coming:
         return False
     admission = origin.admission
-    if admission.is_standing:
-        most = admission.limit.now + NEXT
-    else:
-        most = PER_THREAD * admission.threads
-    if len(flights) + len(coming) < most:
+    if len(flights) + len(coming) < admission.strangers_most:
         coming.add(key)
         return False
     if may_find_shared(key):

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from resilient_site.edge import express, origin, public, rush, stores
+from resilient_site.edge.admission import NEXT, STRANGERS_PER_THREAD
 from resilient_site.edge.incoming import Incoming, Kind
 from tests.resilient_site.edge.clients import HOST, becomes, get, run
 
@@ -30,7 +31,7 @@ def is_refused(request: Incoming) -> bool:
 async def begin_rush(places: int = 0) -> None:
     """Let there be too much to do, with so many places for those who still come."""
     origin.admission._standing_until = math.inf
-    origin.admission.limit.value = places - rush.NEXT
+    origin.admission.limit.value = places - NEXT
     await becomes(lambda: not stores.last_known.may_have("anything"))
 
 
@@ -103,12 +104,20 @@ async def test_as_many_are_let_through_as_there_are_places(last_known):
 @run
 async def test_before_it_is_known_to_be_a_rush_no_more_may_wait_than_get_in(last_known):
     await becomes(lambda: not stores.last_known.may_have("anything"))
-    most = rush.PER_THREAD * origin.admission.threads
+    most = STRANGERS_PER_THREAD * origin.admission.threads
     for n in range(most):
         assert not is_refused(asked(f"/thing/{n}"))
     assert is_refused(asked("/thing/more"))
     await get("/thing/0")
     assert not is_refused(asked("/thing/more"))
+
+
+@run
+async def test_without_admission_nobody_is_refused(last_known, monkeypatch):
+    monkeypatch.setattr(origin.admission, "is_on", False)
+    await becomes(lambda: not stores.last_known.may_have("anything"))
+    for n in range(STRANGERS_PER_THREAD * origin.admission.threads + 1):
+        assert not is_refused(asked(f"/thing/{n}"))
 
 
 @run
