@@ -19,9 +19,9 @@ LINE_MAX_BYTES = select.PIPE_BUF - 1
 SHORTEST = 200
 # Beside what a record has by itself, its `extra` is told as far as it is plain.
 PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-OF_ITSELF = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+LEFT_OUT = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 # And of Django's records what would be told twice.
-LEFT_OUT = OF_ITSELF | {"request", "server_time", "color_message"}
+LEFT_OUT |= {"request", "server_time", "color_message"}
 # Clients send them in paths: a terminal would obey some, and others begin a line.
 _control_characters = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

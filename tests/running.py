@@ -95,28 +95,26 @@ class Site:
         self, *options: str, timeout: float = 60, for_the_first_time: bool = False
     ) -> Self:
         """Start it. What a first start makes is a copy, unless it is that one."""
-        if not for_the_first_time:
-            self._fill()
+        self._make_folder(is_filled=not for_the_first_time)
         serve = [sys.executable, "manage.py", "serve", *options]
         return self._run_in_folder(serve, timeout)
 
     def start_web(self, timeout: float = 60) -> Self:
         """Start the web processes alone, as deploy/systemd does: it is faster."""
-        self._fill()
+        self._make_folder(is_filled=True)
         bind = f"{self.host}:{self.port}"
         command = "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
         return self._run_in_folder([sys.executable, *command], timeout)
 
     def _run_in_folder(self, command: list[str], timeout: float) -> Self:
-        self.output_path.parent.mkdir(exist_ok=True)
         with open(self.output_path, "ab") as output:
             return self.run(command, timeout, cwd=ROOT, stdout=output, stderr=output)
 
-    def _fill(self) -> None:
-        if "DATABASE_URL" in self.env:
-            return
+    def _make_folder(self, is_filled: bool) -> None:
         data_dir = Path(self.env["DATA_DIR"])
         data_dir.mkdir(exist_ok=True)
+        if not is_filled or "DATABASE_URL" in self.env:
+            return
         for name in ("site.sqlite3", "secret_key"):
             if not (data_dir / name).exists():
                 shutil.copy(first_start() / name, data_dir)

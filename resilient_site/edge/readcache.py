@@ -81,8 +81,6 @@ def _query(query: bytes, shared: Shared) -> str | None:
     if not shared.parameters:
         return ""
     if _is_plain(query):
-        if b"&" not in query:
-            return _alone(query.decode(), shared)
         plain = [pair.partition("=") for pair in query.decode().split("&")]
         named = [pair for pair in plain if pair[0] in shared.parameters]
         return "&".join("".join(pair) for pair in sorted(named, key=itemgetter(0)))
@@ -99,10 +97,6 @@ def _query(query: bytes, shared: Shared) -> str | None:
         (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
     )
     return urlencode(counting)
-
-
-def _alone(pair: str, shared: Shared) -> str:
-    return pair if pair.partition("=")[0] in shared.parameters else ""
 
 
 @lru_cache(maxsize=64)
