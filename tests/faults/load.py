@@ -1,6 +1,7 @@
 """Readers and writers who check every answer against what they were told before."""
 
 import http.client
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,10 @@ class Seen(NamedTuple):
     how: str  # Cache-Status, or the error
 
 
+# Reads and writes.
+type Both = tuple[list[Seen], list[Seen]]
+
+
 class Load:
     """Requests without a break, from `start` to `end`."""
 
@@ -83,6 +88,14 @@ class Load:
         self._ending.set()
         for thread in self._threads:
             thread.join(30)
+
+    def between(self, begin: float, end: float = math.inf) -> Both:
+        """What began between two moments and has been answered."""
+        reads, writes = (
+            [one for one in tuple(seen) if begin <= one.began <= end]
+            for seen in (self.reads, self.writes)
+        )
+        return reads, writes
 
     def assert_nothing_is_lost(self) -> None:
         assert not self.wrong
@@ -155,7 +168,3 @@ class Load:
     def _connection(self) -> http.client.HTTPConnection:
         site = self.stack.site
         return http.client.HTTPConnection(site.host, site.port, timeout=20)
-
-
-def between(seen: list[Seen], begin: float, end: float) -> list[Seen]:
-    return [one for one in seen if begin <= one.began <= end]

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import Load, Seen, Stack, between
+from tests.faults.load import Both, Load, Seen, Stack
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.faults
 
 FAULT_S = 2.0
-# A write is refused within a second; the machine may have more to do.
-REFUSED_S = 1.3
+# An answer or a refusal comes within a second, more what this machine adds to any.
+LATEST_S = 1.3
 BACK_S = 5.0
 # For so long after a failure the last known answer is shown without a new attempt.
 SETTLING_S = 1.5
@@ -48,7 +48,6 @@ def test_without_redis_nothing_is_missed(stack, load, fault):
         assert statuses(reads) == {200}
         assert statuses(writes) <= {200, 201}
         assert not any("origin-failed" in read.how for read in reads)
-        assert slowest(reads + writes) < REFUSED_S
 
 
 @pytest.mark.parametrize("fault", POSTGRES)
@@ -82,9 +81,6 @@ def test_a_slow_database_fails_no_reader(stack, load):
     assert_well(*after)
 
 
-type Both = tuple[list[Seen], list[Seen]]
-
-
 def outage(
     stack: Stack,
     load: Load,
@@ -93,6 +89,7 @@ def outage(
 ) -> tuple[Both, Both]:
     """Return what was read and written during the fault, and after it."""
     load.start()
+    usual_s = slowest(load.reads + load.writes)
     began = time.monotonic()
     begin(stack)
     load.go_on(FAULT_S)
@@ -103,15 +100,13 @@ def outage(
     assert time.monotonic() - back < BACK_S
     load.go_on(SETTLING_S)
     settled = time.monotonic()
-    load.go_on(0.5)
+    wait_for(lambda: all(len(some) > 5 for some in load.between(settled)), 30)
     load.end()
     load.assert_nothing_is_lost()
-    during, after = (
-        (between(load.reads, *moments), between(load.writes, *moments))
-        for moments in ((began, ended), (settled, settled + 60))
-    )
+    during, after = load.between(began, ended), load.between(settled)
     told(during, "during")
     told(after, "after")
+    assert max(slowest(some) for some in during + after) < LATEST_S + usual_s
     return during, after
 
 
@@ -125,7 +120,6 @@ def assert_read_only(reads: list[Seen], writes: list[Seen]) -> None:
     assert any("origin-failed" in read.how for read in reads)
     assert statuses(writes) <= {200, 201, 503}
     assert 503 in statuses(writes)
-    assert slowest(writes) < REFUSED_S
 
 
 def assert_well(reads: list[Seen], writes: list[Seen]) -> None:
