@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from compute import files, queue
+from compute import ending, files, queue
 from compute.models import Job, JobFile
 from compute.registry import Task, get_task
 from resilient_site import spans
@@ -148,8 +148,8 @@ def cancel(job: Job) -> Job:
         return locked
     if locked.is_finished:
         raise Conflict(f"The job has {locked.state} already.", code="already_finished")
-    queue.request_stop(locked)
-    queue.stop_parts(locked.pk)
+    ending.request_stop(locked)
+    ending.stop_parts(locked.pk)
     return Job.objects.get(pk=job.pk)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from django.conf import settings
 from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
 
-from compute import ahead, queue
+from compute import ahead, ending, queue
 from compute.ahead import Ahead
 from compute.child import Progress
 from compute.outcomes import Cancelled, Code, Failed, HandedBack, Outcome
@@ -173,7 +173,7 @@ class Supervisor:
         if self._report.is_due():
             self._report_progress()
         if self._sweep.is_due():
-            queue.sweep()
+            ending.sweep()
         if self._clean.is_due():
             clean_up()
 
@@ -195,7 +195,7 @@ class Supervisor:
         """End what has ended and take new jobs, in one transaction."""
         try:
             with transaction.atomic():
-                self._warn_of(queue.finish_all(self._unwritten))
+                self._warn_of(ending.finish_all(self._unwritten))
                 claims = self.source.take(self.worker, wanted) if wanted else []
         except DataError:
             self._write_one_by_one()
@@ -207,10 +207,10 @@ class Supervisor:
         """Fail the job whose result the database does not take, and write the rest."""
         for claim, outcome in self._unwritten:
             try:
-                lost = queue.finish_all([(claim, outcome)])
+                lost = ending.finish_all([(claim, outcome)])
             except DataError as error:
                 detail = f"The result cannot be stored: {error}"
-                lost = queue.finish_all([(claim, Failed(Code.ERROR, detail))])
+                lost = ending.finish_all([(claim, Failed(Code.ERROR, detail))])
             self._warn_of(lost)
         self._forget_written()
 
@@ -235,7 +235,7 @@ class Supervisor:
         ours = {slot.claim for slot in self.slots} | {c for c, _ in self._unwritten}
         for claim in held - ours - set(self._ahead):
             # Taken by a transaction whose answer never came.
-            queue.finish(claim, HandedBack())
+            ending.finish(claim, HandedBack())
 
     def _stop_cancelled(self) -> None:
         if not self._ahead and not any(slot.claim for slot in self.slots):

@@ -7,28 +7,20 @@ open, kept alive by comments, and go on with what has changed when it is back.
 """
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from threading import Event, Lock, Thread
 from typing import Any
 from uuid import UUID
 
 import orjson
-from django.db import Error, connection
 from django.http import HttpResponse
 
 from compute.models import Job
 from resilient_site.later import Stream, Wait
-
-logger = logging.getLogger(__name__)
+from resilient_site.polling import Poller
 
 TICK_S = 0.2
-BACK_OFF_MAX_S = 2.0
-# The thread and its connection are kept for so long after the last watcher.
-LINGER_S = 10.0
 # Well below the time after which proxies take a connection for dead.
 KEEP_ALIVE_S = 15.0
 
@@ -92,10 +84,7 @@ class Watcher:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._watches: set[Watch] = set()
-        self._lock = Lock()
-        self._thread: Thread | None = None
-        self._wanted = Event()
+        self._poller = Poller[Watch](loop, "Jobs", TICK_S, lambda: self._ask)
 
     async def events(self, job_id: UUID, known: State) -> AsyncGenerator[bytes]:
         """Yield the events of a job, from `known` to its end or its deletion."""
@@ -116,58 +105,13 @@ class Watcher:
             while watch.state is not None and not is_final(watch.state):
                 await watch.change(None)
 
-    @contextmanager
-    def _watching(self, job_id: UUID, known: State) -> Iterator[Watch]:
-        watch = Watch(job_id, known)
-        try:
-            with self._lock:
-                self._watches.add(watch)
-                self._wanted.set()
-                if self._thread is None:
-                    thread = Thread(target=self._run, name="watcher", daemon=True)
-                    thread.start()
-                    self._thread = thread
-            yield watch
-        finally:
-            with self._lock:
-                self._watches.remove(watch)
-                if not self._watches:
-                    self._wanted.clear()
+    def _watching(self, job_id: UUID, known: State) -> AbstractContextManager[Watch]:
+        return self._poller.wanted_by(Watch(job_id, known))
 
-    # --- in the thread
-
-    def _run(self) -> None:
-        delay_s = TICK_S
-        try:
-            while self._is_wanted():
-                with self._lock:
-                    watches = self._watches.copy()
-                try:
-                    states = read({watch.job_id for watch in watches})
-                except Exception as error:  # noqa: BLE001 - whatever it is, go on
-                    if delay_s == TICK_S:
-                        _log_outage(error)
-                    connection.close()
-                    delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
-                else:
-                    if delay_s != TICK_S:
-                        logger.info("Jobs can be watched again.")
-                    delay_s = TICK_S
-                    self.loop.call_soon_threadsafe(_tell, watches, states)
-                time.sleep(delay_s)
-        except RuntimeError:
-            if not self.loop.is_closed():
-                raise
-        finally:
-            connection.close()
-
-    def _is_wanted(self) -> bool:
-        if self._wanted.wait(LINGER_S):
-            return True
-        with self._lock:
-            if not self._watches:
-                self._thread = None
-            return self._thread is not None
+    def _ask(self) -> None:
+        watches = self._poller.everybody()
+        states = read({watch.job_id for watch in watches})
+        self.loop.call_soon_threadsafe(_tell, watches, states)
 
 
 def _tell(watches: Iterable[Watch], states: Mapping[UUID, State]) -> None:
@@ -176,13 +120,6 @@ def _tell(watches: Iterable[Watch], states: Mapping[UUID, State]) -> None:
         if state != watch.state:
             watch.state = state
             watch.changed.set()
-
-
-def _log_outage(error: Exception) -> None:
-    if isinstance(error, Error):
-        logger.error("Jobs cannot be watched, the database failed: %s", error)
-    else:
-        logger.error("Jobs cannot be watched.", exc_info=error)
 
 
 _watcher: Watcher | None = None

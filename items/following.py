@@ -9,32 +9,25 @@ streams stay open, kept alive by comments.
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
-from threading import Event, Lock, Thread
 
 import orjson
-from django.db import Error, connection
 from django.http import HttpResponse
 
 from items import feed
 from items.feed import START, Position
 from items.models import ItemChange
 from resilient_site.later import Stream, Wait
+from resilient_site.polling import Poller
 from resilient_site.resilience.generations import CHANGES, generations, slot_of
-
-logger = logging.getLogger(__name__)
 
 LOOK_S = 0.05
 READ_EVERY_S = 0.5
-BACK_OFF_MAX_S = 2.0
-# The thread and its connection are kept for so long after the last follower.
-LINGER_S = 10.0
 # Well below the time after which proxies take a connection for dead.
 KEEP_ALIVE_S = 15.0
 WAIT_MAX_S = 60
@@ -100,10 +93,7 @@ class Feed:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.tail: Tail | None = None  # changed in the loop alone
-        self._followers: set[asyncio.Event] = set()
-        self._lock = Lock()
-        self._thread: Thread | None = None
-        self._wanted = Event()
+        self._poller = Poller[asyncio.Event](loop, "Changes", LOOK_S, self._reader)
 
     async def events(self, begin: bytes, position: Position) -> AsyncGenerator[bytes]:
         """Yield `begin`, then the events after `position`, until too many wait."""
@@ -127,24 +117,12 @@ class Feed:
                 changed.clear()
                 await changed.wait()
 
-    @contextmanager
-    def _following(self) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        try:
-            with self._lock:
-                self._followers.add(changed)
-                self._wanted.set()
-                if self._thread is None:
-                    self.tail = None
-                    thread = Thread(target=self._run, name="feed", daemon=True)
-                    thread.start()
-                    self._thread = thread
-            yield changed
-        finally:
-            with self._lock:
-                self._followers.remove(changed)
-                if not self._followers:
-                    self._wanted.clear()
+    def _following(self) -> AbstractContextManager[asyncio.Event]:
+        return self._poller.wanted_by(asyncio.Event())
+
+    def _reader(self) -> Callable[[], None]:
+        self.tail = None
+        return Reader(self).turn
 
     def _begin(self, told: list[Told], begin: Position) -> None:
         self.tail = Tail(told, begin)
@@ -156,42 +134,8 @@ class Feed:
             self._ring()
 
     def _ring(self) -> None:
-        with self._lock:
-            followers = self._followers.copy()
-        for changed in followers:
+        for changed in self._poller.everybody():
             changed.set()
-
-    # --- in the thread
-
-    def _run(self) -> None:
-        reader, delay_s = Reader(self), LOOK_S
-        try:
-            while self._is_wanted():
-                try:
-                    reader.turn()
-                except Exception as error:  # noqa: BLE001 - whatever it is, go on
-                    if delay_s == LOOK_S:
-                        _log_outage(error)
-                    connection.close()
-                    delay_s = min(delay_s * 2, BACK_OFF_MAX_S)
-                else:
-                    if delay_s != LOOK_S:
-                        logger.info("Changes can be followed again.")
-                    delay_s = LOOK_S
-                time.sleep(delay_s)
-        except RuntimeError:
-            if not self.loop.is_closed():
-                raise
-        finally:
-            connection.close()
-
-    def _is_wanted(self) -> bool:
-        if self._wanted.wait(LINGER_S):
-            return True
-        with self._lock:
-            if not self._followers:
-                self._thread = None
-            return self._thread is not None
 
 
 class Reader:
@@ -239,13 +183,6 @@ async def _is_set(changed: asyncio.Event, within_s: float) -> bool:
             return await changed.wait()
     except TimeoutError:
         return False
-
-
-def _log_outage(error: Exception) -> None:
-    if isinstance(error, Error):
-        logger.error("Changes cannot be followed, the database failed: %s", error)
-    else:
-        logger.error("Changes cannot be followed.", exc_info=error)
 
 
 _feed: Feed | None = None

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from compute import jobs, queue, relay
+from compute import ending, jobs, queue, relay
 from compute.celery import BROKER_ERRORS, BROKER_TIMEOUT_S, app
 from compute.models import Job
 from compute.outcomes import HandedBack
@@ -80,7 +80,7 @@ def test_a_job_that_is_queued_again_is_handed_over_again(url, submit, make_relay
     job = submit("echo")
     make_relay().hand_over()
     [claim] = queue.claim("someone", 1, job.pk)
-    queue.finish(claim, HandedBack())
+    ending.finish(claim, HandedBack())
 
     assert make_relay().hand_over() == 1
     assert brokers.job_ids(url) == [str(job.pk), str(job.pk)]
@@ -181,7 +181,7 @@ def test_a_job_that_was_taken_and_queued_again_meanwhile_is_not_marked(
 
     def taken_at_once(self, job_id):
         [claim] = queue.claim("someone", 1, job_id)
-        queue.finish(claim, HandedBack())
+        ending.finish(claim, HandedBack())
 
     with monkeypatch.context() as patched:
         patched.setattr(Relay, "_publish", taken_at_once)

@@ -278,12 +278,12 @@ def test_streams_outlive_the_death_of_the_database(site, database, open_streams)
     peers = open_streams(50)
     before = len(site.output())
     database.kill()
-    until(lambda: "Jobs cannot be watched" in site.output()[before:])
+    until(lambda: "Jobs cannot be followed" in site.output()[before:])
     database.start()
     site.sql("UPDATE compute_job SET message = 'back again'")
     for peer in peers:
         assert peer.event()["progress"]["message"] == "back again"
-    assert site.output()[before:].count("Jobs cannot be watched") == 1
+    assert site.output()[before:].count("Jobs cannot be followed") == 1
 
 
 def test_streams_outlive_a_database_that_hangs(site, database, open_streams):

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from django.test import Client
 
-from compute import charts, files, jobs, queue, statistics
+from compute import charts, ending, files, jobs, queue, statistics
 from compute.charts import Chart
 from compute.models import Job
 from compute.outcomes import Succeeded
@@ -36,7 +36,7 @@ class Report:
         (claim,) = queue.claim("worker", 1)
         run = Run(claim, lambda fraction, text: self.told.append(fraction))
         result = orjson.loads(orjson.dumps(task.main(run, **claim.params)))
-        assert queue.finish(claim, Succeeded(result))
+        assert ending.finish(claim, Succeeded(result))
         self.result: dict[str, Any] = result
         self.job.refresh_from_db()
 

@@ -11,9 +11,10 @@ from rapidfuzz.distance import Indel
 
 from compute import duplicates, files
 from compute.duplicates import normal
+from compute.ending import finish
 from compute.models import Job
 from compute.outcomes import Split, Succeeded
-from compute.queue import Claim, claim, finish
+from compute.queue import Claim, claim
 from compute.registry import Parts, TaskFailed, get_task
 from compute.run import Run
 from compute.tasks import find_duplicates as module

@@ -17,6 +17,7 @@ from django.utils import timezone
 from compute import watching
 from compute.models import Job
 from compute.watching import KEEP_ALIVE, RETRY, frame, watcher
+from resilient_site import polling
 from resilient_site.later import Stream, Wait
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,8 +30,8 @@ TICK_S = 0.02
 def threads(monkeypatch):
     """Short times, and no thread left behind."""
     monkeypatch.setattr(watching, "TICK_S", TICK_S)
-    monkeypatch.setattr(watching, "BACK_OFF_MAX_S", 2 * TICK_S)
-    monkeypatch.setattr(watching, "LINGER_S", 2 * TICK_S)
+    monkeypatch.setattr(polling, "BACK_OFF_MAX_S", 2 * TICK_S)
+    monkeypatch.setattr(polling, "LINGER_S", 2 * TICK_S)
     yield
     for thread in watching_threads():
         thread.join(10)
@@ -38,7 +39,7 @@ def threads(monkeypatch):
 
 
 def watching_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "watcher"]
+    return [thread for thread in threading.enumerate() if thread.name == "jobs-poller"]
 
 
 @pytest.fixture
@@ -221,10 +222,12 @@ async def test_a_failing_database_is_reported_once_and_streams_go_on(
         while (event := await anext(stream)) == KEEP_ALIVE:
             pass
         assert shown(event)["state"] == "running"
-    messages = [r.message for r in caplog.records if r.name == watching.__name__]
+    for thread in watching_threads():
+        await asyncio.to_thread(thread.join, 10)
+    messages = [r.message for r in caplog.records if r.name == polling.__name__]
     assert messages == [
-        "Jobs cannot be watched, the database failed: is away",
-        "Jobs can be watched again.",
+        "Jobs cannot be followed, the database failed: is away",
+        "Jobs can be followed again.",
     ]
 
 
@@ -281,7 +284,7 @@ async def test_who_comes_when_the_thread_is_about_to_go_is_served():
             await change(job, attempts=number + 1)
             assert shown(await anext(stream))["attempts"] == number + 1
             job.attempts = number + 1
-        await asyncio.sleep(watching.LINGER_S + TICK_S * (number % 10 - 5) / 5)
+        await asyncio.sleep(polling.LINGER_S + TICK_S * (number % 10 - 5) / 5)
         assert len(watching_threads()) <= 1
 
 

@@ -15,6 +15,7 @@ from items import feed, following
 from items.feed import START
 from items.following import KEEP_ALIVE, Tail, Told, running_feed
 from items.models import ItemChange
+from resilient_site import polling
 from resilient_site.later import Stream, Wait
 from resilient_site.resilience import generations
 from tests.factories import make_item
@@ -29,7 +30,7 @@ EVENTS = "/api/v1/changes/events"
 def threads(monkeypatch):
     """Short times, and no thread left behind."""
     monkeypatch.setattr(following, "LOOK_S", 0.01)
-    monkeypatch.setattr(following, "LINGER_S", 0.02)
+    monkeypatch.setattr(polling, "LINGER_S", 0.02)
     yield
     for thread in feed_threads():
         thread.join(10)
@@ -37,7 +38,9 @@ def threads(monkeypatch):
 
 
 def feed_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "feed"]
+    return [
+        thread for thread in threading.enumerate() if thread.name == "changes-poller"
+    ]
 
 
 def in_asyncio(test):

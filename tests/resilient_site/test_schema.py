@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from compute import files, jobs, queue
+from compute import ending, files, jobs, queue
 from compute.models import Job
 from compute.outcomes import Succeeded
 from compute.registry import get_task
@@ -45,7 +45,7 @@ def finished_job(owner: Any) -> Job:
     (claim,) = queue.claim("worker", 1)
     with files.create(Job.objects.get(), "out.txt", "text/plain") as file:
         file.write(b"x")
-    queue.finish(claim, Succeeded({"message": "done"}))
+    ending.finish(claim, Succeeded({"message": "done"}))
     return job
 
 
