@@ -10,8 +10,9 @@ import os
 import select
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,10 @@ MOST_WAITING = 2_000
 # Where no thread writes, a line waits so long for its reader.
 PATIENCE_MS = 1_000
 LAST_WORDS_S = 1.0
-# To be woken up for each line would take time from those who answer.
+# To be woken up for each line, or to hand over for each, would take time from those who
+# answer. So much at a time is written whole, whoever else writes to the same pipe.
 PAUSE_S = 0.01
+WHOLE = select.PIPE_BUF
 
 
 class Lines:
@@ -62,39 +65,52 @@ class Lines:
         return is_written.wait(within_s)
 
     def _run(self) -> None:
+        item: bytes | threading.Event | None = None
         while True:
-            line = self._waiting.get()
-            if isinstance(line, threading.Event):
-                line.set()
-            else:
-                self._write(line)
+            item = self._waiting.get() if item is None else item
+            batch: list[bytes] = []
+            size = 0
+            while isinstance(item, bytes) and (not batch or size + len(item) <= WHOLE):
+                batch.append(item)
+                size += len(item)
+                item = self._next()
+            if batch:
+                self._write(batch)
+            if isinstance(item, threading.Event):
+                item.set()
+                item = None
             if self._untold and self._waiting.qsize() < MOST_WAITING // 2:
                 with self._lock:
                     untold, self._untold = self._untold, 0
                 logger.warning("%d log lines were dropped: nobody read them.", untold)
-            if self._waiting.empty():
+            if item is None and self._waiting.empty():
                 time.sleep(PAUSE_S)
+
+    def _next(self) -> bytes | threading.Event | None:
+        with suppress(Empty):
+            return self._waiting.get_nowait()
+        return None
 
     def _write_soon(self, line: bytes) -> None:
         poll = select.poll()
         poll.register(self.output, select.POLLOUT)
         if poll.poll(PATIENCE_MS):
-            self._write(line)
+            self._write([line])
         else:
             self._drop()
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, batch: Sequence[bytes]) -> None:
         try:
-            os.write(self.output, line)
+            os.write(self.output, b"".join(batch))
         except BlockingIOError:
-            self._drop()
+            self._drop(len(batch))
         except OSError:
             pass  # nobody will ever read it
 
-    def _drop(self) -> None:
+    def _drop(self, number: int = 1) -> None:
         with self._lock:
-            self.dropped += 1
-            self._untold += 1
+            self.dropped += number
+            self._untold += number
 
 
 lines = Lines()
