@@ -64,14 +64,14 @@ class LastKnown:
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._is_ending = False
+        self._ending = threading.Event()
         self._written = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as written")
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
         self._hints = Hints()
 
     def start(self) -> None:
-        self._is_ending = False
+        self._ending.clear()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="last-known-reader")
         self._writer = threading.Thread(
             target=self._write, name="last-known-writer", daemon=True
@@ -80,6 +80,7 @@ class LastKnown:
 
     def stop(self) -> None:
         """Write what is left, unless the disk does not answer."""
+        self._ending.set()
         if self._writer:
             with suppress(queue.Full):
                 self._waiting.put(None, timeout=STOP_S)
@@ -175,9 +176,12 @@ class LastKnown:
             self._hints.note_all(connection.execute(query, [since]).fetchall())
 
     def _write(self) -> None:
-        while batch := self._next_batch():
+        is_over = False
+        while not is_over:
+            batch, is_over = self._next_batch()
             try:
-                self._write_batch(batch)
+                if batch:
+                    self._write_batch(batch)
             # No room, or another's lock: the next ones may fit.
             except (sqlite3.OperationalError, OSError) as error:
                 logger.warning("The last known answers cannot be written: %s", error)
@@ -199,29 +203,28 @@ class LastKnown:
                 [dump(key, copy) for key, copy in batch if copy],
             )
 
-    def _next_batch(self) -> list[Entry]:
-        """Wait for something to write; return nothing when the end is reached."""
+    def _next_batch(self) -> tuple[list[Entry], bool]:
+        """Wait for something to write; tell besides whether it is the last."""
+        entry = self._waiting.get()
+        # To write each by itself would take longer than to answer, and to be woken up
+        # by each takes time from those who do.
+        if self._waiting.qsize() < BATCH:
+            self._ending.wait(GATHER_S)
         batch: dict[str, Copy | None] = {}
-        size, began = 0, 0.0
-        while not self._is_ending:
-            # To write each by itself would take longer than to answer.
-            left = began + GATHER_S - time.monotonic() if batch else None
-            try:
-                entry = self._waiting.get(left is None or left > 0, left)
-            except queue.Empty:
-                break
-            if entry is None:
-                self._is_ending = True
-                break
-            began = began or time.monotonic()
+        size = 0
+        while entry:
             key, copy = entry
             batch[key] = copy  # of one key the last word counts
             size += _size(copy)
             if size > BATCH_SHARE * self.max_bytes or len(batch) == BATCH:
                 break
+            try:
+                entry = self._waiting.get_nowait()
+            except queue.Empty:
+                break
         with self._lock:
             self._waiting_bytes -= size
-        return list(batch.items())
+        return list(batch.items()), entry is None
 
     def _delete(self) -> None:
         for suffix in ("", "-wal", "-shm"):
