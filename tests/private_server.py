@@ -33,6 +33,10 @@ if os.geteuid() == 0:
     DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
 
 
+# What a machine that has much else to do may add to any time.
+BUSY_S = 2.0
+
+
 def free_port() -> int:
     """A free port below the ephemeral range.
 

@@ -60,7 +60,7 @@ def test_a_confirmed_message_outlives_a_killed_broker(rabbitmq_own):
     assert len(before) > 1
     assert all(map(has_ended, before))
     # What it had started in that moment may hold its port a little longer.
-    wait_for(lambda: refuses(rabbitmq_own.port), 5)
+    wait_for(lambda: refuses(rabbitmq_own.port))
 
     rabbitmq_own.start()
     assert take(rabbitmq_own) == "kept"

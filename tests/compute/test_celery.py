@@ -15,6 +15,7 @@ from tests.compute import (
     recorded,  # noqa: F401 - a task of the workers, in this process too
 )
 from tests.compute.conftest import all_ended, ended, running, until
+from tests.private_server import BUSY_S
 
 # On PostgreSQL alone: what a broker is for is a site on several machines.
 pytestmark = pytest.mark.once
@@ -160,7 +161,7 @@ def test_jobs_are_cancelled_within_a_second(worker, submit):
     for job in (waiting, *busy):
         jobs.cancel(job)
     assert {job.state for job in all_ended([waiting, *busy])} == {"cancelled"}
-    assert time.monotonic() - asked < 1.5  # its second, and time to look
+    assert time.monotonic() - asked < 1 + BUSY_S
     assert ended(submit("echo", number=2)).state == "succeeded"
     waiting.refresh_from_db()
     assert waiting.attempts == 0
@@ -221,7 +222,7 @@ def test_a_second_signal_stops_at_once(worker, submit, signum):
         worker.wait(1.5)
     again = time.monotonic()
     assert worker.stop(signum) == 0
-    assert time.monotonic() - again < 3
+    assert time.monotonic() - again < 3 + BUSY_S
     job.refresh_from_db()
     assert job.state == "queued"
     assert not any(process.is_running() for process in family)

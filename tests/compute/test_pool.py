@@ -14,6 +14,7 @@ from compute import jobs, queue
 from compute.models import Job
 from resilient_site.models import IdempotencyRecord
 from tests.compute.conftest import all_ended, ended, running, until
+from tests.private_server import BUSY_S
 
 
 def test_a_job_is_done(pool, submit):
@@ -59,7 +60,7 @@ def test_short_jobs_are_taken_together_and_none_waits_behind_a_long_one(pool, su
         last = [submit("echo", number=number) for number in range(30)]
     all_ended(first)
     under_way = Job.objects.filter(state=Job.State.RUNNING)
-    until(lambda: set(under_way.all()) == set(naps), 5)
+    until(lambda: set(under_way.all()) == set(naps))
     assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
     for nap in naps:
         jobs.cancel(nap)
@@ -77,7 +78,7 @@ def test_a_loop_in_c_is_ended_at_its_limit_and_stalls_nobody(pool, submit):
     loop = running(submit("too_long_in_c"))
     others = [submit("echo", number=n) for n in range(20)]
     loop = ended(loop)
-    assert (loop.finished_at - loop.started_at).total_seconds() < 2.5
+    assert (loop.finished_at - loop.started_at).total_seconds() < 1 + BUSY_S
     assert max(other.finished_at for other in all_ended(others)) < loop.finished_at
 
 
@@ -88,7 +89,7 @@ def test_a_running_job_is_cancelled_within_a_second(pool, submit, task):
     assert jobs.cancel(job).cancel_requested
     job = ended(job)
     assert (job.state, job.result) == ("cancelled", None)
-    assert time.monotonic() - asked < 1.5  # its second, and time to look
+    assert time.monotonic() - asked < 1 + BUSY_S
     assert ended(submit("echo", number=1)).state == "succeeded"
 
 

@@ -122,7 +122,7 @@ def test_what_is_gone_is_not_shown_as_the_last_known(way: Way):
     assert way.site.get("/gone").status == 200
     assert way.site.get("/gone").status == 200
     assert way.asked == [("GET", "/gone")]
-    wait_for(lambda: way.site.get("/gone").status == 404, 5)
+    wait_for(lambda: way.site.get("/gone").status == 404)
 
 
 def test_nobody_else_says_who_the_client_is(way: Way):
@@ -215,7 +215,7 @@ def test_who_has_too_many_connections_is_told_so(way: Way):
     assert way.narrow.get("/api/v1/echo").status == 429
     for peer in held:
         peer.close()
-    wait_for(lambda: way.narrow.get("/api/v1/echo").status == 200, 5)
+    wait_for(lambda: way.narrow.get("/api/v1/echo").status == 200)
 
 
 def test_those_who_drip_keep_nobody_waiting(way: Way):

@@ -53,7 +53,7 @@ class Machine:
     def keep(self, *paths: str) -> None:
         """Have it show these to everybody from its memory."""
         # What it hears of an earlier change may come in between.
-        wait_for(lambda: all(map(self._is_kept, paths)), 5)
+        wait_for(lambda: all(map(self._is_kept, paths)))
 
     def _is_kept(self, path: str) -> bool:
         return "; hit" in self.get(path).headers["Cache-Status"]
@@ -102,7 +102,7 @@ class Pair:
     def are_well(self) -> None:
         """Wait until neither lacks anything."""
         machines = (self.here, self.there)
-        wait_for(lambda: all(m.get("/readyz").body == b"ok\n" for m in machines), 10)
+        wait_for(lambda: all(m.get("/readyz").body == b"ok\n" for m in machines))
 
     @property
     def by_form(self) -> dict[str, str]:

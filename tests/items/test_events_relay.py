@@ -24,6 +24,7 @@ from items.models import ItemChange
 from tests.compute.conftest import connected_to, database_of_tests, environment, until
 from tests.events import QUEUE, Consumer
 from tests.factories import make_item
+from tests.private_server import BUSY_S
 from tests.running import ROOT
 
 # On PostgreSQL alone: what a broker is for is a site on several machines.
@@ -185,7 +186,7 @@ def test_every_change_is_published_once_and_in_order(
     began = time.monotonic()
     make_item(id="prompt")
     until(lambda: has_all(consumer))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1 + BUSY_S
     assert relay.stop() == 0
     assert EventRelay.objects.get().held_until is None
 

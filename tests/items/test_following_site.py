@@ -16,6 +16,7 @@ import pytest
 from items.events.publisher import EXCHANGE
 from tests.compute.conftest import until
 from tests.compute.test_streams import OTHER_THREADS, THREADS, Peer, Web
+from tests.private_server import BUSY_S
 from tests.running import Site
 from tests.servers import Postgres
 
@@ -109,7 +110,7 @@ def test_a_thousand_streams_cost_one_reader(site, database):
             read_to(peer, "to-all")
         took = time.monotonic() - began
         print(f"{STREAMS} streams heard of a change after {took:.2f} s")
-        assert took < 3
+        assert took < 3 + BUSY_S
     until(lambda: reads(database, 1) == 0)
 
 
@@ -127,7 +128,7 @@ def test_a_request_that_waits_is_answered_at_the_change(site):
         began = time.monotonic()
         from_elsewhere(site, "waited-for")
         status, body = peer.answer()
-        assert time.monotonic() - began < 1.5  # its second, and a busy machine
+        assert time.monotonic() - began < 1 + BUSY_S
     assert (status, body["results"][0]["item_id"]) == (200, "waited-for")
 
 

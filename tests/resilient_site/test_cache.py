@@ -76,7 +76,7 @@ def test_who_signs_out_during_an_outage_stays_signed_out(redis_own, editor_clien
         sign_out(editor_client)
         assert not is_signed_in(stolen)
         redis_own.resume()
-        wait_for(lambda: not caches["sessions"].is_degraded, 5)
+        wait_for(lambda: not caches["sessions"].is_degraded)
         assert not is_signed_in(stolen)
 
 

@@ -55,7 +55,7 @@ def line_of(site: Site, request_id: str) -> dict[str, Any]:
         told = [x for x in lines_of(site.output()) if x["logger"].endswith("requests")]
         return next((x for x in told if x["request_id"] == request_id), None)
 
-    return wait_for(found, 5)
+    return wait_for(found)
 
 
 def test_a_request_is_told_in_one_line(site):

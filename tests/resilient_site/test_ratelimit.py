@@ -434,7 +434,7 @@ def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits):
             refused = limited(requests.get(ITEM))
         assert "scope" in refused["RateLimit-Policy"]
         redis_own.start()
-        wait_for(lambda: not counters.is_local(), 5)
+        wait_for(lambda: not counters.is_local())
         assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from resilient_site import heap
 from resilient_site.succession import Succession, Term
 from tests.load.clients import ITEM, Clients
-from tests.private_server import wait_for
+from tests.private_server import BUSY_S, wait_for
 from tests.running import Site
 
 pytestmark = pytest.mark.once
@@ -71,7 +71,7 @@ def test_no_request_is_lost_while_the_only_process_is_replaced(site, token, job)
         streams = clients.streams
     assert len(seen) >= 5
     assert clients.failures == []
-    assert clients.longest_s < 2, clients.longest_s
+    assert clients.longest_s < 2 + BUSY_S, clients.longest_s
     # Each was asked for anew when it had ended, and not before.
     assert 6 <= streams <= 3 * len(seen)
     assert "requests: it makes way for a new one." in site.output()

@@ -58,7 +58,7 @@ def test_requests_are_counted_over_all_processes_and_their_ends(site):
 
     for _ in range(20):
         site.get(ITEM)
-    before = wait_for(hits, 5)
+    before = wait_for(hits)
     worker = site.web_workers()[0]
     worker.send_signal(signal.SIGTERM)
     worker.wait(20)
@@ -96,7 +96,7 @@ def test_refusals_and_jobs_are_counted(site):
 
     wait_for(lambda: jobs() >= 1, 20)
     name = "rate_limited_total", "anonymous-export"
-    assert wait_for(lambda: figures(site).get(name) == exports.count(429), 5)
+    assert wait_for(lambda: figures(site).get(name) == exports.count(429))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_it_answers_while_all_threads_wait_for_a_database_that_hangs(
             )
             assert time.monotonic() - began < 2
         name = ("breakers", *sorted(("database", "open")))
-        assert wait_for(lambda: figures(site)[name] == 1, 5)
+        assert wait_for(lambda: figures(site)[name] == 1)
     finally:
         postgres_own.resume()
         site.stop()
