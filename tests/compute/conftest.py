@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from django.db import connection, connections
 from compute import jobs, registry
 from compute.models import Job
 from tests.compute import faults  # noqa: F401 - the pool's tasks, in this process too
+from tests.private_server import wait_for
 from tests.running import ROOT
 
 
@@ -147,7 +147,7 @@ def make_pool(shared_database, tmp_path) -> Iterator[Callable[..., Pool]]:
     def make(**env: str) -> Pool:
         pool = Pool(shared_database | env, tmp_path / f"pool-{len(pools)}.log")
         pools.append(pool)
-        until(pool.start().is_ready)
+        wait_for(pool.start().is_ready)
         return pool
 
     yield make
@@ -178,17 +178,8 @@ def submit(owner) -> Callable[..., Job]:
     return submit
 
 
-def until[T](condition: Callable[[], T], timeout: float = 30) -> T:
-    """Return what `condition` returns as soon as it is true."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.01)
-    return value
-
-
 def ended(job: Job, timeout: float = 30) -> Job:
-    until(lambda: not Job.objects.filter(pk=job.pk).unfinished().exists(), timeout)
+    wait_for(lambda: not Job.objects.filter(pk=job.pk).unfinished().exists(), timeout)
     job.refresh_from_db()
     return job
 
@@ -196,11 +187,11 @@ def ended(job: Job, timeout: float = 30) -> Job:
 def all_ended(jobs: Iterable[Job], timeout: float = 60) -> list[Job]:
     jobs = list(jobs)
     ids = [job.pk for job in jobs]
-    until(lambda: not Job.objects.filter(pk__in=ids).unfinished().exists(), timeout)
+    wait_for(lambda: not Job.objects.filter(pk__in=ids).unfinished().exists(), timeout)
     return list(Job.objects.filter(pk__in=ids))
 
 
 def running(job: Job) -> Job:
-    until(lambda: Job.objects.filter(pk=job.pk, state="running").exists())
+    wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists())
     job.refresh_from_db()
     return job

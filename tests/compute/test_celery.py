@@ -14,8 +14,8 @@ from tests.compute import (
     brokers,
     recorded,  # noqa: F401 - a task of the workers, in this process too
 )
-from tests.compute.conftest import all_ended, ended, running, until
-from tests.private_server import BUSY_S
+from tests.compute.conftest import all_ended, ended, running
+from tests.private_server import BUSY_S, wait_for
 
 # On PostgreSQL alone: what a broker is for is a site on several machines.
 pytestmark = pytest.mark.once
@@ -78,7 +78,7 @@ def test_a_killed_broker_loses_no_job_and_doubles_none(
     for _ in range(2):
         make_worker(rabbitmq_own.url())
     submitted = [submit("recorded", number=number) for number in range(100)]
-    until(lambda: succeeded() > 20)
+    wait_for(lambda: succeeded() > 20)
 
     rabbitmq_own.kill()
     submitted += [submit("recorded", number=number) for number in range(100, 200)]
@@ -93,7 +93,7 @@ def test_jobs_wait_for_a_broker_that_is_away(rabbitmq_own, make_worker, submit):
     rabbitmq_own.stop()
     worker, other = (make_worker(rabbitmq_own.url()) for _ in range(2))
     job = submit("echo", number=1)
-    until(lambda: "the broker failed" in worker.output())
+    wait_for(lambda: "the broker failed" in worker.output())
     job.refresh_from_db()
     assert (job.state, job.handed_over_at) == ("queued", None)
     assert other.stop() == 0
@@ -122,8 +122,8 @@ def test_a_killed_worker_leaves_its_jobs_to_another(url, make_worker, submit, re
     def of(worker, state):
         return Job.objects.filter(worker__contains=f":{worker.pid}:", state=state)
 
-    until(lambda: all(of(one, "succeeded").count() > 2 for one in (killed, other)))
-    until(of(killed, "running").exists)
+    wait_for(lambda: all(of(one, "succeeded").count() > 2 for one in (killed, other)))
+    wait_for(of(killed, "running").exists)
     killed.kill()
 
     assert_each_ended_once(submitted, record)
@@ -159,7 +159,7 @@ def test_jobs_in_parts_are_spread_and_put_together(url, make_worker, submit):
 def test_jobs_are_cancelled_within_a_second(worker, submit):
     busy = [running(submit("endless_c_loop")) for _ in range(2)]
     waiting = submit("echo", number=1)
-    until(lambda: Job.objects.filter(pk=waiting.pk).exclude(handed_over_at=None))
+    wait_for(lambda: Job.objects.filter(pk=waiting.pk).exclude(handed_over_at=None))
     asked = time.monotonic()
     for job in (waiting, *busy):
         jobs.cancel(job)
@@ -175,7 +175,7 @@ def test_jobs_whose_messages_are_purged_are_handed_over_again(
 ):
     busy = [running(submit("endless_c_loop")) for _ in range(2)]
     submitted = [submit("recorded", number=number) for number in range(5)]
-    until(lambda: brokers.count(url) == 5)
+    wait_for(lambda: brokers.count(url) == 5)
     assert len(brokers.messages(url)) == 5
     purged = time.monotonic()
     for job in busy:
@@ -244,14 +244,14 @@ def test_a_job_may_take_longer_than_the_broker_waits_for_its_end(
     worker = make_worker(rabbitmq_own.url())
 
     job = running(submit("recorded", number=1, seconds=6))
-    until(lambda: "PRECONDITION_FAILED" in worker.output())
+    wait_for(lambda: "PRECONDITION_FAILED" in worker.output())
     others = [submit("recorded", number=number) for number in range(5)]
-    until(lambda: succeeded() == 5)
+    wait_for(lambda: succeeded() == 5)
     assert running(job).attempts == 1
 
     runs = assert_each_ended_once([job, *others], record)
     assert len(runs) == 6
-    until(lambda: brokers.count(rabbitmq_own.url()) == 0)
+    wait_for(lambda: brokers.count(rabbitmq_own.url()) == 0)
     assert worker.process.poll() is None
 
 
@@ -265,7 +265,7 @@ def test_redis_is_a_broker_too_even_when_it_forgets(
     busy = [running(submit("nap", seconds=2)) for _ in range(2)]
     submitted = [submit("recorded", number=number) for number in range(20)]
     handed_over = Job.objects.filter(state="queued", handed_over_at=None)
-    until(lambda: not handed_over.exists())
+    wait_for(lambda: not handed_over.exists())
     redis_own.kill()
     submitted += [submit("recorded", number=number) for number in range(20, 40)]
     redis_own.start()  # with nothing in it

@@ -8,7 +8,8 @@ from django.db import connection  # noqa: F401 - for skipif
 
 from compute.models import Job
 from tests.compute import brokers
-from tests.compute.conftest import ended, running, until
+from tests.compute.conftest import ended, running
+from tests.private_server import wait_for
 from tests.running import ROOT
 
 # The relay alone, until its standard input is closed.
@@ -44,7 +45,7 @@ def test_celery_s_own_command_runs_a_worker(
         ) as relaying,
     ):  # fmt: skip
         try:
-            until(lambda: " ready." in output.read_text())
+            wait_for(lambda: " ready." in output.read_text())
             job = ended(submit("crash_once"))
             assert (job.state, job.attempts) == ("succeeded", 2)
             running(submit("nap", seconds=1))

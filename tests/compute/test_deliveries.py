@@ -13,7 +13,7 @@ from compute import ending, jobs, queue
 from compute.deliveries import Deliveries
 from compute.models import Job
 from compute.outcomes import Succeeded
-from tests.compute.conftest import until
+from tests.private_server import wait_for
 
 needs_locks = pytest.mark.skipif(
     "connection.vendor != 'postgresql'", reason="SQLite locks no rows"
@@ -49,7 +49,7 @@ def deliver(deliveries):
 
     def deliver(*delivered):
         futures = [pool.submit(deliveries.deliver, job.pk) for job in delivered]
-        until(lambda: len(deliveries._waiting) >= len(delivered))
+        wait_for(lambda: len(deliveries._waiting) >= len(delivered))
         assert deliveries._wakeup.rung.is_set()
         return futures
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_had_is_dropped(deliveries, submit, deliver):
 
     assert claim.job_id == twice.pk
     assert [future.result(5) for future in dropped] == [True, True, True]
-    until(lambda: first.done() or second.done())
+    wait_for(lambda: first.done() or second.done())
     deliveries.ended(claim)
     assert [first.result(5), second.result(5)] == [True, True]
 

@@ -14,7 +14,8 @@ from django.db import OperationalError, connection
 from compute import jobs
 from compute.models import Job, JobFile
 from compute.registry import get_task
-from tests.compute.conftest import Pool, until
+from tests.compute.conftest import Pool
+from tests.private_server import wait_for
 
 JOBS = 200
 KILLS = 8
@@ -47,10 +48,10 @@ def test_killed_pool_processes(pool, submit, dice):
     for number in range(JOBS):
         submit("sign", number=number)
     for kill in range(KILLS):
-        until(lambda kill=kill: finished() > JOBS * kill // (KILLS + 2))
+        wait_for(lambda kill=kill: finished() > JOBS * kill // (KILLS + 2))
         with suppress(psutil.NoSuchProcess, IndexError):
             dice.choice(pool.workers()).kill()
-    until(lambda: finished() == JOBS, 60)
+    wait_for(lambda: finished() == JOBS, 60)
     check()
 
 
@@ -61,22 +62,22 @@ def test_killed_supervisors(make_pool, submit, dice):
     for number in range(JOBS):
         submit("sign", number=number)
     for kill in range(KILLS // 2):
-        until(lambda kill=kill: finished() > JOBS * kill // (KILLS // 2 + 2))
+        wait_for(lambda kill=kill: finished() > JOBS * kill // (KILLS // 2 + 2))
         victim = dice.choice(pools)
         victim.kill()
         victim.start()
-    until(lambda: finished() == JOBS, 60)
+    wait_for(lambda: finished() == JOBS, 60)
     check()
 
 
 def test_a_job_whose_supervisor_was_killed_is_taken_up_within_15_s(make_pool, submit):
     pool = make_pool()
     job = submit("nap", seconds=30)
-    until(lambda: Job.objects.get(pk=job.pk).state == "running")
+    wait_for(lambda: Job.objects.get(pk=job.pk).state == "running")
     pool.kill()
     killed_at = time.monotonic()
     make_pool()
-    until(lambda: Job.objects.get(pk=job.pk).epoch == 2, 20)
+    wait_for(lambda: Job.objects.get(pk=job.pk).epoch == 2, 20)
     assert time.monotonic() - killed_at < 15
 
 
@@ -106,11 +107,11 @@ def test_a_database_that_goes_away(
     pool = Pool(stoppable_database, tmp_path / "pool.log").start()
     try:
         for share in (20, 70, 140):
-            until(persistently(lambda share=share: finished() > share), 60)
+            wait_for(persistently(lambda share=share: finished() > share), 60)
             getattr(postgres_own, fault)()
             time.sleep(dice.uniform(0, 3))  # how long an outage is
             postgres_own.resume() if fault == "pause" else postgres_own.start()
-        until(persistently(lambda: finished() == JOBS), 60)
+        wait_for(persistently(lambda: finished() == JOBS), 60)
         check()
         assert pool.stop() == 0
     finally:

@@ -13,8 +13,8 @@ from django.utils import timezone
 from compute import jobs, queue
 from compute.models import Job
 from resilient_site.models import IdempotencyRecord
-from tests.compute.conftest import all_ended, ended, running, until
-from tests.private_server import BUSY_S
+from tests.compute.conftest import all_ended, ended, running
+from tests.private_server import BUSY_S, wait_for
 
 
 def test_a_job_is_done(pool, submit):
@@ -60,7 +60,7 @@ def test_short_jobs_are_taken_together_and_none_waits_behind_a_long_one(pool, su
         last = [submit("echo", number=number) for number in range(30)]
     all_ended(first)
     under_way = Job.objects.filter(state=Job.State.RUNNING)
-    until(lambda: set(under_way.all()) == set(naps))
+    wait_for(lambda: set(under_way.all()) == set(naps))
     assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
     for nap in naps:
         jobs.cancel(nap)
@@ -103,7 +103,7 @@ def test_progress_is_seen_while_the_job_runs(pool, submit):
             seen.add(job.fraction)
         return job.is_finished
 
-    until(look)
+    wait_for(look)
     assert len(seen) >= 3
     assert all(0 <= fraction <= 1 for fraction in seen)
 
@@ -150,7 +150,7 @@ def test_a_part_that_fails_fails_the_job_and_stops_the_others(pool, submit):
 
 def test_cancelling_a_job_in_parts_stops_all_of_them(pool, submit):
     job = submit("in_parts", parts=6, seconds=30)
-    until(lambda: Job.objects.filter(parent=job, state="running").count() == 2)
+    wait_for(lambda: Job.objects.filter(parent=job, state="running").count() == 2)
     jobs.cancel(job)
     assert ended(job).state == "cancelled"
     parts = all_ended(Job.objects.filter(parent=job), timeout=2)
@@ -159,13 +159,13 @@ def test_cancelling_a_job_in_parts_stops_all_of_them(pool, submit):
 
 def test_pool_processes_step_back_for_the_web(pool, submit):
     running(submit("nap", seconds=20))
-    until(lambda: [worker.nice() for worker in pool.workers()] == [19, 19])
+    wait_for(lambda: [worker.nice() for worker in pool.workers()] == [19, 19])
     assert psutil.Process(pool.pid).nice() == 0
 
 
 def test_a_process_that_is_killed_idle_is_replaced(pool, submit):
     ended(submit("echo", number=1))
-    before = until(lambda: len(pool.workers()) == 2 and pool.workers())
+    before = wait_for(lambda: len(pool.workers()) == 2 and pool.workers())
     for worker in before:
         worker.kill()
     after = all_ended([submit("echo", number=n) for n in range(4)])
@@ -175,7 +175,7 @@ def test_a_process_that_is_killed_idle_is_replaced(pool, submit):
 
 def test_a_fork_server_that_is_killed_is_replaced(pool, submit):
     job = running(submit("nap", seconds=1))
-    server = until(lambda: [w.parent() for w in pool.workers()])[0]
+    server = wait_for(lambda: [w.parent() for w in pool.workers()])[0]
     server.kill()
     assert ended(job).state == "succeeded"
     assert ended(submit("echo", number=1)).state == "succeeded"
@@ -229,11 +229,11 @@ def test_a_supervisor_that_wakes_too_late_writes_nothing(make_pool, submit):
     job = running(submit("nap", seconds=3))
     os.kill(sleeper.pid, signal.SIGSTOP)
     heir = make_pool(COMPUTE_PROCESSES="1")
-    until(lambda: Job.objects.get(pk=job.pk).epoch == 2, timeout=queue.LEASE_S + 5)
+    wait_for(lambda: Job.objects.get(pk=job.pk).epoch == 2, timeout=queue.LEASE_S + 5)
     os.kill(sleeper.pid, signal.SIGCONT)
     job = ended(job)
     assert (job.state, job.attempts, job.result) == ("succeeded", 2, {"attempt": 2})
-    until(lambda: "no longer ours" in sleeper.output())
+    wait_for(lambda: "no longer ours" in sleeper.output())
     assert heir.stop() == 0
 
 
@@ -243,4 +243,4 @@ def test_it_deletes_old_answers_to_writes_with_a_key(make_pool, owner):
         created_at=timezone.now() - timedelta(hours=25),
     )  # fmt: skip
     make_pool()
-    until(lambda: not IdempotencyRecord.objects.exists())
+    wait_for(lambda: not IdempotencyRecord.objects.exists())

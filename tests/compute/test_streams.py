@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from django.db import connection
 
+from tests.private_server import wait_for
 from tests.running import Site
 from tests.servers import Postgres
 
@@ -173,7 +174,7 @@ def site(prepared, many_files) -> Web:
         with usual_limit_of_files():
             prepared.start_web()
     # The database may have hung a moment ago: a stream that is refused is none.
-    until(lambda: prepared.get("/readyz").body == b"ok\n")
+    wait_for(lambda: prepared.get("/readyz").body == b"ok\n")
     return prepared
 
 
@@ -190,13 +191,6 @@ def open_streams(site) -> Iterator[Callable[[int], list[Peer]]]:
             return peers
 
         yield open_streams
-
-
-def until(condition: Callable[[], bool], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -236,7 +230,7 @@ def test_a_thousand_streams(site, database, open_streams):
 
     for peer in peers:
         peer.socket.close()
-    until(lambda: worker.num_fds() < files + THREADS + 10)
+    wait_for(lambda: worker.num_fds() < files + THREADS + 10)
     assert queries(database, 1) <= 1
     assert site.get("/items/").status == 200
 
@@ -249,7 +243,7 @@ def test_requests_that_wait(site):
             for _ in range(WAITS)
         ]
         made = "SELECT count(*) FROM compute_job WHERE task = 'echo'"
-        until(lambda: site.sql(made) == [(WAITS,)])
+        wait_for(lambda: site.sql(made) == [(WAITS,)])
 
         assert seconds_of(lambda: site.get("/items/")) < 2
         assert site.worker().num_threads() <= THREADS + OTHER_THREADS
@@ -278,7 +272,7 @@ def test_streams_outlive_the_death_of_the_database(site, database, open_streams)
     peers = open_streams(50)
     before = len(site.output())
     database.kill()
-    until(lambda: "Jobs cannot be followed" in site.output()[before:])
+    wait_for(lambda: "Jobs cannot be followed" in site.output()[before:])
     database.start()
     site.sql("UPDATE compute_job SET message = 'back again'")
     for peer in peers:

@@ -21,10 +21,10 @@ from items.catalogue import Actor
 from items.events.cloudevents import CONTENT_TYPE, event_id
 from items.events.models import EventRelay
 from items.models import ItemChange
-from tests.compute.conftest import connected_to, database_of_tests, environment, until
+from tests.compute.conftest import connected_to, database_of_tests, environment
 from tests.events import QUEUE, Consumer
 from tests.factories import make_item
-from tests.private_server import BUSY_S
+from tests.private_server import BUSY_S, wait_for
 from tests.running import ROOT
 
 # On PostgreSQL alone: what a broker is for is a site on several machines.
@@ -179,14 +179,14 @@ def test_every_change_is_published_once_and_in_order(
     write(range(100))
     consumer = make_consumer(url)
     relay = make_relay(database_of_tests(), url)
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     write(range(100, 300))
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     assert_equal_and_in_order(consumer)
 
     began = time.monotonic()
     make_item(id="prompt")
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     assert time.monotonic() - began < 1 + BUSY_S
     assert relay.stop() == 0
     assert EventRelay.objects.get().held_until is None
@@ -198,24 +198,24 @@ def test_nothing_is_lost_over_kills_and_two_relays_take_turns(
     consumer = make_consumer(url)
     relays = [make_relay(database_of_tests(), url) for _ in range(2)]
     with writing(range(1500)):
-        until(lambda: len(consumer.bodies) > 100)
+        wait_for(lambda: len(consumer.bodies) > 100)
         first = holding(relays)
         first.process.send_signal(signal.SIGSTOP)
         paused = time.monotonic()
-        until(lambda: holding(relays) is not first)
+        wait_for(lambda: holding(relays) is not first)
         assert time.monotonic() - paused < 15 + BUSY_S
         first.process.send_signal(signal.SIGCONT)
         seen = len(consumer.bodies)
         make_item(id="after-the-pause")
-        until(lambda: len(consumer.bodies) > seen)
+        wait_for(lambda: len(consumer.bodies) > seen)
 
         second = holding(relays)
         assert second is not first
         second.kill()
         killed = time.monotonic()
-        until(lambda: holding(relays) is first)
+        wait_for(lambda: holding(relays) is first)
         assert time.monotonic() - killed < 15 + BUSY_S
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     assert_equal_and_in_order(consumer, duplicates=2 * 500)
 
 
@@ -225,13 +225,13 @@ def test_nothing_is_lost_over_a_broker_that_is_killed(
     consumer = make_consumer(rabbitmq_own.url())
     relay = make_relay(database_of_tests(), rabbitmq_own.url())
     with writing(range(600)):
-        until(lambda: len(consumer.bodies) > 50)
+        wait_for(lambda: len(consumer.bodies) > 50)
         rabbitmq_own.kill()
         make_item(id="while-it-is-away")
-        until(lambda: EventRelay.objects.exclude(trouble="").exists())
+        wait_for(lambda: EventRelay.objects.exclude(trouble="").exists())
         rabbitmq_own.start()
-    until(lambda: has_all(consumer), 60)
-    until(lambda: not EventRelay.objects.exclude(trouble="").exists())
+    wait_for(lambda: has_all(consumer), 60)
+    wait_for(lambda: not EventRelay.objects.exclude(trouble="").exists())
     assert_equal_and_in_order(consumer, duplicates=1_000)
     assert relay.output().count("the broker failed") == 1
     assert relay.stop() == 0
@@ -243,12 +243,12 @@ def test_nothing_is_lost_over_a_database_that_is_killed(
     consumer = make_consumer(url)
     relay = make_relay(own_database, url)
     write(range(200))
-    until(lambda: len(consumer.bodies) > 50)
+    wait_for(lambda: len(consumer.bodies) > 50)
     postgres_own.kill()
-    until(lambda: "the database failed" in relay.output())
+    wait_for(lambda: "the database failed" in relay.output())
     postgres_own.start()
     write(range(200, 400))
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     assert_equal_and_in_order(consumer, duplicates=500)
     assert relay.stop() == 0
 
@@ -257,7 +257,7 @@ def test_redis_is_a_broker_too(transactional_db, redis_own, make_relay, make_con
     consumer = make_consumer(redis_own.url())
     make_relay(database_of_tests(), redis_own.url())
     write(range(100))
-    until(lambda: has_all(consumer))
+    wait_for(lambda: has_all(consumer))
     assert_equal_and_in_order(consumer)
 
 
@@ -275,5 +275,5 @@ def test_all_of_a_long_backlog_is_published(transactional_db, url, make_relay):
         queue.declare()
         make_relay(database_of_tests(), url)
         last = ItemChange.objects.latest("pk").pk
-        until(lambda: EventRelay.objects.filter(change=last).exists(), 60)
+        wait_for(lambda: EventRelay.objects.filter(change=last).exists(), 60)
         assert queue.queue_declare(passive=True).message_count == BACKLOG

@@ -14,9 +14,8 @@ import psycopg
 import pytest
 
 from items.events.publisher import EXCHANGE
-from tests.compute.conftest import until
 from tests.compute.test_streams import OTHER_THREADS, THREADS, Peer, Web
-from tests.private_server import BUSY_S
+from tests.private_server import BUSY_S, wait_for
 from tests.running import Site
 from tests.servers import Postgres
 
@@ -111,7 +110,7 @@ def test_a_thousand_streams_cost_one_reader(site, database):
         took = time.monotonic() - began
         print(f"{STREAMS} streams heard of a change after {took:.2f} s")
         assert took < 3 + BUSY_S
-    until(lambda: reads(database, 1) == 0)
+    wait_for(lambda: reads(database, 1) == 0)
 
 
 def test_a_request_that_waits_is_answered_at_the_change(site):
@@ -157,15 +156,15 @@ def test_serve_publishes_events_and_starts_a_killed_relay_again(
         queue.declare()
         site.start()
         try:
-            expected = until(lambda: published(queue, "Germany"))
+            expected = wait_for(lambda: published(queue, "Germany"))
             assert expected["type"] == "resilient-site.item.created"
             (relay,) = site._having("relay_events")
             relay.kill()
-            until(lambda: [p for p in site._having("relay_events") if p != relay])
+            wait_for(lambda: [p for p in site._having("relay_events") if p != relay])
             token = site.manage("create_token", "admin").stdout.strip()
             headers = {"Authorization": f"Token {token}"}
             site.request("PATCH", "/api/v1/items/country.DE", {"name": "New"}, headers)
-            event = until(lambda: published(queue, "New"), 60)
+            event = wait_for(lambda: published(queue, "New"), 60)
             assert event["subject"] == "country.DE"
             verbose = site.get("/readyz?verbose").json()
             assert "events" in verbose["checks"]

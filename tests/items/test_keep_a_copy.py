@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compute.conftest import until
+from tests.private_server import wait_for
 from tests.running import ROOT, Site
 
 pytestmark = pytest.mark.once
@@ -96,29 +96,29 @@ def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp
     writer.start()
     try:
         first = start()
-        until(copy.exists)
+        wait_for(copy.exists)
         first.kill()  # before or in its export
         for _ in range(4):
             process = start()
-            until(lambda: len(copied(copy)) > 13_000)
+            wait_for(lambda: len(copied(copy)) > 13_000)
             known = copied(copy)
-            until(lambda: copied(copy) != known)  # noqa: B023 - asked at once
+            wait_for(lambda: copied(copy) != known)  # noqa: B023 - asked at once
             process.kill()
             process.wait()
     finally:
         end.set()
         writer.join()
     start()
-    until(lambda: copied(copy) == original(site))
+    wait_for(lambda: copied(copy) == original(site))
 
     assert send("PATCH", "items/country.DE", {"name": "Changed at the end"}) == 200
-    until(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end")
+    wait_for(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end")
 
 
 def test_a_copy_begins_anew_when_its_place_is_of_no_use(site, start, tmp_path):
     copy = tmp_path / "copy"
     process = start()
-    until(lambda: read(copy, "SELECT next FROM place"))
+    wait_for(lambda: read(copy, "SELECT next FROM place"))
     process.kill()
     process.wait()
     with closing(sqlite3.connect(copy, isolation_level=None)) as written:
@@ -126,4 +126,4 @@ def test_a_copy_begins_anew_when_its_place_is_of_no_use(site, start, tmp_path):
         written.execute("UPDATE place SET next = ?", [wrong])
         written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
     start()
-    until(lambda: copied(copy) == original(site))
+    wait_for(lambda: copied(copy) == original(site))
