@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-import redis
 from django.conf import settings
 from django.core.checks import WARNING, run_checks
 from django.db import connection
@@ -163,8 +162,10 @@ def shared_cache() -> Iterator[Finding]:
     if not settings.REDIS_URL:
         yield ok("None: each process keeps what is asked for often to itself.")
         return
+    from redis import Redis  # takes long: not without Redis
+
     try:
-        redis_at = redis.Redis.from_url(
+        redis_at = Redis.from_url(
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2
         )
     except ValueError:

@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ type Event = dict[str, Any]
 class LineFormatter(logging.Formatter):
     def __init__(self, style: str) -> None:
         super().__init__()
-        self._render = _as_json if style == "json" else _as_text()
+        self._render = _as_json if style == "json" else _as_text
 
     def format(self, record: logging.LogRecord) -> str:
         return self._render(self._told(record))
@@ -59,13 +60,17 @@ class LineFormatter(logging.Formatter):
         return event
 
 
-def _as_text() -> Callable[[Event], str]:
-    import structlog  # takes a while, and is not needed for the other style
+def _as_text(event: Event) -> str:
+    return _console()(None, "", _inert(mask(event)))
 
-    console = structlog.dev.ConsoleRenderer(
+
+@cache
+def _console() -> Callable[[None, str, Event], str]:
+    import structlog  # takes long: not before something is to be told in this style
+
+    return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False
     )
-    return lambda event: console(None, "", _inert(mask(event)))
 
 
 def _inert(event: Event) -> Event:

@@ -10,7 +10,6 @@ from django import template
 from django.utils.formats import number_format
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from rapidfuzz.distance import Indel
 
 from compute.models import Job
 from compute.pairs import PairPage, get_page
@@ -213,6 +212,8 @@ def added_to(text: str, other: str) -> SafeString:
 
 
 def _marked(text: str, other: str, tag: str) -> SafeString:
+    from rapidfuzz.distance import Indel  # takes long, and few pages need it
+
     words, others = _words(text), _words(other)
     pieces = [
         (op.tag != "equal", "".join(words[op.src_start : op.src_end]))

@@ -14,13 +14,16 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import orjson
-import redis
 from django.conf import settings
 
 from resilient_site.resilience import generations
 from resilient_site.resilience.generations import EVERYTHING
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +39,10 @@ GATHER_S = 0.05
 LAST_WORDS_S = 1.0
 
 
-def connect() -> redis.Redis:
-    return redis.Redis.from_url(
+def connect() -> "Redis":
+    from redis import Redis  # takes long: not without Redis
+
+    return Redis.from_url(
         settings.REDIS_URL,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
@@ -95,7 +100,7 @@ class Publisher:
             time.sleep(GATHER_S if is_done else pause_s)
             pause_s = PAUSE_S if is_done else min(pause_s * 2, PAUSE_MAX_S)
 
-    def _publish(self, client: redis.Redis, tags: Iterable[str]) -> bool:
+    def _publish(self, client: "Redis", tags: Iterable[str]) -> bool:
         try:
             client.publish(CHANNEL, orjson.dumps(sorted(tags)))
         except Exception:  # noqa: BLE001 - nothing Redis says may end the thread
@@ -137,7 +142,7 @@ class Subscriber:
                 message = channel.get_message(timeout=TIMEOUT_S)
                 if message is None:
                     if is_silent:
-                        raise redis.TimeoutError("No answer")
+                        raise TimeoutError("No answer")
                     channel.ping()
                 is_silent = message is None
                 if message and message["type"] == "subscribe":

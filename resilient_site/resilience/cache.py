@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from resilient_site.resilience.connections import shared_budget
+from resilient_site.resilience.budget import shared_budget
 from resilient_site.resilience.remote import Away
 from resilient_site.resilience.store import (
     as_json,

@@ -6,63 +6,14 @@ and every step waits for what is left until then.
 """
 
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from django_redis.pool import ConnectionFactory
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from resilient_site.resilience.budget import remaining_s
 from resilient_site.resilience.names import resolver
-
-
-class _Clock(threading.local):
-    left: float | None = None  # what several questions share
-    deadline: float | None = None
-
-
-_clock = _Clock()
-
-
-@contextmanager
-def shared_budget(seconds: float) -> Iterator[None]:
-    """All questions of this block together have `seconds`, counted while they run."""
-    outer = _clock.left
-    _clock.left = seconds if outer is None else outer
-    try:
-        yield
-    finally:
-        _clock.left = outer
-
-
-def is_spent() -> bool:
-    return _clock.left is not None and _clock.left <= 0
-
-
-@contextmanager
-def question(seconds: float) -> Iterator[None]:
-    """What this block asks Redis is answered within `seconds`, or TimeoutError."""
-    started = time.monotonic()
-    shared = _clock.left
-    _clock.deadline = started + (seconds if shared is None else min(seconds, shared))
-    try:
-        yield
-    finally:
-        _clock.deadline = None
-        if shared is not None:
-            _clock.left = shared - (time.monotonic() - started)
-
-
-def _remaining_s() -> float | None:
-    if _clock.deadline is None:
-        return None
-    left = _clock.deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("The budget is spent")
-    return left
 
 
 class BudgetedSocket:
@@ -75,31 +26,31 @@ class BudgetedSocket:
         return getattr(self._raw, name)
 
     def sendall(self, data: bytes) -> None:
-        self._raw.settimeout(_remaining_s())
+        self._raw.settimeout(remaining_s())
         self._raw.sendall(data)
 
     def recv(self, *args: Any) -> bytes:
-        self._raw.settimeout(_remaining_s())
+        self._raw.settimeout(remaining_s())
         return self._raw.recv(*args)
 
     def recv_into(self, *args: Any) -> int:
-        self._raw.settimeout(_remaining_s())
+        self._raw.settimeout(remaining_s())
         return self._raw.recv_into(*args)
 
 
 class BudgetedConnection(Connection):
     def _connect(self) -> Any:
-        addresses = resolver.addresses(self.host, self.port, _remaining_s())
+        addresses = resolver.addresses(self.host, self.port, remaining_s())
         later = len(addresses)
         for family, address in addresses:
             later -= 1
             raw = socket.socket(family, socket.SOCK_STREAM)
             try:
-                left = _remaining_s()
+                left = remaining_s()
                 raw.settimeout(left and left / (later + 1))
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 raw.connect(address)
-                raw.settimeout(_remaining_s())
+                raw.settimeout(remaining_s())
                 return self._wrap(raw)
             except OSError:
                 raw.close()

@@ -18,12 +18,10 @@ from functools import partial
 from itertools import batched
 from typing import Any, NamedTuple
 
-from redis.exceptions import OutOfMemoryError
-
 from resilient_site import spans
 from resilient_site.resilience import breakers, scripts
 from resilient_site.resilience.breakers import BreakerOpen, State
-from resilient_site.resilience.connections import is_spent, question
+from resilient_site.resilience.budget import is_spent, question
 from resilient_site.resilience.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -228,7 +226,9 @@ class Remote:
                         self._client = self._connect()
                     with spans.inside("redis"):
                         return ask(self._client)
-                except OutOfMemoryError as error:
+                except Exception as error:
+                    if not _is_full(error):
+                        raise
                     full = error  # an answer like another: it is there
         except Exception as error:  # noqa: BLE001 - nothing Redis does may get out
             self._fail(error)
@@ -347,3 +347,9 @@ def _unlock_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_unlock_in_child)
+
+
+def _is_full(error: Exception) -> bool:
+    from redis.exceptions import OutOfMemoryError  # takes long: not without Redis
+
+    return isinstance(error, OutOfMemoryError)

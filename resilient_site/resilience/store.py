@@ -8,7 +8,6 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import BaseCache
 from django.core.serializers.json import DjangoJSONEncoder
-from django_redis.client import DefaultClient
 
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
@@ -28,6 +27,8 @@ class Store:
 
 
 def _connect(url: str, budget_s: float) -> Any:
+    from django_redis.client import DefaultClient  # takes long: not without Redis
+
     options = {
         "CONNECTION_FACTORY": FACTORY,
         "SOCKET_CONNECT_TIMEOUT": budget_s,

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from resilient_site.prefer import SECONDS_MAX, Preference, parse_prefer
+from tests.private_server import BUSY_S
 
 pytestmark = pytest.mark.once
 
@@ -58,7 +59,7 @@ def test_a_long_header_takes_no_time(piece):
     for header in (piece * 30_000, '"' + piece * 30_000, "a=" + piece * 30_000 + "é"):
         began = time.perf_counter()
         parse_prefer(header)
-        assert time.perf_counter() - began < 1
+        assert time.perf_counter() - began < 1 + BUSY_S
 
 
 def test_a_wait_is_capped_by_who_grants_it():

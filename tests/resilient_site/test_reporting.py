@@ -17,7 +17,7 @@ from typing import Any
 import brotli
 import pytest
 
-from tests.private_server import free_port
+from tests.private_server import BUSY_S, free_port
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once
@@ -139,8 +139,8 @@ def test_nobody_waits_for_it(tmp_path, kind):
             "hangs": f"http://key@127.0.0.1:{hanging.getsockname()[1]}/1",
         }[kind]
         end_s, told = run(TROUBLE, tmp_path, SENTRY_DSN=dsn)
-    assert float(told.split()[1]) < 2
-    assert end_s < 6
+    assert float(told.split()[1]) < 2 + BUSY_S
+    assert end_s < 6 + BUSY_S
 
 
 def test_without_an_address_nothing_of_it_is_loaded(tmp_path):

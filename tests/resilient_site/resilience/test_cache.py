@@ -397,7 +397,7 @@ def test_it_heals_though_nobody_calls(cache, redis_own):
 
 
 def test_what_others_read_copies_of_ends_when_it_would_have(cache, redis_own):
-    GuardedCache(redis_own.url(), {"OPTIONS": {"BUDGET_MS": 51}}).set("a", "x", 0.4)
+    GuardedCache(redis_own.url(), {"OPTIONS": {"BUDGET_MS": 51}}).set("a", "x", 2)
     assert cache.get("a") == "x"
     redis_own.pause()
     assert cache.get("a") == "x"
