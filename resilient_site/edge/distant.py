@@ -39,8 +39,10 @@ COPY_MAX_BYTES = 4 * PLACE_BYTES
 WAITING_MAX = 100
 TIMEOUT_S = 0.2
 STOP_S = 1.0
-# A flood of odd searches is not for Redis, and not for the processor.
-PAUSE_S = 0.01
+# A flood of odd searches is not for Redis, and not for the processor. The pause after
+# each is so many times as long as that took: least is done when there is much to do.
+PAUSE_TIMES = 20
+PAUSE_MIN_S, PAUSE_MAX_S = 0.01, 0.2
 IS_ANYTHING = "last-known:any"
 SIGNATURE_BYTES = 32
 PACKING = zlib.Z_BEST_SPEED
@@ -53,12 +55,14 @@ class Distant:
         self.places = max_bytes // PLACE_BYTES
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
         self._kept = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as sent to Redis")
+        self._ending = threading.Event()
         self._readers: ThreadPoolExecutor | None = None
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
         if not self.places or not cache().is_shared:
             return
+        self._ending.clear()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="distant-reader")
         self._writer = threading.Thread(
             target=self._write, name="distant-writer", daemon=True
@@ -67,6 +71,7 @@ class Distant:
 
     def stop(self) -> None:
         """Write what is left, if that takes no long time."""
+        self._ending.set()
         if self._writer:
             with suppress(queue.Full):
                 self._waiting.put(None, timeout=STOP_S)
@@ -112,11 +117,14 @@ class Distant:
 
     def _write(self) -> None:
         while entry := self._waiting.get():
+            began = time.monotonic()
             try:
                 self._write_one(*entry)
             except Exception:
                 logger.exception("A last known answer is not kept in Redis.")
-            time.sleep(PAUSE_S)
+            took_s = time.monotonic() - began
+            pause_s = max(PAUSE_MIN_S, PAUSE_TIMES * took_s)
+            self._ending.wait(min(pause_s, PAUSE_MAX_S))
 
     def _write_one(self, key: str, copy: Copy | None) -> None:
         place = self._place(key)
