@@ -4,7 +4,6 @@ A job is taken by raising its epoch, and whatever its worker says of it names th
 (see compute.ending).
 """
 
-import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -17,8 +16,6 @@ from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
 
 from compute.models import MESSAGE_MAX, Job, JobFile
-
-logger = logging.getLogger(__name__)
 
 CHANNEL = "compute_jobs"
 LEASE_S = 10

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class SiteConfig(AppConfig):
@@ -12,6 +13,10 @@ class SiteConfig(AppConfig):
             identities,  # noqa: F401 - listens to changes
         )
         from resilient_site.health import checks
+
+        if settings.REDIS_URL:
+            # Once, before this process forks: it takes long, and has threads wait.
+            import resilient_site.resilience.connections  # noqa: F401
         from resilient_site.resilience import broadcast
 
         broadcast.begin()

@@ -1,4 +1,4 @@
-"""Log lines on their way out: each is written at once, and nobody waits for a reader.
+"""Log lines on their way out: each is written soon, and nobody waits for a reader.
 
 In a process that serves, a thread writes. When whoever reads is stopped, the lines are
 kept up to a bound; what comes beyond it is dropped, counted, and told of later.

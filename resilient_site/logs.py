@@ -61,12 +61,13 @@ class LineFormatter(logging.Formatter):
 
 
 def _as_text(event: Event) -> str:
-    return _console()(None, "", _inert(mask(event)))
+    return console()(None, "", _inert(mask(event)))
 
 
 @cache
-def _console() -> Callable[[None, str, Event], str]:
-    import structlog  # takes long: not before something is to be told in this style
+def console() -> Callable[[None, str, Event], str]:
+    """Return what makes text of an event, loaded at its first use: it takes long."""
+    import structlog
 
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False

@@ -12,7 +12,6 @@ when there is nothing else at all, and says how old it is.
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 import zlib
@@ -53,7 +52,8 @@ type Entry = tuple[str, Copy | None]
 class Distant:
     def __init__(self, max_bytes: int) -> None:
         self.places = max_bytes // PLACE_BYTES
-        self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING_MAX)
+        self._waiting: dict[str, Copy | None] = {}  # of one key the last word counts
+        self._changed = threading.Condition()
         self._kept = Latest[str, tuple[int, float]](NOTED_MAX, "Noted as sent to Redis")
         self._ending = threading.Event()
         self._readers: ThreadPoolExecutor | None = None
@@ -73,8 +73,8 @@ class Distant:
         """Write what is left, if that takes no long time."""
         self._ending.set()
         if self._writer:
-            with suppress(queue.Full):
-                self._waiting.put(None, timeout=STOP_S)
+            with self._changed:
+                self._changed.notify()
             self._writer.join(STOP_S)
         if self._readers:
             self._readers.shutdown(wait=False, cancel_futures=True)
@@ -110,13 +110,33 @@ class Distant:
     def _put(self, key: str, copy: Copy | None) -> bool:
         if self._writer is None:
             return False
-        with suppress(queue.Full):
-            self._waiting.put_nowait((key, copy))
-            return True
+        with self._changed:
+            self._waiting.pop(key, None)
+            if len(self._waiting) >= WAITING_MAX and (copy or not self._drop_a_copy()):
+                return False
+            self._waiting[key] = copy
+            self._changed.notify()
+        return True
+
+    def _drop_a_copy(self) -> bool:
+        """Make room for what is to be forgotten, which matters more."""
+        for key, copy in self._waiting.items():
+            if copy:
+                del self._waiting[key]
+                self._kept.pop(key, None)
+                return True
         return False
 
+    def _next(self) -> Entry | None:
+        """Wait for something to write; None when there is nothing more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ending.is_set())
+            for key in self._waiting:
+                return key, self._waiting.pop(key)
+        return None
+
     def _write(self) -> None:
-        while entry := self._waiting.get():
+        while entry := self._next():
             began = time.monotonic()
             try:
                 self._write_one(*entry)

@@ -16,7 +16,7 @@ ADD_EDITOR = """
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from items.apps import EDITORS
-edith = User.objects.create_user("edith")
+edith, _ = User.objects.get_or_create(username="edith")
 edith.groups.add(Group.objects.get(name=EDITORS))
 client = Client()
 client.force_login(edith)

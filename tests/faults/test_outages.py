@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.load import Both, Load, Seen, Stack
-from tests.private_server import wait_for
+from tests.private_server import BUSY_S, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -89,7 +89,7 @@ def outage(
 ) -> tuple[Both, Both]:
     """Return what was read and written during the fault, and after it."""
     load.start()
-    usual_s = slowest(load.reads + load.writes)
+    usual_s = min(slowest(load.reads + load.writes), BUSY_S)
     began = time.monotonic()
     begin(stack)
     load.go_on(FAULT_S)

@@ -275,5 +275,5 @@ def test_all_of_a_long_backlog_is_published(transactional_db, url, make_relay):
         queue.declare()
         make_relay(database_of_tests(), url)
         last = ItemChange.objects.latest("pk").pk
-        wait_for(lambda: EventRelay.objects.filter(change=last).exists(), 60)
+        wait_for(lambda: EventRelay.objects.filter(change=last).exists(), 20)
         assert queue.queue_declare(passive=True).message_count == BACKLOG

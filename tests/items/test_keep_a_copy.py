@@ -112,7 +112,7 @@ def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp
     wait_for(lambda: copied(copy) == original(site))
 
     assert send("PATCH", "items/country.DE", {"name": "Changed at the end"}) == 200
-    wait_for(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end")
+    wait_for(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end", 5)
 
 
 def test_a_copy_begins_anew_when_its_place_is_of_no_use(site, start, tmp_path):

@@ -106,6 +106,16 @@ def test_what_is_forgotten_is_gone(kept):
     assert body_of(kept) == b"body"
 
 
+def test_what_is_to_be_forgotten_comes_before_what_is_to_be_kept(kept):
+    kept.keep("key", copy())
+    write_out(kept)
+    for n in range(2 * WAITING_MAX):
+        kept.keep(f"another {n}", copy(b"%d" % n))
+    kept.forget("key")
+    write_out(kept)
+    assert body_of(kept) is None
+
+
 def test_what_has_changed_meanwhile_does_not_take_the_place_of_what_is_newer(kept):
     read_before = copy(mark=mark(now() - 10**9, ["distant"]))
     generations.renew(["distant"])
@@ -137,7 +147,7 @@ def test_however_many_there_are_they_have_so_many_places(kept, server):
 
 def test_what_is_too_large_is_not_kept(kept):
     kept.keep("large", copy(b"x" * COPY_MAX_BYTES))
-    assert kept._waiting.empty()
+    assert not kept._waiting
     kept.keep("text", copy(b"x" * (COPY_MAX_BYTES // 2)))
     write_out(kept)
     assert body_of(kept, "text") is not None

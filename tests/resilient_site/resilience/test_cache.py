@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 
 from resilient_site.resilience import breakers, scripts
 from resilient_site.resilience.breakers import State
-from resilient_site.resilience.cache import GuardedCache
+from resilient_site.resilience.cache import COPY_S, GuardedCache
 from tests.private_server import BUSY_S, wait_for
 from tests.resilient_site.resilience.nonsense import (
     answering,
@@ -377,7 +377,7 @@ def test_memory_takes_over_and_redis_again_within_two_seconds(cache, redis_own, 
     assert cache.get_or_set("new", lambda: [1]) == [1]
     cache.delete("new")
     assert cache.get("new") is None
-    wait_for(lambda: cache.get("short") is None)
+    wait_for(lambda: cache.get("short") is None, COPY_S / 2)
     redis_own.start() if fault == "kill" else redis_own.resume()
     started = time.monotonic()
     wait_for(lambda: not cache.is_degraded)
@@ -401,7 +401,7 @@ def test_what_others_read_copies_of_ends_when_it_would_have(cache, redis_own):
     assert cache.get("a") == "x"
     redis_own.pause()
     assert cache.get("a") == "x"
-    wait_for(lambda: cache.get("a") is None)
+    wait_for(lambda: cache.get("a") is None, COPY_S / 2)
 
 
 @contextmanager

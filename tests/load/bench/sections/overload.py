@@ -57,11 +57,8 @@ class Target:
             what: defaultdict(list) for what in TOLD
         }
 
-    def capacities(self) -> list[float]:
+    def capacity(self, clients: int) -> float:
         """Return how many a second it can answer, to so many clients at a time."""
-        return [self._answers_per_second(clients) for clients in CLIENTS]
-
-    def _answers_per_second(self, clients: int) -> float:
         load = self.question, clients, CAPACITY_S
         seen = self.bench.generator.call("in_closed_loop", *load)
         return goodput(seen, CAPACITY_S)
@@ -72,26 +69,31 @@ class Target:
         return self.bench.generator.call("in_open_loop", *load)
 
     def measure(self) -> None:
-        self._answers_per_second(max(CLIENTS))  # to warm up
-        before = self.capacities()
-        capacity = max(before)
-        unloaded = took(self.under(UNLOADED * capacity))
-        base = percentile(unloaded, 0.99)
-        self.values["p50"].append(percentile(unloaded, 0.5) * 1000)
-        self.values["p99"].append(base * 1000)
-        seen = {}
+        self.capacity(max(CLIENTS))  # to warm up
+        found = {clients: self.capacity(clients) for clients in CLIENTS}
+        best = max(found, key=found.__getitem__)
+        base = self._measure_unloaded(UNLOADED * found[best])
+        before = first = self.capacity(best)
         for load in self.bench.scale.loads:
-            say(f"  {self.name}: {load:g} times {capacity:.0f} a second")
-            seen[load] = self.under(load * capacity)
-        self.bench.generator.call("until_calm", self.question)
-        # Its neighbours change what it can do: the best of all would be a lucky moment.
-        after = self.capacities()
-        capacity = max(map(mean, zip(before, after, strict=True)))
-        self.values["capacity"].append(capacity)
-        for load, answers in seen.items():
-            told = tell(answers, capacity * self.bench.scale.load_s, base)
+            say(f"  {self.name}: {load:g} times {first:.0f} a second")
+            seen = self.under(load * first)
+            self.bench.generator.call("until_calm", self.question)
+            # Its neighbours change from one second to the next what it can do.
+            after = self.capacity(best)
+            capacity = mean([before, after])
+            self.values["capacity"].append(capacity)
+            told = tell(seen, capacity * self.bench.scale.load_s, base)
             for what, value in told.items():
                 self.told[what][load].append(value)
+            before = after
+
+    def _measure_unloaded(self, per_second: float) -> float:
+        """Return the p99 of its answers, in seconds."""
+        answers = took(self.under(per_second))
+        base = percentile(answers, 0.99)
+        self.values["p50"].append(percentile(answers, 0.5) * 1000)
+        self.values["p99"].append(base * 1000)
+        return base
 
 
 def took(seen: Sequence[Seen]) -> list[float]:
