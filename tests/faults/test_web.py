@@ -52,7 +52,10 @@ def test_what_is_too_much_is_refused_and_the_rest_answered(stack: Stack, load: L
     # Who is signed in comes first, and what is known costs next to nothing.
     reads, writes = load.between(began, ended)
     assert {one.status for one in reads} == {200}
-    assert {one.status for one in writes} == {200}
+    told = Counter(one.status for one in writes)
+    # Whose second is up on a machine with much else to do is refused like anybody.
+    assert set(told) <= {200, 503}
+    assert told[200] > 3 * told[503]
 
 
 async def searches(stack: Stack, clients: int) -> list[tuple[int, bytes]]:
