@@ -16,7 +16,7 @@ import pytest
 from django.db import connection
 
 from tests.private_server import wait_for
-from tests.running import Site
+from tests.running import Answer, Site
 from tests.servers import Postgres
 
 STREAMS = 1_000
@@ -173,9 +173,14 @@ def site(prepared, many_files) -> Web:
     if prepared.process is None or prepared.process.poll() is not None:
         with usual_limit_of_files():
             prepared.start_web()
-    # The database may have hung a moment ago: a stream that is refused is none.
-    wait_for(lambda: prepared.get("/readyz").body == b"ok\n")
+    # The database may have hung a moment ago: a stream that is refused is none. That no
+    # pool takes the jobs of earlier tests is told there too.
+    wait_for(lambda: has_database(prepared.get("/readyz")))
     return prepared
+
+
+def has_database(ready: Answer) -> bool:
+    return ready.status == 200 and b"database" not in ready.body
 
 
 @pytest.fixture
