@@ -6,9 +6,12 @@ and every step waits for what is left until then.
 """
 
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.core.cache.backends.base import BaseCache
+from django_redis.client import DefaultClient
 from django_redis.pool import ConnectionFactory
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
@@ -101,3 +104,15 @@ class BudgetedFactory(ConnectionFactory):  # type: ignore[misc]
             "driver_info": None,
         }
         return super().get_connection_pool(params)
+
+
+def connector(url: str, budget_s: float) -> Callable[[], Any]:
+    """Return what connects to this Redis, each step of it within `budget_s`."""
+    options = {
+        "CONNECTION_FACTORY": f"{__name__}.{BudgetedFactory.__name__}",
+        "SOCKET_CONNECT_TIMEOUT": budget_s,
+        "SOCKET_TIMEOUT": budget_s,
+    }
+    client = DefaultClient(url, {"OPTIONS": options}, BaseCache({}))
+    connect: Callable[[], Any] = client.get_client
+    return connect

@@ -6,7 +6,6 @@ from functools import cache as once
 from typing import Any
 
 from django.conf import settings
-from django.core.cache.backends.base import BaseCache
 from django.core.serializers.json import DjangoJSONEncoder
 
 from resilient_site.resilience import breakers
@@ -14,29 +13,21 @@ from resilient_site.resilience.breakers import State
 from resilient_site.resilience.memory import Memory
 from resilient_site.resilience.remote import Remote
 
-FACTORY = "resilient_site.resilience.connections.BudgetedFactory"
-
 
 class Store:
     """What the threads of a process share: Django makes a backend for each."""
 
     def __init__(self, url: str, budget_s: float, memory_bytes: int) -> None:
         self.memory = Memory(memory_bytes)
-        self.remote = Remote(_connect(url, budget_s), budget_s) if url else None
+        self.remote = _remote(url, budget_s) if url else None
         self.hits = self.misses = self.fallbacks = 0
 
 
-def _connect(url: str, budget_s: float) -> Any:
-    from django_redis.client import DefaultClient  # takes long: not without Redis
+def _remote(url: str, budget_s: float) -> Remote:
+    # Redis takes long to import: not where there is none.
+    from resilient_site.resilience.connections import connector
 
-    options = {
-        "CONNECTION_FACTORY": FACTORY,
-        "SOCKET_CONNECT_TIMEOUT": budget_s,
-        "SOCKET_TIMEOUT": budget_s,
-    }
-    backend = BaseCache({})
-    client = DefaultClient(url, {"OPTIONS": options}, backend)
-    return client.get_client
+    return Remote(connector(url, budget_s), budget_s)
 
 
 @once
