@@ -109,15 +109,8 @@ def _lock(**which: Any) -> Job | None:
 
 
 def _success(outcome: Succeeded) -> dict[str, Any]:
-    return ({} if outcome.stored else {"result": outcome.result}) | {
-        "state": Job.State.SUCCEEDED,
-        "fraction": 1.0,
-        "message": "",
-        "error_code": "",
-        "error_detail": "",
-        "finished_at": Now(),
-        "lease_until": None,
-    }
+    changes = _ended(Job.State.SUCCEEDED) | {"fraction": 1.0, "message": ""}
+    return changes if outcome.stored else changes | {"result": outcome.result}
 
 
 def _apply(job: Job, outcome: Outcome) -> None:

@@ -331,6 +331,12 @@ def _is_written(answer: Any) -> bool:
     return isinstance(answer, list) and len(answer) > 1 and _is_word(answer[0])
 
 
+def _is_full(error: Exception) -> bool:
+    from redis.exceptions import OutOfMemoryError  # takes long: not without Redis
+
+    return isinstance(error, OutOfMemoryError)
+
+
 def _delete(keys: list[str], client: Any) -> int:
     return int(client.delete(*keys))
 
@@ -347,9 +353,3 @@ def _unlock_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-def _is_full(error: Exception) -> bool:
-    from redis.exceptions import OutOfMemoryError  # takes long: not without Redis
-
-    return isinstance(error, OutOfMemoryError)

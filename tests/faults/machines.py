@@ -125,9 +125,7 @@ def by(token: str) -> dict[str, str]:
 def until(condition: Callable[[], bool], within_s: float) -> float:
     """Ask until it is so; return how long that took. Fails after `within_s`."""
     began = time.monotonic()
-    while True:
-        is_so, took_s = condition(), time.monotonic() - began
-        assert took_s < within_s
-        if is_so:
-            return took_s
-        time.sleep(0.02)
+    wait_for(condition, within_s)
+    took_s = time.monotonic() - began
+    assert took_s < within_s
+    return took_s
