@@ -32,7 +32,7 @@ run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 
 # What waits most comes first.
 APPS := compute items load test_servers.py
-EDGE := drill resilient_site/edge resilient_site/metrics
+EDGE := drill resilient_site/edge resilient_site/observability/metrics
 test: test-once-site test-once-apps test-faults test-postgres test-sqlite ## Run the tests (ARGS: pytest's)
 
 # exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
@@ -75,7 +75,7 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 
 drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: drill's)
 	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server
-	@exec env DATA_DIR=$(DATA_DIR) $(PYTHON_BIN) manage.py drill $(ARGS)
+	@exec env DATA_DIR=$(DATA_DIR) $(PYTHON_BIN) -m tests.drill $(ARGS)
 
 bench: .venv/.dev ## Measure the site beside its peers (ARGS: --help tells them)
 	@sh deploy/system_packages.sh wrk nginx redis-server

@@ -15,13 +15,18 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from compute import api_schema as schema
-from compute import jobs, watching
+from compute import job_events, jobs
 from compute.downloads import download
+from compute.list_query import select
 from compute.models import Job
 from compute.registry import get_task, tasks
-from compute.selection import select
 from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
-from items.selection import page_size
+from items.list_query import page_size
+from resilient_site.api.idempotency import IdempotentWrites, read_key
+from resilient_site.api.keyset import paginate
+from resilient_site.api.prefer import parse_prefer
+from resilient_site.api.rest import JSONParser, list_response
+from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import (
     Conflict,
     Invalid,
@@ -29,11 +34,6 @@ from resilient_site.errors import (
     Unavailable,
     respond,
 )
-from resilient_site.keyset import paginate
-from resilient_site.later import waited_for
-from resilient_site.prefer import parse_prefer
-from resilient_site.resilience.idempotency import IdempotentWrites, read_key
-from resilient_site.rest import JSONParser, list_response
 
 WAIT_MAX_S = 60
 DEMONSTRATION_WAIT_S = 30
@@ -97,7 +97,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
             return response
         response["Retry-After"] = str(jobs.seconds_until(job))
         if preference.wait_s:
-            watching.wait(response, job, preference.wait_s)
+            job_events.wait(response, job, preference.wait_s)
         return response
 
     @schema.job_reading
@@ -107,7 +107,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
     @schema.job_events
     def events(self, request: Request, id: UUID) -> HttpResponse:
         last_event_id = request.headers.get("Last-Event-ID")
-        return watching.stream(jobs.get_job(id, request.user), last_event_id)
+        return job_events.stream(jobs.get_job(id, request.user), last_event_id)
 
     @schema.job_cancellation
     def cancel(self, request: Request, id: UUID) -> Response:
@@ -164,7 +164,7 @@ class HeavyComputationView(APIView):
             retry_after_s=jobs.seconds_for(1),
         )
         response = respond(request, busy)
-        return watching.wait(response, job, DEMONSTRATION_WAIT_S)
+        return job_events.wait(response, job, DEMONSTRATION_WAIT_S)
 
 
 def _submit(request: Request) -> Job:

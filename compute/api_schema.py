@@ -19,8 +19,8 @@ from compute.serializers import (
     TaskSerializer,
 )
 from items.api_schema import CURSOR, NOT_MODIFIED, PAGE_SIZE_PARAMETER
+from resilient_site.api.schema import ProblemSerializer
 from resilient_site.errors import PROBLEM_TYPE
-from resilient_site.schema import ProblemSerializer
 
 
 def _header(name: str, description: str, **where: Any) -> OpenApiParameter:

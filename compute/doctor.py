@@ -8,7 +8,14 @@ from django.db.models.functions import Now
 
 from compute.health import TAKEN_WITHIN_S
 from compute.models import Job
-from resilient_site.doctor import Finding, failure, ok, reach, register, warning
+from resilient_site.operations.doctor import (
+    Finding,
+    failure,
+    ok,
+    reach,
+    register,
+    warning,
+)
 
 
 def jobs() -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from django.http.response import HttpResponseBase
 
 from compute import files
 from compute.models import JobFile
-from items.exporting import attachment, stream
+from items.imports.exporting import attachment, stream
 
 # Shown on the page, not downloaded; its own rules let it do nothing but be seen.
 SHOWN = {"image/svg+xml"}

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from compute.models import Job
-from resilient_site.health.parts import Figures, Finding, Part, Status, register
+from resilient_site.health.components import Figures, Finding, Part, Status, register
 from resilient_site.resilience import deadlines
 
 PATIENCE_S = 2.0

@@ -15,10 +15,10 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from compute import ending, files, queue
+from compute import completion, files, queue
 from compute.models import Job, JobFile
 from compute.registry import Task, get_task
-from resilient_site import spans
+from resilient_site.api.idempotency import KEPT_FOR, KeyReused
 from resilient_site.errors import (
     Conflict,
     NotAllowed,
@@ -27,8 +27,8 @@ from resilient_site.errors import (
     Overloaded,
     TooManyRequests,
 )
-from resilient_site.requestid import current_request_id
-from resilient_site.resilience.idempotency import KEPT_FOR, KeyReused
+from resilient_site.observability import tracing
+from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 # The stretch of time whose finished jobs tell how fast the queue moves.
@@ -81,7 +81,7 @@ def submit(
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             request_id=current_request_id(),
-            traceparent=spans.current(),
+            traceparent=tracing.current(),
         )
         for name, upload in uploads.items():
             _keep(job, name, upload)
@@ -106,7 +106,7 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             request_id=current_request_id(),
-            traceparent=spans.current(),
+            traceparent=tracing.current(),
         )
         for file in job.files.filter(kind=JobFile.Kind.INPUT):
             with files.create(
@@ -148,8 +148,8 @@ def cancel(job: Job) -> Job:
         return locked
     if locked.is_finished:
         raise Conflict(f"The job has {locked.state} already.", code="already_finished")
-    ending.request_stop(locked)
-    ending.stop_parts(locked.pk)
+    completion.request_stop(locked)
+    completion.stop_parts(locked.pk)
     return Job.objects.get(pk=job.pk)
 
 

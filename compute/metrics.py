@@ -7,8 +7,8 @@ from compute.health import jobs
 from compute.outcomes import Outcome
 from compute.queue import Claim
 from compute.registry import tasks
-from resilient_site.metrics import counts, process
-from resilient_site.metrics.process import Sample, of, of_histogram
+from resilient_site.observability.metrics import counts, process
+from resilient_site.observability.metrics.process import Sample, of, of_histogram
 
 UNKNOWN = "(unknown)"
 

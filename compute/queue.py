@@ -1,7 +1,7 @@
 """Taking jobs and holding them: the SQL that every kind of worker shares.
 
 A job is taken by raising its epoch, and whatever its worker says of it names this epoch
-(see compute.ending).
+(see compute.completion).
 """
 
 from dataclasses import dataclass, field

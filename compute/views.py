@@ -19,20 +19,20 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
-from compute import jobs, pairs
+from compute import duplicate_pairs, jobs
 from compute.downloads import download
 from compute.forms import TaskForm, in_words
 from compute.jobs import JobNotFound, QueueFull, TooManyJobs
+from compute.list_query import select
 from compute.models import Job
 from compute.registry import Task, get_task, open_to, tasks
-from compute.selection import select
 from compute.templatetags.jobtext import about, is_in_parts
 from items.catalogue import Actor, ItemNotFound
-from items.selection import small_number
+from items.list_query import small_number
 from items.views import Request, form_methods
+from resilient_site.api.idempotency import KeyReused
+from resilient_site.api.keyset import paginate
 from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
-from resilient_site.keyset import paginate
-from resilient_site.resilience.idempotency import KeyReused
 
 PAGE_ROWS = 50
 PARTS_SHOWN = 100
@@ -154,12 +154,12 @@ def job_merge(request: Request, pk: UUID) -> HttpResponse:
     number = small_number(request.POST.get("pair", "")) or 0
     keep = request.POST.get("keep", "")
     try:
-        kept = pairs.merge(job, number, keep=keep, actor=Actor.of(request))
+        kept = duplicate_pairs.merge(job, number, keep=keep, actor=Actor.of(request))
     except (ItemNotFound, Invalid) as error:
         messages.error(request, _why_not_merged(error))
     else:
         messages.success(request, f"“{kept.name}” is the only one of the two now.")
-    page = (number - 1) // pairs.PAIRS_ON_PAGE + 1
+    page = (number - 1) // duplicate_pairs.PAIRS_ON_PAGE + 1
     return redirect(f"{job.get_absolute_url()}?page={page}#pair-{number}")
 
 

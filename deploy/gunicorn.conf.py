@@ -9,12 +9,13 @@ from typing import Any
 from django.conf import settings
 from django.urls import get_resolver
 
-from resilient_site import heap, lifeline
-from resilient_site.succession import succession
+from resilient_site.observability import memory_usage
+from resilient_site.operations import parent_death
+from resilient_site.operations.worker_recycling import succession
 
 wsgi_app = "resilient_site.asgi:application"
 # The one place that names the worker. Long-lived connections cost it no thread.
-worker_class = "resilient_site.worker.Worker"
+worker_class = "resilient_site.edge.worker.Worker"
 workers = settings.WEB_PROCESSES
 
 # Django is loaded once and shared by the workers, as memory and as start-up time.
@@ -53,12 +54,12 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    heap.freeze()
+    memory_usage.freeze()
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Without the master, nobody would replace or stop this worker."""
-    lifeline.end_with(server.pid, signal.SIGKILL)
+    parent_death.end_with(server.pid, signal.SIGKILL)
 
 
 def child_exit(server: Any, worker: Any) -> None:

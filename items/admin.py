@@ -19,10 +19,10 @@ from django.utils.safestring import SafeString
 
 from items import catalogue
 from items.catalogue import Actor, ItemExists
-from items.exporting import download
 from items.forms import ItemForm
+from items.imports.exporting import download
+from items.list_query import SEARCH_MAX, WORDS_MAX
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
-from items.selection import SEARCH_MAX, WORDS_MAX
 from items.tags import popular_tags
 from resilient_site.errors import SiteError
 

@@ -1,4 +1,4 @@
-"""The catalogue over REST: thin callers of `items.catalogue` and `items.selection`."""
+"""The catalogue over REST: thin callers of `items.catalogue` and `items.list_query`."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,20 +12,21 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, feed, following, rules
+from items import catalogue, rules
 from items.catalogue import ITEMS, Actor, item_tag
-from items.exporting import FORMATS, download
+from items.changes import feed, stream
+from items.imports.exporting import FORMATS, download
+from items.list_query import Selection, page_size, small_number
 from items.models import Item, ItemChange
 from items.rules import ItemData
-from items.selection import Selection, page_size, small_number
 from items.serializers import ChangeSerializer, ItemSerializer
+from resilient_site.api.idempotency import IdempotentWrites
+from resilient_site.api.keyset import paginate
+from resilient_site.api.prefer import parse_prefer
+from resilient_site.api.rest import list_response
+from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import Invalid, PreconditionRequired
-from resilient_site.keyset import paginate
-from resilient_site.later import waited_for
-from resilient_site.prefer import parse_prefer
-from resilient_site.resilience.idempotency import IdempotentWrites
-from resilient_site.resilience.sharing import share, share_with_strangers, shared
-from resilient_site.rest import list_response
+from resilient_site.resilience.cache_control import share, share_with_strangers, shared
 
 BULK_MAX = 1_000
 LIST_PARAMETERS = ("search", "tag", "ordering", "cursor", "page_size")
@@ -162,7 +163,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
     @schema.changes
     def list(self, request: Request) -> Response:
         preference = parse_prefer(request.headers.get("Prefer", ""))
-        preference = preference.at_most(following.WAIT_MAX_S)
+        preference = preference.at_most(stream.WAIT_MAX_S)
         waited = waited_for(request)
         text = request.query_params.get("since") if waited is None else waited
         since = feed.parse_cursor(text, "since")
@@ -181,7 +182,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
         if preference.wait_s and not page.rows and waited is None:
-            return following.wait(response, since, preference.wait_s)
+            return stream.wait(response, since, preference.wait_s)
         return response
 
     @schema.change_events
@@ -190,7 +191,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         if last_event_id := request.headers.get("Last-Event-ID"):
             named, cursor = "Last-Event-ID", last_event_id
         position = feed.parse_position(feed.parse_cursor(cursor, named))
-        return following.stream(position)
+        return stream.stream(position)
 
 
 def _versions_to_match(request: Request) -> set[int] | None:

@@ -3,8 +3,8 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
-from items.exporting import FORMATS
-from items.selection import ORDERINGS, PAGE_SIZE, PAGE_SIZE_MAX, SEARCH_MAX
+from items.imports.exporting import FORMATS
+from items.list_query import ORDERINGS, PAGE_SIZE, PAGE_SIZE_MAX, SEARCH_MAX
 from items.serializers import (
     ID_SCHEMA,
     ChangeListSerializer,

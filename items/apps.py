@@ -13,10 +13,10 @@ class ItemsConfig(AppConfig):
     verbose_name = "Catalogue"
 
     def ready(self) -> None:
-        from items import uploads
-        from resilient_site import cleaning
+        from items.imports import uploads
+        from resilient_site.operations import clean_up
 
-        cleaning.register("uploads that were left", uploads.forget_old)
+        clean_up.register("uploads that were left", uploads.forget_old)
         post_migrate.connect(make_editors, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)
@@ -41,8 +41,8 @@ def make_editors(using: str, **kwargs: Any) -> None:
 
 def settle_restored_changes(using: str, **kwargs: Any) -> None:
     """Put the changes of a restored dump before all that this cluster will write."""
+    from items.events.lease import settle_restored
     from items.events.models import EventRelay
-    from items.events.place import settle_restored
 
     # By a migration back to an earlier state the table goes.
     if using == DEFAULT_DB_ALIAS and (

@@ -1,7 +1,7 @@
 """Writing to the catalogue: every way in (REST, pages, admin) calls these functions.
 
 Each one is a transaction that changes the item and appends to the change log, or
-leaves everything as it was. `items.staging` does the same for imports, in sets.
+leaves everything as it was. `items.imports.staging` does the same for imports, in sets.
 Data comes in as `rules.clean` returns it.
 """
 
@@ -21,10 +21,10 @@ from uuid_utils.compat import uuid7
 from items import rules
 from items.models import Item, ItemChange, ItemTag, Tag
 from items.rules import ItemData
+from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
-from resilient_site.postgres.together import insert_together
-from resilient_site.requestid import current_request_id
-from resilient_site.resilience.generations import invalidate
+from resilient_site.observability.request_id import current_request_id
+from resilient_site.postgres.multi_table_insert import insert_together
 from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action

@@ -13,13 +13,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from items import rules
-from items.events.models import EventRelay as EventRelay  # a part of this app
-from items.search import matching
-from items.transactions import (
+from items.changes.transactions import (
     TransactionId,
     first_open_transaction,
     next_transaction,
 )
+from items.events.models import EventRelay as EventRelay  # a part of this app
+from items.search import matching
 
 
 class TagQuerySet(models.QuerySet["Tag"]):

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pycountry
 
-from items import rules, staging
+from items import rules
 from items.catalogue import Actor
-from items.staging import Counts, Row
+from items.imports import staging
+from items.imports.staging import Counts, Row
 
 ACTOR = Actor.command("load_sample")
 

@@ -5,7 +5,7 @@ from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from items import rules
-from items.exporting import as_json
+from items.imports.exporting import as_json
 from items.models import Item, ItemChange
 
 ID_SCHEMA = {

@@ -16,16 +16,17 @@ from django.views.decorators.http import (
 )
 from django_htmx.middleware import HtmxDetails
 
-from items import catalogue, rules, uploads
+from items import catalogue, rules
 from items.catalogue import Actor, ItemExists
 from items.forms import ItemForm, UploadForm
+from items.imports import uploads
+from items.imports.file_parsing import Unreadable
+from items.list_query import Selection, small_number
 from items.models import ImportRun, Item, ItemChange
-from items.reading import Unreadable
-from items.selection import Selection, small_number
 from items.tags import popular_tags
+from resilient_site.api.keyset import paginate
 from resilient_site.errors import NotFound, StaleVersion
-from resilient_site.keyset import paginate
-from resilient_site.resilience.sharing import share_with_strangers, shared
+from resilient_site.resilience.cache_control import share_with_strangers, shared
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20

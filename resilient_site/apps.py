@@ -7,19 +7,16 @@ class SiteConfig(AppConfig):
     verbose_name = "Access"
 
     def ready(self) -> None:
-        from resilient_site import (
-            cleaning,
-            doctor,
-            identities,  # noqa: F401 - listens to changes
-        )
+        from resilient_site.accounts import invalidation  # noqa: F401 - signals
+        from resilient_site.edge.cache import invalidation_pubsub
         from resilient_site.health import checks
+        from resilient_site.operations import clean_up, doctor
 
         if settings.REDIS_URL:
             # Once, before this process forks: it takes long, and has threads wait.
-            import resilient_site.resilience.connections  # noqa: F401
-        from resilient_site.resilience import broadcast
+            import resilient_site.cache.connections  # noqa: F401
 
-        broadcast.begin()
-        cleaning.register_all()
+        invalidation_pubsub.begin()
+        clean_up.register_all()
         doctor.register_all()
         checks.register_all()

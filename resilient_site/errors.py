@@ -21,8 +21,8 @@ from django.template.loader import render_to_string
 from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf_errors
 
-from resilient_site.postgres.waiting import CommitUnknown, GivenUp
-from resilient_site.requestid import current_request_id
+from resilient_site.observability.request_id import current_request_id
+from resilient_site.postgres.connection import CommitUnknown, GivenUp
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 
-from resilient_site import requestid
+from resilient_site.edge.streaming import SCOPE_KEY, Identity
 from resilient_site.errors import (
     Invalid,
     LengthRequired,
@@ -20,9 +20,9 @@ from resilient_site.errors import (
     is_unexpected,
     respond,
 )
-from resilient_site.later import SCOPE_KEY, Identity
-from resilient_site.ratelimit import session_user
-from resilient_site.resilience.sharing import OWN, user_tag
+from resilient_site.observability import request_id
+from resilient_site.ratelimit.middleware import session_user
+from resilient_site.resilience.cache_control import OWN, user_tag
 
 # https://www.w3.org/TR/permissions-policy/
 PERMISSIONS = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=()"
@@ -37,9 +37,9 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request_id = requestid.begin_request(request.headers.get(requestid.HEADER))
+        current = request_id.begin_request(request.headers.get(request_id.HEADER))
         response = self.get_response(request)
-        response[requestid.HEADER] = request_id
+        response[request_id.HEADER] = current
         return response
 
 
@@ -137,5 +137,5 @@ class ErrorMiddleware:
             return respond(request, error)
         user = _known_user(request)
         if key := user.pk if user else session_user(request):
-            requestid.note_user(key)
+            request_id.note_user(key)
         return None

@@ -12,14 +12,14 @@ from typing import Any
 from django.utils.csp import CSP
 from environs import Env, validate
 
-from resilient_site.policies import (
+from resilient_site.operations.secret_key import kept_secret_key
+from resilient_site.ratelimit.policies import (
     ANONYMOUS,
     ANY_ROUTE,
     SIGNED_IN,
     UNPROVEN,
     overridden,
 )
-from resilient_site.secretkey import kept_secret_key
 
 env = Env()
 
@@ -102,7 +102,7 @@ MIDDLEWARE = [
     "resilient_site.middleware.ErrorMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "resilient_site.ratelimit.RateLimitMiddleware",
+    "resilient_site.ratelimit.middleware.RateLimitMiddleware",
     # Its 304 leaves out most headers that it finds.
     "django.middleware.http.ConditionalGetMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -178,8 +178,8 @@ COUNTERS_BYTES = 8 * 1024 * 1024
 
 
 def caches(url: str) -> dict[str, dict[str, Any]]:
-    backend = "resilient_site.resilience.cache.GuardedCache"
-    counters = "resilient_site.counters.Counters"
+    backend = "resilient_site.cache.backend.GuardedCache"
+    counters = "resilient_site.ratelimit.counters.Counters"
     default = {"BACKEND": backend, "LOCATION": url}
     return {
         "default": default,
@@ -198,7 +198,7 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
 
 
 CACHES = caches(REDIS_URL)
-SESSION_ENGINE = "resilient_site.sessions"
+SESSION_ENGINE = "resilient_site.accounts.sessions"
 SESSION_CACHE_ALIAS = "sessions"
 
 # --- people and tokens
@@ -224,9 +224,9 @@ AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", 5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKOUT_MINUTES", 15))
 # Both together, so that nobody locks a colleague out from elsewhere.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_CLIENT_IP_CALLABLE = "resilient_site.clientaddress.client_address"
+AXES_CLIENT_IP_CALLABLE = "resilient_site.ratelimit.client_address.client_address"
 AXES_LOCKOUT_CALLABLE = "resilient_site.errors.locked_out"
-AXES_USERNAME_CALLABLE = "resilient_site.account.attempted_username"
+AXES_USERNAME_CALLABLE = "resilient_site.accounts.views.attempted_username"
 AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
@@ -239,16 +239,16 @@ REST_KNOX = {"TOKEN_TTL": timedelta(days=90)}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "resilient_site.rest.TokenAuthentication",
+        "resilient_site.api.rest.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.DjangoModelPermissionsOrAnonReadOnly"
     ],
-    "DEFAULT_RENDERER_CLASSES": ["resilient_site.rest.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["resilient_site.rest.JSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.rest.AlwaysFirstRenderer",
-    "DEFAULT_SCHEMA_CLASS": "resilient_site.schema.ProblemSchema",
+    "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.rest.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["resilient_site.api.rest.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.rest.AlwaysFirstRenderer",
+    "DEFAULT_SCHEMA_CLASS": "resilient_site.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "resilient_site.errors.rest_exception_handler",
     # `format` is a parameter of the export, not a switch of renderers.
     "URL_FORMAT_OVERRIDE": None,
@@ -267,7 +267,7 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "resilient_site.schema.name_headers",
+        "resilient_site.api.schema.name_headers",
     ],
     "ENUM_NAME_OVERRIDES": {"ChangeAction": "items.models.ItemChange.Action"},
 }
@@ -376,7 +376,10 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"()": "resilient_site.logs.LineFormatter", "style": LOG_FORMAT}
+        "line": {
+            "()": "resilient_site.observability.log_format.LineFormatter",
+            "style": LOG_FORMAT,
+        }
     },
     "filters": {
         "faults": {
@@ -387,7 +390,10 @@ LOGGING = {
         },
     },
     "handlers": {
-        "lines": {"class": "resilient_site.lines.LinesHandler", "formatter": "line"},
+        "lines": {
+            "class": "resilient_site.observability.log_handler.LinesHandler",
+            "formatter": "line",
+        },
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["lines"], "level": "INFO"},
@@ -403,6 +409,6 @@ LOGGING = {
 }
 
 if SENTRY_DSN:
-    from resilient_site import reporting
+    from resilient_site.observability import sentry
 
-    reporting.begin(SENTRY_DSN, RELEASE)
+    sentry.begin(SENTRY_DSN, RELEASE)

@@ -13,11 +13,11 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
     path("jobs/", include("compute.urls")),
-    path("account/", include("resilient_site.account_urls")),
+    path("account/", include("resilient_site.accounts.urls")),
     path("status/", status.status, name="status"),
     path("status/breakers/<str:name>/", status.hold, name="hold-breaker"),
     path(settings.ADMIN_PATH, admin.site.urls),
-    path("api/v1/", include("resilient_site.api_urls")),
+    path("api/v1/", include("resilient_site.api.urls")),
 ]
 
 handler400 = handler403 = handler404 = "resilient_site.errors.refused"

@@ -183,11 +183,12 @@ def _forget_redis() -> None:
     """Let nothing in this process go on looking for a Redis that is gone."""
     from django.core.cache import caches
 
-    from resilient_site.resilience import breakers, remote, store
+    from resilient_site.cache import codec, redis_client
+    from resilient_site.resilience import breakers
 
-    for instance in list(remote.instances):
+    for instance in list(redis_client.instances):
         instance.close()
-    store.shared_store.cache_clear()
+    codec.shared_store.cache_clear()
     # Else this thread would go on with one store and new threads with another.
     for alias in list(caches):
         with suppress(AttributeError):  # none was made

@@ -2,11 +2,11 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compute import statistics
-from compute.charts import WIDTH, Chart, draw
 from compute.registry import task
-from compute.run import Run
-from compute.statistics import Catalogue
+from compute.task_context import Run
+from compute.tasks.algorithms import statistics
+from compute.tasks.algorithms.charts import WIDTH, Chart, draw
+from compute.tasks.algorithms.statistics import Catalogue
 from items import rules
 
 # How far it is when the words are begun, and when they are counted.

@@ -5,9 +5,9 @@ from django.http import QueryDict
 from rest_framework import serializers
 
 from compute.registry import task
-from compute.run import Run
-from items.exporting import FORMATS
-from items.selection import SEARCH_MAX, Selection
+from compute.task_context import Run
+from items.imports.exporting import FORMATS
+from items.list_query import SEARCH_MAX, Selection
 from resilient_site.errors import Invalid
 
 

@@ -6,13 +6,13 @@ import orjson
 from rest_framework import serializers
 
 from compute.registry import Parts, TaskFailed, task
-from compute.run import Run
+from compute.task_context import Run
 from items import rules
-from items.cells import as_csv
+from items.imports.csv_escaping import as_csv
 from items.models import Item, ItemQuerySet
 
 if TYPE_CHECKING:
-    from compute.duplicates import Pair, Search
+    from compute.tasks.algorithms.duplicates import Pair, Search
 
 FIELDS = ("name", "description", "both")
 LIMIT_MAX = 100_000
@@ -90,7 +90,7 @@ def find_duplicates(
 
 @find_duplicates.part
 def search_part(run: Run, **params: Any) -> dict[str, Any]:
-    from compute.duplicates import as_lines
+    from compute.tasks.algorithms.duplicates import as_lines
 
     search = _search(run, **params)
     with run.file(FOUND, "application/x-ndjson") as file:
@@ -101,7 +101,7 @@ def search_part(run: Run, **params: Any) -> dict[str, Any]:
 
 @find_duplicates.merge
 def put_together(run: Run, parts: list[dict[str, Any]], **asked: Any) -> Any:
-    from compute.duplicates import from_lines
+    from compute.tasks.algorithms.duplicates import from_lines
 
     contents = run.files_of_parts(FOUND)
     found = [pair for content in contents for pair in from_lines(content)]
@@ -116,7 +116,7 @@ def _items(tag: str) -> ItemQuerySet:
 
 
 def _search(run: Run, *, tag: str, **which: Any) -> "Search":
-    from compute.duplicates import Search, TooMuchText
+    from compute.tasks.algorithms.duplicates import Search, TooMuchText
 
     search = Search(**which)
     try:
@@ -131,7 +131,7 @@ def _search(run: Run, *, tag: str, **which: Any) -> "Search":
 def _result(
     run: Run, found: "list[Pair]", is_cut: bool, compared: int, asked: dict[str, Any]
 ) -> dict[str, Any]:
-    from compute.duplicates import ranked
+    from compute.tasks.algorithms.duplicates import ranked
 
     pairs = ranked(found)
     is_cut = is_cut or len(pairs) > asked["limit"]

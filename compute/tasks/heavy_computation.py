@@ -3,9 +3,9 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compute.primes import count_primes
 from compute.registry import ANYONE, Parts, task
-from compute.run import Run
+from compute.task_context import Run
+from compute.tasks.algorithms.primes import count_primes
 
 # A part takes a while longer than it costs to hand it out.
 PART_MIN = 20_000_000

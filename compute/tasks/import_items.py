@@ -8,11 +8,11 @@ from rest_framework import serializers
 
 from compute import files
 from compute.registry import TaskFailed, may, task
-from compute.run import Run
-from items import importing
-from items.importing import Rejected
+from compute.task_context import Run
+from items.imports import importing
+from items.imports.file_parsing import Unreadable
+from items.imports.importing import Rejected
 from items.models import ImportRun
-from items.reading import Unreadable
 
 REJECTS = "rejects.csv"
 

@@ -11,10 +11,10 @@ from django.utils.formats import number_format
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
+from compute.duplicate_pairs import PairPage, get_page
 from compute.models import Job
-from compute.pairs import PairPage, get_page
 from compute.registry import Task
-from items.selection import small_number
+from items.list_query import small_number
 
 register = template.Library()
 

@@ -6,11 +6,11 @@ from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from items import feed
+from items.changes import feed
 from items.events.models import EventRelay
 from items.models import ItemChange
-from resilient_site import doctor
-from resilient_site.health.parts import Figures, Finding, Part, Status, register
+from resilient_site.health.components import Figures, Finding, Part, Status, register
+from resilient_site.operations import doctor
 from resilient_site.resilience import deadlines
 
 PATIENCE_S = 2.0

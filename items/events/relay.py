@@ -12,12 +12,12 @@ import time
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from items.events.order import next_batch
-from items.events.place import Lost, Place
+from items.events.lease import Lost, Place
+from items.events.ordering import next_batch
 from items.events.publisher import ERRORS, Publisher
+from resilient_site.edge.cache.invalidation import CHANGES, generations, slot_of
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
-from resilient_site.resilience.generations import CHANGES, generations, slot_of
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ import django.db.models.deletion
 import django.db.models.functions.text
 import django.db.models.lookups
 import django.utils.timezone
-import items.transactions
+import items.changes.transactions
 from django.conf import settings
 from django.db import migrations, models
 
@@ -82,7 +82,7 @@ class Migration(migrations.Migration):
             name='ItemChange',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('transaction', models.BigIntegerField(db_default=items.transactions.TransactionId(), editable=False)),
+                ('transaction', models.BigIntegerField(db_default=items.changes.transactions.TransactionId(), editable=False)),
                 ('item_id', models.CharField(max_length=100)),
                 ('version', models.PositiveIntegerField()),
                 ('action', models.CharField(choices=[('created', 'Created'), ('updated', 'Updated'), ('deleted', 'Deleted')], max_length=7)),

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from statistics import median
 
-from resilient_site.edge.incoming import Kind
+from resilient_site.edge.request import Kind
 from resilient_site.errors import DeadlinePassed, Overloaded
 
 LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)

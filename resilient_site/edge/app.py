@@ -5,21 +5,22 @@ request: its id; probes; an answer that is the same for everybody; else Django, 
 there is room; and when Django has none for a reader, the last answer that is known.
 """
 
-from resilient_site import spans
-from resilient_site.edge import figures, lifespan, own, probes, public
+from resilient_site.edge import lifespan, metrics_endpoint, probes
+from resilient_site.edge.access_log import Observed
 from resilient_site.edge.admission import Refused
-from resilient_site.edge.bodies import ClientGone, new_body, receive_body
-from resilient_site.edge.copies import Headers
-from resilient_site.edge.fallback import keep_shared, send_last_known
-from resilient_site.edge.incoming import Incoming, tidy
-from resilient_site.edge.observing import Observed
-from resilient_site.edge.origin import ask
-from resilient_site.edge.readcache import key_of, may_be_shared
-from resilient_site.edge.refusals import send_error
-from resilient_site.edge.tap import Tap, says_it_is_void
+from resilient_site.edge.cache import coalescing, private_cache
+from resilient_site.edge.cache.cached_response import Headers
+from resilient_site.edge.cache.keys import key_of, may_be_shared
+from resilient_site.edge.cache.response_capture import Tap, says_it_is_void
+from resilient_site.edge.cache.stale_responses import keep_shared, send_last_known
+from resilient_site.edge.error_responses import send_error
+from resilient_site.edge.request import Incoming, tidy
+from resilient_site.edge.request_body import ClientGone, new_body, receive_body
+from resilient_site.edge.streaming import Exchange, Message, Receive, Send
+from resilient_site.edge.wsgi_bridge import ask
 from resilient_site.errors import SiteError
-from resilient_site.later import Exchange, Message, Receive, Send
-from resilient_site.requestid import begin_exchange
+from resilient_site.observability import tracing
+from resilient_site.observability.request_id import begin_exchange
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -27,11 +28,11 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         await lifespan.run(receive, send)
     elif scope["type"] == "http":
         tidy(scope)
-        parent = spans.parent_of(scope)
+        parent = tracing.parent_of(scope)
         extra = begin_exchange(scope)
         observed = Observed(scope, send)
         try:
-            with spans.of_request(scope, parent):
+            with tracing.of_request(scope, parent):
                 await answer(Incoming(scope), receive, observed.send, extra)
         finally:
             observed.end()
@@ -45,9 +46,9 @@ async def answer(
     try:
         if await probes.answer(request, send, extra):
             return
-        if await figures.answer(request, send, extra):
+        if await metrics_endpoint.answer(request, send, extra):
             return
-        if not await public.answer(request, receive, send, extra):
+        if not await coalescing.answer(request, receive, send, extra):
             await forward(request, receive, send, extra)
     except ClientGone:
         return
@@ -59,7 +60,7 @@ async def forward(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Let Django answer; if it fails a reader, give him the last known answer."""
-    kind = request.kind(own.is_familiar(request))
+    kind = request.kind(private_cache.is_familiar(request))
     tap = Tap(request, send)
     try:
         with new_body() as body:
@@ -89,10 +90,10 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
     """Note who was answered, and keep what may be kept of the answer."""
     identity, copy = exchange.identity, tap.copy()
     if request.method == "GET" and says_it_is_void(tap.status):
-        own.forget(request, tap.status)
+        private_cache.forget(request, tap.status)
     if identity is None:
         return
-    own.remember(request, identity, tap.began)
+    private_cache.remember(request, identity, tap.began)
     if copy is None:
         return
     key = key_of(request)
@@ -106,4 +107,4 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
     ):
         keep_shared(key, copy)
     elif copy.stale_if_error_s:
-        own.keep(request, identity, copy)
+        private_cache.keep(request, identity, copy)

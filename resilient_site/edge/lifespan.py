@@ -3,22 +3,22 @@
 from django.conf import settings
 from django.db import connection
 
-from resilient_site import spans
-from resilient_site.edge import figures, wellness
-from resilient_site.edge.stores import distant, last_known
+from resilient_site.edge import health_check, metrics_endpoint
+from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.cache.invalidation_pubsub import subscriber
+from resilient_site.edge.cache.stores import distant, last_known
+from resilient_site.edge.streaming import Receive, Send
 from resilient_site.health import page
-from resilient_site.health.watching import watch
-from resilient_site.later import Receive, Send
-from resilient_site.lines import lines
-from resilient_site.postgres.pulse import pulse
-from resilient_site.resilience.broadcast import subscriber
-from resilient_site.resilience.generations import generations
-from resilient_site.resilience.holds import holds
+from resilient_site.health.monitor import watch
+from resilient_site.observability import tracing
+from resilient_site.observability.log_handler import lines
+from resilient_site.postgres.heartbeat import pulse
+from resilient_site.resilience.breaker_overrides import holds
 
 
 def start() -> None:
     lines.begin()
-    spans.begin("web")
+    tracing.begin("web")
     generations.forget_earlier_boots()
     last_known.start()
     distant.start()
@@ -27,15 +27,15 @@ def start() -> None:
     if settings.REDIS_URL:
         subscriber.start()
     holds.start()
-    wellness.register_all()
+    health_check.register_all()
     watch.start()
     page.warm_up()
-    figures.start()
+    metrics_endpoint.start()
 
 
 def stop() -> None:
-    figures.stop()
-    spans.end()
+    metrics_endpoint.stop()
+    tracing.end()
     watch.stop()
     holds.stop()
     subscriber.stop()

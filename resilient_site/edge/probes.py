@@ -16,15 +16,15 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.csp import ContentSecurityPolicyMiddleware
 from django.middleware.security import SecurityMiddleware
 
-from resilient_site.edge.copies import Headers, headers_of, send_answer
-from resilient_site.edge.incoming import SESSION_COOKIE, Incoming
-from resilient_site.edge.wellness import edge
+from resilient_site.edge.cache.cached_response import Headers, headers_of, send_answer
+from resilient_site.edge.health_check import edge
+from resilient_site.edge.request import SESSION_COOKIE, Incoming
+from resilient_site.edge.streaming import Send, held
 from resilient_site.errors import as_site_error
-from resilient_site.health import document, page
+from resilient_site.health import health_json, page
 from resilient_site.health.checks import DATABASE
-from resilient_site.health.parts import Status
-from resilient_site.health.watching import Report, watch
-from resilient_site.later import Send, held
+from resilient_site.health.components import Status
+from resilient_site.health.monitor import Report, watch
 
 LIVE, READY, STATUS = "/livez", "/readyz", "/status"
 PATHS = {
@@ -79,8 +79,8 @@ async def _answer_ready(request: Incoming, send: Send, extra: Headers) -> None:
     status = 503 if why else 200
     query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
     if "verbose" in query:
-        body = orjson.dumps(document.health(report, why))
-        await _send(request, send, status, document.TYPE, body, extra)
+        body = orjson.dumps(health_json.health(report, why))
+        await _send(request, send, status, health_json.TYPE, body, extra)
         return
     troubled = ", ".join(standing.name for standing in report.troubled)
     words = why or (f"ok, but degraded: {troubled}" if troubled else "ok")

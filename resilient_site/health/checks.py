@@ -7,11 +7,11 @@ from django.core.cache import caches
 from django.db import DatabaseError, InterfaceError, connection
 from django.template.defaultfilters import filesizeformat
 
-from resilient_site.health.parts import Finding, Part, Status, register
-from resilient_site.postgres.pulse import pulse
+from resilient_site.cache.backend import GuardedCache
+from resilient_site.health.components import Finding, Part, Status, register
+from resilient_site.postgres.heartbeat import pulse
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
-from resilient_site.resilience.cache import GuardedCache
 
 DATABASE = "database"
 DATABASE_WELL = "The catalogue can be read and changed."

@@ -8,9 +8,9 @@ import orjson
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
-from resilient_site.health import document
-from resilient_site.health.parts import Status
-from resilient_site.health.watching import Report
+from resilient_site.health import health_json
+from resilient_site.health.components import Status
+from resilient_site.health.monitor import Report
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +25,14 @@ def public(
     request: HttpRequest, report: Report, why_not_ready: str = ""
 ) -> HttpResponse:
     if wants_json(request):
-        return as_json(document.health(report, why_not_ready))
+        return as_json(health_json.health(report, why_not_ready))
     response = HttpResponse(rendered(report, why_not_ready))
     response["Cache-Control"] = "no-store"
     return response
 
 
 def context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
-    overall = document.overall(report, why_not_ready)
+    overall = health_json.overall(report, why_not_ready)
     return {
         "report": report,
         "overall": overall,

@@ -4,15 +4,15 @@ import threading
 
 from django.template.defaultfilters import filesizeformat
 
-from resilient_site.heap import heap
-from resilient_site.resilience.latest import all_latest
-from resilient_site.resilience.memory import held
+from resilient_site.cache.lru import held
+from resilient_site.observability.memory_usage import heap
+from resilient_site.resilience.bounded_dict import all_latest
 
 YOUNG, MIDDLE, OLD = range(3)
 
 
 def figures() -> dict[str, str]:
-    from resilient_site.edge.stores import copies, last_known
+    from resilient_site.edge.cache.stores import copies, last_known
 
     told, memory = heap(), held()
     collections = (told[f"gc_{n}_collections"] for n in (YOUNG, MIDDLE, OLD))

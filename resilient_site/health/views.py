@@ -13,10 +13,10 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from resilient_site.errors import Invalid, NotFound
-from resilient_site.health import document, page, process
-from resilient_site.health.watching import watch
+from resilient_site.health import health_json, page, process
+from resilient_site.health.monitor import watch
+from resilient_site.resilience.breaker_overrides import holds
 from resilient_site.resilience.breakers import State, all_breakers
-from resilient_site.resilience.holds import holds
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ def _own(request: HttpRequest) -> HttpResponse:
     report = watch.report()
     if not request.user.is_staff:
         if page.wants_json(request):
-            return page.as_json(document.health(report))
+            return page.as_json(health_json.health(report))
         return _render(request, page.context(report))
     if page.wants_json(request):
-        return page.as_json(document.with_details(report) | _details())
+        return page.as_json(health_json.with_details(report) | _details())
     return _render(request, page.context(report) | {"staff": _details()})
 
 

@@ -12,9 +12,9 @@ import select
 from django.db import DatabaseError
 from django.db.backends.postgresql import base
 
+from resilient_site.edge.cache.invalidation import invalidate_anyway
 from resilient_site.postgres import driver
-from resilient_site.postgres.waiting import CommitUnknown
-from resilient_site.resilience.generations import invalidate_anyway
+from resilient_site.postgres.connection import CommitUnknown
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

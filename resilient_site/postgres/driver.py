@@ -4,7 +4,7 @@ import psycopg
 from psycopg import *  # noqa: F403 - stands in for the module
 from psycopg import __version__  # noqa: F401
 
-from resilient_site.postgres.waiting import GivenUp, PatientConnection
+from resilient_site.postgres.connection import GivenUp, PatientConnection
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 

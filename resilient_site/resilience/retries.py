@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 import stamina
 
-from resilient_site.metrics import counts
+from resilient_site.observability.metrics import counts
 from resilient_site.resilience import deadlines
 
 _random = random.SystemRandom()  # unlike a seed, not the same in forked processes

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Page, Route, expect
 
-from items import importing, uploads
+from items.imports import importing, uploads
 from items.models import Item
 from tests.browser.conftest import Browsers
 

@@ -9,9 +9,9 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Locator, Page, expect
 
-from resilient_site.health import parts, views
-from resilient_site.health.parts import Finding, Status
-from resilient_site.resilience.holds import Holds
+from resilient_site.health import components, views
+from resilient_site.health.components import Finding, Status
+from resilient_site.resilience.breaker_overrides import Holds
 from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import check
 
@@ -24,11 +24,11 @@ AWAY = Finding(Status.FAIL, "The database does not answer.", "OperationalError: 
 def database() -> Iterator[list[Finding]]:
     """What is found of the database, as the test says."""
     found = [Finding(Status.PASS, "The catalogue can be read and changed.")]
-    part = next(part for part in parts.all_parts() if part.name == "database")
-    parts.register(replace(part, check=lambda: found[-1]))
+    part = next(part for part in components.all_parts() if part.name == "database")
+    components.register(replace(part, check=lambda: found[-1]))
     views.watch.probes.clear()
     yield found
-    parts.register(part)
+    components.register(part)
     views.watch.probes.clear()
 
 

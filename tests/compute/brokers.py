@@ -5,7 +5,7 @@ from typing import Any
 import kombu
 from kombu.exceptions import ChannelError
 
-from compute.celery import QUEUE, app
+from compute.celery.app import QUEUE, app
 
 
 def messages(url: str) -> list[Any]:

@@ -11,7 +11,7 @@ from compute.jobs import as_json
 from compute.models import Job, JobFile
 from compute.queue import Claim
 from compute.registry import get_task
-from compute.run import Run
+from compute.task_context import Run
 
 
 def make_job(state: str = "queued", **overrides: Any) -> Job:

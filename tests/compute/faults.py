@@ -9,7 +9,7 @@ from typing import Any
 from rest_framework import serializers
 
 from compute.registry import SIGNED_IN, Parts, TaskFailed, may, task
-from compute.run import Run
+from compute.task_context import Run
 from items.models import Item
 
 ON_FILE = "Written in attempt {}\n"

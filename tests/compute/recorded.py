@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from compute.registry import task
-from compute.run import Run
+from compute.task_context import Run
 
 
 class Params(serializers.Serializer[Any]):

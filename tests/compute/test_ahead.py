@@ -4,8 +4,8 @@ import uuid
 
 import pytest
 
-from compute import ahead
-from compute.ahead import MOST, WORK_S, Ahead
+from compute.pool import prefetch
+from compute.pool.prefetch import MOST, WORK_S, Ahead
 from compute.queue import Claim, Step
 
 pytestmark = pytest.mark.once
@@ -57,5 +57,5 @@ def test_who_waits_for_long_is_told(short, monkeypatch):
     first = claim()
     short.add([first])
     assert not short.overdue()
-    monkeypatch.setattr(ahead, "PATIENCE_S", -1)
+    monkeypatch.setattr(prefetch, "PATIENCE_S", -1)
     assert short.overdue() == [first]

@@ -7,7 +7,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.test import APIClient
 
-from compute import ending, files, jobs, queue
+from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
 from compute.outcomes import Code, Failed, Succeeded
 from compute.registry import get_task
@@ -31,7 +31,7 @@ def ask(api: APIClient, task: str = "echo", headers: dict | None = None, **param
 def work(result: object = None) -> Job:
     """Do the next job, as a pool would."""
     (claim,) = queue.claim("worker", 1)
-    ending.finish(claim, Succeeded(result))
+    completion.finish(claim, Succeeded(result))
     return Job.objects.get(pk=claim.job_id)
 
 
@@ -206,7 +206,7 @@ def test_a_result_is_there_when_the_job_has_succeeded(api):
 def test_a_failed_job_says_why(api):
     address = ask(api)["Location"]
     (claim,) = queue.claim("worker", 1)
-    ending.finish(claim, Failed(Code.TASK_FAILED, "There is nothing to do."))
+    completion.finish(claim, Failed(Code.TASK_FAILED, "There is nothing to do."))
     body = api.get(address).json()
     assert body["error"] == {"code": "task_failed", "detail": "There is nothing to do."}
     answer = api.get(f"{address}/result")
@@ -221,7 +221,7 @@ def test_cancelling(api):
     running = ask(api)["Location"]
     (claim,) = queue.claim("worker", 1)
     assert api.post(f"{running}/cancel").status_code == 202
-    ending.finish(claim, Succeeded())
+    completion.finish(claim, Succeeded())
     answer = api.post(f"{running}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "already_finished")
 
@@ -235,7 +235,7 @@ def test_result_files_are_listed_and_downloaded(api, size):
         for _ in range(size):
             out.write(b"x")
     assert api.get(address).json()["files"] == []
-    ending.finish(claim, Succeeded())
+    completion.finish(claim, Succeeded())
     (file,) = api.get(address).json()["files"]
     assert (file["name"], file["size"]) == ("out.csv", size)
     answer = api.get(file["url"])
@@ -252,7 +252,7 @@ def test_a_picture_may_do_nothing_but_be_seen(api):
     (claim,) = queue.claim("worker", 1)
     with files.create(Job.objects.get(), "a.svg", "image/svg+xml") as out:
         out.write(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
-    ending.finish(claim, Succeeded())
+    completion.finish(claim, Succeeded())
     answer = api.get(f"{address}/files/a.svg")
     assert "sandbox" in answer["Content-Security-Policy"]
     assert "default-src 'none'" in answer["Content-Security-Policy"]

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from compute import jobs
+from compute.celery.relay import LOST_AFTER
 from compute.models import Job
-from compute.relay import LOST_AFTER
 from tests.compute import (
     brokers,
     recorded,  # noqa: F401 - a task of the workers, in this process too

@@ -18,7 +18,7 @@ import os, sys, threading
 os.environ["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
 import django
 django.setup()
-from compute.relay import Relay
+from compute.celery.relay import Relay
 relay = Relay()
 threading.Thread(target=lambda: (sys.stdin.read(), relay.stop())).start()
 relay.run()
@@ -35,7 +35,15 @@ def test_celery_s_own_command_runs_a_worker(
     brokers.delete_queue(rabbitmq_server.url())
     env = shared_database | {"BROKER_URL": rabbitmq_server.url()}
     output = tmp_path / "output"
-    command = [sys.executable, "-m", "celery", "-q", "-A", "compute.celery", "worker"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-q",
+        "-A",
+        "compute.celery.app",
+        "worker",
+    ]
     with (
         output.open("ab") as log,
         subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log) as worker,
@@ -64,7 +72,7 @@ def test_celery_s_own_command_runs_a_worker(
 def test_the_web_process_does_not_load_celery(shared_database):
     program = (
         "import sys; import resilient_site.asgi;"
-        "print({'celery', 'kombu', 'compute.celery'} & set(sys.modules))"
+        "print({'celery', 'kombu', 'compute.celery.app'} & set(sys.modules))"
     )
     env = shared_database | {"DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
     done = subprocess.run(

@@ -9,8 +9,8 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from compute import ending, jobs, queue
-from compute.deliveries import Deliveries
+from compute import completion, jobs, queue
+from compute.celery.deliveries import Deliveries
 from compute.models import Job
 from compute.outcomes import Succeeded
 from tests.private_server import wait_for
@@ -68,7 +68,7 @@ def test_a_delivered_job_is_taken_and_its_message_kept_to_the_end(
     assert claim.job_id == job.pk
     assert not first.done()
 
-    ending.finish(claim, Succeeded())
+    completion.finish(claim, Succeeded())
     deliveries.ended(claim)
     assert first.result(5) is True
     assert not second.done()

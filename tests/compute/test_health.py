@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from compute.health import TAKEN_WITHIN_S, Jobs
 from compute.models import Job
-from resilient_site.health.parts import Status
+from resilient_site.health.components import Status
 
 pytestmark = pytest.mark.django_db
 

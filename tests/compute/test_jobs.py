@@ -9,13 +9,13 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
 from django.utils import timezone
 
-from compute import ending, files, jobs, queue
+from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
 from compute.outcomes import Cancelled, Code, Failed, HandedBack, Lost, Split, Succeeded
 from compute.queue import Claim
 from compute.registry import get_task, task
+from resilient_site.api.idempotency import KeyReused
 from resilient_site.errors import Conflict, NotAllowed, NotSignedIn
-from resilient_site.resilience.idempotency import KeyReused
 
 pytestmark = pytest.mark.django_db
 
@@ -111,7 +111,7 @@ def test_how_long_to_wait_follows_from_how_fast_the_queue_moves(reader, settings
     for _ in range(30):
         ask(reader)
         for claim in take():
-            ending.finish(claim, Succeeded())
+            completion.finish(claim, Succeeded())
     # 30 a minute, so one in 2 s; eleven have to go before the twelfth has its place.
     waiting = [ask(reader) for _ in range(10)]
     assert jobs.seconds_until(waiting[-1]) == 20
@@ -153,9 +153,9 @@ def test_of_two_who_hold_a_job_one_can_end_it(reader):
     (new,) = take()
     assert new.epoch == old.epoch + 1
     for outcome in (Succeeded("old"), Failed(Code.ERROR, "old"), HandedBack(), Lost()):
-        assert not ending.finish(old, outcome)
-    assert ending.finish(new, Succeeded("new"))
-    assert not ending.finish(new, Succeeded("twice"))
+        assert not completion.finish(old, outcome)
+    assert completion.finish(new, Succeeded("new"))
+    assert not completion.finish(new, Succeeded("twice"))
     job.refresh_from_db()
     assert (job.state, job.result, job.attempts) == ("succeeded", "new", 2)
 
@@ -163,7 +163,7 @@ def test_of_two_who_hold_a_job_one_can_end_it(reader):
 def test_what_is_late_cannot_report_either(reader):
     job = ask(reader)
     (claim,) = take()
-    ending.finish(claim, HandedBack())
+    completion.finish(claim, HandedBack())
     queue.report(claim, 0.5, "still here")
     queue.keep_result(claim, "late")
     job.refresh_from_db()
@@ -200,9 +200,9 @@ def test_no_plan_claims_more_than_is_asked_for(reader):
 def test_a_lease_that_has_run_out_puts_the_job_back_without_blame(reader):
     job = ask(reader)
     take()
-    assert ending.sweep() == 0
+    assert completion.sweep() == 0
     Job.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    assert ending.sweep() == 1
+    assert completion.sweep() == 1
     job.refresh_from_db()
     assert (job.state, job.attempts, job.failures) == ("queued", 1, 0)
 
@@ -210,16 +210,16 @@ def test_a_lease_that_has_run_out_puts_the_job_back_without_blame(reader):
 def test_a_lease_renewed_at_the_last_moment_is_not_lost(reader):
     ask(reader)
     (claim,) = take()
-    assert not ending.finish(claim, Lost())
+    assert not completion.finish(claim, Lost())
     assert [held.job_id for held in queue.renew("worker")] == [claim.job_id]
 
 
 def test_a_job_that_kills_its_workers_ends(reader):
     job = ask(reader)
-    for _ in range(ending.LOST_MAX + 1):
+    for _ in range(completion.LOST_MAX + 1):
         take()
         Job.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-        ending.sweep()
+        completion.sweep()
     job.refresh_from_db()
     assert (job.state, job.error_code) == ("failed", "worker_lost")
 
@@ -228,13 +228,13 @@ def test_tries_are_further_and_further_apart(reader):
     job = ask(reader)
     for failures, delay in ((1, 1), (2, 2)):
         (claim,) = take()
-        ending.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+        completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
         job.refresh_from_db()
         assert (job.state, job.failures) == ("queued", failures)
         assert 0 < (job.run_after - timezone.now()).total_seconds() <= delay
         Job.objects.update(run_after=None)
     (claim,) = take()
-    ending.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+    completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
     job.refresh_from_db()
     assert (job.state, job.error_detail) == ("failed", "Bang. (Tried 3 times.)")
 
@@ -253,7 +253,7 @@ def test_what_waits_is_cancelled_at_once_and_what_runs_is_asked_to_stop(reader):
     assert jobs.cancel(job).cancel_requested
     assert queue.cancellations("worker") == {job.pk: claim.epoch}
     # It crashed on its own account before it was stopped: it is not tried again.
-    ending.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+    completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
     job.refresh_from_db()
     assert job.state == "cancelled"
 
@@ -262,7 +262,7 @@ def test_what_came_to_its_end_before_it_was_stopped_has_succeeded(reader):
     job = ask(reader)
     (claim,) = take()
     jobs.cancel(job)
-    ending.finish(claim, Succeeded("done"))
+    completion.finish(claim, Succeeded("done"))
     job.refresh_from_db()
     assert job.state == "succeeded"
     with pytest.raises(Conflict, match="succeeded already"):
@@ -273,12 +273,12 @@ def test_a_failed_job_can_be_put_back(reader):
     job = ask(reader)
     (claim,) = take()
     assert not jobs.retry(job)
-    ending.finish(claim, Failed(Code.TASK_FAILED, "No."))
+    completion.finish(claim, Failed(Code.TASK_FAILED, "No."))
     assert jobs.retry(job)
     job.refresh_from_db()
     assert (job.state, job.error, job.attempts) == ("queued", None, 0)
     (claim,) = take()
-    ending.finish(claim, Succeeded(1))
+    completion.finish(claim, Succeeded(1))
     assert not jobs.retry(job)
 
 
@@ -289,7 +289,7 @@ def split(reader: User, parts: int = 2) -> Job:
     job = ask(reader, "in_parts")
     ask(reader)  # the parts will go before this one
     (claim,) = take(1)
-    assert ending.finish(claim, Split([{"number": n} for n in range(parts)]))
+    assert completion.finish(claim, Split([{"number": n} for n in range(parts)]))
     job.refresh_from_db()
     return job
 
@@ -302,11 +302,11 @@ def test_a_job_in_parts_waits_for_all_and_then_puts_them_together(reader):
     queue.report(one, 0.5, "half")
     job.refresh_from_db()
     assert job.fraction == pytest.approx(0.1 + 0.8 * 0.25)
-    ending.finish(two, Succeeded(2))
-    ending.finish(one, Succeeded(1))
+    completion.finish(two, Succeeded(2))
+    completion.finish(one, Succeeded(1))
     (merge,) = take()
     assert (merge.job_id, merge.step) == (job.pk, "merge")
-    ending.finish(merge, Succeeded([1, 2]))
+    completion.finish(merge, Succeeded([1, 2]))
     job.refresh_from_db()
     assert (job.state, job.result, job.attempts) == ("succeeded", [1, 2], 1)
     assert {job.parent for job in Job.objects.visible_to(reader)} == {None}
@@ -315,7 +315,7 @@ def test_a_job_in_parts_waits_for_all_and_then_puts_them_together(reader):
 def test_a_part_that_fails_ends_the_job_and_stops_its_siblings(reader):
     job = split(reader, 3)
     one, _ = take(2)
-    ending.finish(one, Failed(Code.TASK_FAILED, "No."))
+    completion.finish(one, Failed(Code.TASK_FAILED, "No."))
     job.refresh_from_db()
     assert (job.state, job.error_detail) == ("failed", "Part 1: No.")
     states = dict(job.parts.values_list("part", "state"))
@@ -329,10 +329,10 @@ def test_a_part_may_be_lost_and_done_again(reader):
     Job.objects.filter(parent=job).update(
         lease_until=timezone.now() - timedelta(seconds=1)
     )
-    ending.sweep()
+    completion.sweep()
     (again,) = take(1)
-    assert not ending.finish(claim, Succeeded("old"))
-    ending.finish(again, Succeeded("new"))
+    assert not completion.finish(claim, Succeeded("old"))
+    completion.finish(again, Succeeded("new"))
     (merge,) = take(1)
     assert merge.step == "merge"
 
@@ -342,7 +342,7 @@ def test_a_cancelled_job_in_parts_takes_its_parts_with_it(reader):
     (one,) = take(1)
     assert jobs.cancel(job).state == "cancelled"
     assert {claim.step for claim in take()} == {"main"}
-    ending.finish(one, Cancelled())
+    completion.finish(one, Cancelled())
     assert set(job.parts.values_list("state", flat=True)) == {"cancelled"}
 
 

@@ -13,7 +13,7 @@ from rest_framework import serializers
 from compute import files, registry
 from compute.models import Job
 from compute.registry import may
-from compute.run import Run
+from compute.task_context import Run
 from compute.views import PAGE_ROWS
 from tests.compute.factories import make_file, make_job
 

@@ -9,11 +9,12 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from compute import ending, jobs, queue, relay
-from compute.celery import BROKER_ERRORS, BROKER_TIMEOUT_S, app
+from compute import completion, jobs, queue
+from compute.celery import relay
+from compute.celery.app import BROKER_ERRORS, BROKER_TIMEOUT_S, app
+from compute.celery.relay import Relay
 from compute.models import Job
 from compute.outcomes import HandedBack
-from compute.relay import Relay
 from tests.compute import brokers
 from tests.servers import free_port
 
@@ -80,7 +81,7 @@ def test_a_job_that_is_queued_again_is_handed_over_again(url, submit, make_relay
     job = submit("echo")
     make_relay().hand_over()
     [claim] = queue.claim("someone", 1, job.pk)
-    ending.finish(claim, HandedBack())
+    completion.finish(claim, HandedBack())
 
     assert make_relay().hand_over() == 1
     assert brokers.job_ids(url) == [str(job.pk), str(job.pk)]
@@ -89,7 +90,7 @@ def test_a_job_that_is_queued_again_is_handed_over_again(url, submit, make_relay
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the relay logged; the breaker speaks for itself."""
     records = caplog.records
-    return [one.getMessage() for one in records if one.name == "compute.relay"]
+    return [one.getMessage() for one in records if one.name == "compute.celery.relay"]
 
 
 def test_jobs_wait_for_a_broker_that_is_away_and_one_line_tells(
@@ -181,7 +182,7 @@ def test_a_job_that_was_taken_and_queued_again_meanwhile_is_not_marked(
 
     def taken_at_once(self, job_id):
         [claim] = queue.claim("someone", 1, job_id)
-        ending.finish(claim, HandedBack())
+        completion.finish(claim, HandedBack())
 
     with monkeypatch.context() as patched:
         patched.setattr(Relay, "_publish", taken_at_once)

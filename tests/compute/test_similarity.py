@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Indel
 
-from compute import signatures
-from compute.similarity import EXACT, ROOM, Best, near_matches
+from compute.tasks.algorithms import signatures
+from compute.tasks.algorithms.similarity import EXACT, ROOM, Best, near_matches
 
 pytestmark = pytest.mark.once
 
@@ -94,7 +94,7 @@ def test_parts_find_together_what_one_finds(texts, parts):
 
 
 def test_pairs_across_tiles_are_found(monkeypatch):
-    monkeypatch.setattr("compute.similarity.TILE", 16)
+    monkeypatch.setattr("compute.tasks.algorithms.similarity.TILE", 16)
     texts = make_texts(random.Random(5), 200, 3)
     assert found(texts, 0.8) == pytest.approx(every_pair(texts, 0.8))
 

@@ -9,13 +9,14 @@ import orjson
 import pytest
 from django.test import Client
 
-from compute import charts, ending, files, jobs, queue, statistics
-from compute.charts import Chart
+from compute import completion, files, jobs, queue
 from compute.models import Job
 from compute.outcomes import Succeeded
 from compute.registry import get_task
-from compute.run import Run
-from compute.statistics import Words
+from compute.task_context import Run
+from compute.tasks.algorithms import charts, statistics
+from compute.tasks.algorithms.charts import Chart
+from compute.tasks.algorithms.statistics import Words
 from items import catalogue
 from items.models import Item
 from tests.factories import TESTER, make_item, make_items
@@ -36,7 +37,7 @@ class Report:
         (claim,) = queue.claim("worker", 1)
         run = Run(claim, lambda fraction, text: self.told.append(fraction))
         result = orjson.loads(orjson.dumps(task.main(run, **claim.params)))
-        assert ending.finish(claim, Succeeded(result))
+        assert completion.finish(claim, Succeeded(result))
         self.result: dict[str, Any] = result
         self.job.refresh_from_db()
 
@@ -184,7 +185,7 @@ def test_counting_words_holds_few_and_says_what_it_may_have_missed():
 
 
 def test_progress_moves_forward_to_the_end(reader, monkeypatch):
-    monkeypatch.setattr("compute.run.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("compute.task_context.REPORT_EVERY_S", 0)
     monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
     make_items(50)
     told = Report(reader).told

@@ -8,13 +8,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from compute import ending, files, jobs, queue
+from compute import completion, files, jobs, queue
 from compute.models import Job
 from compute.outcomes import Failed, Lost, Succeeded
-from compute.primes import count_primes
 from compute.registry import Parts, Task, TaskFailed, get_task
-from compute.run import Run
-from items import importing
+from compute.task_context import Run
+from compute.tasks.algorithms.primes import count_primes
+from items.imports import importing
 from items.models import ImportRun, Item, ItemChange
 from tests.factories import make_item, make_items
 
@@ -31,7 +31,7 @@ def begin(task: Task, owner: User, **params) -> tuple[Run, dict]:
 
 
 def end(run: Run, result: object) -> Job:
-    assert ending.finish(run.claim, Succeeded(result))
+    assert completion.finish(run.claim, Succeeded(result))
     return Job.objects.get(pk=run.job_id)
 
 
@@ -172,7 +172,7 @@ def test_an_import_that_is_broken_off_goes_on_elsewhere(
     assert Item.objects.count() == 36
 
     Job.objects.update(lease_until="2000-01-01T00:00Z")
-    assert ending.sweep() == 1
+    assert completion.sweep() == 1
     (claim,) = queue.claim("other", 1)
     again = Run(claim, lambda fraction, message: None)
     result = task.main(again, **params)
@@ -217,7 +217,7 @@ def test_files_of_broken_off_tries_are_forgotten(reader):
         with run.file("a", "text/plain") as out:
             out.write(b"x")
         Job.objects.update(lease_until="2000-01-01T00:00Z")
-        ending.finish(run.claim, outcome)
+        completion.finish(run.claim, outcome)
     (claim,) = queue.claim("worker", 1)
     again = Run(claim, lambda fraction, message: None)
     with again.file("a", "text/plain") as out:

@@ -9,15 +9,16 @@ from itertools import combinations
 import pytest
 from rapidfuzz.distance import Indel
 
-from compute import duplicates, files
-from compute.duplicates import normal
-from compute.ending import finish
+from compute import files
+from compute.completion import finish
 from compute.models import Job
 from compute.outcomes import Split, Succeeded
 from compute.queue import Claim, claim
 from compute.registry import Parts, TaskFailed, get_task
-from compute.run import Run
+from compute.task_context import Run
 from compute.tasks import find_duplicates as module
+from compute.tasks.algorithms import duplicates
+from compute.tasks.algorithms.duplicates import normal
 from items.models import Item
 from tests.factories import make_item
 

@@ -14,11 +14,11 @@ from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from compute import watching
+from compute import job_events
+from compute.job_events import KEEP_ALIVE, RETRY, frame, watcher
 from compute.models import Job
-from compute.watching import KEEP_ALIVE, RETRY, frame, watcher
-from resilient_site import polling
-from resilient_site.later import Stream, Wait
+from resilient_site.edge.streaming import Stream, Wait
+from resilient_site.resilience import poller
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -29,9 +29,9 @@ TICK_S = 0.02
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
     """Short times, and no thread left behind."""
-    monkeypatch.setattr(watching, "TICK_S", TICK_S)
-    monkeypatch.setattr(polling, "BACK_OFF_MAX_S", 2 * TICK_S)
-    monkeypatch.setattr(polling, "LINGER_S", 2 * TICK_S)
+    monkeypatch.setattr(job_events, "TICK_S", TICK_S)
+    monkeypatch.setattr(poller, "BACK_OFF_MAX_S", 2 * TICK_S)
+    monkeypatch.setattr(poller, "LINGER_S", 2 * TICK_S)
     yield
     for thread in watching_threads():
         thread.join(10)
@@ -46,7 +46,7 @@ def watching_threads() -> list[threading.Thread]:
 def reads(monkeypatch):
     """The number of queries in each reading."""
     counts = []
-    read = watching.read
+    read = job_events.read
 
     def counted(job_ids):
         with CaptureQueriesContext(connection) as queries:
@@ -54,7 +54,7 @@ def reads(monkeypatch):
         counts.append(len(queries))
         return states
 
-    monkeypatch.setattr(watching, "read", counted)
+    monkeypatch.setattr(job_events, "read", counted)
     return counts
 
 
@@ -73,7 +73,7 @@ def in_asyncio(test):
 
 
 def known(job: Job) -> dict[str, object]:
-    return {name: getattr(job, name) for name in watching.FIELDS}
+    return {name: getattr(job, name) for name in job_events.FIELDS}
 
 
 def events(job: Job):
@@ -202,9 +202,9 @@ async def test_a_failing_database_is_reported_once_and_streams_go_on(
     monkeypatch, caplog
 ):
     caplog.set_level("INFO")
-    monkeypatch.setattr(watching, "KEEP_ALIVE_S", TICK_S)
+    monkeypatch.setattr(job_events, "KEEP_ALIVE_S", TICK_S)
     job = await Job.objects.acreate(task="t")
-    working, tried = watching.read, asyncio.Queue()
+    working, tried = job_events.read, asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def failing(job_ids):
@@ -213,18 +213,18 @@ async def test_a_failing_database_is_reported_once_and_streams_go_on(
 
     async with events(job) as stream:
         await anext(stream)
-        monkeypatch.setattr(watching, "read", failing)
+        monkeypatch.setattr(job_events, "read", failing)
         for _ in range(4):
             await tried.get()
         assert await anext(stream) == KEEP_ALIVE
         await change(job, **RUNNING)
-        monkeypatch.setattr(watching, "read", working)
+        monkeypatch.setattr(job_events, "read", working)
         while (event := await anext(stream)) == KEEP_ALIVE:
             pass
         assert shown(event)["state"] == "running"
     for thread in watching_threads():
         await asyncio.to_thread(thread.join, 10)
-    messages = [r.message for r in caplog.records if r.name == polling.__name__]
+    messages = [r.message for r in caplog.records if r.name == poller.__name__]
     assert messages == [
         "Jobs cannot be followed, the database failed: is away",
         "Jobs can be followed again.",
@@ -234,18 +234,18 @@ async def test_a_failing_database_is_reported_once_and_streams_go_on(
 @in_asyncio
 async def test_even_a_fault_of_ours_does_not_end_the_watching(monkeypatch, caplog):
     job = await Job.objects.acreate(task="t")
-    working, failed = watching.read, asyncio.Event()
+    working, failed = job_events.read, asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def faulty(job_ids):
         loop.call_soon_threadsafe(failed.set)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(watching, "read", faulty)
+    monkeypatch.setattr(job_events, "read", faulty)
     async with events(job) as stream:
         await anext(stream)
         await failed.wait()
-        monkeypatch.setattr(watching, "read", working)
+        monkeypatch.setattr(job_events, "read", working)
         await change(job, **RUNNING)
         assert shown(await anext(stream))["state"] == "running"
     assert "ZeroDivisionError" in caplog.text
@@ -260,8 +260,8 @@ def test_a_database_that_hangs_holds_neither_the_streams_nor_the_end(monkeypatch
         answers.wait(20)
         return {}
 
-    monkeypatch.setattr(watching, "KEEP_ALIVE_S", TICK_S)
-    monkeypatch.setattr(watching, "read", hanging)
+    monkeypatch.setattr(job_events, "KEEP_ALIVE_S", TICK_S)
+    monkeypatch.setattr(job_events, "read", hanging)
 
     async def run():
         async with events(job) as stream:
@@ -284,7 +284,7 @@ async def test_who_comes_when_the_thread_is_about_to_go_is_served():
             await change(job, attempts=number + 1)
             assert shown(await anext(stream))["attempts"] == number + 1
             job.attempts = number + 1
-        await asyncio.sleep(polling.LINGER_S + TICK_S * (number % 10 - 5) / 5)
+        await asyncio.sleep(poller.LINGER_S + TICK_S * (number % 10 - 5) / 5)
         assert len(watching_threads()) <= 1
 
 
@@ -301,7 +301,7 @@ def test_each_event_loop_has_its_own_watcher():
 
 def test_the_response_of_a_stream_is_an_answer_by_itself():
     job = Job.objects.create(task="t")
-    response = watching.stream(job)
+    response = job_events.stream(job)
     assert response.content == RETRY + frame(known(job))
     assert response["Content-Type"] == "text/event-stream"
     assert response["Cache-Control"] == "no-store"
@@ -311,17 +311,17 @@ def test_the_response_of_a_stream_is_an_answer_by_itself():
 
 def test_who_comes_back_after_the_end_is_sent_away():
     job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
-    response = watching.stream(job)
+    response = job_events.stream(job)
     assert shown(response.content.removeprefix(RETRY))["state"] == "failed"
     assert not hasattr(response, "later")
-    assert watching.stream(job, "end").status_code == 204
+    assert job_events.stream(job, "end").status_code == 204
     running = Job.objects.create(task="t", state="running")
-    assert watching.stream(running, "end").status_code == 200
+    assert job_events.stream(running, "end").status_code == 200
 
 
 def test_a_response_may_wait_for_the_end_of_a_job():
     job = Job.objects.create(task="t")
-    response = watching.wait(HttpResponse("queued"), job, 10)
+    response = job_events.wait(HttpResponse("queued"), job, 10)
     assert response.content == b"queued"
     assert isinstance(response.later, Wait)
     assert (response.later.timeout_s, response.later.token) == (10, str(job.pk))

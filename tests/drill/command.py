@@ -1,4 +1,4 @@
-"""What `manage.py drill` does with its options."""
+"""Options and run of the chaos drill."""
 
 import argparse
 import signal

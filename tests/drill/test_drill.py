@@ -22,7 +22,7 @@ def start(tmp_path):
     site = Site(tmp_path / "data")
 
     def start(*options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "manage.py", "drill", "--output", str(tmp_path)]
+        command = [sys.executable, "-m", "tests.drill", "--output", str(tmp_path)]
         process = subprocess.Popen(
             [*command, *options], cwd=ROOT, env=site.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 import redis
 
-from resilient_site.resilience.sharing import FRESH_S
-from resilient_site.tokens import KNOWN_S
+from resilient_site.accounts.tokens import KNOWN_S
+from resilient_site.resilience.cache_control import FRESH_S
 from tests.faults.machines import ADD_EDITOR, Ground, Machine, Pair, by, until
 from tests.private_server import BUSY_S, wait_for
 from tests.servers import Postgres, Redis

@@ -6,8 +6,9 @@ import threading
 import pytest
 from django.db import DataError, IntegrityError, connection, transaction
 
-from items import catalogue, rules, staging
+from items import catalogue, rules
 from items.catalogue import ItemExists, ItemNotFound
+from items.imports import staging
 from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, StaleVersion
 from tests.factories import TESTER, make_item, make_items

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from items.cells import as_csv, plain
+from items.imports.csv_escaping import as_csv, plain
 
 pytestmark = pytest.mark.once
 

@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 from items.models import ItemChange
-from resilient_site.keyset import Cursor, paginate
+from resilient_site.api.keyset import Cursor, paginate
 from tests.factories import make_item
 
 

@@ -14,14 +14,14 @@ from django.utils import timezone
 
 from items import catalogue
 from items.catalogue import Actor
+from items.changes.feed import START, position_of
 from items.events import health
 from items.events.cloudevents import encode, event_id
+from items.events.lease import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lost, Place
 from items.events.models import EventRelay
-from items.events.order import arrange, next_batch
-from items.events.place import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lost, Place
-from items.feed import START, position_of
+from items.events.ordering import arrange, next_batch
 from items.models import ItemChange
-from resilient_site.health.parts import Status
+from resilient_site.health.components import Status
 from tests.factories import make_item
 from tests.running import ROOT
 
@@ -222,7 +222,7 @@ def test_the_status_tells_how_far_behind_it_is():
 def test_without_a_broker_nothing_runs_and_nothing_is_imported():
     code = (
         "import sys, django; django.setup();"
-        "from resilient_site.health.parts import all_parts;"
+        "from resilient_site.health.components import all_parts;"
         "import resilient_site.urls, resilient_site.asgi;"
         "print('kombu' in sys.modules, [part.name for part in all_parts()])"
     )

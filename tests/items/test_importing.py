@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from items import catalogue, exporting, importing, rules, staging
+from items import catalogue, rules
+from items.imports import exporting, importing, staging
+from items.imports.file_parsing import LINE_MAX_BYTES, Unreadable, read_lines
+from items.imports.staging import Counts, Row
 from items.models import ImportRun, Item, ItemChange, Tag
-from items.reading import LINE_MAX_BYTES, Unreadable, read_lines
-from items.staging import Counts, Row
 from resilient_site.errors import Conflict
 from tests.factories import TESTER, make_item
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from items import catalogue, importing, uploads
+from items import catalogue
+from items.imports import importing, uploads
 from items.models import ImportRun, Item
 from tests.factories import make_item
 

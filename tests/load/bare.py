@@ -9,7 +9,7 @@ from typing import Any
 import pebble
 import psycopg
 
-from compute.primes import count_primes
+from compute.tasks.algorithms.primes import count_primes
 
 PROCESSES = 2
 _forkserver = get_context("forkserver")

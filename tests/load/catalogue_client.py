@@ -15,11 +15,13 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils import timezone
 
-from items import feed, importing, rules
+from items import rules
 from items.catalogue import Actor
+from items.changes import feed
+from items.imports import importing
 from items.models import Item, ItemChange, Tag
 from items.tags import SHOWN
-from resilient_site.keyset import Cursor
+from resilient_site.api.keyset import Cursor
 from tests.load.rows import COLUMNS, rows
 
 TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"

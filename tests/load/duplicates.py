@@ -22,8 +22,8 @@ from rapidfuzz.distance import Indel
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "resilient_site.settings")
 django.setup()
 
-from compute.duplicates import normal  # noqa: E402 - after the settings
-from compute.similarity import EXACT, ROOM, Best, near_matches  # noqa: E402
+from compute.tasks.algorithms.duplicates import normal  # noqa: E402 - after the settings
+from compute.tasks.algorithms.similarity import EXACT, ROOM, Best, near_matches  # noqa: E402
 
 SAMPLED = 500
 THRESHOLDS = (0.95, 0.9, 0.85, 0.8)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from typing import Any, NoReturn, Self
 
-from resilient_site import lifeline
+from resilient_site.operations import parent_death
 
 
 class Helper:
@@ -50,7 +50,7 @@ def _serve(pipe: Any, module: str, env: dict[str, str], parent: int) -> None:
     # By an exception, so that what it has started ends, too.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lifeline.end_with(parent, signal.SIGTERM)
+    parent_death.end_with(parent, signal.SIGTERM)
     os.environ.clear()
     os.environ.update(env)
     if "DJANGO_SETTINGS_MODULE" in env:

@@ -14,11 +14,11 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Max, Min
 
-from compute import jobs, queue, watching
+from compute import job_events, jobs, queue
 from compute.models import Job
+from compute.pool.worker_handle import Slot
 from compute.queue import Claim, Step
 from compute.registry import get_task
-from compute.slot import Slot
 from tests.load import celery_peer
 
 PROCESSES = 2
@@ -171,7 +171,7 @@ def seen(number: int) -> list[float]:
 
 
 async def _finished(job_id: uuid.UUID) -> None:
-    await watching.watcher().finished(job_id)
+    await job_events.watcher().finished(job_id)
 
 
 def _submit(task: str, **params: Any) -> Job:

@@ -15,7 +15,7 @@ from typing import Self
 import psutil
 import psycopg
 
-from resilient_site import lifeline
+from resilient_site.operations import parent_death
 from tests.load.helper import Helper
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
@@ -137,7 +137,7 @@ class Program:
             self.process = subprocess.Popen(
                 [sys.executable, *self.command],
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=lambda: lifeline.end_with(parent, signal.SIGTERM),
+                preexec_fn=lambda: parent_death.end_with(parent, signal.SIGTERM),
             )  # fmt: skip
         try:
             wait_for(self._is_ready, 60)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from resilient_site.resilience import breakers, remote
+from resilient_site.cache import redis_client
+from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Breaker
 from tests.running import Site
 
@@ -15,7 +16,7 @@ def breaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaker]:
     breaker = Breaker("cache", open_s=0.5, open_max_s=1.0)
     monkeypatch.setattr(breakers, "cache", breaker)
     yield breaker
-    for one in list(remote.instances):
+    for one in list(redis_client.instances):
         one.close()
 
 

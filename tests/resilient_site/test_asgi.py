@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
-from resilient_site.edge import bodies
-from resilient_site.edge.incoming import Incoming
+from resilient_site.edge import request_body
+from resilient_site.edge.request import Incoming
 from tests.running import Site
 
 pytestmark = pytest.mark.once
@@ -109,7 +109,7 @@ def test_large_bodies_are_received_where_files_are_sent(path, header, accepted):
         headers = [header, size, (b"content-type", kind)]
         scope = {"path": path, "headers": headers, "method": "POST"}
         request = Incoming(scope | {"query_string": b""})
-        assert bodies._is_acceptable(request) == expected
+        assert request_body._is_acceptable(request) == expected
 
 
 def test_a_length_of_many_digits_is_just_a_number(site):

@@ -9,7 +9,7 @@ from django.db import InterfaceError, OperationalError, connection
 from django.http import Http404
 from rest_framework import exceptions as drf_errors
 
-from items import catalogue, selection
+from items import catalogue, list_query
 from resilient_site import errors
 from resilient_site.errors import SiteError, as_site_error
 
@@ -66,7 +66,7 @@ def test_a_database_that_is_away_is_503_for_both(client, monkeypatch, exception)
         raise exception
 
     monkeypatch.setattr(catalogue, "get_item", fail)
-    monkeypatch.setattr(selection, "paginate", fail)
+    monkeypatch.setattr(list_query, "paginate", fail)
 
     rest = client.get("/api/v1/items/a")
     assert (rest.status_code, rest["Retry-After"]) == (503, "5")
@@ -95,7 +95,7 @@ def test_an_unexpected_error_on_a_page_is_a_page(client, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(selection, "paginate", fail)
+    monkeypatch.setattr(list_query, "paginate", fail)
     client.raise_request_exception = False
     response = client.get("/items/")
     assert response.status_code == 500

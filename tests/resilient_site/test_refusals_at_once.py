@@ -8,9 +8,9 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from resilient_site.crowd import crowd
-from resilient_site.edge import express
-from resilient_site.protocol import Protocol
+from resilient_site.edge import fast_path
+from resilient_site.edge.connection_limiter import crowd
+from resilient_site.edge.http_protocol import Protocol
 
 pytestmark = pytest.mark.once
 
@@ -35,7 +35,7 @@ def answers(monkeypatch) -> Callable[..., list[bytes]]:
     def at_once(method: bytes, target: bytes, *_: Any) -> bytes | None:
         return REFUSAL if target == b"/refused" else None
 
-    monkeypatch.setattr(express, "answer", at_once)
+    monkeypatch.setattr(fast_path, "answer", at_once)
 
     def ask(*sent: bytes, **config: Any) -> list[bytes]:
         return asyncio.run(

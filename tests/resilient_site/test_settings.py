@@ -11,7 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from resilient_site.secretkey import kept_secret_key
+from resilient_site.operations.secret_key import kept_secret_key
 from tests.running import ROOT
 
 PRODUCTION = {

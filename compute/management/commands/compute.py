@@ -7,11 +7,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from compute.supervisor import Queue, Supervisor
-from compute.wakeup import Wakeup, on_signals
-from resilient_site.lines import lines
-from resilient_site.metrics import sharing
-from resilient_site.resilience.holds import holds
+from compute.pool.supervisor import Queue, Supervisor
+from compute.pool.wakeup import Wakeup, on_signals
+from resilient_site.observability.log_handler import lines
+from resilient_site.observability.metrics import sharing
+from resilient_site.resilience.breaker_overrides import holds
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ class Command(BaseCommand):
         holds.start()
         if settings.COMPUTE_BACKEND == "celery":
             # Only here: no other process of the site needs to load Celery.
-            from compute import celery
+            from compute.celery import app
 
-            sys.exit(celery.work())
+            sys.exit(app.work())
         wakeup = Wakeup()
         supervisor = Supervisor(source=Queue(), wakeup=wakeup)
         on_signals(wakeup, supervisor.stop)

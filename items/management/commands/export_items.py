@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.http import QueryDict
 
-from items.exporting import FORMATS, ignore
-from items.selection import Selection
+from items.imports.exporting import FORMATS, ignore
+from items.list_query import Selection
 from resilient_site.errors import Invalid
 
 

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from tqdm import tqdm
 
-from items import importing
 from items.catalogue import Actor
+from items.imports import importing
 from items.models import ImportRun
 from resilient_site.errors import SiteError
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from resilient_site.resilience.holds import holds
+from resilient_site.resilience.breaker_overrides import holds
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from resilient_site.backup import BackupFailed, backup
+from resilient_site.operations.backup import BackupFailed, backup
 
 
 class Command(BaseCommand):

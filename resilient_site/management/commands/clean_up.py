@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from resilient_site.cleaning import clean_up
+from resilient_site.operations.clean_up import clean_up
 
 
 class Command(BaseCommand):

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from resilient_site.doctor import Finding, Level, examine_all
+from resilient_site.operations.doctor import Finding, Level, examine_all
 
 STYLES = {Level.OK: "SUCCESS", Level.WARNING: "WARNING", Level.FAILURE: "ERROR"}
 

@@ -5,8 +5,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
-from resilient_site.backup import BackupFailed, restore
-from resilient_site.resilience.generations import EVERYTHING, generations
+from resilient_site.edge.cache.invalidation import EVERYTHING, generations
+from resilient_site.operations.backup import BackupFailed, restore
 
 
 class Command(BaseCommand):

@@ -97,7 +97,7 @@ def web_command(bind: str) -> list[str]:
 
 def supervise(listener: socket.socket) -> NoReturn:
     """Have supervisord run all; it hands the socket on to the web."""
-    from resilient_site.supervision import SOCKET_FD
+    from resilient_site.operations.supervision import SOCKET_FD
 
     os.dup2(listener.fileno(), SOCKET_FD)
     os.set_inheritable(SOCKET_FD, True)  # which dup2 leaves out if they are the same
@@ -109,7 +109,15 @@ def supervise(listener: socket.socket) -> NoReturn:
     os.environ["SERVE_HAS_EVENTS"] = "true" if settings.EVENTS_URL else "false"
     os.environ["SERVE_COMPUTE_STOP_S"] = str(settings.COMPUTE_GRACE_S + 5)
     config = settings.BASE_DIR / "deploy" / "supervisord.conf"
-    become([sys.executable, "-m", "resilient_site.supervision", "-c", str(config)])
+    become(
+        [
+            sys.executable,
+            "-m",
+            "resilient_site.operations.supervision",
+            "-c",
+            str(config),
+        ]
+    )
 
 
 def become(command: list[str]) -> NoReturn:

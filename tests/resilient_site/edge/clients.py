@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from django.db import connections
 
 from resilient_site.asgi import application
-from resilient_site.edge.lastknown import LastKnown
+from resilient_site.edge.cache.disk_stale_store import LastKnown
 from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 
-from resilient_site.edge import origin, own, public, readcache, stores
+from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.lastknown import LastKnown
-from resilient_site.resilience.broadcast import subscriber
+from resilient_site.edge.cache import coalescing, keys, private_cache, stores
+from resilient_site.edge.cache.disk_stale_store import LastKnown
+from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from tests.resilient_site.edge import views
 from tests.resilient_site.edge.clients import ORIGIN_THREADS
 
@@ -21,16 +22,21 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     last_known.__init__(  # type: ignore[misc]
         tmp_path / "last-known.sqlite3", settings.LAST_KNOWN_BYTES
     )
-    monkeypatch.setattr(origin, "admission", Admission(ORIGIN_THREADS))
-    for kept in (own.known, public.paused, public.flights, public.coming):
+    monkeypatch.setattr(wsgi_bridge, "admission", Admission(ORIGIN_THREADS))
+    for kept in (
+        private_cache.known,
+        coalescing.paused,
+        coalescing.flights,
+        coalescing.coming,
+    ):
         kept.clear()
-    readcache._how_shared.cache_clear()
+    keys._how_shared.cache_clear()
     views.forget()
     subscriber.is_listening.set()
     yield
     subscriber.is_listening.clear()
     last_known.stop()
-    readcache._how_shared.cache_clear()
+    keys._how_shared.cache_clear()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from resilient_site.edge.admission import (
     Admission,
     Refused,
 )
-from resilient_site.edge.incoming import Kind
+from resilient_site.edge.request import Kind
 from resilient_site.errors import DeadlinePassed
 from tests.resilient_site.edge.clients import run
 

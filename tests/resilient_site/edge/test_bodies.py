@@ -10,8 +10,8 @@ import sys
 import pytest
 from django.http import HttpResponse
 
-from resilient_site.edge import bodies, origin
-from resilient_site.later import Wait, held
+from resilient_site.edge import request_body, wsgi_bridge
+from resilient_site.edge.streaming import Wait, held
 from tests.resilient_site.edge.clients import ask, becomes, run
 from tests.resilient_site.edge.views import now
 from tests.running import ROOT
@@ -68,7 +68,7 @@ async def test_who_goes_in_the_middle_of_his_body_takes_no_place():
     gone = asyncio.Event()
     asking = asyncio.create_task(ask("/plain", "POST", sized(9), [b"x", None], gone))
     await asyncio.sleep(0)
-    assert not any(origin.admission.running.values())
+    assert not any(wsgi_bridge.admission.running.values())
     gone.set()
     assert ((await asking).status, now.asked) == (0, [])
 
@@ -76,7 +76,7 @@ async def test_who_goes_in_the_middle_of_his_body_takes_no_place():
 @run
 async def test_who_sends_too_slowly_is_told_so():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "IDLE_S", 0.02)
+        patch.setattr(request_body, "IDLE_S", 0.02)
         answer = await ask("/api/v1/x", "POST", sized(9), [b"x", None])
     assert (answer.status, answer.json()["code"]) == (408, "too_slow")
     assert now.asked == []
@@ -89,7 +89,7 @@ sys.path.insert(0, "")
 os.environ["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
 from tests.resilient_site.edge.clients import ask
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-from resilient_site.resilience.generations import generations
+from resilient_site.edge.cache.invalidation import generations
 assert generations.slots
 async def main():
     # All but the last bytes fit, which Python has not written when all is received.
@@ -128,7 +128,7 @@ async def test_what_was_promised_before_a_wait_is_told_if_there_is_no_place_afte
     now.respond = respond
     asking = asyncio.create_task(ask("/plain", "POST", sized(0)))
     await becomes(lambda: bool(held.tasks))
-    admission = origin.admission
+    admission = wsgi_bridge.admission
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(admission, "_has_room", lambda kind: False)
         patch.setattr("resilient_site.edge.admission.PATIENCE_S", 0.01)

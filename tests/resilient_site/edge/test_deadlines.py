@@ -8,8 +8,8 @@ from django.http import HttpResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge import origin
-from resilient_site.edge.incoming import Incoming, Kind
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.request import Incoming, Kind
 from resilient_site.resilience import deadlines
 from tests.resilient_site.edge.clients import ask, becomes, get, run
 from tests.resilient_site.edge.views import held, now
@@ -87,7 +87,7 @@ async def test_whose_time_is_up_in_the_queue_is_answered_unserved():
     now.go_on.set()
     assert {a.status for a in await asyncio.gather(*inside)} == {200}
     assert len(now.asked) == 6
-    assert not any(origin.admission.running.values())
+    assert not any(wsgi_bridge.admission.running.values())
 
 
 @run
@@ -132,7 +132,7 @@ def test_nothing_is_read_for_a_client_who_has_gone(method, is_over):
         now.go_on.set()
         assert (await asking).status == 0
         assert found == [is_over]
-        assert not any(origin.admission.running.values())
+        assert not any(wsgi_bridge.admission.running.values())
 
     test()
 

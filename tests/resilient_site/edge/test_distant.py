@@ -11,9 +11,10 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from resilient_site import settings as as_started
-from resilient_site.edge import distant as module
-from resilient_site.edge import fallback, readcache, stores
-from resilient_site.edge.distant import (
+from resilient_site.edge.cache import keys, stale_responses, stores
+from resilient_site.edge.cache import redis_stale_store as module
+from resilient_site.edge.cache.invalidation import generations, mark, now
+from resilient_site.edge.cache.redis_stale_store import (
     COPY_MAX_BYTES,
     PLACE_BYTES,
     WAITING_MAX,
@@ -22,8 +23,7 @@ from resilient_site.edge.distant import (
     seal,
     unseal,
 )
-from resilient_site.resilience.generations import generations, mark, now
-from resilient_site.resilience.sharing import LAST_KNOWN_S, OWN
+from resilient_site.resilience.cache_control import LAST_KNOWN_S, OWN
 from tests.private_server import wait_for
 from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.test_last_known import copy
@@ -81,8 +81,8 @@ def test_another_machine_finds_the_copy_and_takes_it_for_outdated(kept):
     assert abs(found.age - original.age) < 1
     as_found = replace(original, stored=found.stored, mark=found.mark)
     assert found == as_found
-    assert not readcache.is_fresh(found)
-    assert not readcache.may_be_shown_meanwhile(found)
+    assert not keys.is_fresh(found)
+    assert not keys.may_be_shown_meanwhile(found)
     assert found.is_for_want_of_better()
     assert body_of(other, "other") is None
     other.stop()
@@ -218,7 +218,7 @@ class TestAtTheEdge:
     @pytest.fixture
     def distant(self, server, monkeypatch):
         distant = Distant(MAX_BYTES)
-        monkeypatch.setattr(fallback, "distant", distant)
+        monkeypatch.setattr(stale_responses, "distant", distant)
         distant.start()
         yield distant
         distant.stop()

@@ -12,11 +12,11 @@ import uvicorn
 import uvloop
 
 from resilient_site import asgi
-from resilient_site.crowd import crowd
-from resilient_site.edge import express
-from resilient_site.later import held
-from resilient_site.resilience.generations import generations
-from resilient_site.worker import Server, Worker
+from resilient_site.edge import fast_path
+from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.connection_limiter import crowd
+from resilient_site.edge.streaming import held
+from resilient_site.edge.worker import Server, Worker
 from tests.resilient_site.edge.clients import run
 from tests.resilient_site.edge.views import now
 
@@ -77,14 +77,14 @@ async def serving(**config: str | int) -> AsyncIterator[int]:
 def taken(monkeypatch) -> list[bool]:
     """Which requests went the short way."""
     taken: list[bool] = []
-    answer = express.answer
+    answer = fast_path.answer
 
     def noted(*args):
         found = answer(*args)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(express, "answer", noted)
+    monkeypatch.setattr(fast_path, "answer", noted)
     return taken
 
 
@@ -106,7 +106,7 @@ def test_it_is_the_same_answer(method, lines, taken, monkeypatch):
             await client.ask()
             short = await client.ask(*lines, method=method)
             assert taken == [False, True]
-            monkeypatch.setattr(express, "answer", lambda *args: None)
+            monkeypatch.setattr(fast_path, "answer", lambda *args: None)
             long = await client.ask(*lines, method=method)
             fields = [
                 sorted(OF_ONE_ANSWER.sub(b"", a).split(b"\r\n")) for a in (short, long)
@@ -166,7 +166,7 @@ def test_a_fault_on_the_short_way_leaves_the_long_one(monkeypatch, caplog):
     def fail(*args):
         raise OverflowError
 
-    monkeypatch.setattr(express, "answer", fail)
+    monkeypatch.setattr(fast_path, "answer", fail)
 
     @run
     async def test():

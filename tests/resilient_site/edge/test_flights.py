@@ -7,11 +7,12 @@ import sys
 import pytest
 from django.http import HttpResponse
 
-from resilient_site.edge import origin, public, stores
+from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Admission
+from resilient_site.edge.cache import coalescing, stores
+from resilient_site.edge.cache.invalidation import BLUR_NS, generations
+from resilient_site.edge.cache.invalidation import now as moment
 from resilient_site.resilience import deadlines
-from resilient_site.resilience.generations import BLUR_NS, generations
-from resilient_site.resilience.generations import now as moment
 from tests.resilient_site.edge.clients import ask, becomes, get, run
 from tests.resilient_site.edge.views import held, now, thing_response
 from tests.running import ROOT
@@ -60,7 +61,7 @@ async def test_the_others_are_answered_when_the_first_one_goes():
 
 
 def test_what_nobody_waits_for_is_given_up_and_fetched_for_the_next_one(monkeypatch):
-    monkeypatch.setattr(public, "FOR_NOBODY_S", 0.05)
+    monkeypatch.setattr(coalescing, "FOR_NOBODY_S", 0.05)
     was_over: list[bool] = []
 
     def respond(request):
@@ -84,7 +85,7 @@ def test_what_nobody_waits_for_is_given_up_and_fetched_for_the_next_one(monkeypa
         await asyncio.sleep(0.1)
         assert (await get()).json() == "x"
         now.go_on.set()
-        await becomes(lambda: not any(origin.admission.running.values()))
+        await becomes(lambda: not any(wsgi_bridge.admission.running.values()))
         assert was_over == [True]
         assert (await get()).is_hit
 
@@ -117,8 +118,10 @@ async def test_the_failure_of_the_fetch_is_told_to_all():
     assert first.status == 500
     assert {a.status for a in others} == {500}
     # One fetch; and what of it is the first one's own goes to nobody else.
-    assert not public.flights
-    assert origin.admission.running == dict.fromkeys(origin.admission.running, 0)
+    assert not coalescing.flights
+    assert wsgi_bridge.admission.running == dict.fromkeys(
+        wsgi_bridge.admission.running, 0
+    )
 
 
 @run
@@ -188,7 +191,7 @@ async def test_a_change_of_another_process_is_seen_by_the_next_one_who_asks(sett
     code = (
         "import sys; from pathlib import Path; from django.conf import settings\n"
         "settings.configure(DATA_DIR=Path(sys.argv[1]))\n"
-        "from resilient_site.resilience.generations import generations\n"
+        "from resilient_site.edge.cache.invalidation import generations\n"
         "generations.renew(['thing'])"
     )
     subprocess.run(
@@ -257,9 +260,9 @@ async def test_a_failing_origin_is_asked_once_a_moment():
 
 @run
 async def test_fetches_leave_no_place_taken(monkeypatch):
-    monkeypatch.setattr(origin, "admission", Admission(2))
+    monkeypatch.setattr(wsgi_bridge, "admission", Admission(2))
     for n in range(20):
         await asyncio.gather(*(get(f"/thing/{n}-{m}") for m in range(3)))
-    assert not any(origin.admission.running.values())
-    assert not public.flights
+    assert not any(wsgi_bridge.admission.running.values())
+    assert not coalescing.flights
     assert len(stores.copies) <= 60

@@ -9,8 +9,8 @@ import time
 import pytest
 from django.db import transaction
 
-from resilient_site.resilience import generations as module
-from resilient_site.resilience.generations import (
+from resilient_site.edge.cache import invalidation as module
+from resilient_site.edge.cache.invalidation import (
     BLUR_NS,
     CHANGES,
     EVERYTHING,
@@ -106,7 +106,7 @@ def test_it_survives_the_death_of_every_process(generations, tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from django.conf import settings\n"
         "settings.configure(DATA_DIR=Path(sys.argv[1]))\n"
-        "from resilient_site.resilience.generations import generations\n"
+        "from resilient_site.edge.cache.invalidation import generations\n"
         "generations.renew(['a']); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, timeout=30)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge import hints as module
-from resilient_site.edge.hints import Hints
+from resilient_site.edge.cache import bloom_filter as module
+from resilient_site.edge.cache.bloom_filter import Hints
 
 
 class Clock:

@@ -7,10 +7,10 @@ from django.http import QueryDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge import readcache, stores
-from resilient_site.edge.incoming import Incoming, tidy
-from resilient_site.edge.readcache import PATH_MAX, TOLD_MAX, Key, key_of
-from resilient_site.resilience.sharing import Shared
+from resilient_site.edge.cache import keys, stores
+from resilient_site.edge.cache.keys import PATH_MAX, TOLD_MAX, Key, key_of
+from resilient_site.edge.request import Incoming, tidy
+from resilient_site.resilience.cache_control import Shared
 from tests.resilient_site.edge.clients import HOST, ask, get, run
 from tests.resilient_site.edge.views import now
 
@@ -19,7 +19,7 @@ SHARED = Shared(("q", "tag"))
 
 
 def canonical(query: bytes) -> str | None:
-    return readcache._query(query, SHARED)
+    return keys._query(query, SHARED)
 
 
 @run

@@ -14,10 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resilient_site.edge import hints
-from resilient_site.edge.copies import Copy
-from resilient_site.edge.lastknown import BATCH_SHARE, LastKnown, dump, load
-from resilient_site.resilience.generations import Mark, now
+from resilient_site.edge.cache import bloom_filter
+from resilient_site.edge.cache.cached_response import Copy
+from resilient_site.edge.cache.disk_stale_store import (
+    BATCH_SHARE,
+    LastKnown,
+    dump,
+    load,
+)
+from resilient_site.edge.cache.invalidation import Mark, now
 from tests.private_server import wait_for
 from tests.resilient_site.edge.clients import write_out
 from tests.running import ROOT
@@ -88,7 +93,7 @@ def test_the_file_is_for_its_owner_alone(kept):
 
 
 def test_what_another_process_keeps_may_soon_be_found(kept, monkeypatch):
-    monkeypatch.setattr(hints, "CURRENT_S", 0)
+    monkeypatch.setattr(bloom_filter, "CURRENT_S", 0)
     wait_for(lambda: not kept.may_have("key"))
     other = LastKnown(kept.path, MAX_BYTES)
     other.start()
@@ -252,7 +257,7 @@ import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
 from tests.resilient_site.edge.test_last_known import copy, body_of
 from tests.resilient_site.edge.clients import write_out
-from resilient_site.edge.lastknown import LastKnown
+from resilient_site.edge.cache.disk_stale_store import LastKnown
 kept = LastKnown(Path(sys.argv[1]) / "copies.sqlite3", 10**8)
 kept.start()
 kept.keep("early", copy())
@@ -288,10 +293,10 @@ def test_a_folder_that_is_gone_does_no_harm(kept):
 
 
 def test_what_an_earlier_run_of_the_machine_kept_is_known_to_be_outdated(monkeypatch):
-    from resilient_site.edge import lastknown
+    from resilient_site.edge.cache import disk_stale_store
 
     _, stored_at, _, about, body = dump("key", copy())
-    monkeypatch.setattr(lastknown, "boot_id", lambda: "another")
+    monkeypatch.setattr(disk_stale_store, "boot_id", lambda: "another")
     assert load(stored_at, about, body).mark.at == 0
 
 

@@ -12,7 +12,7 @@ from resilient_site.edge.admission import (
     TOLERANCE,
     AdaptiveLimit,
 )
-from resilient_site.edge.incoming import Kind
+from resilient_site.edge.request import Kind
 
 
 class Clock:

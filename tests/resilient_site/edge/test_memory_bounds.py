@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 
-from resilient_site.edge.copies import BODY_MAX_BYTES, Copy
-from resilient_site.edge.readcache import PROBATION_SHARE, Key, ReadCache
-from resilient_site.edge.tap import Collected
-from resilient_site.resilience.generations import Mark
-from resilient_site.resilience.sharing import SHARED
+from resilient_site.edge.cache.cached_response import BODY_MAX_BYTES, Copy
+from resilient_site.edge.cache.invalidation import Mark
+from resilient_site.edge.cache.keys import PROBATION_SHARE, Key, ReadCache
+from resilient_site.edge.cache.response_capture import Collected
+from resilient_site.resilience.cache_control import SHARED
 
 MAX_BYTES = 1024 * 1024
 

@@ -6,10 +6,10 @@ import time
 import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 
-from resilient_site.edge import origin, own
-from resilient_site.edge.incoming import Incoming
-from resilient_site.later import Identity
-from resilient_site.resilience import generations
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.cache import invalidation, private_cache
+from resilient_site.edge.request import Incoming
+from resilient_site.edge.streaming import Identity
 from tests.resilient_site.edge.clients import ask, becomes, run
 from tests.resilient_site.edge.views import held, now
 
@@ -20,7 +20,7 @@ async def all_taken() -> list[asyncio.Task]:
     """Take all places for what is light, until the test says go on."""
     now.respond = held(HttpResponse)
     now.go_on.clear()
-    admission = origin.admission
+    admission = wsgi_bridge.admission
     places = admission.threads - admission.heavy_most
     inside = [asyncio.create_task(ask("/plain")) for _ in range(places)]
     await becomes(lambda: len(now.asked) == places)
@@ -28,8 +28,8 @@ async def all_taken() -> list[asyncio.Task]:
 
 
 def assert_all_free() -> None:
-    assert not any(origin.admission.running.values())
-    assert origin.admission.queued == 0
+    assert not any(wsgi_bridge.admission.running.values())
+    assert wsgi_bridge.admission.queued == 0
 
 
 @pytest.mark.parametrize("target", ["/plain", "/thing"])
@@ -39,7 +39,7 @@ def test_who_goes_while_he_waits_is_not_served(target):
         inside = await all_taken()
         gone = asyncio.Event()
         waiting = asyncio.create_task(ask(target, gone=gone))
-        await becomes(lambda: origin.admission.queued == 1)
+        await becomes(lambda: wsgi_bridge.admission.queued == 1)
         gone.set()
         await asyncio.sleep(0.01)
         now.go_on.set()
@@ -54,7 +54,7 @@ def test_who_goes_while_he_waits_is_not_served(target):
 async def test_who_is_cancelled_while_he_waits_is_not_served():
     inside = await all_taken()
     waiting = asyncio.create_task(ask("/plain"))
-    await becomes(lambda: origin.admission.queued == 1)
+    await becomes(lambda: wsgi_bridge.admission.queued == 1)
     waiting.cancel()
     now.go_on.set()
     await asyncio.gather(*inside, waiting, return_exceptions=True)
@@ -80,7 +80,7 @@ def test_a_view_that_fails_keeps_no_place(respond, target):
     @run
     async def test():
         now.respond = respond
-        for _ in range(2 * origin.admission.threads):
+        for _ in range(2 * wsgi_bridge.admission.threads):
             results = await asyncio.gather(ask(target), return_exceptions=True)
             assert not isinstance(results[0], TimeoutError)
         assert_all_free()
@@ -94,10 +94,12 @@ def test_a_view_that_fails_keeps_no_place(respond, target):
 async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     now.respond = held(HttpResponse)
     now.go_on.clear()
-    admission = origin.admission
+    admission = wsgi_bridge.admission
     path = "/api/v1/heavy_computation"
     heavy = [
-        asyncio.create_task(admission.enter(origin.Kind.HEAVY, 1e12, lambda: False))
+        asyncio.create_task(
+            admission.enter(wsgi_bridge.Kind.HEAVY, 1e12, lambda: False)
+        )
         for _ in range(admission.heavy_most)
     ]
     await asyncio.gather(*heavy)
@@ -106,7 +108,7 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     now.go_on.set()
     assert (await ask("/plain")).status == 200
     for _ in heavy:
-        admission.leave(origin.Kind.HEAVY, 1.0, 1)
+        admission.leave(wsgi_bridge.Kind.HEAVY, 1.0, 1)
     assert_all_free()
 
 
@@ -114,9 +116,14 @@ def test_who_was_recognised_goes_first_though_something_may_have_changed(last_kn
     headers = [(b"host", b"localhost"), (b"authorization", b"Token it")]
     scope = {"method": "POST", "path": "/", "query_string": b"", "headers": headers}
     request = Incoming(scope)
-    assert not own.is_familiar(request)
-    own.remember(request, Identity("user:1", time.time() + 60), generations.now())
-    assert own.is_known(request, 10)
-    generations.generations.renew(["user:1"])
-    assert not own.is_known(request, 10)
-    assert request.kind(own.is_familiar(request)) is origin.Kind.SIGNED_WRITE
+    assert not private_cache.is_familiar(request)
+    private_cache.remember(
+        request, Identity("user:1", time.time() + 60), invalidation.now()
+    )
+    assert private_cache.is_known(request, 10)
+    invalidation.generations.renew(["user:1"])
+    assert not private_cache.is_known(request, 10)
+    assert (
+        request.kind(private_cache.is_familiar(request))
+        is wsgi_bridge.Kind.SIGNED_WRITE
+    )

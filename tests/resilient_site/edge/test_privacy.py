@@ -8,10 +8,10 @@ from django.http import HttpResponse
 from django.test import Client
 
 from items.apps import EDITORS
-from resilient_site.edge import own, stores
-from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.cache import private_cache, stores
+from resilient_site.edge.request import Incoming
 from resilient_site.models import ApiToken
-from resilient_site.resilience.sharing import OWN, share_with_strangers
+from resilient_site.resilience.cache_control import OWN, share_with_strangers
 from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
 from tests.resilient_site.edge.views import now, thing_response
 
@@ -97,9 +97,9 @@ def test_however_a_session_is_spelt_it_is_the_one_django_sees(
     async def test():
         header = (b"cookie", spelt.format(cookie).encode())
         answer = await ask(PAGE, headers=[header])
-        assert (answer.status == 200) == bool(own.known)
-        assert None not in own.known
-        assert "" not in own.known
+        assert (answer.status == 200) == bool(private_cache.known)
+        assert None not in private_cache.known
+        assert "" not in private_cache.known
         write_out(last_known)
         fail()
         assert (await get(PAGE)).status == 503
@@ -159,7 +159,7 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
     async def test():
         await told(Cookie=cookie)
         await told(REST, Authorization=token)
-        assert len(own.known) == 2
+        assert len(private_cache.known) == 2
         await elsewhere(change, reader, cookie)
         fail()
         assert (await get(PAGE, Cookie=cookie)).status == 503
@@ -175,7 +175,7 @@ async def test_a_copy_lasts_no_longer_than_its_token(last_known, reader):
     await told(REST, Authorization=f"Token {token}")
     scope = {"method": "GET", "path": REST, "query_string": b""}
     scope["headers"] = [HOST, (b"authorization", f"Token {token}".encode())]
-    copy = await own.find(Incoming(scope))
+    copy = await private_cache.find(Incoming(scope))
     assert copy is not None
     assert 0 < copy.fresh_s + copy.stale_if_error_s <= 30
 

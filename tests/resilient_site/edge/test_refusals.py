@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge import refusals
+from resilient_site.edge import error_responses
 from resilient_site.edge.admission import Refused
-from resilient_site.edge.incoming import Incoming
+from resilient_site.edge.request import Incoming
 from resilient_site.errors import DeadlinePassed, SiteError
-from resilient_site.requestid import begin_exchange, current_request_id
+from resilient_site.observability.request_id import begin_exchange, current_request_id
 from tests.resilient_site.edge.clients import Answer, ask, get, run
 
 pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
@@ -23,7 +23,7 @@ def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") ->
             "method": method, "path": path, "query_string": b"", "headers": headers,
         }  # fmt: skip
         extra, answer = begin_exchange(scope), Answer()
-        await refusals.send_error(Incoming(scope), answer.take, error, extra)
+        await error_responses.send_error(Incoming(scope), answer.take, error, extra)
         assert answer.headers["x-request-id"] == current_request_id()
         return answer
 
@@ -54,8 +54,8 @@ def test_people_get_a_page_with_what_is_theirs():
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert f'href="/items/{n}/"'.encode() in answer.body
         assert b"id-%d" % n in answer.body
-        assert refusals._ID.encode() not in answer.body
-        assert refusals._PATH.encode() not in answer.body
+        assert error_responses._ID.encode() not in answer.body
+        assert error_responses._PATH.encode() not in answer.body
 
 
 @pytest.mark.parametrize("path", ["/api/v1/items/x", "/items/x/"])

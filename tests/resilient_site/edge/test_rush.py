@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from resilient_site.edge import express, origin, public, rush, stores
+from resilient_site.edge import fast_path, load_shedding, wsgi_bridge
 from resilient_site.edge.admission import NEXT, STRANGERS_PER_THREAD
-from resilient_site.edge.incoming import Incoming, Kind
+from resilient_site.edge.cache import coalescing, stores
+from resilient_site.edge.request import Incoming, Kind
 from tests.resilient_site.edge.clients import HOST, becomes, get, run
 
 pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
@@ -24,14 +25,14 @@ def asked(path: str = "/thing", method: str = "GET", **headers: str) -> Incoming
 
 
 def is_refused(request: Incoming) -> bool:
-    key = public.key_of_shared(request)
-    return key is not None and rush.is_refused(request, key)
+    key = coalescing.key_of_shared(request)
+    return key is not None and load_shedding.is_refused(request, key)
 
 
 async def begin_rush(places: int = 0) -> None:
     """Let there be too much to do, with so many places for those who still come."""
-    origin.admission._standing_until = math.inf
-    origin.admission.limit.value = places - NEXT
+    wsgi_bridge.admission._standing_until = math.inf
+    wsgi_bridge.admission.limit.value = places - NEXT
     await becomes(lambda: not stores.last_known.may_have("anything"))
 
 
@@ -39,7 +40,7 @@ async def begin_rush(places: int = 0) -> None:
 async def test_a_stranger_is_refused_what_nobody_has_asked_for(last_known):
     await begin_rush()
     fields = dict([HOST, (b"x-request-id", b"mine")])
-    answer = express.answer(b"GET", b"/thing", "http", fields, [])
+    answer = fast_path.answer(b"GET", b"/thing", "http", fields, [])
     assert answer is not None
     head, body = answer.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
@@ -48,13 +49,13 @@ async def test_a_stranger_is_refused_what_nobody_has_asked_for(last_known):
     assert b"x-request-id: mine" in lines
     assert b"content-length: %d" % len(body) in lines
     assert b"mine" in body
-    assert origin.admission.refused[Kind.READ] == 1
+    assert wsgi_bridge.admission.refused[Kind.READ] == 1
 
 
 @run
 async def test_nobody_is_refused_when_there_is_no_rush(last_known):
     await begin_rush()
-    origin.admission._standing_until = 0
+    wsgi_bridge.admission._standing_until = 0
     assert not is_refused(asked())
 
 
@@ -97,14 +98,14 @@ async def test_as_many_are_let_through_as_there_are_places(last_known):
     assert not is_refused(second)
     assert is_refused(third)
     await get("/thing/0")
-    assert len(public.coming) == 1
+    assert len(coalescing.coming) == 1
     assert not is_refused(third)
 
 
 @run
 async def test_before_it_is_known_to_be_a_rush_no_more_may_wait_than_get_in(last_known):
     await becomes(lambda: not stores.last_known.may_have("anything"))
-    most = STRANGERS_PER_THREAD * origin.admission.threads
+    most = STRANGERS_PER_THREAD * wsgi_bridge.admission.threads
     for n in range(most):
         assert not is_refused(asked(f"/thing/{n}"))
     assert is_refused(asked("/thing/more"))
@@ -114,9 +115,9 @@ async def test_before_it_is_known_to_be_a_rush_no_more_may_wait_than_get_in(last
 
 @run
 async def test_without_admission_nobody_is_refused(last_known, monkeypatch):
-    monkeypatch.setattr(origin.admission, "is_on", False)
+    monkeypatch.setattr(wsgi_bridge.admission, "is_on", False)
     await becomes(lambda: not stores.last_known.may_have("anything"))
-    for n in range(STRANGERS_PER_THREAD * origin.admission.threads + 1):
+    for n in range(STRANGERS_PER_THREAD * wsgi_bridge.admission.threads + 1):
         assert not is_refused(asked(f"/thing/{n}"))
 
 
@@ -129,4 +130,4 @@ async def test_where_nothing_is_shared_nobody_is_kept_out_by_who_came_before(
     for n in range(20):
         assert not is_refused(asked(f"/thing/{n}"))
         assert (await get(f"/thing/{n}")).status == 200
-    assert not public.coming
+    assert not coalescing.coming

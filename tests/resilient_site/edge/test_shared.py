@@ -6,10 +6,9 @@ import time
 import pytest
 from django.http import HttpResponse, JsonResponse
 
-from resilient_site.edge import copies as copies_module
-from resilient_site.edge import public, stores
-from resilient_site.resilience import broadcast
-from resilient_site.resilience.sharing import FRESH_S, STALE_S
+from resilient_site.edge.cache import cached_response as copies_module
+from resilient_site.edge.cache import coalescing, invalidation_pubsub, stores
+from resilient_site.resilience.cache_control import FRESH_S, STALE_S
 from tests.resilient_site.edge.clients import becomes, get, run
 from tests.resilient_site.edge.views import now, page_response, thing_response
 
@@ -203,7 +202,7 @@ async def test_an_old_copy_is_shown_while_a_new_one_is_fetched():
         assert "ttl=-1" in old.cached
         assert STATUS.fullmatch(old.cached)
         await becomes(lambda: len(now.asked) == 2)
-        await becomes(lambda: not public.flights)
+        await becomes(lambda: not coalescing.flights)
     assert (await get()).headers["age"] == "0"
     assert len(now.asked) == 2
 
@@ -214,7 +213,7 @@ async def test_who_may_have_missed_a_change_shows_no_old_copy_meanwhile(settings
     await get()
     with pytest.MonkeyPatch.context() as patch:
         pass_time(patch, FRESH_S - 1)
-        broadcast.subscriber.is_listening.clear()
+        invalidation_pubsub.subscriber.is_listening.clear()
         assert (await get()).is_hit
         pass_time(patch, FRESH_S + 1)
         assert not (await get()).is_hit

@@ -8,9 +8,9 @@ from django.test import Client
 
 from items import catalogue
 from items.models import Item
-from resilient_site.edge import origin
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.cache.invalidation import generations
 from resilient_site.models import ApiToken
-from resilient_site.resilience.generations import generations
 from tests.factories import TESTER, make_item
 from tests.resilient_site.edge.clients import ask, elsewhere, get, run, write_out
 
@@ -121,10 +121,10 @@ async def test_no_parameter_of_one_client_gets_into_the_links_of_another():
 async def test_a_hit_takes_no_thread():
     for target in SHARED:
         await get(target)
-    admitted = dict(origin.admission.admitted)
+    admitted = dict(wsgi_bridge.admission.admitted)
     for target in SHARED:
         assert (await get(target)).is_hit
-    assert origin.admission.admitted == admitted
+    assert wsgi_bridge.admission.admitted == admitted
 
 
 def no_database(*args: object, **kwargs: object) -> None:

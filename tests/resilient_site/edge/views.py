@@ -12,7 +12,7 @@ from rest_framework.decorators import api_view, permission_classes
 from rest_framework.request import Request
 
 from resilient_site import urls
-from resilient_site.resilience.sharing import OWN, share, shared
+from resilient_site.resilience.cache_control import OWN, share, shared
 
 # What was asked, and how the view answers: by what it is given, or as it stands.
 now = SimpleNamespace()

@@ -8,11 +8,11 @@ from django.test import override_settings
 
 from resilient_site import settings as as_started
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.incoming import Kind
-from resilient_site.edge.wellness import RUSH_S, Edge
+from resilient_site.edge.health_check import RUSH_S, Edge
+from resilient_site.edge.request import Kind
 from resilient_site.health import checks
-from resilient_site.health.parts import Status
-from resilient_site.postgres.pulse import pulse
+from resilient_site.health.components import Status
+from resilient_site.postgres.heartbeat import pulse
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Breaker, State
 from tests.private_server import wait_for

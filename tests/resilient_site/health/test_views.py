@@ -9,12 +9,12 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
+from resilient_site.cache.lru import Memory
 from resilient_site.health import views
 from resilient_site.resilience import breakers
+from resilient_site.resilience.bounded_dict import Latest
+from resilient_site.resilience.breaker_overrides import Holds
 from resilient_site.resilience.breakers import State
-from resilient_site.resilience.holds import Holds
-from resilient_site.resilience.latest import Latest
-from resilient_site.resilience.memory import Memory
 
 pytestmark = pytest.mark.django_db
 

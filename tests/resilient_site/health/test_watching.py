@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from resilient_site.edge import probes
-from resilient_site.health import document
-from resilient_site.health.parts import Finding, Part, Status
-from resilient_site.health.watching import HANGS_S, Probe, Report, Watch
-from resilient_site.later import held
+from resilient_site.edge.streaming import held
+from resilient_site.health import health_json
+from resilient_site.health.components import Finding, Part, Status
+from resilient_site.health.monitor import HANGS_S, Probe, Report, Watch
 from tests.private_server import wait_for
 
 
@@ -113,7 +113,7 @@ def test_parts_are_watched_each_by_itself():
 
 
 def test_transitions_are_logged_once(caplog):
-    caplog.set_level(logging.INFO, "resilient_site.health.watching")
+    caplog.set_level(logging.INFO, "resilient_site.health.monitor")
     checked = Checked()
     probe = Probe(checked.part)
     for status in (Status.PASS, Status.PASS, Status.FAIL, Status.FAIL, Status.PASS):
@@ -146,15 +146,15 @@ def test_degraded_is_still_ready(statuses, expected, monkeypatch):
     monkeypatch.setattr(probes.edge, "has_answers", True)
     report = report_of(**statuses)
     assert probes.why_not_ready(report) == ""
-    assert document.health(report)["status"] == expected
+    assert health_json.health(report)["status"] == expected
 
 
 def test_what_only_staff_may_know_is_not_in_the_document():
     report = report_of(cache=Status.WARN)
-    (check,) = document.health(report)["checks"]["cache"]
+    (check,) = health_json.health(report)["checks"]["cache"]
     assert (check["status"], check["output"]) == ("warn", "So it is.")
     assert not {"error", "figures"} & set(check)
-    (check,) = document.with_details(report)["checks"]["cache"]
+    (check,) = health_json.with_details(report)["checks"]["cache"]
     assert (check["error"], check["figures"]) == ("with secrets", {"A": "1"})
 
 

@@ -4,7 +4,7 @@ import pytest
 from django.db import IntegrityError, connection
 
 from items.models import Item, ItemChange
-from resilient_site.postgres.together import insert_together
+from resilient_site.postgres.multi_table_insert import insert_together
 
 pytestmark = [
     pytest.mark.once,

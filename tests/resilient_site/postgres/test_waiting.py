@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 from psycopg.pq import TransactionStatus
 
-from resilient_site.postgres.waiting import GivenUp, PatientConnection
+from resilient_site.postgres.connection import GivenUp, PatientConnection
 from resilient_site.resilience import deadlines
 from tests.private_server import BUSY_S
 

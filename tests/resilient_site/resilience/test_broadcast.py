@@ -7,9 +7,9 @@ import orjson
 import pytest
 import redis
 
-from resilient_site.resilience import broadcast
-from resilient_site.resilience.broadcast import CHANNEL, Publisher, Subscriber
-from resilient_site.resilience.generations import Generations, mark, now
+from resilient_site.edge.cache import invalidation_pubsub
+from resilient_site.edge.cache.invalidation import Generations, mark, now
+from resilient_site.edge.cache.invalidation_pubsub import CHANNEL, Publisher, Subscriber
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.resilient_site.resilience.nonsense import answering, garbage, wrong_shape
@@ -24,7 +24,7 @@ def there(tmp_path, monkeypatch, settings, redis_own):
     """The moments that another machine keeps."""
     settings.REDIS_URL = redis_own.url()
     there = Generations(tmp_path)
-    monkeypatch.setattr(broadcast.generations, "generations", there)
+    monkeypatch.setattr(invalidation_pubsub.invalidation, "generations", there)
     return there
 
 
@@ -121,7 +121,7 @@ def test_who_was_answered_nonsense_goes_on_after(
 
 def test_too_many_changes_are_told_as_everything(there, publisher, subscriber):
     bolt = copy_of("item:bolt")
-    publisher.tell(f"item:{n}" for n in range(broadcast.TAGS_MAX + 1))
+    publisher.tell(f"item:{n}" for n in range(invalidation_pubsub.TAGS_MAX + 1))
     is_heard(there, bolt)
 
 

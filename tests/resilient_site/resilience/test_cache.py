@@ -15,9 +15,10 @@ import pytest
 import redis
 from asgiref.sync import sync_to_async
 
-from resilient_site.resilience import breakers, scripts
+from resilient_site.cache import lua_scripts
+from resilient_site.cache.backend import COPY_S, GuardedCache
+from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
-from resilient_site.resilience.cache import COPY_S, GuardedCache
 from tests.private_server import BUSY_S, wait_for
 from tests.resilient_site.resilience.nonsense import (
     answering,
@@ -150,7 +151,7 @@ def test_redis_is_the_truth_while_it_answers(patient, admin):
 
 def test_a_value_that_nobody_can_read_is_a_miss_and_goes(patient, admin):
     patient.set("a", "fine")
-    stamp = admin.get(scripts.GENERATION_KEY)
+    stamp = admin.get(lua_scripts.GENERATION_KEY)
     poison = [b"\x80\x04\x95", b"[1", b"", b"5" * 50, stamp + b"::{", stamp + b"::\xff"]
     poison.append(stamp + b"::" + b"[" * 100_000)
     for number, value in enumerate(poison):
@@ -472,7 +473,7 @@ def test_a_write_that_redis_sees_late_does_nothing(cache, redis_own, admin):
 
 def test_a_write_in_an_ended_generation_is_refused_and_done_again(patient, admin):
     patient.set("a", "x")
-    admin.set(scripts.GENERATION_KEY, "0" * 16)
+    admin.set(lua_scripts.GENERATION_KEY, "0" * 16)
     assert patient._remote._generation != b"0" * 16
     patient.set("a", "y")
     assert patient.get("a") == "y"
@@ -480,7 +481,7 @@ def test_a_write_in_an_ended_generation_is_refused_and_done_again(patient, admin
 
 def test_values_do_not_count_when_their_generation_was_evicted(patient, admin):
     patient.set("a", "x")
-    admin.delete(scripts.GENERATION_KEY)
+    admin.delete(lua_scripts.GENERATION_KEY)
     assert patient.get("a") is None
     patient.set("b", "y")
     assert patient.get_many("ab") == {"b": "y"}
@@ -513,7 +514,7 @@ def test_a_clear_during_an_outage_is_done_after_it(cache, redis_own):
 def test_more_changes_than_the_journal_holds_invalidate_all(
     cache, redis_own, monkeypatch
 ):
-    monkeypatch.setattr("resilient_site.resilience.journal.MAX_KEYS", 10)
+    monkeypatch.setattr("resilient_site.cache.journal.MAX_KEYS", 10)
     keys = [f"k{number}" for number in range(20)]
     cache.set_many(dict.fromkeys(keys, "old"))
     redis_own.pause()

@@ -7,9 +7,9 @@ import threading
 import pytest
 from django.test import override_settings
 
-from resilient_site.resilience import breakers, holds
+from resilient_site.resilience import breaker_overrides, breakers
+from resilient_site.resilience.breaker_overrides import Holds
 from resilient_site.resilience.breakers import Breaker, State
-from resilient_site.resilience.holds import Holds
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
@@ -36,7 +36,7 @@ def test_a_hold_is_kept_and_let_go(tmp_path, two):
 
 
 def test_another_process_follows_and_so_does_the_next_one(tmp_path, two, monkeypatch):
-    monkeypatch.setattr(holds, "LOOK_S", 0.01)
+    monkeypatch.setattr(breaker_overrides, "LOOK_S", 0.01)
     path = tmp_path / "breakers.json"
     follower = Holds(path)
     follower.start()

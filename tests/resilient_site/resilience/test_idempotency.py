@@ -18,14 +18,10 @@ from compute.registry import get_task
 from items import catalogue
 from items.catalogue import item_tag
 from items.models import Item, ItemChange
-from resilient_site.heap_api import HeapView
+from resilient_site.api.idempotency import IdempotentWrites, answer_once, forget_old
+from resilient_site.edge.cache.invalidation import generations, mark, now
 from resilient_site.models import IdempotencyRecord
-from resilient_site.resilience.generations import generations, mark, now
-from resilient_site.resilience.idempotency import (
-    IdempotentWrites,
-    answer_once,
-    forget_old,
-)
+from resilient_site.observability.memory_api import HeapView
 from tests.factories import make_item
 from tests.resilient_site.resilience.sending import (
     ITEMS,
@@ -282,7 +278,7 @@ def test_a_key_is_forgotten_after_a_day(api):
 
 
 def test_old_answers_are_deleted(api, monkeypatch):
-    monkeypatch.setattr("resilient_site.resilience.idempotency.DELETED_AT_ONCE", 2)
+    monkeypatch.setattr("resilient_site.api.idempotency.DELETED_AT_ONCE", 2)
     for number in range(6):
         api.delete(ITEMS + "x", headers={"Idempotency-Key": f"k{number}"})
     old = IdempotencyRecord.objects.exclude(key="k0")

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from resilient_site.resilience.latest import Latest, all_latest
+from resilient_site.resilience.bounded_dict import Latest, all_latest
 
 
 def test_what_was_set_longest_ago_goes_first():

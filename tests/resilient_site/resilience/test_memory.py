@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.resilience.memory import OVERHEAD_BYTES, Memory
+from resilient_site.cache.lru import OVERHEAD_BYTES, Memory
 
 pytestmark = pytest.mark.once
 

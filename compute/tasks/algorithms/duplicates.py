@@ -1,0 +1,176 @@
+"""Items whose names or descriptions agree, or nearly do.
+
+Texts are compared without regard to case, spacing and compatible characters
+(Unicode's NFKC). Items with the very same text make a group: each further one is
+paired with the group's first, so that a thousand equal items are 999 pairs and not
+half a million. Groups whose texts nearly agree are paired by their first items.
+"""
+
+import dataclasses
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from sys import getsizeof
+from typing import NamedTuple, Self
+from zlib import crc32
+
+import orjson
+
+from compute.tasks.algorithms import row_iterator, similarity
+from items.models import ItemQuerySet
+
+FIELDS = ("name", "description", "both")
+MEMORY_BYTES = 600_000_000
+# What a text and the first item that has it take beside their letters.
+ENTRY_BYTES = 200
+READ_SHARE = 0.1
+
+type Progress = Callable[[float, str], None]
+
+
+class TooMuchText(Exception):
+    """The texts would not fit into the memory of one process."""
+
+
+class Pair(NamedTuple):
+    """Two items, the one with the lower id first, and the field that agrees."""
+
+    score: float
+    field: str
+    first: str
+    second: str
+
+    @classmethod
+    def of(cls, score: float, field: str, one: str, other: str) -> Self:
+        return cls(score, field, min(one, other), max(one, other))
+
+
+@dataclasses.dataclass
+class Search:
+    """One part of the work: what belongs to it is told by checksums of the texts."""
+
+    field: str
+    threshold: float
+    limit: int
+    part: int = 0
+    parts: int = 1
+    compared: int = 0
+    is_cut: bool = False
+    found: list[Pair] = dataclasses.field(default_factory=list)
+
+    def run(self, items: ItemQuerySet, on_progress: Progress) -> None:
+        """Fill `found` with the best pairs of this part, in no order.
+
+        Raises TooMuchText. A pair that agrees in both fields may be there twice.
+        """
+        groups = self._read(items, on_progress)
+        if self.is_cut:
+            return  # no others agree as well as those that agree exactly
+        share = (1 - READ_SHARE) / len(groups)
+        for number, name in enumerate(list(groups)):
+            begin = READ_SHARE + number * share
+            self._add_near(name, groups.pop(name), on_progress, begin, share)
+
+    def _read(
+        self, items: ItemQuerySet, on_progress: Progress
+    ) -> dict[str, dict[str, str]]:
+        """Pair the items that agree exactly; return the first item of each text."""
+        names = FIELDS[:2] if self.field == "both" else (self.field,)
+        groups: dict[str, dict[str, str]] = {name: {} for name in names}
+        twins: dict[bytes, str] = {}
+        used, total = 0, items.count()
+        for number, (item_id, *values) in enumerate(row_iterator.rows(items, *names)):
+            if number % row_iterator.CHUNK_ROWS == 0:
+                fraction = READ_SHARE * number / max(total, number, 1)
+                on_progress(fraction, f"Reading: {number:,} of {total:,} items")
+            texts = [normal(value) for value in values]
+            self.compared += any(texts)
+            # First of all the very same items: of many with one name they are the
+            # pairs to see.
+            if self.field == "both" and self._are_twins(twins, item_id, texts):
+                continue
+            for name, text in zip(names, texts, strict=True):
+                if text and self._is_new(groups[name], item_id, text, name):
+                    used += getsizeof(text) + ENTRY_BYTES
+            if used > MEMORY_BYTES:
+                raise TooMuchText
+        return groups
+
+    def _are_twins(
+        self, twins: dict[bytes, str], item_id: str, texts: list[str]
+    ) -> bool:
+        digest = blake2b("\n".join(texts).encode(), digest_size=16).digest()
+        first = twins.setdefault(digest, item_id)
+        if first == item_id:
+            return False
+        self._add_equal(first, item_id, texts[0], "both" if all(texts) else "name")
+        return True
+
+    def _is_new(
+        self, firsts: dict[str, str], item_id: str, text: str, name: str
+    ) -> bool:
+        first = firsts.setdefault(text, item_id)
+        if first == item_id:
+            return True
+        self._add_equal(first, item_id, text, name)
+        return False
+
+    def _add_equal(self, first: str, item_id: str, text: str, name: str) -> None:
+        if crc32(text.encode()) % self.parts != self.part:
+            return
+        if len(self.found) < self.limit:
+            self.found.append(Pair.of(1.0, name, first, item_id))
+        else:
+            self.is_cut = True
+
+    def _add_near(
+        self,
+        name: str,
+        firsts: dict[str, str],
+        on_progress: Progress,
+        begin: float,
+        share: float,
+    ) -> None:
+        def show(fraction: float, rows: int) -> None:
+            on_progress(begin + share * fraction, f"Comparing {name}s: {rows:,} done")
+
+        texts = sorted(firsts, key=lambda text: (len(text), text))
+        best = similarity.Best(self.threshold, self.limit)
+        similarity.near_matches(
+            texts, best, part=self.part, parts=self.parts, on_progress=show
+        )
+        for score, one, other in best.ranked().tolist():
+            ids = firsts[texts[one]], firsts[texts[other]]
+            self.found.append(Pair.of(score, name, *ids))
+        self.is_cut |= best.is_cut
+
+
+def ranked(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs with the best first, and each one once."""
+    by_items: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        earlier = by_items.setdefault((pair.first, pair.second), pair)
+        if earlier.field != pair.field:
+            score = max(pair.score, earlier.score)
+            both = pair._replace(score=score, field="both")
+            by_items[pair.first, pair.second] = both
+    return sorted(by_items.values(), key=lambda pair: (-pair.score, *pair[2:]))
+
+
+def normal(text: str) -> str:
+    """Return what is compared of `text`."""
+    if not text.isascii():
+        # Folding can make what is to be normalised again (Unicode 16, D145).
+        text = unicodedata.normalize("NFKC", text).casefold()
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def as_lines(pairs: Iterable[Pair]) -> Iterator[bytes]:
+    return (
+        orjson.dumps(tuple(pair), option=orjson.OPT_APPEND_NEWLINE) for pair in pairs
+    )
+
+
+def from_lines(content: bytes) -> Iterator[Pair]:
+    return (Pair(*orjson.loads(line)) for line in content.splitlines())

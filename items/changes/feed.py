@@ -1,0 +1,91 @@
+"""The change log in the order in which it becomes final, and places in it."""
+
+from typing import Any
+
+from django.db.models import F
+from django.db.models.fields.tuple_lookups import TupleGreaterThan
+
+from items import rules
+from items.changes.transactions import next_transaction
+from items.models import ItemChange
+from resilient_site.api.keyset import Cursor
+from resilient_site.errors import Invalid
+
+# Transaction and id of a change: what comes after it is greater.
+type Position = tuple[int, int]
+
+ORDERING = "transaction"
+START: Position = (0, 0)
+NOW = "now"
+
+
+def position_of(change: ItemChange) -> Position:
+    return change.transaction, change.pk
+
+
+def cursor_of(position: Position) -> str:
+    return Cursor(ORDERING, False, position).encode()
+
+
+def behind(position: Position) -> TupleGreaterThan:
+    """Return the condition of what comes after `position`."""
+    return TupleGreaterThan((F("transaction"), F("id")), position)
+
+
+def changes_after(position: Position, limit: int) -> list[ItemChange]:
+    """Return the next changes that no later commit can slip in before."""
+    return list(ItemChange.objects.settled().filter(behind(position))[:limit])
+
+
+def last_changes(limit: int) -> list[ItemChange]:
+    """Return the last final changes, in their order."""
+    return list(ItemChange.objects.settled().reverse()[:limit])[::-1]
+
+
+def end() -> Position:
+    """Return the place of the last final change."""
+    last = last_changes(1)
+    return position_of(last[0]) if last else START
+
+
+def parse_cursor(text: str | None, named: str) -> str | None:
+    """Return the cursor that `text` means; `now` is the end of the log.
+
+    Raises Invalid, for the parameter `named`, if it is none of this log.
+    """
+    if not text:
+        return None
+    if text == NOW:
+        return cursor_of(end())
+    try:
+        at = Cursor.decode(text, ItemChange, ORDERING)
+    except ValueError as error:
+        message = "This is not a cursor of this list and ordering."
+        raise Invalid(errors={named: [message]}) from error
+    unused = next_transaction()
+    if unused is not None and at.values[0] >= unused:
+        message = "This is from another copy of the catalogue. Begin without it."
+        raise Invalid(errors={named: [message]})
+    return text
+
+
+def parse_position(cursor: str | None) -> Position:
+    """Return the place of a cursor that is known to be one; the start for None."""
+    if cursor is None:
+        return START
+    transaction, pk = Cursor.decode(cursor, ItemChange, ORDERING).values
+    return transaction, pk
+
+
+def as_json(change: ItemChange) -> dict[str, Any]:
+    """Return a change as everybody may see it: without the one who made it."""
+    return {
+        "id": change.pk,
+        "item_id": rules.public_id(change.item_id),
+        "version": change.version,
+        "action": change.action,
+        "before": change.before,
+        "after": change.after,
+        "at": change.at,
+        "request_id": change.request_id,
+    }

@@ -1,0 +1,289 @@
+"""Reading files of items: CSV or NDJSON, gzip or not, told apart by their content.
+
+Memory is bounded by the longest line, whatever the size of the file. A line that
+cannot be read is reported, and reading goes on behind it; a file that is no file of
+items is refused.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import orjson
+
+from items.imports.csv_escaping import plain
+from resilient_site.errors import Invalid
+
+FIELDS = ("id", "name", "description", "tags")
+# Columns of our own exports that the catalogue itself keeps.
+IGNORED = ("version", "created_at", "updated_at")
+
+LINE_MAX_BYTES = 1024 * 1024
+# Well over what the rules let into one row, however it is written.
+ROW_MAX_BYTES = 256 * 1024
+ROW_LINES_TRIED = 50
+TEXT_SHOWN = 500
+
+csv.field_size_limit(LINE_MAX_BYTES)
+
+
+class Unreadable(Invalid):
+    code = "unreadable_file"
+    detail = "This is not a file of items."
+
+
+@dataclass(slots=True)
+class Line:
+    """One row of the file: its fields or an error, and the position behind it.
+
+    An empty line has neither.
+    """
+
+    number: int
+    end: int
+    fields: Mapping[str, Any]
+    text: str
+    error: str = ""
+
+
+def read_lines(
+    stream: io.BufferedReader,
+    *,
+    offset: int = 0,
+    line: int = 0,
+    max_bytes: int | None = None,
+) -> Iterator[Line]:
+    """Yield the rows behind `offset` (in uncompressed bytes) and `line`.
+
+    Raises Unreadable if the file is not one of items, is damaged, or is larger than
+    `max_bytes` when unpacked.
+    """
+    try:
+        content = _decompressed(stream)
+        first = content.peek(4096)
+        if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise Unreadable("The file is in UTF-16. Save it as UTF-8.")
+        source = _Source(content, max_bytes)
+        if first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            yield from _read_ndjson(source.skip_to(offset, line))
+        else:
+            yield from _read_csv(source, offset, line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Unreadable(f"The compressed file is damaged: {error}.") from error
+
+
+def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream))
+    return stream
+
+
+class _Text(NamedTuple):
+    """A physical line, and the position behind it."""
+
+    text: str
+    line: int
+    offset: int
+    fault: str = ""
+
+
+class _TooLong(Exception):
+    """A line was met that is not kept in memory."""
+
+
+class _RowTooLong(Exception):
+    """The lines of one row have become more than a row may have."""
+
+
+class _Source:
+    """The physical lines. Those since `taken` was last cleared can be put back."""
+
+    def __init__(self, stream: io.BufferedReader, max_bytes: int | None) -> None:
+        self.stream = stream
+        self.max_bytes = max_bytes
+        self.offset = self.line = 0  # behind the last line that was handed out
+        self.read_offset = self.read_line = 0
+        self.waiting: deque[_Text] = deque()
+        self.taken: list[_Text] = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else self._read()
+        self.line, self.offset = line.line, line.offset
+        self.taken.append(line)
+        if line.fault and not line.text:
+            raise _TooLong
+        if len(self.taken) > 1 and line.offset - self.taken[0].offset > ROW_MAX_BYTES:
+            raise _RowTooLong
+        return line.text
+
+    def _read(self) -> _Text:
+        raw = self.stream.readline(LINE_MAX_BYTES)
+        if not raw:
+            raise StopIteration
+        self.read_line += 1
+        self._count(raw)
+        if len(raw) == LINE_MAX_BYTES and not raw.endswith(b"\n"):
+            self._skip_rest_of_line()
+            fault = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
+            return _Text("", self.read_line, self.read_offset, fault)
+        if self.read_line == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        fault = ""
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            text = raw.decode(errors="backslashreplace")
+            fault = "The line is not UTF-8 text."
+        return _Text(text, self.read_line, self.read_offset, fault)
+
+    def _skip_rest_of_line(self) -> None:
+        while part := self.stream.readline(LINE_MAX_BYTES):
+            self._count(part)
+            if part.endswith(b"\n"):
+                return
+
+    def _count(self, raw: bytes) -> None:
+        self.read_offset += len(raw)
+        if self.max_bytes is not None and self.read_offset > self.max_bytes:
+            raise Unreadable(f"The file has more than {self.max_bytes:,} bytes.")
+
+    def give_up_first(self) -> _Text:
+        """Return the first line taken, and put the others back to be read again."""
+        first, *others = self.taken
+        self.waiting.extendleft(reversed(others))
+        self.line, self.offset = first.line, first.offset
+        return first
+
+    def skip_to(self, offset: int, line: int) -> Self:
+        if offset > self.offset:
+            missing = offset - self.offset
+            while missing and (part := self.stream.read(min(missing, 1 << 20))):
+                missing -= len(part)
+            self.read_offset, self.read_line = offset, line
+            self.offset, self.line = offset, line
+        return self
+
+
+def _read_ndjson(source: _Source) -> Iterator[Line]:
+    while True:
+        source.taken.clear()
+        try:
+            text = next(source)
+        except StopIteration:
+            return
+        except _TooLong:
+            text = ""
+        line = Line(source.line, source.offset, {}, text[:TEXT_SHOWN].rstrip("\n"))
+        line.error = source.taken[0].fault
+        if text.strip() and not line.error:
+            try:
+                found = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                line.error = f"This is not JSON: {error}."
+            else:
+                line.fields, line.error = _only_fields(found)
+        yield line
+
+
+def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
+    if not isinstance(found, dict):
+        return {}, "A line must be a JSON object."
+    if unknown := [k for k in found if k not in FIELDS and k not in IGNORED]:
+        return {}, f"Unknown: {', '.join(unknown)[:100]}."
+    return found, "" if found else "The object is empty."
+
+
+def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
+    try:
+        header_text = next(source)
+    except StopIteration:
+        return  # no row at all, as an empty catalogue is exported
+    except _TooLong:
+        raise Unreadable from None
+    separator = max(",;\t", key=header_text.count)
+    header = _header(header_text, separator)
+    rows = _CsvRows(source.skip_to(offset, line), separator)
+    for cells in rows:
+        if isinstance(cells, Line):
+            yield cells
+            continue
+        row = Line(source.line, source.offset, {}, separator.join(cells)[:TEXT_SHOWN])
+        row.error = next((taken.fault for taken in source.taken if taken.fault), "")
+        if cells and not row.error:
+            if len(cells) == len(header):
+                row.fields = dict(zip(header, map(plain, cells), strict=True))
+            else:
+                row.error = (
+                    f"Has {len(cells)} cells where the header has {len(header)}."
+                )
+        yield row
+
+
+class _CsvRows:
+    """The rows as lists of cells, or as a Line with the error of the first line.
+
+    A quote that is not closed must not swallow the rows behind it, so after an error
+    reading goes on at the second line. Where many lines were read for nothing each of
+    them is a row from then on: the same could happen at every one of them.
+    """
+
+    def __init__(self, source: _Source, separator: str) -> None:
+        self.source = source
+        self.options: Any = {"delimiter": separator, "strict": True}
+        self.rows = csv.reader(source, **self.options)
+        self.alone_until = 0
+
+    def __iter__(self) -> Iterator[list[str] | Line]:
+        while True:
+            self.source.taken.clear()
+            try:
+                yield self._next()
+            except StopIteration:
+                return
+            except (csv.Error, _TooLong, _RowTooLong) as error:
+                yield self._give_up_first(error)
+
+    def _next(self) -> list[str]:
+        if self.source.line < self.alone_until:
+            return next(csv.reader([next(self.source)], **self.options), [])
+        return next(self.rows)
+
+    def _give_up_first(self, error: Exception) -> Line:
+        if len(self.source.taken) > ROW_LINES_TRIED or isinstance(error, _RowTooLong):
+            self.alone_until = self.source.line
+        first = self.source.give_up_first()
+        self.rows = csv.reader(self.source, **self.options)
+        reason = first.fault or f"This is not CSV: {_explain(error)}."
+        text = first.text[:TEXT_SHOWN].rstrip("\r\n")
+        return Line(first.line, first.offset, {}, text, reason)
+
+
+def _explain(error: Exception) -> str:
+    # How the reader meets a quote that is never closed.
+    if isinstance(error, _RowTooLong) or str(error) == "unexpected end of data":
+        return "a quote is opened and not closed"
+    return str(error)
+
+
+def _header(text: str, separator: str) -> list[str]:
+    try:
+        cells = next(csv.reader([text], delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        raise Unreadable(f"The first line is not CSV: {error}.") from error
+    header = [cell.strip().lower() for cell in cells]
+    expected = f"The first line must name the columns: {', '.join(FIELDS)}."
+    if "name" not in header:
+        raise Unreadable(f"There is no column “name”. {expected}")
+    if unknown := [c for c in header if c not in FIELDS and c not in IGNORED]:
+        raise Unreadable(f"Unknown column “{unknown[0][:50]}”. {expected}")
+    if len(set(header)) != len(header):
+        raise Unreadable("A column is named twice in the first line.")
+    return header

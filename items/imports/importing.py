@@ -1,0 +1,300 @@
+"""Files into the catalogue: read as a stream, checked by line, applied in batches.
+
+A batch and the position behind it are committed together. Whatever stops an import
+(a signal, a full disk, a lost database) leaves whole batches, and `ImportRun` knows
+where to go on. Rows that break the rules go to a file of rejects, with the line.
+"""
+
+import hashlib
+import io
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from items import rules
+from items.catalogue import Actor, new_id
+from items.imports import csv_escaping, staging
+from items.imports.file_parsing import Line, read_lines
+from items.imports.staging import Counts, Row
+from items.models import ImportRun
+from items.rules import ItemData
+from resilient_site.errors import Conflict
+
+BATCH_ROWS = 5_000
+
+
+type Rejected = Sequence[tuple[int, str, str]]
+
+
+class Rejects(Protocol):
+    """Where the rows go that were refused."""
+
+    def write(self, rejects: Rejected) -> int:
+        """Append `rejects`, and return the size with them.
+
+        Called in the transaction of the batch; what a batch that is broken off wrote
+        is cut off when the import goes on at the size before it.
+        """
+
+
+# Opens it behind as many bytes as belong to what is done.
+type OpenRejects = Callable[[int], AbstractContextManager[Rejects]]
+
+
+@dataclass
+class Batch:
+    """Lines that are applied together; of two with one id the later one counts."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    rejects: list[tuple[int, str, str]] = field(default_factory=list)
+    lines: int = 0
+    made_ids: set[str] = field(default_factory=set)
+    superseded: int = 0
+    line: int = 0
+    offset: int = 0
+
+    def add(self, line: Line) -> None:
+        self.lines += 1
+        self.line, self.offset = line.number, line.end
+        if line.error:
+            self._reject(line, line.error)
+        elif line.fields:
+            try:
+                self._take(rules.clean(line.fields))
+            except rules.Unclean as error:
+                self._reject(line, str(error))
+
+    def _reject(self, line: Line, reason: str) -> None:
+        # Null characters can be kept in no database, and are seen in no editor.
+        reason, text = (part.replace("\0", "\\0") for part in (reason, line.text))
+        self.rejects.append((line.number, reason, text))
+
+    def _take(self, data: ItemData) -> None:
+        if "id" not in data:
+            data["id"] = new_id()
+            self.made_ids.add(data["id"])
+        tags = data.get("tags")
+        row = Row(
+            data["id"],
+            data["name"],
+            data.get("description"),
+            None if tags is None else " ".join(tags),
+        )
+        if earlier := self.rows.get(row.id):
+            self.superseded += 1
+            if row.description is None:
+                row = row._replace(description=earlier.description)
+            if row.tags is None:
+                row = row._replace(tags=earlier.tags)
+        self.rows[row.id] = row
+
+
+def batches(lines: Iterator[Line], size: int = BATCH_ROWS) -> Iterator[Batch]:
+    batch = Batch()
+    for line in lines:
+        batch.add(line)
+        if batch.lines >= size:
+            yield batch
+            batch = Batch()
+    if batch.lines:
+        yield batch
+
+
+@dataclass
+class Preview:
+    """What an import would do, and the first rows and errors to look at."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    bytes_read: int = 0
+    complete: bool = True
+    rows: list[Row] = field(default_factory=list)  # an empty id: one will be made
+    rejects: list[tuple[int, str, str]] = field(default_factory=list)
+
+
+def preview(
+    stream: io.BufferedReader,
+    *,
+    show: int = 20,
+    seconds: float = 20,
+    max_bytes: int | None = None,
+) -> Preview:
+    """Read and compare `stream`, for about `seconds`, without changing anything.
+
+    Raises reading.Unreadable if it is not a file of items.
+    """
+    result = Preview()
+    deadline = time.monotonic() + seconds
+    for batch in batches(read_lines(stream, max_bytes=max_bytes)):
+        counts = staging.compare(list(batch.rows.values()))
+        result.created += counts.created
+        result.updated += counts.updated
+        result.unchanged += counts.unchanged + batch.superseded
+        result.rejected += len(batch.rejects)
+        for row in list(batch.rows.values())[: show - len(result.rows)]:
+            # An id that would be made now is not the one that will be.
+            result.rows.append(row._replace(id="") if row.id in batch.made_ids else row)
+        result.rejects += batch.rejects[: show * 5 - len(result.rejects)]
+        result.bytes_read = batch.offset
+        if time.monotonic() > deadline:
+            result.complete = False
+            break
+    return result
+
+
+def begin(
+    *,
+    source: str,
+    path: str,
+    actor: Actor,
+    size: int = 0,
+    fingerprint: str = "",
+    state: ImportRun.State = ImportRun.State.RUNNING,
+    preview: Preview | None = None,
+) -> ImportRun:
+    return ImportRun.objects.create(
+        id=uuid.uuid4(),
+        source=source[:255],
+        path=path,
+        size=size,
+        fingerprint=fingerprint,
+        state=state,
+        preview=preview and asdict(preview),
+        actor=actor.user,
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """Tell a file by its place, size and time, as a run that is taken up again must."""
+    stat = path.stat()
+    facts = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def unfinished(path: Path) -> ImportRun | None:
+    """Return the last run of this very file if it was broken off."""
+    run = (
+        ImportRun.objects.filter(fingerprint=fingerprint(path))
+        .order_by("-started_at")
+        .first()
+    )
+    return run if run and run.state == ImportRun.State.RUNNING else None
+
+
+def proceed(
+    run: ImportRun,
+    stream: io.BufferedReader,
+    *,
+    actor: Actor,
+    rejects: OpenRejects,
+    seconds: float | None = None,
+    max_bytes: int | None = None,
+    on_batch: Callable[[ImportRun], None] | None = None,
+) -> ImportRun:
+    """Import `stream` from where `run` stands, to the end or for about `seconds`.
+
+    Raises reading.Unreadable if the file is damaged, and Conflict if another
+    process proceeds with the same run; what was committed stays.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
+    with rejects(run.rejects_size) as reject_file:
+        for batch in batches(lines):
+            run = _apply(run, batch, actor=actor, rejects=reject_file)
+            if on_batch:
+                on_batch(run)
+            if deadline is not None and time.monotonic() >= deadline:
+                return run
+    _advance(run, state=ImportRun.State.DONE, finished_at=timezone.now())
+    run.refresh_from_db()
+    return run
+
+
+@transaction.atomic
+def _apply(
+    run: ImportRun, batch: Batch, *, actor: Actor, rejects: Rejects
+) -> ImportRun:
+    # First of all: a second process with the same run waits here, then gives up.
+    _advance(
+        run,
+        offset=batch.offset,
+        line=batch.line,
+        rejected=F("rejected") + len(batch.rejects),
+        state=ImportRun.State.RUNNING,
+    )
+    counts = (
+        staging.apply(list(batch.rows.values()), actor=actor)
+        if batch.rows
+        else Counts(0, 0, 0)
+    )
+    ImportRun.objects.filter(pk=run.pk).update(
+        rejects_size=rejects.write(batch.rejects),
+        created=F("created") + counts.created,
+        updated=F("updated") + counts.updated,
+        unchanged=F("unchanged") + counts.unchanged + batch.superseded,
+    )
+    return ImportRun.objects.get(pk=run.pk)
+
+
+def _advance(run: ImportRun, **changes: object) -> None:
+    ours = ImportRun.objects.filter(pk=run.pk, offset=run.offset).exclude(
+        state=ImportRun.State.DONE
+    )
+    if not ours.update(**changes):
+        raise Conflict("This import is being done, or was done, by another process.")
+
+
+def as_csv(rejects: Rejected, *, header: bool) -> bytes:
+    names = [("line", "reason", "row")] if header else []
+    return csv_escaping.as_csv(chain(names, rejects))
+
+
+class RejectFile:
+    """Rows that were refused: `line, reason, row` as CSV; made when one is refused."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path, self.size = path, size
+        self.file: io.BufferedRandom | None = None
+
+    def __enter__(self) -> "RejectFile":
+        written = self.path.stat().st_size if self.path.exists() else 0
+        # The file of an earlier part may have been taken away.
+        self.size = min(self.size, written)
+        if written > self.size:
+            # What a broken-off batch wrote here is written again with it.
+            os.truncate(self.path, self.size)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.file:
+            self.file.close()
+
+    def write(self, rejects: Rejected) -> int:
+        if not rejects:
+            return self.size
+        if self.file is None:
+            self.path.touch()
+            self.file = open(self.path, "r+b")  # noqa: SIM115 - closed in __exit__
+            self.file.seek(self.size)
+        self.file.write(as_csv(rejects, header=not self.size))
+        self.file.flush()
+        self.size = self.file.tell()
+        return self.size
+
+
+def into(path: Path) -> OpenRejects:
+    """Have the rows that are refused written to this file."""
+    return partial(RejectFile, path)

@@ -1,0 +1,141 @@
+"""What the OpenAPI schema says of every operation: errors, tokens, names."""
+
+from typing import Any, Literal
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.permissions import SAFE_METHODS
+
+from resilient_site.api.idempotency import HEADER, KEY_PATTERN, REPLAYED_HEADER
+from resilient_site.errors import PROBLEM_TYPE
+
+EVERYWHERE = (400, 401, 429, 503)
+# 405: `bulk` and `export` stand where an id would, and take other methods.
+ON_ONE = (404, 405)
+ON_BODIES = (411, 413, 415)
+ON_WRITES = (403, 409, 422)
+ON_VERSIONS = (412, 428)
+
+KEY_PARAMETER = OpenApiParameter(
+    HEADER,
+    {"type": "string", "pattern": KEY_PATTERN},
+    OpenApiParameter.HEADER,
+    description=(
+        "A text of yours that no other request has: this one may then be sent again "
+        "for 24 hours, and is carried out once. It gives the first answer again, with "
+        f"`{REPLAYED_HEADER}: true`; a job is given as it is at that moment."
+    ),
+)
+
+
+VIOLATED = "The policies of rate limiting (see `RateLimit-Policy`) that were exceeded."
+EVERY_ANSWER = ("RateLimit-Policy", "RateLimit")
+AGAIN = ("Retry-After",)
+HEADERS = {
+    "RateLimit-Policy": {
+        "description": (
+            "The policy that the request was counted for: its name, the quota `q` of "
+            'requests and the window `w` in seconds. With `scope="process"` each '
+            "process of the site counts by itself for the time being."
+        ),
+        "schema": {"type": "string"},
+        "example": '"read";q=6000;w=60',
+    },
+    "RateLimit": {
+        "description": (
+            "What is left of it: `r` requests, until it is whole again in `t` seconds."
+        ),
+        "schema": {"type": "string"},
+        "example": '"read";r=5999;t=42',
+    },
+    "Retry-After": {
+        "description": "In how many seconds to ask again.",
+        "schema": {"type": "integer"},
+    },
+}
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """An error (RFC 9457); `code` is stable, `errors` says what is wrong by field."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    instance = serializers.CharField()
+    code = serializers.CharField()
+    request_id = serializers.CharField()
+    errors = serializers.DictField(required=False)  # type: ignore[assignment]
+
+    def get_fields(self) -> dict[str, Any]:
+        """Add the member whose name is none in Python."""
+        policies = serializers.ListField(
+            child=serializers.CharField(), required=False, help_text=VIOLATED
+        )
+        return super().get_fields() | {"violated-policies": policies}
+
+
+class ProblemSchema(AutoSchema):
+    """Names the problem responses that every operation can give."""
+
+    def get_auth(self) -> list[dict[str, list[str]]]:
+        schemes: list[dict[str, list[str]]] = super().get_auth()
+        # Reading is open to all.
+        return [*schemes, {}] if self.method == "GET" else schemes
+
+    def _get_response_bodies(
+        self, direction: Literal["request", "response"] = "response"
+    ) -> dict[str, Any]:
+        responses: dict[str, Any] = super()._get_response_bodies(direction)
+        for status in self._problem_statuses():
+            responses.setdefault(
+                str(status),
+                self._get_response_for_code(  # type: ignore[no-untyped-call]
+                    ProblemSerializer, str(status), [PROBLEM_TYPE], direction
+                ),
+            )
+        return responses
+
+    def get_override_parameters(self) -> list[Any]:
+        return [] if self.method in SAFE_METHODS else [KEY_PARAMETER]
+
+    def _problem_statuses(self) -> list[int]:
+        statuses = [*EVERYWHERE]
+        on_one = "{" in self.path
+        if on_one:
+            statuses += ON_ONE
+        if self.method not in SAFE_METHODS:
+            statuses += ON_WRITES
+            if on_one:
+                statuses += ON_VERSIONS
+        if self.method in ("POST", "PUT", "PATCH"):
+            statuses += ON_BODIES
+        return statuses
+
+
+def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
+    """Say which headers every answer has, and which every refusal for now."""
+    result["components"]["headers"] = HEADERS
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                names = [*EVERY_ANSWER, *(AGAIN if status in ("429", "503") else ())]
+                response.setdefault("headers", {}).update(
+                    {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+                )
+    return result
+
+
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "resilient_site.api.rest.TokenAuthentication"
+    name = "token"
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:
+        return {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Token` and a space, then the token.",
+        }

@@ -1,0 +1,120 @@
+"""What is told of every request: it is counted, and most are written in a line.
+
+What is answered from memory is counted alone, unless ACCESS_LOG=all: to write a line
+costs more than to answer. Nor are there lines of probes.
+"""
+
+import logging
+import re
+import time
+from typing import Any
+
+from django.conf import settings
+
+from resilient_site.edge.streaming import SCOPE_KEY, Exchange, Message, Send
+from resilient_site.health.monitor import watch
+from resilient_site.observability.metrics import counts
+from resilient_site.observability.route_names import PROBE, route_of
+
+logger = logging.getLogger("resilient_site.requests")
+
+CACHE_STATUS = b"cache-status"
+NO, MOST, ALL = "0", "1", "all"
+# The client had gone before there was an answer (nginx has it, too).
+GONE = 499
+HIT, STALE, STORED, COLLAPSED, REFUSED = (
+    "hit",
+    "stale",
+    "stored",
+    "collapsed",
+    "refused",
+)
+NONE = "none"
+_is_old = re.compile(rb"ttl=-").search
+
+
+def method_of(method: str) -> str:
+    return method if method in counts.METHODS else "other"
+
+
+def tell_at_once(scope: Message, status: int, how: str, size: int) -> None:
+    """Tell of a request that was answered on the shortest way."""
+    path, method = scope["path"], method_of(scope["method"])
+    counts.requests[route_of(path), method, status, how] += 1
+    if settings.ACCESS_LOG == ALL:
+        log(scope, status, 0.0, size, how)
+
+
+class Observed:
+    """One request on its way through the edge, and what its answer is."""
+
+    def __init__(self, scope: Message, send: Send) -> None:
+        self._scope, self._send = scope, send
+        self._began = time.perf_counter()
+        self._status = self._size = 0
+        self._cache = b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            for name, value in message["headers"]:
+                if name == CACHE_STATUS:
+                    self._cache = value
+        else:
+            self._size += len(message.get("body", b""))
+        await self._send(message)
+
+    def end(self) -> None:
+        seconds = time.perf_counter() - self._began
+        scope = self._scope
+        status = self._status or GONE
+        route, method = route_of(scope["path"]), method_of(scope["method"])
+        how = self.how()
+        counts.requests[route, method, status, how] += 1
+        if route == PROBE:
+            return
+        counts.durations[route, method, f"{status // 100}xx"].note(seconds)
+        wanted = settings.ACCESS_LOG
+        if wanted == ALL or (wanted == MOST and how != HIT):
+            log(scope, status, seconds, self._size, how)
+
+    def how(self) -> str:
+        """Return what the edge did for it, from what it says itself (RFC 9211)."""
+        said = self._cache
+        if not said:
+            return REFUSED if self._status == 503 and not self._was_asked() else NONE
+        if b"; hit" in said:
+            return STALE if b"detail=" in said or _is_old(said) else HIT
+        return COLLAPSED if b"collapsed" in said else STORED
+
+    def _was_asked(self) -> bool:
+        exchange = self._scope.get(SCOPE_KEY)
+        return exchange is not None and exchange.was_let_in
+
+
+def log(scope: Message, status: int, seconds: float, size: int, how: str) -> None:
+    fields: dict[str, Any] = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "route": route_of(scope["path"]),
+        "status": status,
+        "duration_ms": round(seconds * 1000, 2),
+        "bytes": size,
+        "user": _user(scope),
+    }
+    if how != NONE:
+        fields["cache"] = how
+    if status >= 500 or how in (STALE, REFUSED):
+        fields["degraded"] = [standing.name for standing in troubled()]
+    logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
+
+
+def troubled() -> tuple[Any, ...]:
+    # Where nothing watches, a look would ask the parts themselves.
+    return watch.report().troubled if watch.is_watching else ()
+
+
+def _user(scope: Message) -> str | None:
+    exchange: Exchange | None = scope.get(SCOPE_KEY)
+    identity = exchange.identity if exchange else None
+    return identity.tag.removeprefix("user:") if identity else None

@@ -1,0 +1,248 @@
+"""Answers that are the same for everybody: from memory, and each fetched once.
+
+Views say which of theirs are (`resilience.sharing`). While one is fetched all who
+ask for the same wait for it; while a newer one is fetched the old one is shown; when
+none can be had the last known one is. What a client says of its age (`no-cache`,
+`max-age`) is not followed, or anyone could have everything fetched at will: changes
+are seen at once anyway. `only-if-cached` is.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from django.conf import settings
+
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.admission import Refused
+from resilient_site.edge.cache import private_cache
+from resilient_site.edge.cache.cached_response import Copy, Headers
+from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
+from resilient_site.edge.cache.keys import (
+    Key,
+    is_fresh,
+    key_of,
+    may_be_shared,
+    may_be_shown_meanwhile,
+)
+from resilient_site.edge.cache.response_capture import Collected, says_it_is_void
+from resilient_site.edge.cache.stale_responses import (
+    forget_shared,
+    keep_shared,
+    send_last_known,
+)
+from resilient_site.edge.cache.stores import copies
+from resilient_site.edge.request import Incoming
+from resilient_site.edge.request_body import ClientGone
+from resilient_site.edge.streaming import SCOPE_KEY, Message, Receive, Send
+from resilient_site.edge.wsgi_bridge import ask, until_gone
+from resilient_site.errors import DeadlinePassed, SiteError
+from resilient_site.resilience.bounded_dict import Latest
+
+# A token that was found good is taken to be good for so long.
+GOOD_S = 10.0
+# After a failure the last known answer is shown so long without a new attempt.
+PAUSE_S = 1.0
+PAUSED_MAX = 10_000
+# A fetch that nobody waits for any more goes on for so long.
+FOR_NOBODY_S = 1.0
+
+type Fetched = Copy | Collected
+
+
+class NotKept(SiteError):
+    status = 504
+    code = "not_cached"
+    detail = "There is no copy of this, and you asked for nothing but a copy."
+
+
+@dataclass
+class Flight:
+    """One fetch of one answer, for all who ask for it while it is under way."""
+
+    task: asyncio.Task[Fetched] = field(init=False)
+    began: int = field(default_factory=now)
+    waiting: int = 0
+    is_given_up: bool = False
+    _left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def may_be_joined(self) -> bool:
+        """Not after a change: who asks later must see it."""
+        is_current = generations.is_current(mark(self.began, [CHANGES]))
+        return is_current and not self.is_given_up
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        self.waiting += 1
+        self._left.clear()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self._left.set()
+
+    async def until_given_up(self, asked: Incoming) -> Message:
+        """Return when all who waited have gone, as if it were for one of them.
+
+        What is under way already has a little time left: others may come for it.
+        """
+        while not self.is_given_up:
+            await self._left.wait()
+            if asked.scope[SCOPE_KEY].was_let_in:
+                await asyncio.sleep(FOR_NOBODY_S)
+            self.is_given_up = not self.waiting
+        return {"type": "http.disconnect"}
+
+
+flights: dict[Key, Flight] = {}
+# Let through in a rush, and not yet here.
+coming: set[Key] = set()
+paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
+
+
+def key_of_shared(request: Incoming) -> Key | None:
+    """Return what a shared copy for this request is kept under; None if none may be."""
+    # Whoever sends a cookie gets pages of his own, and Django alone reads bodies.
+    if (
+        not settings.READ_CACHE
+        or not request.is_safe
+        or (request.has_cookie and not request.is_anonymous)
+        or request.has_body
+    ):
+        return None
+    return key_of(request)
+
+
+def find_fresh(request: Incoming, key: Key) -> Copy | None:
+    """Return the copy that is the answer as it is, if there is one."""
+    copy = copies.get(key)
+    return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
+
+
+async def answer(
+    request: Incoming, receive: Receive, send: Send, extra: Headers
+) -> bool:
+    """Answer if it is for a shared copy to do; return False if it is for Django."""
+    key = key_of_shared(request)
+    if key is None:
+        return False
+    coming.discard(key)
+    copy = copies.get(key)
+    if copy and is_fresh(copy) and _is_for(request, copy):
+        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+        return True
+    if not request.is_anonymous:
+        return False
+    if copy and may_be_shown_meanwhile(copy):
+        if not _is_paused(key):
+            _join_or_start(key, request)
+        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+        return True
+    if request.wants_no_fetch:
+        raise NotKept
+    if _is_paused(key) and await send_last_known(request, send, extra):
+        return True
+    return await _answer_with_new(key, request, receive, send, extra)
+
+
+def _is_for(request: Incoming, copy: Copy) -> bool:
+    return request.is_anonymous or (
+        not copy.varies_by_token and private_cache.is_known(request, GOOD_S)
+    )
+
+
+async def _answer_with_new(
+    key: Key, request: Incoming, receive: Receive, send: Send, extra: Headers
+) -> bool:
+    try:
+        if key not in flights:
+            wsgi_bridge.admission.turn_away(request.kind(False))
+        flight, has_joined = _join_or_start(key, request)
+        how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
+        fetched = await _wait_for(flight, request, receive)
+    except SiteError as error:
+        if await send_last_known(request, send, extra, isinstance(error, Refused)):
+            return True
+        raise
+    if isinstance(fetched, Copy):
+        await fetched.send(request, send, [*fetched.status(how), *extra])
+        return True
+    if fetched.status >= 500:
+        if await send_last_known(request, send, extra):
+            return True
+    elif has_joined:
+        return False  # it was the other one's: he may have asked too often, say
+    await fetched.send(request, send, extra)
+    return True
+
+
+async def _wait_for(flight: Flight, request: Incoming, receive: Receive) -> Fetched:
+    left = request.deadline - time.monotonic()
+    gone = asyncio.ensure_future(until_gone(receive))
+    try:
+        with flight.awaited():
+            await asyncio.wait(
+                {flight.task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+    finally:
+        gone.cancel()
+    if flight.task.done():
+        return flight.task.result()
+    raise ClientGone if gone.done() else DeadlinePassed
+
+
+def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
+    flight = flights.get(key)
+    if flight and flight.may_be_joined():
+        return flight, True
+    flight = flights[key] = Flight()
+    flight.task = asyncio.create_task(_fetch(key, request, flight))
+
+    def land(task: asyncio.Task[Fetched]) -> None:
+        if flights.get(key) is flight:
+            del flights[key]
+        if not task.cancelled():
+            task.exception()  # told to those who wait for it, if anybody does
+
+    flight.task.add_done_callback(land)
+    return flight, False
+
+
+async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
+    began = now()
+    asked = request.as_shared(key.query, key.headers)
+    collected = Collected()
+
+    def receive() -> Awaitable[Message]:
+        return flight.until_given_up(asked)
+
+    try:
+        await ask(asked, asked.kind(False), None, receive, collected.take)
+    except SiteError:
+        if not flight.is_given_up:
+            _pause(key)
+        raise
+    if flight.is_given_up:
+        return collected
+    if collected.status >= 500:
+        _pause(key)
+        return collected
+    copy = collected.copy(began)
+    if copy is None or not may_be_shared(copy, key):
+        if copy or says_it_is_void(collected.status):
+            forget_shared(key)
+        return collected
+    keep_shared(key, copy)
+    paused.pop(key, None)
+    return copy
+
+
+def _pause(key: Key) -> None:
+    paused[key] = time.monotonic() + PAUSE_S
+
+
+def _is_paused(key: Key) -> bool:
+    return time.monotonic() < paused.get(key, 0.0)

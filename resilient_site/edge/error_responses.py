@@ -1,0 +1,85 @@
+"""What the edge answers by itself: no thread is needed, and no template rendered."""
+
+from contextvars import copy_context
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from django.http import HttpRequest, HttpResponse
+
+from resilient_site.edge.cache.cached_response import (
+    Headers,
+    headers_of,
+    lines_of,
+    send_answer,
+)
+from resilient_site.edge.request import Incoming
+from resilient_site.edge.streaming import Send
+from resilient_site.errors import SiteError, respond
+from resilient_site.observability.request_id import HEADER_BYTES, begin_request
+
+# Stand in the rendered answer for what differs by request.
+_PATH = "/1f0c9d0e-the-path"
+_ID = "1f0c9d0e-the-request-id"
+_SAFE_IN_HTML_AND_JSON = set(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-"
+)
+
+
+class Rendered(NamedTuple):
+    headers: Headers
+    lines: bytes  # the same as they are sent
+    body: bytes
+
+    def body_for(self, request: Incoming, extra: Headers) -> bytes:
+        path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
+        body = self.body.replace(_PATH.encode(), path.encode())
+        return body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
+
+
+async def send_error(
+    request: Incoming, send: Send, error: SiteError, extra: Headers
+) -> None:
+    """Answer with the error; `extra` are headers of its own, with the request's id."""
+    rendered = _rendered_for(request, error)
+    body = rendered.body_for(request, extra)
+    headers = [*rendered.headers, *extra, _length(body)]
+    await send_answer(request, send, error.status, headers, body)
+
+
+def as_lines(
+    request: Incoming, error: SiteError, extra: Headers
+) -> tuple[bytes, bytes]:
+    """Return the same answer as the lines of its headers, and its body."""
+    rendered = _rendered_for(request, error)
+    body = rendered.body_for(request, extra)
+    return rendered.lines + lines_of([*extra, _length(body)]), body
+
+
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(body)
+
+
+def _rendered_for(request: Incoming, error: SiteError) -> Rendered:
+    is_rest = request.path.startswith("/api/")
+    kind: Any = type(error)
+    return _rendered(is_rest, kind, error.detail, error.retry_after_s)
+
+
+@lru_cache(maxsize=256)
+def _rendered(
+    is_rest: bool,
+    kind: Any,
+    detail: str,
+    retry_after_s: int | None,
+) -> Rendered:
+    request = HttpRequest()
+    request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
+
+    def answer() -> HttpResponse:
+        begin_request(_ID)
+        return respond(request, kind(detail, retry_after_s=retry_after_s))
+
+    response = copy_context().run(answer)  # whose id stays there
+    body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
+    headers = headers_of(response)
+    return Rendered(headers, lines_of(headers), body)

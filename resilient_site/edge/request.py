@@ -1,0 +1,153 @@
+"""A request as the edge sees it: who asks for what, how urgent it is, until when."""
+
+import re
+import time
+from collections.abc import Iterable
+from enum import IntEnum
+from functools import cached_property
+from hashlib import blake2b
+from typing import Self
+
+from django.conf import settings
+from django.http import parse_cookie
+
+from resilient_site.edge.streaming import CUT_KEY, Message
+from resilient_site.observability.request_id import OURS
+
+SAFE = ("GET", "HEAD")
+SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
+CSRF_COOKIE = f"{settings.CSRF_COOKIE_NAME}=".encode()
+# Says nothing about who it is.
+CSRF_ONLY = re.compile(rb"%b[^;\s]*" % re.escape(CSRF_COOKIE)).fullmatch
+_seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
+TIMEOUT_HEADER = b"x-request-timeout"
+
+# Of a request whose answer is for everybody.
+OF_EVERYBODY = {b"host", *OURS}
+_no_ascii = re.compile(rb"[^\x00-\x7f]")
+
+# What takes long, or keeps a thread for long.
+_is_heavy = re.compile(
+    "/api/v1/(items/export|heavy_computation|jobs/[^/]+/result)"
+    "|/items/import/|/jobs/[^/]+/files/"
+).match
+
+
+class Kind(IntEnum):
+    """What is answered first when there is too much to do: the lowest."""
+
+    SIGNED_WRITE = 0
+    SIGNED_READ = 1
+    READ = 2
+    WRITE = 3
+    HEAVY = 4
+
+
+def tidy(scope: Message) -> None:
+    """Leave in a request nothing that we would read in one way and Django in another.
+
+    WSGI takes `_` in the name of a header for `-`, joins cookies by a comma, and knows
+    no query that is not ASCII.
+    """
+    names = dict(scope["headers"])
+    if len(names) < len(scope["headers"]) or b"_" in b" ".join(names):
+        scope["headers"] = _tidy(scope["headers"])
+    if not scope["query_string"].isascii():
+        scope["query_string"] = _no_ascii.sub(
+            lambda found: b"%%%02X" % ord(found[0]), scope["query_string"]
+        )
+
+
+def _tidy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if b"_" not in name]
+    cookies = [value for name, value in kept if name == b"cookie"]
+    if len(cookies) > 1:
+        kept = [header for header in kept if header[0] != b"cookie"]
+        kept.append((b"cookie", b"; ".join(cookies)))
+    return kept
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return what was said more than once as one value (RFC 9110, section 5.3)."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b", " + value if name in joined else value
+    return joined
+
+
+class Incoming:
+    def __init__(self, scope: Message) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        if len(self.headers) < len(scope["headers"]):
+            self.headers = _joined(scope["headers"])
+        self.is_safe = self.method in SAFE
+        cookie = self.headers.get(b"cookie")
+        self.has_authorization = b"authorization" in self.headers
+        self.is_anonymous = not self.has_authorization and (
+            cookie is None or CSRF_ONLY(cookie) is not None
+        )
+        self.has_cookie = cookie is not None
+        length = self.headers.get(b"content-length", b"0")
+        self.has_body = length != b"0" or b"transfer-encoding" in self.headers
+
+    @cached_property
+    def credential(self) -> str | None:
+        """What the client says he is known by, as a digest; None if he says nothing."""
+        token = self.headers.get(b"authorization", b"")
+        # As Django reads it. Both count: pages go by the session, whatever token a
+        # proxy or a program sends with it.
+        cookies = parse_cookie(
+            self.headers.get(b"cookie", b"").decode(errors="replace")
+        )
+        session = cookies.get(settings.SESSION_COOKIE_NAME, "").encode()
+        if not token and not session:
+            return None
+        return blake2b(token + b"\0" + session, digest_size=20).hexdigest()
+
+    @property
+    def is_conditional(self) -> bool:
+        return b"if-none-match" in self.headers or b"if-modified-since" in self.headers
+
+    @property
+    def wants_no_fetch(self) -> bool:
+        said = self.headers.get(b"cache-control", b"")
+        return b"only-if-cached" in said.lower()
+
+    def as_shared(self, query: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
+        """The same request with `headers`, and nothing else that its client chose."""
+        kept = [(n, v) for n, v in self.headers.items() if n in OF_EVERYBODY]
+        kept += [(name, value) for name, value in headers if value]
+        changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
+        scope = {name: v for name, v in self.scope.items() if name != CUT_KEY}
+        return type(self)({**scope, **changes})
+
+    def kind(self, is_known: bool) -> Kind:
+        if _is_heavy(self.path):
+            return Kind.HEAVY
+        if self.is_safe:
+            return Kind.SIGNED_READ if is_known else Kind.READ
+        return Kind.SIGNED_WRITE if is_known else Kind.WRITE
+
+    @cached_property
+    def deadline(self) -> float:
+        """A moment of the monotonic clock."""
+        return time.monotonic() + self._timeout_s()
+
+    def begin_anew(self) -> None:
+        """Give it its time once more: what it has waited for was not ours."""
+        self.deadline = time.monotonic() + self._timeout_s()
+
+    def _timeout_s(self) -> float:
+        """What the site grants, or less if the client asks for less."""
+        kind = self.kind(False)
+        name = {Kind.HEAVY: "heavy", Kind.READ: "read"}.get(kind, "write")
+        granted: float = settings.DEADLINES_S[name]
+        asked = _seconds(self.headers.get(TIMEOUT_HEADER, b""))
+        if asked is None:
+            return granted
+        seconds = float(asked[1]) / (1000 if asked[2] == b"ms" else 1)
+        return min(granted, seconds)

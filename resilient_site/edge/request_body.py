@@ -1,0 +1,93 @@
+"""The bodies of requests: received whole before a thread is taken for them."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+from django.conf import settings
+
+from resilient_site.edge.request import SESSION_COOKIE, Incoming
+from resilient_site.edge.streaming import Receive
+from resilient_site.errors import SiteError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+# A client that sends or reads nothing for so long is given up.
+IDLE_S = 30
+# And one that sends less than this many bytes a second, a while after it began.
+SLOWEST_BYTES_PER_S = 1024
+IN_MEMORY_BYTES = 1024 * 1024
+LENGTH_DIGITS = 16
+TAKES_FILES = ("/items/import/", "/jobs/new/", "/api/v1/jobs")
+
+
+class TooSlow(SiteError):
+    status = 408
+    code = "too_slow"
+    detail = "The body did not come in time."
+
+
+class ClientGone(Exception):
+    """There is nobody left to answer."""
+
+
+@contextmanager
+def new_body() -> Iterator[SpooledTemporaryFile[bytes]]:
+    body = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
+    try:
+        yield body
+    finally:
+        # Where the disk is full it fails to write out what is to be thrown away.
+        with suppress(OSError):
+            body.close()
+
+
+async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> None:
+    """Take the body in, unless it is one that Django will refuse unread.
+
+    Raises TooSlow, ClientGone, or Unavailable if there is no room to keep it.
+    """
+    if not _is_acceptable(request):
+        return
+    length = int(request.headers[b"content-length"])
+    latest = asyncio.get_running_loop().time() + IDLE_S + length / SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout_at(latest) as limit:
+            await _receive(receive, body, limit, latest)
+        body.flush()
+    except TimeoutError:
+        raise TooSlow from None
+    except OSError as error:
+        logger.exception("A body could not be kept.")
+        raise Unavailable from error
+
+
+async def _receive(
+    receive: Receive, body: IO[bytes], limit: asyncio.Timeout, latest: float
+) -> None:
+    more, loop = True, asyncio.get_running_loop()
+    while more:
+        limit.reschedule(min(loop.time() + IDLE_S, latest))
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body.write(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+def _is_acceptable(request: Incoming) -> bool:
+    """Tell whether Django will read the body; it refuses the others unread.
+
+    Only who says that he is signed in may send the size of an import, as a form, and
+    only there.
+    """
+    headers = request.headers
+    length = headers.get(b"content-length", b"")
+    known = request.has_authorization or SESSION_COOKIE in headers.get(b"cookie", b"")
+    is_form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
+    large = known and is_form and request.path.startswith(TAKES_FILES)
+    limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
+    return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit

@@ -1,0 +1,266 @@
+"""Following changes: one reader for all, nothing missed, nothing without bound."""
+
+import asyncio
+import functools
+import json
+import re
+import threading
+from contextlib import aclosing
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import OperationalError
+
+from items.changes import feed, stream
+from items.changes.feed import START
+from items.changes.stream import KEEP_ALIVE, Tail, Told, running_feed
+from items.models import ItemChange
+from resilient_site.edge.cache import invalidation
+from resilient_site.edge.streaming import Stream, Wait
+from resilient_site.resilience import poller
+from tests.factories import make_item
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CHANGES = "/api/v1/changes"
+EVENTS = "/api/v1/changes/events"
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Short times, and no thread left behind."""
+    monkeypatch.setattr(stream, "LOOK_S", 0.01)
+    monkeypatch.setattr(poller, "LINGER_S", 0.02)
+    yield
+    for thread in feed_threads():
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def feed_threads() -> list[threading.Thread]:
+    return [
+        thread for thread in threading.enumerate() if thread.name == "changes-poller"
+    ]
+
+
+def in_asyncio(test):
+    """Run an asynchronous test, its database queries in this very thread."""
+
+    @functools.wraps(test)
+    def synchronous(**fixtures):
+        async def limited():
+            async with asyncio.timeout(20):
+                await test(**fixtures)
+
+        async_to_sync(limited)()
+
+    return synchronous
+
+
+make = sync_to_async(make_item)
+
+
+def shown(content: bytes) -> list[tuple[str, dict]]:
+    """Return the events with their ids."""
+    found = re.findall(rb"event: change\nid: (.*)\ndata: (.*)\n\n", content)
+    return [(cursor.decode(), json.loads(data)) for cursor, data in found]
+
+
+def ids(content: bytes) -> list[str]:
+    return [data["item_id"] for _, data in shown(content)]
+
+
+def place(content: bytes) -> str:
+    """Return the id that a client comes back with."""
+    return re.findall(rb"^id: (.*)$", content, re.M)[-1].decode()
+
+
+# --- the first answer
+
+
+def test_the_answer_by_itself_is_what_comes_after_the_place(anonymous_api):
+    for name in "abc":
+        make_item(id=name)
+    content = anonymous_api.get(EVENTS).content
+    assert ids(content) == ["a", "b", "c"]
+    (first, data), *_ = shown(content)
+    assert (data["version"], data["action"], data["before"]) == (1, "created", None)
+    assert data["after"]["name"]
+    assert "actor" not in data
+    assert ids(anonymous_api.get(f"{EVENTS}?since={first}").content) == ["b", "c"]
+
+    at_end = anonymous_api.get(f"{EVENTS}?since=now")
+    assert (at_end["Content-Type"], ids(at_end.content)) == ("text/event-stream", [])
+    assert place(at_end.content) == place(content)
+    back = anonymous_api.get(f"{EVENTS}?since=now", headers={"Last-Event-ID": first})
+    assert ids(back.content) == ["b", "c"]
+
+
+def test_who_is_far_behind_gets_a_page_and_comes_back(anonymous_api, monkeypatch):
+    monkeypatch.setattr(stream, "PAGE", 2)
+    for name in "abc":
+        make_item(id=name)
+    first = anonymous_api.get(EVENTS)
+    assert ids(first.content) == ["a", "b"]
+    assert b"retry: 100\n" in first.content
+    assert not hasattr(first, "later")
+    headers = {"Last-Event-ID": place(first.content)}
+    second = anonymous_api.get(EVENTS, headers=headers)
+    assert ids(second.content) == ["c"]
+    assert isinstance(second.later, Stream)
+
+
+@pytest.mark.parametrize("wrong", ["x", "bm90IG9uZQ", "WzEsMl0"])
+def test_what_is_no_cursor_is_refused_by_name(anonymous_api, wrong):
+    for path, headers, named in (
+        (f"{CHANGES}?since={wrong}", {}, "since"),
+        (f"{EVENTS}?since={wrong}", {}, "since"),
+        (EVENTS, {"Last-Event-ID": wrong}, "Last-Event-ID"),
+    ):
+        answer = anonymous_api.get(path, headers=headers)
+        assert answer.status_code == 400
+        assert list(answer.json()["errors"]) == [named]
+
+
+# --- a request that waits
+
+
+def test_a_request_may_wait_only_where_there_is_nothing(anonymous_api):
+    prefer = {"Prefer": "wait=100"}
+    empty = anonymous_api.get(CHANGES, headers=prefer)
+    assert isinstance(empty.later, Wait)
+    assert (empty.later.timeout_s, empty.later.token) == (60, "")
+    assert empty["Preference-Applied"] == "wait=60"
+    assert empty["Cache-Control"] == "no-store"
+    assert "ETag" not in empty
+    make_item(id="a")
+    full = anonymous_api.get(CHANGES, headers=prefer)
+    assert not hasattr(full, "later")
+    at_end = anonymous_api.get(f"{CHANGES}?since=now", headers=prefer)
+    assert at_end.json()["results"] == []
+    # Asked again it is the same place, and no longer the end.
+    assert f"since={at_end.later.token}" in at_end.json()["next"]
+    assert not hasattr(anonymous_api.get(f"{CHANGES}?since=now"), "later")
+
+
+@in_asyncio
+async def test_news_are_told_to_those_whose_place_they_come_after():
+    await make(id="a")
+    place = await sync_to_async(feed.end)()
+    waiting = asyncio.create_task(running_feed().news(place))
+    await running_feed().news(START)
+    assert not waiting.done()
+    await make(id="b")
+    await waiting
+
+
+# --- a stream that goes on
+
+
+@in_asyncio
+async def test_a_stream_goes_on_from_its_place():
+    for name in "abc":
+        await make(id=name)
+    place = feed.position_of(await ItemChange.objects.aget(item_id="b"))
+    async with aclosing(running_feed().events(b"begin", place)) as events:
+        assert await anext(events) == b"begin"
+        assert ids(await anext(events)) == ["c"]
+        await make(id="d")
+        assert ids(await anext(events)) == ["d"]
+
+
+@in_asyncio
+async def test_streams_share_one_reader(monkeypatch):
+    reads = []
+    read = feed.changes_after
+    monkeypatch.setattr(
+        feed, "changes_after", lambda *where: reads.append(where) or read(*where)
+    )
+    streams = [running_feed().events(b"", START) for _ in range(200)]
+    for events in streams:
+        await anext(events)
+    await make(id="a")
+    for events in streams:
+        assert ids(await anext(events)) == ["a"]
+    assert len(feed_threads()) == 1
+    assert len(reads) < 50
+    for events in streams:
+        await events.aclose()
+
+
+@in_asyncio
+async def test_a_change_that_is_told_is_seen_long_before_the_next_look(monkeypatch):
+    monkeypatch.setattr(stream, "READ_EVERY_S", 1000)
+    async with aclosing(running_feed().events(b"", START)) as events:
+        await anext(events)
+        next_event = asyncio.create_task(anext(events))
+        await running_feed_has_begun()
+        await make(id="a")
+        assert ids(await next_event) == ["a"]
+
+
+@in_asyncio
+async def test_a_change_of_which_nothing_is_heard_is_seen_at_the_next_look(monkeypatch):
+    monkeypatch.setattr(stream, "READ_EVERY_S", 0.1)
+    async with aclosing(running_feed().events(b"", START)) as events:
+        await anext(events)
+        next_event = asyncio.create_task(anext(events))
+        await running_feed_has_begun()
+        with monkeypatch.context() as deaf:
+            deaf.setattr(invalidation.generations, "renew", lambda tags: None)
+            await make(id="a")
+        assert ids(await next_event) == ["a"]
+
+
+async def running_feed_has_begun() -> None:
+    while running_feed().tail is None:
+        await asyncio.sleep(0.01)
+
+
+@in_asyncio
+async def test_a_stream_is_kept_alive_while_the_database_fails(monkeypatch):
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.1)
+    failing = threading.Event()
+    failing.set()
+    read = feed.last_changes
+
+    def fail(limit):
+        if failing.is_set():
+            raise OperationalError("away")
+        return read(limit)
+
+    monkeypatch.setattr(feed, "last_changes", fail)
+    await make(id="a")
+    async with aclosing(running_feed().events(b"", START)) as events:
+        await anext(events)
+        assert await anext(events) == KEEP_ALIVE
+        failing.clear()
+        while (piece := await anext(events)) == KEEP_ALIVE:
+            pass
+        assert ids(piece) == ["a"]
+
+
+@in_asyncio
+async def test_who_reads_too_slowly_is_cut_off(monkeypatch):
+    monkeypatch.setattr(stream, "KEPT_BYTES", 2_000)
+    slow, fast = (running_feed().events(b"", START) for _ in range(2))
+    async with aclosing(slow), aclosing(fast):
+        await anext(slow)
+        await anext(fast)
+        seen = []
+        for number in range(20):
+            await make(id=f"n{number}")
+            seen += ids(await anext(fast))
+        assert seen == [f"n{number}" for number in range(20)]
+        with pytest.raises(StopAsyncIteration):
+            await anext(slow)
+
+
+def test_what_is_kept_is_bounded_but_for_the_newest(monkeypatch):
+    monkeypatch.setattr(stream, "KEPT_BYTES", 250)
+    tail = Tail([Told((1, n), b"x" * 100) for n in (1, 2, 3)], START)
+    assert (tail.begin, tail.end) == ((1, 1), (1, 3))
+    assert [one.position for one in tail.after((1, 2))] == [(1, 3)]
+    tail.extend([Told((2, 1), b"x" * 1_000)])
+    assert (tail.begin, tail.end) == ((1, 3), (2, 1))
+    assert len(tail.after((1, 3))) == 1

@@ -1,0 +1,224 @@
+"""Signing in and out, the lock-out, and API tokens."""
+
+import re
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from resilient_site.accounts import tokens
+from resilient_site.models import ApiToken
+
+pytestmark = pytest.mark.django_db
+
+SIGN_IN = "/account/sign-in/"
+TOKENS = "/account/tokens/"
+
+
+def sign_in(client, name="edith", password="edith-s-password", **options):
+    data = {"username": name, "password": password}
+    return client.post(SIGN_IN + "?next=/items/new/", data, **options)
+
+
+def api_with(token: str) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    return client
+
+
+def test_a_person_signs_in_and_out(client, editor):
+    assert b"csrfmiddlewaretoken" in client.get(SIGN_IN).content
+    assert sign_in(client)["Location"] == "/items/new/"
+    assert client.get("/items/new/").status_code == 200
+    assert client.get("/account/sign-out/").status_code == 405
+    client.post("/account/sign-out/")
+    assert client.get("/items/new/").status_code == 302
+
+
+def test_a_wrong_password_says_so_and_no_other_site_is_gone_to(client, editor):
+    assert b"correct" in sign_in(client, password="wrong").content
+    data = {"username": "edith", "password": "edith-s-password"}
+    response = client.post(f"{SIGN_IN}?next=https://evil.example/", data)
+    assert response["Location"] == "/items/"
+
+
+@pytest.mark.parametrize("path", [SIGN_IN, "/admin/login/"])
+def test_a_name_of_any_length_is_just_wrong(client, db, path):
+    response = client.post(path, {"username": "x" * 500, "password": "y"})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "session", [r'"%s"' % (r"\000" * 12), r'"0123456789\000"', "é" * 40, "x" * 5_000]
+)
+def test_a_session_that_cannot_be_one_is_none(client, db, session):
+    headers = {"HTTP_COOKIE": f"sessionid={session}"}
+    for path, status in ((TOKENS, 302), ("/items/", 200), ("/api/v1/items/", 200)):
+        assert client.get(path, **headers).status_code == status
+
+
+def test_sign_in_is_no_loop(editor_client):
+    response = editor_client.get(f"{SIGN_IN}?next={SIGN_IN}")
+    assert response["Location"] == "/items/"
+
+
+def test_repeated_failures_lock_that_name_at_that_address(client, editor, settings):
+    for _ in range(settings.AXES_FAILURE_LIMIT):
+        response = sign_in(client, password="wrong")
+    assert response.status_code == 429
+    assert response["Retry-After"] == "900"
+    assert b"Too many" in response.content
+
+    assert sign_in(client).status_code == 429
+    assert sign_in(client, REMOTE_ADDR="10.9.8.7").status_code == 302
+    data = {"username": "edith", "password": "edith-s-password"}
+    assert client.post("/admin/login/", data).status_code == 429
+
+
+def test_a_success_forgets_the_failures(client, editor, settings):
+    for _ in range(3):
+        for _ in range(settings.AXES_FAILURE_LIMIT - 1):
+            sign_in(client, password="wrong")
+        assert sign_in(client).status_code == 302
+        client.post("/account/sign-out/")
+
+
+def test_a_token_is_shown_once_and_stored_hashed(editor_client, editor):
+    response = editor_client.post(TOKENS, {"name": "sync", "days": "30"})
+    token = response.context["fresh"]
+    assert token in response.content.decode()
+    assert "no-store" in response["Cache-Control"]
+    assert token not in editor_client.get(TOKENS).content.decode()
+
+    stored = ApiToken.objects.get()
+    assert (stored.user, stored.name) == (editor, "sync")
+    assert token not in (stored.digest, stored.token_key)
+    assert abs(stored.expiry - timezone.now() - timedelta(days=30)).seconds < 60
+
+    assert api_with(token).post("/api/v1/items/", {"name": "x"}).status_code == 201
+
+
+def test_a_revoked_token_is_none(editor_client, editor):
+    _, token = ApiToken.objects.create(editor, name="sync")
+    key = ApiToken.objects.get().token_key
+    assert editor_client.get(f"{TOKENS}{key}/revoke/").status_code == 405
+    editor_client.post(f"{TOKENS}{key}/revoke/")
+    assert api_with(token).post("/api/v1/items/", {"name": "x"}).status_code == 401
+
+
+def test_a_person_sees_and_revokes_his_own_tokens_only(client, editor, reader):
+    ApiToken.objects.create(editor, name="editors")
+    key = ApiToken.objects.get().token_key
+    client.force_login(reader)
+    assert "editors" not in client.get(TOKENS).content.decode()
+    client.post(f"{TOKENS}{key}/revoke/")
+    assert ApiToken.objects.exists()
+
+
+def test_an_expired_token_and_one_of_a_closed_account_are_none(editor):
+    _, token = ApiToken.objects.create(editor, expiry=timedelta(seconds=-1))
+    response = api_with(token).get("/api/v1/items/")
+    assert response.status_code == 401
+    assert response["WWW-Authenticate"] == "Token"
+
+    _, token = ApiToken.objects.create(editor)
+    editor.is_active = False
+    editor.save()
+    assert api_with(token).get("/api/v1/items/").status_code == 401
+
+
+def test_a_token_is_looked_up_once(editor, django_assert_num_queries):
+    _, token = ApiToken.objects.create(editor)
+    token_with_user_and_permissions = 3
+    with django_assert_num_queries(token_with_user_and_permissions + 1):
+        api_with(token).get("/api/v1/items/")
+    with django_assert_num_queries(1):
+        api_with(token).get("/api/v1/items/")
+
+
+def test_what_is_done_to_a_known_user_is_for_one_request_alone(editor):
+    token, _ = ApiToken.objects.create(editor)
+    first, second = tokens.find(token.digest), tokens.find(token.digest)
+    assert first
+    assert second
+    assert first == second == token
+    assert first.user == second.user == editor
+    assert first.user is not second.user
+    first.user.username, first.expiry = "other", None
+    first.user._state.adding = True
+    assert second.user.username == "edith"
+    assert second.expiry == token.expiry
+    assert not second.user._state.adding
+    second.user.first_name = "Edith"
+    second.user.save()
+    assert User.objects.get().first_name == "Edith"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda user: user.auth_token_set.all().delete(),
+        lambda user: user.delete(),
+        lambda user: User.objects.get(pk=user.pk).groups.clear(),
+        lambda user: [group.user_set.clear() for group in Group.objects.all()],
+        lambda user: Group.objects.all().delete(),
+        lambda user: [group.permissions.clear() for group in Group.objects.all()],
+    ],
+    ids=["token", "user", "groups", "members", "group", "permissions"],
+)
+def test_what_is_taken_away_is_gone_at_once(
+    editor, change, django_capture_on_commit_callbacks
+):
+    _, token = ApiToken.objects.create(editor)
+    client = api_with(token)
+    assert client.post("/api/v1/items/", {"name": "x"}).status_code == 201
+    with django_capture_on_commit_callbacks(execute=True):
+        change(editor)
+    assert client.post("/api/v1/items/", {"name": "x"}).status_code in (401, 403)
+
+
+def test_tokens_take_a_fixed_number_of_queries(
+    editor_client, editor, django_assert_num_queries
+):
+    for n in range(5):
+        ApiToken.objects.create(editor, name=f"token {n}")
+    session_user_and_permissions = 4
+    with django_assert_num_queries(1 + session_user_and_permissions):
+        editor_client.get(TOKENS)
+
+
+def test_an_administrator_sees_and_revokes_tokens(client, admin, editor):
+    _, token = ApiToken.objects.create(editor, name="sync")
+    client.force_login(admin)
+    tokens = "/admin/resilient_site/apitoken/"
+    assert b"sync" in client.get(tokens).content
+    assert client.get(f"{tokens}add/").status_code == 403
+    digest = ApiToken.objects.get().pk
+    client.post(f"{tokens}{digest}/delete/", {"post": "yes"})
+    assert api_with(token).get("/api/v1/items/").status_code == 401
+
+
+def test_the_command_prints_the_token_and_nothing_else(editor):
+    output = StringIO()
+    call_command("create_token", "edith", "--ttl", "12h", stdout=output)
+    assert re.fullmatch(r"\w{64}\n", output.getvalue())
+    lifetime = ApiToken.objects.get().expiry - timezone.now()
+    assert timedelta(hours=11) < lifetime <= timedelta(hours=12)
+    assert api_with(output.getvalue().strip()).get("/api/v1/items").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nobody"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"], ["rita"]],
+    ids=" ".join,
+)
+def test_the_command_refuses_what_makes_no_sense(editor, reader, arguments):
+    reader.is_active = False
+    reader.save()
+    with pytest.raises(CommandError):
+        call_command("create_token", *arguments)
+    assert not ApiToken.objects.exists()

@@ -1,0 +1,126 @@
+"""The API does what its OpenAPI schema says, and never fails on what it is sent."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from django.db import connection
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from compute import completion, files, jobs, queue
+from compute.models import Job
+from compute.outcomes import Succeeded
+from compute.registry import get_task
+from resilient_site.models import ApiToken
+from resilient_site.ratelimit.policies import Policies
+from resilient_site.wsgi import application
+from tests.factories import make_items
+
+PROMISES = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+# On SQLite fewer: most of what may go wrong knows no database.
+EXAMPLES = 20 if connection.vendor == "sqlite" else 40
+
+schema = schemathesis.openapi.from_wsgi("/api/v1/schema/", application)
+operations = [found.ok() for found in schema.get_all_operations()]
+
+
+def finished_job(owner: Any) -> Job:
+    params = {"size": 10}
+    job = jobs.submit(task=get_task("heavy_computation"), params=params, owner=owner)
+    (claim,) = queue.claim("worker", 1)
+    with files.create(Job.objects.get(), "out.txt", "text/plain") as file:
+        file.write(b"x")
+    completion.finish(claim, Succeeded({"message": "done"}))
+    return job
+
+
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 429 is always allowed, and would hide all other answers."""
+    monkeypatch.setattr(Policies, "find", lambda *args: None)
+
+
+# Real requests close the connection that a test's transaction would need.
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("unlimited")
+@pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation", operations, ids=lambda found: found.label)
+def test_every_answer_is_one_that_the_schema_allows(
+    operation: Any, mode: GenerationMode, editor: Any
+) -> None:
+    """Whatever is sent: what the schema asks for, and what it does not."""
+    make_items(5, tags=["t"])
+    job = finished_job(editor)
+    of_jobs = "/jobs/" in operation.path
+    known_id = str(job.pk) if of_jobs else "item-00001"
+    # Without our own server nobody can wait for the pool: that is a 503.
+    waits = operation.path.startswith("/api/v1/heavy_computation")
+    promises = PROMISES[1:] if waits else PROMISES
+    known_name = "out.txt" if of_jobs else "heavy_computation"
+    _, token = ApiToken.objects.create(editor)
+    headers = {"Authorization": f"Token {token}"}
+    number = iter(range(10_000))
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operation.as_strategy(generation_mode=mode))
+    def send(case: Any) -> None:
+        # Half of the calls are to what is there.
+        given = case.path_parameters or {}
+        if next(number) % 2:
+            there = {"id": known_id, "name": known_name}
+            given.update((name, there[name]) for name in given)
+        case.call_and_validate(headers=headers, checks=promises)
+
+    try:
+        send()
+    except Unsatisfiable:
+        if mode is not GenerationMode.NEGATIVE:
+            raise
+        pytest.skip("it takes nothing that could be wrong")
+
+
+def test_the_schema_names_all_addresses_of_the_contract() -> None:
+    assert {operation.label.rstrip("/") for operation in operations} == {
+        "GET /api/v1/items",
+        "POST /api/v1/items",
+        "GET /api/v1/items/{id}",
+        "PUT /api/v1/items/{id}",
+        "PATCH /api/v1/items/{id}",
+        "DELETE /api/v1/items/{id}",
+        "POST /api/v1/items/bulk",
+        "GET /api/v1/items/export",
+        "GET /api/v1/items/{id}/history",
+        "GET /api/v1/changes",
+        "GET /api/v1/changes/events",
+        "GET /api/v1/tasks",
+        "GET /api/v1/tasks/{name}",
+        "GET /api/v1/jobs",
+        "POST /api/v1/jobs",
+        "GET /api/v1/jobs/{id}",
+        "GET /api/v1/jobs/{id}/events",
+        "POST /api/v1/jobs/{id}/cancel",
+        "GET /api/v1/jobs/{id}/result",
+        "GET /api/v1/jobs/{id}/files/{name}",
+        "GET /api/v1/heavy_computation",
+    }
+    assert schema.raw_schema["openapi"] == "3.1.0"

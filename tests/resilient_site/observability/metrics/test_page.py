@@ -1,0 +1,149 @@
+"""/metrics of a running site: what it tells, to whom, and that it always answers."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from resilient_site.edge.metrics_endpoint import may_read
+from resilient_site.edge.request import Incoming
+from tests.private_server import wait_for
+from tests.running import Site
+
+pytestmark = pytest.mark.once
+
+ITEM = "/api/v1/items/country.DE"
+
+
+def figures(site: Site) -> dict[tuple[str, ...], float]:
+    answer = site.get("/metrics")
+    assert answer.status == 200
+    families = text_string_to_metric_families(answer.body.decode())
+    return {
+        (sample.name.removeprefix("resilient_site_"), *sorted(sample.labels.values())):
+            sample.value
+        for family in families
+        for sample in family.samples
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    site = Site(
+        tmp_path_factory.mktemp("site"),
+        WEB_PROCESSES="2", RATE_LIMITS="anonymous-export=1/h",
+    )  # fmt: skip
+    try:
+        yield site.start()
+    finally:
+        site.stop()
+
+
+def test_requests_are_counted_over_all_processes_and_their_ends(site):
+    def hits() -> float:
+        """Return how many are told of, as soon as all requests are."""
+        found = figures(site)
+        stored, hit = (
+            found.get(
+                ("requests_total", *sorted((how, "GET", "/api/v1/items/<id>", "200"))),
+                0,
+            )
+            for how in ("stored", "hit")
+        )
+        return hit if stored + hit == 20 else 0
+
+    for _ in range(20):
+        site.get(ITEM)
+    before = wait_for(hits)
+    worker = site.web_workers()[0]
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(20)
+    wait_for(lambda: figures(site)["processes", "web"] == 2, 20)
+    assert hits() == before
+
+
+def test_a_counter_falls_with_no_new_start(site):
+    name = "processes_started_total", "web"
+    before = figures(site)[name]
+    master = site.web_master()
+    master.terminate()
+    master.wait(30)
+    wait_for(site.answers)
+    assert wait_for(lambda: figures(site)[name] >= before + 2, 20)
+
+
+def test_paths_and_methods_of_strangers_make_no_new_series(site):
+    names = set(figures(site))
+    for n in range(30):
+        site.request(f"MAKE{n}" if n % 2 else "GET", f"/wp-{n}.php")
+    new = {name for name in figures(site) if name not in names}
+    assert not [name for name in new if any("wp-" in part for part in name)]
+    assert not [name for name in new if any("MAKE" in part for part in name)]
+
+
+def test_refusals_and_jobs_are_counted(site):
+    exports = [site.get("/api/v1/items/export").status for _ in range(3)]
+    assert 429 in exports
+    assert site.get("/api/v1/heavy_computation").status in (200, 202)
+
+    def jobs() -> float:
+        found = figures(site)
+        return sum(v for name, v in found.items() if name[0] == "jobs_ended_total")
+
+    wait_for(lambda: jobs() >= 1, 20)
+    name = "rate_limited_total", "anonymous-export"
+    assert wait_for(lambda: figures(site).get(name) == exports.count(429))
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "may"),
+    [
+        ("127.0.0.1", [], True), ("::1", [], True), ("10.1.2.3", [], False),
+        ("127.0.0.1", [(b"x-forwarded-for", b"127.0.0.1")], False),
+        ("10.9.0.1", [], True), ("unix", [], False), (None, [], False),
+    ],
+)  # fmt: skip
+def test_only_who_is_trusted_may_read(settings, client, headers, may):
+    settings.METRICS_ALLOW = [*settings.METRICS_ALLOW, "10.9.0.0/16"]
+    scope = {
+        "method": "GET", "path": "/metrics", "query_string": b"", "headers": headers,
+        "client": (client, 1) if client else None,
+    }  # fmt: skip
+    assert may_read(Incoming(scope)) is may
+
+
+def test_others_are_told_that_there_is_nothing(site):
+    assert site.get("/metrics", **{"X-Forwarded-For": "10.0.0.1"}).status == 404
+    assert site.request("POST", "/metrics").status == 404
+
+
+def test_it_answers_while_all_threads_wait_for_a_database_that_hangs(
+    tmp_path, postgres_own
+):
+    site = Site(
+        tmp_path / "site", DATABASE_URL=postgres_own.url(), HTTPS="0",
+        SECRET_KEY="metrics-" * 10, ALLOWED_HOSTS="127.0.0.1", WEB_THREADS="2",
+    )  # fmt: skip
+    (tmp_path / "site").mkdir()
+    assert site.manage("migrate", "-v", "0").returncode == 0
+    site.start_web()
+    try:
+        assert site.get("/api/v1/items/").status == 200
+        postgres_own.pause()
+        with ThreadPoolExecutor(8) as pool:
+            for n in range(8):
+                pool.submit(site.get, f"/api/v1/items/{n}")
+            began = time.monotonic()
+            assert re.search(
+                rb"part_up\{part=\"database\"\}", site.get("/metrics").body
+            )
+            assert time.monotonic() - began < 2
+        name = ("breakers", *sorted(("database", "open")))
+        assert wait_for(lambda: figures(site)[name] == 1)
+    finally:
+        postgres_own.resume()
+        site.stop()

@@ -1,0 +1,517 @@
+"""Who asks too often is told so, exactly at his quota; all are told how they stand."""
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import settings as site_settings
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+from django.http import HttpResponse
+from django.test import Client, RequestFactory, override_settings
+from django_ratelimit import core
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from resilient_site import settings as as_started
+from resilient_site.models import ApiToken
+from resilient_site.ratelimit import counters
+from resilient_site.ratelimit import middleware as ratelimit
+from resilient_site.ratelimit.middleware import RateLimitMiddleware, Standing
+from resilient_site.ratelimit.policies import Policy, overridden
+from resilient_site.resilience import breakers
+from tests.factories import make_item
+from tests.private_server import wait_for
+
+pytestmark = pytest.mark.once
+
+ITEM = "/api/v1/items/country.DE"
+TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch, breaker) -> Iterator[None]:
+    monkeypatch.setattr(ratelimit, "proven", ratelimit.Proven())
+    monkeypatch.setattr(ratelimit, "complain", ratelimit.Complaints())
+    caches["rates"].clear()
+    yield
+    caches["rates"].clear()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """The time that windows go by."""
+    clock = SimpleNamespace(now=1_800_000_000.0)
+    monkeypatch.setattr(core, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def limits(settings: Any, clock: Any) -> Any:
+    """Change the quotas, as the environment may; `limits("read=3/m")`."""
+    table = settings.RATE_LIMITS
+
+    def limits(text: str) -> None:
+        settings.RATE_LIMITS = overridden(table, text)
+
+    return limits
+
+
+def left(response: Any) -> tuple[str, int, int]:
+    name, r, t = re.fullmatch(
+        r'"([a-z-]+)";r=(\d+);t=(\d+)', response["RateLimit"]
+    ).groups()
+    return name, int(r), int(t)
+
+
+def middleware(answer: Any = None) -> RateLimitMiddleware:
+    return RateLimitMiddleware(lambda request: answer or HttpResponse("ok"))
+
+
+def token_of(user: Any) -> dict[str, str]:
+    _, token = ApiToken.objects.create(user)
+    return {"Authorization": f"Token {token}"}
+
+
+# --- what is answered
+
+
+@pytest.mark.django_db
+def test_rest_is_refused_with_a_problem_that_says_when_to_come_again(client, limits):
+    limits("anonymous-read=2/m")
+    make_item(id="country.DE")
+    answers = [client.get(ITEM) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [left(answer)[1] for answer in answers] == [1, 0, 0]
+    refused = answers[-1]
+    assert refused["Content-Type"] == "application/problem+json"
+    assert refused["RateLimit-Policy"] == '"anonymous-read";q=2;w=60'
+    assert refused["Cache-Control"] == "no-store"
+    problem = refused.json()
+    assert problem["type"] == TYPE
+    assert problem["violated-policies"] == ["anonymous-read"]
+    assert (problem["code"], problem["status"]) == ("rate_limited", 429)
+    assert int(refused["Retry-After"]) >= left(refused)[2] >= 1
+
+
+@pytest.mark.django_db
+def test_a_browser_is_shown_the_page_for_errors(client, limits):
+    limits("anonymous-read=1/m")
+    client.get("/items/")
+    refused = client.get("/items/")
+    assert refused.status_code == 429
+    assert refused["Content-Type"].startswith("text/html")
+    assert f"Try again in about {refused['Retry-After']} second" in refused.text
+
+
+@pytest.mark.django_db
+def test_every_answer_tells_how_the_client_stands(client, clock, settings):
+    make_item(id="country.DE")
+    read = client.get(ITEM)
+    etag = {"If-None-Match": read["ETag"]}
+    page = client.get("/items/")
+    answers = [
+        (200, read),
+        (304, client.get(ITEM, headers=etag)),
+        (200, page),
+        (404, client.get("/api/v1/items/none")),
+        (404, client.get("/nowhere/")),
+        (401, client.post("/api/v1/items", {}, "application/json")),
+        (302, client.get("/account/tokens/")),
+        (413, client.post("/items/new/", "x" * (settings.MAX_BODY_BYTES + 1), "a/b")),
+        (403, Client(enforce_csrf_checks=True).post("/account/sign-in/")),
+    ]
+    for status, answer in answers:
+        assert answer.status_code == status
+        name, r, t = left(answer)
+        quota = site_settings.RATE_LIMITS[name][2]
+        assert answer["RateLimit-Policy"] == f'"{name}";q={quota};w=60'
+        assert 0 <= r < quota
+        assert 1 <= t <= 60
+
+
+@pytest.mark.django_db
+def test_a_304_of_the_middleware_has_the_fields_too(client):
+    """Swagger's page has no ETag of its own: ConditionalGetMiddleware makes it."""
+    etag = client.get("/api/v1/docs/")["ETag"]
+    answer = client.get("/api/v1/docs/", headers={"If-None-Match": etag})
+    assert answer.status_code == 304
+    assert "RateLimit" in answer
+    assert "Content-Security-Policy" in answer
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("y")])
+def test_a_view_that_fails_is_told_as_well(client, monkeypatch, error):
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("items.catalogue.get_item", fail)
+    client.raise_request_exception = False
+    answer = client.get(ITEM)
+    assert answer.status_code == 500
+    assert left(answer)[0] == "anonymous-read"
+
+
+@given(
+    st.from_regex(r"[a-z-]{1,30}", fullmatch=True),
+    st.integers(0, 10**9),
+    st.integers(1, 86_400),
+    st.integers(0, 10**12),
+    st.booleans(),
+)
+def test_the_fields_are_structured_lists_of_strings(name, quota, window, count, local):
+    standing = Standing(Policy(name, quota, window), count, 1, local)
+    number = r"(0|[1-9]\d{0,14})"
+    string = r'"[\x20-\x21\x23-\x5b\x5d-\x7e]+"'
+    headers = standing.headers()
+    assert re.fullmatch(rf"{string};r={number};t={number}", headers["RateLimit"])
+    assert re.fullmatch(
+        rf'{string};q={number};w={number}(;scope="process")?',
+        headers["RateLimit-Policy"],
+    )
+    assert standing.is_over == (count > quota)
+
+
+# --- who is counted, and for what
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "policy"),
+    [
+        ("GET", "/items/", "anonymous-read"),
+        ("HEAD", "/api/v1/items", "anonymous-read"),
+        ("OPTIONS", "/api/v1/items", "anonymous-read"),
+        ("GET", "/account/sign-in/", "anonymous-read"),
+        ("POST", "/account/sign-in/", "sign-in"),
+        ("POST", "/admin/login/", "sign-in"),
+        ("POST", "/api/v1/items/", "anonymous-write"),
+        ("GET", "/api/v1/items/export/", "anonymous-export"),
+        ("GET", "/api/v1/heavy_computation?size=-1", "anonymous-heavy"),
+        ("POST", "/api/v1/jobs/", "anonymous-heavy"),
+        ("GET", "/api/v1/jobs/", "anonymous-read"),
+        ("POST", "/jobs/new/find_duplicates/", "anonymous-heavy"),
+    ],
+)
+def test_a_stranger_has_the_policy_of_what_he_asks_for(client, method, path, policy):
+    assert left(client.generic(method, path))[0] == policy
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "policy"),
+    [
+        ("GET", "/items/", "read"),
+        ("POST", "/items/new/", "write"),
+        ("GET", "/api/v1/items/export", "export"),
+        ("POST", "/jobs/new/nothing/", "heavy"),
+        ("POST", "/account/tokens/", "tokens"),
+    ],
+)
+def test_who_is_signed_in_has_another_one(editor_client, method, path, policy):
+    assert left(editor_client.generic(method, path))[0] == policy
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/account/sign-in/", "/admin/login/"])
+def test_whoever_is_signed_in_may_try_to_be_somebody_else_no_more_often(
+    editor_client, limits, path
+):
+    limits("sign-in=2/m")
+    as_ada = {"username": "ada", "password": "guessed"}
+    answers = [editor_client.post(path, as_ada) for _ in range(3)]
+    assert answers[-1].status_code == 429
+    assert left(answers[-1])[0] == "sign-in"
+
+
+@pytest.mark.django_db
+def test_two_people_at_one_address_are_two_clients(client, reader, editor, limits):
+    limits("read=1/m")
+    for user in (reader, editor):
+        client.force_login(user)
+        assert client.get("/items/").status_code == 200
+        assert client.get("/items/").status_code == 429
+
+
+@pytest.mark.django_db
+def test_a_token_is_a_client_once_a_view_has_accepted_it(client, reader, limits):
+    limits("read=2/m")
+    tokens = [token_of(reader), token_of(reader)]
+    for token in tokens:
+        names = [left(client.get("/api/v1/items", headers=token))[0] for _ in range(3)]
+        assert names == ["unproven-token", "read", "read"]
+        assert client.get("/api/v1/items", headers=token).status_code == 429
+
+
+@pytest.mark.django_db
+def test_made_up_tokens_count_for_the_address(client, limits):
+    """A new one for each request is no way around the limits."""
+    limits("unproven-token=5/m")
+    statuses = [
+        client.get(
+            "/api/v1/heavy_computation", headers={"Authorization": f"Token {n:064}"}
+        ).status_code
+        for n in range(10)
+    ]
+    assert statuses == [401] * 5 + [429] * 5
+
+
+@pytest.mark.django_db
+def test_a_revoked_token_counts_for_the_address_again(
+    client, reader, django_capture_on_commit_callbacks
+):
+    token = token_of(reader)
+    client.get("/api/v1/items", headers=token)
+    with django_capture_on_commit_callbacks(execute=True):
+        ApiToken.objects.all().delete()
+    answers = [client.get("/api/v1/items", headers=token) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert [left(answer)[0] for answer in answers] == ["read", "unproven-token"]
+
+
+@pytest.mark.django_db
+def test_a_token_counts_only_where_it_is_read(client, reader):
+    token = token_of(reader)
+    client.get("/api/v1/items", headers=token)
+    assert left(client.get("/items/", headers=token))[0] == "anonymous-read"
+
+
+@pytest.mark.django_db
+def test_counting_asks_the_database_for_nothing(reader, django_assert_num_queries):
+    requests = RequestFactory()
+    token = token_of(reader)
+    with django_assert_num_queries(0):
+        for headers in ({}, token, {"Authorization": "Token x"}):
+            middleware()(requests.get(ITEM, headers=headers))
+
+
+@pytest.mark.django_db
+def test_a_session_is_not_touched_for_a_stranger(client):
+    request = RequestFactory().get(ITEM)
+    middleware()(request)  # it has no session at all
+    assert "session" not in vars(request)
+
+
+@pytest.mark.django_db
+def test_probes_and_static_files_are_never_limited(client, limits):
+    limits("anonymous-read=0/m")
+    assert client.get("/items/").status_code == 429
+    for path in ("/livez", "/readyz?verbose", "/metrics"):
+        assert "RateLimit" not in client.get(path)
+    answer = client.get("/static/site.css")
+    answer.close()
+    assert (answer.status_code, "RateLimit" in answer) == (200, False)
+
+
+def test_one_network_of_ipv6_is_one_client(limits):
+    limits("anonymous-read=2/m")
+    limited, requests = middleware(), RequestFactory()
+
+    def status(address: str) -> int:
+        return limited(requests.get(ITEM, REMOTE_ADDR=address)).status_code
+
+    same = ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::3"]
+    assert [status(address) for address in same] == [200, 200, 429]
+    assert status("2001:db8:0:1::1") == 200
+    mapped = ["::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"]
+    assert [status(address) for address in mapped] == [200, 200, 429, 200]
+
+
+def test_a_request_that_comes_again_after_a_wait_counts_once(limits):
+    limits("anonymous-heavy=5/m")
+    request = RequestFactory().get("/api/v1/heavy_computation")
+    request.META["asgi.scope"] = {}
+    answers = [middleware()(request) for _ in range(3)]
+    assert [left(answer)[1] for answer in answers] == [4, 4, 4]
+
+
+# --- windows
+
+
+def test_a_window_ends_when_it_was_said_to_and_not_before(limits, clock):
+    limits("anonymous-read=1/m")
+    limited, requests = middleware(), RequestFactory()
+    limited(requests.get(ITEM))
+    refused = limited(requests.get(ITEM))
+    assert refused.status_code == 429
+    wait = int(refused["Retry-After"])
+    clock.now += wait - 0.01
+    assert limited(requests.get(ITEM)).status_code == 429
+    clock.now += 0.01
+    assert limited(requests.get(ITEM)).status_code == 200
+
+
+@given(start=st.floats(1.7e9, 2e9), address=st.ip_addresses(v=4))
+def test_retry_after_is_the_end_of_the_window(start, address):
+    """Whenever it is asked, and wherever the window of that address begins."""
+    policy, requests = Policy("p", 1, 60), RequestFactory()
+    caches["default"].clear()
+    now = start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "time", SimpleNamespace(time=lambda: now))
+        first = ratelimit._use(requests.get("/"), policy, str(address))
+        assert 1 <= first.reset_s <= 60
+        now = int(start) + first.reset_s - 0.5
+        assert ratelimit._use(requests.get("/"), policy, str(address)).is_over
+        now = int(start) + first.reset_s
+        assert not ratelimit._use(requests.get("/"), policy, str(address)).is_over
+
+
+# --- exactness
+
+
+@pytest.mark.parametrize("where", ["memory", "redis"])
+def test_200_threads_share_one_quota_exactly(where, limits, request):
+    limits("anonymous-read=100/m")
+    url = request.getfixturevalue("redis_server").url() if where == "redis" else ""
+    limited, requests = middleware(), RequestFactory()
+    aliases = as_started.caches(url)
+    # So many threads wait for each other longer than one call may.
+    aliases["rates"]["OPTIONS"]["BUDGET_MS"] = 10_000
+    with (
+        override_settings(CACHES=aliases),
+        ThreadPoolExecutor(200) as threads,
+    ):
+        caches["rates"].clear()
+        answers = [
+            answer.result()
+            for answer in [
+                threads.submit(limited, requests.get(ITEM)) for _ in range(200)
+            ]
+        ]
+    admitted = [answer for answer in answers if answer.status_code == 200]
+    assert sorted(left(answer)[1] for answer in admitted) == list(range(100))
+    assert not counters.is_local()
+
+
+def test_a_counter_that_is_evicted_begins_anew(limits):
+    limited, requests = middleware(), RequestFactory()
+    first = limited(requests.get(ITEM))
+    caches["rates"].clear()
+    second = limited(requests.get(ITEM))
+    assert left(first)[1] == left(second)[1]
+
+
+# --- without Redis
+
+
+def in_redis(server: Any) -> Any:
+    return override_settings(CACHES=as_started.caches(server.url()))
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_without_redis_each_process_limits_and_says_so(
+    redis_own, limits, caplog, fault
+):
+    limits("anonymous-read=5/m")
+    limited, requests = middleware(), RequestFactory()
+    with in_redis(redis_own):
+        assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
+        getattr(redis_own, fault)()
+        started = time.monotonic()
+        answers = [limited(requests.get(ITEM)) for _ in range(50)]
+        assert time.monotonic() - started < 3
+        assert counters.is_local()
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 46
+    # Two failures are not yet an outage.
+    policies = {answer["RateLimit-Policy"] for answer in answers[3:]}
+    assert policies == {'"anonymous-read";q=5;w=60;scope="process"'}
+    said = [record for record in caplog.records if record.name == breakers.__name__]
+    assert len(said) == 1
+
+
+def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits):
+    limited, requests = middleware(), RequestFactory()
+    with in_redis(redis_own):
+        redis_own.kill()
+        for _ in range(4):
+            refused = limited(requests.get(ITEM))
+        assert "scope" in refused["RateLimit-Policy"]
+        redis_own.start()
+        wait_for(lambda: not counters.is_local())
+        assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
+
+
+def test_a_request_costs_redis_one_round_trip(redis_server, limits):
+    limited, requests = middleware(), RequestFactory()
+    with in_redis(redis_server):
+        redis = Redis.from_url(redis_server.url())
+        limited(requests.get(ITEM))
+        before = redis.info("commandstats")
+        for _ in range(10):
+            limited(requests.get(ITEM))
+        after = redis.info("commandstats")
+
+    def calls(stats: Any) -> dict[str, int]:
+        """Count what came from outside: the script's own commands are counted too."""
+        return {
+            name: found["calls"]
+            for name, found in stats.items()
+            if name in ("cmdstat_eval", "cmdstat_evalsha", "cmdstat_set")
+        }
+
+    spent = {n: count - calls(before).get(n, 0) for n, count in calls(after).items()}
+    assert sum(spent.values()) == 10
+
+
+# --- what may never happen
+
+
+def test_whatever_fails_in_it_lets_the_request_through(monkeypatch, caplog):
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(ratelimit, "get_usage", fail)
+    limited, requests = middleware(), RequestFactory()
+    answers = [limited(requests.get(ITEM)) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(caplog.records) == 1
+    assert "RateLimit" not in answers[0]
+
+
+def test_clients_without_an_address_are_not_taken_for_one(limits, caplog):
+    limits("anonymous-read=1/m")
+    limited, requests = middleware(), RequestFactory()
+    for _ in range(3):
+        assert limited(requests.get(ITEM, REMOTE_ADDR="")).status_code == 200
+    assert "no address" in caplog.text
+
+
+def test_without_the_database_a_session_counts_for_its_address(limits):
+    class Session:
+        def get(self, key: str) -> None:
+            raise OperationalError("the database is away")
+
+    request = RequestFactory().get("/items/")
+    request.COOKIES["sessionid"] = "x"
+    request.session = Session()
+    assert left(middleware()(request))[0] == "anonymous-read"
+
+
+@pytest.mark.django_db
+def test_it_can_be_switched_off(client, limits):
+    limits("off")
+    assert "RateLimit" not in client.get("/items/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["write", "write=", "write=1", "write=x/m", "nothing=1/m", "write=1/m;", "on"],
+)
+def test_a_wrong_setting_is_told(text):
+    with pytest.raises(ImproperlyConfigured, match="RATE_LIMITS"):
+        overridden(site_settings.RATE_LIMITS, text)
+
+
+def test_a_setting_changes_what_it_names():
+    table = overridden(site_settings.RATE_LIMITS, " write=5/h, anonymous-read=600/m ")
+    assert table["write"] == ("write", "signed in", 5, 3600)
+    assert table["anonymous-read"][2:] == (600, 60)
+    assert table["read"] == site_settings.RATE_LIMITS["read"]
