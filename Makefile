@@ -62,6 +62,7 @@ test-sqlite: .system
 check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 	$(PYTHON_BIN) -m ruff format --check .
 	$(PYTHON_BIN) -m ruff check .
+	$(CLEAN_ENV) .venv/bin/lint-imports --no-cache
 	$(CLEAN_ENV) $(PYTHON_BIN) -m mypy
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && trap 'exit 130' INT TERM && \
 	echo "manage.py makemigrations --check" && \
@@ -83,7 +84,8 @@ bench: .venv/.dev ## Measure the site beside its peers (ARGS: --help tells them)
 
 lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
 	$(COMPILE) --output-file requirements.txt pyproject.toml
-	echo uv | $(COMPILE) --constraint requirements.txt --group dev \
+	echo uv | $(COMPILE) --constraint requirements.txt --group dev --all-extras \
+		--prerelease if-necessary-or-explicit \
 		--output-file requirements-dev.txt pyproject.toml -
 
 schema: .venv/.dev ## Write resilient_site/openapi.yaml from the code
