@@ -19,7 +19,7 @@ from compute import jobs
 from compute.models import Job
 from compute.registry import tasks
 from compute.templatetags.jobtext import file_kind, lasted, pretty, took
-from items.admin import NAMED, ReadOnlyAdmin
+from resilient_site.admin import MAX_NAMED_OBJECTS, ReadOnlyAdmin
 from resilient_site.errors import Conflict
 
 WAITS_TOO_LONG = timedelta(minutes=10)
@@ -185,7 +185,7 @@ class JobAdmin(ReadOnlyAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """Name some, collect none; what is unfinished bars the deletion."""
-        named = [str(job) for job in objs[:NAMED]]
+        named = [str(job) for job in objs[:MAX_NAMED_OBJECTS]]
         running = [str(job) for job in objs if not job.is_finished]
         lacking = set() if self.has_delete_permission(request) else {"job"}
         return named, {"jobs": len(objs)}, lacking, running

@@ -21,9 +21,9 @@ from compute.list_query import select
 from compute.models import Job
 from compute.registry import get_task, tasks
 from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
-from items.list_query import page_size
 from resilient_site.api.idempotency import IdempotentWrites, read_key
 from resilient_site.api.keyset import paginate
+from resilient_site.api.pagination import parse_page_size
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.api.rest import JSONParser, list_response
 from resilient_site.edge.streaming import waited_for
@@ -74,7 +74,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
             select(request.query_params, request.user),
             ordering="-id",
             cursor=request.query_params.get("cursor"),
-            size=page_size(request.query_params),
+            size=parse_page_size(request.query_params),
         )
         found: Any = page.rows
         context = {"request": request}

@@ -18,8 +18,12 @@ from compute.serializers import (
     TaskListSerializer,
     TaskSerializer,
 )
-from items.api_schema import CURSOR, NOT_MODIFIED, PAGE_SIZE_PARAMETER
-from resilient_site.api.schema import ProblemSerializer
+from resilient_site.api.schema import (
+    CURSOR,
+    NOT_MODIFIED,
+    PAGE_SIZE_PARAMETER,
+    ProblemSerializer,
+)
 from resilient_site.errors import PROBLEM_TYPE
 
 

@@ -5,7 +5,7 @@ from django.http.response import HttpResponseBase
 
 from compute import files
 from compute.models import JobFile
-from items.imports.exporting import attachment, stream
+from resilient_site.api.downloads import attachment, stream_file
 
 # Shown on the page, not downloaded; its own rules let it do nothing but be seen.
 SHOWN = {"image/svg+xml"}
@@ -22,7 +22,7 @@ def download(file: JobFile) -> HttpResponseBase:
         if file.content_type not in SHOWN:
             response["Content-Disposition"] = attachment(file.name)
     else:
-        response = stream(
+        response = stream_file(
             files.read(file), content_type=file.content_type, filename=file.name
         )
     response["Content-Length"] = str(file.size)

@@ -6,8 +6,8 @@ from typing import Any
 
 from compute.models import Job
 from items import catalogue
-from items.catalogue import Actor
 from items.models import Item, ItemChange
+from resilient_site.accounts.actor import Actor
 from resilient_site.errors import NotFound
 
 TASK = "find_duplicates"

@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from compute import files
 from compute.models import Job, JobFile
 from compute.queue import Claim
-from items.catalogue import Actor
+from resilient_site.accounts.actor import Actor
 
 REPORT_EVERY_S = 0.1
 

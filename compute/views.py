@@ -27,12 +27,13 @@ from compute.list_query import select
 from compute.models import Job
 from compute.registry import Task, get_task, open_to, tasks
 from compute.templatetags.jobtext import about, is_in_parts
-from items.catalogue import Actor, ItemNotFound
-from items.list_query import small_number
-from items.views import Request, form_methods
+from items.catalogue import ItemNotFound
+from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import KeyReused
 from resilient_site.api.keyset import paginate
+from resilient_site.api.pagination import parse_small_number
 from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
+from resilient_site.pages import HtmxRequest, form_methods
 
 PAGE_ROWS = 50
 PARTS_SHOWN = 100
@@ -44,7 +45,7 @@ def signed_in[V: Callable[..., HttpResponseBase]](view: V) -> V:
     protected = login_required(view)
 
     @wraps(view)
-    def wrapper(request: Request, *args: Any, **options: Any) -> HttpResponseBase:
+    def wrapper(request: HtmxRequest, *args: Any, **options: Any) -> HttpResponseBase:
         if request.htmx and not request.user.is_authenticated:
             return HttpResponseClientRefresh()
         return protected(request, *args, **options)
@@ -55,7 +56,7 @@ def signed_in[V: Callable[..., HttpResponseBase]](view: V) -> V:
 @signed_in
 @never_cache
 @require_safe
-def job_list(request: Request) -> HttpResponse:
+def job_list(request: HtmxRequest) -> HttpResponse:
     page = paginate(
         select(request.GET, request.user).select_related("owner"),
         ordering="-id",
@@ -111,14 +112,14 @@ def job_new(request: HttpRequest, name: str) -> HttpResponse:
 @signed_in
 @never_cache
 @require_safe
-def job_detail(request: Request, pk: UUID) -> HttpResponse:
+def job_detail(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return _render_job(request, jobs.get_job(pk, request.user))
 
 
 @signed_in
 @never_cache
 @require_POST
-def job_cancel(request: Request, pk: UUID) -> HttpResponse:
+def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
     job = jobs.get_job(pk, request.user)
     try:
         job = jobs.cancel(job)
@@ -148,13 +149,15 @@ def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
 @signed_in
 @permission_required(MERGING, raise_exception=True)
 @require_POST
-def job_merge(request: Request, pk: UUID) -> HttpResponse:
+def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
     """Make one item of a pair that the job has found."""
     job = jobs.get_job(pk, request.user)
-    number = small_number(request.POST.get("pair", "")) or 0
+    number = parse_small_number(request.POST.get("pair", "")) or 0
     keep = request.POST.get("keep", "")
     try:
-        kept = duplicate_pairs.merge(job, number, keep=keep, actor=Actor.of(request))
+        kept = duplicate_pairs.merge(
+            job, number, keep=keep, actor=Actor.from_request(request)
+        )
     except (ItemNotFound, Invalid) as error:
         messages.error(request, _why_not_merged(error))
     else:
@@ -211,7 +214,7 @@ def _key_of_form(request: HttpRequest) -> str:
     return key if re.fullmatch(r"[0-9a-f-]{36}", key) else ""
 
 
-def _render_job(request: Request, job: Job) -> HttpResponse:
+def _render_job(request: HtmxRequest, job: Job) -> HttpResponse:
     return _render(
         request, "compute/detail.html", _context(request, job), ["job", "parts"]
     )
@@ -242,7 +245,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
 
 
 def _render(
-    request: Request, template: str, context: dict[str, Any], parts: list[str]
+    request: HtmxRequest, template: str, context: dict[str, Any], parts: list[str]
 ) -> HttpResponse:
     """Answer with the page, or with the one of its parts that htmx asks for."""
     target = request.htmx.target if request.htmx else None

@@ -6,44 +6,25 @@ No page counts a whole table, offers a million choices or collects a million row
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from items import catalogue
-from items.catalogue import Actor, ItemExists
+from items.catalogue import ItemExists
 from items.forms import ItemForm
 from items.imports.exporting import download
 from items.list_query import SEARCH_MAX, WORDS_MAX
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
 from items.tags import popular_tags
+from resilient_site.accounts.actor import Actor
+from resilient_site.admin import MAX_NAMED_OBJECTS, LargeTableAdmin, ReadOnlyAdmin
 from resilient_site.errors import SiteError
-
-ROWS_COUNTED = 10_000
-NAMED = 50
-
-
-class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts up to a bound: nobody turns to page 200, they search instead."""
-
-    @cached_property
-    def count(self) -> int:
-        rows = self.object_list.order_by().values("pk")[:ROWS_COUNTED]  # type: ignore
-        return int(rows.count())
-
-
-class LargeTableAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    paginator = CappedPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
 
 
 class TagFilter(admin.SimpleListFilter):
@@ -109,7 +90,7 @@ class ItemAdmin(LargeTableAdmin):
     # Writing goes through the catalogue, which keeps the one change log.
 
     def save_model(self, request: Any, obj: Item, form: Any, change: bool) -> None:
-        data, actor = form.data_to_write(), Actor.of(request)
+        data, actor = form.data_to_write(), Actor.from_request(request)
         if change:
             saved = catalogue.update_item(
                 obj.pk, data, actor=actor, versions=form.versions
@@ -122,16 +103,16 @@ class ItemAdmin(LargeTableAdmin):
         """The tags are written with the item."""
 
     def delete_model(self, request: HttpRequest, obj: Item) -> None:
-        catalogue.delete_item(obj.pk, actor=Actor.of(request))
+        catalogue.delete_item(obj.pk, actor=Actor.from_request(request))
 
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """Say how many, and name some: all of them may be a million."""
         number = objs.count() if isinstance(objs, QuerySet) else len(objs)
-        named = [str(item) for item in objs[:NAMED]]
-        if number > NAMED:
-            named.append(f"… and {number - NAMED:,} more")
+        named = [str(item) for item in objs[:MAX_NAMED_OBJECTS]]
+        if number > MAX_NAMED_OBJECTS:
+            named.append(f"… and {number - MAX_NAMED_OBJECTS:,} more")
         lacking = set()
         if not self.has_delete_permission(request):
             lacking.add(str(self.opts.verbose_name))
@@ -139,7 +120,7 @@ class ItemAdmin(LargeTableAdmin):
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(
-            queryset.values_list("pk", flat=True), actor=Actor.of(request)
+            queryset.values_list("pk", flat=True), actor=Actor.from_request(request)
         )
 
     def log_addition(self, *args: Any) -> None:  # type: ignore[override]
@@ -184,17 +165,6 @@ class TagAdmin(LargeTableAdmin):
         return format_html('<a href="{}">Show items</a>', url)
 
 
-class ReadOnlyAdmin(LargeTableAdmin):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 class DeletionFilter(admin.SimpleListFilter):
     title = "action"
     parameter_name = "action"
@@ -230,7 +200,7 @@ class ItemChangeAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Undo selected changes", permissions=["undo"])
     def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:
-        actor, undone = Actor.of(request), 0
+        actor, undone = Actor.from_request(request), 0
         # The last one first, so that several of one item end at the earliest state.
         for change in queryset.order_by("-id"):
             try:

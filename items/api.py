@@ -13,15 +13,17 @@ from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
 from items import catalogue, rules
-from items.catalogue import ITEMS, Actor, item_tag
+from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.imports.exporting import FORMATS, download
-from items.list_query import Selection, page_size, small_number
+from items.list_query import Selection
 from items.models import Item, ItemChange
 from items.rules import ItemData
 from items.serializers import ChangeSerializer, ItemSerializer
+from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import IdempotentWrites
 from resilient_site.api.keyset import paginate
+from resilient_site.api.pagination import parse_page_size, parse_small_number
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.api.rest import list_response
 from resilient_site.edge.streaming import waited_for
@@ -49,7 +51,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         selection = Selection.parse(request.query_params)
         page = selection.page(
             cursor=request.query_params.get("cursor"),
-            size=page_size(request.query_params),
+            size=parse_page_size(request.query_params),
         )
         rows = self.get_serializer(page.rows, many=True)
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
@@ -58,7 +60,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
 
     @schema.creation
     def create(self, request: Request) -> Response:
-        item = catalogue.create_item(self._clean(), actor=Actor.of(request))
+        item = catalogue.create_item(self._clean(), actor=Actor.from_request(request))
         response = self._answer(item, 201)
         response["Location"] = request.build_absolute_uri(
             request.path.rstrip("/") + f"/{item.pk}"
@@ -85,7 +87,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @schema.deletion
     def destroy(self, request: Request, id: str) -> Response:
         catalogue.delete_item(
-            id, actor=Actor.of(request), versions=_versions_to_match(request)
+            id, actor=Actor.from_request(request), versions=_versions_to_match(request)
         )
         return Response(status=204)
 
@@ -98,7 +100,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         serializer = self.get_serializer(data=rows, many=True)
         serializer.is_valid(raise_exception=True)
         items = catalogue.create_items(
-            serializer.validated_data, actor=Actor.of(request)
+            serializer.validated_data, actor=Actor.from_request(request)
         )
         return Response({"results": self.get_serializer(items, many=True).data}, 201)
 
@@ -118,7 +120,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             ItemChange.objects.filter(item_id=id),
             ordering="-version",
             cursor=request.query_params.get("cursor"),
-            size=page_size(request.query_params),
+            size=parse_page_size(request.query_params),
         )
         if not page.rows and not ItemChange.objects.filter(item_id=id).exists():
             raise catalogue.ItemNotFound
@@ -141,7 +143,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         item = catalogue.update_item(
             id,
             changes,
-            actor=Actor.of(request),
+            actor=Actor.from_request(request),
             versions=_versions_to_match(request),
         )
         return self._answer(item)
@@ -171,7 +173,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
             ItemChange.objects.settled(),
             ordering=feed.ORDERING,
             cursor=since,
-            size=page_size(request.query_params),
+            size=parse_page_size(request.query_params),
             named="since",
         )
         # The way on is always given: a consumer comes back to it for what is new.
@@ -207,5 +209,7 @@ def _versions_to_match(request: Request) -> set[int] | None:
     tags = parse_etags(header)
     if tags == ["*"]:
         return None
-    numbers = (small_number(tag.strip('"')) for tag in tags if tag.startswith('"'))
+    numbers = (
+        parse_small_number(tag.strip('"')) for tag in tags if tag.startswith('"')
+    )
     return {number for number in numbers if number is not None}

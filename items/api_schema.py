@@ -1,10 +1,10 @@
 """How the catalogue's REST operations are described in the OpenAPI schema."""
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 
 from items.imports.exporting import FORMATS
-from items.list_query import ORDERINGS, PAGE_SIZE, PAGE_SIZE_MAX, SEARCH_MAX
+from items.list_query import ORDERINGS, SEARCH_MAX
 from items.serializers import (
     ID_SCHEMA,
     ChangeListSerializer,
@@ -12,6 +12,7 @@ from items.serializers import (
     ItemSerializer,
     ItemsSerializer,
 )
+from resilient_site.api.schema import CURSOR, NOT_MODIFIED, PAGE_SIZE_PARAMETER
 
 
 def _header(name: str, description: str) -> OpenApiParameter:
@@ -32,13 +33,6 @@ SELECTION = [
     ),
 ]
 ORDERING = OpenApiParameter("ordering", OpenApiTypes.STR, enum=ORDERINGS)
-PAGE_SIZE_PARAMETER = OpenApiParameter(
-    "page_size",
-    {"type": "integer", "minimum": 1, "maximum": PAGE_SIZE_MAX, "default": PAGE_SIZE},
-)
-CURSOR = OpenApiParameter(
-    "cursor", OpenApiTypes.STR, description="As given in `next` and `previous`."
-)
 IF_NONE_MATCH = _header(
     "If-None-Match", "Answer 304 if the item is still at this ETag."
 )
@@ -50,7 +44,6 @@ ETAG = OpenApiParameter(
 LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
 )
-NOT_MODIFIED = OpenApiResponse(description="Not modified")
 
 listing = extend_schema(
     summary="List items",

@@ -6,21 +6,18 @@ Data comes in as `rules.clean` returns it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import batched
 from typing import Any, cast
 
-from django.contrib.auth.models import AnonymousUser, User
 from django.db import IntegrityError, connection
 from django.db.models import Max, Model
-from django.http import HttpRequest
 from django.utils import timezone
-from rest_framework.request import Request
 from uuid_utils.compat import uuid7
 
 from items import rules
 from items.models import Item, ItemChange, ItemTag, Tag
 from items.rules import ItemData
+from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.observability.request_id import current_request_id
@@ -46,25 +43,6 @@ class ItemExists(AlreadyExists):
 class NothingCreated(Invalid):
     detail = "Nothing was created."
     is_outcome = True
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who makes a change, as the change log will say."""
-
-    user: User | None
-    name: str
-
-    @classmethod
-    def of(cls, request: HttpRequest | Request) -> "Actor":
-        user = request.user
-        if isinstance(user, AnonymousUser):
-            return cls(None, "anonymous")
-        return cls(user, user.get_username())
-
-    @classmethod
-    def command(cls, name: str) -> "Actor":
-        return cls(None, name)
 
 
 def item_tag(item_id: str) -> str:

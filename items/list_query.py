@@ -1,6 +1,5 @@
 """Which items, in which order: the query string that every list understands."""
 
-import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,8 +17,6 @@ ORDERINGS = (
 )  # fmt: skip
 SEARCH_MAX = 200
 WORDS_MAX = 16
-PAGE_SIZE = 50
-PAGE_SIZE_MAX = 500
 
 
 @dataclass(frozen=True)
@@ -63,19 +60,3 @@ class Selection:
             size=size,
             sort=bool(self.search or self.tags) and is_rare(items),
         )
-
-
-def small_number(text: str) -> int | None:
-    """Return the number that `text` writes, if it is one of at most 9 digits."""
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
-
-
-def page_size(query: QueryDict, default: int = PAGE_SIZE) -> int:
-    """Raise Invalid if it is no number, or out of bounds."""
-    text = query.get("page_size") or str(default)
-    size = small_number(text)
-    if size is not None and 1 <= size <= PAGE_SIZE_MAX:
-        return size
-    raise Invalid(
-        errors={"page_size": [f"Must be a number from 1 to {PAGE_SIZE_MAX}."]}
-    )

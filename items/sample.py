@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pycountry
 
 from items import rules
-from items.catalogue import Actor
 from items.imports import staging
 from items.imports.staging import Counts, Row
+from resilient_site.accounts.actor import Actor
 
-ACTOR = Actor.command("load_sample")
+ACTOR = Actor.from_command("load_sample")
 
 LANGUAGE_TYPES = {
     "A": "ancient",

@@ -1,59 +1,36 @@
 """The pages of the catalogue: thin callers of the same functions as REST."""
 
-from collections.abc import Callable
-
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required, permission_required
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
-from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
-from django.views.decorators.http import (
-    require_http_methods,
-    require_POST,
-    require_safe,
-)
-from django_htmx.middleware import HtmxDetails
+from django.views.decorators.http import require_POST, require_safe
 
 from items import catalogue, rules
-from items.catalogue import Actor, ItemExists
+from items.catalogue import ItemExists
 from items.forms import ItemForm, UploadForm
 from items.imports import uploads
 from items.imports.file_parsing import Unreadable
-from items.list_query import Selection, small_number
+from items.list_query import Selection
 from items.models import ImportRun, Item, ItemChange
 from items.tags import popular_tags
+from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
+from resilient_site.api.pagination import parse_small_number
 from resilient_site.errors import NotFound, StaleVersion
+from resilient_site.pages import HtmxRequest, form_methods, require_permissions
 from resilient_site.resilience.cache_control import share_with_strangers, shared
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
 
-form_methods = require_http_methods(["GET", "HEAD", "POST"])
-
-
-class Request(HttpRequest):
-    """A request as the middleware of django-htmx leaves it."""
-
-    htmx: HtmxDetails
-
-
-def may[V: Callable[..., HttpResponseBase]](*permissions: str) -> Callable[[V], V]:
-    """Let editors in; others are asked to sign in, or refused if they have."""
-
-    def decorate(view: V) -> V:
-        needed = [f"items.{permission}" for permission in permissions]
-        allowed = permission_required(needed, raise_exception=True)
-        return login_required(allowed(view))
-
-    return decorate
+EDITING = ("items.add_item", "items.change_item")
 
 
 @shared("search", "tag", "ordering", "cursor", headers=("HX-Request", "HX-Target"))
 @require_safe
-def item_list(request: Request) -> HttpResponse:
+def item_list(request: HtmxRequest) -> HttpResponse:
     selection = Selection.parse(request.GET)
     page = selection.page(cursor=request.GET.get("cursor"), size=PAGE_ROWS)
     context = {
@@ -95,13 +72,15 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     return response
 
 
-@may("add_item")
+@require_permissions("items.add_item")
 @form_methods
 def item_new(request: HttpRequest) -> HttpResponse:
     form = ItemForm(_posted(request))
     if request.method == "POST" and form.is_valid():
         try:
-            item = catalogue.create_item(form.data_to_write(), actor=Actor.of(request))
+            item = catalogue.create_item(
+                form.data_to_write(), actor=Actor.from_request(request)
+            )
         except ItemExists:
             form.add_error("id", ItemExists.detail)
         else:
@@ -110,7 +89,7 @@ def item_new(request: HttpRequest) -> HttpResponse:
     return _render_form(request, form, None)
 
 
-@may("change_item")
+@require_permissions("items.change_item")
 @form_methods
 def item_edit(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
@@ -121,7 +100,7 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
             item = catalogue.update_item(
                 id,
                 form.data_to_write(),
-                actor=Actor.of(request),
+                actor=Actor.from_request(request),
                 versions=form.versions,
             )
         except StaleVersion:
@@ -136,17 +115,17 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
     return _render_form(request, form, item, theirs)
 
 
-@may("delete_item")
+@require_permissions("items.delete_item")
 @form_methods
 def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
     if request.method != "POST":
         return render(request, "items/delete.html", {"item": item})
-    version = small_number(request.POST.get("version", ""))
+    version = parse_small_number(request.POST.get("version", ""))
     try:
         catalogue.delete_item(
             id,
-            actor=Actor.of(request),
+            actor=Actor.from_request(request),
             versions=set() if version is None else {version},
         )
     except StaleVersion:
@@ -157,11 +136,11 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
 
 
 # To undo may be to create, to change or to delete.
-@may("add_item", "change_item", "delete_item")
+@require_permissions(*EDITING, "items.delete_item")
 @require_POST
 def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     change = get_object_or_404(ItemChange, pk=change_id, item_id=id)
-    item = catalogue.undo(change, actor=Actor.of(request))
+    item = catalogue.undo(change, actor=Actor.from_request(request))
     if item:
         messages.success(request, f"“{item.name}” is as it was before that change.")
     else:
@@ -183,13 +162,15 @@ def change_list(request: HttpRequest) -> HttpResponse:
     return response
 
 
-@may("add_item", "change_item")
+@require_permissions(*EDITING)
 @form_methods
 def import_new(request: HttpRequest) -> HttpResponse:
     form = UploadForm(_posted(request), request.FILES or None)
     if request.method == "POST" and form.is_valid():
         try:
-            run = uploads.receive(form.cleaned_data["file"], actor=Actor.of(request))
+            run = uploads.receive(
+                form.cleaned_data["file"], actor=Actor.from_request(request)
+            )
         except Unreadable as error:
             form.add_error("file", error.detail)
         else:
@@ -199,13 +180,13 @@ def import_new(request: HttpRequest) -> HttpResponse:
     return render(request, "items/import.html", context, status=status)
 
 
-@may("add_item", "change_item")
+@require_permissions(*EDITING)
 @form_methods
-def import_run(request: Request, pk: str) -> HttpResponse:
+def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
     run = _own_run(request, pk)
     if request.method == "POST":
         if run.state != ImportRun.State.DONE:
-            run = uploads.proceed(run, actor=Actor.of(request))
+            run = uploads.proceed(run, actor=Actor.from_request(request))
         if not request.htmx:
             return redirect("items:import-run", pk=run.pk)
     template = "items/import_run.html"
@@ -214,7 +195,7 @@ def import_run(request: Request, pk: str) -> HttpResponse:
     )
 
 
-@may("add_item", "change_item")
+@require_permissions(*EDITING)
 @require_safe
 def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     run = _own_run(request, pk)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from items import catalogue, rules
-from items.catalogue import Actor
 from items.models import Item
+from resilient_site.accounts.actor import Actor
 
-TESTER = Actor.command("tester")
+TESTER = Actor.from_command("tester")
 
 
 def make_item(**overrides: Any) -> Item:

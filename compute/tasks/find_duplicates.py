@@ -8,8 +8,8 @@ from rest_framework import serializers
 from compute.registry import Parts, TaskFailed, task
 from compute.task_context import Run
 from items import rules
-from items.imports.csv_escaping import as_csv
 from items.models import Item, ItemQuerySet
+from resilient_site.api.csv_escaping import render_csv
 
 if TYPE_CHECKING:
     from compute.tasks.algorithms.duplicates import Pair, Search
@@ -139,9 +139,9 @@ def _result(
     shown: list[dict[str, Any]] = []
     number, size = 0, 0
     with run.file(PAIRS, "text/csv; charset=utf-8") as file:
-        file.write(as_csv([COLUMNS]))
+        file.write(render_csv([COLUMNS]))
         for chunk in _with_items(pairs):
-            file.write(as_csv(_cells(*entry) for entry in chunk))
+            file.write(render_csv(_cells(*entry) for entry in chunk))
             for entry in chunk[: PAIRS_SHOWN - len(shown)]:
                 row = _shown(*entry)
                 size += len(orjson.dumps(row))

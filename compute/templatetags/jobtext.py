@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from compute.duplicate_pairs import PairPage, get_page
 from compute.models import Job
 from compute.registry import Task
-from items.list_query import small_number
+from resilient_site.api.pagination import parse_small_number
 
 register = template.Library()
 
@@ -191,7 +191,7 @@ def _is_number(value: Any) -> bool:
 
 @register.simple_tag
 def pairs_of(job: Job, page: str | None) -> PairPage:
-    return get_page(job, small_number(page or "") or 1)
+    return get_page(job, parse_small_number(page or "") or 1)
 
 
 @register.filter

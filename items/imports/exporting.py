@@ -4,16 +4,15 @@ Read in chunks by key, so that memory stays constant and no transaction stays op
 """
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 
 import orjson
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
-from django.utils.http import content_disposition_header
 
 from items import rules
-from items.imports import csv_escaping
 from items.models import Item
+from resilient_site.api.csv_escaping import render_csv
+from resilient_site.api.downloads import stream_file
 
 type Tell = Callable[[int], None]  # how many more rows have been read
 type Export = Callable[[QuerySet[Item], Tell], Iterator[bytes]]
@@ -45,7 +44,7 @@ def _chunks(rows: QuerySet[Item], tell: Tell) -> Iterator[list[Item]]:
 def as_csv(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
     yield ",".join(COLUMNS).encode() + b"\r\n"
     for chunk in _chunks(rows, tell):
-        yield csv_escaping.as_csv(
+        yield render_csv(
             (
                 item.pk,
                 item.name,
@@ -85,26 +84,9 @@ FORMATS: dict[str, tuple[str, Export]] = {
 }
 
 
-def stream(
-    pieces: Iterator[bytes], *, content_type: str, filename: str
-) -> StreamingHttpResponse:
-    """Answer with a file that is read as it is sent.
-
-    It has a thread for as long as its client reads; the edge lets in only a few.
-    """
-    first = next(pieces, b"")  # before the answer begins: what fails here is an error
-    pieces = chain([first], pieces)
-    headers = {"Content-Disposition": attachment(filename)}
-    return StreamingHttpResponse(pieces, content_type=content_type, headers=headers)
-
-
-def attachment(filename: str) -> str:
-    return content_disposition_header(True, filename) or "attachment"
-
-
 def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
     """Answer with the items as a file."""
     content_type, export = FORMATS[name]
-    return stream(
+    return stream_file(
         export(items, ignore), content_type=content_type, filename=f"items.{name}"
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
-from items.imports.csv_escaping import plain
+from resilient_site.api.csv_escaping import unescape
 from resilient_site.errors import Invalid
 
 FIELDS = ("id", "name", "description", "tags")
@@ -219,7 +219,7 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
         row.error = next((taken.fault for taken in source.taken if taken.fault), "")
         if cells and not row.error:
             if len(cells) == len(header):
-                row.fields = dict(zip(header, map(plain, cells), strict=True))
+                row.fields = dict(zip(header, map(unescape, cells), strict=True))
             else:
                 row.error = (
                     f"Has {len(cells)} cells where the header has {len(header)}."

@@ -23,12 +23,14 @@ from django.db.models import F
 from django.utils import timezone
 
 from items import rules
-from items.catalogue import Actor, new_id
-from items.imports import csv_escaping, staging
+from items.catalogue import new_id
+from items.imports import staging
 from items.imports.file_parsing import Line, read_lines
 from items.imports.staging import Counts, Row
 from items.models import ImportRun
 from items.rules import ItemData
+from resilient_site.accounts.actor import Actor
+from resilient_site.api.csv_escaping import render_csv
 from resilient_site.errors import Conflict
 
 BATCH_ROWS = 5_000
@@ -259,7 +261,7 @@ def _advance(run: ImportRun, **changes: object) -> None:
 
 def as_csv(rejects: Rejected, *, header: bool) -> bytes:
     names = [("line", "reason", "row")] if header else []
-    return csv_escaping.as_csv(chain(names, rejects))
+    return render_csv(chain(names, rejects))
 
 
 class RejectFile:

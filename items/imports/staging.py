@@ -14,8 +14,9 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from items import rules
-from items.catalogue import Actor, note_changes
+from items.catalogue import note_changes
 from items.models import Item
+from resilient_site.accounts.actor import Actor
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
 

@@ -11,10 +11,10 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 
-from items.catalogue import Actor
 from items.imports import importing
 from items.imports.file_parsing import Unreadable
 from items.models import ImportRun
+from resilient_site.accounts.actor import Actor
 
 KEPT_FOR = timedelta(days=1)
 # A request works on an import for so long, then answers; the page goes on by itself.

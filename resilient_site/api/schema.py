@@ -4,11 +4,13 @@ from typing import Any, Literal
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import serializers
 from rest_framework.permissions import SAFE_METHODS
 
 from resilient_site.api.idempotency import HEADER, KEY_PATTERN, REPLAYED_HEADER
+from resilient_site.api.pagination import PAGE_SIZE, PAGE_SIZE_MAX
 from resilient_site.errors import PROBLEM_TYPE
 
 EVERYWHERE = (400, 401, 429, 503)
@@ -55,6 +57,16 @@ HEADERS = {
         "schema": {"type": "integer"},
     },
 }
+
+
+PAGE_SIZE_PARAMETER = OpenApiParameter(
+    "page_size",
+    {"type": "integer", "minimum": 1, "maximum": PAGE_SIZE_MAX, "default": PAGE_SIZE},
+)
+CURSOR = OpenApiParameter(
+    "cursor", OpenApiTypes.STR, description="As given in `next` and `previous`."
+)
+NOT_MODIFIED = OpenApiResponse(description="Not modified")
 
 
 class ProblemSerializer(serializers.Serializer[Any]):

@@ -13,7 +13,6 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from items import catalogue
-from items.catalogue import Actor
 from items.changes.feed import START, position_of
 from items.events import health
 from items.events.cloudevents import encode, event_id
@@ -21,6 +20,7 @@ from items.events.lease import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lost, Place
 from items.events.models import EventRelay
 from items.events.ordering import arrange, next_batch
 from items.models import ItemChange
+from resilient_site.accounts.actor import Actor
 from resilient_site.health.components import Status
 from tests.factories import make_item
 from tests.running import ROOT

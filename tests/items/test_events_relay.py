@@ -17,10 +17,10 @@ from django.core.management import call_command
 from django.db import Error, connection
 
 from items import catalogue
-from items.catalogue import Actor
 from items.events.cloudevents import CONTENT_TYPE, event_id
 from items.events.models import EventRelay
 from items.models import ItemChange
+from resilient_site.accounts.actor import Actor
 from tests.compute.conftest import connected_to, database_of_tests, environment
 from tests.events import QUEUE, Consumer
 from tests.factories import make_item

@@ -16,11 +16,11 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from items import rules
-from items.catalogue import Actor
 from items.changes import feed
 from items.imports import importing
 from items.models import Item, ItemChange, Tag
 from items.tags import SHOWN
+from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from tests.load.rows import COLUMNS, rows
 
@@ -70,7 +70,7 @@ def imported_per_second(number: int) -> float:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *rows(0, number)])
     file = io.BufferedReader(io.BytesIO(text.getvalue().encode()))
-    actor = Actor.command("bench")
+    actor = Actor.from_command("bench")
     run = importing.begin(source="rows", path="-", actor=actor)
     begin = time.perf_counter()
     rejects = importing.into(Path(os.devnull))

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from tqdm import tqdm
 
-from items.catalogue import Actor
 from items.imports import importing
 from items.models import ImportRun
+from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
 
 GOES_ON = "Whole batches are in; --resume goes on from there."
@@ -96,7 +96,7 @@ class Command(BaseCommand):
 
 def _actor(username: str | None) -> Actor:
     if username is None:
-        return Actor.command("import_items")
+        return Actor.from_command("import_items")
     try:
         return Actor(User.objects.get(username=username), username)
     except User.DoesNotExist:

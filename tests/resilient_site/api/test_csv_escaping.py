@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from items.imports.csv_escaping import as_csv, plain
+from resilient_site.api.csv_escaping import render_csv, unescape
 
 pytestmark = pytest.mark.once
 
@@ -16,17 +16,17 @@ pytestmark = pytest.mark.once
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=1", "''=1"]
 )
 def test_no_cell_begins_a_formula(text):
-    (cell,) = next(csv.reader(io.StringIO(as_csv([[text]]).decode(), newline="")))
+    (cell,) = next(csv.reader(io.StringIO(render_csv([[text]]).decode(), newline="")))
     assert cell == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["", "Germany", "'quoted'", "1-1", "a=b", "'"])
 def test_others_stay_as_they_are(text):
-    assert as_csv([["x", text]]).decode() == f"x,{text}\r\n"
+    assert render_csv([["x", text]]).decode() == f"x,{text}\r\n"
 
 
 @given(st.text("=+-@'a ＝\t") | st.text())
 def test_what_was_written_is_read(text):
-    written = as_csv([["x", text]]).decode("utf-8", "surrogateescape")
+    written = render_csv([["x", text]]).decode("utf-8", "surrogateescape")
     _, cell = next(csv.reader(io.StringIO(written, newline="")))
-    assert plain(cell) == text.encode("utf-8", "backslashreplace").decode()
+    assert unescape(cell) == text.encode("utf-8", "backslashreplace").decode()
