@@ -5,8 +5,8 @@ from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
 from items import catalogue
-from items.admin import ROWS_COUNTED, CappedPaginator
 from items.models import ImportRun, Item, ItemChange, Tag
+from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
 from tests.factories import TESTER, make_item, make_items
 
 pytestmark = pytest.mark.django_db
@@ -184,5 +184,5 @@ def test_no_page_counts_a_whole_table(admin_site, django_assert_num_queries):
         sent(admin_site.get(ITEMS))
     counts = [q["sql"] for q in queries if "COUNT(*)" in q["sql"]]
     assert counts
-    assert all(f"LIMIT {ROWS_COUNTED}" in sql for sql in counts)
+    assert all(f"LIMIT {MAX_COUNTED_ROWS}" in sql for sql in counts)
     assert CappedPaginator(Item.objects.order_by("pk"), 2).count == 3
