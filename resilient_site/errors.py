@@ -113,11 +113,16 @@ class LengthRequired(SiteError):
     detail = "Send the body with a Content-Length."
 
 
-class StaleVersion(SiteError):
+class PreconditionFailed(SiteError):
     status = 412
-    code = "stale_version"
-    detail = "It was changed since you read it. Read it again, then repeat the change."
+    code = "precondition_failed"
+    detail = "It exists in a version that If-None-Match excludes. Nothing was changed."
     is_outcome = True
+
+
+class StaleVersion(PreconditionFailed):
+    code = "stale_version"
+    detail = "It was changed since you read it. Read it again, then repeat the request."
 
 
 class TooLarge(SiteError):

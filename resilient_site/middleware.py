@@ -6,14 +6,17 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.utils.cache import set_response_etag
 from django.utils.functional import SimpleLazyObject
 
+from resilient_site.api import conditional
 from resilient_site.edge.streaming import SCOPE_KEY, Identity
 from resilient_site.errors import (
     Invalid,
     LengthRequired,
     NotFound,
+    SiteError,
     TooLarge,
     as_site_error,
     is_rest,
@@ -85,6 +88,52 @@ def _known_user(request: HttpRequest) -> Any:
     if isinstance(user, SimpleLazyObject) and "_cached_user" not in vars(request):
         return None
     return user if user is not None and user.is_authenticated else None
+
+
+# RFC 9110, section 15.4.5, and Last-Modified, as Django's own middleware has it.
+KEPT_IN_304 = (
+    "Cache-Control", "Content-Location", "ETag", "Expires", "Last-Modified", "Vary"
+)  # fmt: skip
+
+
+def conditional_reads(get_response: GetResponse) -> GetResponse:
+    """Answer a conditional read with 304 or 412; give pages an entity tag.
+
+    In place of Django's ConditionalGetMiddleware, so that If-Match and If-None-Match
+    mean the same here, at the edge and on writes.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        is_read = request.method in conditional.SAFE_METHODS
+        if not is_read or not 200 <= response.status_code < 300:
+            return response
+        # The body of an answer to HEAD may be empty.
+        if (
+            request.method == "GET"
+            and "ETag" not in response
+            and "no-store" not in response.get("Cache-Control", "")
+        ):
+            set_response_etag(response)
+        try:
+            is_known = conditional.evaluate(
+                str(request.method),
+                request.headers,
+                etag=response.get("ETag"),
+                last_modified=response.get("Last-Modified"),
+            )
+        except SiteError as error:
+            return respond(request, error)
+        return _not_modified(response) if is_known else response
+
+    return middleware
+
+
+def _not_modified(response: HttpResponse) -> HttpResponse:
+    kept = {name: response[name] for name in KEPT_IN_304 if name in response}
+    answer = HttpResponseNotModified(headers=kept)
+    answer.cookies = response.cookies
+    return answer
 
 
 class ErrorMiddleware:

@@ -103,8 +103,8 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "resilient_site.ratelimit.middleware.RateLimitMiddleware",
-    # Its 304 leaves out most headers that it finds.
-    "django.middleware.http.ConditionalGetMiddleware",
+    # After those that add headers, most of which a 304 leaves out.
+    "resilient_site.middleware.conditional_reads",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",

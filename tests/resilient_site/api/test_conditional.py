@@ -1,0 +1,159 @@
+"""The evaluator of conditional requests, and what reads make of it."""
+
+import pytest
+
+from resilient_site.api.conditional import evaluate
+from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
+
+pytestmark = pytest.mark.once
+
+BEFORE, MODIFIED, AFTER = (
+    f"Sat, 01 Jan 2000 00:00:0{second} GMT" for second in (0, 1, 2)
+)
+PROCEED, NOT_MODIFIED = False, True
+
+
+def outcome(
+    method, headers, etag='"a"', last_modified: str | None = MODIFIED, exists=True
+):
+    try:
+        return evaluate(
+            method, headers, etag=etag, last_modified=last_modified, exists=exists
+        )
+    except (Invalid, PreconditionFailed) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('"a"', PROCEED),
+        ('"b", "a"', PROCEED),
+        (', "b" ,, "a",', PROCEED),
+        ("*", PROCEED),
+        ('"b"', StaleVersion),
+        ('W/"a"', StaleVersion),  # the comparison is the strong one
+        ('""', StaleVersion),
+        ('"²"', StaleVersion),
+        ("a", Invalid),
+        ("2", Invalid),
+        ('"a', Invalid),
+        ('w/"a"', Invalid),
+        ('"a" "b"', Invalid),
+        ('"a", *', Invalid),
+        ('"a b"', Invalid),
+        ("", Invalid),
+    ],
+)
+def test_if_match_takes_only_the_current_strong_tag(method, header, expected):
+    assert outcome(method, {"if-match": header}) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "matches"),
+    [
+        ('"a"', True), ('W/"a"', True), ('"b", W/"a"', True), ("*", True),
+        ('"b"', False), ('W/"b"', False), ('"a,b"', False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("etag", ['"a"', 'W/"a"'])
+def test_if_none_match_compares_weakly(header, matches, etag):
+    headers = {"if-none-match": header}
+    for method in ("GET", "HEAD"):
+        assert outcome(method, headers, etag) is (NOT_MODIFIED if matches else PROCEED)
+    for method in ("PUT", "PATCH", "DELETE"):
+        expected = PreconditionFailed if matches else PROCEED
+        assert outcome(method, headers, etag) is expected
+
+
+def test_malformed_if_none_match_is_an_error_on_writes_only():
+    assert outcome("GET", {"if-none-match": "a"}) is PROCEED
+    assert outcome("PUT", {"if-none-match": "a"}) is Invalid
+
+
+@pytest.mark.parametrize(
+    ("method", "at", "expected"),
+    [
+        ("GET", AFTER, NOT_MODIFIED),
+        ("HEAD", MODIFIED, NOT_MODIFIED),
+        ("GET", BEFORE, PROCEED),
+        ("PUT", AFTER, PROCEED),  # for reads alone
+        ("GET", "yesterday", PROCEED),
+        ("GET", f"Sat, 01 Jan 2{'0' * 20} 00:00:00 GMT", PROCEED),
+        ("GET", f"Sat, 1{'0' * 20} Jan 2000 00:00:00 GMT", PROCEED),
+        ("GET", "Saturday, 01-Jan-00 00:00:02 GMT", NOT_MODIFIED),
+    ],
+)
+def test_if_modified_since_holds_for_reads(method, at, expected):
+    assert outcome(method, {"if-modified-since": at}) is expected
+    assert outcome(method, {"if-modified-since": at}, last_modified=None) is PROCEED
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [(BEFORE, StaleVersion), (MODIFIED, PROCEED), (AFTER, PROCEED), ("soon", PROCEED)],
+)
+def test_if_unmodified_since_holds_for_reads_and_writes(method, at, expected):
+    assert outcome(method, {"if-unmodified-since": at}) is expected
+    assert outcome(method, {"if-unmodified-since": at}, last_modified=None) is PROCEED
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"if-match": '"a"', "if-unmodified-since": BEFORE}, PROCEED),
+        ({"if-none-match": '"b"', "if-modified-since": AFTER}, PROCEED),
+        ({"if-match": '"b"', "if-none-match": '"a"'}, StaleVersion),
+        ({"if-match": '"a"', "if-none-match": '"a"'}, NOT_MODIFIED),
+        ({"if-unmodified-since": AFTER, "if-modified-since": AFTER}, NOT_MODIFIED),
+    ],
+)
+def test_entity_tags_precede_dates_and_matches_precede_non_matches(headers, expected):
+    assert outcome("GET", headers) is expected
+
+
+def test_without_a_representation_only_if_none_match_holds():
+    assert outcome("PUT", {"if-match": "*"}, exists=False) is StaleVersion
+    assert outcome("PUT", {"if-none-match": "*"}, exists=False) is PROCEED
+
+
+def test_error_names_the_header_and_the_right_form():
+    with pytest.raises(Invalid, match='If-Match is not well-formed: .*such as "2"'):
+        evaluate("PATCH", {"if-match": "2"}, etag='"2"', last_modified=None)
+
+
+# --- in the middleware: Swagger's page has no entity tag of its own
+
+PAGE = "/api/v1/docs/"
+
+
+@pytest.mark.django_db
+def test_page_is_304_with_its_headers_when_the_client_has_it(client):
+    etag = client.get(PAGE)["ETag"]
+
+    answer = client.get(PAGE, headers={"If-None-Match": etag})
+
+    assert (answer.status_code, answer["ETag"], answer.content) == (304, etag, b"")
+    assert "RateLimit" in answer
+    assert "Content-Security-Policy" in answer
+    assert "Content-Type" not in answer
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("header", "status", "code"),
+    [('"other"', 412, "stale_version"), ("other", 400, "invalid")],
+)
+def test_page_is_refused_to_a_false_or_malformed_if_match(client, header, status, code):
+    answer = client.get(PAGE, headers={"If-Match": header})
+
+    assert answer.status_code == status
+    assert answer.json()["code"] == code
+
+
+@pytest.mark.django_db
+def test_preconditions_are_ignored_where_the_answer_is_an_error(client):
+    answer = client.get("/api/v1/items/none", headers={"If-Match": '"1"'})
+    assert answer.status_code == 404
