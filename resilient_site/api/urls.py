@@ -6,8 +6,6 @@ from django.utils.csp import CSP
 from django.views.decorators.csp import csp_override
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from resilient_site.observability.memory_api import HeapView
-
 app_name = "api"
 
 # Swagger UI sets styles in its elements.
@@ -23,7 +21,6 @@ docs = SpectacularSwaggerSplitView.as_view(
 urlpatterns = [
     path("", include("items.api_urls")),
     path("", include("compute.api_urls")),
-    re_path(r"^heap/?$", HeapView.as_view(), name="heap"),
     re_path(r"^schema/?$", schema, name="schema"),
     re_path(r"^docs/?$", csp_override(docs_policy)(docs), name="docs"),
 ]

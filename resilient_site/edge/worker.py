@@ -18,7 +18,7 @@ from uvicorn_worker import UvicornWorker
 from resilient_site.edge.connection_limiter import crowd
 from resilient_site.edge.http_protocol import Protocol
 from resilient_site.edge.streaming import held
-from resilient_site.observability import memory_profiling, memory_usage
+from resilient_site.observability import memory_usage
 from resilient_site.operations import hot_reload
 from resilient_site.operations.worker_recycling import Term, succession
 
@@ -53,7 +53,6 @@ class Server(uvicorn.Server):
         self._arriving: set[asyncio.Task[Any]] = set()
         crowd.on_arrival = partial(self._accept_waiting, sockets or [])
         memory_usage.freeze()
-        memory_usage.served.begin(lambda: crowd.requests)
         self.term = Term(succession, settings.WEB_MAX_REQUESTS, settings.WEB_MAX_BYTES)
         succession.announce()
         hot_reload.relieve_predecessor()
@@ -91,7 +90,6 @@ class Server(uvicorn.Server):
         if counter % TICKS_PER_SECOND == 0:
             now = asyncio.get_running_loop().time()
             crowd.sweep(self.server_state.connections, now)
-            memory_profiling.check()
         if crowd.is_leaving:
             if not self.server_state.connections and not self.server_state.tasks:
                 self.should_exit = True

@@ -1,32 +1,35 @@
-"""What the process that answers holds, for people who run the site."""
+"""Memory of the process that answers, for the status page."""
 
+import gc
+import os
 import threading
 
+from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.lru import held
-from resilient_site.observability.memory_usage import heap
+from resilient_site.observability.memory_usage import private_bytes, resident_bytes
 from resilient_site.resilience.bounded_dict import all_latest
-
-YOUNG, MIDDLE, OLD = range(3)
 
 
 def figures() -> dict[str, str]:
     from resilient_site.edge.cache.stores import copies, last_known
 
-    told, memory = heap(), held()
-    collections = (told[f"gc_{n}_collections"] for n in (YOUNG, MIDDLE, OLD))
+    memory = held()
+    collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
     on_disk = last_known.count(), last_known.size(), last_known.max_bytes
+    requests = settings.WEB_MAX_REQUESTS
     return {
-        "Process id": str(told["pid"]),
+        "Process id": str(os.getpid()),
         "Threads": str(threading.active_count()),
-        "Memory": filesizeformat(told["resident_bytes"]),
-        "Memory of its own": filesizeformat(told["private_bytes"]),
-        "Frozen objects": f"{told['frozen_objects']:,}",
-        "Collections (young, middle, old)": ", ".join(f"{n:,}" for n in collections),
-        "Answers in memory": _filled(len(copies), copies.bytes, copies.max_bytes),
+        "Memory": filesizeformat(resident_bytes()),
+        "Private memory": filesizeformat(private_bytes()),
+        "Frozen objects": f"{gc.get_freeze_count():,}",
+        "Garbage collections (young, middle, old)": ", ".join(collections),
+        "Recycled after": f"{requests:,} requests" if requests else "never",
+        "Cached responses": _filled(len(copies), copies.bytes, copies.max_bytes),
         "Cache in memory": _filled(memory.entries, memory.bytes, memory.most_bytes),
-        "Last known on the disk": _filled(*on_disk),
+        "Stale responses on disk": _filled(*on_disk),
         **{
             name: f"{len(latest):,} of {latest.most:,}"
             for name, latest in sorted(all_latest.items())

@@ -47,11 +47,11 @@ def test_everybody_sees_what_works_and_only_staff_sees_more(client, reader, admi
         assert "Breakers" not in page
         assert "in memory" not in page
     assert "rita" in signed_in
-    for what in ("Breakers", "Rate limits are counted", "Waiting", "Memory of its own"):
+    for what in ("Breakers", "Rate limits are counted", "Waiting", "Private memory"):
         assert what in staff
 
 
-def test_staff_is_told_what_the_process_holds(staff):
+def test_status_page_shows_staff_the_memory_of_the_process(staff):
     known = Latest[str, int](7, "Known in this test")
     known["a"] = 1
     kept = Memory(5 * 1024**3)
@@ -64,9 +64,9 @@ def test_staff_is_told_what_the_process_holds(staff):
     assert re.fullmatch(
         r"[1-9]\d* in [\d.]+.[KM]B of 5\.[\d]+.GB", told["Cache in memory"]
     )
-    assert re.fullmatch(r"\d+ in .+ of 64.0.MB", told["Answers in memory"])
+    assert re.fullmatch(r"\d+ in .+ of 64.0.MB", told["Cached responses"])
     assert told["Memory"].endswith("MB")
-    assert told["Collections (young, middle, old)"].count(", ") >= 2
+    assert told["Garbage collections (young, middle, old)"].count(", ") >= 2
 
 
 def test_programs_of_staff_are_told_more(staff, client, reader):
