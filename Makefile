@@ -18,8 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-postgres test-sqlite test-once-site test-once-apps \
-	.system check drill bench lock schema clean
+.PHONY: help run test .system check drill bench lock schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,31 +29,13 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-# What waits most comes first.
-APPS := compute items load test_servers.py
-EDGE := drill resilient_site/edge resilient_site/observability/metrics
-test: test-once-site test-once-apps test-faults test-postgres test-sqlite ## Run the tests (ARGS: pytest's)
+# Three at a time on two cores, as tests also wait; hash seed: all name the tests alike.
+PYTEST = env PYTHONHASHSEED=0 TEST_DB=$(1) $(PYTHON_BIN) -m pytest -n 3 --dist loadfile \
+	-m $(2) $(ARGS) || { code=$$?; [ -n "$(strip $(ARGS))" ] && [ $$code -eq 5 ]; }
 
-# exec: a signal to make then reaches pytest, which ends its servers. With ARGS it may
-# be that no test is left for a run (pytest's 5).
-RUN = $(if $(strip $(ARGS)),,exec) env TEST_DB=$(1) $(PYTHON_BIN) -m pytest -m $(2) \
-	$(ARGS) $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
-
-test-postgres: .system
-	$(call RUN,postgres,"not browser and not faults and not once")
-
-test-faults: .system
-	$(call RUN,postgres,"faults")
-
-test-once-site: .system
-	$(call RUN,postgres,"once and not faults" $(APPS:%=--ignore=tests/%))
-
-test-once-apps: .system
-	$(call RUN,postgres,"once and not faults" --ignore=tests/resilient_site)
-
-# What the edge does, and what is told of it, knows nothing of the database.
-test-sqlite: .system
-	$(call RUN,sqlite,"not faults and not once" $(EDGE:%=--ignore=tests/%))
+test: .system ## Run the tests (ARGS: pytest's)
+	@$(call PYTEST,postgres,"not browser")
+	@$(call PYTEST,sqlite,"not once and not faults")
 
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)

@@ -15,7 +15,9 @@ from items.apps import EDITORS
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+) -> None:
     """SQLite in a file, as the site has it: in memory its locks are other ones."""
     if connection.vendor == "sqlite":
         connection.settings_dict["TEST"]["NAME"] = connection.settings_dict["NAME"]

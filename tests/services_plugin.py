@@ -88,14 +88,14 @@ def _in_ci() -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    # A worker of a parallel run has inherited all of this.
-    if os.environ.get("PYTEST_XDIST_WORKER"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The servers and the rest of the environment are the main process's.
+        _make_data_dir(early_config)
         return
-    data_dir = tempfile.mkdtemp(prefix="rs-data-")
-    early_config.add_cleanup(lambda: shutil.rmtree(data_dir, ignore_errors=True))
     for name in UNSET:
         os.environ.pop(name, None)
-    os.environ.update(ENVIRONMENT, DATA_DIR=data_dir)
+    os.environ.update(ENVIRONMENT)
+    _make_data_dir(early_config)
     # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ignored under nohup; what the tests start would inherit that.
@@ -108,6 +108,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
         early_config.stash[database] = "TEST_DATABASE_URL"
     elif not INFORM_ONLY & set(args):
         _start_postgres(early_config)
+
+
+def _make_data_dir(config: pytest.Config) -> None:
+    folder = tempfile.mkdtemp(prefix="rs-data-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["DATA_DIR"] = folder
 
 
 def _start_postgres(config: pytest.Config) -> None:
