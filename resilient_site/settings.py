@@ -38,17 +38,13 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 
 at_least_one = validate.Range(min=1)
 not_negative = validate.Range(min=0)
-above_zero = validate.Range(min=0, min_inclusive=False)
 WEB_PROCESSES = env.int("WEB_PROCESSES", os.cpu_count() or 1, validate=at_least_one)
 WEB_THREADS = env.int("WEB_THREADS", 8, validate=at_least_one)
 # A web process makes way for a new one when it has answered so many requests, or takes
 # so much memory, its caches included; 0 is no limit.
 WEB_MAX_REQUESTS = env.int("WEB_MAX_REQUESTS", 10_000_000, validate=not_negative)
 WEB_MAX_BYTES = env.int("WEB_MAX_BYTES", 1024 * 1024 * 1024, validate=not_negative)
-# Of each web process. Beyond it, whoever has asked for nothing for longest is dropped.
-WEB_MAX_CONNECTIONS = env.int("WEB_MAX_CONNECTIONS", 10_000, validate=at_least_one)
-# How long the head of a request may take, and how long a connection may stay idle.
-WEB_HEAD_S = env.float("WEB_HEAD_S", 20.0, validate=above_zero)
+# How long a connection may stay idle, in seconds.
 WEB_KEEP_ALIVE_S = env.int("WEB_KEEP_ALIVE_S", 75, validate=at_least_one)
 
 COMPUTE_BACKEND = env.str(

@@ -37,14 +37,6 @@ def method_of(method: str) -> str:
     return method if method in counts.METHODS else "other"
 
 
-def tell_at_once(scope: Message, status: int, how: str, size: int) -> None:
-    """Tell of a request that was answered on the shortest way."""
-    path, method = scope["path"], method_of(scope["method"])
-    counts.requests[route_of(path), method, status, how] += 1
-    if settings.ACCESS_LOG == ALL:
-        log(scope, status, 0.0, size, how)
-
-
 class Observed:
     """One request on its way through the edge, and what its answer is."""
 

@@ -9,7 +9,6 @@ from django.http import HttpRequest, HttpResponse
 from resilient_site.edge.cache.cached_response import (
     Headers,
     headers_of,
-    lines_of,
     send_answer,
 )
 from resilient_site.edge.request import Incoming
@@ -27,7 +26,6 @@ _SAFE_IN_HTML_AND_JSON = set(
 
 class Rendered(NamedTuple):
     headers: Headers
-    lines: bytes  # the same as they are sent
     body: bytes
 
     def body_for(self, request: Incoming, extra: Headers) -> bytes:
@@ -44,15 +42,6 @@ async def send_error(
     body = rendered.body_for(request, extra)
     headers = [*rendered.headers, *extra, _length(body)]
     await send_answer(request, send, error.status, headers, body)
-
-
-def as_lines(
-    request: Incoming, error: SiteError, extra: Headers
-) -> tuple[bytes, bytes]:
-    """Return the same answer as the lines of its headers, and its body."""
-    rendered = _rendered_for(request, error)
-    body = rendered.body_for(request, extra)
-    return rendered.lines + lines_of([*extra, _length(body)]), body
 
 
 def _length(body: bytes) -> tuple[bytes, bytes]:
@@ -81,5 +70,4 @@ def _rendered(
 
     response = copy_context().run(answer)  # whose id stays there
     body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
-    headers = headers_of(response)
-    return Rendered(headers, lines_of(headers), body)
+    return Rendered(headers_of(response), body)

@@ -16,7 +16,6 @@ from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.cached_response import Headers, send_answer
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.stores import copies
-from resilient_site.edge.connection_limiter import crowd
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound
@@ -71,7 +70,6 @@ def samples() -> Iterator[Sample]:
         yield of("admission_queued", len(gate.waiting[kind]), word)
         yield of("admission_admitted", gate.admitted[kind], word)
         yield of("admission_refused", gate.refused[kind], word)
-    yield of("connections", crowd.number)
     yield of("redis_subscribed", subscriber.is_listening.is_set())
     yield of("cache_bytes", copies.bytes, "answers")
     yield of("cache_bytes", held().bytes, "memory")

@@ -11,7 +11,7 @@ from typing import Self
 from django.conf import settings
 from django.http import parse_cookie
 
-from resilient_site.edge.streaming import CUT_KEY, Message
+from resilient_site.edge.streaming import Message
 from resilient_site.observability.request_id import OURS
 
 SAFE = ("GET", "HEAD")
@@ -122,8 +122,7 @@ class Incoming:
         kept = [(n, v) for n, v in self.headers.items() if n in OF_EVERYBODY]
         kept += [(name, value) for name, value in headers if value]
         changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
-        scope = {name: v for name, v in self.scope.items() if name != CUT_KEY}
-        return type(self)({**scope, **changes})
+        return type(self)({**self.scope, **changes})
 
     def kind(self, is_known: bool) -> Kind:
         if _is_heavy(self.path):

@@ -35,7 +35,6 @@ type Send = Callable[[Message], Awaitable[None]]
 # Then the client has to ask again, and is asked again who he is.
 STREAM_MAX_S = 3600
 SCOPE_KEY = "resilient_site.exchange"
-CUT_KEY = "resilient_site.cut"  # what cuts the connection, without a farewell
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ class Identity:
 class Exchange:
     """What asyncio and Django's thread tell each other about one request."""
 
-    def __init__(self, cut: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.client_gone = Event()
-        self.cut = cut
         self.is_streamed_by_thread = False
         self.later: Stream | Wait | None = None
         self.before_wait: HttpResponseBase | None = None
@@ -102,11 +100,6 @@ class Exchange:
             del response.headers["Content-Length"]
         self.is_streamed_by_thread = response.streaming
         return response
-
-    def give_up(self) -> None:
-        """Cut off a client who does not read, with what is under way to him."""
-        self.client_gone.set()
-        self.cut()
 
     def take(self) -> Stream | Wait | None:
         """Return what is left to do later; from here on nothing is withheld."""
@@ -176,7 +169,7 @@ async def send_pieces(stream: Stream, send: Send, exchange: Exchange) -> None:
                     {"type": "http.response.body", "body": piece, "more_body": True}
                 )
             except asyncio.CancelledError:
-                exchange.give_up()  # he would not read the end either
+                exchange.client_gone.set()  # it would not read the end either
                 raise
             if exchange.client_gone.is_set():
                 return

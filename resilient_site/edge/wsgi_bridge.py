@@ -18,7 +18,6 @@ from resilient_site.edge.admission import Admission
 from resilient_site.edge.request import Incoming, Kind
 from resilient_site.edge.request_body import IDLE_S
 from resilient_site.edge.streaming import (
-    CUT_KEY,
     SCOPE_KEY,
     STREAM_MAX_S,
     Exchange,
@@ -55,8 +54,6 @@ class ToClient:
                         await self._send(message)
                     elif isinstance(exchange.later, Wait):
                         self.promised.append(message)
-        except TimeoutError:
-            exchange.give_up()
         except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
             exchange.client_gone.set()
 
@@ -73,7 +70,7 @@ async def ask(
     Raises Refused if it is not let in.
     """
     scope = request.scope
-    exchange = scope[SCOPE_KEY] = Exchange(scope.get(CUT_KEY, _nothing))
+    exchange = scope[SCOPE_KEY] = Exchange()
     gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
     to_client = ToClient(send, exchange)
     try:
@@ -117,10 +114,6 @@ async def _in_thread(
         admission.leave(kind, time.monotonic() - began, running)
     await to_client(*answer)
     return exchange.take()
-
-
-def _nothing() -> None:
-    pass
 
 
 async def until_gone(receive: Receive) -> None:

@@ -4,7 +4,6 @@ With it goes the trace that it belongs to (W3C Trace Context): the one that the 
 or the proxy says, or else one of our own.
 """
 
-import random
 import re
 import secrets
 import uuid
@@ -62,16 +61,6 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
         (b"traceparent", b"00-%b-%b" % (trace_id.encode(), rest)),
     ]
     return told
-
-
-def name_exchange(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the same headers for a request that goes no further."""
-    request_id = ""
-    if not OURS.isdisjoint(headers):
-        parent = _traceparent(headers.get(b"traceparent", b""))
-        request_id = _offered(headers) or (parent[0] if parent else "")
-    made = request_id or f"{random.getrandbits(128):032x}"  # noqa: S311 - no secret
-    return [(HEADER_BYTES, made.encode())]
 
 
 def _offered(headers: Mapping[bytes, bytes]) -> str:

@@ -27,8 +27,8 @@ PATIENCE_S = 5.0
 LITTLE_ROOM_BYTES = 1024**3
 NO_ROOM_BYTES = 100 * 1024**2
 NEARLY = 0.9
-# Beside its clients a process needs files for its database, its logs and itself.
-FILES_OF_ITS_OWN = 200
+# Connections, and what a process opens itself.
+FILES_WANTED = 4_096
 
 
 class Level(StrEnum):
@@ -209,12 +209,11 @@ def folder() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    wanted = settings.WEB_MAX_CONNECTIONS + FILES_OF_ITS_OWN
+    # A web process raises its own limit as far as this one.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     said = f"A process may open {files:,} files."
-    if files != resource.RLIM_INFINITY and files < wanted:
-        todo = f"Raise it to {wanted:,} (LimitNOFILE), or lower WEB_MAX_CONNECTIONS."
-        yield warning(said, todo)
+    if files != resource.RLIM_INFINITY and files < FILES_WANTED:
+        yield warning(said, f"Raise it to {FILES_WANTED:,} (LimitNOFILE).")
     else:
         yield ok(said)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -27,7 +27,6 @@ ENVIRONMENT = {
     "CACHE_MEMORY_BYTES": "1000000",
     "WEB_MAX_REQUESTS": "0",
     "WEB_MAX_BYTES": "0",
-    "WEB_HEAD_S": "2",
 }
 
 

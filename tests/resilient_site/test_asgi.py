@@ -76,16 +76,6 @@ def test_exports_that_are_not_read_leave_threads_for_others(site, peers):
     assert export_is_answered(site)
 
 
-def test_pipelined_exports_of_a_vanished_client_keep_nothing(site):
-    for _ in range(4):
-        with socket.create_connection(("127.0.0.1", site.port), 10) as peer:
-            peer.sendall((b"GET /api/v1/items/export" + HEAD + b"\r\n") * 4)
-            # Refused while the one before is still being noticed as gone.
-            assert peer.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
-    for _ in range(2 * THREADS):
-        assert export_is_answered(site)
-
-
 @pytest.mark.parametrize(
     ("path", "header", "accepted"),
     [

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -53,11 +53,6 @@ class Copy:
     stored: float = field(default_factory=time.monotonic)
     etag: bytes | None = None
     modified: bytes | None = None
-    # What is the same in each answer with all of it, ready to be sent.
-    lines: bytes = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", lines_of([*self.headers, self._length]))
 
     @classmethod
     def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
@@ -93,7 +88,7 @@ class Copy:
     def size(self) -> int:
         told = sum(len(name) + len(value) for name, value in self.headers)
         beside = HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
-        return len(self.body) + len(self.lines) + told + beside
+        return len(self.body) + told + beside
 
     @property
     def _length(self) -> tuple[bytes, bytes]:
@@ -171,10 +166,6 @@ _AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
 def vary_of(told: Mapping[bytes, bytes]) -> frozenset[bytes]:
     names = told.get(b"vary", b"").lower().split(b",")
     return frozenset(name.strip() for name in names if name.strip())
-
-
-def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
 def _is_page(headers: Headers) -> bool:

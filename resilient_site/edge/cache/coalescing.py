@@ -98,8 +98,6 @@ class Flight:
 
 
 flights: dict[Key, Flight] = {}
-# Let through in a rush, and not yet here.
-coming: set[Key] = set()
 paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
 
 
@@ -129,7 +127,6 @@ async def answer(
     key = key_of_shared(request)
     if key is None:
         return False
-    coming.discard(key)
     copy = copies.get(key)
     if copy and is_fresh(copy) and _is_for(request, copy):
         await copy.send(request, send, [*copy.status(b"hit"), *extra])

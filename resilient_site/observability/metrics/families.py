@@ -54,7 +54,6 @@ family(Kind.COUNTER, "retries_refused",
        "Calls that were not tried again, as too many had been.")  # fmt: skip
 family(Kind.COUNTER, "rate_limited", "Requests refused with 429.", "policy")
 family(Kind.COUNTER, "database_connections_opened", "Connections to the database.")
-family(Kind.GAUGE, "connections", "Connections of clients.")
 family(Kind.GAUGE, "redis_subscribed",
        "Processes that hear of changes on other machines.")  # fmt: skip
 family(Kind.HIGHEST, "part_up", "1 while a part of the site is well.", "part")

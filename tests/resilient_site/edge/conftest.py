@@ -27,7 +27,6 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         private_cache.known,
         coalescing.paused,
         coalescing.flights,
-        coalescing.coming,
     ):
         kept.clear()
     keys._how_shared.cache_clear()

@@ -116,9 +116,8 @@ def test_a_folder_that_is_none_is_found(settings, folder):
 
 def test_limits_of_the_machine_are_found(settings):
     assert levels("machine") <= {"ok", "warning"}
-    settings.WEB_MAX_CONNECTIONS = 10**9
     settings.WEB_MAX_BYTES = 10**15
-    assert levels("machine") == {"warning"}
+    assert "warning" in levels("machine")
 
 
 def test_jobs_that_nobody_takes_are_found(django_user_model):

@@ -2,97 +2,16 @@
 
 import os
 import signal
-import time
-from collections.abc import Iterator
-from contextlib import closing
 
-import psutil
 import pytest
 
 from resilient_site.observability import memory_usage
 from resilient_site.operations.worker_recycling import Succession, Term
-from tests.load.clients import ITEM, Clients
-from tests.private_server import BUSY_S, wait_for
-from tests.running import Site
 
 pytestmark = pytest.mark.once
 
 
 MOST_REQUESTS = 1000
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Site]:
-    """One web process at a time. No job ends, as there is no pool."""
-    site = Site(
-        tmp_path_factory.mktemp("site"),
-        RATE_LIMITS="off",
-        WEB_MAX_REQUESTS=str(MOST_REQUESTS),
-        WEB_KEEP_ALIVE_S="5",
-    )
-    try:
-        yield site.start_web()
-    finally:
-        site.stop()
-
-
-@pytest.fixture(scope="module")
-def token(site) -> str:
-    return site.manage("create_token", "admin", "--ttl", "1d").stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def job(site, token) -> str:
-    headers = {"Authorization": f"Token {token}"}
-    made = site.request("POST", "/api/v1/jobs/", {"task": "catalogue_report"}, headers)
-    assert made.status == 202, made.body
-    return made.json()["id"]
-
-
-def workers(site: Site) -> set[int]:
-    """The web processes, whose master is what was started."""
-    return {process.pid for process in psutil.Process(site.process.pid).children()}
-
-
-def test_no_request_is_lost_while_the_only_process_is_replaced(site, token, job):
-    seen = workers(site)
-    with Clients(site, token) as clients:
-        clients.run(clients.read_on_and_on, 2)
-        clients.run(clients.read_once, 2)
-        clients.run(clients.read_now_and_then, 4)
-        clients.run(clients.write)
-        clients.run(clients.watch(job), 3)
-        deadline = time.monotonic() + 30
-        while len(seen) < 5 and time.monotonic() < deadline:
-            clients.pause(0.05)
-            now = workers(site)
-            assert 1 <= len(now) <= 2
-            seen |= now
-        streams = clients.streams
-    assert len(seen) >= 5
-    assert clients.failures == []
-    assert clients.longest_s < 2 + BUSY_S, clients.longest_s
-    # Each was asked for anew when it had ended, and not before.
-    assert 6 <= streams <= 3 * len(seen)
-    assert "requests: it makes way for a new one." in site.output()
-    wait_for(lambda: len(workers(site)) == 1, 15)
-
-
-def test_a_connection_is_kept_until_an_answer_says_that_it_is_the_last(site):
-    (first,) = workers(site)
-    with closing(Clients(site).connect()) as connection:
-        told = None
-        deadline = time.monotonic() + 20
-        with Clients(site) as others:
-            others.run(others.read_once, 2)
-            while told != "close" and time.monotonic() < deadline:
-                connection.request("GET", ITEM)
-                answer = connection.getresponse()
-                answer.read()
-                assert answer.status == 200
-                told = answer.getheader("Connection")
-    assert told == "close"
-    wait_for(lambda: first not in workers(site), 10)
 
 
 def test_one_process_at_a_time_makes_way():

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import timeit
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from uuid import uuid4
@@ -11,7 +10,6 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from resilient_site.edge.access_log import HIT, tell_at_once
 from resilient_site.observability.metrics import counts, page, sharing
 from resilient_site.observability.metrics.counts import BOUNDS
 from resilient_site.observability.metrics.families import FAMILIES, Kind
@@ -161,12 +159,3 @@ def test_the_page_has_every_family_and_whole_histograms():
     assert f'{name}_bucket{{le="0.0025",{labels}}} 0.0' in text
     assert f'{name}_bucket{{le="0.005",{labels}}} 1.0' in text
     assert f"{name}_count{{{labels}}} 1.0" in text
-
-
-def test_to_count_costs_little():
-    """Of the fastest of many turns: others use this machine too."""
-    scope = {"path": "/api/v1/items/bolt", "method": "GET"}
-    turns = timeit.repeat(
-        lambda: tell_at_once(scope, 200, HIT, 1), number=1000, repeat=50
-    )
-    assert min(turns) / 1000 < 5e-6
