@@ -373,12 +373,12 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "resilient_site.observability.log_format.LineFormatter",
+            "()": "resilient_site.observability.logging.line_formatter",
             "style": LOG_FORMAT,
         }
     },
     "filters": {
-        "faults": {
+        "unexpected": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: (
                 getattr(record, "status_code", 500) not in {*range(400, 500), 503}
@@ -386,21 +386,22 @@ LOGGING = {
         },
     },
     "handlers": {
-        "lines": {
-            "class": "resilient_site.observability.log_handler.LinesHandler",
+        "stderr": {
+            "()": "resilient_site.observability.logging.LineHandler",
             "formatter": "line",
         },
-        "nowhere": {"class": "logging.NullHandler"},
+        "null": {"class": "logging.NullHandler"},
     },
-    "root": {"handlers": ["lines"], "level": "INFO"},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
-        # A refusal that is meant is no error; what is behind it is logged once.
-        "django.request": {"filters": ["faults"]},
-        # Anyone can send any host name; the answer is 400, and no traceback.
-        "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
-        # Uvicorn's worker takes its handlers over.
-        "gunicorn.error": {"handlers": ["lines"], "level": "INFO", "propagate": False},
+        # A deliberate 4xx or 503 is no error; its cause is logged once, elsewhere.
+        "django.request": {"filters": ["unexpected"]},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        # Anyone can send any host name; the answer is 400, without a traceback.
+        "django.security.DisallowedHost": {"handlers": ["null"], "propagate": False},
+        # Uvicorn's worker copies its handlers.
+        "gunicorn.error": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
 }
 

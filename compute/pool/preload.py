@@ -4,17 +4,12 @@ import gc
 import signal
 
 import django
-from django.conf import settings
 from django.db import connections
-
-from resilient_site.observability.log_format import console
 
 # A stop of the group is for the supervisor: it lets the jobs end first.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 django.setup()
-if settings.LOG_FORMAT != "json":
-    console()  # the first line of a job would load it, within the job's memory limit
 
 # Nothing of these is freed again: out of the way of the collector, and shared for good.
 gc.collect()

@@ -11,13 +11,13 @@ from resilient_site.edge.streaming import Receive, Send
 from resilient_site.health import page
 from resilient_site.health.monitor import watch
 from resilient_site.observability import tracing
-from resilient_site.observability.log_handler import lines
+from resilient_site.observability.logging import start_listener
 from resilient_site.postgres.heartbeat import pulse
 from resilient_site.resilience.breaker_overrides import holds
 
 
 def start() -> None:
-    lines.begin()
+    start_listener()
     tracing.begin("web")
     generations.forget_earlier_boots()
     last_known.start()

@@ -14,7 +14,7 @@ from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.django import DjangoIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 
-from resilient_site.observability.redaction import mask
+from resilient_site.observability.redaction import redact
 from resilient_site.observability.request_id import (
     current_request_id,
     current_trace_id,
@@ -64,7 +64,7 @@ def tidied(event: Any, hint: dict[str, Any]) -> Any:
     }
     for name in MAY_HOLD_SECRETS:
         if name in event:
-            event[name] = mask(event[name])
+            event[name] = redact(event[name])
     if user := current_user_key():
         event["user"] = {"id": user}
     tags = {

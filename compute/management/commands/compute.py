@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 from compute.pool.supervisor import Queue, Supervisor
 from compute.pool.wakeup import Wakeup, on_signals
-from resilient_site.observability.log_handler import lines
+from resilient_site.observability.logging import start_listener
 from resilient_site.observability.metrics import sharing
 from resilient_site.resilience.breaker_overrides import holds
 
@@ -21,7 +21,6 @@ class Command(BaseCommand):
     requires_system_checks = []  # some ask the database, which may be away
 
     def handle(self, *args: Any, **options: Any) -> None:
-        lines.begin()
         sharing.clean("compute")
         sharing.teller.start("compute")
         holds.start()
@@ -30,6 +29,7 @@ class Command(BaseCommand):
             from compute.celery import app
 
             sys.exit(app.work())
+        start_listener()
         wakeup = Wakeup()
         supervisor = Supervisor(source=Queue(), wakeup=wakeup)
         on_signals(wakeup, supervisor.stop)

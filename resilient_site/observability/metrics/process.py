@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db.backends.signals import connection_created
 
 from resilient_site.observability import memory_usage
-from resilient_site.observability.log_handler import lines
+from resilient_site.observability.logging import line_handler
 from resilient_site.observability.metrics import counts
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Snapshot, State
@@ -48,7 +48,8 @@ def _of_memory(role: str) -> Iterator[Sample]:
     yield of("processes_started", 1, role)
     yield of("resident_bytes", size, role)
     yield of("largest_resident_bytes", size, role)
-    yield of("log_lines_dropped", lines.dropped)
+    handler = line_handler()
+    yield of("log_lines_dropped", handler.dropped if handler else 0)
     for generation, told in enumerate(gc.get_stats()):
         yield of("gc_collections", told["collections"], str(generation))
 
