@@ -10,7 +10,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.utils.cache import set_response_etag
 from django.utils.functional import SimpleLazyObject
 
+from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
+from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.streaming import SCOPE_KEY, Identity
 from resilient_site.errors import (
     Invalid,
@@ -69,6 +71,7 @@ class IdentityMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        began = now()
         response = self.get_response(request)
         exchange = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
         user = _known_user(request)
@@ -77,6 +80,9 @@ class IdentityMiddleware:
         expires = getattr(getattr(request, "auth", None), "expiry", None)
         expires_at = expires.timestamp() if expires else math.inf
         exchange.identity = Identity(user_tag(user.pk), expires_at)
+        session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        if session_key and not getattr(request, "auth", None):
+            verified_tokens().record_session(session_key, user.pk, began)
         if response.status_code == 200 and not response.streaming:
             response.headers.setdefault("Cache-Control", OWN)
         return response

@@ -4,10 +4,8 @@ from collections.abc import Collection
 from typing import Any
 
 import orjson
-from django.http import HttpRequest
-from django.utils import timezone
+from django.contrib.auth.models import User
 from django.utils.cache import patch_vary_headers
-from knox.crypto import hash_token
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, ParseError
 from rest_framework.negotiation import (
@@ -21,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
-from resilient_site.accounts import tokens
+from resilient_site.accounts.verified_tokens import parse_token, verified_tokens
 from resilient_site.api.keyset import Page
 from resilient_site.models import ApiToken
 
@@ -52,34 +50,19 @@ class JSONParser(BaseParser):
             raise ParseError(f"The body is not JSON: {error}") from error
 
 
-def sent_token(request: HttpRequest | Request) -> bytes | None:
-    """Return the token that came with the request, good or not; None if none did."""
-    header = get_authorization_header(request)  # type: ignore[arg-type]
-    scheme, _, token = header.partition(b" ")
-    return token.strip() if scheme.lower() == b"token" else None
-
-
 class TokenAuthentication(BaseAuthentication):
-    """`Authorization: Token …`: looked up by the token's hash."""
+    """Authentication by `Authorization: Token …`."""
 
     keyword = "Token"
 
-    def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
-        token = sent_token(request)
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
+        token = parse_token(get_authorization_header(request))
         if token is None:
             return None
-        try:
-            digest = hash_token(token.decode("ascii"))
-        except ValueError:
-            digest = ""
-        found = tokens.find(digest)
-        if (
-            found is None
-            or not found.user.is_active
-            or found.is_expired(timezone.now())
-        ):
+        verified = verified_tokens().verify_token(token)
+        if verified is None:
             raise AuthenticationFailed("The token is unknown, revoked or expired.")
-        return found.user, found
+        return verified.user, verified
 
     def authenticate_header(self, request: Request) -> str:
         return self.keyword

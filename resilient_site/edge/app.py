@@ -60,7 +60,7 @@ async def forward(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Let Django answer; if it fails a reader, give him the last known answer."""
-    kind = request.kind(private_cache.is_familiar(request))
+    kind = request.kind(private_cache.is_recognized(request))
     tap = Tap(request, send)
     try:
         with new_body() as body:
@@ -90,10 +90,9 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
     """Note who was answered, and keep what may be kept of the answer."""
     identity, copy = exchange.identity, tap.copy()
     if request.method == "GET" and says_it_is_void(tap.status):
-        private_cache.forget(request, tap.status)
+        private_cache.forget(request)
     if identity is None:
         return
-    private_cache.remember(request, identity, tap.began)
     if copy is None:
         return
     key = key_of(request)

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
-from hashlib import blake2b
 from typing import Self
 
 from django.conf import settings
 from django.http import parse_cookie
 
+from resilient_site.accounts.verified_tokens import credentials
 from resilient_site.edge.streaming import Message
 from resilient_site.observability.request_id import OURS
 
@@ -95,18 +95,18 @@ class Incoming:
         self.has_body = length != b"0" or b"transfer-encoding" in self.headers
 
     @cached_property
-    def credential(self) -> str | None:
-        """What the client says he is known by, as a digest; None if he says nothing."""
-        token = self.headers.get(b"authorization", b"")
-        # As Django reads it. Both count: pages go by the session, whatever token a
-        # proxy or a program sends with it.
+    def credentials(self) -> tuple[str, ...]:
+        """Digests of the token and the session that it comes with.
+
+        Both count: pages go by the session, whatever token a client sends with it.
+        """
+        authorization = self.headers.get(b"authorization", b"")
+        # As Django reads them.
         cookies = parse_cookie(
             self.headers.get(b"cookie", b"").decode(errors="replace")
         )
-        session = cookies.get(settings.SESSION_COOKIE_NAME, "").encode()
-        if not token and not session:
-            return None
-        return blake2b(token + b"\0" + session, digest_size=20).hexdigest()
+        session_key = cookies.get(settings.SESSION_COOKIE_NAME, "")
+        return credentials(authorization, session_key)
 
     @property
     def is_conditional(self) -> bool:

@@ -5,7 +5,6 @@ Every answer names its policy and what is left of it (draft-ietf-httpapi-ratelim
 headers-10). What fails in here lets the request through.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -18,9 +17,14 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django_ratelimit.core import get_usage
+from rest_framework.authentication import get_authorization_header
 from rest_framework.permissions import SAFE_METHODS
 
-from resilient_site.api.rest import sent_token
+from resilient_site.accounts.verified_tokens import (
+    parse_token,
+    token_digest,
+    verified_tokens,
+)
 from resilient_site.errors import TooManyRequests, is_rest, respond
 from resilient_site.observability.metrics import counts
 from resilient_site.ratelimit.client_address import client_address
@@ -52,7 +56,6 @@ ROUTES = [
     ("heavy", re.compile(r"\w+ /api/v1/heavy_computation|POST /api/v1/jobs")),
     ("heavy", re.compile("POST /jobs/(new/[^/]+|[^/]+/again)")),
 ]
-MOST_PROVEN = 10_000
 LOG_EVERY_S = 60
 STANDING_KEY = "resilient_site.standing"
 
@@ -111,7 +114,6 @@ class RateLimitMiddleware:
             response = respond(request, standing.refusal())
         else:
             response = self.get_response(request)
-            proven.learn(request, response)
         for name, value in standing.headers().items():
             response[name] = value
         return response
@@ -170,19 +172,19 @@ def _routes(request: HttpRequest) -> tuple[str, str]:
 
 def _identify(request: HttpRequest) -> tuple[str, str | None]:
     """Return what kind of client it is, and which: None if that cannot be told."""
-    digest = _digest_of_token(request)
-    if digest in proven:
-        return SIGNED_IN, digest
-    if digest is not None:
+    token = _sent_token(request) if is_rest(request) else None
+    if token is not None:
+        digest = token_digest(token)
+        if verified_tokens().is_recognized(digest):
+            return SIGNED_IN, digest
         return _by_address(request, UNPROVEN)
     if user_id := session_user(request):
         return SIGNED_IN, f"user {user_id}"
     return _by_address(request)
 
 
-def _digest_of_token(request: HttpRequest) -> str | None:
-    token = sent_token(request) if is_rest(request) else None
-    return None if token is None else hashlib.sha256(token).hexdigest()
+def _sent_token(request: HttpRequest) -> bytes | None:
+    return parse_token(get_authorization_header(request))  # type: ignore[arg-type]
 
 
 def _by_address(request: HttpRequest, who: str = ANONYMOUS) -> tuple[str, str | None]:
@@ -199,35 +201,6 @@ def session_user(request: HttpRequest) -> str | None:
     except (DatabaseError, InterfaceError):
         return None
     return user_id
-
-
-class Proven:
-    """The tokens that a view of this process has accepted; by their hashes.
-
-    Others count for the address they come from: who makes up a new one for each
-    request would else never meet a limit.
-    """
-
-    def __init__(self) -> None:
-        self._digests: dict[str, None] = {}
-
-    def __contains__(self, digest: str | None) -> bool:
-        return digest in self._digests
-
-    def learn(self, request: HttpRequest, response: HttpResponse) -> None:
-        """Note the token that `response` tells to be good, or to be good no more."""
-        digest = _digest_of_token(request)
-        if digest is None:
-            return
-        if response.status_code == 401:
-            self._digests.pop(digest, None)
-        elif getattr(request, "auth", None) is not None:
-            if len(self._digests) >= MOST_PROVEN:
-                self._digests.clear()
-            self._digests[digest] = None
-
-
-proven = Proven()
 
 
 class Complaints:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from resilient_site.accounts.tokens import KNOWN_S
+from resilient_site.accounts.verified_tokens import FRESH_S as TOKEN_FRESH_S
 from resilient_site.resilience.cache_control import FRESH_S
 from tests.faults.machines import ADD_EDITOR, Ground, Machine, Pair, by, until
 from tests.private_server import BUSY_S, wait_for
@@ -140,7 +140,7 @@ def test_what_is_deleted_is_gone_there_and_back_when_it_is_undone(
 
 
 @pytest.mark.parametrize(
-    ("fault", "within_s"), [("none", HEARD_S), ("hangs there", KNOWN_S + BUSY_S)]
+    ("fault", "within_s"), [("none", HEARD_S), ("hangs there", TOKEN_FRESH_S + BUSY_S)]
 )
 def test_who_may_no_more_is_refused_there(pair, fault, within_s):
     revoked, inactive = (f"person-{uuid4()}" for _ in range(2))

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Refused
-from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.cached_response import Copy, Headers
 from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
 from resilient_site.edge.cache.keys import (
@@ -41,8 +41,6 @@ from resilient_site.edge.wsgi_bridge import ask, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import Latest
 
-# A token that was found good is taken to be good for so long.
-GOOD_S = 10.0
 # After a failure the last known answer is shown so long without a new attempt.
 PAUSE_S = 1.0
 PAUSED_MAX = 10_000
@@ -147,7 +145,8 @@ async def answer(
 
 def _is_for(request: Incoming, copy: Copy) -> bool:
     return request.is_anonymous or (
-        not copy.varies_by_token and private_cache.is_known(request, GOOD_S)
+        not copy.varies_by_token
+        and any(map(verified_tokens().is_valid, request.credentials))
     )
 
 

@@ -7,7 +7,7 @@ from django.db import connection
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, keys, private_cache, stores
+from resilient_site.edge.cache import coalescing, keys, stores
 from resilient_site.edge.cache.disk_stale_store import LastKnown
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from tests.resilient_site.edge import views
@@ -24,7 +24,6 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     )
     monkeypatch.setattr(wsgi_bridge, "admission", Admission(ORIGIN_THREADS))
     for kept in (
-        private_cache.known,
         coalescing.paused,
         coalescing.flights,
     ):

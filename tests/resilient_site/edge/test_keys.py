@@ -205,4 +205,4 @@ def test_a_tidy_request_is_read_alike_by_everyone(headers, query):
     assert not [name for name in request.headers if b"_" in name]
     assert len([n for n, _ in scope["headers"] if n == b"cookie"]) <= 1
     assert isinstance(key_of(request), Key | None)
-    assert request.credential is None or len(request.credential) == 40
+    assert isinstance(request.credentials, tuple)

@@ -1,15 +1,11 @@
 """However a request ends, its place in Django is given back; nobody is served late."""
 
 import asyncio
-import time
 
 import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.cache import invalidation, private_cache
-from resilient_site.edge.request import Incoming
-from resilient_site.edge.streaming import Identity
 from tests.resilient_site.edge.clients import ask, becomes, run
 from tests.resilient_site.edge.views import held, now
 
@@ -110,20 +106,3 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     for _ in heavy:
         admission.leave(wsgi_bridge.Kind.HEAVY, 1.0, 1)
     assert_all_free()
-
-
-def test_who_was_recognised_goes_first_though_something_may_have_changed(last_known):
-    headers = [(b"host", b"localhost"), (b"authorization", b"Token it")]
-    scope = {"method": "POST", "path": "/", "query_string": b"", "headers": headers}
-    request = Incoming(scope)
-    assert not private_cache.is_familiar(request)
-    private_cache.remember(
-        request, Identity("user:1", time.time() + 60), invalidation.now()
-    )
-    assert private_cache.is_known(request, 10)
-    invalidation.generations.renew(["user:1"])
-    assert not private_cache.is_known(request, 10)
-    assert (
-        request.kind(private_cache.is_familiar(request))
-        is wsgi_bridge.Kind.SIGNED_WRITE
-    )

@@ -37,7 +37,6 @@ TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch, breaker) -> Iterator[None]:
-    monkeypatch.setattr(ratelimit, "proven", ratelimit.Proven())
     monkeypatch.setattr(ratelimit, "complain", ratelimit.Complaints())
     caches["rates"].clear()
     yield
