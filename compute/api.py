@@ -23,9 +23,9 @@ from compute.registry import get_task, tasks
 from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
 from resilient_site.api.idempotency import IdempotentWrites, read_key
 from resilient_site.api.keyset import paginate
-from resilient_site.api.pagination import parse_page_size
+from resilient_site.api.pagination import list_response, parse_page_size
+from resilient_site.api.parsers import JSONParser
 from resilient_site.api.prefer import parse_prefer
-from resilient_site.api.rest import JSONParser, list_response
 from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import (
     Conflict,

@@ -23,9 +23,12 @@ from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import IdempotentWrites
 from resilient_site.api.keyset import paginate
-from resilient_site.api.pagination import parse_page_size, parse_small_number
+from resilient_site.api.pagination import (
+    list_response,
+    parse_page_size,
+    parse_small_number,
+)
 from resilient_site.api.prefer import parse_prefer
-from resilient_site.api.rest import list_response
 from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.resilience.cache_control import share, share_with_strangers, shared

@@ -235,15 +235,15 @@ REST_KNOX = {"TOKEN_TTL": timedelta(days=90)}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "resilient_site.api.rest.TokenAuthentication",
+        "resilient_site.api.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.DjangoModelPermissionsOrAnonReadOnly"
     ],
-    "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.rest.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["resilient_site.api.rest.JSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.rest.AlwaysFirstRenderer",
+    "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["resilient_site.api.parsers.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.renderers.FirstRenderer",
     "DEFAULT_SCHEMA_CLASS": "resilient_site.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "resilient_site.errors.rest_exception_handler",
     # `format` is a parameter of the export, not a switch of renderers.

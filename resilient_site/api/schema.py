@@ -141,7 +141,7 @@ def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "resilient_site.api.rest.TokenAuthentication"
+    target_class = "resilient_site.api.authentication.TokenAuthentication"
     name = "token"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:
