@@ -37,6 +37,12 @@ def method_of(method: str) -> str:
     return method if method in counts.METHODS else "other"
 
 
+def record_hit(scope: Message, size: int) -> None:
+    counts.requests[route_of(scope["path"]), scope["method"], 200, HIT] += 1
+    if settings.ACCESS_LOG == ALL:
+        log(scope, 200, 0.0, size, HIT)
+
+
 class Observed:
     """One request on its way through the edge, and what its answer is."""
 

@@ -1,43 +1,102 @@
 """The site as an ASGI application: asyncio in front of Django.
 
-What is hot, refused or long is answered here, where it costs no thread. The way of a
-request: its id; probes; an answer that is the same for everybody; else Django, if
-there is room; and when Django has none for a reader, the last answer that is known.
+The way of a request, top to bottom: a fresh response in the shared cache is sent at
+once; else probes and metrics; a shared response that is fetched once for all clients
+that ask for it; else Django, when it is admitted. Where Django fails or the request is
+rejected, a reader gets the stale response of the last 24 hours, marked as such, if any
+process of the machine has one; else a problem document with 503.
 """
 
+from time import monotonic
+
+from django.conf import settings
+
 from resilient_site.edge import lifespan, metrics_endpoint, probes
-from resilient_site.edge.access_log import Observed
+from resilient_site.edge.access_log import Observed, record_hit
 from resilient_site.edge.admission import Refused
 from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import Headers
-from resilient_site.edge.cache.keys import key_of, may_be_shared
+from resilient_site.edge.cache.keys import (
+    Key,
+    is_fresh,
+    key_of,
+    may_be_shared,
+    query_of,
+    shared_by,
+)
 from resilient_site.edge.cache.response_capture import Tap, says_it_is_void
 from resilient_site.edge.cache.stale_responses import keep_shared, send_last_known
+from resilient_site.edge.cache.stores import copies
 from resilient_site.edge.error_responses import send_error
-from resilient_site.edge.request import Incoming, tidy
+from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
 from resilient_site.edge.request_body import ClientGone, new_body, receive_body
 from resilient_site.edge.streaming import Exchange, Message, Receive, Send
 from resilient_site.edge.wsgi_bridge import ask
 from resilient_site.errors import SiteError
 from resilient_site.observability import tracing
-from resilient_site.observability.request_id import begin_exchange
+from resilient_site.observability.request_id import begin_exchange, choose_id
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
-    if scope["type"] == "lifespan":
+    if scope["type"] == "http":
+        if not await send_cache_hit(scope, send):
+            await serve(scope, receive, send)
+    elif scope["type"] == "lifespan":
         await lifespan.run(receive, send)
-    elif scope["type"] == "http":
-        tidy(scope)
-        parent = tracing.parent_of(scope)
-        extra = begin_exchange(scope)
-        observed = Observed(scope, send)
-        try:
-            with tracing.of_request(scope, parent):
-                await answer(Incoming(scope), receive, observed.send, extra)
-        finally:
-            observed.end()
     else:
         await send({"type": "websocket.close", "code": 1000})
+
+
+async def send_cache_hit(scope: Message, send: Send) -> bool:
+    """Send the fresh shared response; return False if there is more to decide."""
+    method, path, query = scope["method"], scope["path"], scope["query_string"]
+    shared = shared_by(path)
+    if shared is None or method not in SAFE or not settings.READ_CACHE:
+        return False
+    host = offered_id = traceparent = b""
+    for name, value in scope["headers"]:
+        if name not in shared.relevant_headers:
+            continue
+        if name == b"host" and not host:
+            host = value
+        elif name == b"x-request-id":
+            offered_id = value
+        elif name == b"traceparent":
+            traceparent = value
+        elif name != b"cookie" or identifies_client(value):
+            return False  # conditional, authenticated, with a body, or of htmx
+    counting = query_of(query, shared) if query else ""
+    if counting is None:
+        return False
+    key = Key(host, scope["scheme"], path, counting, shared.without_headers)
+    response = copies.get(key)
+    if response is None or not is_fresh(response):
+        return False
+    age = monotonic() - response.stored
+    headers = [
+        *response.headers,
+        response.length_header,
+        (b"age", b"%d" % age),
+        (b"cache-status", b"resilient-site; hit; ttl=%d" % (response.fresh_s - age)),
+        (b"x-request-id", choose_id(offered_id, traceparent)),
+    ]
+    body = response.body if method == "GET" else b""
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+    record_hit(scope, len(body))
+    return True
+
+
+async def serve(scope: Message, receive: Receive, send: Send) -> None:
+    tidy(scope)
+    parent = tracing.parent_of(scope)
+    extra = begin_exchange(scope)
+    observed = Observed(scope, send)
+    try:
+        with tracing.of_request(scope, parent):
+            await answer(Incoming(scope), receive, observed.send, extra)
+    finally:
+        observed.end()
 
 
 async def answer(

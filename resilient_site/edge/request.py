@@ -17,8 +17,12 @@ from resilient_site.observability.request_id import OURS
 SAFE = ("GET", "HEAD")
 SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
 CSRF_COOKIE = f"{settings.CSRF_COOKIE_NAME}=".encode()
-# Says nothing about who it is.
-CSRF_ONLY = re.compile(rb"%b[^;\s]*" % re.escape(CSRF_COOKIE)).fullmatch
+# The cookies that views read. All others, such as those of web analytics, and the one
+# for forms (a response with a form of its own sets it anew) say nothing about a client.
+identifies_client = re.compile(
+    rb"(?:^|[;,\s])(?:%b|messages)\s*="
+    % re.escape(settings.SESSION_COOKIE_NAME.encode())
+).search
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
 TIMEOUT_HEADER = b"x-request-timeout"
 
@@ -88,7 +92,7 @@ class Incoming:
         cookie = self.headers.get(b"cookie")
         self.has_authorization = b"authorization" in self.headers
         self.is_anonymous = not self.has_authorization and (
-            cookie is None or CSRF_ONLY(cookie) is not None
+            cookie is None or identifies_client(cookie) is None
         )
         self.has_cookie = cookie is not None
         length = self.headers.get(b"content-length", b"0")

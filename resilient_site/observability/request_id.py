@@ -4,6 +4,7 @@ With it goes the trace that it belongs to (W3C Trace Context): the one that the 
 or the proxy says, or else one of our own.
 """
 
+import random
 import re
 import secrets
 import uuid
@@ -61,6 +62,15 @@ def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]
         (b"traceparent", b"00-%b-%b" % (trace_id.encode(), rest)),
     ]
     return told
+
+
+def choose_id(offered: bytes, traceparent: bytes) -> bytes:
+    """Return the id of a request that goes no further."""
+    if offered and _acceptable(offered.decode("latin-1")):
+        return offered
+    if traceparent and (parent := _traceparent(traceparent)):
+        return parent[0].encode()
+    return b"%032x" % random.getrandbits(128)  # noqa: S311 - no secret
 
 
 def _offered(headers: Mapping[bytes, bytes]) -> str:

@@ -8,6 +8,7 @@ the answer was made of, so that a change of it is seen at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from django.http import HttpRequest
@@ -30,6 +31,10 @@ OWN = f"private, no-cache, stale-if-error={LAST_KNOWN_S}"
 TAGS = "Cache-Tag"
 # Changed with the permissions of any group, which are those of many people.
 GROUPS = "groups"
+RELEVANT = frozenset(
+    b"host cookie authorization content-length transfer-encoding x-request-id "
+    b"traceparent if-none-match if-modified-since if-match if-unmodified-since".split()
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,17 @@ class Shared:
     """What about a request makes a difference to a shared answer."""
 
     parameters: tuple[str, ...] = ()
-    headers: tuple[str, ...] = ()
+    headers: tuple[bytes, ...] = ()
+
+    @cached_property
+    def relevant_headers(self) -> frozenset[bytes]:
+        """All headers that count for whether and how a shared response is sent."""
+        return RELEVANT.union(self.headers)
+
+    @cached_property
+    def without_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What a request says that has none of `headers`."""
+        return tuple((name, b"") for name in self.headers)
 
 
 def shared[V: Callable[..., Any]](
@@ -46,7 +61,8 @@ def shared[V: Callable[..., Any]](
     """Mark a view whose answers, without cookie and token, are the same for all."""
 
     def decorate(view: V) -> V:
-        view.shared = Shared(parameters, headers)  # type: ignore[attr-defined]
+        names = tuple(name.lower().encode() for name in headers)
+        view.shared = Shared(parameters, names)  # type: ignore[attr-defined]
         return view
 
     return decorate

@@ -5,11 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Self
 
 from django.http import HttpResponse
 
+from resilient_site.api.conditional import conditional_headers, evaluate
 from resilient_site.edge.cache.invalidation import Mark
 from resilient_site.edge.request import CSRF_COOKIE, Incoming
 from resilient_site.edge.streaming import Send
@@ -53,6 +53,11 @@ class Copy:
     stored: float = field(default_factory=time.monotonic)
     etag: bytes | None = None
     modified: bytes | None = None
+    length_header: tuple[bytes, bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        length = b"content-length", b"%d" % len(self.body)
+        object.__setattr__(self, "length_header", length)
 
     @classmethod
     def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
@@ -91,10 +96,6 @@ class Copy:
         return len(self.body) + told + beside
 
     @property
-    def _length(self) -> tuple[bytes, bytes]:
-        return b"content-length", b"%d" % len(self.body)
-
-    @property
     def varies_by_token(self) -> bool:
         return b"authorization" in self.vary
 
@@ -110,7 +111,7 @@ class Copy:
         if self._is_known_to(request):
             kept = [(n, v) for n, v in self.headers if n in IN_304]
             return 304, kept + extra, b""
-        return 200, [*self.headers, *extra, self._length], self.body
+        return 200, [*self.headers, *extra, self.length_header], self.body
 
     async def send(self, request: Incoming, send: Send, extra: Headers) -> None:
         await send_answer(request, send, *self.answer(request, extra))
@@ -143,20 +144,14 @@ class Copy:
         return [(b"age", b"%d" % age), (b"cache-status", value)]
 
     def _is_known_to(self, request: Incoming) -> bool:
-        """Evaluate If-None-Match, or If-Modified-Since (RFC 9110, section 13.1)."""
-        if tags := request.headers.get(b"if-none-match"):
-            known = [tag.strip().removeprefix(b"W/") for tag in tags.split(b",")]
-            return b"*" in known or (
-                self.etag is not None and self.etag.removeprefix(b"W/") in known
-            )
-        since = request.headers.get(b"if-modified-since")
-        if since is None or self.modified is None:
-            return False
-        try:
-            mine, theirs = map(_moment, (self.modified, since))
-            return mine <= theirs
-        except (ValueError, TypeError, OverflowError):
-            return False
+        """Return whether the answer is 304. Raises SiteError for 412."""
+        conditions = conditional_headers(request.headers)
+        return bool(conditions) and evaluate(
+            request.method,
+            conditions,
+            etag=self.etag.decode("latin-1") if self.etag else None,
+            last_modified=self.modified.decode("latin-1") if self.modified else None,
+        )
 
 
 AGE_MAX_S = 2**31
@@ -170,10 +165,6 @@ def vary_of(told: Mapping[bytes, bytes]) -> frozenset[bytes]:
 
 def _is_page(headers: Headers) -> bool:
     return any(n == b"content-type" and v.startswith(b"text/html") for n, v in headers)
-
-
-def _moment(header: bytes) -> datetime:
-    return parsedate_to_datetime(header.decode("latin-1"))
 
 
 def headers_of(response: HttpResponse) -> Headers:

@@ -46,16 +46,18 @@ class Key(NamedTuple):
     headers: Told
 
 
-# To find a view costs more than to find a copy.
-_how_shared = lru_cache(maxsize=16_384)(how_shared)
+@lru_cache(maxsize=16_384)
+def shared_by(path: str) -> Shared | None:
+    """Return what the view at this path shares. To find it costs more than a hit."""
+    return how_shared(path) if len(path) <= PATH_MAX else None
 
 
 def key_of(request: Incoming) -> Key | None:
     """Return None if the answer to this request is not shared."""
-    shared = _how_shared(request.path) if len(request.path) <= PATH_MAX else None
+    shared = shared_by(request.path)
     if shared is None:
         return None
-    query = _query(request.query, shared) if request.query else ""
+    query = query_of(request.query, shared) if request.query else ""
     host = request.headers.get(b"host", b"")
     told = _told(request, shared.headers) if shared.headers else ()
     if query is None or told is None or len(query) + len(host) > TOLD_MAX:
@@ -64,9 +66,9 @@ def key_of(request: Incoming) -> Key | None:
     return Key(host, scheme, request.path, query, told)
 
 
-def _told(request: Incoming, names: tuple[str, ...]) -> Told | None:
+def _told(request: Incoming, names: tuple[bytes, ...]) -> Told | None:
     """Return what these headers say; None if they say too much."""
-    told = tuple((name, request.headers.get(name, b"")) for name in _lower(names))
+    told = tuple((name, request.headers.get(name, b"")) for name in names)
     return told if sum(len(value) for _, value in told) <= TOLD_MAX else None
 
 
@@ -76,7 +78,7 @@ def may_be_shared(copy: Copy, key: Key) -> bool:
     return bool(copy.fresh_s) and differs_by <= {name for name, _ in key.headers}
 
 
-def _query(query: bytes, shared: Shared) -> str | None:
+def query_of(query: bytes, shared: Shared) -> str | None:
     """Return the parameters that count, in one order; None if they are too many."""
     if not shared.parameters:
         return ""
@@ -97,11 +99,6 @@ def _query(query: bytes, shared: Shared) -> str | None:
         (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
     )
     return urlencode(counting)
-
-
-@lru_cache(maxsize=64)
-def _lower(names: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(name.lower().encode() for name in names)
 
 
 class ReadCache:

@@ -28,13 +28,13 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         coalescing.flights,
     ):
         kept.clear()
-    keys._how_shared.cache_clear()
+    keys.shared_by.cache_clear()
     views.forget()
     subscriber.is_listening.set()
     yield
     subscriber.is_listening.clear()
     last_known.stop()
-    keys._how_shared.cache_clear()
+    keys.shared_by.cache_clear()
 
 
 @pytest.fixture

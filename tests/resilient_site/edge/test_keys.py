@@ -19,7 +19,7 @@ SHARED = Shared(("q", "tag"))
 
 
 def canonical(query: bytes) -> str | None:
-    return keys._query(query, SHARED)
+    return keys.query_of(query, SHARED)
 
 
 @run

@@ -239,7 +239,6 @@ async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
     assert (answer.body, answer.is_hit) == (b"for AnonymousUser", True)
     for headers in (
         {"Cookie": "sessionid=unknown"},
-        {"Cookie": "other=x"},
         {"Authorization": "Token unknown"},
         {"Authorization": "Basic x", "Cookie": "csrftoken=x"},
     ):

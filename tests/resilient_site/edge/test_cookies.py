@@ -1,0 +1,68 @@
+"""Which cookies make a client one of its own, and which do not."""
+
+import pytest
+from django.http import HttpResponse
+from django.middleware.csrf import get_token
+
+from resilient_site.edge.request import identifies_client
+from resilient_site.resilience.cache_control import share
+from tests.resilient_site.edge.clients import get, run
+from tests.resilient_site.edge.views import now
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.urls("tests.resilient_site.edge.views"),
+]
+FOREIGN = ["_ga=1", "csrftoken=x", "_ga=1; theme=dark; csrftoken=x", "mysessionid=x"]
+OURS = ["sessionid=x", "_ga=1; sessionid=x", "_ga=1;sessionid =x", "messages=x"]
+
+
+@pytest.mark.parametrize("cookie", FOREIGN)
+def test_foreign_cookie_is_answered_with_the_shared_response(cookie):
+    @run
+    async def test():
+        assert (await get(Cookie=cookie)).status == 200  # the one that fetches it
+        for headers in ({"Cookie": cookie}, {}, {"Cookie": "other=1"}):
+            assert (await get(**headers)).is_hit
+        assert [seen["cookie"] for seen in now.asked] == [None]
+
+    test()
+
+
+@pytest.mark.parametrize("cookie", OURS)
+def test_cookie_of_a_session_is_answered_by_django(cookie):
+    @run
+    async def test():
+        await get()
+        assert not (await get(Cookie=cookie)).is_hit
+        assert [seen["cookie"] for seen in now.asked] == [None, cookie]
+        assert (await get()).is_hit
+
+    test()
+
+
+@pytest.mark.parametrize("cookie", ["", *FOREIGN])
+def test_page_with_a_form_is_never_shared(cookie):
+    """The token in it is good for one client alone."""
+
+    def page(request):
+        response = HttpResponse(get_token(request))
+        share(response, "thing")
+        return response
+
+    @run
+    async def test():
+        now.respond = page
+        headers = {"Cookie": cookie} if cookie else {}
+        first, second = await get(**headers), await get(**headers)
+        assert not first.is_hit
+        assert not second.is_hit
+        assert first.body != second.body
+        assert "csrftoken" in first.headers["set-cookie"]
+
+    test()
+
+
+def test_cookies_that_identify_a_client_are_recognised():
+    assert all(identifies_client(cookie.encode()) for cookie in OURS)
+    assert not any(identifies_client(cookie.encode()) for cookie in FOREIGN)
