@@ -22,7 +22,7 @@ class SiteConfig(AppConfig):
 
         if settings.REDIS_URL:
             # Once, before this process forks: it takes long, and has threads wait.
-            import resilient_site.cache.connections  # noqa: F401
+            import resilient_site.cache.backend  # noqa: F401
 
         self.verified_tokens = VerifiedTokens()
         invalidation_pubsub.begin()

@@ -160,36 +160,38 @@ else:
         } | DATABASES["default"]["OPTIONS"]
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
-# --- cache: Redis by URL, with the memory of the process beside it
+# --- cache: Redis by URL, else process memory
 
-# How long one call may wait for Redis.
-CACHE_BUDGET_MS = env.int("CACHE_BUDGET_MS", 50, validate=at_least_one)
+# The timeout of a connect to Redis, and of a command.
+CACHE_TIMEOUT_MS = env.int("CACHE_TIMEOUT_MS", 50, validate=at_least_one)
 CACHE_MEMORY_BYTES = env.int(
-    "CACHE_MEMORY_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=0)
+    "CACHE_MEMORY_BYTES", 32 * 1024 * 1024, validate=not_negative
 )
 CACHE_BREAKER = env.bool("CACHE_BREAKER", True)
 
 
-COUNTERS_BYTES = 8 * 1024 * 1024
-
-
 def caches(url: str) -> dict[str, dict[str, Any]]:
-    backend = "resilient_site.cache.backend.GuardedCache"
-    counters = "resilient_site.ratelimit.counters.Counters"
-    default = {"BACKEND": backend, "LOCATION": url}
+    """Return CACHES for the Redis at `url`; for process memory without one."""
+    backend = "resilient_site.cache.memory.MemoryCache"
+    counters = backend
+    if url:
+        backend = "resilient_site.cache.backend.ResilientRedisCache"
+        counters = "resilient_site.ratelimit.counters.RateCounters"
+    options = {
+        "default": {},
+        # A sign-out in another process is not seen in memory: the database decides.
+        "sessions": {"MEMORY_BYTES": 0},
+        "rates": {"MEMORY_BYTES": 8 * 1024 * 1024},
+        # The edge has a cache of its own in memory in front of these.
+        "responses": {"MEMORY_BYTES": 0},
+    }
     return {
-        "default": default,
-        # Other processes hear of no sign-out without Redis: the database tells them.
-        "sessions": default | {"OPTIONS": {"MEMORY_BYTES": 0}},
-        # For other machines alone; larger, and nobody waits for them but for want of
-        # any answer.
-        "last-known": default
-        | {"OPTIONS": {"MEMORY_BYTES": 0, "BUDGET_MS": 2 * CACHE_BUDGET_MS}},
-        "rates": {
-            "BACKEND": counters,
-            "LOCATION": url,
-            "OPTIONS": {"MEMORY_BYTES": COUNTERS_BYTES},
-        },
+        alias: {
+            "BACKEND": counters if alias == "rates" else backend,
+            "LOCATION": url or alias,
+            "OPTIONS": options[alias],
+        }
+        for alias in options
     }
 
 

@@ -39,8 +39,8 @@ UNSET = (
     "ACCESS_LOG",
     "BROKER_URL",
     "CACHE_BREAKER",
-    "CACHE_BUDGET_MS",
     "CACHE_MEMORY_BYTES",
+    "CACHE_TIMEOUT_MS",
     "COMPUTE_BACKEND",
     "COMPUTE_GRACE_S",
     "COMPUTE_KEEP_DAYS",
@@ -187,12 +187,10 @@ def _forget_redis() -> None:
     """Let nothing in this process go on looking for a Redis that is gone."""
     from django.core.cache import caches
 
-    from resilient_site.cache import codec, redis_client
+    from resilient_site.cache import backend
     from resilient_site.resilience import breakers
 
-    for instance in list(redis_client.instances):
-        instance.close()
-    codec.shared_store.cache_clear()
+    backend.server_state.cache_clear()
     # Else this thread would go on with one store and new threads with another.
     for alias in list(caches):
         with suppress(AttributeError):  # none was made

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 from django.conf import settings
 
-from resilient_site.cache.lru import held
+from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.cached_response import Headers, send_answer
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
@@ -72,7 +72,7 @@ def samples() -> Iterator[Sample]:
         yield of("admission_refused", gate.refused[kind], word)
     yield of("redis_subscribed", subscriber.is_listening.is_set())
     yield of("cache_bytes", copies.bytes, "answers")
-    yield of("cache_bytes", held().bytes, "memory")
+    yield of("cache_bytes", memory_usage().bytes, "memory")
     if watch.is_watching:
         for standing in watch.report().standings:
             yield of("part_up", standing.status is Status.PASS, standing.name)

@@ -1,13 +1,13 @@
 """How the database and the cache are."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from django.conf import settings
 from django.core.cache import caches
 from django.db import DatabaseError, InterfaceError, connection
 from django.template.defaultfilters import filesizeformat
 
-from resilient_site.cache.backend import GuardedCache
+from resilient_site.cache.memory import memory_usage
 from resilient_site.health.components import Finding, Part, Status, register
 from resilient_site.postgres.heartbeat import pulse
 from resilient_site.resilience import breakers
@@ -19,9 +19,9 @@ DATABASE_AWAY = (
     "The database does not answer. What was read before is still shown, marked as old; "
     "nothing can be saved until it is back."
 )
-CACHE_OWN = "Every process keeps what is asked for often in its own memory."
-CACHE_WELL = "What is asked for often is kept at hand."
-CACHE_AWAY = (
+CACHE_OWN = "Each process has a cache in its own memory."
+CACHE_SHARED = "The shared cache is in use."
+CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
 
@@ -47,43 +47,29 @@ def _ask() -> None:
 
 
 def cache() -> Finding:
-    backends = [(alias, caches[alias]) for alias in settings.CACHES]
-    guarded = [(a, b) for a, b in backends if isinstance(b, GuardedCache)]
-    shared = [backend for _, backend in guarded if backend.is_shared]
-    figures = tuple(_figures(guarded))
-    if not shared:
-        return Finding(Status.PASS, CACHE_OWN, figures=figures)
-    shared[0].ping()
-    breaker = breakers.cache.snapshot()
-    away = breakers.cache.state is not State.CLOSED
-    if away or any(backend.is_degraded for backend in shared):
-        return Finding(Status.WARN, CACHE_AWAY, breaker.last_error, figures)
-    return Finding(Status.PASS, CACHE_WELL, figures=figures)
+    shared: Any = caches["default"]
+    if not shared.is_shared:
+        return Finding(Status.PASS, CACHE_OWN, figures=tuple(_memory_figures()))
+    shared.ping()
+    state = shared.server_state
+    figures = (
+        ("Calls that failed", f"{state.errors:,}"),
+        ("Calls answered from memory", f"{state.fallbacks:,}"),
+        *_memory_figures(),
+    )
+    if shared.is_degraded:
+        error = breakers.cache.snapshot().last_error
+        return Finding(Status.WARN, CACHE_UNAVAILABLE, error, figures)
+    return Finding(Status.PASS, CACHE_SHARED, figures=figures)
 
 
-def _figures(backends: list[tuple[str, GuardedCache]]) -> Iterator[tuple[str, str]]:
-    for alias, backend in backends:
-        stats = backend.stats()
-        asked = stats["hits"] + stats["misses"]
-        found = f"{stats['hits'] / asked:.0%} of {asked:,} found" if asked else "unused"
-        used = filesizeformat(stats["memory_bytes"])
-        yield (
-            f"Cache “{alias}”",
-            f"{found}; {stats['memory_entries']:,} in memory, {used}",
-        )
-        if backend.is_shared:
-            without, errors = stats["fallbacks"], stats["errors"]
-            yield (
-                f"Redis for “{alias}”",
-                f"{errors:,} errors; memory stood in {without:,} times",
-            )
-    yield "Rate limits are counted", _counted_by(backends)
-
-
-def _counted_by(backends: list[tuple[str, GuardedCache]]) -> str:
-    rates = dict(backends).get("rates")
-    together = rates is not None and rates.is_shared and not rates.is_degraded
-    return "by all processes together" if together else "by each process for itself"
+def _memory_figures() -> Iterator[tuple[str, str]]:
+    usage = memory_usage()
+    yield "In memory", f"{usage.entries:,} entries, {filesizeformat(usage.bytes)}"
+    rates: Any = caches["rates"]
+    together = rates.is_shared and not rates.is_degraded
+    by = "by all processes together" if together else "by each process for itself"
+    yield "Rate limits are counted", by
 
 
 def register_all() -> None:

@@ -7,7 +7,7 @@ import threading
 from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
-from resilient_site.cache.lru import held
+from resilient_site.cache.memory import memory_usage
 from resilient_site.observability.memory_usage import private_bytes, resident_bytes
 from resilient_site.resilience.bounded_dict import all_latest
 
@@ -15,7 +15,7 @@ from resilient_site.resilience.bounded_dict import all_latest
 def figures() -> dict[str, str]:
     from resilient_site.edge.cache.stores import copies, last_known
 
-    memory = held()
+    memory = memory_usage()
     collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
     on_disk = last_known.count(), last_known.size(), last_known.max_bytes
     requests = settings.WEB_MAX_REQUESTS
@@ -28,7 +28,7 @@ def figures() -> dict[str, str]:
         "Garbage collections (young, middle, old)": ", ".join(collections),
         "Recycled after": f"{requests:,} requests" if requests else "never",
         "Cached responses": _filled(len(copies), copies.bytes, copies.max_bytes),
-        "Cache in memory": _filled(memory.entries, memory.bytes, memory.most_bytes),
+        "Cache in memory": _filled(memory.entries, memory.bytes, memory.max_bytes),
         "Stale responses on disk": _filled(*on_disk),
         **{
             name: f"{len(latest):,} of {latest.most:,}"

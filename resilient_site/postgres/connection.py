@@ -11,7 +11,7 @@ from django.db import OperationalError
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import TransactionStatus
 
-from resilient_site.cache.dns import resolver
+from resilient_site.postgres.dns import resolver
 from resilient_site.resilience import deadlines
 
 # So often a wait looks whether it may go on.

@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
+from django.core.cache import caches
 from django.core.exceptions import MiddlewareNotUsed
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
@@ -28,7 +30,6 @@ from resilient_site.accounts.verified_tokens import (
 from resilient_site.errors import TooManyRequests, is_rest, respond
 from resilient_site.observability.metrics import counts
 from resilient_site.ratelimit.client_address import client_address
-from resilient_site.ratelimit.counters import is_local
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
     SIGNED_IN,
@@ -157,7 +158,8 @@ def _use(request: HttpRequest, policy: Policy, identity: str) -> Standing | None
         return None
     # The window ends with the second that `time_left` counts to.
     reset_s = max(1, usage["time_left"] + 1)
-    return Standing(policy, usage["count"], reset_s, is_local())
+    counters: Any = caches["rates"]
+    return Standing(policy, usage["count"], reset_s, counters.is_degraded)
 
 
 def _routes(request: HttpRequest) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
-from resilient_site.cache.lru import Memory
+from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
 from resilient_site.resilience import breakers
 from resilient_site.resilience.bounded_dict import Latest
@@ -54,8 +54,8 @@ def test_everybody_sees_what_works_and_only_staff_sees_more(client, reader, admi
 def test_status_page_shows_staff_the_memory_of_the_process(staff):
     known = Latest[str, int](7, "Known in this test")
     known["a"] = 1
-    kept = Memory(5 * 1024**3)
-    kept.set("key", b"x" * 2_000, None)
+    options = {"OPTIONS": {"MEMORY_BYTES": 5 * 1024**3}}
+    MemoryCache("status page", options).set("key", "x" * 2_000)
     frozen = gc.get_freeze_count()
     told = staff.get("/status/?format=json").json()["process"]
     assert told["Known in this test"] == "1 of 7"

@@ -12,7 +12,7 @@ from resilient_site.edge.cache.invalidation import Generations, mark, now
 from resilient_site.edge.cache.invalidation_pubsub import CHANNEL, Publisher, Subscriber
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
-from tests.resilient_site.resilience.nonsense import answering, garbage, wrong_shape
+from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,528 @@
+"""No call of the cache raises or waits long, and nothing stale comes back."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+import redis
+from django.core.cache import caches
+from django.test import override_settings
+
+from resilient_site import settings as as_started
+from resilient_site.cache import backend
+from resilient_site.cache.backend import GENERATION_KEY, ResilientRedisCache
+from resilient_site.ratelimit.counters import RateCounters
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
+from tests.faults.proxy import Proxy
+from tests.private_server import free_port, wait_for
+from tests.resilient_site.cache.nonsense import (
+    answering,
+    garbage,
+    hang_up,
+    silence,
+    wrong_shape,
+)
+from tests.running import ROOT
+
+TIMEOUT_S = 0.05
+# A connect and a command, and what a busy machine adds.
+LONGEST_S = 2 * TIMEOUT_S + 0.05
+PATIENT = {"OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}}
+
+pytestmark = [pytest.mark.usefixtures("breaker"), pytest.mark.once]
+
+
+def connect(url, kind=ResilientRedisCache, **options):
+    return kind(url, {"OPTIONS": options})
+
+
+@pytest.fixture
+def cache(redis_own):
+    return connect(redis_own.url())
+
+
+@pytest.fixture
+def patient(redis_own):
+    """A cache whose timeouts a busy machine does not reach."""
+    return ResilientRedisCache(redis_own.url(), PATIENT)
+
+
+@pytest.fixture
+def admin(redis_own):
+    """A client of Redis that knows nothing of the cache."""
+    with redis.Redis(port=redis_own.port, socket_timeout=5) as client:
+        yield client
+
+
+def recover(cache):
+    def is_recovered():
+        cache.ping()
+        return not cache.is_degraded
+
+    wait_for(is_recovered)
+
+
+def open_breaker(cache):
+    for _ in range(3):
+        cache.get("other")
+    assert breakers.cache.state is State.OPEN
+
+
+OPERATIONS = {
+    "get": lambda c: c.get("a"),
+    "set": lambda c: c.set("a", 1),
+    "set nx": lambda c: c.set("a", 1, nx=True),
+    "add": lambda c: c.add("a", [1]),
+    "touch": lambda c: c.touch("a", 60),
+    "has_key": lambda c: c.has_key("a"),
+    "in": lambda c: "a" in c,
+    "get_many": lambda c: c.get_many(["a", "b"]),
+    "set_many": lambda c: c.set_many({"a": 1, "b": 2}),
+    "get_or_set": lambda c: c.get_or_set("new", lambda: 1),
+    "delete": lambda c: c.delete("a"),
+    "delete_many": lambda c: c.delete_many(["a", "b"]),
+    "clear": lambda c: c.clear(),
+    "incr": lambda c: c.incr("m"),
+    "decr": lambda c: c.decr("o"),
+    "incr_version": lambda c: c.incr_version("v"),
+}
+CALLS = {"get_or_set": 3}
+
+
+def assert_bounded(cache):
+    """Each call meets the fault itself: the breaker must not help."""
+    for name, operation in OPERATIONS.items():
+        breakers.cache.hold(State.CLOSED)
+        shortest_s = 60.0
+        # A busy machine delays one call, a wait that is too long all of them.
+        for _ in range(4):
+            started = time.monotonic()
+            # What is not there cannot be counted: so Django has it.
+            with suppress(*[ValueError] if "cr" in name else []):
+                operation(cache)
+            shortest_s = min(shortest_s, time.monotonic() - started)
+        assert shortest_s < LONGEST_S * CALLS.get(name, 1), name
+
+
+# --- while Redis answers
+
+
+@pytest.mark.parametrize("where", ["redis", "memory"])
+def test_cache_has_the_interface_of_django(redis_own, patient, where):
+    cache = patient
+    if where == "memory":
+        breakers.cache.hold(State.OPEN)
+    cache.set("a", {"x": [1, "ü", None]}, 60)
+    assert cache.get("a") == {"x": [1, "ü", None]}
+    assert cache.get("missing", "default") == "default"
+    assert not cache.add("a", 1)
+    assert cache.add("b", "new")
+    assert cache.touch("b", 100)
+    assert not cache.touch("missing")
+    assert cache.get_many(key for key in "abc").keys() == {"a", "b"}
+    assert cache.set_many({"d": 1, "e": 2.5}) == []
+    assert (cache.get("d"), cache.get("e")) == (1, 2.5)
+    assert (cache.incr("d"), cache.decr("d", 2)) == (2, 0)
+    assert cache.delete("d")
+    assert not cache.delete("d")
+    cache.delete_many(key for key in "eb")
+    assert "e" not in cache
+    assert cache.get_or_set("f", lambda: "made") == "made"
+    assert cache.get_or_set("f", "other") == "made"
+    cache.set("none", None)
+    assert cache.has_key("none")
+    assert cache.incr_version("f") == 2
+    assert cache.get("f", version=2) == "made"
+    cache.set("a", 1, 0)
+    assert "a" not in cache
+    cache.clear()
+    assert cache.get_many(["f", "none"]) == {}
+    for key in ("text", "missing"):
+        cache.set("text", "text")
+        with pytest.raises((ValueError, TypeError)):
+            cache.incr(key)
+
+
+def test_cache_never_pickles(patient, admin):
+    patient.set("a", {"x": 1})
+    [value] = [admin.get(key) for key in admin.keys("*:a")]
+    assert json.loads(value) == {"x": 1}
+    with pytest.raises(TypeError, match="not JSON"):
+        patient.set("a", object())
+    assert breakers.cache.state is State.CLOSED
+
+
+def test_cache_does_not_answer_from_memory_while_redis_answers(patient, admin):
+    patient.set("a", "mine")
+    admin.delete(*admin.keys("*:a"))
+    assert patient.get("a") is None
+
+
+@pytest.mark.parametrize("poison", [b"\x80\x04\x95", b"[1", b"", b"[" * 100_000])
+def test_cache_treats_a_value_it_cannot_decode_as_a_miss(patient, admin, poison):
+    patient.set_many({"a": "old", "b": "fine"})
+    [name] = admin.keys("*:a")
+    admin.set(name, poison)
+    assert patient.get("a", "default") == "default"
+    assert patient.get_many(["a", "b"]) == {"b": "fine"}
+    assert not admin.exists(name)
+    assert not patient.is_degraded
+
+
+def test_cache_takes_the_options_of_django_redis(redis_own, admin):
+    cache = connect(
+        redis_own.url(),
+        SERIALIZER="django_redis.serializers.msgpack.MSGPackSerializer"
+        if can_import("msgpack")
+        else "django_redis.serializers.json.JSONSerializer",
+        COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
+        CONNECTION_POOL_KWARGS={"max_connections": 7},
+    )
+    cache.set("a", "x" * 1_000)
+    assert cache.get("a") == "x" * 1_000
+    assert admin.strlen(admin.keys("*:a")[0]) < 100
+    assert cache.ttl("a") > 0
+    assert list(cache.iter_keys("*")) == ["a"]
+    assert cache.client.get_client().connection_pool.max_connections == 7
+
+
+def can_import(name):
+    with suppress(ImportError):
+        return bool(__import__(name))
+    return False
+
+
+def test_cache_finds_redis_through_sentinel(redis_own, tmp_path):
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {redis_own.port} 1\n")
+    arguments = [redis_own.exe, str(config), "--sentinel"]
+    arguments += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as sentinel:
+        try:
+            cache = connect(
+                "redis://main/0",
+                CLIENT_CLASS="django_redis.client.SentinelClient",
+                CONNECTION_FACTORY="django_redis.pool.SentinelConnectionFactory",
+                SENTINELS=[("127.0.0.1", port)],
+            )
+
+            def is_stored():
+                cache.set("a", 1)
+                return not cache.is_degraded
+
+            wait_for(is_stored)
+            with redis.Redis(port=redis_own.port) as admin:
+                assert admin.keys("*:a")
+        finally:
+            sentinel.terminate()
+
+
+# --- counters
+
+
+@pytest.mark.parametrize("fault", ["none", "kill"])
+def test_counters_lose_no_count_of_concurrent_threads(redis_own, fault):
+    url = redis_own.url()
+    if fault == "kill":
+        redis_own.kill()
+        breakers.cache.hold(State.OPEN)
+    together = threading.Barrier(20)
+    counts = []
+
+    def count():
+        counters = RateCounters(url, PATIENT)
+        together.wait()
+        assert not counters.add("n", 1, 60)
+        counts.append(counters.incr("n"))
+
+    threads = [threading.Thread(target=count) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counts) == list(range(1, 21))
+
+
+def test_counters_expire_when_their_first_count_says(redis_own, admin):
+    counters = RateCounters(redis_own.url(), PATIENT)
+    for _ in range(3):
+        counters.add("n", 1, 30)
+        counters.incr("n")
+    [name] = admin.keys("*:n")
+    assert admin.get(name) == b"3"
+    assert 28_000 < admin.pttl(name) <= 30_000
+
+
+def test_counters_continue_in_memory_and_outlive_an_outage(redis_own):
+    counters = connect(redis_own.url(), RateCounters)
+
+    def count():
+        counters.add("n", 1, 60)
+        return counters.incr("n")
+
+    assert [count() for _ in range(5)] == [1, 2, 3, 4, 5]
+    redis_own.pause()
+    assert [count() for _ in range(5)] == [6, 7, 8, 9, 10]
+    assert counters.is_degraded
+    redis_own.resume()
+    recover(counters)
+    assert count() >= 6
+
+
+# --- whatever Redis does
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause", "stop"])
+def test_no_call_raises_or_waits_long_when_redis_fails(cache, redis_own, fault):
+    cache.set_many({"a": 1, "b": 2})
+    getattr(redis_own, fault)()
+    assert_bounded(cache)
+
+
+@pytest.mark.parametrize("handle", [garbage, wrong_shape, silence, hang_up])
+def test_no_call_raises_or_waits_long_when_replies_are_nonsense(handle):
+    with answering(handle) as url:
+        assert_bounded(connect(url))
+
+
+def test_no_call_raises_or_waits_long_when_redis_is_slow(redis_own):
+    proxy = Proxy(redis_own.port)
+    proxy.delay_s = 0.2
+    try:
+        cache = connect(f"redis://127.0.0.1:{proxy.port}/0")
+        assert_bounded(cache)
+        breakers.cache.hold(None)
+        open_breaker(cache)
+    finally:
+        proxy.close()
+
+
+def test_no_call_raises_or_waits_long_when_connects_are_not_accepted():
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        assert_bounded(connect(f"redis://127.0.0.1:{full.getsockname()[1]}/0"))
+        for client in waiting:
+            client.close()
+
+
+def test_no_call_raises_when_the_password_is_wrong(redis_own, admin):
+    admin.config_set("requirepass", "secret")
+    cache = connect(f"redis://:wrong@127.0.0.1:{redis_own.port}/0")
+    assert_bounded(cache)
+    breakers.cache.hold(None)
+    open_breaker(cache)
+    assert "wrong@" not in breakers.cache.snapshot().last_error
+
+
+def test_a_full_redis_serves_nothing_that_was_changed(patient, admin):
+    patient.set_many({"a": "old", "b": "stays"})
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", 1)
+    patient.set("a", "new")
+    assert patient.get("a") is None
+    assert patient.get("b") == "stays"
+    assert_bounded(patient)
+    counters = RateCounters(patient._server, PATIENT)
+    assert [counters.incr("n") for _ in range(3)] == [1, 2, 3]
+    assert breakers.cache.state is State.CLOSED
+
+
+def test_a_read_only_redis_serves_nothing_that_was_changed(cache, admin):
+    cache.set_many({"a": "old", "b": "old"})
+    admin.replicaof("127.0.0.1", "1")
+    cache.set("a", "new")
+    cache.delete("b")
+    assert cache.get_many(["a", "b"]) == {"a": "new"}
+    assert cache.is_degraded
+    admin.replicaof("no", "one")
+    recover(cache)
+    assert cache.get_many(["a", "b"]) == {}
+
+
+def test_breaker_opens_with_the_third_call_and_answers_at_once(cache, redis_own):
+    cache.set("a", 1)
+    redis_own.pause()
+    open_breaker(cache)
+    # Any wait for Redis would take longer, and half a second is without one.
+    took_s = []
+    for _ in range(10):
+        started = time.monotonic()
+        cache.get("a")
+        took_s.append(time.monotonic() - started)
+    assert min(took_s) < TIMEOUT_S / 2
+
+
+def test_without_the_breaker_each_call_tries(redis_own, settings):
+    settings.CACHE_BREAKER = False
+    cache = connect(redis_own.url())
+    redis_own.kill()
+    for _ in range(5):
+        cache.get("a")
+    redis_own.start()
+    cache.set("a", 1)
+    assert not cache.is_degraded
+
+
+# --- recovery
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_memory_stands_in_during_an_outage_and_never_after(cache, redis_own, fault):
+    cache.set("written", "before", 60)
+    getattr(redis_own, fault)()
+    open_breaker(cache)
+    assert cache.get("written") is None
+    cache.set("written", "during")
+    assert cache.get("written") == "during"
+    cache.delete("written")
+    cache.set("other", "during")
+    redis_own.start() if fault == "kill" else redis_own.resume()
+    recover(cache)
+    assert cache.get_many(["written", "other"]) == {}
+    cache.set("written", "after")
+    redis_own.pause()
+    assert cache.get("written") is None
+
+
+def test_one_lost_write_voids_one_value(cache, redis_own):
+    cache.set_many({"a": "old", "b": "stays"})
+    redis_own.pause()
+    cache.set("a", "new")
+    assert cache.is_degraded
+    assert breakers.cache.state is State.CLOSED
+    redis_own.resume()
+    recover(cache)
+    assert cache.get_many(["a", "b"]) == {"b": "stays"}
+
+
+@contextmanager
+def peer(server):
+    """Another process with the same cache; call it with an expression."""
+    environment = os.environ | {"REDIS_URL": server.url()}
+    environment["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.resilient_site.cache.peer"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def evaluate(expression):
+        process.stdin.write(expression + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    evaluate.process = process
+    with process:
+        yield evaluate
+        process.kill()
+
+
+def test_other_processes_read_nothing_that_was_changed_in_an_outage(cache, redis_own):
+    cache.set_many({"a": "old", "b": "old"}, None)
+    with peer(redis_own) as other:
+        assert other("cache.get_many(['a', 'b'])") == {"a": "old", "b": "old"}
+        redis_own.pause()
+        cache.set("a", "new", None)
+        cache.delete("b")
+        redis_own.resume()
+        recover(cache)
+        wait_for(lambda: other("cache.get_many(['a', 'b'])") == {})
+
+
+def test_what_a_process_changed_before_it_was_killed_does_not_come_back(
+    cache, redis_own
+):
+    cache.set("a", "old", None)
+    with peer(redis_own) as other:
+        assert other("cache.get('a')") == "old"
+        redis_own.pause()
+        assert other("cache.set('a', 'new', None)") is None
+        other.process.kill()
+        open_breaker(cache)
+        cache.get("a")
+    redis_own.resume()
+    recover(cache)
+    assert cache.get("a") is None
+
+
+def test_a_write_that_redis_executes_late_does_not_count(cache, redis_own):
+    cache.set("a", "older")
+    redis_own.pause()
+    cache.set("a", "old")  # given up here, but on its way
+    cache.set("a", "new")
+    open_breaker(cache)
+    redis_own.resume()
+    recover(cache)
+    assert cache.get("a") is None
+
+
+def test_values_do_not_count_when_the_generation_was_evicted(patient, admin):
+    patient.set("a", "x")
+    admin.set(str(GENERATION_KEY), b"not JSON")
+    patient.ping()
+    assert patient.get("a") is None
+    patient.set("b", "y")
+    admin.delete(str(GENERATION_KEY))
+    patient.ping()
+    assert patient.get("b") is None
+    patient.set("b", "y")
+    assert patient.get("b") == "y"
+
+
+def test_a_clear_during_an_outage_counts_after_it(cache, redis_own):
+    cache.set("a", "old")
+    redis_own.pause()
+    cache.clear()
+    redis_own.resume()
+    recover(cache)
+    assert cache.get("a") is None
+
+
+def test_more_missed_keys_than_are_noted_void_all_values(cache, redis_own, monkeypatch):
+    monkeypatch.setattr(backend, "MAX_MISSED", 10)
+    keys = [f"k{number}" for number in range(20)]
+    cache.set_many(dict.fromkeys(keys, "old"))
+    redis_own.pause()
+    cache.delete_many(keys)
+    redis_own.resume()
+    recover(cache)
+    assert cache.get_many(keys) == {}
+
+
+def test_without_redis_url_redis_is_not_imported():
+    code = (
+        "import sys, django; django.setup()\n"
+        "from django.core.cache import caches\n"
+        "assert [c.set('a', 1) for c in caches.all()]\n"
+        "assert 'redis' not in sys.modules and 'django_redis' not in sys.modules"
+    )
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment)
+    assert done.returncode == 0
+
+
+def test_all_aliases_share_one_redis_and_one_breaker(redis_own):
+    with override_settings(CACHES=as_started.caches(redis_own.url())):
+        redis_own.pause()
+        open_breaker(caches["default"])
+        assert all(caches[alias].is_degraded for alias in as_started.CACHES)
+        redis_own.resume()
+        recover(caches["sessions"])
+        assert not caches["default"].is_degraded
