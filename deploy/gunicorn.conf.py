@@ -1,7 +1,6 @@
 """How gunicorn runs the site: asynchronous edge processes with threads for Django."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from django.conf import settings
 from django.urls import get_resolver
 
 from resilient_site.observability import memory_usage
-from resilient_site.operations import parent_death
 from resilient_site.operations.worker_recycling import succession
 
 wsgi_app = "resilient_site.asgi:application"
@@ -55,11 +53,6 @@ def when_ready(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     memory_usage.freeze()
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Without the master, nobody would replace or stop this worker."""
-    parent_death.end_with(server.pid, signal.SIGKILL)
 
 
 def child_exit(server: Any, worker: Any) -> None:

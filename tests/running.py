@@ -188,7 +188,7 @@ class Site:
 
     def supervisor(self) -> psutil.Process:
         # Beside it there may be one that it has just forked.
-        found = self._having("resilient_site.operations.supervision")
+        found = self._having("supervisor.supervisord")
         return min(found, key=psutil.Process.create_time)
 
     def web_master(self) -> psutil.Process:

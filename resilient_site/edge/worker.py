@@ -3,6 +3,7 @@
 nginx (deploy/nginx) limits headers, connections and slow clients.
 """
 
+import os
 import resource
 import signal
 import socket
@@ -52,7 +53,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         # Below gunicorn's graceful_timeout, so that the lifespan ends, too.
         "timeout_graceful_shutdown": 15,
+        "timeout_notify": 0.5,
     }
+
+    async def callback_notify(self) -> None:
+        self.notify()
+        if os.getppid() != self.ppid:  # the master was killed
+            signal.raise_signal(signal.SIGTERM)
 
     def init_process(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

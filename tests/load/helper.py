@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from typing import Any, NoReturn, Self
 
-from resilient_site.operations import parent_death
-
 
 class Helper:
     """A process with an environment of its own, and the functions of a module.
@@ -22,7 +20,7 @@ class Helper:
         context = get_context("spawn")
         self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(self._theirs, module, dict(env), os.getpid())
+            target=_serve, args=(self._theirs, module, dict(env))
         )
 
     def __enter__(self) -> Self:
@@ -46,11 +44,10 @@ class Helper:
         return value
 
 
-def _serve(pipe: Any, module: str, env: dict[str, str], parent: int) -> None:
+def _serve(pipe: Any, module: str, env: dict[str, str]) -> None:
     # By an exception, so that what it has started ends, too.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent_death.end_with(parent, signal.SIGTERM)
     os.environ.clear()
     os.environ.update(env)
     if "DJANGO_SETTINGS_MODULE" in env:

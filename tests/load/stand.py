@@ -15,7 +15,7 @@ from typing import Self
 import psutil
 import psycopg
 
-from resilient_site.operations import parent_death
+from resilient_site.management.commands.serve import tied
 from tests.load.helper import Helper
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
@@ -132,12 +132,10 @@ class Program:
         self.log = Path(env["DATA_DIR"], "log")
 
     def __enter__(self) -> Self:
-        parent = os.getpid()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.command],
+                tied([sys.executable, *self.command]),
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=lambda: parent_death.end_with(parent, signal.SIGTERM),
             )  # fmt: skip
         try:
             wait_for(self._is_ready, 60)

@@ -205,6 +205,8 @@ def test_without_the_database_the_last_known_is_read_and_the_rest_is_503(
     site.start()
     try:
         assert site.get("/api/v1/items").status == 200
+        wait_for(site.pool)
+        processes = set(site.processes())
         postgres_own.kill()
         for _ in range(2):
             assert site.get("/api/v1/items").status == 200
@@ -216,5 +218,6 @@ def test_without_the_database_the_last_known_is_read_and_the_rest_is_503(
         postgres_own.start()
         search = "/api/v1/items?search=never-asked"
         wait_for(lambda: site.get(search).status == 200)
+        assert set(site.processes()) == processes
     finally:
         site.stop()

@@ -4,8 +4,11 @@ import errno
 import os
 import secrets
 import shlex
+import signal
 import socket
+import subprocess
 import sys
+from functools import cache
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -96,33 +99,61 @@ def web_command(bind: str) -> list[str]:
 
 
 def supervise(listener: socket.socket) -> NoReturn:
-    """Have supervisord run all; it hands the socket on to the web."""
-    from resilient_site.operations.supervision import SOCKET_FD
+    """Run supervisord until it ends. Ctrl-C and a closed terminal stop it.
 
-    os.dup2(listener.fileno(), SOCKET_FD)
-    os.set_inheritable(SOCKET_FD, True)  # which dup2 leaves out if they are the same
+    It is a child in a process group of its own, as it takes SIGHUP for a restart.
+    """
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-    os.environ["LOG_FORMAT"] = settings.LOG_FORMAT
-    os.environ["SERVE_WEB"] = shlex.join(web_command(f"fd://{SOCKET_FD}"))
-    os.environ["SERVE_COMPUTE"] = shlex.join([*manage, "compute"])
-    os.environ["SERVE_EVENTS"] = shlex.join([*manage, "relay_events"])
-    os.environ["SERVE_HAS_EVENTS"] = "true" if settings.EVENTS_URL else "false"
-    os.environ["SERVE_COMPUTE_STOP_S"] = str(settings.COMPUTE_GRACE_S + 5)
+    environment = {
+        "LOG_FORMAT": settings.LOG_FORMAT,
+        "PYTHONPATH": python_path(),
+        "SERVE_PIDFILE": str(settings.DATA_DIR / "supervisord.pid"),
+        "SERVE_WEB": shlex.join(tied(web_command("fd://3"))),
+        "SERVE_COMPUTE": shlex.join(tied([*manage, "compute"])),
+        "SERVE_COMPUTE_STOP_S": str(settings.COMPUTE_GRACE_S + 5),
+        "SERVE_EVENTS": shlex.join(tied([*manage, "relay_events"])),
+        "SERVE_HAS_EVENTS": "true" if settings.EVENTS_URL else "false",
+    }
     config = settings.BASE_DIR / "deploy" / "supervisord.conf"
-    become(
-        [
-            sys.executable,
-            "-m",
-            "resilient_site.operations.supervision",
-            "-c",
-            str(config),
-        ]
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
+    if not os.geteuid():
+        command += ["-u", "root"]  # else it warns of being root
+    supervisord = subprocess.Popen(  # noqa: S603 - nothing from outside
+        ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 5>&2 </dev/null', "sh", *tied(command)],
+        stdin=listener.fileno(),
+        process_group=0,
+        env=os.environ | environment,
     )
+    listener.close()
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(signum, lambda *_: supervisord.terminate())
+    sys.exit(supervisord.wait())
+
+
+@cache
+def setpriv() -> list[str]:
+    """Return the command that has Linux end a process with its parent, if there is one.
+
+    Elsewhere a process outlives a parent that is killed outright.
+    """
+    command = ["setpriv", "--pdeathsig", "TERM"]
+    check = shlex.join([*command, "true"]) + " 2>/dev/null"
+    return [] if os.system(check) else command  # noqa: S605 - nothing from outside
+
+
+def tied(command: list[str]) -> list[str]:
+    """Return the command as one that gets SIGTERM when its parent has died."""
+    return [*setpriv(), *command]
+
+
+def python_path() -> str:
+    """Return a PYTHONPATH with our packages, wherever this was started."""
+    path = [str(settings.BASE_DIR), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, path))
 
 
 def become(command: list[str]) -> NoReturn:
-    """Let the command take this process over, and with it every signal."""
-    # It finds our packages, wherever this was started.
-    path = [str(settings.BASE_DIR), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    """Replace this process by the command, which then gets every signal."""
+    os.environ["PYTHONPATH"] = python_path()
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell wanted

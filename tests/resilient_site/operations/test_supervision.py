@@ -1,4 +1,4 @@
-"""Web and compute processes under `manage.py serve`: killed, stopped and started again.
+"""Web and compute processes under `manage.py serve`: killed, restarted and stopped.
 
 A test waits for what it expects, for as long as a busy machine may take.
 """
@@ -17,58 +17,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from django.conf import settings
 
 from tests.private_server import has_ended, wait_for
-from tests.running import ROOT, Site
-from tests.servers import Postgres
+from tests.running import ROOT, Site, first_start
 
 pytestmark = pytest.mark.once
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it")
 SERVE = [sys.executable, "manage.py", "serve"]
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres | None]:
-    """A server for the sites of this module, where the tests are on PostgreSQL."""
-    if settings.EMBEDDED:
-        yield None
-        return
-    server = Postgres().start()
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, postgres) -> Site:
-    """A site that needs no setting up; only its copies are started."""
-    env = {"DJANGO_SUPERUSER_PASSWORD": "x"}
-    if postgres:
-        hosts = "localhost,127.0.0.1,[::1]"
-        env |= {"DATABASE_URL": postgres.url(), "HTTPS": "0", "ALLOWED_HOSTS": hosts}
-        env |= {"SECRET_KEY": "s" * 50}
-    site = Site(tmp_path_factory.mktemp("prepared"), **env)
-    user = ["createsuperuser", "--no-input", "--username=a", "--email=a@example.org"]
-    for command in (["migrate", "-v0"], user):
-        done = site.manage(*command)
-        assert done.returncode == 0, done
-    return site
-
-
-def copy_of(site: Site, data_dir: Path) -> Site:
-    shutil.copytree(site.env["DATA_DIR"], data_dir)
-    copy = Site(data_dir)
-    copy.env = site.env | {"DATA_DIR": str(data_dir), "PORT": str(copy.port)}
-    return copy
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, prepared) -> Iterator[Site]:
-    """A site whose parts a test may kill if it waits until they are back."""
-    site = copy_of(prepared, tmp_path_factory.mktemp("site") / "data")
+def site(tmp_path_factory) -> Iterator[Site]:
+    """A site whose processes a test may kill if it waits until they are back."""
+    site = Site(tmp_path_factory.mktemp("site"))
     try:
         yield site.start()
     finally:
@@ -76,12 +38,13 @@ def site(tmp_path_factory, prepared) -> Iterator[Site]:
 
 
 @pytest.fixture
-def own_site(tmp_path, prepared) -> Iterator[Site]:
-    """A site that the test starts, and that ends without a trace."""
-    site = copy_of(prepared, tmp_path / "data")
+def own_site(tmp_path) -> Iterator[Site]:
+    """A site that the test starts and stops, and that leaves no process."""
+    shutil.copytree(first_start(), tmp_path / "data")
+    site = Site(tmp_path / "data")
     try:
         yield site
-        assert site.stop() == 0
+        wait_for(lambda: not site.processes(), 30)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((site.host, site.port), 1)
     finally:
@@ -100,11 +63,6 @@ def request_under_way(site: Site) -> Iterator[socket.socket]:
         yield client
 
 
-def answer(client: socket.socket) -> bytes:
-    with client.makefile("rb") as received:
-        return received.read()
-
-
 def kill(*processes: psutil.Process) -> None:
     """Return when they have ended, and what ended with them."""
     for process in processes:
@@ -112,20 +70,27 @@ def kill(*processes: psutil.Process) -> None:
     wait_for(lambda: all(map(has_ended, processes)))
 
 
-def test_a_killed_web_is_back_at_once_and_no_client_is_refused(site):
+def test_killed_web_master_restarts_and_no_client_is_refused(site):
     compute = site.compute()
-    for _ in range(4):
+    for _ in range(2):
         master = site.web_master()
         (worker,) = wait_for(master.children)
         kill(master)
-        wait_for(lambda: has_ended(worker))  # noqa: B023 - asked at once
         assert site.get("/api/v1/items").status == 200
+        wait_for(lambda: has_ended(worker))  # noqa: B023 - called at once
     assert site.compute() == compute
 
 
-def test_a_killed_compute_is_back_at_once_and_the_web_is_not_disturbed(site):
+def test_killed_web_worker_is_replaced(site):
+    master = site.web_master()
+    kill(*site.web_workers())
+    assert site.get("/api/v1/items").status == 200
+    assert site.web_master() == master
+
+
+def test_killed_compute_restarts_and_the_web_goes_on(site):
     master, workers = site.web_master(), site.web_workers()
-    for _ in range(4):
+    for _ in range(2):
         compute = site.compute()
         kill(compute)
         assert site.get("/api/v1/items").status == 200
@@ -134,39 +99,7 @@ def test_a_killed_compute_is_back_at_once_and_the_web_is_not_disturbed(site):
     assert (site.web_master(), site.web_workers()) == (master, workers)
 
 
-def test_a_killed_web_worker_is_replaced(site):
-    master = site.web_master()
-    kill(*site.web_workers())
-    assert site.get("/api/v1/items").status == 200
-    assert site.web_master() == master
-
-
-def test_a_paused_supervisor_disturbs_nobody_and_catches_up(site):
-    supervisor, compute = site.supervisor(), site.compute()
-    supervisor.suspend()
-    try:
-        assert site.get("/api/v1/items").status == 200
-        kill(compute)
-    finally:
-        supervisor.resume()
-    assert site.compute() != compute
-
-
-def test_a_lost_database_ends_no_process(site, postgres):
-    if postgres is None:
-        pytest.skip("SQLite is a file")
-    wait_for(site.pool)
-    before = set(site.processes())
-    postgres.kill()
-    assert site.get("/api/v1/items?search=never-asked").status == 503
-    wait_for(lambda: "The database failed" in site.output())
-    postgres.start()
-    wait_for(lambda: site.get("/api/v1/items?search=never-asked").status == 200)
-    wait_for(lambda: "The database is back" in site.output())
-    assert set(site.processes()) == before
-
-
-def test_the_web_alone_has_the_socket(site):
+def test_compute_does_not_hold_the_port(site):
     wait_for(site.pool)
     listening = {
         process
@@ -178,61 +111,7 @@ def test_the_web_alone_has_the_socket(site):
 
 
 @linux
-def test_nothing_outlives_a_killed_supervisor(prepared, tmp_path):
-    site = copy_of(prepared, tmp_path / "data").start()
-    site.supervisor().kill()
-    assert site.stop() == -signal.SIGKILL
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((site.host, site.port), 1)
-
-
-def test_a_stop_lets_requests_end_and_refuses_new_ones(own_site):
-    own_site.start()
-    with request_under_way(own_site) as client:
-        own_site.process.terminate()
-        wait_for(lambda: not own_site.answers())
-        assert own_site.process.poll() is None
-        client.sendall(b"{}")
-        assert answer(client).startswith(b"HTTP/1.1 401 ")
-
-
-def test_ctrl_c_once_more_waits_for_nobody(own_site):
-    own_site.start()
-    with request_under_way(own_site):
-        own_site.process.send_signal(signal.SIGINT)
-        wait_for(lambda: "Waiting for connections to close" in own_site.output())
-        assert own_site.process.poll() is None
-        assert own_site.stop(signal.SIGINT) == 0
-    assert "Quick shutdown requested" in own_site.output()
-
-
-@pytest.fixture
-def terminal(own_site) -> int:
-    """The user's end of a terminal that a site runs in."""
-    ours, theirs = os.openpty()
-    own_site.run(
-        SERVE, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
-    os.close(theirs)
-    return ours
-
-
-def test_ctrl_c_in_a_terminal_stops_it(own_site, terminal):
-    os.write(terminal, b"\x03")
-    assert own_site.process.wait(30) == 0
-    with open(terminal, "rb", buffering=0) as screen:
-        shown = screen.read(100_000).decode()
-    assert f"Serving on http://127.0.0.1:{own_site.port}/" in shown
-    assert "Traceback" not in shown
-
-
-def test_a_closed_terminal_stops_it(own_site, terminal):
-    os.close(terminal)
-    assert own_site.process.wait(30) == 0
-
-
-def test_with_nohup_it_outlives_its_terminal_and_whoever_reads_its_output(own_site):
+def test_nohup_outlives_its_terminal_but_not_the_supervisor(own_site):
     own_site.run(
         ["nohup", *SERVE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -241,9 +120,49 @@ def test_with_nohup_it_outlives_its_terminal_and_whoever_reads_its_output(own_si
     kill(own_site.web_master(), own_site.compute())
     assert own_site.get("/api/v1/items").status == 200
     wait_for(own_site.pool)
+    own_site.supervisor().kill()
+    assert own_site.process.wait(30) != 0
 
 
-def test_odd_paths_and_values_are_no_obstacle_and_no_file_is_left(own_site, tmp_path):
+def test_sigterm_lets_requests_finish(own_site):
+    own_site.start()
+    with request_under_way(own_site) as client:
+        own_site.process.terminate()
+        wait_for(lambda: "Handling signal: term" in own_site.output())
+        client.sendall(b"{}")
+        with client.makefile("rb") as received:
+            assert received.read().startswith(b"HTTP/1.1 401 ")
+    assert own_site.process.wait(30) == 0
+
+
+def run_in_terminal(site: Site, command: list[str], cwd: Path) -> int:
+    """Return the user's end of the terminal that the site runs in."""
+    ours, theirs = os.openpty()
+    site.run(
+        command, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    return ours
+
+
+def test_ctrl_c_in_a_terminal_stops_the_site(own_site):
+    with closing(socket.socket(socket.AF_INET6)) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+    own_site.host = own_site.env["HOST"] = "::1"
+    terminal = run_in_terminal(own_site, SERVE, ROOT)
+    os.write(terminal, b"\x03")
+    assert own_site.process.wait(30) == 0
+    with open(terminal, "rb", buffering=0) as screen:
+        shown = screen.read(100_000).decode()
+    assert f"Serving on http://[::1]:{own_site.port}/" in shown
+    assert "Traceback" not in shown
+
+
+def test_closed_terminal_stops_a_site_with_odd_paths_and_values(own_site, tmp_path):
     root = tmp_path / 'it\'s 100 %(x)s; "odd" #1'
     root.mkdir()
     for name in ("resilient_site", "items", "compute", "templates", "deploy"):
@@ -255,38 +174,18 @@ def test_odd_paths_and_values_are_no_obstacle_and_no_file_is_left(own_site, tmp_
     here = tmp_path / "here"
     here.mkdir()
     own_site.env |= {"ODD": "100%, %(x)s 'so' \"so\" ;#\n", "TMPDIR": str(here)}
-    with open(own_site.output_path, "ab") as output:
-        command = [str(python), str(root / "manage.py"), "serve"]
-        own_site.run(command, cwd=here, stdout=output, stderr=output)
+    command = [str(python), str(root / "manage.py"), "serve"]
+    terminal = run_in_terminal(own_site, command, here)
     for process in (own_site.web_master(), own_site.compute()):
         assert process.environ()["ODD"] == own_site.env["ODD"]
         assert process.cwd() == str(here)
-    assert own_site.stop(signal.SIGHUP) == 0
-    assert "SIGTERM indicating exit" in own_site.output()  # a restart is not meant
-    assert "Traceback" not in own_site.output()
+    wait_for(own_site.pool)
+    os.close(terminal)
+    own_site.process.wait(30)
     assert list(here.iterdir()) == []
 
 
-def test_it_listens_on_ipv6(own_site):
-    with closing(socket.socket(socket.AF_INET6)) as probe:
-        try:
-            probe.bind(("::1", 0))
-        except OSError as error:
-            pytest.skip(f"no IPv6 here: {error}")
-    own_site.host = own_site.env["HOST"] = "::1"
-    own_site.start()
-    assert f"http://[::1]:{own_site.port}/" in own_site.output()
-    assert own_site.stop(signal.SIGQUIT) == 0
-
-
-def test_the_web_can_be_run_without_compute(own_site):
+def test_web_without_compute_ends_with_its_killed_master(own_site):
     own_site.start("--no-compute")
     assert all("gunicorn" in process.cmdline() for process in own_site.processes())
-    assert own_site.stop(signal.SIGINT) == 0
-
-
-@linux
-def test_web_workers_end_with_a_killed_master(prepared, tmp_path):
-    site = copy_of(prepared, tmp_path / "data").start_web()
-    site.process.kill()
-    assert site.stop() == -signal.SIGKILL
+    own_site.process.kill()
