@@ -1,6 +1,6 @@
-"""Jobs in the admin: to see what the pool does, to stop it, and to have it try again.
+"""Admin of jobs: to inspect, cancel and retry them.
 
-Nothing is edited here. Files may be large, so that no page and no deletion reads them.
+Nothing is edited here. Files may be large, so no page and no deletion reads them.
 """
 
 import uuid
@@ -18,11 +18,11 @@ from django.utils.safestring import SafeString
 from compute import jobs
 from compute.models import Job
 from compute.registry import tasks
-from compute.templatetags.jobtext import file_kind, lasted, pretty, took
+from compute.templatetags.jobtext import duration, file_kind, pretty_json, run_time
 from resilient_site.admin import MAX_NAMED_OBJECTS, ReadOnlyAdmin
 from resilient_site.errors import Conflict
 
-WAITS_TOO_LONG = timedelta(minutes=10)
+STUCK_AFTER = timedelta(minutes=10)
 PARTS_SHOWN = 100
 
 
@@ -42,14 +42,17 @@ class StuckFilter(admin.SimpleListFilter):
     parameter_name = "stuck"
 
     def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-        return [("lost", "Running, unheard of"), ("waiting", "Waiting for 10 minutes")]
+        return [
+            ("lost", "Running, lease expired"),
+            ("waiting", "Queued for 10 minutes"),
+        ]
 
     def queryset(self, request: Any, queryset: Any) -> Any:
         match self.value():
             case "lost":
                 return queryset.abandoned()
             case "waiting":
-                long_ago = Now() - WAITS_TOO_LONG
+                long_ago = Now() - STUCK_AFTER
                 return queryset.filter(
                     Q(queued_at__lt=long_ago), state=Job.State.QUEUED
                 )
@@ -59,19 +62,19 @@ class StuckFilter(admin.SimpleListFilter):
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("title", "state", "owner", "attempts", "created_at", "lasted")
+    list_display = ("title", "state", "owner", "attempts", "created_at", "run_duration")
     list_filter = ("state", TaskFilter, StuckFilter)
     list_select_related = ("owner",)
     ordering = ("-id",)
     sortable_by = ()
     search_fields = ("id",)  # shows the box; get_search_results searches
-    search_help_text = "The whole id of a job, or how its owner's name begins"
+    search_help_text = "The full id of a job, or the start of its owner's name"
     actions = ("cancel", "retry")
     fields = (
         "id", "task", "owner", "state", "progress", "parameters", "error", "output",
         "files", "parts", "attempts", "failures", "created_at", "queued_at",
-        "run_after", "started_at", "finished_at", "lasted", "worker", "lease_until",
-        "cancel_requested", "handed_over_at", "epoch", "request_id",
+        "run_after", "started_at", "finished_at", "run_duration", "worker",
+        "lease_until", "cancel_requested", "handed_over_at", "epoch", "request_id",
     )  # fmt: skip
     readonly_fields = fields
 
@@ -94,11 +97,11 @@ class JobAdmin(ReadOnlyAdmin):
     def view_on_site(self, job: Job) -> str:
         return job.get_absolute_url()
 
-    # --- what is shown
+    # --- fields
 
     @admin.display(description="duration")
-    def lasted(self, job: Job) -> str:
-        return lasted(took(job)) or "-"
+    def run_duration(self, job: Job) -> str:
+        return duration(run_time(job)) or "-"
 
     @admin.display(description="progress")
     def progress(self, job: Job) -> str:
@@ -106,7 +109,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="parameters")
     def parameters(self, job: Job) -> SafeString:
-        return format_html("<pre>{}</pre>", pretty(job.params))
+        return format_html("<pre>{}</pre>", pretty_json(job.params))
 
     @admin.display(description="error")
     def error(self, job: Job) -> str:
@@ -116,19 +119,19 @@ class JobAdmin(ReadOnlyAdmin):
     def output(self, job: Job) -> SafeString | str:
         if job.result is None:
             return "-"
-        return format_html("<pre>{}</pre>", pretty(job.result)[:10_000])
+        return format_html("<pre>{}</pre>", pretty_json(job.result)[:10_000])
 
     @admin.display(description="files")
     def files(self, job: Job) -> SafeString | str:
         shown = set(job.result_files().values_list("pk", flat=True))
         lines = (
-            (self._named(job, file.name, file.pk in shown),
+            (self._file_link(job, file.name, file.pk in shown),
              f"{file.kind}, {file_kind(file.content_type)}, {file.size:,} bytes")
             for file in job.files.order_by("kind", "name", "epoch")
         )  # fmt: skip
         return format_html_join(SafeString("<br>"), "{} ({})", lines) or "-"
 
-    def _named(self, job: Job, name: str, is_result: bool) -> SafeString | str:
+    def _file_link(self, job: Job, name: str, is_result: bool) -> SafeString | str:
         if not is_result:
             return name
         url = reverse("compute:file", args=[job.pk, name])
@@ -146,7 +149,7 @@ class JobAdmin(ReadOnlyAdmin):
             return shown or "-"
         return format_html("{}<br>… {} in all", shown, rows.count())
 
-    # --- what can be done
+    # --- actions
 
     @admin.action(description="Cancel selected jobs", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
@@ -158,16 +161,16 @@ class JobAdmin(ReadOnlyAdmin):
                 ended += 1
             else:
                 done += 1
-        self._tell(request, "Jobs cancelled", done, "had ended already", ended)
+        self._report(request, "Jobs cancelled", done, "had already finished", ended)
 
-    @admin.action(description="Try selected jobs again", permissions=["operate"])
+    @admin.action(description="Retry selected jobs", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         outcomes = [jobs.retry(job) for job in queryset]
         others = "had neither failed nor been cancelled"
         done = sum(outcomes)
-        self._tell(request, "Jobs to try again", done, others, len(outcomes) - done)
+        self._report(request, "Jobs to retry", done, others, len(outcomes) - done)
 
-    def _tell(
+    def _report(
         self, request: HttpRequest, what: str, done: int, others: str, left: int
     ) -> None:
         text = f"{what}: {done}." + (f" {left} {others}." if left else "")
@@ -184,7 +187,7 @@ class JobAdmin(ReadOnlyAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Name some, collect none; what is unfinished bars the deletion."""
+        """List some names without collecting; unfinished jobs prevent a deletion."""
         named = [str(job) for job in objs[:MAX_NAMED_OBJECTS]]
         running = [str(job) for job in objs if not job.is_finished]
         lacking = set() if self.has_delete_permission(request) else {"job"}

@@ -1,4 +1,4 @@
-"""Jobs over REST: thin callers of `compute.jobs`."""
+"""REST views of jobs: thin callers of `compute.jobs`."""
 
 from typing import Any
 from uuid import UUID
@@ -17,7 +17,7 @@ from rest_framework.viewsets import ViewSet
 from compute import api_schema as schema
 from compute import job_events, jobs
 from compute.downloads import download
-from compute.list_query import select
+from compute.list_query import select_jobs
 from compute.models import Job
 from compute.registry import get_task, tasks
 from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
@@ -41,7 +41,7 @@ DEMONSTRATION_DONE = "Heavy computation finished"
 
 
 class TaskViewSet(ViewSet):
-    """The kinds of job."""
+    """The tasks, of which jobs are runs."""
 
     permission_classes = [AllowAny]
 
@@ -59,19 +59,19 @@ class TaskViewSet(ViewSet):
 
 
 class JobViewSet(IdempotentWrites, ViewSet):
-    """A person's own jobs; all of them for staff."""
+    """The user's own jobs; all jobs for staff."""
 
     permission_classes = [IsAuthenticated]
     parser_classes = [JSONParser, MultiPartParser]
 
     def keeps_first_answer(self) -> bool:
-        # A job has its key itself: asked for again, it tells its state of that moment.
+        # The job stores the key itself: a repeated request returns its current state.
         return self.action != "create"
 
     @schema.job_listing
     def list(self, request: Request) -> Response:
         page = paginate(
-            select(request.query_params, request.user),
+            select_jobs(request.query_params, request.user),
             ordering="-id",
             cursor=request.query_params.get("cursor"),
             size=parse_page_size(request.query_params),
@@ -89,20 +89,20 @@ class JobViewSet(IdempotentWrites, ViewSet):
             job = jobs.get_job(UUID(waited), request.user)
         else:
             job = _submit(request)
-        response = self._answer(job, 200 if job.is_finished else 202)
+        response = self._job_response(job, 200 if job.is_finished else 202)
         response["Location"] = response.data["links"]["self"]
         if preference.applied:
             response["Preference-Applied"] = preference.applied
         if job.is_finished:
             return response
-        response["Retry-After"] = str(jobs.seconds_until(job))
+        response["Retry-After"] = str(jobs.estimate_wait_s(job))
         if preference.wait_s:
             job_events.wait(response, job, preference.wait_s)
         return response
 
     @schema.job_reading
     def retrieve(self, request: Request, id: UUID) -> Response:
-        return self._answer(jobs.get_job(id, request.user))
+        return self._job_response(jobs.get_job(id, request.user))
 
     @schema.job_events
     def events(self, request: Request, id: UUID) -> HttpResponse:
@@ -112,16 +112,16 @@ class JobViewSet(IdempotentWrites, ViewSet):
     @schema.job_cancellation
     def cancel(self, request: Request, id: UUID) -> Response:
         job = jobs.cancel(jobs.get_job(id, request.user))
-        return self._answer(job, 200 if job.is_finished else 202)
+        return self._job_response(job, 200 if job.is_finished else 202)
 
     @schema.job_result
     def result(self, request: Request, id: UUID) -> Response:
         job = jobs.get_job(id, request.user)
         if not job.is_finished:
             raise Conflict(
-                "The job has not ended yet.",
+                "The job has not finished yet.",
                 code="not_finished",
-                retry_after_s=jobs.seconds_until(job),
+                retry_after_s=jobs.estimate_wait_s(job),
             )
         if job.state != Job.State.SUCCEEDED:
             raise Conflict(job.error_detail or "The job was cancelled.", code=job.state)
@@ -132,7 +132,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
         job = jobs.get_job(id, request.user)
         return download(get_object_or_404(job.result_files(), name=name))
 
-    def _answer(self, job: Job, status: int = 200) -> Response:
+    def _job_response(self, job: Job, status: int = 200) -> Response:
         serializer = JobSerializer(job, context={"request": self.request})
         response = Response(serializer.data, status)
         response["Cache-Control"] = "no-store"
@@ -140,7 +140,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
 
 
 class HeavyComputationView(APIView):
-    """The demonstration: the work is done on the pool, no thread waits for it."""
+    """The demonstration: computed by the pool, while no thread waits."""
 
     permission_classes = [AllowAny]
 
@@ -150,7 +150,7 @@ class HeavyComputationView(APIView):
             job = Job.objects.get(pk=waited)
         else:
             task = get_task("heavy_computation")
-            params = _checked(task.params(data=request.query_params))
+            params = _validate(task.params(data=request.query_params))
             job = jobs.submit(task=task, params=params, owner=request.user)
         if job.state == Job.State.SUCCEEDED:
             headers = {"Cache-Control": "no-store"}
@@ -160,8 +160,8 @@ class HeavyComputationView(APIView):
         if waited:
             jobs.cancel(job)
         busy = Overloaded(
-            "The computation did not get its turn in time.",
-            retry_after_s=jobs.seconds_for(1),
+            "The computation did not finish in time.",
+            retry_after_s=jobs.estimate_duration_s(1),
         )
         response = respond(request, busy)
         return job_events.wait(response, job, DEMONSTRATION_WAIT_S)
@@ -173,14 +173,14 @@ def _submit(request: Request) -> Job:
         raise Invalid(errors={"task": ["There is no such task."]})
     return jobs.submit(
         task=tasks[name],
-        params=_checked(tasks[name].params(data=data), within="params"),
+        params=_validate(tasks[name].params(data=data), within="params"),
         owner=request.user,
         idempotency_key=read_key(request) or "",
     )
 
 
 def _task_and_params(request: Request) -> tuple[str, Any]:
-    """Return what the body says; of a form each part but `task` is a parameter."""
+    """Return task and parameters; in a form each part but `task` is a parameter."""
     body = request.data
     if isinstance(body, QueryDict):
         return str(body.get("task", "")), body
@@ -192,8 +192,8 @@ def _task_and_params(request: Request) -> tuple[str, Any]:
     return str(body.get("task", "")), params
 
 
-def _checked(serializer: Serializer[Any], within: str = "") -> dict[str, Any]:
-    """Return validated parameters; raise Invalid that names them."""
+def _validate(serializer: Serializer[Any], within: str = "") -> dict[str, Any]:
+    """Return validated parameters; raise Invalid with messages by parameter."""
     if serializer.is_valid():
         data: dict[str, Any] = serializer.validated_data
         return data

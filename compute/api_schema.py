@@ -1,4 +1,4 @@
-"""How the REST operations of jobs are described in the OpenAPI schema."""
+"""OpenAPI descriptions of the REST operations of jobs."""
 
 from typing import Any
 
@@ -42,10 +42,12 @@ STATE = OpenApiParameter("state", OpenApiTypes.STR, enum=Job.State.values)
 TASK = OpenApiParameter("task", OpenApiTypes.STR, description="Name of a task.")
 PREFER = _header(
     "Prefer",
-    "`wait=N` answers when the job has ended, after N seconds at most (RFC 7240).",
+    "`wait=N` waits up to N seconds for the job to finish (RFC 7240).",
 )
-LOCATION = _header("Location", "The address of the job.", response=[200, 202])
-RETRY_AFTER = _header("Retry-After", "When to look, in seconds.", response=[202])
+LOCATION = _header("Location", "The URL of the job.", response=[200, 202])
+RETRY_AFTER = _header(
+    "Retry-After", "When to request the job again, in seconds.", response=[202]
+)
 
 
 def _problems(*statuses: int) -> dict[tuple[int, str], Any]:
@@ -62,7 +64,7 @@ def _takes_file(task: Task) -> bool:
 
 
 def _submission(task: Task, *, as_form: bool) -> type[serializers.Serializer[Any]]:
-    """Return a serializer of the body that asks for `task`."""
+    """Return a serializer of the request body for `task`."""
     name = "".join(word.capitalize() for word in task.name.split("_"))
     kind: Any = serializers.ChoiceField([task.name])
     if as_form:
@@ -73,7 +75,7 @@ def _submission(task: Task, *, as_form: bool) -> type[serializers.Serializer[Any
 
 
 def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
-    """Return the bodies of a media type: forms are for the tasks that take a file."""
+    """Return the request bodies of a media type: forms for tasks that take a file."""
     return PolymorphicProxySerializer(
         component_name="JobForm" if as_form else "JobSubmission",
         serializers={
@@ -100,12 +102,12 @@ task_reading = extend_schema(
     responses=TaskSerializer,
 )
 job_listing = extend_schema(
-    summary="List jobs, the last one first",
+    summary="List jobs, newest first",
     parameters=[STATE, TASK, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: JobListSerializer, 304: NOT_MODIFIED},
 )
 job_submission = extend_schema(
-    summary="Ask for a job",
+    summary="Submit a job",
     description=(
         "Files are sent as multipart/form-data: `task`, and each parameter as a part."
     ),

@@ -1,4 +1,4 @@
-"""Addresses under /api/v1/; a slash at the end is optional in all of them."""
+"""URLs under /api/v1/; the trailing slash is optional."""
 
 from django.urls import re_path
 
@@ -14,7 +14,7 @@ result = JobViewSet.as_view({"get": "result"})
 file = JobViewSet.as_view({"get": "file"})
 heavy_computation = HeavyComputationView.as_view()
 
-# An upload may be the parameter of a task; see ErrorMiddleware.
+# A parameter of a task may be a file; see ErrorMiddleware.
 jobs.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
 
 ID = r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"

@@ -9,9 +9,9 @@ class ComputeConfig(AppConfig):
         from compute import doctor, health, metrics, queue, registry
         from resilient_site.operations import clean_up
 
-        registry.discover()
+        registry.discover_tasks()
         health.register_all()
         metrics.register_all()
         doctor.register_all()
-        clean_up.register("old jobs", queue.forget_old)
-        clean_up.register("files of tries that failed", queue.forget_leftovers)
+        clean_up.register("old jobs", queue.delete_old_jobs)
+        clean_up.register("files of failed attempts", queue.delete_orphaned_files)

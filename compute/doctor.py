@@ -1,4 +1,4 @@
-"""What `manage.py doctor` says of jobs."""
+"""Checks of jobs for `manage.py doctor`."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 from django.conf import settings
 from django.db.models.functions import Now
 
-from compute.health import TAKEN_WITHIN_S
+from compute.health import CLAIMED_WITHIN_S
 from compute.models import Job
 from resilient_site.operations.doctor import (
     Finding,
@@ -20,19 +20,19 @@ from resilient_site.operations.doctor import (
 
 def jobs() -> Iterator[Finding]:
     waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None).count()
-    most = settings.COMPUTE_MAX_QUEUED
-    said = f"{waiting:,} jobs wait, of at most {most:,}."
-    if waiting >= most:
-        yield warning(said, "New ones are refused. Start more pools, or wait.")
+    limit = settings.COMPUTE_MAX_QUEUED
+    summary = f"{waiting:,} jobs wait, of at most {limit:,}."
+    if waiting >= limit:
+        yield warning(summary, "New jobs are rejected. Start more pools, or wait.")
     else:
-        yield ok(said)
-    overdue = Now() - timedelta(seconds=TAKEN_WITHIN_S)
+        yield ok(summary)
+    overdue = Now() - timedelta(seconds=CLAIMED_WITHIN_S)
     running = Job.objects.filter(state=Job.State.RUNNING, lease_until__gte=Now())
     if running.exists():
         workers = running.values("worker").distinct().count()
-        yield ok(f"{workers:,} pools are at work.")
+        yield ok(f"{workers:,} pools are running jobs.")
     elif Job.objects.claimable().filter(queued_at__lt=overdue).exists():
-        yield failure("Nobody takes the jobs that wait.", "Start manage.py compute.")
+        yield failure("No pool claims the waiting jobs.", "Start manage.py compute.")
     if settings.COMPUTE_BACKEND == "celery":
         yield reach(settings.BROKER_URL)
 

@@ -1,4 +1,4 @@
-"""Files of jobs as answers, for REST and pages."""
+"""Responses with files of jobs, for REST and pages."""
 
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
@@ -7,27 +7,27 @@ from compute import files
 from compute.models import JobFile
 from resilient_site.api.downloads import attachment, stream_file
 
-# Shown on the page, not downloaded; its own rules let it do nothing but be seen.
-SHOWN = {"image/svg+xml"}
-SHOWN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+# Shown on the page, not downloaded; the policy forbids everything but drawing.
+INLINE_TYPES = {"image/svg+xml"}
+INLINE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 def download(file: JobFile) -> HttpResponseBase:
-    """Answer with `file`."""
+    """Return a response with the content of `file`."""
     response: HttpResponseBase
     if file.size <= files.CHUNK_BYTES:
-        # One read: no need to hold a thread for a slow client.
+        # One read: a slow client holds no thread.
         content = b"".join(files.read(file))
         response = HttpResponse(content, content_type=file.content_type)
-        if file.content_type not in SHOWN:
+        if file.content_type not in INLINE_TYPES:
             response["Content-Disposition"] = attachment(file.name)
     else:
         response = stream_file(
             files.read(file), content_type=file.content_type, filename=file.name
         )
     response["Content-Length"] = str(file.size)
-    if file.content_type in SHOWN:
-        response["Content-Security-Policy"] = SHOWN_POLICY
-    # A result never changes, and is its owner's only.
+    if file.content_type in INLINE_TYPES:
+        response["Content-Security-Policy"] = INLINE_POLICY
+    # A result never changes, and only its owner may see it.
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response

@@ -1,4 +1,4 @@
-"""Pairs of items that a job has found alike, as they are now: to look at, to merge."""
+"""Duplicate pairs found by a job, with their items as they are now, and their merge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PAIRS_ON_PAGE = 50
 
 @dataclass(frozen=True)
 class Side:
-    """One item of a pair: there, or gone by the change `deletion`."""
+    """One item of a pair; `deletion` is the change that deleted it."""
 
     id: str
     name: str
@@ -33,12 +33,12 @@ class Pair:
     second: Side
 
     @property
-    def is_whole(self) -> bool:
+    def has_both(self) -> bool:
         return self.first.item is not None and self.second.item is not None
 
     @property
     def sides(self) -> tuple[tuple[str, Side, Side], ...]:
-        """Both, each with what it is called and with the other one."""
+        """Both items, each with its key and the other item."""
         first, second = self.first, self.second
         return ("first", first, second), ("second", second, first)
 
@@ -59,12 +59,12 @@ class PairPage:
 
 
 def get_page(job: Job, number: int) -> PairPage:
-    """Return the pairs on page `number`, or on the nearest one that there is."""
+    """Return the pairs on page `number`, or on the nearest existing page."""
     found = _found(job)
     last = max(1, -(-len(found) // PAIRS_ON_PAGE))
     number = min(max(number, 1), last)
-    begin = (number - 1) * PAIRS_ON_PAGE
-    shown = found[begin : begin + PAIRS_ON_PAGE]
+    offset = (number - 1) * PAIRS_ON_PAGE
+    shown = found[offset : offset + PAIRS_ON_PAGE]
     ids = {pair[side]["id"] for pair in shown for side in ("first", "second")}
     items = Item.objects.for_reading().in_bulk(ids)
     deletions = _deletions(ids - items.keys())
@@ -76,14 +76,14 @@ def get_page(job: Job, number: int) -> PairPage:
 
     pairs = [
         Pair(place, row["score"], row["field"], side(row["first"]), side(row["second"]))
-        for place, row in enumerate(shown, begin + 1)
+        for place, row in enumerate(shown, offset + 1)
     ]
     return PairPage(pairs, number, last)
 
 
 def _found(job: Job) -> Any:
-    is_there = job.task == TASK and job.state == Job.State.SUCCEEDED
-    return (job.result or {}).get("pairs", []) if is_there else []
+    has_pairs = job.task == TASK and job.state == Job.State.SUCCEEDED
+    return (job.result or {}).get("pairs", []) if has_pairs else []
 
 
 def _deletions(ids: set[str]) -> dict[str, ItemChange]:
@@ -97,7 +97,7 @@ def _deletions(ids: set[str]) -> dict[str, ItemChange]:
 
 
 def merge(job: Job, number: int, *, keep: str, actor: Actor) -> Item:
-    """Make one item of a pair: of its "first" or its "second".
+    """Merge a pair into its "first" or its "second" item.
 
     Raises NotFound if the job has found no such pair, and as `merge_items` does.
     """

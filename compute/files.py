@@ -1,4 +1,4 @@
-"""Files of jobs, kept in the database in chunks: readable wherever the job ends up."""
+"""Files of jobs, stored in the database in chunks: every machine can read them."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -12,11 +12,11 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class Writer:
-    """Writes one file of a job; what is under way is seen by nobody."""
+    """Writer of one file of a job. The file is not visible until it is complete."""
 
     def __init__(self, file: JobFile) -> None:
         self.file = file
-        self._held = bytearray()
+        self._buffer = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -31,21 +31,21 @@ class Writer:
             self.close()
 
     def write(self, data: bytes) -> int:
-        self._held += data
-        while len(self._held) >= CHUNK_BYTES:
-            self._append(bytes(self._held[:CHUNK_BYTES]))
-            del self._held[:CHUNK_BYTES]
+        self._buffer += data
+        while len(self._buffer) >= CHUNK_BYTES:
+            self._append(bytes(self._buffer[:CHUNK_BYTES]))
+            del self._buffer[:CHUNK_BYTES]
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: part of what a file has to offer."""
+        """Do nothing: required of a file object."""
 
     def close(self) -> None:
-        """Write the rest, and declare the file complete."""
+        """Write the buffer and mark the file complete."""
         with transaction.atomic():
-            if self._held:
-                self._append(bytes(self._held))
-                self._held.clear()
+            if self._buffer:
+                self._append(bytes(self._buffer))
+                self._buffer.clear()
             JobFile.objects.filter(pk=self.file.pk).update(
                 size=self.file.size, complete=True
             )
@@ -63,7 +63,7 @@ def create(
     *,
     kind: JobFile.Kind = JobFile.Kind.OUTPUT,
 ) -> Writer:
-    """Begin a file of this attempt at `job`; an earlier one of that name goes."""
+    """Create a file of this attempt at `job`, replacing one of the same name."""
     epoch = job.epoch if kind == JobFile.Kind.OUTPUT else 0
     JobFile.objects.filter(job=job, kind=kind, epoch=epoch, name=name).delete()
     file = JobFile.objects.create(
@@ -72,8 +72,8 @@ def create(
     return Writer(file)
 
 
-class Kept:
-    """A file that grows from try to try, each time in the caller's transaction."""
+class AppendableFile:
+    """File that grows across attempts, each time in the caller's transaction."""
 
     def __init__(self, job: Job, name: str, content_type: str) -> None:
         self.file, _ = JobFile.objects.get_or_create(
@@ -85,7 +85,7 @@ class Kept:
         )
 
     def append(self, data: bytes) -> int:
-        """Return the size of the file with `data`."""
+        """Append `data` and return the new size."""
         JobFileChunk.objects.create(file=self.file, offset=self.file.size, data=data)
         self.file.size += len(data)
         self.file.save(update_fields=["size"])
@@ -93,7 +93,7 @@ class Kept:
 
 
 def read(file: JobFile) -> Iterator[bytes]:
-    """Yield the content of `file`, one chunk in memory at a time."""
+    """Yield the content of `file`, holding one chunk in memory."""
     offset = 0
     while offset < file.size:
         chunk = JobFileChunk.objects.filter(file=file, offset=offset).first()

@@ -1,4 +1,4 @@
-"""A form for any task: made from the task's serializer, which also validates it."""
+"""Form of any task, made from the task's serializer, which also validates it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ NON_FIELD = "non_field_errors"
 
 
 class LinesField(forms.CharField):
-    """A list of texts, written one to a line."""
+    """A list of texts, one on each line."""
 
     widget = forms.Textarea({"rows": 4})
 
@@ -24,14 +24,14 @@ class LinesField(forms.CharField):
 
 class Checkboxes(forms.CheckboxSelectMultiple):
     def id_for_label(self, id_: str, index: str | None = None) -> str:
-        """Name the first one where all of them are meant, for links to the field."""
+        """Return the first box for the whole field, for links to it."""
         return super().id_for_label(id_, index or "0")
 
 
 class TaskForm(forms.Form):
-    """The parameters of a task. Once valid, `cleaned_data` is as its serializer says.
+    """Parameters of a task. Once valid, `cleaned_data` is that of its serializer.
 
-    The fields here are only to be seen: none of them validates anything.
+    The fields only render: none of them validates.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class TaskForm(forms.Form):
             self.fields[name] = _as_form_field(parameter)
 
     def _clean_fields(self) -> None:
-        """Leave all of it to the serializer."""
+        """Do nothing: the serializer validates."""
 
     def clean(self) -> dict[str, Any]:
-        serializer = self.task.params(data=self._sent())
+        serializer = self.task.params(data=self._submitted())
         if serializer.is_valid():
             return dict(serializer.validated_data)
         for name, found in serializer.errors.items():
@@ -59,8 +59,8 @@ class TaskForm(forms.Form):
             self.add_error(field, [prefix + text for text in _messages(found)])
         return self.cleaned_data
 
-    def _sent(self) -> Any:
-        """Return fields and files together, as REST framework does with a form."""
+    def _submitted(self) -> Any:
+        """Return fields and files together, as REST framework does."""
         sent = self.data.copy()  # type: ignore[attr-defined]
         sent.update(self.files)
         for name, field in self.fields.items():
@@ -68,13 +68,13 @@ class TaskForm(forms.Form):
                 lines = str(sent.get(name, "")).splitlines()
                 sent.setlist(name, [line.strip() for line in lines if line.strip()])
             elif isinstance(field, forms.BooleanField):
-                # A box that is not ticked is not sent, but that is an answer too.
+                # Browsers do not send an unchecked box.
                 sent.setdefault(name, "false")
         return sent
 
 
 def parameters(task: Task | None) -> dict[str, Any]:
-    """Return the fields of the task's serializer that people fill in."""
+    """Return the writable fields of the task's serializer."""
     fields = task.params().fields if task else {}
     return {
         name: field
@@ -83,14 +83,17 @@ def parameters(task: Task | None) -> dict[str, Any]:
     }
 
 
-def in_words(job: Job) -> list[tuple[str, Any]]:
-    """Return what was filled in for `job`, labelled and put as in its form."""
+def display_params(job: Job) -> list[tuple[str, Any]]:
+    """Return the parameters of `job`, with the labels and choices of its form."""
     fields = parameters(job.spec)
-    # PostgreSQL does not keep the order of what is in JSON.
+    # PostgreSQL does not preserve the order of JSON members.
     names = [name for name in fields if name in job.params]
     names += sorted(job.params.keys() - names)
     return [
-        (_label(fields.get(name), name), _in_words(fields.get(name), job.params[name]))
+        (
+            _label(fields.get(name), name),
+            _display_value(fields.get(name), job.params[name]),
+        )
         for name in names
         if job.params[name] not in (None, "", [])
     ]
@@ -100,7 +103,7 @@ def _label(parameter: Any, name: str) -> str:
     return str(parameter.label) if parameter else name.replace("_", " ").capitalize()
 
 
-def _in_words(parameter: Any, value: Any) -> Any:
+def _display_value(parameter: Any, value: Any) -> Any:
     choices = _choices(parameter)
     if isinstance(value, list):
         return ", ".join(str(choices.get(entry, entry)) for entry in value)
@@ -120,7 +123,7 @@ def _as_form_field(parameter: Any) -> forms.Field:
         "label": parameter.label,
         "help_text": parameter.help_text or "",
         "initial": default,
-        # What begins with a value needs no word that it may be left out.
+        # A field with an initial value is not marked as optional.
         "required": parameter.required or default not in (None, "", []),
     }
     match parameter:
@@ -155,13 +158,15 @@ def _several(choices: Mapping[Any, Any], options: dict[str, Any]) -> forms.Field
 def _number(parameter: Any, options: dict[str, Any]) -> forms.Field:
     whole = isinstance(parameter, serializers.IntegerField)
     low, high = parameter.min_value, parameter.max_value
-    bounds = {"min": low, "max": high, "step": None if whole else "any"}
-    given = {name: value for name, value in bounds.items() if value is not None}
+    attributes = {"min": low, "max": high, "step": None if whole else "any"}
+    set_attributes = {
+        name: value for name, value in attributes.items() if value is not None
+    }
     help_text = options["help_text"]
-    # The task's own words may have told the bounds already.
+    # The task's own help text may state the limits already.
     if high is None or f"{high:,}" not in help_text:
         options["help_text"] = f"{help_text} {_range(low, high)}".strip()
-    return forms.Field(widget=forms.NumberInput(given), **options)
+    return forms.Field(widget=forms.NumberInput(set_attributes), **options)
 
 
 def _range(low: Any, high: Any) -> str:
@@ -183,7 +188,7 @@ def _text(parameter: Any, options: dict[str, Any]) -> forms.Field:
 
 
 def _messages(found: Any) -> Iterator[str]:
-    """Yield the messages of a field, nested as its value is, as texts."""
+    """Yield the messages of a field, however nested, as texts."""
     if isinstance(found, Mapping):
         for place, inner in found.items():
             number = place + 1 if isinstance(place, int) else place

@@ -1,7 +1,7 @@
-"""How the pool is, as the database tells it.
+"""Health check of the pool, from what the database shows.
 
-A pool with nothing to do leaves no trace there: that none is at work is known when
-something has been waiting for it.
+An idle pool leaves no trace in the database, so a missing pool is detected only once
+a job has waited for it.
 """
 
 import time
@@ -14,26 +14,23 @@ from compute.models import Job
 from resilient_site.health.components import Figures, Finding, Part, Status, register
 from resilient_site.resilience import deadlines
 
-PATIENCE_S = 2.0
-# A pool takes a job within half a second, and hears of a dead one after its lease.
-TAKEN_WITHIN_S = 5.0
-WELL = "What is asked for is worked on."
-NOBODY = (
-    "Nobody works on jobs at the moment. New ones are taken, and done when somebody "
-    "works again."
-)
-FULL = "As many jobs are waiting as we take. New ones are refused for the moment."
+TIMEOUT_S = 2.0
+# A running pool claims a job within half a second.
+CLAIMED_WITHIN_S = 5.0
+RUNNING = "Jobs are being processed."
+NO_POOL = "No pool is running. New jobs are accepted, and run once a pool is started."
+FULL = "The queue is full. New jobs are rejected at the moment."
 
 
-class Jobs:
+class JobsHealth:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._idle_since: float | None = None
-        # What was found last, for the metrics.
+        # The last counts, for the metrics.
         self.counted: dict[str, int] = {}
 
     def check(self) -> Finding:
-        with deadlines.within(PATIENCE_S):
+        with deadlines.within(TIMEOUT_S):
             held = Job.objects.filter(
                 state=Job.State.RUNNING, lease_until__gte=Now()
             ).values_list("worker", flat=True)
@@ -43,29 +40,29 @@ class Jobs:
             waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None).count()
         self.counted = {"waiting": waiting, "due": due, "running": len(workers)}
         figures: Figures = (
-            ("Jobs under way", f"{len(workers):,}"),
-            ("Pools at work", f"{len(set(workers)):,}"),
+            ("Running jobs", f"{len(workers):,}"),
+            ("Pools", f"{len(set(workers)):,}"),
             ("Waiting", f"{waiting:,} of at most {settings.COMPUTE_MAX_QUEUED:,}"),
-            ("Due now, with parts", f"{due:,}"),
-            ("Lost by their pool", f"{lost:,}"),
+            ("Due now, including parts", f"{due:,}"),
+            ("Abandoned by their pool", f"{lost:,}"),
         )
-        if self._nobody_works(bool(workers), bool(due or lost)):
-            return Finding(Status.FAIL, NOBODY, figures=figures)
+        if self._lacks_pool(bool(workers), bool(due or lost)):
+            return Finding(Status.FAIL, NO_POOL, figures=figures)
         if waiting >= settings.COMPUTE_MAX_QUEUED:
             return Finding(Status.WARN, FULL, figures=figures)
-        return Finding(Status.PASS, WELL, figures=figures)
+        return Finding(Status.PASS, RUNNING, figures=figures)
 
-    def _nobody_works(self, at_work: bool, to_do: bool) -> bool:
-        """Tell whether there has been work for a while that nobody took."""
-        if at_work or not to_do:
+    def _lacks_pool(self, has_workers: bool, has_due: bool) -> bool:
+        """Return whether due jobs have remained unclaimed for too long."""
+        if has_workers or not has_due:
             self._idle_since = None
             return False
         if self._idle_since is None:
             self._idle_since = self._clock()
-        return self._clock() - self._idle_since >= TAKEN_WITHIN_S
+        return self._clock() - self._idle_since >= CLAIMED_WITHIN_S
 
 
-jobs = Jobs()
+jobs = JobsHealth()
 
 
 def register_all() -> None:

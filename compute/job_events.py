@@ -1,9 +1,9 @@
-"""Following jobs: server-sent events, and requests that wait for the end of a job.
+"""Job events: server-sent events, and requests that wait for the end of a job.
 
-All who watch in one web process share one query a tick, in a thread of its own; where
-nobody watches there is none. A watcher is told changes, and only the latest state is
-kept for him, however slowly he reads. While the database fails or hangs, streams stay
-open, kept alive by comments, and go on with what has changed when it is back.
+All subscribers in a web process share one query every 0.2 s, in a thread that runs only
+while there are any. A slow client receives only the latest state. While the database
+fails or hangs, streams stay open with keep-alive comments, and continue with the
+changes once it is back.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience.poller import Poller
 
 TICK_S = 0.2
-# Well below the time after which proxies take a connection for dead.
+# Well below the idle timeouts of proxies.
 KEEP_ALIVE_S = 15.0
 
 RETRY = b"retry: 2000\n\n"
 KEEP_ALIVE = b":\n\n"
-# The id of a job's last event: a browser that comes back with it is sent away.
+# The id of a job's last event: a browser that reconnects with it gets a 204.
 END_ID = "end"
 FIELDS = ("id", "state", "fraction", "message", "attempts")
 
-# The values of FIELDS; empty if nothing is known yet, None if there is no such job.
+# The values of FIELDS; empty before the first query, None if there is no such job.
 type State = Mapping[str, Any]
 
 
 def snapshot(state: State) -> dict[str, Any]:
-    """Return a job as its events show it."""
+    """Return the data of a job's event."""
     return {
         "id": state["id"],
         "state": state["state"],
@@ -61,15 +61,15 @@ def read(job_ids: Iterable[UUID]) -> dict[UUID, State]:
 
 
 @dataclass(eq=False)
-class Watch:
-    """One who watches a job, and the latest that is known of it."""
+class Subscription:
+    """A subscription to a job, with its latest state."""
 
     job_id: UUID
     state: State | None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def change(self, timeout_s: float | None) -> bool:
-        """Wait for the next change; False if there is none for so long."""
+    async def wait_for_change(self, timeout_s: float | None) -> bool:
+        """Wait for the next change; return False after the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.changed.wait()
@@ -79,58 +79,62 @@ class Watch:
         return True
 
 
-class Watcher:
-    """Watches jobs for all requests of one event loop."""
+class JobWatcher:
+    """Observes jobs for all requests of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._poller = Poller[Watch](loop, "Jobs", TICK_S, lambda: self._ask)
+        self._poller = Poller[Subscription](loop, "Jobs", TICK_S, lambda: self._poll)
 
     async def events(self, job_id: UUID, known: State) -> AsyncGenerator[bytes]:
-        """Yield the events of a job, from `known` to its end or its deletion."""
-        with self._watching(job_id, known) as watch:
+        """Yield the events of a job after the state `known`, until it has finished."""
+        with self._subscribe(job_id, known) as subscription:
             state: State | None = known
             yield RETRY + frame(known)
             while not is_final(state):
-                if not await watch.change(KEEP_ALIVE_S):
+                if not await subscription.wait_for_change(KEEP_ALIVE_S):
                     yield KEEP_ALIVE
                     continue
-                if (state := watch.state) is None:
+                if (state := subscription.state) is None:
                     return
                 yield frame(state)
 
     async def finished(self, job_id: UUID) -> None:
-        """Return when a job has ended, or is not there."""
-        with self._watching(job_id, {}) as watch:
-            while watch.state is not None and not is_final(watch.state):
-                await watch.change(None)
+        """Return when a job has finished or does not exist."""
+        with self._subscribe(job_id, {}) as subscription:
+            while (state := subscription.state) is not None and not is_final(state):
+                await subscription.wait_for_change(None)
 
-    def _watching(self, job_id: UUID, known: State) -> AbstractContextManager[Watch]:
-        return self._poller.wanted_by(Watch(job_id, known))
+    def _subscribe(
+        self, job_id: UUID, known: State
+    ) -> AbstractContextManager[Subscription]:
+        return self._poller.wanted_by(Subscription(job_id, known))
 
-    def _ask(self) -> None:
-        watches = self._poller.everybody()
-        states = read({watch.job_id for watch in watches})
-        self.loop.call_soon_threadsafe(_tell, watches, states)
-
-
-def _tell(watches: Iterable[Watch], states: Mapping[UUID, State]) -> None:
-    for watch in watches:
-        state = states.get(watch.job_id)
-        if state != watch.state:
-            watch.state = state
-            watch.changed.set()
+    def _poll(self) -> None:
+        subscriptions = self._poller.everybody()
+        states = read({one.job_id for one in subscriptions})
+        self.loop.call_soon_threadsafe(_publish, subscriptions, states)
 
 
-_watcher: Watcher | None = None
+def _publish(
+    subscriptions: Iterable[Subscription], states: Mapping[UUID, State]
+) -> None:
+    for subscription in subscriptions:
+        state = states.get(subscription.job_id)
+        if state != subscription.state:
+            subscription.state = state
+            subscription.changed.set()
 
 
-def watcher() -> Watcher:
-    """Return that of the running event loop, made at its first use: after any fork."""
+_watcher: JobWatcher | None = None
+
+
+def watcher() -> JobWatcher:
+    """Return the watcher of the running event loop, created after any fork."""
     global _watcher
     loop = asyncio.get_running_loop()
     if _watcher is None or _watcher.loop is not loop:
-        _watcher = Watcher(loop)
+        _watcher = JobWatcher(loop)
     return _watcher
 
 
@@ -138,13 +142,14 @@ def watcher() -> Watcher:
 
 
 def stream(job: Job, last_event_id: str | None = None) -> HttpResponse:
-    """Answer with the events of `job`; `last_event_id` is from the request's header.
+    """Return a response that streams the events of `job`.
 
-    By itself the response is the present state, to be asked for again.
+    Without the edge (under WSGI) it has only the current state, and the browser
+    reconnects. `last_event_id` is the request's header.
     """
     job_id, known = job.pk, {name: getattr(job, name) for name in FIELDS}
     if job.is_finished and last_event_id == END_ID:
-        return HttpResponse(status=204)  # the one way to stop an EventSource
+        return HttpResponse(status=204)  # stops an EventSource from reconnecting
     response = HttpResponse(RETRY + frame(known), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
@@ -156,9 +161,9 @@ def stream(job: Job, last_event_id: str | None = None) -> HttpResponse:
 
 
 def wait(response: HttpResponse, job: Job, seconds: float) -> HttpResponse:
-    """Let `response` wait for the end of `job`; the view is then asked again.
+    """Delay `response` until `job` has finished; the edge then repeats the request.
 
-    It is when `later.waited_for(request)` is the id of the job.
+    In the repeated request `streaming.waited_for(request)` is the id of the job.
     """
     job_id = job.pk
     response.later = Wait(  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What people and programs do with jobs: REST, pages and the admin call these."""
+"""Operations on jobs: submit, cancel, retry. REST, pages and the admin call these."""
 
 import hashlib
 import math
@@ -31,9 +31,9 @@ from resilient_site.observability import tracing
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
-# The stretch of time whose finished jobs tell how fast the queue moves.
+# The throughput of the queue is measured over this time.
 RATE_WINDOW_S = 60
-WAIT_MAX_S = 600
+ESTIMATE_MAX_S = 600
 
 
 class JobNotFound(NotFound):
@@ -43,12 +43,12 @@ class JobNotFound(NotFound):
 
 class QueueFull(Overloaded):
     code = "queue_full"
-    detail = "As many jobs are waiting as we take. Please try again later."
+    detail = "The queue of jobs is full. Please try again later."
 
 
 class TooManyJobs(TooManyRequests):
     code = "too_many_jobs"
-    detail = "As many of your jobs are waiting as one person may have."
+    detail = "You have reached the limit of waiting jobs per person."
 
 
 def submit(
@@ -60,8 +60,8 @@ def submit(
 ) -> Job:
     """Queue a job, in the caller's transaction if there is one.
 
-    `params` are as the task's serializer validated them; files among them are kept
-    with the job. A key that `owner` sent in the last 24 hours gives that job again.
+    `params` are validated by the task's serializer; uploaded files among them are
+    stored with the job. A key that `owner` used in the last 24 hours returns its job.
     Raises NotSignedIn, NotAllowed, KeyReused, QueueFull and TooManyJobs.
     """
     user = owner or AnonymousUser()
@@ -72,8 +72,8 @@ def submit(
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
     account = user if isinstance(user, User) else None
 
-    def make() -> Job:
-        refuse_if_full(task, account)
+    def create() -> Job:
+        reject_if_full(task, account)
         job = Job.objects.create(
             task=task.name,
             params=as_json(plain),
@@ -84,10 +84,10 @@ def submit(
             traceparent=tracing.current(),
         )
         for name, upload in uploads.items():
-            _keep(job, name, upload)
+            _store_upload(job, name, upload)
         return job
 
-    return _once(account, idempotency_key, fingerprint, make)
+    return _create_once(account, idempotency_key, fingerprint, create)
 
 
 def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
@@ -97,8 +97,8 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
         raise NotAllowed
     fingerprint = hashlib.sha256(job.pk.bytes).hexdigest() if idempotency_key else ""
 
-    def make() -> Job:
-        refuse_if_full(task, owner)
+    def create() -> Job:
+        reject_if_full(task, owner)
         again = Job.objects.create(
             task=job.task,
             params=job.params,
@@ -116,46 +116,46 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
                     copy.write(chunk)
         return again
 
-    return _once(owner, idempotency_key, fingerprint, make)
+    return _create_once(owner, idempotency_key, fingerprint, create)
 
 
-def _once(
-    owner: User | None, key: str, fingerprint: str, make: Callable[[], Job]
+def _create_once(
+    owner: User | None, key: str, fingerprint: str, create: Callable[[], Job]
 ) -> Job:
-    """Make a job and wake the pool, or return the one that this key has made."""
+    """Create a job and wake the workers, or return the job created with this key."""
     try:
         with transaction.atomic():
-            if earlier := _submitted_before(owner, key):
-                return _same(earlier, fingerprint)
-            job = make()
-            queue.notify()
+            if earlier := _get_by_key(owner, key):
+                return _check_fingerprint(earlier, fingerprint)
+            job = create()
+            queue.notify_workers()
             return job
     except IntegrityError:
-        # The same key at the same time: the other one made the job.
-        if earlier := _submitted_before(owner, key):
-            return _same(earlier, fingerprint)
+        # A concurrent request with the same key created the job.
+        if earlier := _get_by_key(owner, key):
+            return _check_fingerprint(earlier, fingerprint)
         raise
 
 
 @atomic_with_retries
 def cancel(job: Job) -> Job:
-    """Cancel `job`: at once if it waits, else as soon as its process is stopped.
+    """Cancel `job`: at once if it is queued, else once its process is killed.
 
-    Cancelling twice is once. Raises Conflict if it has ended otherwise.
+    Idempotent. Raises Conflict if the job has finished otherwise.
     """
     locked = Job.objects.select_for_update().get(pk=job.pk)
     if locked.state == Job.State.CANCELLED:
         return locked
     if locked.is_finished:
         raise Conflict(f"The job has {locked.state} already.", code="already_finished")
-    completion.request_stop(locked)
-    completion.stop_parts(locked.pk)
+    completion.request_cancel(locked)
+    completion.cancel_parts(locked.pk)
     return Job.objects.get(pk=job.pk)
 
 
 @atomic_with_retries
 def retry(job: Job) -> bool:
-    """Put a failed or cancelled job back into the queue, its tries counted anew."""
+    """Requeue a failed or cancelled job, its attempts reset; return whether it was."""
     changed = Job.objects.filter(
         pk=job.pk, state__in=(Job.State.FAILED, Job.State.CANCELLED)
     ).update(
@@ -174,7 +174,7 @@ def retry(job: Job) -> bool:
     )
     if changed:
         Job.objects.filter(parent=job.pk).delete()
-        queue.notify()
+        queue.notify_workers()
     return bool(changed)
 
 
@@ -186,61 +186,61 @@ def get_job(job_id: UUID, user: User | AnonymousUser) -> Job:
     return job
 
 
-# --- how full the queue is
+# --- limits and estimates of the queue
 
 
-def refuse_if_full(task: Task, owner: User | None) -> None:
-    """Raise QueueFull or TooManyJobs.
+def reject_if_full(task: Task, owner: User | None) -> None:
+    """Raise QueueFull or TooManyJobs if a limit is reached.
 
-    Submissions at the very same moment do not see each other, so the bounds may be
-    passed by as many: a lock against that would make all of them wait.
+    Concurrent submissions do not see each other and may exceed a limit by their
+    number: a lock against that would serialize all submissions.
     """
     waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None)
-    number = waiting.count()
-    if number >= settings.COMPUTE_MAX_QUEUED:
+    queued = waiting.count()
+    if queued >= settings.COMPUTE_MAX_QUEUED:
         raise QueueFull(
-            retry_after_s=seconds_for(number + 1 - settings.COMPUTE_MAX_QUEUED)
+            retry_after_s=estimate_duration_s(queued + 1 - settings.COMPUTE_MAX_QUEUED)
         )
     if owner is None:
         same = Job.objects.unfinished().filter(task=task.name, owner=None, parent=None)
-        if same.count() >= task.strangers_max:
-            raise QueueFull(retry_after_s=seconds_for(1, task=task.name))
+        if same.count() >= task.max_anonymous:
+            raise QueueFull(retry_after_s=estimate_duration_s(1, task=task.name))
         return
     own = waiting.filter(owner=owner)
     if own.count() >= settings.COMPUTE_MAX_QUEUED_PER_OWNER:
         first = own.order_by("queued_at", "id").first()
-        raise TooManyJobs(retry_after_s=seconds_until(first) if first else 1)
+        raise TooManyJobs(retry_after_s=estimate_wait_s(first) if first else 1)
 
 
-def seconds_until(job: Job) -> int:
-    """Return how long `job` will probably wait, by how fast the queue moves now."""
+def estimate_wait_s(job: Job) -> int:
+    """Estimate how long `job` will wait, from the current throughput."""
     before = Q(queued_at__lt=job.queued_at) | Q(queued_at=job.queued_at, pk__lt=job.pk)
     ahead = Job.objects.filter(before, state=Job.State.QUEUED, parent=None).count()
-    return seconds_for(ahead + 1)
+    return estimate_duration_s(ahead + 1)
 
 
-def seconds_for(jobs: int, **which: Any) -> int:
-    """Return how long the pool will probably take to finish so many jobs."""
+def estimate_duration_s(jobs: int, **filters: Any) -> int:
+    """Estimate how long the pool will take to finish this number of jobs."""
     finished = Job.objects.filter(
         parent=None,
         finished_at__gt=Now() - timedelta(seconds=RATE_WINDOW_S),
-        **which,
+        **filters,
     ).count()
-    # Nothing finished: nobody can know, and asking once a minute hurts nobody.
+    # Unknown while nothing has finished: one request a minute does no harm.
     seconds = jobs * RATE_WINDOW_S / finished if finished else RATE_WINDOW_S
-    return max(1, min(math.ceil(seconds), WAIT_MAX_S))
+    return max(1, min(math.ceil(seconds), ESTIMATE_MAX_S))
 
 
 # --- parameters
 
 
 def as_json(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return validated parameters as JSON can hold them."""
+    """Return validated parameters as JSON-compatible values."""
     plain: dict[str, Any] = orjson.loads(orjson.dumps(params, default=str))
     return plain
 
 
-def _keep(job: Job, name: str, upload: "UploadedFile[Any]") -> None:
+def _store_upload(job: Job, name: str, upload: "UploadedFile[Any]") -> None:
     content_type = upload.content_type or "application/octet-stream"
     with files.create(job, name, content_type, kind=JobFile.Kind.INPUT) as file:
         for chunk in upload.chunks():
@@ -259,8 +259,8 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _submitted_before(owner: User | None, key: str) -> Job | None:
-    """Return the job that this key made, and forget keys that have expired."""
+def _get_by_key(owner: User | None, key: str) -> Job | None:
+    """Return the job created with this key; expired keys are cleared."""
     if not key:
         return None
     same = Job.objects.filter(owner=owner, idempotency_key=key)
@@ -269,7 +269,7 @@ def _submitted_before(owner: User | None, key: str) -> Job | None:
     return same.first()
 
 
-def _same(job: Job, fingerprint: str) -> Job:
+def _check_fingerprint(job: Job, fingerprint: str) -> Job:
     if job.fingerprint != fingerprint:
         raise KeyReused
     return job

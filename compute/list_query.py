@@ -1,4 +1,4 @@
-"""Which jobs: the query string that every list of them understands."""
+"""List query of jobs: the query string that REST and pages share."""
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.http import QueryDict
@@ -8,19 +8,19 @@ from compute.registry import tasks
 from resilient_site.errors import Invalid
 
 
-def select(query: QueryDict, user: User | AnonymousUser) -> JobQuerySet:
-    """Return the jobs that `user` may see, of the `state` and `task` asked for.
+def select_jobs(query: QueryDict, user: User | AnonymousUser) -> JobQuerySet:
+    """Return the jobs visible to `user`, filtered by `state` and `task`.
 
-    Raises Invalid with what is wrong, by parameter.
+    Raises Invalid with messages by parameter.
     """
-    wanted, errors = {}, {}
-    for name, known in (("state", Job.State.values), ("task", sorted(tasks))):
+    filters, errors = {}, {}
+    for name, allowed in (("state", Job.State.values), ("task", sorted(tasks))):
         value = query.get(name)
-        if value and value in known:
-            wanted[name] = value
+        if value and value in allowed:
+            filters[name] = value
         elif value:
-            errors[name] = [f"Must be one of {', '.join(known)}."]
+            errors[name] = [f"Must be one of {', '.join(allowed)}."]
     if errors:
         raise Invalid(errors=errors)
-    # A result may be large, and no list shows it.
-    return Job.objects.visible_to(user).filter(**wanted).defer("result")
+    # A result may be large, and lists do not show it.
+    return Job.objects.visible_to(user).filter(**filters).defer("result")

@@ -1,4 +1,4 @@
-"""What the pool tells of jobs, and what is known of their queue."""
+"""Metrics of jobs: the runs counted by the pool, and the length of the queue."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ UNKNOWN = "(unknown)"
 _durations: defaultdict[str, counts.Histogram] = defaultdict(counts.Histogram)
 
 
-def note_end(claim: Claim, outcome: Outcome, seconds: float) -> None:
+def record_run(claim: Claim, outcome: Outcome, seconds: float) -> None:
     task = claim.task if claim.task in tasks else UNKNOWN
     counts.count("jobs_ended", task, type(outcome).__name__.lower())
     _durations[task].note(seconds)
 
 
-def note_process() -> None:
+def record_process_start() -> None:
     counts.count("pool_processes_started")
 
 

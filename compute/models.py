@@ -20,7 +20,7 @@ ERROR_MAX = 2_000
 
 class JobQuerySet(models.QuerySet["Job"]):
     def visible_to(self, user: User | AnonymousUser) -> JobQuerySet:
-        """Keep what a person may see: his own jobs, or all if he is staff."""
+        """Filter to the jobs a user may see: their own, or all for staff."""
         jobs = self.filter(parent=None)
         if user.is_staff:
             return jobs
@@ -30,22 +30,22 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(state__in=Job.UNFINISHED)
 
     def claimable(self) -> JobQuerySet:
-        """Keep what is due, in the order in which it is done."""
+        """Filter to the jobs that are due, in queue order."""
         due = Q(run_after=None) | Q(run_after__lte=Now())
         return self.filter(due, state=Job.State.QUEUED).order_by("queued_at", "id")
 
     def abandoned(self) -> JobQuerySet:
-        """Keep what a worker took and has not been heard of since."""
+        """Filter to the running jobs whose lease has expired."""
         return self.filter(state=Job.State.RUNNING, lease_until__lt=Now())
 
 
 class Job(models.Model):
-    """One piece of work that was asked for: the only truth about it.
+    """A requested computation: this row is the only record of its state.
 
     A worker holds a job by a lease, which it renews, and by the job's epoch, which
-    every taking raises: whoever comes with an older epoch has lost the job and can
-    write nothing to it. A job in parts is `running`, held by nobody, while
-    `parts_left` is above zero.
+    each claim increments: a worker with an older epoch has lost the job and can write
+    nothing to it. A job in parts is `running` without a lease while `parts_left` is
+    above zero.
     """
 
     class State(models.TextChoices):
@@ -68,8 +68,8 @@ class Job(models.Model):
         db_index=False,
     )
     request_id = models.CharField(max_length=64, blank=True)
-    # What asked for it, for those who collect traces; "": nobody does. Versions of the
-    # site that know nothing of it may still make jobs.
+    # Trace context of the request; "" without tracing. The database has a default for
+    # versions of the site that do not write the column.
     traceparent = models.CharField(max_length=55, blank=True, default="", db_default="")
     idempotency_key = models.CharField(max_length=255, blank=True)
     fingerprint = models.CharField(max_length=64, blank=True)
@@ -82,21 +82,21 @@ class Job(models.Model):
     error_detail = models.CharField(max_length=ERROR_MAX, blank=True)
 
     created_at = models.DateTimeField(default=timezone.now)
-    # The place in the queue: parts and retries keep that of the first asking.
+    # The position in the queue, which parts and retries inherit from the request.
     queued_at = models.DateTimeField(default=timezone.now)
-    # By the database's clock; null: at once, whatever the clocks say.
+    # By the database's clock; null: at once.
     run_after = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
     attempts = models.PositiveIntegerField(default=0)
-    # Of the attempts, those that ended by the job's own doing.
+    # Attempts that failed through the job itself, not through a lost worker.
     failures = models.PositiveIntegerField(default=0)
     epoch = models.PositiveIntegerField(default=0)
     worker = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True)
     cancel_requested = models.BooleanField(default=False)
-    # When a broker was given the job to deliver; null: it is to be handed over.
+    # When the job was published to the broker; null: it is to be published.
     handed_over_at = models.DateTimeField(null=True)
 
     parent = models.ForeignKey(
@@ -144,7 +144,7 @@ class Job(models.Model):
 
     @property
     def spec(self) -> Task | None:
-        """The task; None if this version of the site no longer has it."""
+        """The task; None if it is not registered in this version of the site."""
         return tasks.get(self.task)
 
     @property
@@ -169,7 +169,7 @@ class Job(models.Model):
         return {"fraction": self.fraction, "message": self.message}
 
     def result_files(self) -> models.QuerySet[JobFile]:
-        """Return the files that the job gave as its result."""
+        """Return the files of the job's result."""
         if self.state != self.State.SUCCEEDED:
             return self.files.none()
         return self.files.filter(
@@ -179,9 +179,9 @@ class Job(models.Model):
 
 
 class JobFile(models.Model):
-    """A file of a job, in the database: every machine can read and write it.
+    """A file of a job, stored in the database, where every machine can read it.
 
-    What an attempt that was broken off has written is told by its epoch.
+    Output of an interrupted attempt is identified by its epoch.
     """
 
     class Kind(models.TextChoices):

@@ -1,12 +1,12 @@
-"""How one run of a job can end, as its worker tells it to the queue."""
+"""Outcomes of one run of a job, as a worker reports them to the queue."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 
-class Code(StrEnum):
-    """Why a job failed; stable, for programs."""
+class ErrorCode(StrEnum):
+    """Why a job failed; stable, part of the REST contract."""
 
     TASK_FAILED = "task_failed"
     ERROR = "error"
@@ -22,19 +22,19 @@ class Code(StrEnum):
 @dataclass(frozen=True)
 class Succeeded:
     result: Any = None
-    stored: bool = False  # the result is in the job's row already
+    stored: bool = False  # the result is already in the job's row
 
 
 @dataclass(frozen=True)
 class Split:
-    """The job goes on in parts, with these parameters."""
+    """The job continues in parts with these parameters."""
 
     params: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Failed:
-    code: Code
+    code: ErrorCode
     detail: str
     retry: bool = False
 
@@ -45,13 +45,13 @@ class Cancelled:
 
 
 @dataclass(frozen=True)
-class HandedBack:
-    """The worker stops, or never began; the job is as if it had not been taken."""
+class Released:
+    """The worker stops, or never started the job, which returns to the queue."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker has not been heard of for the time of a lease."""
+    """The worker has not renewed its lease in time."""
 
 
-type Outcome = Succeeded | Split | Failed | Cancelled | HandedBack | Lost
+type Outcome = Succeeded | Split | Failed | Cancelled | Released | Lost

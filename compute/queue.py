@@ -1,7 +1,7 @@
-"""Taking jobs and holding them: the SQL that every kind of worker shares.
+"""Job queue: claims and leases, in SQL that all kinds of worker share.
 
-A job is taken by raising its epoch, and whatever its worker says of it names this epoch
-(see compute.completion).
+A claim increments the job's epoch, and every later write of its worker names that
+epoch (see compute.completion), so a worker that has lost its job can write nothing.
 """
 
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ from compute.models import MESSAGE_MAX, Job, JobFile
 
 CHANNEL = "compute_jobs"
 LEASE_S = 10
-# More would hold up the supervisor, who has leases to renew.
-FORGOTTEN_AT_ONCE = 500
+# A larger batch would delay the supervisor's renewal of leases.
+DELETE_BATCH = 500
 
-# The database's clock, so that machines need not agree on the time.
+# The database's clock: those of the machines may differ.
 NOW = {
     "postgresql": "statement_timestamp()",
     "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
@@ -34,7 +34,7 @@ LEASE = {
 
 
 class Step(StrEnum):
-    """Which of a task's functions is to run."""
+    """The function of a task that a claim runs."""
 
     MAIN = "main"
     PART = "part"
@@ -43,7 +43,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A job in the hands of one worker, for one run: told by its id and epoch."""
+    """Claim of a worker on a job for one run, identified by the job's id and epoch."""
 
     job_id: UUID
     epoch: int
@@ -77,11 +77,11 @@ class Claim:
 
 
 def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
-    """Take up to `limit` jobs that are due, or the one that is named, if it is."""
+    """Claim up to `limit` due jobs, or the job `job_id` if it is due."""
     now, lease = NOW[connection.vendor], LEASE[connection.vendor]
     due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
     if job_id:
-        # A lock on it is waited for: the named job is not looked for a second time.
+        # Waits for a lock on it: a broker delivers a job only once.
         which, value = f"id = %s AND {due}", as_column(job_id)
     else:
         first = f"WHERE {due} ORDER BY queued_at, id LIMIT %s"
@@ -102,7 +102,7 @@ def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
 
 
 _FIRST = {
-    # An array is made once: a subquery may be run, and lock more, for each row.
+    # An array is built once; a subquery may run, and lock more, once for each row.
     "postgresql": """
         id = ANY(ARRAY(SELECT id FROM compute_job {} FOR UPDATE SKIP LOCKED))
     """,
@@ -111,12 +111,12 @@ _FIRST = {
 
 
 def as_column(job_id: UUID) -> Any:
-    """Return the id as a parameter of SQL."""
+    """Return the id as an SQL parameter."""
     return Job._meta.pk.get_db_prep_value(job_id, connection)
 
 
-def renew(worker: str) -> list[Claim]:
-    """Renew the leases of `worker`, and return all that it holds."""
+def renew_leases(worker: str) -> list[Claim]:
+    """Renew the leases of `worker`; return all its claims."""
     jobs = Job.objects.raw(
         f"""
         UPDATE compute_job SET lease_until = {LEASE[connection.vendor]}
@@ -128,8 +128,8 @@ def renew(worker: str) -> list[Claim]:
     return [Claim.of(job) for job in jobs]
 
 
-def cancellations(worker: str) -> dict[UUID, int]:
-    """Return the jobs of `worker` that are to be stopped, with their epochs."""
+def get_cancelled(worker: str) -> dict[UUID, int]:
+    """Return the epochs of jobs of `worker` whose cancellation is requested."""
     rows = Job.objects.filter(
         state=Job.State.RUNNING,
         lease_until__isnull=False,
@@ -139,27 +139,27 @@ def cancellations(worker: str) -> dict[UUID, int]:
     return dict(rows.values_list("pk", "epoch"))
 
 
-def report(claim: Claim, fraction: float, message: str) -> None:
-    """Keep how far a job has come."""
+def record_progress(claim: Claim, fraction: float, message: str) -> None:
+    """Store the progress of a job."""
     fraction = min(max(fraction, 0.0), 1.0)
     if claim.step is Step.MERGE:
         fraction = 0.9 + 0.1 * fraction
-    elif claim.step is Step.MAIN and _splits(claim):
+    elif claim.step is Step.MAIN and _has_parts(claim):
         fraction = 0.1 * fraction
-    _held(claim).update(fraction=fraction, message=message[:MESSAGE_MAX])
+    _claimed_row(claim).update(fraction=fraction, message=message[:MESSAGE_MAX])
     if claim.parent_id:
-        report_parts(claim.parent_id, message)
+        record_parts_progress(claim.parent_id, message)
 
 
-def _splits(claim: Claim) -> bool:
+def _has_parts(claim: Claim) -> bool:
     from compute.registry import tasks
 
     task = tasks.get(claim.task)
     return task is not None and task.part_function is not None
 
 
-def report_parts(parent_id: UUID, message: str | None = None) -> None:
-    """Keep how far a job in parts has come, from how far they have."""
+def record_parts_progress(parent_id: UUID, message: str | None = None) -> None:
+    """Store the progress of a job in parts, from the progress of its parts."""
     done = Job.objects.filter(parent=parent_id).aggregate(mean=Avg("fraction"))
     changes: dict[str, Any] = {"fraction": 0.1 + 0.8 * (done["mean"] or 0)}
     if message is not None:
@@ -167,36 +167,36 @@ def report_parts(parent_id: UUID, message: str | None = None) -> None:
     Job.objects.filter(pk=parent_id, state=Job.State.RUNNING).update(**changes)
 
 
-def _held(claim: Claim) -> Any:
+def _claimed_row(claim: Claim) -> Any:
     return Job.objects.filter(
         pk=claim.job_id, epoch=claim.epoch, state=Job.State.RUNNING
     )
 
 
-def keep_result(claim: Claim, result: Any) -> None:
-    """Write the result of a run that is about to succeed."""
-    _held(claim).update(result=result)
+def store_result(claim: Claim, result: Any) -> None:
+    """Store the result of a run before it is reported as succeeded."""
+    _claimed_row(claim).update(result=result)
 
 
-def forget_old() -> int:
-    """Delete jobs that ended long ago, with their files; return how many."""
-    kept_for = timedelta(days=settings.COMPUTE_KEEP_DAYS)
-    old = Job.objects.filter(parent=None, finished_at__lt=Now() - kept_for).order_by(
+def delete_old_jobs() -> int:
+    """Delete jobs past their retention, with their files; return how many."""
+    retention = timedelta(days=settings.COMPUTE_KEEP_DAYS)
+    old = Job.objects.filter(parent=None, finished_at__lt=Now() - retention).order_by(
         "finished_at"
-    )[:FORGOTTEN_AT_ONCE]
+    )[:DELETE_BATCH]
     return len([job.delete() for job in old])
 
 
-def forget_leftovers() -> int:
-    """Delete files of tries that came to nothing; return how many."""
+def delete_orphaned_files() -> int:
+    """Delete output files of failed attempts; return how many."""
     unused = Q(job__state=Job.State.SUCCEEDED) & ~Q(epoch=F("job__epoch"))
     unused |= Q(job__state__in=(Job.State.FAILED, Job.State.CANCELLED))
     files = JobFile.objects.filter(unused, kind=JobFile.Kind.OUTPUT)
     return files.delete()[0]
 
 
-def notify() -> None:
-    """Wake the workers when this transaction commits."""
+def notify_workers() -> None:
+    """Wake the workers when the current transaction commits."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(f"NOTIFY {CHANNEL}")

@@ -1,7 +1,7 @@
-"""The kinds of work: every file in `compute/tasks/` declares one with `@task`.
+"""Registry of tasks: each module in `compute/tasks/` declares one with `@task`.
 
-A task is a plain function of a `Run` and its parameters. It runs in a process of its
-own, may be killed at any line, and may be run again: what it writes must bear that.
+A task is a plain function of a `TaskContext` and its parameters. It runs in a pool
+process, may be killed at any line, and may run again: its writes must allow for that.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from rest_framework import serializers
 from resilient_site.errors import NotFound
 
 type Function = Callable[..., Any]
-type May = Callable[[User | AnonymousUser], bool]
+type Permission = Callable[[User | AnonymousUser], bool]
 
 
 class TaskNotFound(NotFound):
@@ -28,29 +28,29 @@ class TaskNotFound(NotFound):
 
 
 class TaskFailed(Exception):
-    """What a task raises for a failure that doing it again would not mend.
+    """Raised by a task for a failure that a retry would not fix.
 
-    The text is for the person who asked for the work.
+    The text is shown to the person who requested the job.
     """
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a task returns to be split: the parameters of each part."""
+    """Returned by a task to be split: the parameters of each part."""
 
     params: list[dict[str, Any]]
 
 
-def ANYONE(user: User | AnonymousUser) -> bool:
+def anyone(user: User | AnonymousUser) -> bool:
     return True
 
 
-def SIGNED_IN(user: User | AnonymousUser) -> bool:
+def is_authenticated(user: User | AnonymousUser) -> bool:
     return user.is_authenticated
 
 
-def may(*permissions: str) -> May:
-    """Let those run it who have all of `permissions`."""
+def has_permissions(*permissions: str) -> Permission:
+    """Return a check that a user has all of `permissions`."""
 
     def allowed(user: User | AnonymousUser) -> bool:
         return user.has_perms(permissions)
@@ -67,18 +67,18 @@ class Task:
     time_limit_s: float
     memory_mb: int
     retries: int
-    may_run: May
-    strangers_max: int
+    may_run: Permission
+    max_anonymous: int
     part_function: Function | None = field(default=None, init=False)
     merge_function: Function | None = field(default=None, init=False)
 
     def part(self, function: Function) -> Function:
-        """Declare what one part does."""
+        """Declare the function that computes one part."""
         self.part_function = function
         return function
 
     def merge(self, function: Function) -> Function:
-        """Declare what makes the result of the parts' results."""
+        """Declare the function that combines the results of the parts."""
         self.merge_function = function
         return function
 
@@ -101,13 +101,13 @@ def task(
     time_limit_s: float = 600,
     memory_mb: int = 512,
     retries: int = 2,
-    who: May = SIGNED_IN,
-    strangers_max: int = 100,
+    may_run: Permission = is_authenticated,
+    max_anonymous: int = 100,
 ) -> Callable[[Function], Task]:
-    """Make a task of a function, under the function's name.
+    """Register a function as a task under the function's name.
 
-    `time_limit_s` and `memory_mb` hold for each process that works on it;
-    of people who are not signed in there may be `strangers_max` jobs at a time.
+    `time_limit_s` and `memory_mb` apply to each process that runs it; anonymous users
+    may have `max_anonymous` unfinished jobs of it at a time.
     """
 
     def register(function: Function) -> Task:
@@ -122,8 +122,8 @@ def task(
             time_limit_s=time_limit_s,
             memory_mb=memory_mb,
             retries=retries,
-            may_run=who,
-            strangers_max=strangers_max,
+            may_run=may_run,
+            max_anonymous=max_anonymous,
         )
         return tasks[name]
 
@@ -138,17 +138,18 @@ def get_task(name: str) -> Task:
         raise TaskNotFound from None
 
 
-def open_to(user: User | AnonymousUser) -> list[Task]:
+def list_tasks_for(user: User | AnonymousUser) -> list[Task]:
     """Return the tasks that `user` may run, by title."""
     allowed = (task for task in tasks.values() if task.may_run(user))
     return sorted(allowed, key=lambda task: task.title)
 
 
-def discover() -> Mapping[str, Task]:
-    """Import every file of `compute/tasks/`, and the modules in COMPUTE_TASKS."""
+def discover_tasks() -> Mapping[str, Task]:
+    """Import the modules of `compute/tasks/`, and those named in COMPUTE_TASKS."""
     package = import_module("compute.tasks")
     for module in iter_modules(package.__path__, "compute.tasks."):
-        import_module(module.name)
+        if not module.ispkg:  # `algorithms` declares none
+            import_module(module.name)
     for name in settings.COMPUTE_TASKS:
         import_module(name)
     return tasks

@@ -1,4 +1,4 @@
-"""How jobs and tasks look over REST."""
+"""Serializers of jobs and tasks for REST."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ class FileSerializer(serializers.Serializer[JobFile]):
     url = serializers.SerializerMethodField()
 
     def get_url(self, file: JobFile) -> str:
-        address = reverse("api:job-file", args=[file.job_id, file.name])
-        url: str = self.context["request"].build_absolute_uri(address)
+        path = reverse("api:job-file", args=[file.job_id, file.name])
+        url: str = self.context["request"].build_absolute_uri(path)
         return url
 
 
@@ -44,7 +44,7 @@ class LinksSerializer(serializers.Serializer[Any]):
 
 
 class JobSummarySerializer(serializers.Serializer[Job]):
-    """A job as lists show it: without result and files, which may be large."""
+    """A job in a list: without result and files, which may be large."""
 
     id = serializers.UUIDField()
     task = serializers.CharField()
@@ -61,17 +61,17 @@ class JobSummarySerializer(serializers.Serializer[Job]):
     @extend_schema_field(LinksSerializer)
     def get_links(self, job: Job) -> dict[str, str]:
         absolute = self.context["request"].build_absolute_uri
-        addresses = {
+        urls = {
             "self": reverse("api:job-detail", args=[job.pk]),
             "events": reverse("api:job-events", args=[job.pk]),
             "cancel": reverse("api:job-cancel", args=[job.pk]),
             "result": reverse("api:job-result", args=[job.pk]),
             "page": job.get_absolute_url(),
         }
-        return {name: absolute(url) for name, url in addresses.items()}
+        return {name: absolute(url) for name, url in urls.items()}
 
 
-@extend_schema_field({"description": "Whatever the task returns; null before."})
+@extend_schema_field({"description": "What the task returns; null until then."})
 class ResultField(serializers.JSONField):
     pass
 
@@ -89,7 +89,7 @@ class JobListSerializer(serializers.Serializer[Any]):
 
 
 class TaskSerializer(serializers.Serializer[Task]):
-    """A kind of job; `params` is the JSON Schema of its parameters."""
+    """A task; `params` is the JSON Schema of its parameters."""
 
     name = serializers.CharField()
     title = serializers.CharField()
@@ -114,7 +114,7 @@ class TaskListSerializer(serializers.Serializer[Any]):
 
 
 def params_schema(task: Task) -> dict[str, Any]:
-    """Return the JSON Schema of the parameters, as OpenAPI 3.1 has it."""
+    """Return the JSON Schema of the parameters, as in OpenAPI 3.1."""
     mapper: Any = AutoSchema()
     mapper.registry, mapper.method = ComponentRegistry(), "POST"
     mapper.view = GenericAPIView(request=None, format_kwarg=None)

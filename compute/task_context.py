@@ -1,4 +1,4 @@
-"""What a task function is given: its job, a way to report, and files."""
+"""Task context: the job of a task function, its progress reports and its files."""
 
 import tempfile
 import time
@@ -15,18 +15,18 @@ from compute.models import Job, JobFile
 from compute.queue import Claim
 from resilient_site.accounts.actor import Actor
 
-REPORT_EVERY_S = 0.1
+REPORT_INTERVAL_S = 0.1
 
-type Report = Callable[[float, str], None]
+type ProgressCallback = Callable[[float, str], None]
 
 
-class Run:
+class TaskContext:
     """One run of a job. `attempt` counts from 1."""
 
-    def __init__(self, claim: Claim, report: Report) -> None:
+    def __init__(self, claim: Claim, on_progress: ProgressCallback) -> None:
         self.claim = claim
-        self._report = report
-        self._next_report = 0.0
+        self._on_progress = on_progress
+        self._next_report_at = 0.0
 
     @property
     def job_id(self) -> UUID:
@@ -38,12 +38,12 @@ class Run:
 
     @property
     def processes(self) -> int:
-        """How many processes there are to share the work in parts."""
+        """Number of processes among which the parts of a job are divided."""
         return settings.COMPUTE_PROCESSES
 
     @cached_property
     def job(self) -> Job:
-        """The job's row, of this epoch."""
+        """The job's row, with the epoch of this run."""
         job = Job.objects.get(pk=self.job_id)
         job.epoch = self.claim.epoch
         return job
@@ -56,32 +56,32 @@ class Run:
         return Actor(owner, owner.get_username())
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far it is, 0 to 1. Cheap: what comes too fast is left out."""
+        """Report the progress, 0 to 1. Frequent calls are cheap: most are dropped."""
         now = time.monotonic()
-        if now >= self._next_report:
-            self._next_report = now + REPORT_EVERY_S
-            self._report(fraction, message)
+        if now >= self._next_report_at:
+            self._next_report_at = now + REPORT_INTERVAL_S
+            self._on_progress(fraction, message)
 
     def file(self, name: str, content_type: str) -> files.Writer:
-        """Begin a file of the result: `with run.file(…) as out: out.write(b"…")`."""
+        """Create a result file: `with context.file(…) as out: out.write(b"…")`."""
         return files.create(self.job, name, content_type)
 
     def input(self, name: str) -> IO[bytes]:
-        """Return the file that was sent as the parameter `name`, at its start."""
+        """Return a copy of the file uploaded as the parameter `name`."""
         file = JobFile.objects.get(job=self.job_id, kind=JobFile.Kind.INPUT, name=name)
-        # Without a name: it is gone with the process, however that ends.
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
+        # Unnamed: it is removed with the process, even one that is killed.
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         for chunk in files.read(file):
             copy.write(chunk)
         copy.seek(0)
         return copy
 
-    def files_of_parts(self, name: str) -> list[bytes]:
-        """Return the files `name` that the parts wrote, in the order of the parts."""
+    def part_files(self, name: str) -> list[bytes]:
+        """Return the files `name` written by the parts, in the order of the parts."""
         parts = Job.objects.filter(parent=self.job_id).order_by("part")
         found = (part.result_files().filter(name=name).first() for part in parts)
         return [b"".join(files.read(file)) for file in found if file]
 
-    def results_of_parts(self) -> list[Any]:
+    def part_results(self) -> list[Any]:
         parts = Job.objects.filter(parent=self.job_id).order_by("part")
         return list(parts.values_list("result", flat=True))

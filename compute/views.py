@@ -1,4 +1,4 @@
-"""The pages of jobs: thin callers of the same functions as REST."""
+"""Pages of jobs: thin callers of the same functions as REST."""
 
 import re
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from compute import duplicate_pairs, jobs
 from compute.downloads import download
-from compute.forms import TaskForm, in_words
+from compute.forms import TaskForm, display_params
 from compute.jobs import JobNotFound, QueueFull, TooManyJobs
-from compute.list_query import select
+from compute.list_query import select_jobs
 from compute.models import Job
-from compute.registry import Task, get_task, open_to, tasks
-from compute.templatetags.jobtext import about, is_in_parts
+from compute.registry import Task, get_task, list_tasks_for, tasks
+from compute.templatetags.jobtext import approximate, is_in_parts
 from items.catalogue import ItemNotFound
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import KeyReused
@@ -40,8 +40,8 @@ PARTS_SHOWN = 100
 MERGING = ["items.add_item", "items.change_item", "items.delete_item"]
 
 
-def signed_in[V: Callable[..., HttpResponseBase]](view: V) -> V:
-    """Ask strangers to sign in; in place of a part of a page, by loading it anew."""
+def login_required_htmx[V: Callable[..., HttpResponseBase]](view: V) -> V:
+    """Redirect anonymous users to sign in; reload the page for a request of htmx."""
     protected = login_required(view)
 
     @wraps(view)
@@ -53,20 +53,20 @@ def signed_in[V: Callable[..., HttpResponseBase]](view: V) -> V:
     return wrapper  # type: ignore[return-value]
 
 
-@signed_in
+@login_required_htmx
 @never_cache
 @require_safe
 def job_list(request: HtmxRequest) -> HttpResponse:
     page = paginate(
-        select(request.GET, request.user).select_related("owner"),
+        select_jobs(request.GET, request.user).select_related("owner"),
         ordering="-id",
         cursor=request.GET.get("cursor"),
         size=PAGE_ROWS,
     )
     context = {
         "page": page,
-        "rows": [(job, in_words(job)) for job in page.rows],
-        "is_moving": any(not job.is_finished for job in page.rows),
+        "rows": [(job, display_params(job)) for job in page.rows],
+        "has_unfinished": any(not job.is_finished for job in page.rows),
         "states": Job.State.choices,
         "tasks": sorted((task.title, task.name) for task in tasks.values()),
         "chosen": {name: request.GET.get(name, "") for name in ("state", "task")},
@@ -74,49 +74,51 @@ def job_list(request: HtmxRequest) -> HttpResponse:
     return _render(request, "compute/list.html", context, parts=["results"])
 
 
-@signed_in
+@login_required_htmx
 @never_cache
 @require_safe
 def task_list(request: HttpRequest) -> HttpResponse:
-    return render(request, "compute/tasks.html", {"tasks": open_to(request.user)})
+    return render(
+        request, "compute/tasks.html", {"tasks": list_tasks_for(request.user)}
+    )
 
 
-@signed_in
+@login_required_htmx
 @never_cache
 @form_methods
 def job_new(request: HttpRequest, name: str) -> HttpResponse:
     task = get_task(name)
     if not task.may_run(request.user):
         raise NotAllowed
-    refusal: SiteError | None = None
+    rejection: SiteError | None = None
     form = _form(request, task)
     if form.is_valid():
         try:
             return redirect(_submit(request, task, form.cleaned_data))
         except (QueueFull, TooManyJobs) as error:
-            refusal = error
+            rejection = error
     context = {
         "task": task,
         "form": form,
-        "refusal": refusal,
+        "rejection": rejection,
         "key": uuid4(),
         "max_bytes": settings.IMPORT_MAX_BYTES,
     }
-    status = refusal.status if refusal else 422 if form.errors else 200
+    status = rejection.status if rejection else 422 if form.errors else 200
     response = render(request, "compute/new.html", context, status=status)
-    if refusal:
-        response["Retry-After"] = str(refusal.retry_after_s)
+    if rejection:
+        response["Retry-After"] = str(rejection.retry_after_s)
     return response
 
 
-@signed_in
+@login_required_htmx
 @never_cache
 @require_safe
 def job_detail(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return _render_job(request, jobs.get_job(pk, request.user))
 
 
-@signed_in
+@login_required_htmx
 @never_cache
 @require_POST
 def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
@@ -130,7 +132,7 @@ def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return _render_job(request, job) if request.htmx else redirect(job)
 
 
-@signed_in
+@login_required_htmx
 @require_POST
 def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
     job = jobs.get_job(pk, request.user)
@@ -141,16 +143,16 @@ def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
             idempotency_key=_key_of_form(request),
         )
     except (QueueFull, TooManyJobs) as error:
-        wait = about(error.retry_after_s or 1)
-        messages.error(request, f"{error.detail} There may be room in about {wait}.")
+        wait = approximate(error.retry_after_s or 1)
+        messages.error(request, f"{error.detail} Try again in about {wait}.")
     return redirect(job)
 
 
-@signed_in
+@login_required_htmx
 @permission_required(MERGING, raise_exception=True)
 @require_POST
 def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
-    """Make one item of a pair that the job has found."""
+    """Merge a pair of items that the job has found."""
     job = jobs.get_job(pk, request.user)
     number = parse_small_number(request.POST.get("pair", "")) or 0
     keep = request.POST.get("keep", "")
@@ -159,14 +161,14 @@ def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
             job, number, keep=keep, actor=Actor.from_request(request)
         )
     except (ItemNotFound, Invalid) as error:
-        messages.error(request, _why_not_merged(error))
+        messages.error(request, _merge_error(error))
     else:
-        messages.success(request, f"“{kept.name}” is the only one of the two now.")
+        messages.success(request, f"The two items were merged into “{kept.name}”.")
     page = (number - 1) // duplicate_pairs.PAIRS_ON_PAGE + 1
     return redirect(f"{job.get_absolute_url()}?page={page}#pair-{number}")
 
 
-@signed_in
+@login_required_htmx
 @require_safe
 def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
     job = jobs.get_job(pk, request.user)
@@ -177,15 +179,15 @@ def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
 job_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
 
 
-def _why_not_merged(error: SiteError) -> str:
+def _merge_error(error: SiteError) -> str:
     if isinstance(error, ItemNotFound):
-        return "One of the two is no longer there."
+        return "One of the two items has been deleted."
     reasons = [text for texts in (error.errors or {}).values() for text in texts]
-    return " ".join(["They cannot be one item.", *reasons])
+    return " ".join(["The items cannot be merged.", *reasons])
 
 
 def _form(request: HttpRequest, task: Task) -> TaskForm:
-    """Return the form that was sent, or one to fill in: maybe like an earlier job."""
+    """Return the submitted form, or a new one with the values of job `like`."""
     if request.method == "POST":
         return TaskForm(task, request.POST, request.FILES)
     try:
@@ -196,7 +198,7 @@ def _form(request: HttpRequest, task: Task) -> TaskForm:
 
 
 def _submit(request: HttpRequest, task: Task, params: dict[str, Any]) -> Job:
-    """Queue the job, once for every form that was shown."""
+    """Queue the job, once for each rendered form."""
     try:
         return jobs.submit(
             task=task,
@@ -205,7 +207,7 @@ def _submit(request: HttpRequest, task: Task, params: dict[str, Any]) -> Job:
             idempotency_key=_key_of_form(request),
         )
     except KeyReused:
-        # Somebody went back to the form and changed it: that is another job.
+        # The form was changed after going back in the browser: that is another job.
         return jobs.submit(task=task, params=params, owner=request.user)
 
 
@@ -224,7 +226,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
     task = job.spec
     context = {
         "job": job,
-        "params": in_words(job),
+        "params": display_params(job),
         "may_run_again": task is not None and task.may_run(request.user),
         "key": uuid4(),
         "shows_parts": is_in_parts(task) and job.state != Job.State.SUCCEEDED,
@@ -236,7 +238,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
     if job.state == Job.State.QUEUED:
         before = Q(queued_at__lt=job.queued_at, state=Job.State.QUEUED, parent=None)
         context["ahead"] = Job.objects.filter(before).count()
-        context["wait_s"] = jobs.seconds_until(job)
+        context["wait_s"] = jobs.estimate_wait_s(job)
     if job.state == Job.State.SUCCEEDED:
         names = [f"compute/results/{job.task}.html", "compute/results/generic.html"]
         context["files"] = job.result_files()
@@ -247,7 +249,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
 def _render(
     request: HtmxRequest, template: str, context: dict[str, Any], parts: list[str]
 ) -> HttpResponse:
-    """Answer with the page, or with the one of its parts that htmx asks for."""
+    """Render the page, or the partial that htmx requests."""
     target = request.htmx.target if request.htmx else None
     part = f"#{target}" if target in parts else ""
     response = render(request, template + part, context)

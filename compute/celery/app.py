@@ -1,15 +1,14 @@
-"""`COMPUTE_BACKEND=celery`: the same jobs, spread over machines by a broker.
+"""Celery application of `COMPUTE_BACKEND=celery`: a broker distributes the jobs.
 
-The database stays the truth. A message carries the id of a job and is a hint: who gets
-it takes the job from the database, as without a broker, or finds that it is not to be
-had and drops the message. So messages may come twice, late or never; the relay hands
-jobs over again that wait for too long.
+The database remains the only record of jobs. A message carries the id of a job as a
+hint: its receiver claims the job in the database, as without a broker, or drops the
+message if it cannot. So messages may arrive twice, late or never; the relay publishes
+jobs again that wait for too long.
 
-The Celery task works on nothing itself. It gives the id to the supervisor, which is the
-one of the pool and runs in a thread of the Celery worker, and waits until the job has
-ended, so that the message is acknowledged then. A worker that dies leaves its messages
-to the others, who drop them while the job's lease lasts; after that the job is handed
-over anew.
+The Celery task does no work itself. It passes the id to the supervisor, which is that
+of the pool and runs in a thread of the Celery worker, and waits until the job has
+finished, when the message is acknowledged. The messages of a dead worker go to others,
+which drop them while the job's lease lasts; then the job is published again.
 """
 
 import logging
@@ -32,23 +31,23 @@ from django.conf import settings
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-# For `celery -A compute.celery.app worker`, which is started without Django.
+# `celery -A compute.celery worker` starts without Django.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "resilient_site.settings")
 
 logger = logging.getLogger(__name__)
 
 QUEUE = "compute"
-# For one step of talking to the broker: it may hang as well as be away.
+# For one network operation: a broker may hang.
 BROKER_TIMEOUT_S = 3
 RETRY_MAX_S = 2.0
 BROKER_ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
 # RabbitMQ closes the channel on which a message is not acknowledged for half an hour
 # (its consumer_timeout), and Redis delivers it again after the visibility time-out. A
-# longer job goes on: its message comes again and is dropped. So it is with a message
-# that has reached the delivery limit of its queue: the job is handed over again.
+# longer job continues: its message comes again and is dropped. After a message reaches
+# the delivery limit of its queue, the job is published again.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "amqp": {
-        # What is published is on the broker's disk when `publish` returns.
+        # A message is on the broker's disk when `publish` returns.
         "confirm_publish": True,
         "read_timeout": BROKER_TIMEOUT_S,
         "write_timeout": BROKER_TIMEOUT_S,
@@ -80,31 +79,31 @@ app.conf.update(
     worker_consumer="compute.celery.app:Consumer",
     worker_enable_remote_control=False,
     worker_enable_prefetch_count_reduction=False,
-    # Jobs go on when the broker is away: what they bring goes to the database.
+    # Jobs continue without the broker: their results go to the database.
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 
 
-@app.task(name="compute.task_context")  # type: ignore[untyped-decorator]
+@app.task(name="compute.run")  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
-    """See the job through, if it is to be had."""
-    if not _supervision.deliver(UUID(job_id)):
+    """Run the job, if it can be claimed."""
+    if not _supervisor_step.deliver(UUID(job_id)):
         raise Reject(requeue=True)
 
 
 def retry_delay_s(failures: int) -> float:
-    """Return how long to wait after so many failures in a row: a little at random."""
+    """Return the delay after so many consecutive failures, with jitter."""
     longest = min(0.2 * 2.0 ** min(failures, 9), RETRY_MAX_S)
-    return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing to guess
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
 def connect(connection: Any) -> None:
-    """Connect to the first broker that is there, if BROKER_URL names several."""
+    """Connect to the first available broker of those in BROKER_URL."""
     connection.ensure_connection(max_retries=max(len(connection.alt) - 1, 0))
 
 
-def start(name: str, function: Callable[[], None]) -> Thread:
-    """Run `function` in a thread; if that fails, the worker must not go on without."""
+def start_thread(name: str, function: Callable[[], None]) -> Thread:
+    """Run `function` in a thread; the worker stops if it fails."""
 
     def watched() -> None:
         try:
@@ -119,10 +118,10 @@ def start(name: str, function: Callable[[], None]) -> Thread:
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """Celery's, which comes back to a broker soon, and with less noise."""
+    """Celery's consumer, but it reconnects soon, and logs less."""
 
     class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]
-        # For messages with a delay, of which there are none, it would make 28 queues.
+        # Unused here, and it would declare 28 queues.
         default_steps = [
             step
             for step in consumer.Consumer.Blueprint.default_steps
@@ -130,12 +129,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         ]
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # What the workers of a site would tell each other: nobody listens.
-        silent = {"without_gossip": True, "without_mingle": True}
-        super().__init__(*args, **options, **silent, without_heartbeat=True)
+        # Messages between workers, which nothing here reads.
+        disabled = {"without_gossip": True, "without_mingle": True}
+        super().__init__(*args, **options, **disabled, without_heartbeat=True)
 
     def ensure_connected(self, connection: Any) -> Any:
-        """Celery's own waits up to half a minute, and gives up for good some day."""
+        """Retry for ever: Celery waits up to half a minute, and finally gives up."""
         failures = 0
         while True:
             state.maybe_shutdown()
@@ -144,7 +143,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
             except BROKER_ERRORS as error:
                 if not failures:
                     where = connection.as_uri()
-                    logger.error("The broker at %s is away: %s", where, error)
+                    logger.error("The broker at %s is unavailable: %s", where, error)
                 time.sleep(retry_delay_s(failures))
                 failures += 1
             else:
@@ -152,18 +151,18 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
                 return connection
 
 
-class Supervision(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Runs the supervisor in a thread, as long as the worker consumes."""
+class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the supervisor in a thread while the worker consumes."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
-        global _supervision
+        global _supervisor_step
         super().__init__(worker, **options)
-        _supervision = self
+        _supervisor_step = self
 
     def start(self, worker: Any) -> None:
-        # Not before Django is set up, which is later than this module.
+        # Django is set up after the import of this module.
         from compute.celery.deliveries import Deliveries
         from compute.pool.supervisor import Supervisor
         from compute.pool.wakeup import Wakeup
@@ -171,21 +170,21 @@ class Supervision(bootsteps.StartStopStep):  # type: ignore[misc]
         wakeup = Wakeup()
         self.deliveries = Deliveries(wakeup)
         self.supervisor = Supervisor(source=self.deliveries, wakeup=wakeup)
-        self.thread = start("supervisor", self._supervise)
+        self.thread = start_thread("supervisor", self._run_supervisor)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._on_signal)
-        # It comes with a long text at every connection that is lost.
+        # A long text at every lost connection.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-        logger.info("%d processes wait for jobs.", len(self.supervisor.slots))
+        logger.info("%d processes are waiting for jobs.", len(self.supervisor.workers))
 
     def stop(self, worker: Any) -> None:
-        """End as the supervisor does; no more messages come in by now."""
+        """Stop as the supervisor does; the worker has stopped consuming by now."""
         self.supervisor.stop()
         self.thread.join()
-        # The jobs are in safety: a broker that hangs must not hold up the end.
-        goodbye = Timer(BROKER_TIMEOUT_S, os._exit, [state.should_stop or EX_OK])
-        goodbye.daemon = True
-        goodbye.start()
+        # The jobs are in the database: a broker that hangs must not delay the exit.
+        exit_timer = Timer(BROKER_TIMEOUT_S, os._exit, [state.should_stop or EX_OK])
+        exit_timer.daemon = True
+        exit_timer.start()
 
     terminate = stop
 
@@ -193,17 +192,17 @@ class Supervision(bootsteps.StartStopStep):  # type: ignore[misc]
         return self.deliveries.deliver(job_id)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        # Between events the loop may sleep for seconds, also through a signal.
+        # Else the loop may sleep for seconds, even after a signal.
         hub.call_repeatedly(0.5, lambda: None)
 
-    def _supervise(self) -> None:
+    def _run_supervisor(self) -> None:
         try:
             self.supervisor.run()
         finally:
             self.deliveries.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        """Stop consuming; a second signal also stops the jobs at once."""
+        """Stop consuming; at a second signal, stop the jobs at once."""
         if state.should_stop is None:
             state.should_stop = EX_OK
         else:
@@ -211,29 +210,29 @@ class Supervision(bootsteps.StartStopStep):  # type: ignore[misc]
             self.supervisor.stop()
 
 
-_supervision: Supervision
-app.steps["worker"].add(Supervision)
+_supervisor_step: SupervisorStep
+app.steps["worker"].add(SupervisorStep)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def leave_logging_to_django(**options: Any) -> None:
-    """Being there is enough. What Celery says of every message is left out."""
+    """Keep Celery from configuring logging; drop its lines about each message."""
     for name in ("strategy", "consumer.tasks"):
         logging.getLogger(f"celery.worker.{name}").setLevel(logging.WARNING)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
-    # When a job has ended after its connection: the message comes again.
+    # A job finished after its connection was lost: the message comes again.
     logging.getLogger("celery.worker.request").addFilter(
         lambda record: not str(record.msg).startswith("Couldn't ack")
     )
 
 
-def work() -> int:
-    """Run a worker, and a relay beside it, until a signal; return the exit status."""
+def run_worker() -> int:
+    """Run a worker and a relay until a signal; return the exit status."""
     from compute.celery.relay import Relay
 
     worker = app.Worker(quiet=True)
     relay = Relay()
-    thread = start("relay", relay.run)
+    thread = start_thread("relay", relay.run)
     worker.start()
     relay.stop()
     thread.join()

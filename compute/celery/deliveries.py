@@ -1,4 +1,4 @@
-"""The jobs that a broker has delivered to this worker, as a source of claims."""
+"""Deliveries of the broker to this worker, as a source of claims."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -16,14 +16,14 @@ from compute.queue import Claim
 
 @dataclass(eq=False)
 class Delivery:
-    """One message; its future says whether it can be dropped."""
+    """A message; its future is whether it may be acknowledged."""
 
     job_id: UUID
     done: "Future[bool]" = field(default_factory=Future)
 
 
 class Deliveries:
-    is_deep = False  # what is delivered here was not delivered to others
+    allows_prefetch = False  # other workers do not have what is delivered here
 
     def __init__(self, wakeup: Wakeup) -> None:
         self._wakeup = wakeup
@@ -33,19 +33,19 @@ class Deliveries:
         self._running: dict[Claim, Delivery] = {}
 
     def deliver(self, job_id: UUID) -> bool:
-        """Wait until the job has ended or cannot be had; False if others should try."""
+        """Wait until the job has finished or cannot be claimed; False to requeue it."""
         delivery = Delivery(job_id)
         with self._lock:
             if self._closed:
                 return False
             self._waiting.append(delivery)
-        self._wakeup.ring()
+        self._wakeup.wake()
         return delivery.done.result()
 
     def take(self, worker: str, limit: int) -> list[Claim]:
-        """Claim what was delivered, in the caller's transaction."""
+        """Claim delivered jobs, in the caller's transaction."""
         with self._lock:
-            # In the order in which others lock jobs.
+            # The lock order of other transactions.
             waiting = sorted(self._waiting, key=lambda delivery: delivery.job_id)
         tried: dict[Delivery, list[Claim]] = {}
         claims: list[Claim] = []
@@ -54,17 +54,17 @@ class Deliveries:
                 break
             tried[delivery] = queue.claim(worker, 1, delivery.job_id)
             claims += tried[delivery]
-        # Before that it may all be undone, and is then tried again.
-        transaction.on_commit(partial(self._settle, tried))
+        # A transaction that rolls back is repeated with the same deliveries.
+        transaction.on_commit(partial(self._acknowledge, tried))
         return claims
 
-    def ended(self, claim: Claim) -> None:
+    def on_completed(self, claim: Claim) -> None:
         delivery = self._running.pop(claim, None)
         if delivery:
             delivery.done.set_result(True)
 
     def close(self) -> None:
-        """Give back what has not ended."""
+        """Requeue the messages of unfinished jobs."""
         with self._lock:
             self._closed = True
             left = [*self._waiting, *self._running.values()]
@@ -72,13 +72,13 @@ class Deliveries:
         for delivery in left:
             delivery.done.set_result(False)
 
-    def _settle(self, tried: Mapping[Delivery, list[Claim]]) -> None:
+    def _acknowledge(self, tried: Mapping[Delivery, list[Claim]]) -> None:
         with self._lock:
             self._waiting = [one for one in self._waiting if one not in tried]
         for delivery, claims in tried.items():
             for claim in claims:
                 self._running[claim] = delivery
             if not claims:
-                # It has ended, or somebody is at it, or its time has not come: it
-                # is handed over again when it is to be.
+                # It has finished, is claimed, or is not due yet, when the relay will
+                # publish it again.
                 delivery.done.set_result(True)

@@ -1,8 +1,8 @@
-"""Handing jobs over to the broker; every job goes this way, also each further try.
+"""Relay: publishes due jobs to the broker, every attempt of each.
 
-While the broker is away, jobs wait in the database. A job that is published but not
-marked, because the relay was killed in between, is published again: that does no harm,
-and the other order would lose it.
+While the broker is down, jobs wait in the database. A job that is published but not
+marked, because the relay was killed in between, is published twice: that is harmless,
+and the reverse order could lose it.
 """
 
 import logging
@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 
 from compute.celery.app import BROKER_ERRORS, QUEUE, app, connect, retry_delay_s, run
 from compute.models import Job
-from compute.pool.supervisor import Timer
+from compute.pool.supervisor import Interval
 from compute.pool.wakeup import Wakeup
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
@@ -27,11 +27,12 @@ from resilient_site.resilience.breakers import State
 logger = logging.getLogger(__name__)
 
 BATCH = 50
-# A batch is marked after so long, however slow the broker is.
+# A batch is marked after this time, however slow the broker is.
 BATCH_MAX_S = 0.5
-# A job that waits for so long after it was handed over, in an empty queue, was lost.
+# A job that was published so long ago, and is still waiting, was lost if the broker's
+# queue is empty.
 LOST_AFTER = timedelta(seconds=10)
-# And in one that is never empty.
+# The same for a queue that is never empty.
 LOST_FOR_CERTAIN_AFTER = timedelta(minutes=15)
 # The key of an advisory lock in PostgreSQL.
 LOCK = 0x72656C6179
@@ -42,43 +43,43 @@ class Relay:
         self.wakeup = Wakeup()
         self._stopping = False
         self._broker: Any = None
-        self._may_find = True
+        self._may_have_jobs = True
         self._failures, self._missing = 0, ""
         self._retry_at = 0.0
-        # For jobs whose time comes, and in case a wake-up was missed.
-        self._look = Timer(0.5)
-        self._search = Timer(LOST_AFTER.total_seconds() / 4)
+        # For jobs with a delay, and in case a notification was missed.
+        self._poll = Interval(0.5)
+        self._search = Interval(LOST_AFTER.total_seconds() / 4)
 
     def run(self) -> None:
-        """Hand jobs over until `stop` is called."""
+        """Publish jobs until `stop` is called."""
         while not self._stopping:
-            self._may_find |= self._look.is_due()
-            if self._may_find and time.monotonic() >= self._retry_at:
+            self._may_have_jobs |= self._poll.is_due()
+            if self._may_have_jobs and time.monotonic() >= self._retry_at:
                 self.turn()
-            pause_s = self._look.every_s
-            if self._may_find:
+            pause_s = self._poll.every_s
+            if self._may_have_jobs:
                 pause_s = max(0, self._retry_at - time.monotonic())
-            self._may_find |= self.wakeup.wait([], pause_s)
+            self._may_have_jobs |= self.wakeup.wait([], pause_s)
         self._disconnect()
         self.wakeup.close()
         connection.close()
 
     def stop(self) -> None:
         self._stopping = True
-        self.wakeup.ring()
+        self.wakeup.wake()
 
     def turn(self) -> None:
-        """Hand over what is due, as far as the broker and the database allow it."""
+        """Publish the due jobs, unless the broker or the database fails."""
         if breakers.broker.snapshot().held is State.OPEN:
-            self._retry_at = time.monotonic() + self._look.every_s
+            self._retry_at = time.monotonic() + self._poll.every_s
             return
         try:
-            while not self._stopping and self.hand_over():
+            while not self._stopping and self.publish_due():
                 pass
             if self._missing:
                 self._connected()
             if self._search.is_due():
-                self.find_lost()
+                self.requeue_lost()
         except (DatabaseError, InterfaceError) as error:
             connection.close()
             self._failed("database", error)
@@ -87,17 +88,17 @@ class Relay:
             breakers.broker.trip(error)
             self._failed("broker", error)
         else:
-            self._may_find = False
+            self._may_have_jobs = False
             breakers.broker.reset()
             self._succeeded()
 
-    def hand_over(self) -> int:
-        """Publish a batch of the jobs that are due; return how many."""
+    def publish_due(self) -> int:
+        """Publish a batch of the due jobs; return how many."""
         published: dict[UUID, int] = {}
         failure: Exception | None = None
-        with _one_at_a_time() as is_mine:
+        with _relay_lock() as has_lock:
             due = Job.objects.claimable().filter(handed_over_at=None)
-            batch = due.values_list("pk", "epoch")[:BATCH] if is_mine else []
+            batch = due.values_list("pk", "epoch")[:BATCH] if has_lock else []
             end = time.monotonic() + BATCH_MAX_S
             try:
                 for job_id, epoch in batch:
@@ -112,8 +113,8 @@ class Relay:
             raise failure
         return len(published)
 
-    def find_lost(self) -> None:
-        """Have jobs handed over again whose messages the broker no longer has."""
+    def requeue_lost(self) -> None:
+        """Mark jobs whose messages the broker has lost to be published again."""
         lost = Job.objects.claimable().filter(handed_over_at__lt=Now() - LOST_AFTER)
         if not lost.exists():
             return
@@ -124,7 +125,7 @@ class Relay:
             number = _mark(dict(lost.values_list("pk", "epoch")), handed_over_at=None)
         if number:
             logger.warning(
-                "%d jobs were not delivered, and are handed over again.", number
+                "%d jobs were not delivered, and are published again.", number
             )
 
     def _publish(self, job_id: UUID) -> None:
@@ -133,7 +134,7 @@ class Relay:
             task_id=str(job_id),
             producer=self._connected().Producer(auto_declare=False),
             retry=False,
-            # Without its queue a message would be confirmed, and gone.
+            # Else the broker would confirm and drop a message without a queue.
             mandatory=True,
         )
 
@@ -151,39 +152,39 @@ class Relay:
         if self._broker is None:
             self._broker = app.connection_for_write()
             connect(self._broker)
-            # Also where no worker has been yet.
+            # No worker may have declared it yet.
             app.amqp.queues[QUEUE].bind(self._broker.default_channel).declare()
         return self._broker
 
     def _disconnect(self) -> None:
         if self._broker is not None:
-            # Unlike `close` it does not wait for an answer.
+            # Unlike `close` it does not wait for a reply.
             self._broker.collect()
             self._broker = None
 
     def _succeeded(self) -> None:
         if self._missing:
-            logger.warning("Jobs are handed over again.")
+            logger.warning("Jobs are published again.")
         self._failures, self._missing = 0, ""
 
     def _failed(self, what: str, error: Exception) -> None:
-        """Wait before the next try, but not before the first: a link may go stale."""
+        """Delay the next attempt, unless it is the first failure of a connection."""
         self._failures += 1
         if self._failures == 1:
             self._retry_at = 0
             return
         if what != self._missing:
-            logger.error("Jobs are not handed over, the %s failed: %s", what, error)
+            logger.error("Jobs are not published, the %s failed: %s", what, error)
         self._missing = what
         self._retry_at = time.monotonic() + retry_delay_s(self._failures)
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[bool]:
-    """Tell whether this relay is the one to hand over now.
+def _relay_lock() -> Iterator[bool]:
+    """Try to take the lock of the one relay that publishes; yield whether it has it.
 
-    Rows are not locked while the broker is talked to, since others want to take and to
-    cancel them. On SQLite, all on one machine, jobs would at worst be published twice.
+    Rows are not locked during publication, as they may be claimed and cancelled. On
+    SQLite, which has one machine only, jobs are at worst published twice.
     """
     if connection.vendor != "postgresql":
         yield True
@@ -194,7 +195,7 @@ def _one_at_a_time() -> Iterator[bool]:
 
 
 def _mark(epochs: Mapping[UUID, int], **changes: Any) -> int:
-    """Change those jobs that nobody has taken meanwhile, or is about to."""
+    """Update those jobs that have not been claimed meanwhile, and are not locked."""
     if not epochs:
         return 0
     with transaction.atomic(savepoint=False):

@@ -1,8 +1,8 @@
-"""Claims that wait for a process of this supervisor to be free.
+"""Prefetch queue: claims that wait for a free process of this supervisor.
 
-Where jobs take a few milliseconds, the database takes longer than they do. Then some
-are taken before a process is free for them, and several are taken and ended in one
-transaction. Where jobs are longer, none waits here while others could have it.
+Where jobs take milliseconds, the database takes longer than the jobs. Then some jobs
+are claimed before a process is free, and several are claimed and completed in one
+transaction. Where jobs are longer, none is prefetched that another pool could run.
 """
 
 import time
@@ -11,20 +11,20 @@ from collections.abc import Iterable, Iterator
 
 from compute.queue import Claim
 
-# As much work may wait as is done in so long, and at most so many jobs.
+# At most this much work is prefetched, and at most so many jobs.
 WORK_S = 0.05
-MOST = 16
-# Who waits longer all the same, as those before it take long, is handed back.
+MAX_CLAIMS = 16
+# A claim that waits longer, behind jobs that turn out long, is released.
 PATIENCE_S = 0.25
-# What a job takes until it is known, and how slowly long ones are forgotten.
+# The assumed duration of a job at first, and the weight of the earlier mean.
 UNKNOWN_S = 1.0
-MEMORY = 0.8
+SMOOTHING = 0.8
 
 
-class Ahead:
+class Prefetch:
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self.pace_s = UNKNOWN_S
+        self.mean_s = UNKNOWN_S
         self._waiting: deque[tuple[float, Claim]] = deque()
 
     def __len__(self) -> int:
@@ -33,26 +33,27 @@ class Ahead:
     def __iter__(self) -> Iterator[Claim]:
         return (claim for _, claim in self._waiting)
 
-    def note(self, took_s: float) -> None:
-        """Take in how long a job took. One that is long counts at once."""
-        mean_s = MEMORY * self.pace_s + (1 - MEMORY) * took_s
-        self.pace_s = max(mean_s, took_s)
+    def record_duration(self, seconds: float) -> None:
+        """Update the mean duration of jobs; a longer one replaces it at once."""
+        mean_s = SMOOTHING * self.mean_s + (1 - SMOOTHING) * seconds
+        self.mean_s = max(mean_s, seconds)
 
-    def room(self, under_way_s: float) -> int:
-        """Return how many more may wait, while jobs have been under way for so long."""
-        pace_s = max(self.pace_s, under_way_s)
-        return max(min(int(self.processes * WORK_S / pace_s), MOST) - len(self), 0)
+    def capacity(self, longest_running_s: float) -> int:
+        """Return how many more claims may wait, given the longest running job."""
+        mean_s = max(self.mean_s, longest_running_s)
+        limit = min(int(self.processes * WORK_S / mean_s), MAX_CLAIMS)
+        return max(limit - len(self), 0)
 
     def add(self, claims: Iterable[Claim]) -> None:
         now = time.monotonic()
         self._waiting.extend((now, claim) for claim in claims)
 
-    def next(self) -> Claim:
+    def pop(self) -> Claim:
         return self._waiting.popleft()[1]
 
-    def remove(self, gone: Iterable[Claim]) -> list[Claim]:
-        """Remove those of `gone` that wait here, and return them."""
-        unwanted = set(gone)
+    def remove(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Remove those of `claims` that wait here, and return them."""
+        unwanted = set(claims)
         removed = [claim for claim in self if claim in unwanted]
         self._waiting = deque(one for one in self._waiting if one[1] not in unwanted)
         return removed

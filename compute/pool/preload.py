@@ -1,4 +1,4 @@
-"""Loaded once by the fork server, so that every pool process starts with it."""
+"""Preload of the fork server: what every pool process starts with."""
 
 import gc
 import signal
@@ -6,12 +6,12 @@ import signal
 import django
 from django.db import connections
 
-# A stop of the group is for the supervisor: it lets the jobs end first.
+# A SIGTERM to the process group is for the supervisor, which lets running jobs finish.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 django.setup()
 
-# Nothing of these is freed again: out of the way of the collector, and shared for good.
+# Excluded from garbage collection, so that the pages stay shared between processes.
 gc.collect()
 gc.freeze()
 connections.close_all()

@@ -1,7 +1,9 @@
-"""Waiting for work: what makes a supervisor look at the database.
+"""Wakeup of a supervisor or relay when there may be new jobs.
 
-On PostgreSQL a submission is heard of at once (LISTEN). SQLite keeps a number that
-changes with every commit of another process, which costs microseconds to read.
+PostgreSQL notifies it of each submission (LISTEN). SQLite has a number that changes
+with every commit of another process, and takes microseconds to read. If the
+notification is lost with its connection, the caller's own polling finds the job half a
+second later.
 """
 
 import logging
@@ -20,14 +22,12 @@ from compute.queue import CHANNEL
 
 logger = logging.getLogger(__name__)
 
-# Without a wake-up the queue is looked at so often: for jobs whose time comes.
-LOOK_EVERY_S = 0.5
-SQLITE_LOOK_EVERY_S = 0.05
+SQLITE_POLL_S = 0.05
 RECONNECT_AFTER_S = 2.0
 
 
 class Wakeup:
-    """Waits for pipes, signals and news from the database, whatever comes first."""
+    """Waits for pipes, signals and notifications of the database."""
 
     def __init__(self) -> None:
         self._listener: psycopg.Connection[Any] | None = None
@@ -35,25 +35,25 @@ class Wakeup:
         self._version: int | None = None
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def ring(self) -> None:
-        """Wake the waiting thread, from any other or from a signal handler."""
+    def wake(self) -> None:
+        """Wake the waiting thread, from another thread or a signal handler."""
         with suppress(BlockingIOError):
             os.write(self._writer, b"!")
 
     def wait(self, waitables: Sequence[Any], timeout: float) -> bool:
-        """Wait for at most `timeout` seconds; tell whether there may be new jobs."""
-        everything: list[Any] = [*waitables, self._reader]
+        """Wait up to `timeout` seconds; return whether there may be new jobs."""
+        sources: list[Any] = [*waitables, self._reader]
         if connection.vendor == "sqlite":
-            timeout = min(timeout, SQLITE_LOOK_EVERY_S)
+            timeout = min(timeout, SQLITE_POLL_S)
         elif self._listen():
-            everything.append(self._listener)
-        ready: list[Any] = wait(everything, timeout)
-        if rung := self._reader in ready:
+            sources.append(self._listener)
+        ready: list[Any] = wait(sources, timeout)
+        if woken := self._reader in ready:
             with suppress(BlockingIOError):
                 os.read(self._reader, 4096)
         if connection.vendor == "sqlite":
-            return self._changed() or rung
-        return (self._listener in ready and self._heard()) or rung
+            return self._database_changed() or woken
+        return (self._listener in ready and self._read_notifications()) or woken
 
     def close(self) -> None:
         if self._listener:
@@ -73,10 +73,10 @@ class Wakeup:
         except (psycopg.Error, OSError):
             return False
         self._listener = listener
-        self.ring()  # what came in the meantime has not been heard of
+        self.wake()  # earlier notifications were missed
         return True
 
-    def _heard(self) -> bool:
+    def _read_notifications(self) -> bool:
         try:
             for _ in self._listener.notifies(timeout=0):  # type: ignore[union-attr]
                 pass
@@ -84,7 +84,7 @@ class Wakeup:
             self._listener = None
         return True
 
-    def _changed(self) -> bool:
+    def _database_changed(self) -> bool:
         try:
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA data_version")
@@ -95,12 +95,12 @@ class Wakeup:
         return changed
 
 
-def on_signals(wakeup: Wakeup, handle: Any) -> None:
-    """Call `handle` for SIGTERM and SIGINT, and wake who waits."""
+def handle_signals(wakeup: Wakeup, handle: Any) -> None:
+    """Call `handle` for SIGTERM and SIGINT, and wake the waiting thread."""
 
     def handler(number: int, frame: object) -> None:
         handle()
-        wakeup.ring()
+        wakeup.wake()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)

@@ -1,7 +1,9 @@
-"""One place in the pool: a process, and the job that it works on.
+"""Worker handle: the supervisor's side of one pool process and of the job it runs.
 
-Each place has a process and a pipe of its own, nothing is shared: what happens to one
-cannot stop another.
+Each process has its own pipe and shares nothing with the others, so that a crash, a
+hang or a kill concerns one job. `WorkerHandle.kill` is the one place where the process
+of a job is killed: when it is cancelled, passes its time limit or loses its lease. The
+kernel does so besides, see compute.pool.worker_process.
 """
 
 import logging
@@ -13,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from compute import metrics
-from compute.outcomes import Cancelled, Code, Failed, Outcome
+from compute.outcomes import ErrorCode, Failed, Outcome
 from compute.pool import worker_process
 from compute.pool.worker_process import Done, Progress
 from compute.queue import Claim
@@ -21,43 +23,43 @@ from compute.registry import tasks
 
 logger = logging.getLogger(__name__)
 
-# The process ends itself at its limit; one that cannot (it is stopped) is ended then.
+# A process ends itself at its time limit; one that cannot (it is suspended) is killed.
 LIMIT_MARGIN_S = 1.0
-# A process that ends before it has done anything is not started again at once.
-RESTART_PAUSE_S = 1.0
+# A process that ends before it has run a job is not replaced at once.
+RESTART_DELAY_S = 1.0
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["compute.pool.preload"])
 
 
-class Slot:
+class WorkerHandle:
     def __init__(self) -> None:
         self.claim: Claim | None = None
         self.progress: Progress | None = None
-        self.took_s = 0.0  # the job that ended last
-        self._verdict: Outcome | None = None
-        self._deadline = self._began = 0.0
+        self.duration_s = 0.0  # of the last finished job
+        self._kill_outcome: Outcome | None = None
+        self._deadline = self._started_at = 0.0
         self._start_at = 0.0
-        self._served = False
+        self._has_run_job = False
         self._process: Any = None
         self._pipe: Connection[Any, Any] | None = None
 
     @property
     def is_free(self) -> bool:
-        alive = self._process is not None and self._verdict is None
+        alive = self._process is not None and self._kill_outcome is None
         return alive and self.claim is None
 
     @property
     def busy_s(self) -> float:
-        """Return how long its job has been under way; 0 if it has none."""
-        return time.monotonic() - self._began if self.claim else 0.0
+        """Time for which its current job has run; 0 without a job."""
+        return time.monotonic() - self._started_at if self.claim else 0.0
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Have a process, if it is time for one."""
+        """Start a process if there is none, and the restart delay has passed."""
         if self._process is not None or time.monotonic() < self._start_at:
             return
         ours, theirs = context.Pipe()
@@ -66,119 +68,116 @@ class Slot:
         )
         try:
             process.start()
-        except (OSError, EOFError) as error:  # EOF: the fork server died meanwhile
+        except (OSError, EOFError) as error:  # EOF: the fork server has died
             logger.error("A pool process could not be started: %r", error)
-            self._start_at = time.monotonic() + RESTART_PAUSE_S
+            self._start_at = time.monotonic() + RESTART_DELAY_S
             ours.close()
             return
         finally:
             theirs.close()
-        metrics.note_process()
+        metrics.record_process_start()
         self._process, self._pipe = process, ours
-        self._served, self._verdict = False, None
+        self._has_run_job, self._kill_outcome = False, None
 
     def run(self, claim: Claim) -> None:
         self.claim, self.progress = claim, None
         task = tasks.get(claim.task)
-        limit = task.time_limit_s if task else 0
-        self._began = time.monotonic()
-        self._deadline = self._began + limit + LIMIT_MARGIN_S
+        limit_s = task.time_limit_s if task else 0
+        self._started_at = time.monotonic()
+        self._deadline = self._started_at + limit_s + LIMIT_MARGIN_S
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
-            logger.warning("A pool process died before it got its job.")
+            logger.warning("A pool process died before it received its job.")
 
-    def stop(self, verdict: Outcome) -> None:
-        """Kill the process; its job, unless it has just ended, ends like this."""
+    def kill(self, outcome: Outcome) -> None:
+        """Kill the process; its job has this outcome, unless it has just finished."""
         if self._process is not None:
-            self._verdict = self._verdict or verdict
+            self._kill_outcome = self._kill_outcome or outcome
             self._process.kill()
-
-    def cancel(self) -> None:
-        self.stop(Cancelled())
 
     def enforce_limit(self) -> None:
         if self.claim and time.monotonic() > self._deadline:
-            self.stop(self._too_long())
+            self.kill(_time_limit_exceeded(self.claim))
 
     def waitables(self) -> list[Any]:
         if self._process is None:
             return []
         return [self._pipe, self._process.sentinel]
 
-    def ended(self) -> Iterator[tuple[Claim, Outcome]]:
-        """Take in what the process has sent; yield the job if it has ended."""
+    def poll(self) -> Iterator[tuple[Claim, Outcome]]:
+        """Read the messages of the process; yield its job if that has finished."""
         if self._process is None:
             return
         for message in self._messages():
             if isinstance(message, Progress):
                 self.progress = message
             elif self.claim is not None:
-                claim, self.claim, self._served = self.claim, None, True
-                yield self._noted(claim, message.outcome)
+                claim, self.claim, self._has_run_job = self.claim, None, True
+                yield self._finished(claim, message.outcome)
                 if message.retire:
-                    self._discard()
+                    self.close()
                     return
         if self._process is not None and wait([self._process.sentinel], 0):
-            yield from self._dead()
-
-    def _noted(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
-        self.took_s = time.monotonic() - self._began
-        metrics.note_end(claim, outcome, self.took_s)
-        return claim, outcome
+            yield from self._handle_exit()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
-        if self._process is not None:
-            self._discard()
+        """Kill the process, if there is one, and forget it."""
+        if self._process is None:
+            return
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process.kill()  # a process that retires may hang
+        self._process.join()
+        self._process.close()
+        self._process = self._pipe = None
 
     def _messages(self) -> Iterator[Progress | Done]:
         try:
             while self._pipe and self._pipe.poll():
                 yield self._pipe.recv()
         except (EOFError, OSError):
-            return  # the process has gone: its sentinel tells how
+            return  # the process has ended: its sentinel is ready
 
-    def _dead(self) -> Iterator[tuple[Claim, Outcome]]:
+    def _finished(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
+        self.duration_s = time.monotonic() - self._started_at
+        metrics.record_run(claim, outcome, self.duration_s)
+        return claim, outcome
+
+    def _handle_exit(self) -> Iterator[tuple[Claim, Outcome]]:
         exitcode = self._process.exitcode
         claim, self.claim = self.claim, None
-        self._discard()
+        self.close()
         if claim is not None:
             logger.warning(
                 "A pool process ended (%s) in job %s.", exitcode, claim.job_id
             )
-            yield self._noted(claim, self._verdict or self._crash(exitcode, claim))
-        elif not self._served:
+            outcome = self._kill_outcome or _crashed(exitcode, claim)
+            yield self._finished(claim, outcome)
+        elif not self._has_run_job:
             logger.error("A pool process ended (%s) without a job.", exitcode)
-            self._start_at = time.monotonic() + RESTART_PAUSE_S
-
-    def _discard(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process.kill()  # it may hang where it should have ended
-        self._process.join()
-        self._process.close()
-        self._process = self._pipe = None
-
-    def _crash(self, exitcode: int | None, claim: Claim) -> Outcome:
-        if exitcode == -signal.SIGALRM:
-            return self._too_long(claim)
-        if exitcode is not None and exitcode < 0:
-            how = f"Its process was ended by {_name(-exitcode)}"
-            if -exitcode == signal.SIGKILL:
-                how += ": by an operator, or by the system for want of memory"
-        else:
-            how = f"Its process ended by itself (status {exitcode})"
-        return Failed(Code.CRASHED, f"{how}.", retry=True)
-
-    def _too_long(self, claim: Claim | None = None) -> Outcome:
-        claim = claim or self.claim
-        task = tasks.get(claim.task) if claim else None
-        limit = f"{task.time_limit_s:g} s" if task else "its time"
-        return Failed(Code.TIME_LIMIT, f"It took longer than the {limit} it may take.")
+            self._start_at = time.monotonic() + RESTART_DELAY_S
 
 
-def _name(signum: int) -> str:
+def _crashed(exitcode: int | None, claim: Claim) -> Outcome:
+    if exitcode == -signal.SIGALRM:
+        return _time_limit_exceeded(claim)
+    if exitcode is not None and exitcode < 0:
+        how = f"Its process was ended by {_signal_name(-exitcode)}"
+        if -exitcode == signal.SIGKILL:
+            how += ": by an operator, or by the system when memory ran out"
+    else:
+        how = f"Its process exited (status {exitcode})"
+    return Failed(ErrorCode.CRASHED, f"{how}.", retry=True)
+
+
+def _time_limit_exceeded(claim: Claim) -> Outcome:
+    task = tasks.get(claim.task)
+    limit = f"time limit of {task.time_limit_s:g} s" if task else "time limit"
+    return Failed(ErrorCode.TIME_LIMIT, f"It exceeded its {limit}.")
+
+
+def _signal_name(signum: int) -> str:
     try:
         return signal.Signals(signum).name
     except ValueError:  # most real-time signals have none

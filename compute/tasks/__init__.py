@@ -1,1 +1,4 @@
-"""One file a task. A new file here is all that a new task takes."""
+"""Tasks, one in each module; a new module here is found by the registry.
+
+Their algorithms, which need neither jobs nor the pool, are in `algorithms/`.
+"""

@@ -3,14 +3,14 @@ from typing import Any
 from rest_framework import serializers
 
 from compute.registry import task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from compute.tasks.algorithms import statistics
 from compute.tasks.algorithms.charts import WIDTH, Chart, draw
 from compute.tasks.algorithms.statistics import Catalogue
 from items import rules
 
-# How far it is when the words are begun, and when they are counted.
-WORDS_BEGIN, WORDS_END = 0.3, 0.95
+# The progress before and after the words are counted.
+WORDS_START, WORDS_END = 0.3, 0.95
 
 NO_ITEMS = "There are no items."
 WHEN = {"day": "on", "week": "in the week from", "month": "in", "year": "in"}
@@ -29,36 +29,36 @@ class Params(serializers.Serializer[Any]):
 
 
 @task(params=Params, title="Report on the catalogue", memory_mb=256)
-def catalogue_report(run: Run, *, tag: str) -> Any:
-    """Tell what is in the catalogue: tags, growth, lengths, words and edits.
+def catalogue_report(context: TaskContext, *, tag: str) -> Any:
+    """Report on the catalogue: tags, growth, lengths, words and edits.
 
-    With charts, to read here, to print and to download.
+    With charts to read on the page, to print and to download.
     """
-    report = _numbers(run, Catalogue.tagged(tag) if tag else Catalogue.whole())
-    run.progress(WORDS_END, "Drawing")
+    report = _numbers(context, Catalogue.tagged(tag) if tag else Catalogue.whole())
+    context.progress(WORDS_END, "Drawing")
     report["charts"] = {}
     for name, chart in _charts(report).items():
-        with run.file(f"{name}.svg", "image/svg+xml") as file:
+        with context.file(f"{name}.svg", "image/svg+xml") as file:
             file.write(draw(chart))
         size = {"width": WIDTH, "height": chart.height}
         report["charts"][name] = {"summary": chart.summary} | size
     return report
 
 
-def _numbers(run: Run, catalogue: Catalogue) -> dict[str, Any]:
-    run.progress(0, "Counting items")
+def _numbers(context: TaskContext, catalogue: Catalogue) -> dict[str, Any]:
+    context.progress(0, "Counting items")
     report: dict[str, Any] = {
         "items": catalogue.items.count(),
         "without_tags": catalogue.without_tags(),
     }
-    run.progress(WORDS_BEGIN * 0.2, "Counting tags")
+    context.progress(WORDS_START * 0.2, "Counting tags")
     report["tags"] = statistics.tags(catalogue)
-    run.progress(WORDS_BEGIN * 0.4, "Counting changes")
+    context.progress(WORDS_START * 0.4, "Counting changes")
     report["changes"] = catalogue.changes.count()
     report["most_edited"] = statistics.most_edited(catalogue)
-    run.progress(WORDS_BEGIN * 0.6, "Counting by time")
+    context.progress(WORDS_START * 0.6, "Counting by time")
     report["growth"] = statistics.growth(catalogue)
-    run.progress(WORDS_BEGIN * 0.8, "Measuring lengths")
+    context.progress(WORDS_START * 0.8, "Measuring lengths")
     names, descriptions = statistics.NAME_GROUPS, statistics.DESCRIPTION_GROUPS
     report["lengths"] = {
         "name": statistics.lengths(catalogue, "name", names),
@@ -67,23 +67,23 @@ def _numbers(run: Run, catalogue: Catalogue) -> dict[str, Any]:
     report["without_description"] = report["lengths"]["description"]["groups"][0][
         "items"
     ]
-    report["words"] = _words(run, catalogue, report["items"])
+    report["words"] = _words(context, catalogue, report["items"])
     return report
 
 
-def _words(run: Run, catalogue: Catalogue, total: int) -> dict[str, Any]:
+def _words(context: TaskContext, catalogue: Catalogue, total: int) -> dict[str, Any]:
     read = 0
 
-    def tell(more: int) -> None:
+    def report(more: int) -> None:
         nonlocal read
         read += more
         done = read / max(total, read)
-        run.progress(
-            WORDS_BEGIN + (WORDS_END - WORDS_BEGIN) * done,
+        context.progress(
+            WORDS_START + (WORDS_END - WORDS_START) * done,
             f"Counting words: {read:,} of {total:,} items",
         )
 
-    return statistics.frequent_words(catalogue, tell)
+    return statistics.frequent_words(catalogue, report)
 
 
 # --- the charts

@@ -5,7 +5,7 @@ from django.http import QueryDict
 from rest_framework import serializers
 
 from compute.registry import task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from items.imports.exporting import FORMATS
 from items.list_query import SEARCH_MAX, Selection
 from resilient_site.errors import Invalid
@@ -32,24 +32,24 @@ class Params(serializers.Serializer[Any]):
 
 
 @task(params=Params, time_limit_s=1800)
-def export_items(run: Run, *, format: str, search: str, tag: str) -> Any:
-    """Write the catalogue, or a part of it, to a compressed file to download."""
+def export_items(context: TaskContext, *, format: str, search: str, tag: str) -> Any:
+    """Export the catalogue, or a selection of it, to a compressed file."""
     items = _selection(search=search, tag=tag).items()
     total, rows = items.count(), 0
 
-    def tell(more: int) -> None:
+    def report(more: int) -> None:
         nonlocal rows
         rows += more
-        run.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
+        context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
 
     _, export = FORMATS[format]
     name = f"items.{format}.gz"
     with (
-        run.file(name, "application/gzip") as file,
-        # No time in its head: the same items make the same file.
+        context.file(name, "application/gzip") as file,
+        # No timestamp: the same items make the same file.
         gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
     ):
-        for piece in export(items, tell):
+        for piece in export(items, report):
             packed.write(piece)
     return {"file": name, "rows": rows, "bytes": file.file.size}
 

@@ -6,7 +6,7 @@ import orjson
 from rest_framework import serializers
 
 from compute.registry import Parts, TaskFailed, task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from items import rules
 from items.models import Item, ItemQuerySet
 from resilient_site.api.csv_escaping import render_csv
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 FIELDS = ("name", "description", "both")
 LIMIT_MAX = 100_000
-# Reading the catalogue once more for each part is worth it from so many items on.
+# From this size on, parts are worth reading the catalogue once for each.
 SPLIT_FROM = 5_000
 PAIRS_SHOWN = 300
-PAIRS_AT_ONCE = 500
-# A few hundred pairs must not make more of a result than a job may have.
+PAIRS_BATCH = 500
+# Keeps the result below the size limit of a job.
 SHOWN_BYTES = 200_000
 DESCRIPTION_SHOWN = 200
 FOUND, PAIRS = "found.ndjson", "pairs.csv"
@@ -38,11 +38,13 @@ class Params(serializers.Serializer[Any]):
         default=0.85,
         min_value=0.5,
         max_value=1,
-        help_text="The share of their letters that two texts must have in common: "
+        help_text="The share of letters that two texts must have in common: "
         "from 0.5 to 1, which is all of them.",
     )
     field = serializers.ChoiceField(
-        FIELDS, default="name", help_text="Where items must agree; both: in either."
+        FIELDS,
+        default="name",
+        help_text="The field in which items must agree; both: in either.",
     )
     tag = serializers.CharField(
         default="", allow_blank=True, help_text="Only items with this tag."
@@ -51,7 +53,7 @@ class Params(serializers.Serializer[Any]):
         default=10_000,
         min_value=1,
         max_value=LIMIT_MAX,
-        help_text="The best pairs, up to so many.",
+        help_text="The best pairs, up to this number.",
     )
 
     def validate_tag(self, tag: str) -> str:
@@ -63,7 +65,7 @@ class Params(serializers.Serializer[Any]):
 
 @task(params=Params, time_limit_s=3600, memory_mb=1024)
 def find_duplicates(
-    run: Run, *, threshold: float, field: str, tag: str, limit: int
+    context: TaskContext, *, threshold: float, field: str, tag: str, limit: int
 ) -> Any:
     """Find pairs of items whose names or descriptions agree, or nearly do.
 
@@ -75,39 +77,41 @@ def find_duplicates(
     missed whose differences are spread over the whole text: as measured, none in
     thousands at a threshold of 0.85, 1 in 500 at 0.7, but 4 in 10 at 0.6.
     """
-    asked: dict[str, Any] = {
+    params: dict[str, Any] = {
         "threshold": threshold,
         "field": field,
         "tag": tag,
         "limit": limit,
     }
-    if run.processes > 1 and _items(tag).count() >= SPLIT_FROM:
-        shares = range(run.processes)
-        return Parts([asked | {"part": n, "parts": run.processes} for n in shares])
-    search = _search(run, **asked)
-    return _result(run, search.found, search.is_cut, search.compared, asked)
+    if context.processes > 1 and _items(tag).count() >= SPLIT_FROM:
+        shares = range(context.processes)
+        return Parts([params | {"part": n, "parts": context.processes} for n in shares])
+    search = _search(context, **params)
+    return _result(context, search.found, search.is_cut, search.compared, params)
 
 
 @find_duplicates.part
-def search_part(run: Run, **params: Any) -> dict[str, Any]:
+def search_part(context: TaskContext, **params: Any) -> dict[str, Any]:
     from compute.tasks.algorithms.duplicates import as_lines
 
-    search = _search(run, **params)
-    with run.file(FOUND, "application/x-ndjson") as file:
+    search = _search(context, **params)
+    with context.file(FOUND, "application/x-ndjson") as file:
         for line in as_lines(search.found):
             file.write(line)
     return {"is_cut": search.is_cut, "compared": search.compared}
 
 
 @find_duplicates.merge
-def put_together(run: Run, parts: list[dict[str, Any]], **asked: Any) -> Any:
+def merge_parts(
+    context: TaskContext, parts: list[dict[str, Any]], **params: Any
+) -> Any:
     from compute.tasks.algorithms.duplicates import from_lines
 
-    contents = run.files_of_parts(FOUND)
+    contents = context.part_files(FOUND)
     found = [pair for content in contents for pair in from_lines(content)]
     is_cut = any(part["is_cut"] for part in parts)
     compared = max(part["compared"] for part in parts)
-    return _result(run, found, is_cut, compared, asked)
+    return _result(context, found, is_cut, compared, params)
 
 
 def _items(tag: str) -> ItemQuerySet:
@@ -115,12 +119,12 @@ def _items(tag: str) -> ItemQuerySet:
     return items.tagged([tag]) if tag else items
 
 
-def _search(run: Run, *, tag: str, **which: Any) -> "Search":
+def _search(context: TaskContext, *, tag: str, **which: Any) -> "Search":
     from compute.tasks.algorithms.duplicates import Search, TooMuchText
 
     search = Search(**which)
     try:
-        search.run(_items(tag), run.progress)
+        search.run(_items(tag), context.progress)
     except TooMuchText as error:
         raise TaskFailed(
             "There is more text than fits into memory. Choose a tag, or one field."
@@ -129,16 +133,20 @@ def _search(run: Run, *, tag: str, **which: Any) -> "Search":
 
 
 def _result(
-    run: Run, found: "list[Pair]", is_cut: bool, compared: int, asked: dict[str, Any]
+    context: TaskContext,
+    found: "list[Pair]",
+    is_cut: bool,
+    compared: int,
+    params: dict[str, Any],
 ) -> dict[str, Any]:
     from compute.tasks.algorithms.duplicates import ranked
 
     pairs = ranked(found)
-    is_cut = is_cut or len(pairs) > asked["limit"]
-    pairs = pairs[: asked["limit"]]
+    is_cut = is_cut or len(pairs) > params["limit"]
+    pairs = pairs[: params["limit"]]
     shown: list[dict[str, Any]] = []
     number, size = 0, 0
-    with run.file(PAIRS, "text/csv; charset=utf-8") as file:
+    with context.file(PAIRS, "text/csv; charset=utf-8") as file:
         file.write(render_csv([COLUMNS]))
         for chunk in _with_items(pairs):
             file.write(render_csv(_cells(*entry) for entry in chunk))
@@ -148,8 +156,8 @@ def _result(
                 if size < SHOWN_BYTES:
                     shown.append(row)
             number += len(chunk)
-            run.progress(number / len(pairs), f"Writing {number:,} pairs")
-    return asked | {
+            context.progress(number / len(pairs), f"Writing {number:,} pairs")
+    return params | {
         "pairs": shown,
         "found": number,
         "compared": compared,
@@ -158,8 +166,8 @@ def _result(
 
 
 def _with_items(pairs: "list[Pair]") -> Iterator[list[tuple["Pair", Text, Text]]]:
-    """Yield the pairs with their items, but for those that have lost one by now."""
-    for chunk in batched(pairs, PAIRS_AT_ONCE):
+    """Yield the pairs with their items, except those with an item deleted by now."""
+    for chunk in batched(pairs, PAIRS_BATCH):
         ids = {item_id for pair in chunk for item_id in (pair.first, pair.second)}
         rows = Item.objects.filter(pk__in=ids).values_list("pk", "name", "description")
         texts = {row[0]: row for row in rows}

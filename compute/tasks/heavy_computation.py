@@ -3,11 +3,11 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compute.registry import ANYONE, Parts, task
-from compute.task_context import Run
+from compute.registry import Parts, anyone, task
+from compute.task_context import TaskContext
 from compute.tasks.algorithms.primes import count_primes
 
-# A part takes a while longer than it costs to hand it out.
+# A smaller part would not be worth the cost of its claim.
 PART_MIN = 20_000_000
 PARTS_PER_PROCESS = 2
 
@@ -21,26 +21,26 @@ class Params(serializers.Serializer[Any]):
     )
 
 
-@task(params=Params, time_limit_s=60, memory_mb=256, who=ANYONE, strangers_max=16)
-def heavy_computation(run: Run, *, size: int) -> Any:
+@task(params=Params, time_limit_s=60, memory_mb=256, may_run=anyone, max_anonymous=16)
+def heavy_computation(context: TaskContext, *, size: int) -> Any:
     """Count the primes below a number, on all processes of the pool.
 
     A demonstration: the default takes one core about two seconds.
     """
-    number = min(run.processes * PARTS_PER_PROCESS, size // PART_MIN)
-    if run.processes == 1 or number < 2:
-        return _result(size, [count_primes(0, size, run.progress)])
+    number = min(context.processes * PARTS_PER_PROCESS, size // PART_MIN)
+    if context.processes == 1 or number < 2:
+        return _result(size, [count_primes(0, size, context.progress)])
     bounds = [size * part // number for part in range(number + 1)]
     return Parts([{"start": a, "stop": b} for a, b in pairwise(bounds)])
 
 
 @heavy_computation.part
-def count(run: Run, *, start: int, stop: int) -> tuple[int, int]:
-    return count_primes(start, stop, run.progress)
+def count(context: TaskContext, *, start: int, stop: int) -> tuple[int, int]:
+    return count_primes(start, stop, context.progress)
 
 
 @heavy_computation.merge
-def total(run: Run, counts: list[tuple[int, int]], *, size: int) -> Any:
+def total(context: TaskContext, counts: list[tuple[int, int]], *, size: int) -> Any:
     return _result(size, counts)
 
 

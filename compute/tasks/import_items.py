@@ -7,8 +7,8 @@ from django.conf import settings
 from rest_framework import serializers
 
 from compute import files
-from compute.registry import TaskFailed, may, task
-from compute.task_context import Run
+from compute.registry import TaskFailed, has_permissions, task
+from compute.task_context import TaskContext
 from items.imports import importing
 from items.imports.file_parsing import Unreadable
 from items.imports.importing import Rejected
@@ -23,24 +23,24 @@ class Params(serializers.Serializer[Any]):
     )
 
 
-# Many tries, since each goes on where the one before it stood.
+# Many retries, as each resumes where the last one stopped.
 @task(
     params=Params,
     title="Import a large file",
     time_limit_s=3600,
     retries=5,
-    who=may("items.add_item", "items.change_item"),
+    may_run=has_permissions("items.add_item", "items.change_item"),
 )
-def import_items(run: Run, *, file: str) -> Any:
-    """Bring a file of items into the catalogue, however large it is.
+def import_items(context: TaskContext, *, file: str) -> Any:
+    """Import a file of items, however large.
 
-    Rows go in by batches, each whole or not at all. Rows that break a rule are left
-    out, and can be downloaded with their reasons. An import that is broken off goes on
-    at the batch where it stood.
+    Rows are written in batches, each in one transaction. Invalid rows are skipped, and
+    can be downloaded with their errors. An interrupted import resumes at its next
+    batch.
     """
-    position = _position(run, file)
+    position = _position(context, file)
     if position.state != ImportRun.State.DONE:
-        position = _proceed(run, position)
+        position = _proceed(context, position)
     return {
         "source": file,
         "lines": position.line,
@@ -51,51 +51,54 @@ def import_items(run: Run, *, file: str) -> Any:
     }
 
 
-def _position(run: Run, source: str) -> ImportRun:
-    fingerprint = f"job:{run.job_id}"
+def _position(context: TaskContext, source: str) -> ImportRun:
+    fingerprint = f"job:{context.job_id}"
     found = ImportRun.objects.filter(fingerprint=fingerprint).first()
     return found or importing.begin(
-        source=source, path="", actor=run.actor, fingerprint=fingerprint
+        source=source, path="", actor=context.actor, fingerprint=fingerprint
     )
 
 
-def _proceed(run: Run, position: ImportRun) -> ImportRun:
-    with run.input("file") as stream:
+def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
+    with context.input("file") as stream:
         size = stream.seek(0, 2)
         stream.seek(0)
 
-        def tell(now: ImportRun) -> None:
+        def report(now: ImportRun) -> None:
             done = now.created + now.updated + now.unchanged
             share = stream.tell() / size if size else 1
-            run.progress(share, f"{done:,} items, {now.rejected:,} rows left out")
+            context.progress(share, f"{done:,} items, {now.rejected:,} rows rejected")
 
         try:
             return importing.proceed(
                 position,
                 cast(BufferedReader, stream),
-                actor=run.actor,
-                rejects=lambda size: _rejects(run, size),
+                actor=context.actor,
+                rejects=lambda size: _rejects(context, size),
                 max_bytes=settings.IMPORT_MAX_BYTES,
-                on_batch=tell,
+                on_batch=report,
             )
         except Unreadable as error:
             raise TaskFailed(error.detail) from error
 
 
-class KeptRejects:
-    """Rows that were refused, in a file of the job: made when one is refused."""
+class RejectsFile:
+    """File of the rejected rows, created with the first one."""
 
-    def __init__(self, run: Run, size: int) -> None:
-        self.run, self.size = run, size
+    def __init__(self, context: TaskContext, size: int) -> None:
+        self.context, self.size = context, size
 
     def write(self, rejects: Rejected) -> int:
         if rejects:
-            # Opened anew each time: the database may have taken back the last batch.
-            file = files.Kept(self.run.job, REJECTS, "text/csv; charset=utf-8")
+            # Opened for each batch: the transaction of the last one may have rolled
+            # back.
+            file = files.AppendableFile(
+                self.context.job, REJECTS, "text/csv; charset=utf-8"
+            )
             self.size = file.append(importing.as_csv(rejects, header=not self.size))
         return self.size
 
 
 @contextmanager
-def _rejects(run: Run, size: int) -> Iterator[KeptRejects]:
-    yield KeptRejects(run, size)
+def _rejects(context: TaskContext, size: int) -> Iterator[RejectsFile]:
+    yield RejectsFile(context, size)

@@ -1,4 +1,4 @@
-"""Jobs and what came of them, as people read it."""
+"""Template filters that format jobs and their results."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -34,8 +34,8 @@ FILE_KINDS = {
 
 
 @register.filter
-def lasted(seconds: float | timedelta | None) -> str:
-    """Say how long something took: 0.42 s, 12 s, 3 min 5 s, 1 h 12 min."""
+def duration(seconds: float | timedelta | None) -> str:
+    """Format a duration: 0.42 s, 12 s, 3 min 5 s, 1 h 12 min."""
     if seconds is None:
         return ""
     if isinstance(seconds, timedelta):
@@ -53,46 +53,46 @@ def lasted(seconds: float | timedelta | None) -> str:
 
 @register.filter
 def is_in_parts(task: Task | None) -> bool:
-    # Not for the template to look at: it would call the function.
+    # Not in the template, which would call the function.
     return task is not None and task.part_function is not None
 
 
 @register.filter
-def took(job: Job) -> timedelta | None:
+def run_time(job: Job) -> timedelta | None:
     if job.started_at is None or job.finished_at is None:
         return None
     return job.finished_at - job.started_at
 
 
 @register.filter
-def waited(job: Job) -> float:
-    """Return for how many seconds it stood in the queue before its first attempt."""
+def queue_time(job: Job) -> float:
+    """Return the seconds in the queue before the first attempt."""
     return (job.started_at - job.created_at).total_seconds() if job.started_at else 0
 
 
 @register.filter
-def repeated_why(job: Job) -> str:
-    """Say what became of the attempts before the last one."""
+def retry_reasons(job: Job) -> str:
+    """Return why there was more than one attempt."""
     lost = job.attempts - job.failures - (job.state in (RUNNING, SUCCEEDED))
-    why = []
+    reasons = []
     if job.failures:
-        why.append(f"{job.failures} failed")
+        reasons.append(f"{job.failures} failed")
     if lost > 0:
-        why.append(f"{lost} broken off with the worker")
-    return ", ".join(why)
+        reasons.append(f"{lost} interrupted with the worker")
+    return ", ".join(reasons)
 
 
 @register.filter
-def about(seconds: int) -> str:
-    """Say a time that is guessed: in full minutes, once there are some."""
+def approximate(seconds: int) -> str:
+    """Format an estimated time, in whole minutes from 90 seconds on."""
     if seconds < 90:
         return f"{seconds} second{'' if seconds == 1 else 's'}"
     return f"{math.ceil(seconds / 60)} minutes"
 
 
 @register.filter
-def plain(value: Any) -> str:
-    """Write a single value out."""
+def format_value(value: Any) -> str:
+    """Format a single value."""
     if value is None or value == "" or value == []:
         return "—"
     if isinstance(value, bool):
@@ -106,7 +106,7 @@ def plain(value: Any) -> str:
 
 @register.filter
 def heading(name: Any) -> str:
-    """Make words of the name of a field."""
+    """Format the name of a field as a heading."""
     text = str(name).replace("_", " ").strip()
     return text[:1].upper() + text[1:]
 
@@ -123,12 +123,12 @@ def paragraphs(text: str) -> list[str]:
 
 
 @register.filter
-def pretty(value: Any) -> str:
+def pretty_json(value: Any) -> str:
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
     return orjson.dumps(value, default=str, option=options).decode()
 
 
-# --- results of tasks that have no page of their own
+# --- results of tasks without a template of their own
 
 
 def _is_single(value: Any) -> bool:
@@ -166,7 +166,7 @@ def _is_row(value: Any) -> bool:
 
 @register.filter
 def columns(rows: list[Mapping[str, Any]]) -> list[tuple[str, bool]]:
-    """Return all columns, in the order in which they come, and which are numbers."""
+    """Return all columns in order of occurrence, and which are numbers."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [
         (name, all(map(_is_number, (row.get(name) for row in rows)))) for name in names
@@ -201,18 +201,18 @@ def percent(share: float) -> str:
 
 @register.filter
 def removed_from(text: str, other: str) -> SafeString:
-    """Mark with <del> what `other` does not have of `text`."""
+    """Mark the words of `text` that `other` lacks with <del>."""
     return _marked(text, other, "del")
 
 
 @register.filter
 def added_to(text: str, other: str) -> SafeString:
-    """Mark with <ins> what `text` has beyond `other`."""
+    """Mark the words of `text` that `other` lacks with <ins>."""
     return _marked(text, other, "ins")
 
 
 def _marked(text: str, other: str, tag: str) -> SafeString:
-    from rapidfuzz.distance import Indel  # takes long, and few pages need it
+    from rapidfuzz.distance import Indel  # slow to import, and few pages need it
 
     words, others = _words(text), _words(other)
     pieces = [
@@ -220,7 +220,7 @@ def _marked(text: str, other: str, tag: str) -> SafeString:
         for op in Indel.opcodes(words, others)
         if op.src_end > op.src_start
     ]
-    # What only stands between two marked words is better marked with them.
+    # Punctuation between two marked words is marked too.
     runs: list[tuple[bool, str]] = []
     for place, (is_marked, piece) in enumerate(pieces):
         around = (*pieces[place - 1 : place], *pieces[place + 1 : place + 2])
@@ -236,7 +236,7 @@ def _marked(text: str, other: str, tag: str) -> SafeString:
 
 
 def _words(text: str) -> list[str]:
-    """Cut into words and what is between them, each a piece of its own."""
+    """Split into words and the characters between them."""
     words: list[str] = []
     for letter in text:
         if words and letter.isalnum() and words[-1][-1].isalnum():

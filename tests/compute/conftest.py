@@ -60,7 +60,7 @@ class Pool:
     def is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.output()
-        return "wait for jobs" in self.output()
+        return "are waiting for jobs" in self.output()
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

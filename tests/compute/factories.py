@@ -11,7 +11,7 @@ from compute.jobs import as_json
 from compute.models import Job, JobFile
 from compute.queue import Claim
 from compute.registry import get_task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 
 
 def make_job(state: str = "queued", **overrides: Any) -> Job:
@@ -37,8 +37,8 @@ def do(task: str, owner: User, upload: bytes = b"", **params: Any) -> Job:
     if upload:
         with files.create(job, "file", "text/csv", kind=JobFile.Kind.INPUT) as file:
             file.write(upload)
-    run = Run(Claim.of(job), lambda fraction, message: None)
-    result = get_task(task).main(run, **params)
+    context = TaskContext(Claim.of(job), lambda fraction, message: None)
+    result = get_task(task).main(context, **params)
     Job.objects.filter(pk=job.pk).update(
         state="succeeded", result=as_json(result), finished_at=timezone.now()
     )

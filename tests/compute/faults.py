@@ -8,8 +8,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compute.registry import SIGNED_IN, Parts, TaskFailed, may, task
-from compute.task_context import Run
+from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
+from compute.task_context import TaskContext
 from items.models import Item
 
 ON_FILE = "Written in attempt {}\n"
@@ -24,65 +24,65 @@ class Number(serializers.Serializer[Any]):
 
 
 @task(params=Number)
-def echo(run: Run, *, number: int = 0) -> Any:
+def echo(context: TaskContext, *, number: int = 0) -> Any:
     """Give the number back."""
     return {"number": number}
 
 
 @task(params=Seconds, time_limit_s=60)
-def nap(run: Run, *, seconds: float) -> Any:
+def nap(context: TaskContext, *, seconds: float) -> Any:
     """Take some time, with progress."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        run.progress(1 - left / seconds, f"{left:.1f} s left")
+        context.progress(1 - left / seconds, f"{left:.1f} s left")
         time.sleep(min(left, 0.02))
-    return {"attempt": run.attempt}
+    return {"attempt": context.attempt}
 
 
 @task(time_limit_s=60)
-def endless_c_loop(run: Run) -> Any:
+def endless_c_loop(context: TaskContext) -> Any:
     """Never come back from C, holding the interpreter's lock."""
     return sum(iter(int, 1))
 
 
 @task(time_limit_s=1)
-def too_long_in_c(run: Run) -> Any:
+def too_long_in_c(context: TaskContext) -> Any:
     """Loop in C, beyond the time limit."""
     return sum(iter(int, 1))
 
 
 @task(time_limit_s=1)
-def stopped(run: Run) -> Any:
+def stopped(context: TaskContext) -> Any:
     """Stop its own process."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @task(retries=1)
-def segfault(run: Run) -> Any:
+def segfault(context: TaskContext) -> Any:
     """Read memory that is not there."""
     ctypes.string_at(0)
 
 
 @task(retries=1)
-def kill_itself(run: Run) -> Any:
+def kill_itself(context: TaskContext) -> Any:
     """Die like a process that the system killed."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task(retries=0)
-def real_time_signal(run: Run) -> Any:
+def real_time_signal(context: TaskContext) -> Any:
     """Die of a signal that has no name."""
     os.kill(os.getpid(), signal.SIGRTMIN + 1)
 
 
 @task(retries=0)
-def exit_itself(run: Run) -> Any:
+def exit_itself(context: TaskContext) -> Any:
     """End the process behind everybody's back."""
     os._exit(3)
 
 
 @task(memory_mb=64, retries=0)
-def eat_memory(run: Run) -> Any:
+def eat_memory(context: TaskContext) -> Any:
     """Ask for more and more."""
     hoard = []
     while True:
@@ -90,55 +90,55 @@ def eat_memory(run: Run) -> Any:
 
 
 @task(retries=2)
-def crash_once(run: Run) -> Any:
+def crash_once(context: TaskContext) -> Any:
     """Die in the first attempt, work in the second."""
-    if run.attempt == 1:
+    if context.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"attempt": run.attempt}
+    return {"attempt": context.attempt}
 
 
 @task(retries=1)
-def raise_error(run: Run) -> Any:
+def raise_error(context: TaskContext) -> Any:
     """Raise what nobody expects."""
     raise ValueError("the cat sat on it")
 
 
 @task()
-def refuse(run: Run) -> Any:
+def refuse(context: TaskContext) -> Any:
     """Fail for good, with words."""
     raise TaskFailed("There is nothing to do.")
 
 
 @task()
-def null_character(run: Run) -> Any:
+def null_character(context: TaskContext) -> Any:
     """Return what PostgreSQL's JSON does not take."""
     return {"text": "a\0b"}
 
 
 @task()
-def large_result(run: Run) -> Any:
+def large_result(context: TaskContext) -> Any:
     """Return more than a pipe takes in one piece."""
     return {"text": "x" * 100_000}
 
 
 @task()
-def too_large_result(run: Run) -> Any:
+def too_large_result(context: TaskContext) -> Any:
     """Return more than a result may have."""
     return {"text": "x" * 1_000_000}
 
 
 @task(retries=1)
-def write_file(run: Run) -> Any:
+def write_file(context: TaskContext) -> Any:
     """Write half a file and die, then write a whole one."""
-    with run.file("out.txt", "text/plain") as out:
-        out.write(ON_FILE.format(run.attempt).encode() * 100_000)
-        if run.attempt == 1:
+    with context.file("out.txt", "text/plain") as out:
+        out.write(ON_FILE.format(context.attempt).encode() * 100_000)
+        if context.attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-    return {"attempt": run.attempt}
+    return {"attempt": context.attempt}
 
 
 @task(params=Number)
-def count_items(run: Run, *, number: int = 0) -> Any:
+def count_items(context: TaskContext, *, number: int = 0) -> Any:
     """Use the database from the pool."""
     return {"items": Item.objects.count()}
 
@@ -149,8 +149,8 @@ class Split(serializers.Serializer[Any]):
     seconds = serializers.FloatField(default=0)
 
 
-@task(params=Split, who=SIGNED_IN, retries=1)
-def in_parts(run: Run, *, parts: int, bad: int, seconds: float) -> Any:
+@task(params=Split, may_run=is_authenticated, retries=1)
+def in_parts(context: TaskContext, *, parts: int, bad: int, seconds: float) -> Any:
     """Add up the squares, each in a part of its own."""
     return Parts(
         [{"number": n, "bad": n == bad, "seconds": seconds} for n in range(parts)]
@@ -158,33 +158,33 @@ def in_parts(run: Run, *, parts: int, bad: int, seconds: float) -> Any:
 
 
 @in_parts.part
-def square(run: Run, *, number: int, bad: bool, seconds: float) -> Any:
+def square(context: TaskContext, *, number: int, bad: bool, seconds: float) -> Any:
     if bad:
         raise TaskFailed("The bad one.")
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        run.progress(1 - left / seconds, f"{left:.1f} s left")
+        context.progress(1 - left / seconds, f"{left:.1f} s left")
         time.sleep(min(left, 0.02))
     return number**2
 
 
 @in_parts.merge
 def add_up(
-    run: Run, results: list[int], *, parts: int, bad: int, seconds: float
+    context: TaskContext, results: list[int], *, parts: int, bad: int, seconds: float
 ) -> Any:
     return {"sum": sum(results), "parts": len(results)}
 
 
 @task(params=Number, retries=20)
-def sign(run: Run, *, number: int) -> Any:
+def sign(context: TaskContext, *, number: int) -> Any:
     """Leave a mark of this run in the database, and say which run it was."""
-    with run.file("signature", "text/plain") as out:
-        out.write(str(run.claim.epoch).encode())
+    with context.file("signature", "text/plain") as out:
+        out.write(str(context.claim.epoch).encode())
     time.sleep(0.01)
-    return {"number": number, "epoch": run.claim.epoch}
+    return {"number": number, "epoch": context.claim.epoch}
 
 
-@task(params=Number, who=may("items.add_item"))
-def for_editors(run: Run, *, number: int) -> Any:
+@task(params=Number, may_run=has_permissions("items.add_item"))
+def for_editors(context: TaskContext, *, number: int) -> Any:
     """Do what not everybody may."""
     return number

@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from compute.registry import task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 
 
 class Params(serializers.Serializer[Any]):
@@ -16,9 +16,9 @@ class Params(serializers.Serializer[Any]):
 
 
 @task(params=Params, time_limit_s=60)
-def recorded(run: Run, *, number: int, seconds: float) -> Any:
+def recorded(context: TaskContext, *, number: int, seconds: float) -> Any:
     """Take some time, on the record."""
     with open(os.environ["RECORD"], "a") as record:
-        record.write(f"{run.job_id} {run.claim.epoch}\n")
+        record.write(f"{context.job_id} {context.claim.epoch}\n")
     time.sleep(seconds)
-    return {"number": number, "epoch": run.claim.epoch}
+    return {"number": number, "epoch": context.claim.epoch}

@@ -112,7 +112,7 @@ def test_a_broken_job_is_shown_too(admin_site):
 def test_selected_jobs_are_cancelled_and_counted(admin_site):
     waiting, running, done = make_job(), make_job("running"), make_job("succeeded")
     page = act(admin_site, "cancel", waiting, running, done)
-    assert "Jobs cancelled: 2. 1 had ended already." in page
+    assert "Jobs cancelled: 2. 1 had already finished." in page
     assert Job.objects.get(pk=waiting.pk).state == "cancelled"
     assert Job.objects.get(pk=running.pk).cancel_requested
     assert Job.objects.get(pk=done.pk).state == "succeeded"
@@ -121,7 +121,7 @@ def test_selected_jobs_are_cancelled_and_counted(admin_site):
 def test_selected_jobs_are_tried_again_and_counted(admin_site):
     failed, cancelled, done = map(make_job, ("failed", "cancelled", "succeeded"))
     page = act(admin_site, "retry", failed, cancelled, done)
-    assert "Jobs to try again: 2. 1 had neither failed nor been cancelled." in page
+    assert "Jobs to retry: 2. 1 had neither failed nor been cancelled." in page
     queued = Job.objects.filter(state="queued")
     assert {job.pk for job in queued} == {failed.pk, cancelled.pk}
     assert {job.error_code for job in queued} == {""}

@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from compute.pool import prefetch
-from compute.pool.prefetch import MOST, WORK_S, Ahead
+from compute.pool.prefetch import MAX_CLAIMS, WORK_S, Prefetch
 from compute.queue import Claim, Step
 
 pytestmark = pytest.mark.once
@@ -18,38 +18,38 @@ def claim() -> Claim:
 
 
 @pytest.fixture
-def short() -> Ahead:
+def short() -> Prefetch:
     """One whose jobs take a millisecond."""
-    waiting = Ahead(2)
+    waiting = Prefetch(2)
     for _ in range(100):
-        waiting.note(0.001)
+        waiting.record_duration(0.001)
     return waiting
 
 
 def test_of_jobs_that_nobody_knows_none_waits():
-    assert Ahead(2).room(0) == 0
+    assert Prefetch(2).capacity(0) == 0
 
 
 def test_of_short_jobs_some_wait(short):
-    assert short.room(0) == MOST
+    assert short.capacity(0) == MAX_CLAIMS
     short.add([claim() for _ in range(5)])
-    assert short.room(0) == MOST - 5
+    assert short.capacity(0) == MAX_CLAIMS - 5
 
 
 def test_behind_a_long_one_none_waits(short):
-    assert short.room(under_way_s=3 * WORK_S) == 0
-    short.note(1)
-    assert short.room(0) == 0
+    assert short.capacity(longest_running_s=3 * WORK_S) == 0
+    short.record_duration(1)
+    assert short.capacity(0) == 0
     for _ in range(50):
-        short.note(0.001)
-    assert short.room(0) == MOST
+        short.record_duration(0.001)
+    assert short.capacity(0) == MAX_CLAIMS
 
 
 def test_they_go_in_the_order_in_which_they_came(short):
     claims = [claim() for _ in range(3)]
     short.add(claims)
     assert short.remove([claims[1], claim()]) == [claims[1]]
-    assert [short.next(), short.next()] == [claims[0], claims[2]]
+    assert [short.pop(), short.pop()] == [claims[0], claims[2]]
     assert not short
 
 

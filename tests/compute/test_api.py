@@ -9,7 +9,7 @@ from rest_framework.test import APIClient
 
 from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
-from compute.outcomes import Code, Failed, Succeeded
+from compute.outcomes import ErrorCode, Failed, Succeeded
 from compute.registry import get_task
 from tests.compute import faults
 
@@ -206,7 +206,7 @@ def test_a_result_is_there_when_the_job_has_succeeded(api):
 def test_a_failed_job_says_why(api):
     address = ask(api)["Location"]
     (claim,) = queue.claim("worker", 1)
-    completion.finish(claim, Failed(Code.TASK_FAILED, "There is nothing to do."))
+    completion.finish(claim, Failed(ErrorCode.TASK_FAILED, "There is nothing to do."))
     body = api.get(address).json()
     assert body["error"] == {"code": "task_failed", "detail": "There is nothing to do."}
     answer = api.get(f"{address}/result")

@@ -15,7 +15,7 @@ from compute.models import Job
 from compute.outcomes import Succeeded
 from tests.private_server import wait_for
 
-needs_locks = pytest.mark.skipif(
+needs_row_locks = pytest.mark.skipif(
     "connection.vendor != 'postgresql'", reason="SQLite locks no rows"
 )
 
@@ -34,7 +34,7 @@ class Bell:
     def __init__(self):
         self.rung = Event()
 
-    def ring(self):
+    def wake(self):
         self.rung.set()
 
 
@@ -69,7 +69,7 @@ def test_a_delivered_job_is_taken_and_its_message_kept_to_the_end(
     assert not first.done()
 
     completion.finish(claim, Succeeded())
-    deliveries.ended(claim)
+    deliveries.on_completed(claim)
     assert first.result(5) is True
     assert not second.done()
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_had_is_dropped(deliveries, submit, deliver):
     assert claim.job_id == twice.pk
     assert [future.result(5) for future in dropped] == [True, True, True]
     wait_for(lambda: first.done() or second.done())
-    deliveries.ended(claim)
+    deliveries.on_completed(claim)
     assert [first.result(5), second.result(5)] == [True, True]
 
 
@@ -112,7 +112,7 @@ def test_at_the_end_messages_are_given_back(deliveries, submit, deliver):
     assert deliveries.deliver(submit("echo").pk) is False
 
 
-@needs_locks
+@needs_row_locks
 def test_a_named_job_that_is_locked_is_waited_for(submit, other):
     job = submit("echo")
     other.execute("SELECT * FROM compute_job FOR UPDATE")
@@ -120,7 +120,7 @@ def test_a_named_job_that_is_locked_is_waited_for(submit, other):
     assert [claim.job_id for claim in queue.claim("me", 1, job.pk)] == [job.pk]
 
 
-@needs_locks
+@needs_row_locks
 def test_a_named_job_that_is_taken_while_it_is_waited_for_is_not_to_be_had(
     submit, other
 ):

@@ -8,7 +8,7 @@ from django.http import QueryDict
 from django.utils.datastructures import MultiValueDict
 from rest_framework import serializers
 
-from compute.forms import TaskForm, in_words
+from compute.forms import TaskForm, display_params
 from compute.models import Job
 from compute.registry import Task, tasks
 from tests.compute.faults import echo
@@ -171,11 +171,11 @@ def test_parameters_are_told_in_the_words_of_the_form(task, monkeypatch):
         "old_one": "x", "note": "", "shape": "json", "parts": ["x", "y"],
         "word": "bolt", "size": 5,
     }  # fmt: skip
-    assert in_words(Job(task="all", params=params)) == [
+    assert display_params(Job(task="all", params=params)) == [
         ("Size", 5),
         ("A word", "bolt"),
         ("Shape", "Tree"),
         ("Parts", "x, y"),
         ("Old one", "x"),
     ]
-    assert in_words(Job(task="gone", params={"size": 5})) == [("Size", 5)]
+    assert display_params(Job(task="gone", params={"size": 5})) == [("Size", 5)]

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from compute.health import TAKEN_WITHIN_S, Jobs
+from compute.health import CLAIMED_WITHIN_S, JobsHealth
 from compute.models import Job
 from resilient_site.health.components import Status
 
@@ -25,8 +25,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def jobs(clock: Clock) -> Jobs:
-    return Jobs(clock)
+def jobs(clock: Clock) -> JobsHealth:
+    return JobsHealth(clock)
 
 
 def make_running(lease_s: float) -> Job:
@@ -39,18 +39,18 @@ def make_running(lease_s: float) -> Job:
 def test_a_pool_without_anything_to_do_is_well(jobs):
     found = jobs.check()
     assert found.status is Status.PASS
-    assert dict(found.figures)["Jobs under way"] == "0"
+    assert dict(found.figures)["Running jobs"] == "0"
 
 
 def test_work_that_nobody_takes_for_a_while_tells_that_nobody_works(jobs, clock):
     Job.objects.create(task="primes")
     assert jobs.check().status is Status.PASS
-    clock.now += TAKEN_WITHIN_S
+    clock.now += CLAIMED_WITHIN_S
     assert jobs.check().status is Status.FAIL
     running = make_running(10)
     found = jobs.check()
     assert found.status is Status.PASS
-    assert dict(found.figures)["Pools at work"] == "1"
+    assert dict(found.figures)["Pools"] == "1"
     running.delete()
     assert jobs.check().status is Status.PASS  # counted anew
 
@@ -59,17 +59,17 @@ def test_what_is_not_due_waits_for_nobody(jobs, clock):
     later = timezone.now() + timedelta(hours=1)
     Job.objects.create(task="primes", run_after=later)
     jobs.check()
-    clock.now += TAKEN_WITHIN_S
+    clock.now += CLAIMED_WITHIN_S
     assert jobs.check().status is Status.PASS
 
 
 def test_a_job_whose_worker_vanished_tells_that_nobody_works(jobs, clock):
     make_running(-1)
     jobs.check()
-    clock.now += TAKEN_WITHIN_S
+    clock.now += CLAIMED_WITHIN_S
     found = jobs.check()
     assert found.status is Status.FAIL
-    assert dict(found.figures)["Lost by their pool"] == "1"
+    assert dict(found.figures)["Abandoned by their pool"] == "1"
 
 
 def test_a_full_queue_is_told(jobs, settings):

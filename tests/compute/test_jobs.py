@@ -11,7 +11,15 @@ from django.utils import timezone
 
 from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
-from compute.outcomes import Cancelled, Code, Failed, HandedBack, Lost, Split, Succeeded
+from compute.outcomes import (
+    Cancelled,
+    ErrorCode,
+    Failed,
+    Lost,
+    Released,
+    Split,
+    Succeeded,
+)
 from compute.queue import Claim
 from compute.registry import get_task, task
 from resilient_site.api.idempotency import KeyReused
@@ -114,7 +122,7 @@ def test_how_long_to_wait_follows_from_how_fast_the_queue_moves(reader, settings
             completion.finish(claim, Succeeded())
     # 30 a minute, so one in 2 s; eleven have to go before the twelfth has its place.
     waiting = [ask(reader) for _ in range(10)]
-    assert jobs.seconds_until(waiting[-1]) == 20
+    assert jobs.estimate_wait_s(waiting[-1]) == 20
     with pytest.raises(jobs.QueueFull) as refusal:
         ask(reader)
     assert refusal.value.retry_after_s == 2
@@ -122,7 +130,7 @@ def test_how_long_to_wait_follows_from_how_fast_the_queue_moves(reader, settings
 
 def test_strangers_have_a_bound_of_their_own(reader, monkeypatch):
     task = get_task("heavy_computation")
-    monkeypatch.setattr(task, "strangers_max", 1)
+    monkeypatch.setattr(task, "max_anonymous", 1)
     jobs.submit(task=task, params={"size": 1}, owner=None)
     with pytest.raises(jobs.QueueFull):
         jobs.submit(task=task, params={"size": 1}, owner=None)
@@ -152,7 +160,12 @@ def test_of_two_who_hold_a_job_one_can_end_it(reader):
     Job.objects.update(state="queued", lease_until=None)
     (new,) = take()
     assert new.epoch == old.epoch + 1
-    for outcome in (Succeeded("old"), Failed(Code.ERROR, "old"), HandedBack(), Lost()):
+    for outcome in (
+        Succeeded("old"),
+        Failed(ErrorCode.ERROR, "old"),
+        Released(),
+        Lost(),
+    ):
         assert not completion.finish(old, outcome)
     assert completion.finish(new, Succeeded("new"))
     assert not completion.finish(new, Succeeded("twice"))
@@ -163,9 +176,9 @@ def test_of_two_who_hold_a_job_one_can_end_it(reader):
 def test_what_is_late_cannot_report_either(reader):
     job = ask(reader)
     (claim,) = take()
-    completion.finish(claim, HandedBack())
-    queue.report(claim, 0.5, "still here")
-    queue.keep_result(claim, "late")
+    completion.finish(claim, Released())
+    queue.record_progress(claim, 0.5, "still here")
+    queue.store_result(claim, "late")
     job.refresh_from_db()
     assert (job.fraction, job.message, job.result) == (0, "", None)
 
@@ -200,9 +213,9 @@ def test_no_plan_claims_more_than_is_asked_for(reader):
 def test_a_lease_that_has_run_out_puts_the_job_back_without_blame(reader):
     job = ask(reader)
     take()
-    assert completion.sweep() == 0
+    assert completion.requeue_lost() == 0
     Job.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    assert completion.sweep() == 1
+    assert completion.requeue_lost() == 1
     job.refresh_from_db()
     assert (job.state, job.attempts, job.failures) == ("queued", 1, 0)
 
@@ -211,7 +224,7 @@ def test_a_lease_renewed_at_the_last_moment_is_not_lost(reader):
     ask(reader)
     (claim,) = take()
     assert not completion.finish(claim, Lost())
-    assert [held.job_id for held in queue.renew("worker")] == [claim.job_id]
+    assert [held.job_id for held in queue.renew_leases("worker")] == [claim.job_id]
 
 
 def test_a_job_that_kills_its_workers_ends(reader):
@@ -219,7 +232,7 @@ def test_a_job_that_kills_its_workers_ends(reader):
     for _ in range(completion.LOST_MAX + 1):
         take()
         Job.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-        completion.sweep()
+        completion.requeue_lost()
     job.refresh_from_db()
     assert (job.state, job.error_code) == ("failed", "worker_lost")
 
@@ -228,13 +241,13 @@ def test_tries_are_further_and_further_apart(reader):
     job = ask(reader)
     for failures, delay in ((1, 1), (2, 2)):
         (claim,) = take()
-        completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+        completion.finish(claim, Failed(ErrorCode.CRASHED, "Bang.", retry=True))
         job.refresh_from_db()
         assert (job.state, job.failures) == ("queued", failures)
         assert 0 < (job.run_after - timezone.now()).total_seconds() <= delay
         Job.objects.update(run_after=None)
     (claim,) = take()
-    completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+    completion.finish(claim, Failed(ErrorCode.CRASHED, "Bang.", retry=True))
     job.refresh_from_db()
     assert (job.state, job.error_detail) == ("failed", "Bang. (Tried 3 times.)")
 
@@ -251,9 +264,9 @@ def test_what_waits_is_cancelled_at_once_and_what_runs_is_asked_to_stop(reader):
     job = ask(reader)
     (claim,) = take()
     assert jobs.cancel(job).cancel_requested
-    assert queue.cancellations("worker") == {job.pk: claim.epoch}
+    assert queue.get_cancelled("worker") == {job.pk: claim.epoch}
     # It crashed on its own account before it was stopped: it is not tried again.
-    completion.finish(claim, Failed(Code.CRASHED, "Bang.", retry=True))
+    completion.finish(claim, Failed(ErrorCode.CRASHED, "Bang.", retry=True))
     job.refresh_from_db()
     assert job.state == "cancelled"
 
@@ -273,7 +286,7 @@ def test_a_failed_job_can_be_put_back(reader):
     job = ask(reader)
     (claim,) = take()
     assert not jobs.retry(job)
-    completion.finish(claim, Failed(Code.TASK_FAILED, "No."))
+    completion.finish(claim, Failed(ErrorCode.TASK_FAILED, "No."))
     assert jobs.retry(job)
     job.refresh_from_db()
     assert (job.state, job.error, job.attempts) == ("queued", None, 0)
@@ -299,7 +312,7 @@ def test_a_job_in_parts_waits_for_all_and_then_puts_them_together(reader):
     assert (job.state, job.parts_left, job.lease_until) == ("running", 2, None)
     one, two, other = take()
     assert (one.step, two.step, other.step) == ("part", "part", "main")
-    queue.report(one, 0.5, "half")
+    queue.record_progress(one, 0.5, "half")
     job.refresh_from_db()
     assert job.fraction == pytest.approx(0.1 + 0.8 * 0.25)
     completion.finish(two, Succeeded(2))
@@ -315,7 +328,7 @@ def test_a_job_in_parts_waits_for_all_and_then_puts_them_together(reader):
 def test_a_part_that_fails_ends_the_job_and_stops_its_siblings(reader):
     job = split(reader, 3)
     one, _ = take(2)
-    completion.finish(one, Failed(Code.TASK_FAILED, "No."))
+    completion.finish(one, Failed(ErrorCode.TASK_FAILED, "No."))
     job.refresh_from_db()
     assert (job.state, job.error_detail) == ("failed", "Part 1: No.")
     states = dict(job.parts.values_list("part", "state"))
@@ -329,7 +342,7 @@ def test_a_part_may_be_lost_and_done_again(reader):
     Job.objects.filter(parent=job).update(
         lease_until=timezone.now() - timedelta(seconds=1)
     )
-    completion.sweep()
+    completion.requeue_lost()
     (again,) = take(1)
     assert not completion.finish(claim, Succeeded("old"))
     completion.finish(again, Succeeded("new"))
@@ -355,7 +368,7 @@ def test_old_jobs_are_forgotten_with_their_files(reader):
     Job.objects.filter(pk=old.pk).update(
         finished_at=timezone.now() - timedelta(days=31)
     )
-    assert queue.forget_old() == 1
+    assert queue.delete_old_jobs() == 1
     assert list(Job.objects.all()) == [new]
     assert not JobFile.objects.exists()
 

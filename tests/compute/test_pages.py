@@ -12,8 +12,8 @@ from rest_framework import serializers
 
 from compute import files, registry
 from compute.models import Job
-from compute.registry import may
-from compute.task_context import Run
+from compute.registry import has_permissions
+from compute.task_context import TaskContext
 from compute.views import PAGE_ROWS
 from tests.compute.factories import make_file, make_job
 
@@ -39,13 +39,13 @@ def read_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "tasks", registry.tasks.copy())
 
     @registry.task(params=Upload)
-    def read_file(run: Run, *, file: str, word: str) -> None:
+    def read_file(context: TaskContext, *, file: str, word: str) -> None:
         """Read a file.
 
         As often as it takes."""
 
-    @registry.task(who=may("items.no_such_permission"))
-    def forbidden(run: Run) -> None:
+    @registry.task(may_run=has_permissions("items.no_such_permission"))
+    def forbidden(context: TaskContext) -> None:
         """Do what nobody may."""
 
 
@@ -83,7 +83,7 @@ def test_staff_see_all_jobs_and_whose_they_are(client, admin, editor):
     response = client.get("/jobs/")
     assert len(response.context["page"].rows) == 3
     assert "by edith" in words(response)
-    assert "by a stranger" in words(response)
+    assert "by anonymous" in words(response)
 
 
 def test_the_list_is_filtered_and_paged(member, reader):
@@ -102,7 +102,7 @@ def test_the_list_is_filtered_and_paged(member, reader):
         member.get("/jobs/?state=failed")
     )
     assert '<option value="nap" selected>Nap' in text(member.get("/jobs/?task=nap"))
-    assert "No such jobs" in text(member.get("/jobs/?state=running"))
+    assert "No matching jobs" in text(member.get("/jobs/?state=running"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_who_has_no_jobs_is_shown_the_way_to_one(member):
 def test_the_tasks_that_one_may_run_are_offered(member, read_file):
     response = member.get("/jobs/new/")
     assert "Give the number back." in words(response)
-    assert "Read a file. It may take up to 10 min and 512 MB" in words(response)
+    assert "Read a file. Limits: 10 min and 512 MB" in words(response)
     assert "Do what nobody may." not in words(response)
 
 
@@ -221,7 +221,7 @@ def test_a_full_queue_keeps_what_was_filled_in(member, settings):
     assert response.status_code == 503
     assert int(response["Retry-After"]) >= 1
     assert 'value="77"' in text(response)
-    assert "As many jobs are waiting as we take" in words(response)
+    assert "The queue of jobs is full" in words(response)
     assert not Job.objects.exists()
 
 
@@ -251,10 +251,10 @@ def test_a_waiting_job_tells_its_place_and_a_guess(member, reader):
     make_job()
     job = make_job(owner=reader)
     response = member.get(url(job))
-    assert "1 job is before it in the queue" in words(response)
-    assert "probably begin within 60 seconds" in words(response)
+    assert "1 job is ahead of it in the queue" in words(response)
+    assert "Estimated start: within 60 seconds" in words(response)
     Job.objects.exclude(pk=job.pk).delete()
-    assert "It is the next in the queue" in words(member.get(url(job)))
+    assert "It is next in the queue" in words(member.get(url(job)))
 
 
 def test_a_running_job_shows_how_far_it_is(member, reader):
@@ -286,14 +286,14 @@ def test_the_parts_of_a_job_are_shown_up_to_a_number(member, reader):
     response = member.get(url(job))
     assert "Part 100" in words(response)
     assert "Part 101" not in words(response)
-    assert "101 in all" in words(response)
+    assert "101 in total" in words(response)
 
 
 def test_attempts_are_told_with_what_became_of_them(member, reader):
     one = make_job("succeeded", owner=reader, result={})
     assert "Attempts" not in words(member.get(url(one)))
     job = make_job("succeeded", owner=reader, result={}, attempts=4, failures=2)
-    assert "Attempts 4 2 failed, 1 broken off" in words(member.get(url(job)))
+    assert "Attempts 4 2 failed, 1 interrupted" in words(member.get(url(job)))
     job = make_job("failed", owner=reader, attempts=3, failures=3)
     assert "Attempts 3 3 failed" in words(member.get(url(job)))
 
@@ -301,15 +301,15 @@ def test_attempts_are_told_with_what_became_of_them(member, reader):
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
-        ("task_failed", "To do it again would not help."),
+        ("task_failed", "Running it again would not help."),
         ("error", "Run it again"),
-        ("crashed", "Its process broke off"),
-        ("time_limit", "Ask for less"),
-        ("memory_limit", "too much memory"),
+        ("crashed", "The process stopped unexpectedly"),
+        ("time_limit", "Start a new job with less to do"),
+        ("memory_limit", "Memory limit exceeded"),
         ("result_too_large", "too large"),
         ("part_failed", "One of its parts"),
-        ("task_unknown", "no longer has this task"),
-        ("worker_lost", "Its process broke off"),
+        ("task_unknown", "does not have the task"),
+        ("worker_lost", "The process stopped unexpectedly"),
         ("of_tomorrow", "Run it again"),
     ],
 )
@@ -354,7 +354,7 @@ def test_any_result_is_shown_by_its_shape(member, reader):
 @pytest.mark.parametrize(
     ("result", "shown"),
     [
-        (None, "It is done."),
+        (None, "The job has finished."),
         (42, "Result 42"),
         ("<i>", "Result &lt;i&gt;"),
         ([], "Result [] "),
@@ -377,7 +377,7 @@ def test_a_waiting_job_is_cancelled_at_once(member, reader):
     assert member.get(url(job, "cancel/")).status_code == 405
     response = member.post(url(job, "cancel/"), follow=True)
     assert response.redirect_chain == [(url(job), 302)]
-    assert "stopped before it began" in words(response)
+    assert "The job was cancelled before it started" in words(response)
     job.refresh_from_db()
     assert job.state == "cancelled"
 
@@ -428,7 +428,7 @@ def test_running_again_waits_for_room_in_the_queue(member, reader, settings):
     settings.COMPUTE_MAX_QUEUED = 0
     job = make_job("failed", owner=reader)
     response = member.post(url(job, "again/"), follow=True)
-    assert "As many jobs are waiting as we take" in words(response)
+    assert "The queue of jobs is full" in words(response)
     assert Job.objects.count() == 1
 
 

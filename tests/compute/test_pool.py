@@ -233,7 +233,7 @@ def test_a_supervisor_that_wakes_too_late_writes_nothing(make_pool, submit):
     os.kill(sleeper.pid, signal.SIGCONT)
     job = ended(job)
     assert (job.state, job.attempts, job.result) == ("succeeded", 2, {"attempt": 2})
-    wait_for(lambda: "no longer ours" in sleeper.output())
+    wait_for(lambda: "had been lost" in sleeper.output())
     assert heir.stop() == 0
 
 

@@ -14,11 +14,11 @@ from compute.celery import relay
 from compute.celery.app import BROKER_ERRORS, BROKER_TIMEOUT_S, app
 from compute.celery.relay import Relay
 from compute.models import Job
-from compute.outcomes import HandedBack
+from compute.outcomes import Released
 from tests.compute import brokers
 from tests.servers import free_port
 
-needs_locks = pytest.mark.skipif(
+needs_row_locks = pytest.mark.skipif(
     "connection.vendor != 'postgresql'", reason="SQLite locks no rows"
 )
 
@@ -67,7 +67,7 @@ def test_what_is_due_is_handed_over_once_and_in_order(url, submit, make_relay):
     cancelled = submit("echo")
     jobs.cancel(cancelled)
 
-    assert [make_relay().hand_over(), make_relay().hand_over()] == [3, 0]
+    assert [make_relay().publish_due(), make_relay().publish_due()] == [3, 0]
 
     found = brokers.messages(url)
     assert [message.headers["id"] for message in found] == [str(job.pk) for job in due]
@@ -79,11 +79,11 @@ def test_what_is_due_is_handed_over_once_and_in_order(url, submit, make_relay):
 
 def test_a_job_that_is_queued_again_is_handed_over_again(url, submit, make_relay):
     job = submit("echo")
-    make_relay().hand_over()
+    make_relay().publish_due()
     [claim] = queue.claim("someone", 1, job.pk)
-    completion.finish(claim, HandedBack())
+    completion.finish(claim, Released())
 
-    assert make_relay().hand_over() == 1
+    assert make_relay().publish_due() == 1
     assert brokers.job_ids(url) == [str(job.pk), str(job.pk)]
 
 
@@ -112,7 +112,7 @@ def test_jobs_wait_for_a_broker_that_is_away_and_one_line_tells(
     monkeypatch.setattr(app.conf, "broker_url", url)
     one.turn()
     assert not_handed_over() == 0
-    assert said(caplog)[1:] == ["Jobs are handed over again."]
+    assert said(caplog)[1:] == ["Jobs are published again."]
 
 
 def test_of_several_brokers_one_that_is_there_is_taken(
@@ -121,7 +121,7 @@ def test_of_several_brokers_one_that_is_there_is_taken(
     several = f"amqp://127.0.0.1:{free_port()};{url}"
     monkeypatch.setattr(app.conf, "broker_url", several)
     submit("echo")
-    assert make_relay().hand_over() == 1
+    assert make_relay().publish_due() == 1
 
 
 def test_a_broker_that_hangs_holds_nobody_up_for_long(
@@ -130,13 +130,13 @@ def test_a_broker_that_hangs_holds_nobody_up_for_long(
     monkeypatch.setattr(app.conf, "broker_url", rabbitmq_own.url())
     one = make_relay()
     submit("echo")
-    one.hand_over()
+    one.publish_due()
     held_up = submit("echo")
 
     rabbitmq_own.pause()
     began = time.monotonic()
     with pytest.raises(BROKER_ERRORS):
-        one.hand_over()
+        one.publish_due()
     assert time.monotonic() - began < BROKER_TIMEOUT_S + 1
     assert not_handed_over() == 1
 
@@ -150,12 +150,12 @@ def test_a_broker_that_hangs_holds_nobody_up_for_long(
 def test_a_message_without_a_queue_is_not_taken_for_delivered(url, submit, make_relay):
     one = make_relay()
     submit("echo")
-    one.hand_over()
+    one.publish_due()
     brokers.delete_queue(url)
     job = submit("echo")
 
     with pytest.raises(BROKER_ERRORS, match="NO_ROUTE"):
-        one.hand_over()
+        one.publish_due()
     assert not_handed_over() == 1
 
     one.turn()
@@ -170,8 +170,8 @@ def test_a_relay_that_dies_before_it_marks_publishes_twice(
     with monkeypatch.context() as patched:
         patched.setattr(relay, "_mark", lambda *args, **changes: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            make_relay().hand_over()
-    assert make_relay().hand_over() == 1
+            make_relay().publish_due()
+    assert make_relay().publish_due() == 1
     assert brokers.job_ids(url) == [str(job.pk)] * 2
 
 
@@ -182,22 +182,22 @@ def test_a_job_that_was_taken_and_queued_again_meanwhile_is_not_marked(
 
     def taken_at_once(self, job_id):
         [claim] = queue.claim("someone", 1, job_id)
-        completion.finish(claim, HandedBack())
+        completion.finish(claim, Released())
 
     with monkeypatch.context() as patched:
         patched.setattr(Relay, "_publish", taken_at_once)
-        make_relay().hand_over()
+        make_relay().publish_due()
     assert not_handed_over() == 1
 
 
-@needs_locks
+@needs_row_locks
 def test_one_relay_at_a_time_hands_over(url, submit, make_relay, other):
     submit("echo")
     other.execute("SELECT pg_advisory_xact_lock(%s)", [relay.LOCK])
-    assert make_relay().hand_over() == 0
+    assert make_relay().publish_due() == 0
 
     other.rollback()  # as its end would
-    assert make_relay().hand_over() == 1
+    assert make_relay().publish_due() == 1
 
 
 def handed_over(ago):
@@ -207,38 +207,38 @@ def handed_over(ago):
 
 def test_lost_messages_are_found_missing_in_an_empty_queue(url, submit, make_relay):
     one, job = make_relay(), submit("echo")
-    one.hand_over()
+    one.publish_due()
     brokers.messages(url)  # and so they are gone
 
-    one.find_lost()
+    one.requeue_lost()
     assert not_handed_over() == 0  # it may be on its way
 
     handed_over(relay.LOST_AFTER)
-    one.find_lost()
-    assert one.hand_over() == 1
+    one.requeue_lost()
+    assert one.publish_due() == 1
     assert brokers.job_ids(url) == [str(job.pk)]
 
 
 def test_messages_that_wait_are_not_lost_but_for_a_long_time(url, submit, make_relay):
     one = make_relay()
     submit("echo")
-    one.hand_over()
+    one.publish_due()
 
     handed_over(relay.LOST_FOR_CERTAIN_AFTER / 2)
-    one.find_lost()
+    one.requeue_lost()
     assert not_handed_over() == 0
 
     handed_over(relay.LOST_FOR_CERTAIN_AFTER)
-    one.find_lost()
+    one.requeue_lost()
     assert not_handed_over() == 1
 
 
 def test_with_the_queue_all_its_messages_are_lost(url, submit, make_relay):
     one, job = make_relay(), submit("echo")
-    one.hand_over()
+    one.publish_due()
     brokers.delete_queue(url)
     handed_over(relay.LOST_AFTER)
 
-    one.find_lost()
-    assert one.hand_over() == 1
+    one.requeue_lost()
+    assert one.publish_due() == 1
     assert brokers.job_ids(url) == [str(job.pk)]

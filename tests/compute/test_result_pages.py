@@ -27,14 +27,14 @@ def words(response) -> str:
 def test_a_computation_tells_its_numbers(editor_client, editor):
     job = do("heavy_computation", editor, size=10_000)
     page = words(editor_client.get(job.get_absolute_url()))
-    assert "Primes 1,229 Below 10,000 The largest 9,973" in page
+    assert "Primes 1,229 Below 10,000 Largest 9,973" in page
 
 
 def test_an_export_is_there_to_download(editor_client, editor):
     make_items(3)
     job = do("export_items", editor, format="csv", search="", tag="")
     response = editor_client.get(job.get_absolute_url())
-    assert "3 items are in the file" in words(response)
+    assert "3 items exported to a file" in words(response)
     address = f"{job.get_absolute_url()}files/items.csv.gz"
     assert f'href="{address}"' in text(response)
     assert editor_client.get(address).content.startswith(b"\x1f\x8b")
@@ -44,7 +44,7 @@ def test_an_import_tells_its_counts_and_hands_bad_rows_back(editor_client, edito
     rows = b"id,name\na,One\nb,\nc,Three\n"
     job = do("import_items", editor, upload=rows, file="units.csv")
     response = editor_client.get(job.get_absolute_url())
-    assert "units.csv is imported, but 1 row was left out" in words(response)
+    assert "units.csv was imported; 1 row was rejected" in words(response)
     assert "Created 2 Updated 0 Unchanged 0 Rejected 1" in words(response)
     assert "/items/?ordering=-updated_at" in text(response)
     found = re.search(r'href="([^"]*)" download>Download the rej', text(response))
@@ -53,7 +53,7 @@ def test_an_import_tells_its_counts_and_hands_bad_rows_back(editor_client, edito
 
     job = do("import_items", editor, upload=b"id,name\na,One\n", file="one.csv")
     response = editor_client.get(job.get_absolute_url())
-    assert "one.csv is imported." in words(response)
+    assert "one.csv was imported." in words(response)
     assert "Download" not in words(response)
 
 
@@ -64,7 +64,7 @@ def test_a_report_shows_charts_and_the_numbers_of_each(editor_client, editor):
     job = do("catalogue_report", editor, tag="")
     response = editor_client.get(job.get_absolute_url())
     page = words(response)
-    assert "Items 4 Without a tag 0 Tags in use 2 Changes so far 5" in page
+    assert "Items 4 Without a tag 0 Tags in use 2 Changes 5" in page
     assert "metal 3" in page
     assert "/items/?tag=a%2Bb" in text(response)
     assert "rusty 1" in page
@@ -122,11 +122,11 @@ def test_a_merged_pair_says_what_is_left(editor_client, pair):
     response = merge(editor_client, pair, "second", follow=True)
     address = f"{pair.get_absolute_url()}?page=1#pair-1"
     assert response.redirect_chain == [(address, 302)]
-    assert "“Brass bolt &lt;M9&gt;” is the only one of the two now." in words(response)
+    assert "The two items were merged into “Brass bolt &lt;M9&gt;”." in words(response)
     assert "Brass bolt &lt;M8&gt; a Deleted" in words(response)
     assert "by edith" in words(response)
-    assert "Brass bolt &lt;M9&gt; b Still there" in words(response)
-    assert "Keep this one" not in words(response)
+    assert "Brass bolt &lt;M9&gt; b Not deleted" in words(response)
+    assert "Keep this item" not in words(response)
     assert catalogue.get_item("b").tag_names() == ["metal", "x", "y"]
     assert not Item.objects.filter(pk="a").exists()
 
@@ -134,7 +134,7 @@ def test_a_merged_pair_says_what_is_left(editor_client, pair):
 def test_a_pair_that_lost_an_item_is_not_merged(editor_client, pair):
     catalogue.delete_item("b", actor=TESTER)
     response = merge(editor_client, pair, follow=True)
-    assert "One of the two is no longer there." in words(response)
+    assert "One of the two items has been deleted." in words(response)
     catalogue.delete_item("a", actor=TESTER)
     page = words(editor_client.get(pair.get_absolute_url()))
     assert page.count("Deleted") == 2
@@ -145,7 +145,7 @@ def test_items_with_too_many_tags_for_one_are_not_merged(editor_client, pair):
         tags = [f"{letter}{number}" for number in range(20)]
         catalogue.update_item(item, {"tags": tags}, actor=TESTER)
     response = merge(editor_client, pair, follow=True)
-    assert "They cannot be one item. An item may have at most 30" in words(response)
+    assert "The items cannot be merged. An item may have at most 30" in words(response)
     assert Item.objects.count() == 2
 
 
@@ -167,7 +167,7 @@ def test_merging_takes_all_that_an_editor_may(client, reader, pair):
     pair.owner = reader
     pair.save()
     client.force_login(reader)
-    assert "Keep this one" not in words(client.get(pair.get_absolute_url()))
+    assert "Keep this item" not in words(client.get(pair.get_absolute_url()))
     assert merge(client, pair).status_code == 403
     assert Item.objects.count() == 2
 
@@ -200,7 +200,7 @@ def test_no_pairs_are_a_result_too(editor_client, editor):
     make_item(name="Completely different")
     job = do("find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10)
     page = words(editor_client.get(job.get_absolute_url()))
-    assert "No two of the 2 items agree that much." in page
+    assert "No two of the 2 items are that similar." in page
 
 
 @pytest.mark.parametrize(

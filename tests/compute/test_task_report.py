@@ -13,7 +13,7 @@ from compute import completion, files, jobs, queue
 from compute.models import Job
 from compute.outcomes import Succeeded
 from compute.registry import get_task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from compute.tasks.algorithms import charts, statistics
 from compute.tasks.algorithms.charts import Chart
 from compute.tasks.algorithms.statistics import Words
@@ -35,8 +35,8 @@ class Report:
         self.job = jobs.submit(task=task, params={"tag": tag}, owner=owner)
         self.told: list[float] = []
         (claim,) = queue.claim("worker", 1)
-        run = Run(claim, lambda fraction, text: self.told.append(fraction))
-        result = orjson.loads(orjson.dumps(task.main(run, **claim.params)))
+        context = TaskContext(claim, lambda fraction, text: self.told.append(fraction))
+        result = orjson.loads(orjson.dumps(task.main(context, **claim.params)))
         assert completion.finish(claim, Succeeded(result))
         self.result: dict[str, Any] = result
         self.job.refresh_from_db()
@@ -185,7 +185,7 @@ def test_counting_words_holds_few_and_says_what_it_may_have_missed():
 
 
 def test_progress_moves_forward_to_the_end(reader, monkeypatch):
-    monkeypatch.setattr("compute.task_context.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
     monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
     make_items(50)
     told = Report(reader).told

@@ -12,7 +12,7 @@ from compute import completion, files, jobs, queue
 from compute.models import Job
 from compute.outcomes import Failed, Lost, Succeeded
 from compute.registry import Parts, Task, TaskFailed, get_task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from compute.tasks.algorithms.primes import count_primes
 from items.imports import importing
 from items.models import ImportRun, Item, ItemChange
@@ -21,18 +21,18 @@ from tests.factories import make_item, make_items
 pytestmark = pytest.mark.django_db
 
 
-def begin(task: Task, owner: User, **params) -> tuple[Run, dict]:
+def begin(task: Task, owner: User, **params) -> tuple[TaskContext, dict]:
     """Ask for a job and take it; return its run and its parameters."""
     serializer = task.params(data=params)
     serializer.is_valid(raise_exception=True)
     jobs.submit(task=task, params=serializer.validated_data, owner=owner)
     (claim,) = queue.claim("worker", 1)
-    return Run(claim, lambda fraction, message: None), claim.params
+    return TaskContext(claim, lambda fraction, message: None), claim.params
 
 
-def end(run: Run, result: object) -> Job:
-    assert completion.finish(run.claim, Succeeded(result))
-    return Job.objects.get(pk=run.job_id)
+def end(context: TaskContext, result: object) -> Job:
+    assert completion.finish(context.claim, Succeeded(result))
+    return Job.objects.get(pk=context.job_id)
 
 
 def content(job: Job, name: str) -> bytes:
@@ -63,12 +63,12 @@ def test_primes_of_stretches_add_up():
 def test_a_computation_is_split_and_put_together(reader, settings):
     settings.COMPUTE_PROCESSES = 3
     task = get_task("heavy_computation")
-    run, params = begin(task, reader, size=100_000_000)
-    parts = task.main(run, **params)
+    context, params = begin(task, reader, size=100_000_000)
+    parts = task.main(context, **params)
     assert isinstance(parts, Parts)
     assert len(parts.params) == 5
-    counts = [task.part_function(run, **part) for part in parts.params]
-    assert task.merge_function(run, counts, **params) == {
+    counts = [task.part_function(context, **part) for part in parts.params]
+    assert task.merge_function(context, counts, **params) == {
         "message": "Heavy computation finished",
         "size": 100_000_000,
         "primes": 5_761_455,
@@ -78,8 +78,8 @@ def test_a_computation_is_split_and_put_together(reader, settings):
 
 def test_a_small_computation_is_not_worth_splitting(reader):
     task = get_task("heavy_computation")
-    run, params = begin(task, reader, size=2)
-    result = task.main(run, **params)
+    context, params = begin(task, reader, size=2)
+    result = task.main(context, **params)
     assert (result["primes"], result["largest"]) == (0, None)
 
 
@@ -90,9 +90,9 @@ def test_an_export_has_the_items_that_were_chosen(reader):
     make_items(2_500, tags=["t"])
     make_item(id="other")
     task = get_task("export_items")
-    run, params = begin(task, reader, format="csv", tag="t")
-    result = task.main(run, **params)
-    job = end(run, result)
+    context, params = begin(task, reader, format="csv", tag="t")
+    result = task.main(context, **params)
+    job = end(context, result)
     packed = content(job, "items.csv.gz")
     assert (result["rows"], result["bytes"]) == (2_500, len(packed))
     lines = gzip.decompress(packed).splitlines()
@@ -130,13 +130,13 @@ def small_batches(monkeypatch):
 
 def test_an_import_brings_the_rows_in_and_keeps_the_rejected_ones(editor):
     task = get_task("import_items")
-    run, params = begin(task, editor, file=upload(ROWS))
-    result = task.main(run, **params)
+    context, params = begin(task, editor, file=upload(ROWS))
+    result = task.main(context, **params)
     assert result == {
         "source": "my.csv", "lines": 101, "created": 90, "updated": 0, "unchanged": 0,
         "rejected": 10,
     }  # fmt: skip
-    rejected = content(end(run, result), "rejects.csv").decode().splitlines()
+    rejected = content(end(context, result), "rejects.csv").decode().splitlines()
     assert rejected[0] == "line,reason,row"
     assert len(rejected) == 11
     assert ItemChange.objects.values_list("actor", flat=True).distinct().get() == (
@@ -149,13 +149,13 @@ def test_an_import_that_is_broken_off_goes_on_elsewhere(
 ):
     """The next try may be on another machine: nothing but the database is left."""
     task = get_task("import_items")
-    run, params = begin(task, editor, file=upload(ROWS))
+    context, params = begin(task, editor, file=upload(ROWS))
     batches = 0
 
     class PowerCut(BaseException):
         pass
 
-    write = files.Kept.append
+    write = files.AppendableFile.append
 
     def fail(kept, data):
         nonlocal batches
@@ -165,16 +165,16 @@ def test_an_import_that_is_broken_off_goes_on_elsewhere(
             raise PowerCut  # in the middle of a batch: all of it is taken back
         return size
 
-    monkeypatch.setattr(files.Kept, "append", fail)
+    monkeypatch.setattr(files.AppendableFile, "append", fail)
     with pytest.raises(PowerCut):
-        task.main(run, **params)
+        task.main(context, **params)
     monkeypatch.undo()
     assert Item.objects.count() == 36
 
     Job.objects.update(lease_until="2000-01-01T00:00Z")
-    assert completion.sweep() == 1
+    assert completion.requeue_lost() == 1
     (claim,) = queue.claim("other", 1)
-    again = Run(claim, lambda fraction, message: None)
+    again = TaskContext(claim, lambda fraction, message: None)
     result = task.main(again, **params)
     assert (result["created"], result["rejected"]) == (90, 10)
     rejected = content(end(again, result), "rejects.csv").decode().splitlines()
@@ -187,49 +187,49 @@ def test_an_import_that_is_broken_off_goes_on_elsewhere(
 
 def test_a_file_that_is_none_of_items_fails_for_good(editor):
     task = get_task("import_items")
-    run, params = begin(task, editor, file=upload("colour\nred\n"))
+    context, params = begin(task, editor, file=upload("colour\nred\n"))
     with pytest.raises(TaskFailed, match="name"):
-        task.main(run, **params)
+        task.main(context, **params)
 
 
 def test_a_packed_file_is_imported(editor):
     packed = SimpleUploadedFile("my.csv.gz", gzip.compress(ROWS.encode()))
     task = get_task("import_items")
-    run, params = begin(task, editor, file=packed)
-    assert task.main(run, **params)["created"] == 90
+    context, params = begin(task, editor, file=packed)
+    assert task.main(context, **params)["created"] == 90
 
 
 # --- what a run gives
 
 
 def test_progress_is_passed_on_now_and_then(reader):
-    run, _ = begin(get_task("echo"), reader)
+    context, _ = begin(get_task("echo"), reader)
     told = []
-    run._report = lambda fraction, message: told.append(fraction)
+    context._on_progress = lambda fraction, message: told.append(fraction)
     for step in range(1000):
-        run.progress(step / 1000)
+        context.progress(step / 1000)
     assert 1 <= len(told) < 10
 
 
 def test_files_of_broken_off_tries_are_forgotten(reader):
     for outcome in (Lost(), Failed("error", "no")):
-        run, _ = begin(get_task("echo"), reader)
-        with run.file("a", "text/plain") as out:
+        context, _ = begin(get_task("echo"), reader)
+        with context.file("a", "text/plain") as out:
             out.write(b"x")
         Job.objects.update(lease_until="2000-01-01T00:00Z")
-        completion.finish(run.claim, outcome)
+        completion.finish(context.claim, outcome)
     (claim,) = queue.claim("worker", 1)
-    again = Run(claim, lambda fraction, message: None)
+    again = TaskContext(claim, lambda fraction, message: None)
     with again.file("a", "text/plain") as out:
         out.write(b"y")
     job = end(again, None)
-    assert queue.forget_leftovers() > 0
+    assert queue.delete_orphaned_files() > 0
     assert content(job, "a") == b"y"
     assert Job.objects.get(state="failed").files.count() == 0
 
 
 def test_a_file_is_given_to_the_run_as_it_was_sent(editor):
     text = "id,name\n" + "1,x\n" * files.CHUNK_BYTES
-    run, _ = begin(get_task("import_items"), editor, file=upload(text))
-    with run.input("file") as stream:
+    context, _ = begin(get_task("import_items"), editor, file=upload(text))
+    with context.input("file") as stream:
         assert io.BytesIO(stream.read()).getvalue() == text.encode()

@@ -15,10 +15,10 @@ from compute.models import Job
 from compute.outcomes import Split, Succeeded
 from compute.queue import Claim, claim
 from compute.registry import Parts, TaskFailed, get_task
-from compute.task_context import Run
+from compute.task_context import TaskContext
 from compute.tasks import find_duplicates as module
 from compute.tasks.algorithms import duplicates
-from compute.tasks.algorithms.duplicates import normal
+from compute.tasks.algorithms.duplicates import normalize
 from items.models import Item
 from tests.factories import make_item
 
@@ -33,8 +33,8 @@ def search(reader, settings):
 
     def step(function, *results):
         (taken,) = claim("worker", 1)
-        run = Run(taken, lambda fraction, message: None)
-        outcome = function(run, *results, **taken.params)
+        context = TaskContext(taken, lambda fraction, message: None)
+        outcome = function(context, *results, **taken.params)
         if isinstance(outcome, Parts):
             finish(taken, Split(outcome.params))
         else:
@@ -101,7 +101,7 @@ def expected(field: str, threshold: float) -> dict[tuple[str, str], float]:
     """What must be found, by comparing everything with everything."""
     groups = defaultdict(list)
     for item in Item.objects.order_by("pk"):
-        if text := normal(getattr(item, field)):
+        if text := normalize(getattr(item, field)):
             groups[text].append(item.pk)
     scores = {
         (members[0], other): 1.0 for members in groups.values() for other in members[1:]
@@ -141,7 +141,7 @@ def test_both_fields_give_each_pair_once_with_its_best_score(
     found = {(row["first_id"], row["second_id"]): row for row in rows}
     assert len(found) == len(rows)
     texts = {
-        item.pk: (normal(item.name), normal(item.description))
+        item.pk: (normalize(item.name), normalize(item.description))
         for item in Item.objects.all()
     }
     for (first, second), row in found.items():
@@ -290,10 +290,10 @@ def test_more_text_than_fits_is_refused_in_words(reader, monkeypatch):
     monkeypatch.setattr(duplicates, "MEMORY_BYTES", 500)
     add(*[(f"Bolt {n}",) for n in range(10)])
     job = Job.objects.create(task="find_duplicates", owner=reader)
-    run = Run(Claim.of(job), lambda fraction, message: None)
+    context = TaskContext(Claim.of(job), lambda fraction, message: None)
     with pytest.raises(TaskFailed, match="Choose a tag"):
         get_task("find_duplicates").main(
-            run, threshold=0.85, field="name", tag="", limit=10
+            context, threshold=0.85, field="name", tag="", limit=10
         )
 
 

@@ -16,7 +16,7 @@ from django.db.models import Max, Min
 
 from compute import job_events, jobs, queue
 from compute.models import Job
-from compute.pool.worker_handle import Slot
+from compute.pool.worker_handle import WorkerHandle
 from compute.queue import Claim, Step
 from compute.registry import get_task
 from tests.load import celery_peer
@@ -65,7 +65,7 @@ def pool_rate(number: int) -> float:
     forget()
     with transaction.atomic():
         _create(number)
-        queue.notify()
+        queue.notify_workers()
     return _per_second(number)
 
 
@@ -84,27 +84,27 @@ def celery_rate(worker: int, number: int) -> float:
 
 def slots_rate(number: int) -> float:
     """Our processes and pipes alone, with no database."""
-    slots = [Slot() for _ in range(PROCESSES)]
+    handles = [WorkerHandle() for _ in range(PROCESSES)]
     try:
-        _feed(slots, PROCESSES * 10)
+        _feed(handles, PROCESSES * 10)
         begin = time.perf_counter()
-        _feed(slots, number)
+        _feed(handles, number)
         return number / (time.perf_counter() - begin)
     finally:
-        for slot in slots:
-            slot.close()
+        for handle in handles:
+            handle.close()
 
 
-def _feed(slots: list[Slot], number: int) -> None:
+def _feed(handles: list[WorkerHandle], number: int) -> None:
     claims = iter([_claim(n) for n in range(number)])
     ended = 0
     while ended < number:
-        for slot in slots:
-            slot.start()
-            if slot.is_free and (claim := next(claims, None)):
-                slot.run(claim)
-        wait([thing for slot in slots for thing in slot.waitables()])
-        ended += sum(1 for slot in slots for _ in slot.ended())
+        for handle in handles:
+            handle.start()
+            if handle.is_free and (claim := next(claims, None)):
+                handle.run(claim)
+        wait([thing for handle in handles for thing in handle.waitables()])
+        ended += sum(1 for handle in handles for _ in handle.poll())
 
 
 def _claim(number: int) -> Claim:

@@ -1,4 +1,4 @@
-"""Run the pool that does the jobs, until it is told to stop."""
+"""Run the process pool that executes jobs, until a signal."""
 
 import logging
 import sys
@@ -7,8 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from compute.pool.supervisor import Queue, Supervisor
-from compute.pool.wakeup import Wakeup, on_signals
+from compute.pool.supervisor import DatabaseQueue, Supervisor
+from compute.pool.wakeup import Wakeup, handle_signals
 from resilient_site.observability.logging import start_listener
 from resilient_site.observability.metrics import sharing
 from resilient_site.resilience.breaker_overrides import holds
@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Run the jobs that the site is asked for, in processes of their own."
-    requires_system_checks = []  # some ask the database, which may be away
+    help = "Run the process pool that executes jobs."
+    requires_system_checks = []  # some need the database, which may be down
 
     def handle(self, *args: Any, **options: Any) -> None:
         sharing.clean("compute")
         sharing.teller.start("compute")
         holds.start()
         if settings.COMPUTE_BACKEND == "celery":
-            # Only here: no other process of the site needs to load Celery.
-            from compute.celery import app
+            # No other process of the site loads Celery.
+            from compute.celery.app import run_worker
 
-            sys.exit(app.work())
+            sys.exit(run_worker())
         start_listener()
         wakeup = Wakeup()
-        supervisor = Supervisor(source=Queue(), wakeup=wakeup)
-        on_signals(wakeup, supervisor.stop)
-        logger.info("%d processes wait for jobs.", len(supervisor.slots))
+        supervisor = Supervisor(source=DatabaseQueue(), wakeup=wakeup)
+        handle_signals(wakeup, supervisor.stop)
+        logger.info("%d processes are waiting for jobs.", len(supervisor.workers))
         supervisor.run()

@@ -1,7 +1,7 @@
-"""Bar charts as SVG files: to be read without colour, in the dark and on paper.
+"""Bar charts as SVG files, readable without colour, in dark mode and in print.
 
-They stand in a page as `<img>`, so its stylesheet does not reach them. The reader's
-own setting chooses between light and dark.
+Pages show them as `<img>`, which their stylesheet does not reach: the files themselves
+follow the reader's choice between light and dark.
 """
 
 import unicodedata
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-# So narrow that a telephone shows the letters in a size that can be read.
+# Narrow enough for text of readable size on a phone.
 WIDTH = 440
 ROW = 24
 MARGIN = 6
 FONT_SIZE = 13
-# What a letter takes in the mean, of the size of the font.
+# Mean width of a letter, relative to the font size.
 LETTER = 0.6
 # A longer label would leave too little for the bar.
 LABEL_MAX = 22
 
-# No variables: programs that draw SVG for print do not know them.
+# No CSS variables: renderers for print do not support them.
 STYLE = f"""
 :root {{ color-scheme: light dark; }}
 text {{ font-family: system-ui, sans-serif; font-size: {FONT_SIZE}px; fill: #1b2325; }}
@@ -39,7 +39,7 @@ text.no_data {{ text-anchor: middle; }}
 
 @dataclass(frozen=True)
 class Chart:
-    """A bar for each pair of label and number; without a number it is a heading."""
+    """Bars of labels and numbers; a label without a number is a heading."""
 
     title: str
     summary: str
@@ -56,7 +56,7 @@ def draw(chart: Chart) -> bytes:
     from pygal.style import Style  # type: ignore[import-untyped]
 
     bars = [(shortened(label), number) for label, number in chart.bars]
-    bars.reverse()  # the first one stands at the bottom
+    bars.reverse()  # pygal draws the first one at the bottom
     drawn = HorizontalBar(
         style=Style(label_font_size=FONT_SIZE, value_font_size=FONT_SIZE),
         width=WIDTH,
@@ -83,7 +83,7 @@ def draw(chart: Chart) -> bytes:
 
 
 def shortened(label: str) -> str:
-    """Leave out the middle of a long label: its end may tell it from others."""
+    """Leave out the middle of a long label, whose end may distinguish it."""
     if _letters(label) <= LABEL_MAX:
         return label
     left = _fitting(label, LABEL_MAX * 2 / 3)
@@ -97,7 +97,7 @@ def _fitting(text: str, room: float) -> str:
 
 
 def _letters(text: str) -> float:
-    """Return how many letters of the usual width are as wide as `text`."""
+    """Return the width of `text` in letters of the usual width."""
     return sum(map(_letter, text))
 
 
@@ -108,7 +108,7 @@ def _letter(letter: str) -> float:
 
 
 def _room_for_labels(bars: list[tuple[str, int | None]]) -> int:
-    """Return what they need beyond the width that they are taken to have."""
+    """Return the room that labels need beyond the width that pygal assumes."""
     widest = max((_letters(label) for label, _ in bars), default=0)
     longest = max((len(label) for label, _ in bars), default=0)
     return MARGIN + round((widest - longest) * FONT_SIZE * LETTER)
@@ -120,7 +120,7 @@ def _room_for_number(bars: list[tuple[str, int | None]]) -> int:
 
 
 def _cleaned(root: Any, chart: Chart) -> Any:
-    """Keep what is drawn: nothing for scripts, and no reference to elsewhere."""
+    """Remove what is not drawn, such as scripts and references to other files."""
     del root.attrib["id"]
     style = root.find("defs/style")
     style.text = STYLE

@@ -1,9 +1,9 @@
-"""Items whose names or descriptions agree, or nearly do.
+"""Search for duplicates: items with equal or similar names or descriptions.
 
-Texts are compared without regard to case, spacing and compatible characters
-(Unicode's NFKC). Items with the very same text make a group: each further one is
-paired with the group's first, so that a thousand equal items are 999 pairs and not
-half a million. Groups whose texts nearly agree are paired by their first items.
+Texts are compared without case, spacing and compatibility characters (Unicode's NFKC).
+Items with the same text form a group: each further one is paired with the first of the
+group, so that a thousand equal items make 999 pairs and not half a million. Groups of
+similar texts are paired by their first items.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from items.models import ItemQuerySet
 
 FIELDS = ("name", "description", "both")
 MEMORY_BYTES = 600_000_000
-# What a text and the first item that has it take beside their letters.
+# Memory of a text and the id of its first item, beside their letters.
 ENTRY_BYTES = 200
 READ_SHARE = 0.1
 
@@ -29,11 +29,11 @@ type Progress = Callable[[float, str], None]
 
 
 class TooMuchText(Exception):
-    """The texts would not fit into the memory of one process."""
+    """The texts do not fit into the memory of one process."""
 
 
 class Pair(NamedTuple):
-    """Two items, the one with the lower id first, and the field that agrees."""
+    """Two items, the one with the lower id first, and the field in which they agree."""
 
     score: float
     field: str
@@ -47,7 +47,7 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass
 class Search:
-    """One part of the work: what belongs to it is told by checksums of the texts."""
+    """One part of a search; checksums of the texts assign them to parts."""
 
     field: str
     threshold: float
@@ -59,34 +59,35 @@ class Search:
     found: list[Pair] = dataclasses.field(default_factory=list)
 
     def run(self, items: ItemQuerySet, on_progress: Progress) -> None:
-        """Fill `found` with the best pairs of this part, in no order.
+        """Fill `found` with the best pairs of this part, unordered.
 
-        Raises TooMuchText. A pair that agrees in both fields may be there twice.
+        Raises TooMuchText. A pair that agrees in both fields may occur twice.
         """
         groups = self._read(items, on_progress)
         if self.is_cut:
-            return  # no others agree as well as those that agree exactly
+            return  # exact pairs alone reach the limit
         share = (1 - READ_SHARE) / len(groups)
         for number, name in enumerate(list(groups)):
-            begin = READ_SHARE + number * share
-            self._add_near(name, groups.pop(name), on_progress, begin, share)
+            offset = READ_SHARE + number * share
+            self._add_near(name, groups.pop(name), on_progress, offset, share)
 
     def _read(
         self, items: ItemQuerySet, on_progress: Progress
     ) -> dict[str, dict[str, str]]:
-        """Pair the items that agree exactly; return the first item of each text."""
+        """Pair items with equal texts; return the first item of each text."""
         names = FIELDS[:2] if self.field == "both" else (self.field,)
         groups: dict[str, dict[str, str]] = {name: {} for name in names}
         twins: dict[bytes, str] = {}
         used, total = 0, items.count()
-        for number, (item_id, *values) in enumerate(row_iterator.rows(items, *names)):
+        for number, (item_id, *values) in enumerate(
+            row_iterator.iterate_rows(items, *names)
+        ):
             if number % row_iterator.CHUNK_ROWS == 0:
                 fraction = READ_SHARE * number / max(total, number, 1)
                 on_progress(fraction, f"Reading: {number:,} of {total:,} items")
-            texts = [normal(value) for value in values]
+            texts = [normalize(value) for value in values]
             self.compared += any(texts)
-            # First of all the very same items: of many with one name they are the
-            # pairs to see.
+            # Items equal in both fields come first: they are the most relevant pairs.
             if self.field == "both" and self._are_twins(twins, item_id, texts):
                 continue
             for name, text in zip(names, texts, strict=True):
@@ -128,11 +129,11 @@ class Search:
         name: str,
         firsts: dict[str, str],
         on_progress: Progress,
-        begin: float,
+        offset: float,
         share: float,
     ) -> None:
         def show(fraction: float, rows: int) -> None:
-            on_progress(begin + share * fraction, f"Comparing {name}s: {rows:,} done")
+            on_progress(offset + share * fraction, f"Comparing {name}s: {rows:,} done")
 
         texts = sorted(firsts, key=lambda text: (len(text), text))
         best = similarity.Best(self.threshold, self.limit)
@@ -146,7 +147,7 @@ class Search:
 
 
 def ranked(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return the pairs with the best first, and each one once."""
+    """Return the distinct pairs, best first."""
     by_items: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
         earlier = by_items.setdefault((pair.first, pair.second), pair)
@@ -157,10 +158,10 @@ def ranked(pairs: Iterable[Pair]) -> list[Pair]:
     return sorted(by_items.values(), key=lambda pair: (-pair.score, *pair[2:]))
 
 
-def normal(text: str) -> str:
-    """Return what is compared of `text`."""
+def normalize(text: str) -> str:
+    """Return `text` normalized for comparison."""
     if not text.isascii():
-        # Folding can make what is to be normalised again (Unicode 16, D145).
+        # Case folding may require another normalization (Unicode 16, D145).
         text = unicodedata.normalize("NFKC", text).casefold()
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())

@@ -1,19 +1,16 @@
-"""Counting primes by the sieve of Eratosthenes, a stretch of odd numbers at a time."""
+"""Prime counting by a segmented sieve of Eratosthenes over the odd numbers."""
 
 from collections.abc import Callable, Iterator
 from math import isqrt
 
-# Odd numbers sieved together: few enough for a processor's cache.
+# Odd numbers in one segment, which fits into a processor's cache.
 SEGMENT = 1 << 19
 
 
 def count_primes(
-    start: int, stop: int, tell: Callable[[float], None] | None = None
+    start: int, stop: int, on_progress: Callable[[float], None] | None = None
 ) -> tuple[int, int]:
-    """Return how many primes p there are with start <= p < stop, and the largest.
-
-    The largest is 0 if there is none. `tell` is told the share that is done.
-    """
+    """Return the number of primes p with start <= p < stop, and the largest (or 0)."""
     count, largest = (1, 2) if start <= 2 < stop else (0, 0)
     first = max(start, 3) | 1
     divisors = _odd_primes_below(isqrt(max(stop - 1, 0)) + 1)
@@ -23,8 +20,8 @@ def count_primes(
         if found := is_prime.count(1):
             count += found
             largest = low + 2 * is_prime.rfind(1)
-        if tell:
-            tell((low - first) / (stop - first))
+        if on_progress:
+            on_progress((low - first) / (stop - first))
     return count, largest
 
 

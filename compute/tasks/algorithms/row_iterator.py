@@ -1,4 +1,4 @@
-"""The catalogue as a stream of rows, for work that looks at all of it."""
+"""Row iterator over the catalogue, in constant memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +8,10 @@ from items.models import ItemQuerySet
 CHUNK_ROWS = 5_000
 
 
-def rows(items: ItemQuerySet, *fields: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the id and `fields` of each of `items`, by id, in constant memory.
+def iterate_rows(items: ItemQuerySet, *fields: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the id and `fields` of each of `items`, ordered by id.
 
-    Read in chunks by key: no transaction stays open, and nothing is read twice.
+    Rows are read in chunks by key: no transaction stays open, and no row is read twice.
     """
     values, last = items.order_by("pk").values_list("pk", *fields), None
     while True:

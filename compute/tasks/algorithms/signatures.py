@@ -1,8 +1,8 @@
-"""Texts as rows of bits, so that a machine word compares dozens of letters at once.
+"""Bit signatures of texts, which compare dozens of letters in a machine word.
 
-Every n-gram of a text sets a bit that a hash chooses; the second occurrence of the
-same n-gram sets another one than the first. So bits that differ between two rows are
-n-grams that one text has and the other has not: never more bits than n-grams.
+Each n-gram of a text sets a bit chosen by a hash; a second occurrence of the same
+n-gram sets another bit. So bits that differ between two signatures are n-grams that
+only one of the texts has: never more bits than n-grams.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,8 @@ _MULTIPLY, _MULTIPLY_AGAIN, _PER_OCCURRENCE = (np.uint64(number) for number in _
 class Block(NamedTuple):
     start: int
     stop: int
-    codes: Words  # each text behind some line feeds, which are at the end, too
-    rows: Words  # the text of each place in `codes` but those at the end
+    codes: Words  # each text after some line feeds, which also follow the last one
+    rows: Words  # the text of each element of `codes`, except the last line feeds
 
 
 def letters(texts: Sequence[str]) -> Words:
@@ -42,9 +42,9 @@ def bigrams(texts: Sequence[str]) -> Words:
 
 
 def sketches(texts: Sequence[str]) -> Words:
-    """Return 512 bits for each text, of the 128 four-letter runs of smallest hash.
+    """Return 512 bits for each text, of its 128 runs of four letters of smallest hash.
 
-    Which is the same sample in texts that agree in most runs.
+    Texts that have most runs in common have nearly the same sample.
     """
     return _all(texts, length=4, bits=512, at_most=SKETCHED)
 
@@ -63,7 +63,7 @@ def _all(
 
 
 def _blocks(texts: Sequence[str], length: int) -> Iterator[Block]:
-    # So long that no n-gram reaches from one text into the next.
+    # Long enough that no n-gram spans two texts.
     between = "\n" * max(length - 1, 1)
     start = 0
     while start < len(texts):
@@ -96,7 +96,7 @@ def _bits(keys: Words, texts: int, bits: int) -> Words:
 
 
 def _ranks(values: Words) -> Numbers:
-    """Return of sorted values, how many equal ones stand before each."""
+    """Return for each of the sorted values how many equal ones precede it."""
     places = np.arange(len(values))
     is_first = np.ones(len(values), np.bool_)
     is_first[1:] = values[1:] != values[:-1]

@@ -1,14 +1,14 @@
-"""Which of many texts nearly agree: all pairs above a threshold, or the best of them.
+"""Similarity join: all pairs of texts above a threshold, or the best of them.
 
-The score of two texts is the share of their letters that stand in both in the same
-order: 1 - d / (length + length), where d letters are to be deleted or inserted to make
-one of the other ("Indel" distance). Two texts of very different length cannot agree,
-so the texts are sorted by length, and each is compared with those behind it that are
-not too long. Most comparisons look at a few machine words only: the bits of `letters`
-and `bigrams` rule out what cannot reach the threshold, and never a pair that does.
+The score of two texts is 1 - d / (length + length), where d is their Indel distance:
+the letters to delete and insert to turn one into the other. Texts of very different
+length cannot be similar, so texts are sorted by length, and each is compared with the
+following ones that are not too long. Most comparisons look at a few machine words: the
+bits of `letters` and `bigrams` exclude pairs that cannot reach the threshold, and no
+others.
 
-Where the shorter text has more than `EXACT` letters, they would rule out too little.
-There sketches decide, and can be wrong: see `_sketch_bound`.
+Where the shorter text has more than `EXACT` letters, these filters exclude too little.
+There sketches decide, and can miss a pair: see `_sketch_bound`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ EXACT = 64
 WIDE = 64
 GROUP = 8
 TILE = 8192
-# Room for the last digit where scores are compared.
+# Tolerance of floating point numbers where scores are compared.
 ROOM = 1e-9
 
 type Table = npt.NDArray[np.bool_]
@@ -38,7 +38,7 @@ MATCH = np.dtype([("score", np.float64), ("first", np.int32), ("second", np.int3
 
 
 class Best:
-    """The best `limit` matches: once there are as many, worse ones need not come."""
+    """The best `limit` matches; once there are as many, the threshold rises."""
 
     def __init__(self, threshold: float, limit: int) -> None:
         self.threshold, self.limit = threshold, limit
@@ -50,11 +50,11 @@ class Best:
         self._found.append(matches[matches["score"] >= self.threshold - ROOM])
         self._number += len(self._found[-1])
         if self._number > 2 * self.limit:
-            # Another one with the score of the last one would not displace it.
+            # A further match with the score of the last one would not displace it.
             self.threshold = float(self.ranked()["score"][-1]) + 2 * ROOM
 
     def ranked(self) -> Matches:
-        """Return them with the best one first."""
+        """Return the matches, best first."""
         found = np.concatenate([np.empty(0, MATCH), *self._found])
         order = np.lexsort((found["second"], found["first"], -found["score"]))
         self.is_cut = self.is_cut or len(found) > self.limit
@@ -64,7 +64,7 @@ class Best:
 
 
 class Corpus:
-    """Texts sorted by length, and what is needed to compare them."""
+    """Texts sorted by length, with their signatures."""
 
     def __init__(self, texts: Sequence[str], threshold: float) -> None:
         self.texts = texts
@@ -78,7 +78,7 @@ class Corpus:
         self.weights = np.bitwise_count(self.sketches).sum(0, np.int64)
 
     def ends(self, rows: Numbers, threshold: float) -> Numbers:
-        """Return for each row where the texts begin that are too long for it."""
+        """Return for each row the index of the first text that is too long for it."""
         longest = self.lengths[rows] * _stretch(threshold) + ROOM
         return np.searchsorted(self.lengths, longest, "right")
 
@@ -93,8 +93,8 @@ def near_matches(
 ) -> None:
     """Add the matches among `texts`, which are distinct and sorted by length.
 
-    Each part finds those whose shorter text falls to it, by a checksum, so that parts
-    that see different states of the catalogue agree on who does what.
+    A checksum of the shorter text assigns each match to a part, so that parts that read
+    different states of the catalogue still agree on the assignment.
     """
     if best.threshold >= 1 or not texts:
         return
@@ -118,7 +118,7 @@ def _groups(rows: Numbers, exact: int) -> Iterator[Numbers]:
 
 
 def _tiles(corpus: Corpus, group: Numbers, threshold: float) -> Iterator[slice]:
-    """Yield the rows that `group` is to be compared with, some thousands at a time."""
+    """Yield the ranges of rows to compare with `group`."""
     end = int(corpus.ends(group[-1:], threshold)[0])
     for start in range(int(group[0]) + 1, end, TILE):
         yield slice(start, min(start + TILE, end))
@@ -140,7 +140,7 @@ def _compare(
 
 
 def _exact(corpus: Corpus, group: Numbers, columns: slice, threshold: float) -> Table:
-    """Tell which pairs can reach the threshold, by the letters they share."""
+    """Return which pairs can reach the threshold, by their common letters."""
     lengths = corpus.lengths[columns] + corpus.lengths[group[-1]]
     edits = np.floor((1 - threshold) * lengths + ROOM)
     differing = _differing(corpus.letters, group, columns, np.uint8)
@@ -157,7 +157,7 @@ def _exact(corpus: Corpus, group: Numbers, columns: slice, threshold: float) -> 
 def _sketched(
     corpus: Corpus, group: Numbers, columns: slice, threshold: float
 ) -> Table:
-    """Tell which pairs can be expected to reach the threshold."""
+    """Return which pairs probably reach the threshold, by their sketches."""
     group = group - corpus.exact
     columns = slice(columns.start - corpus.exact, columns.stop - corpus.exact)
     differing = _differing(corpus.sketches, group, columns, np.uint16)
@@ -174,12 +174,12 @@ def _differing(words: Words, group: Numbers, columns: slice, dtype: Any) -> Any:
 
 
 def _sketch_bound(threshold: float) -> float:
-    """Return which share of their sketches may differ in two texts that agree.
+    """Return the share of their sketches in which two similar texts may differ.
 
-    Of runs of four letters, most are the same in texts that people have edited. The
-    worst case are single letters that are missing here and there: with a share of
-    1 - s of the letters gone, s to the power of 4 of the runs remain. From a threshold
-    of about 0.9 down, that cannot be told from chance any more.
+    Edited texts have most runs of four letters in common. The worst case are single
+    letters missing throughout: with a share of 1 - s of the letters missing, s to the
+    power of 4 of the runs remain. Below a threshold of about 0.9 that cannot be
+    distinguished from chance.
     """
     return min(0.55, 1.03 - (2 * threshold - 1) ** 4)
 

@@ -1,7 +1,7 @@
-"""The numbers of a report on the catalogue, or on the items with one tag.
+"""Statistics of the catalogue, or of the items with one tag.
 
-The database counts; only the words are counted here, in one pass over the items that
-holds a page of them and a bounded number of words.
+The database counts; only words are counted here, in one pass over the items that holds
+one page of them and a bounded number of words in memory.
 """
 
 import unicodedata
@@ -34,9 +34,9 @@ DESCRIPTION_GROUPS = (
 WORD_MIN, WORD_MAX = 4, 30
 WORDS_KEPT = 200_000
 PAGE_ROWS = 1_000
-ROWS_AT_ONCE = 100
+ROWS_BATCH = 100
 
-type Tell = Callable[[int], None]  # how many more items have been read
+type OnRead = Callable[[int], None]  # with the number of further items read
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Catalogue:
 
     @classmethod
     def whole(cls) -> Self:
-        """With the changes of items that are no longer there, too."""
+        """Including the changes of deleted items."""
         rows = Item.objects.all(), ItemTag.objects.all(), ItemChange.objects.all()
         return cls(*rows)
 
@@ -72,7 +72,7 @@ class Catalogue:
 
 
 def tags(catalogue: Catalogue) -> dict[str, Any]:
-    """Count the items of the most frequent tags, and the tags there are besides."""
+    """Count the items of the most frequent tags, and the number of other tags."""
     counted = catalogue.links.values("tag").annotate(items=Count("*"))
     most = list(counted.order_by("-items", "tag")[:TAGS_SHOWN])
     names = Tag.objects.in_bulk([row["tag"] for row in most])
@@ -92,7 +92,7 @@ def tags(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def growth(catalogue: Catalogue) -> dict[str, Any]:
-    """Count the items by when they were created, in up to `PERIODS_MAX` periods."""
+    """Count the items by time of creation, in up to `PERIODS_MAX` periods."""
     ends = catalogue.items.aggregate(first=Min("created_at"), last=Max("created_at"))
     if ends["first"] is None:
         return {"unit": UNITS[0], "periods": []}
@@ -102,11 +102,16 @@ def growth(catalogue: Catalogue) -> dict[str, Any]:
     rows = catalogue.items.annotate(start=start).values("start").order_by()
     counted = dict(rows.annotate(items=Count("*")).values_list("start", "items"))
     periods, total = [], 0
-    for begin in starts:
-        total += (items := counted.get(begin, 0))
-        label = _in_words(begin, unit)
+    for period in starts:
+        total += (items := counted.get(period, 0))
+        label = _period_label(period, unit)
         periods.append(
-            {"start": begin.isoformat(), "label": label, "items": items, "total": total}
+            {
+                "start": period.isoformat(),
+                "label": label,
+                "items": items,
+                "total": total,
+            }
         )
     return {"unit": unit, "periods": periods}
 
@@ -114,15 +119,15 @@ def growth(catalogue: Catalogue) -> dict[str, Any]:
 def _periods(first: date, last: date) -> tuple[str, list[date]]:
     """Return the shortest unit that makes few enough periods, and their first days."""
     for unit in UNITS:
-        starts = [_begin(first, unit)]
-        while (following := _next(starts[-1], unit)) <= last:
+        starts = [_period_start(first, unit)]
+        while (following := _next_period(starts[-1], unit)) <= last:
             starts.append(following)
         if len(starts) <= PERIODS_MAX:
             break
     return unit, starts
 
 
-def _begin(day: date, unit: str) -> date:
+def _period_start(day: date, unit: str) -> date:
     match unit:
         case "week":
             return day - timedelta(days=day.weekday())
@@ -134,12 +139,12 @@ def _begin(day: date, unit: str) -> date:
             return day
 
 
-def _next(start: date, unit: str) -> date:
+def _next_period(start: date, unit: str) -> date:
     longest = {"day": 1, "week": 7, "month": 31, "year": 366}
-    return _begin(start + timedelta(days=longest[unit]), unit)
+    return _period_start(start + timedelta(days=longest[unit]), unit)
 
 
-def _in_words(start: date, unit: str) -> str:
+def _period_label(start: date, unit: str) -> str:
     formats = {"month": "%b %Y", "year": "%Y"}
     return start.strftime(formats.get(unit, "%d %b %Y")).removeprefix("0")
 
@@ -148,7 +153,7 @@ def _in_words(start: date, unit: str) -> str:
 
 
 def lengths(catalogue: Catalogue, field: str, groups: tuple[int, ...]) -> Any:
-    """Count the items by the length of `field`, in groups that begin at `groups`."""
+    """Count the items by the length of `field`, in groups with these lower bounds."""
     rows = catalogue.items.annotate(length=Length(field)).values("length").order_by()
     counted = sorted(rows.annotate(items=Count("*")).values_list("length", "items"))
     return {
@@ -183,7 +188,7 @@ def _range(start: int, end: int) -> str:
 
 
 def most_edited(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Return the items of the most versions: each edit makes one."""
+    """Return the items with the most versions, of which each edit makes one."""
     edited = catalogue.items.filter(version__gt=1).order_by("-version", "pk")
     rows = edited.values_list("id", "name", "version")[:EDITED_SHOWN]
     return [{"id": pk, "name": name, "version": n} for pk, name, n in rows]
@@ -193,10 +198,10 @@ def most_edited(catalogue: Catalogue) -> list[dict[str, Any]]:
 
 
 class Words:
-    """Counts words, of which it keeps at most `limit`, and some more for a moment.
+    """Counter of words in bounded memory (space-saving, as in lossy counting).
 
-    When there are too many, the rarest half is dropped, so that a word that comes
-    again counts from 0: each number is too low by at most `missed`.
+    When there are more than `limit`, the rarest half is dropped, and a word that occurs
+    again counts from 0: each count is too low by at most `missed`.
     """
 
     def __init__(self, limit: int = WORDS_KEPT) -> None:
@@ -218,16 +223,16 @@ class Words:
         return in_order[:number]
 
 
-def frequent_words(catalogue: Catalogue, tell: Tell) -> dict[str, Any]:
-    """Return the words that most items have in their name or description.
+def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
+    """Return the words that occur in the names or descriptions of most items.
 
-    They are as the search sees them: in lower case, without accents.
+    Words are normalized as in the search: lower case, without accents.
     """
     words = Words()
     for page in _texts(catalogue.items):
-        for texts in batched(page, ROWS_AT_ONCE):
+        for texts in batched(page, ROWS_BATCH):
             words.add(word for text in texts for word in _words(text))
-        tell(len(page))
+        on_read(len(page))
     return {
         "shortest": WORD_MIN,
         "missed": words.missed,
