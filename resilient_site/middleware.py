@@ -26,7 +26,7 @@ from resilient_site.errors import (
     respond,
 )
 from resilient_site.observability import request_id
-from resilient_site.ratelimit.middleware import session_user
+from resilient_site.ratelimit.middleware import session_user_id
 from resilient_site.resilience.cache_control import OWN, user_tag
 
 # https://www.w3.org/TR/permissions-policy/
@@ -191,6 +191,6 @@ class ErrorMiddleware:
         if not is_unexpected(error):
             return respond(request, error)
         user = _known_user(request)
-        if key := user.pk if user else session_user(request):
+        if key := user.pk if user else session_user_id(request):
             request_id.note_user(key)
         return None

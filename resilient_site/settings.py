@@ -15,10 +15,10 @@ from environs import Env, validate
 from resilient_site.operations.secret_key import kept_secret_key
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
-    ANY_ROUTE,
-    SIGNED_IN,
-    UNPROVEN,
-    overridden,
+    ANY_CLASS,
+    AUTHENTICATED,
+    UNVERIFIED,
+    override_policies,
 )
 
 env = Env()
@@ -294,19 +294,19 @@ DEADLINES_S = {
 }
 # How often whom is answered: by address, by user, or by token. For one person these
 # are many; whole offices share an address.
-RATE_LIMITS = overridden(
+RATE_LIMITS = override_policies(
     {
         "sign-in": ("sign-in", ANONYMOUS, 120, 60),
-        "unproven-token": (ANY_ROUTE, UNPROVEN, 600, 60),
+        "unproven-token": (ANY_CLASS, UNVERIFIED, 600, 60),
         "anonymous-read": ("read", ANONYMOUS, 6_000, 60),
         "anonymous-write": ("write", ANONYMOUS, 600, 60),
         "anonymous-export": ("export", ANONYMOUS, 30, 60),
         "anonymous-heavy": ("heavy", ANONYMOUS, 30, 60),
-        "read": ("read", SIGNED_IN, 6_000, 60),
-        "write": ("write", SIGNED_IN, 1_200, 60),
-        "export": ("export", SIGNED_IN, 30, 60),
-        "heavy": ("heavy", SIGNED_IN, 600, 60),
-        "tokens": ("tokens", SIGNED_IN, 60, 60),
+        "read": ("read", AUTHENTICATED, 6_000, 60),
+        "write": ("write", AUTHENTICATED, 1_200, 60),
+        "export": ("export", AUTHENTICATED, 30, 60),
+        "heavy": ("heavy", AUTHENTICATED, 600, 60),
+        "tokens": ("tokens", AUTHENTICATED, 60, 60),
     },
     env.str("RATE_LIMITS", ""),
 )

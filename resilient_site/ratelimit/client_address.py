@@ -1,8 +1,8 @@
-"""Whose request it is, as far as the network can tell.
+"""The address that a client is counted under.
 
-Uvicorn has put the client's address into REMOTE_ADDR: the connection's own, or, where
-that is a proxy named in FORWARDED_ALLOW_IPS, the rightmost address in X-Forwarded-For
-that is no such proxy. No client can choose it, whatever headers he sends.
+Uvicorn has put the client's address into REMOTE_ADDR: that of the connection, or,
+where the connection comes from a proxy in FORWARDED_ALLOW_IPS, the rightmost address in
+X-Forwarded-For that is not such a proxy. A client cannot choose it by any header.
 """
 
 from functools import lru_cache
@@ -10,17 +10,17 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from django.http import HttpRequest
 
-# What one customer of a network usually gets, to use any address of.
+# One customer of a network usually gets all addresses of such a prefix.
 IPV6_PREFIX = 64
 
 
 def client_address(request: HttpRequest) -> str | None:
     """Return the client's IPv4 address or IPv6 network; None over a Unix socket."""
-    return _group(request.META.get("REMOTE_ADDR") or "")
+    return _normalize(request.META.get("REMOTE_ADDR") or "")
 
 
 @lru_cache(4096)
-def _group(text: str) -> str | None:
+def _normalize(text: str) -> str | None:
     try:
         address: IPv4Address | IPv6Address = ip_address(text)
     except ValueError:

@@ -1,8 +1,13 @@
-"""The middleware that answers 429 to who asks too often, and tells all how they stand.
+"""Rate limits: middleware that counts requests and answers 429 beyond the quota.
 
 The policies are in settings.RATE_LIMITS; django-ratelimit counts, in fixed windows.
-Every answer names its policy and what is left of it (draft-ietf-httpapi-ratelimit-
-headers-10). What fails in here lets the request through.
+Each response names its policy and what is left of the quota
+(draft-ietf-httpapi-ratelimit-headers-10).
+
+If the shared cache fails, each process counts by itself, and the headers say so. If
+counting itself fails, the request is admitted: a limiter must not take the site down.
+What is not handled: clients without an address, as behind a Unix socket, have no
+limits, and a client at the border of two windows may use both quotas.
 """
 
 import logging
@@ -32,8 +37,8 @@ from resilient_site.observability.metrics import counts
 from resilient_site.ratelimit.client_address import client_address
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
-    SIGNED_IN,
-    UNPROVEN,
+    AUTHENTICATED,
+    UNVERIFIED,
     Policies,
     Policy,
 )
@@ -42,8 +47,7 @@ logger = logging.getLogger(__name__)
 
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
-# Who watches the site must not be turned away. Static files do not get here, nor do
-# strangers who look at the status page.
+# Monitoring must not be rejected. Static files do not get here.
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 SIGN_IN = "sign-in"
 # Method and path, without a slash at the end, of all but plain reads and writes.
@@ -57,8 +61,8 @@ ROUTES = [
     ("heavy", re.compile(r"\w+ /api/v1/heavy_computation|POST /api/v1/jobs")),
     ("heavy", re.compile("POST /jobs/(new/[^/]+|[^/]+/again)")),
 ]
-LOG_EVERY_S = 60
-STANDING_KEY = "resilient_site.standing"
+WARN_EVERY_S = 60
+STATUS_KEY = "resilient_site.rate_limit_status"
 
 
 class RateLimited(TooManyRequests):
@@ -67,8 +71,8 @@ class RateLimited(TooManyRequests):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a client stands with the policy that holds for his request."""
+class RateLimitStatus:
+    """What a client has used of the quota of one policy."""
 
     policy: Policy
     count: int
@@ -76,7 +80,7 @@ class Standing:
     is_local: bool
 
     @property
-    def is_over(self) -> bool:
+    def is_exceeded(self) -> bool:
         return self.count > self.policy.quota
 
     def headers(self) -> dict[str, str]:
@@ -90,7 +94,7 @@ class Standing:
             "RateLimit": f'"{policy.name}";r={left};t={self.reset_s}',
         }
 
-    def refusal(self) -> RateLimited:
+    def rejection(self) -> RateLimited:
         return RateLimited(
             retry_after_s=self.reset_s,
             members={"violated-policies": [self.policy.name]},
@@ -98,7 +102,7 @@ class Standing:
 
 
 class RateLimitMiddleware:
-    """Runs where the session is known; a token is known by its hash alone."""
+    """Runs behind the sessions, and before authentication: see `_identify`."""
 
     def __init__(self, get_response: GetResponse) -> None:
         if not settings.RATE_LIMITS:
@@ -107,63 +111,70 @@ class RateLimitMiddleware:
         self.policies = Policies(settings.RATE_LIMITS)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        standing = self._standing(request)
-        if standing is None:
+        status = self._count_once(request)
+        if status is None:
             return self.get_response(request)
-        if standing.is_over:
-            counts.count("rate_limited", standing.policy.name)
-            response = respond(request, standing.refusal())
+        if status.is_exceeded:
+            counts.count("rate_limited", status.policy.name)
+            response = respond(request, status.rejection())
         else:
             response = self.get_response(request)
-        for name, value in standing.headers().items():
+        for name, value in status.headers().items():
             response[name] = value
         return response
 
-    def _standing(self, request: HttpRequest) -> Standing | None:
-        """Count the request, once; None if it is not limited."""
+    def _count_once(self, request: HttpRequest) -> RateLimitStatus | None:
+        """Return the status after this request; None if it is not limited.
+
+        The edge sends a request to Django again after a wait: it counts once.
+        """
         if request.path_info.rstrip("/") in NEVER_LIMITED:
             return None
-        # After a Wait the same request comes again.
         scope = request.META.get("asgi.scope", {})
         try:
-            if STANDING_KEY not in scope:
-                scope[STANDING_KEY] = self._count(request)
-        except Exception:  # noqa: BLE001 - whatever it is, it is not the client's fault
-            complain("A request could not be counted.", exc_info=True)
+            if STATUS_KEY not in scope:
+                scope[STATUS_KEY] = self._count(request)
+        except Exception:  # noqa: BLE001 - whatever it is, the client is not the cause
+            warn_throttled("A request could not be counted.", exc_info=True)
             return None
-        standing: Standing | None = scope[STANDING_KEY]
-        return standing
+        status: RateLimitStatus | None = scope[STATUS_KEY]
+        return status
 
-    def _count(self, request: HttpRequest) -> Standing | None:
+    def _count(self, request: HttpRequest) -> RateLimitStatus | None:
         route, general = _routes(request)
-        # Whoever is known may yet try to be somebody else.
-        identify = _by_address if route == SIGN_IN else _identify
-        who, identity = identify(request)
-        if identity is None:
-            complain("Clients have no address, as behind a Unix socket: no limits.")
+        # An authenticated client may still try to guess another user's password.
+        identify = _identify_by_address if route == SIGN_IN else _identify
+        client, key = identify(request)
+        if key is None:
+            warn_throttled(
+                "Clients have no address, as behind a Unix socket: no rate limits."
+            )
             return None
-        policy = self.policies.find(route, general, who)
-        return _use(request, policy, identity) if policy else None
+        policy = self.policies.find(route, general, client)
+        return get_status(request, policy, key) if policy else None
 
 
-def _use(request: HttpRequest, policy: Policy, identity: str) -> Standing | None:
+def get_status(
+    request: HttpRequest, policy: Policy, key: str
+) -> RateLimitStatus | None:
+    """Count one request of the client `key`; return None if that is not possible."""
     usage = get_usage(
         request,
         group=policy.name,
-        key=lambda group, request: identity,
+        key=lambda group, request: key,
         rate=(policy.quota, policy.window_s),
         increment=True,
     )
-    if usage is None:  # it could not be counted
+    if usage is None:
         return None
     # The window ends with the second that `time_left` counts to.
     reset_s = max(1, usage["time_left"] + 1)
     counters: Any = caches["rates"]
-    return Standing(policy, usage["count"], reset_s, counters.is_degraded)
+    return RateLimitStatus(policy, usage["count"], reset_s, counters.is_degraded)
 
 
 def _routes(request: HttpRequest) -> tuple[str, str]:
-    """Return what is asked for, and what that is in general."""
+    """Return the class of the request, and the general one: read or write."""
     general = "read" if request.method in SAFE_METHODS else "write"
     asked = f"{request.method} {request.path_info.rstrip('/')}"
     for route, pattern in ROUTES:
@@ -173,29 +184,35 @@ def _routes(request: HttpRequest) -> tuple[str, str]:
 
 
 def _identify(request: HttpRequest) -> tuple[str, str | None]:
-    """Return what kind of client it is, and which: None if that cannot be told."""
+    """Return the kind of client, and what its requests are counted under.
+
+    By a token that was verified before, else by user, else by address: a client that
+    makes up a new token for each request would otherwise never meet a limit.
+    """
     token = _sent_token(request) if is_rest(request) else None
     if token is not None:
         digest = token_digest(token)
         if verified_tokens().is_recognized(digest):
-            return SIGNED_IN, digest
-        return _by_address(request, UNPROVEN)
-    if user_id := session_user(request):
-        return SIGNED_IN, f"user {user_id}"
-    return _by_address(request)
+            return AUTHENTICATED, digest
+        return _identify_by_address(request, UNVERIFIED)
+    if user_id := session_user_id(request):
+        return AUTHENTICATED, f"user {user_id}"
+    return _identify_by_address(request)
 
 
 def _sent_token(request: HttpRequest) -> bytes | None:
     return parse_token(get_authorization_header(request))  # type: ignore[arg-type]
 
 
-def _by_address(request: HttpRequest, who: str = ANONYMOUS) -> tuple[str, str | None]:
-    # What is no address is what a trusted proxy says in place of one.
-    return who, client_address(request) or request.META.get("REMOTE_ADDR") or None
+def _identify_by_address(
+    request: HttpRequest, client: str = ANONYMOUS
+) -> tuple[str, str | None]:
+    # A trusted proxy may give an identifier that is not an address.
+    return client, client_address(request) or request.META.get("REMOTE_ADDR") or None
 
 
-def session_user(request: HttpRequest) -> str | None:
-    # Else the session would be touched, and every answer vary by cookie.
+def session_user_id(request: HttpRequest) -> str | None:
+    # Without this the session would be accessed, and each response vary by cookie.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return None
     try:
@@ -205,8 +222,8 @@ def session_user(request: HttpRequest) -> str | None:
     return user_id
 
 
-class Complaints:
-    """Logs now and then what might have to be said for every request."""
+class ThrottledWarning:
+    """Log a warning at most once in `WARN_EVERY_S`, however many requests cause it."""
 
     def __init__(self) -> None:
         self._next_at = 0.0
@@ -214,8 +231,8 @@ class Complaints:
     def __call__(self, message: str, *, exc_info: bool = False) -> None:
         if monotonic() < self._next_at:
             return
-        self._next_at = monotonic() + LOG_EVERY_S
+        self._next_at = monotonic() + WARN_EVERY_S
         logger.warning(message, exc_info=exc_info)
 
 
-complain = Complaints()
+warn_throttled = ThrottledWarning()

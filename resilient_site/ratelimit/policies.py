@@ -1,4 +1,4 @@
-"""The policies of rate limiting: how often whom is answered, by what is asked for."""
+"""Rate-limit policies: how many requests of a class a client may make in a window."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 
-ANONYMOUS, SIGNED_IN = "anonymous", "signed in"
-# A token that no view has accepted yet: anyone can make up any number of those.
-UNPROVEN = "unproven token"
-ANY_ROUTE = "any"
+ANONYMOUS, AUTHENTICATED = "anonymous", "authenticated"
+# A token that was not verified yet: anyone can make up any number of those.
+UNVERIFIED = "unverified token"
+ANY_CLASS = "any"
 
-# What is asked for, who asks, and how many answers there are in how many seconds.
+# Class of requests, kind of client, quota, and window in seconds.
 type Row = tuple[str, str, int, int]
 type Table = Mapping[str, Row]
 
@@ -28,23 +28,24 @@ class Policy:
 
 
 class Policies:
-    """Finds the policy for a request; the most particular one holds."""
+    """The policies of the site, by class of requests and kind of client."""
 
     def __init__(self, table: Table) -> None:
         self._policies = {
-            (route, who): Policy(name, quota, window_s)
-            for name, (route, who, quota, window_s) in table.items()
+            (rate_class, client): Policy(name, quota, window_s)
+            for name, (rate_class, client, quota, window_s) in table.items()
         }
 
-    def find(self, route: str, otherwise: str, who: str) -> Policy | None:
-        for candidate in (route, otherwise, ANY_ROUTE):
-            if policy := self._policies.get((candidate, who)):
+    def find(self, rate_class: str, general: str, client: str) -> Policy | None:
+        """Return the most specific policy."""
+        for candidate in (rate_class, general, ANY_CLASS):
+            if policy := self._policies.get((candidate, client)):
                 return policy
         return None
 
 
-def overridden(table: Table, text: str) -> Table:
-    """Return the table as `text` has it: `off`, or entries such as `write=600/m`."""
+def override_policies(table: Table, text: str) -> Table:
+    """Return the table with the changes in `text`: `off`, or such as `write=600/m`."""
     if text.strip() == OFF:
         return {}
     changed = dict(table)
@@ -52,9 +53,10 @@ def overridden(table: Table, text: str) -> Table:
         match = ENTRY.fullmatch(entry)
         if match is None or match[1] not in table:
             raise ImproperlyConfigured(
-                f"RATE_LIMITS: {entry!r} is not off, nor a number by second, minute, "
-                f"hour or day (write=600/m) for one of {', '.join(table)}."
+                f"RATE_LIMITS: {entry!r} is neither off nor a policy with a number per "
+                "second, minute, hour or day, such as write=600/m. The policies are: "
+                f"{', '.join(table)}."
             )
-        route, who, _, _ = table[match[1]]
-        changed[match[1]] = route, who, int(match[2]), SECONDS[match[3]]
+        rate_class, client, _, _ = table[match[1]]
+        changed[match[1]] = rate_class, client, int(match[2]), SECONDS[match[3]]
     return changed

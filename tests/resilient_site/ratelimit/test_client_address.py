@@ -1,4 +1,4 @@
-"""The client's address is what the network says, and never what the client says."""
+"""The address of a client comes from the network and never from its headers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from resilient_site.ratelimit.client_address import client_address
 from tests.running import Site
 
+pytestmark = pytest.mark.once
+
 QUOTA = 1_000_000
 
 
@@ -22,7 +24,7 @@ def address_of(remote: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("remote", "known_as"),
+    ("remote", "expected"),
     [
         ("192.0.2.1", "192.0.2.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
@@ -36,18 +38,18 @@ def address_of(remote: str) -> str | None:
         ("1" * 10_000, None),
     ],
 )
-def test_an_address_is_one_client(remote, known_as):
-    assert address_of(remote) == known_as
+def test_address_is_normalized(remote, expected):
+    assert address_of(remote) == expected
 
 
-def test_a_request_may_have_none():
+def test_request_may_have_no_address():
     request = RequestFactory().get("/")
     del request.META["REMOTE_ADDR"]
     assert client_address(request) is None
 
 
 @given(st.ip_addresses())
-def test_any_address_is_known_by_an_address(address):
+def test_any_address_is_normalized_to_an_address(address):
     found = ip_address(address_of(str(address)))
     assert isinstance(found, IPv4Address) or int(found) % 2**64 == 0
 
@@ -57,8 +59,8 @@ def test_any_address_is_known_by_an_address(address):
     st.ip_addresses(),
     st.lists(st.sampled_from([b"10.1.2.3", b"127.0.0.1", b"[::1]:80"]), max_size=3),
 )
-def test_whatever_comes_before_what_the_proxies_add_is_not_read(forged, real, proxies):
-    """Uvicorn's part of it: each line of `forged` is a header of the client's."""
+def test_addresses_before_those_of_the_proxies_are_ignored(forged, real, proxies):
+    """Uvicorn does this: each line of `forged` is a header that the client sent."""
     added = b", ".join([str(real).encode(), *proxies])
     lines = [*forged[:-1], b", ".join([*forged[-1:], added])]
     scope: Any = {
@@ -102,7 +104,7 @@ def behind_proxies(tmp_path_factory) -> Iterator[Site]:
 
 
 def spent(site: Site, *forwarded: str, **headers: str) -> int:
-    """Ask once; return how often this client has asked so far."""
+    """Send one request; return how many this client has sent so far."""
     lines = [f"X-Forwarded-For: {value}" for value in forwarded]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     head = "\r\n".join(["GET /api/v1/nothing HTTP/1.1", "Host: localhost", *lines])
@@ -123,8 +125,7 @@ FORGED = [
 ]
 
 
-@pytest.mark.once
-def test_without_a_proxy_nothing_that_a_client_says_counts(direct):
+def test_without_a_proxy_forwarded_headers_are_ignored(direct):
     before = spent(direct)
     for n, forwarded in enumerate(FORGED, 1):
         assert spent(direct, *forwarded) == before + n, forwarded
@@ -132,25 +133,12 @@ def test_without_a_proxy_nothing_that_a_client_says_counts(direct):
     assert spent(direct, **other) == before + len(FORGED) + 1
 
 
-@pytest.mark.once
-@pytest.mark.parametrize("forged", [False, True], ids=["honest", "forged"])
-def test_a_thousand_forged_addresses_are_limited_as_none(
-    direct, behind_proxies, forged
-):
-    """Through a proxy too, which adds the real address at the end."""
-    for site, real in ((direct, []), (behind_proxies, ["198.51.100.7"])):
-        before = spent(site, *real)
-        for n in range(1_000):
-            made_up = [f"203.0.{n // 256}.{n % 256}"] if forged else []
-            count = (
-                spent(site, ", ".join(made_up + real))
-                if made_up + real
-                else (spent(site))
-            )
-        assert count == before + 1_000
+def test_forged_addresses_before_that_of_the_proxy_do_not_count(behind_proxies):
+    before = spent(behind_proxies, "198.51.100.7")
+    for n in range(1, 51):
+        assert spent(behind_proxies, f"203.0.113.{n}, 198.51.100.7") == before + n
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     "forwarded",
     [
@@ -164,20 +152,18 @@ def test_a_thousand_forged_addresses_are_limited_as_none(
         ["203.0.113.1, 192.0.2.9", "10.1.2.3,[2001:db8:f::1]:80"],
     ],
 )
-def test_behind_proxies_it_is_the_last_address_that_is_none(behind_proxies, forwarded):
+def test_behind_proxies_the_last_untrusted_address_counts(behind_proxies, forwarded):
     before = spent(behind_proxies, "192.0.2.9")
     assert spent(behind_proxies, *forwarded) == before + 1
     assert spent(behind_proxies, "192.0.2.9") == before + 2
 
 
-@pytest.mark.once
-def test_ipv6_clients_of_one_network_are_one(behind_proxies):
+def test_ipv6_network_behind_a_proxy_is_one_client(behind_proxies):
     first = spent(behind_proxies, "2001:db8:1:1::1")
     assert spent(behind_proxies, "[2001:db8:1:1::2]:443") == first + 1
     assert spent(behind_proxies, "2001:db8:1:2::1") == 1
 
 
-@pytest.mark.once
-def test_what_is_no_address_fails_nothing(behind_proxies):
+def test_malformed_forwarded_address_fails_nothing(behind_proxies):
     for value in ("unknown", "_hidden", "", ",", "[", "[::1", "1.2.3.4:x", "\xff"):
         assert spent(behind_proxies, value) >= 1, value

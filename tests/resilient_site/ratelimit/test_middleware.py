@@ -1,4 +1,4 @@
-"""Who asks too often is told so, exactly at his quota; all are told how they stand."""
+"""Rate limits: whom a request counts for, by which policy, and the response fields."""
 
 import re
 import time
@@ -22,8 +22,12 @@ from redis import Redis
 from resilient_site import settings as as_started
 from resilient_site.models import ApiToken
 from resilient_site.ratelimit import middleware as ratelimit
-from resilient_site.ratelimit.middleware import RateLimitMiddleware, Standing
-from resilient_site.ratelimit.policies import Policy, overridden
+from resilient_site.ratelimit.middleware import (
+    RateLimitMiddleware,
+    RateLimitStatus,
+    get_status,
+)
+from resilient_site.ratelimit.policies import Policy, override_policies
 from resilient_site.resilience import breakers
 from tests.factories import make_item
 from tests.resilient_site.cache.test_backend import recover
@@ -35,8 +39,8 @@ TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch, breaker) -> Iterator[None]:
-    monkeypatch.setattr(ratelimit, "complain", ratelimit.Complaints())
+def fresh_limiter(monkeypatch, breaker) -> Iterator[None]:
+    monkeypatch.setattr(ratelimit, "warn_throttled", ratelimit.ThrottledWarning())
     caches["rates"].clear()
     yield
     caches["rates"].clear()
@@ -44,7 +48,7 @@ def nothing_remembered(monkeypatch, breaker) -> Iterator[None]:
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """The time that windows go by."""
+    """The clock of the windows."""
     clock = SimpleNamespace(now=1_800_000_000.0)
     monkeypatch.setattr(core, "time", SimpleNamespace(time=lambda: clock.now))
     return clock
@@ -56,7 +60,7 @@ def limits(settings: Any, clock: Any) -> Any:
     table = settings.RATE_LIMITS
 
     def limits(text: str) -> None:
-        settings.RATE_LIMITS = overridden(table, text)
+        settings.RATE_LIMITS = override_policies(table, text)
 
     return limits
 
@@ -81,7 +85,7 @@ def token_of(user: Any) -> dict[str, str]:
 
 
 @pytest.mark.django_db
-def test_rest_is_refused_with_a_problem_that_says_when_to_come_again(client, limits):
+def test_rest_rejection_is_a_problem_with_retry_after(client, limits):
     limits("anonymous-read=2/m")
     make_item(id="country.DE")
     answers = [client.get(ITEM) for _ in range(3)]
@@ -99,7 +103,7 @@ def test_rest_is_refused_with_a_problem_that_says_when_to_come_again(client, lim
 
 
 @pytest.mark.django_db
-def test_a_browser_is_shown_the_page_for_errors(client, limits):
+def test_browser_rejection_is_the_error_page(client, limits):
     limits("anonymous-read=1/m")
     client.get("/items/")
     refused = client.get("/items/")
@@ -109,7 +113,7 @@ def test_a_browser_is_shown_the_page_for_errors(client, limits):
 
 
 @pytest.mark.django_db
-def test_every_answer_tells_how_the_client_stands(client, clock, settings):
+def test_every_response_has_the_rate_limit_fields(client, clock, settings):
     make_item(id="country.DE")
     read = client.get(ITEM)
     etag = {"If-None-Match": read["ETag"]}
@@ -136,7 +140,7 @@ def test_every_answer_tells_how_the_client_stands(client, clock, settings):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("y")])
-def test_a_view_that_fails_is_told_as_well(client, monkeypatch, error):
+def test_failed_view_has_the_rate_limit_fields(client, monkeypatch, error):
     def fail(*args: Any) -> None:
         raise error
 
@@ -154,17 +158,17 @@ def test_a_view_that_fails_is_told_as_well(client, monkeypatch, error):
     st.integers(0, 10**12),
     st.booleans(),
 )
-def test_the_fields_are_structured_lists_of_strings(name, quota, window, count, local):
-    standing = Standing(Policy(name, quota, window), count, 1, local)
+def test_rate_limit_fields_are_structured_lists(name, quota, window, count, local):
+    status = RateLimitStatus(Policy(name, quota, window), count, 1, local)
     number = r"(0|[1-9]\d{0,14})"
     string = r'"[\x20-\x21\x23-\x5b\x5d-\x7e]+"'
-    headers = standing.headers()
+    headers = status.headers()
     assert re.fullmatch(rf"{string};r={number};t={number}", headers["RateLimit"])
     assert re.fullmatch(
         rf'{string};q={number};w={number}(;scope="process")?',
         headers["RateLimit-Policy"],
     )
-    assert standing.is_over == (count > quota)
+    assert status.is_exceeded == (count > quota)
 
 
 # --- who is counted, and for what
@@ -188,7 +192,7 @@ def test_the_fields_are_structured_lists_of_strings(name, quota, window, count, 
         ("POST", "/jobs/new/find_duplicates/", "anonymous-heavy"),
     ],
 )
-def test_a_stranger_has_the_policy_of_what_he_asks_for(client, method, path, policy):
+def test_anonymous_client_has_the_policy_of_the_view(client, method, path, policy):
     assert left(client.generic(method, path))[0] == policy
 
 
@@ -203,13 +207,15 @@ def test_a_stranger_has_the_policy_of_what_he_asks_for(client, method, path, pol
         ("POST", "/account/tokens/", "tokens"),
     ],
 )
-def test_who_is_signed_in_has_another_one(editor_client, method, path, policy):
+def test_authenticated_client_has_the_policy_of_the_view(
+    editor_client, method, path, policy
+):
     assert left(editor_client.generic(method, path))[0] == policy
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/account/sign-in/", "/admin/login/"])
-def test_whoever_is_signed_in_may_try_to_be_somebody_else_no_more_often(
+def test_sign_in_is_limited_by_address_for_authenticated_clients_too(
     editor_client, limits, path
 ):
     limits("sign-in=2/m")
@@ -220,7 +226,7 @@ def test_whoever_is_signed_in_may_try_to_be_somebody_else_no_more_often(
 
 
 @pytest.mark.django_db
-def test_two_people_at_one_address_are_two_clients(client, reader, editor, limits):
+def test_two_users_at_one_address_are_two_clients(client, reader, editor, limits):
     limits("read=1/m")
     for user in (reader, editor):
         client.force_login(user)
@@ -229,7 +235,7 @@ def test_two_people_at_one_address_are_two_clients(client, reader, editor, limit
 
 
 @pytest.mark.django_db
-def test_a_token_is_a_client_once_a_view_has_accepted_it(client, reader, limits):
+def test_token_is_a_client_of_its_own_once_verified(client, reader, limits):
     limits("read=2/m")
     tokens = [token_of(reader), token_of(reader)]
     for token in tokens:
@@ -239,8 +245,8 @@ def test_a_token_is_a_client_once_a_view_has_accepted_it(client, reader, limits)
 
 
 @pytest.mark.django_db
-def test_made_up_tokens_count_for_the_address(client, limits):
-    """A new one for each request is no way around the limits."""
+def test_invented_tokens_count_for_the_address(client, limits):
+    """Or a new one for each request would be a way around the limits."""
     limits("unproven-token=5/m")
     statuses = [
         client.get(
@@ -252,7 +258,7 @@ def test_made_up_tokens_count_for_the_address(client, limits):
 
 
 @pytest.mark.django_db
-def test_a_revoked_token_counts_for_the_address_again(
+def test_revoked_token_counts_for_the_address_again(
     client, reader, django_capture_on_commit_callbacks
 ):
     token = token_of(reader)
@@ -265,14 +271,14 @@ def test_a_revoked_token_counts_for_the_address_again(
 
 
 @pytest.mark.django_db
-def test_a_token_counts_only_where_it_is_read(client, reader):
+def test_token_counts_only_on_rest_paths(client, reader):
     token = token_of(reader)
     client.get("/api/v1/items", headers=token)
     assert left(client.get("/items/", headers=token))[0] == "anonymous-read"
 
 
 @pytest.mark.django_db
-def test_counting_asks_the_database_for_nothing(reader, django_assert_num_queries):
+def test_counting_makes_no_query(reader, django_assert_num_queries):
     requests = RequestFactory()
     token = token_of(reader)
     with django_assert_num_queries(0):
@@ -281,7 +287,7 @@ def test_counting_asks_the_database_for_nothing(reader, django_assert_num_querie
 
 
 @pytest.mark.django_db
-def test_a_session_is_not_touched_for_a_stranger(client):
+def test_session_is_not_accessed_without_its_cookie(client):
     request = RequestFactory().get(ITEM)
     middleware()(request)  # it has no session at all
     assert "session" not in vars(request)
@@ -298,7 +304,7 @@ def test_probes_and_static_files_are_never_limited(client, limits):
     assert (answer.status_code, "RateLimit" in answer) == (200, False)
 
 
-def test_one_network_of_ipv6_is_one_client(limits):
+def test_ipv6_network_is_one_client(limits):
     limits("anonymous-read=2/m")
     limited, requests = middleware(), RequestFactory()
 
@@ -312,7 +318,7 @@ def test_one_network_of_ipv6_is_one_client(limits):
     assert [status(address) for address in mapped] == [200, 200, 429, 200]
 
 
-def test_a_request_that_comes_again_after_a_wait_counts_once(limits):
+def test_request_that_comes_again_after_a_wait_counts_once(limits):
     limits("anonymous-heavy=5/m")
     request = RequestFactory().get("/api/v1/heavy_computation")
     request.META["asgi.scope"] = {}
@@ -323,7 +329,7 @@ def test_a_request_that_comes_again_after_a_wait_counts_once(limits):
 # --- windows
 
 
-def test_a_window_ends_when_it_was_said_to_and_not_before(limits, clock):
+def test_window_ends_after_retry_after_and_not_before(limits, clock):
     limits("anonymous-read=1/m")
     limited, requests = middleware(), RequestFactory()
     limited(requests.get(ITEM))
@@ -338,25 +344,25 @@ def test_a_window_ends_when_it_was_said_to_and_not_before(limits, clock):
 
 @given(start=st.floats(1.7e9, 2e9), address=st.ip_addresses(v=4))
 def test_retry_after_is_the_end_of_the_window(start, address):
-    """Whenever it is asked, and wherever the window of that address begins."""
+    """Whatever the time, and wherever the window of that address starts."""
     policy, requests = Policy("p", 1, 60), RequestFactory()
     caches["default"].clear()
     now = start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "time", SimpleNamespace(time=lambda: now))
-        first = ratelimit._use(requests.get("/"), policy, str(address))
+        first = get_status(requests.get("/"), policy, str(address))
         assert 1 <= first.reset_s <= 60
         now = int(start) + first.reset_s - 0.5
-        assert ratelimit._use(requests.get("/"), policy, str(address)).is_over
+        assert get_status(requests.get("/"), policy, str(address)).is_exceeded
         now = int(start) + first.reset_s
-        assert not ratelimit._use(requests.get("/"), policy, str(address)).is_over
+        assert not get_status(requests.get("/"), policy, str(address)).is_exceeded
 
 
 # --- exactness
 
 
 @pytest.mark.parametrize("where", ["memory", "redis"])
-def test_200_threads_share_one_quota_exactly(where, limits, request):
+def test_threads_share_one_quota_exactly(where, limits, request):
     limits("anonymous-read=100/m")
     # A database of its own: django-redis has one pool, with its timeouts, for each URL.
     url = request.getfixturevalue("redis_server").url(1) if where == "redis" else ""
@@ -380,7 +386,7 @@ def test_200_threads_share_one_quota_exactly(where, limits, request):
     assert not caches["rates"].is_degraded
 
 
-def test_a_counter_that_is_evicted_begins_anew(limits):
+def test_evicted_counter_starts_anew(limits):
     limited, requests = middleware(), RequestFactory()
     first = limited(requests.get(ITEM))
     caches["rates"].clear()
@@ -396,7 +402,7 @@ def in_redis(server: Any) -> Any:
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-def test_without_redis_each_process_limits_and_says_so(
+def test_without_redis_each_process_limits_and_headers_say_so(
     redis_own, limits, caplog, fault
 ):
     limits("anonymous-read=5/m")
@@ -416,7 +422,7 @@ def test_without_redis_each_process_limits_and_says_so(
     assert len(said) == 1
 
 
-def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits):
+def test_redis_counts_for_all_processes_once_it_is_back(redis_own, limits):
     limited, requests = middleware(), RequestFactory()
     with in_redis(redis_own):
         redis_own.kill()
@@ -428,7 +434,7 @@ def test_when_redis_is_back_it_counts_for_all_again(redis_own, limits):
         assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
 
 
-def test_a_request_costs_redis_one_round_trip(redis_server, limits):
+def test_request_costs_one_redis_round_trip(redis_server, limits):
     limited, requests = middleware(), RequestFactory()
     with in_redis(redis_server):
         redis = Redis.from_url(redis_server.url())
@@ -445,7 +451,7 @@ def test_a_request_costs_redis_one_round_trip(redis_server, limits):
 # --- what may never happen
 
 
-def test_whatever_fails_in_it_lets_the_request_through(monkeypatch, caplog):
+def test_failure_to_count_admits_the_request(monkeypatch, caplog):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("broken")
 
@@ -457,7 +463,7 @@ def test_whatever_fails_in_it_lets_the_request_through(monkeypatch, caplog):
     assert "RateLimit" not in answers[0]
 
 
-def test_clients_without_an_address_are_not_taken_for_one(limits, caplog):
+def test_clients_without_an_address_are_not_limited(limits, caplog):
     limits("anonymous-read=1/m")
     limited, requests = middleware(), RequestFactory()
     for _ in range(3):
@@ -465,10 +471,10 @@ def test_clients_without_an_address_are_not_taken_for_one(limits, caplog):
     assert "no address" in caplog.text
 
 
-def test_without_the_database_a_session_counts_for_its_address(limits):
+def test_without_the_database_session_counts_for_its_address(limits):
     class Session:
         def get(self, key: str) -> None:
-            raise OperationalError("the database is away")
+            raise OperationalError("the database is down")
 
     request = RequestFactory().get("/items/")
     request.COOKIES["sessionid"] = "x"
@@ -477,7 +483,7 @@ def test_without_the_database_a_session_counts_for_its_address(limits):
 
 
 @pytest.mark.django_db
-def test_it_can_be_switched_off(client, limits):
+def test_rate_limits_can_be_switched_off(client, limits):
     limits("off")
     assert "RateLimit" not in client.get("/items/")
 
@@ -486,13 +492,15 @@ def test_it_can_be_switched_off(client, limits):
     "text",
     ["write", "write=", "write=1", "write=x/m", "nothing=1/m", "write=1/m;", "on"],
 )
-def test_a_wrong_setting_is_told(text):
+def test_malformed_setting_is_an_error(text):
     with pytest.raises(ImproperlyConfigured, match="RATE_LIMITS"):
-        overridden(site_settings.RATE_LIMITS, text)
+        override_policies(site_settings.RATE_LIMITS, text)
 
 
-def test_a_setting_changes_what_it_names():
-    table = overridden(site_settings.RATE_LIMITS, " write=5/h, anonymous-read=600/m ")
-    assert table["write"] == ("write", "signed in", 5, 3600)
+def test_setting_changes_only_the_policies_it_names():
+    table = override_policies(
+        site_settings.RATE_LIMITS, " write=5/h, anonymous-read=600/m "
+    )
+    assert table["write"] == ("write", "authenticated", 5, 3600)
     assert table["anonymous-read"][2:] == (600, 60)
     assert table["read"] == site_settings.RATE_LIMITS["read"]
