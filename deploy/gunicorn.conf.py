@@ -1,7 +1,7 @@
-"""How gunicorn runs the site: asynchronous edge processes with threads for Django."""
+"""gunicorn's configuration: asynchronous web processes with threads for Django."""
 
 import os
-import sys
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,21 @@ from django.conf import settings
 from django.urls import get_resolver
 
 from resilient_site.observability import memory_usage
-from resilient_site.operations.worker_recycling import succession
 
 wsgi_app = "resilient_site.asgi:application"
-# The one place that names the worker. Long-lived connections cost it no thread.
 worker_class = "resilient_site.edge.worker.Worker"
 workers = settings.WEB_PROCESSES
 
-# Django is loaded once and shared by the workers, as memory and as start-up time.
+# Django is loaded once, before the fork: workers share its memory and start fast.
 preload_app = True
 
-# A worker whose event loop stands still for so long is replaced.
+# A worker whose event loop is blocked for so long is killed and replaced.
 timeout = 30
-# Requests under way have so long to end when the site is stopped.
+# Requests in flight have so long to finish when a worker stops.
 graceful_timeout = 20
+# A worker stops after so many requests; its successor takes the waiting connections.
+max_requests = settings.WEB_MAX_REQUESTS
+max_requests_jitter = max_requests // 5
 # Longer than a proxy keeps its connections, so that the proxy closes first.
 keepalive = settings.WEB_KEEP_ALIVE_S
 
@@ -30,20 +31,22 @@ keepalive = settings.WEB_KEEP_ALIVE_S
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 
-# Whose word on the client's address and scheme counts. Without a proxy: nobody's, as
-# the lock-out of sign-ins goes by the address.
+# Proxies that may name the client's address and scheme. None by default without a
+# proxy, as rate limits and the lock-out of sign-ins go by the address.
 forwarded_allow_ips = os.environ.get(
     "FORWARDED_ALLOW_IPS", "" if settings.EMBEDDED else "127.0.0.1,::1"
 )
 
-# The requests are told of by the edge.
+# resilient_site/edge/access_log.py logs requests.
 accesslog = None
 logconfig_dict = settings.LOGGING
 
-
-def on_starting(server: Any) -> None:
-    """Have SIGUSR2 start a new master as this one was started, `-m gunicorn` too."""
-    server.START_CTX["args"] = sys.orig_argv
+# A connection is a file, and the usual soft limit of 1,024 is low.
+FILES_MAX = 16_384
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if soft != resource.RLIM_INFINITY and soft < FILES_MAX:
+    most = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def when_ready(server: Any) -> None:
@@ -53,9 +56,3 @@ def when_ready(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     memory_usage.freeze()
-
-
-def child_exit(server: Any, worker: Any) -> None:
-    """Start nobody in place of one that made way: his successor is there already."""
-    if succession.has_left(worker.pid):
-        server.num_workers = max(server.cfg.workers, server.num_workers - 1)

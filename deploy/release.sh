@@ -1,28 +1,45 @@
 #!/bin/sh
-# Has the web processes make way for those of the release that `current` now links to,
-# one unit after the other, and no request is lost:
+# Restarts the web units, one after the other, on the release that `current` links to:
 #   sh deploy/release.sh resilient-site-web@1 resilient-site-web@2
-# If the new ones of a unit do not start, its old ones go on and nothing else is done.
+# nginx sends a unit no requests meanwhile (`down`), so none is lost. A unit that does not
+# answer afterwards stays out of nginx, and the ones after it keep the old release.
 set -eu
 
+UPSTREAM=${UPSTREAM:-/etc/nginx/machine/upstream.conf}
+# For requests that nginx has taken and not passed on yet. gunicorn finishes the others.
+DRAIN_S=${DRAIN_S:-2}
 WAIT_S=${WAIT_S:-60}
 
-main_pid() { systemctl show --property=MainPID --value "$1"; }
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+put_back() { # address
+    sed -i "/^server $1 /s/ down;/;/" "$UPSTREAM"
+}
 
 for unit in "$@"; do
-    old=$(main_pid "$unit")
-    echo "$unit: starting new web processes beside those of $old"
-    systemctl reload "$unit"
-    left=$((WAIT_S * 5))
-    # The new ones are the main ones as soon as one of them answers.
-    while [ "$(main_pid "$unit")" = "$old" ]; do
+    address=127.0.0.1:800${unit##*@}
+    grep -q "^server $address " "$UPSTREAM" || fail "$unit: no $address in $UPSTREAM"
+    put_back "$address"
+    sed -i "/^server $address /s/;/ down;/" "$UPSTREAM"
+    if ! grep '^server ' "$UPSTREAM" | grep -qv ' down;'; then
+        put_back "$address"
+        fail "$unit: no other unit takes its requests"
+    fi
+    echo "$unit: restarting"
+    systemctl reload nginx
+    sleep "$DRAIN_S"
+    systemctl restart "$unit" || :
+    left=$WAIT_S
+    until curl --silent --fail --max-time 2 --output /dev/null "http://$address/livez"; do
         left=$((left - 1))
-        if [ "$left" -le 0 ]; then
-            echo "$unit: no new web process answers after $WAIT_S s; the old ones go on." \
-                "Look at: journalctl -u $unit" >&2
-            exit 1
-        fi
-        sleep 0.2
+        [ "$left" -gt 0 ] ||
+            fail "$unit: does not answer and stays out of nginx. See journalctl -u $unit"
+        sleep 1
     done
-    echo "$unit: $(main_pid "$unit") has taken over"
+    put_back "$address"
+    systemctl reload nginx
+    echo "$unit: serves"
 done

@@ -43,7 +43,6 @@ WEB_THREADS = env.int("WEB_THREADS", 8, validate=at_least_one)
 # A web process makes way for a new one when it has answered so many requests, or takes
 # so much memory, its caches included; 0 is no limit.
 WEB_MAX_REQUESTS = env.int("WEB_MAX_REQUESTS", 10_000_000, validate=not_negative)
-WEB_MAX_BYTES = env.int("WEB_MAX_BYTES", 1024 * 1024 * 1024, validate=not_negative)
 # How long a connection may stay idle, in seconds.
 WEB_KEEP_ALIVE_S = env.int("WEB_KEEP_ALIVE_S", 75, validate=at_least_one)
 

@@ -68,7 +68,6 @@ UNSET = (
     "SENTRY_DSN",
     "STATIC_ROOT",
     "WEB_KEEP_ALIVE_S",
-    "WEB_MAX_BYTES",
     "WEB_MAX_REQUESTS",
     "WEB_PROCESSES",
     "WEB_THREADS",

@@ -209,21 +209,11 @@ def folder() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    # A web process raises its own limit as far as this one.
+    # gunicorn.conf.py raises the soft limit.
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     said = f"A process may open {files:,} files."
     if files != resource.RLIM_INFINITY and files < FILES_WANTED:
         yield warning(said, f"Raise it to {FILES_WANTED:,} (LimitNOFILE).")
-    else:
-        yield ok(said)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = settings.WEB_PROCESSES * settings.WEB_MAX_BYTES
-    said = (
-        f"The web processes may take {filesizeformat(most)} of this machine's "
-        f"{filesizeformat(memory)}."
-    )
-    if not settings.WEB_MAX_BYTES or most > NEARLY * memory:
-        yield warning(said, "Lower WEB_PROCESSES or WEB_MAX_BYTES.")
     else:
         yield ok(said)
 
