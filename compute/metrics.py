@@ -1,36 +1,39 @@
-"""Metrics of jobs: the runs counted by the pool, and the length of the queue."""
+"""Metrics of jobs: of their runs, in the process of the pool, and of their queue.
 
-from collections import defaultdict
-from collections.abc import Iterator
+The queue is what the health check of jobs found last: a web process looks once a
+second, so that the page of metrics waits for no database.
+"""
 
 from compute.health import jobs
 from compute.outcomes import Outcome
 from compute.queue import Claim
 from compute.registry import tasks
-from resilient_site.observability.metrics import counts, process
-from resilient_site.observability.metrics.process import Sample, of, of_histogram
+from resilient_site.observability.metrics import counter, gauge, histogram, samplers
 
 UNKNOWN = "(unknown)"
 
-_durations: defaultdict[str, counts.Histogram] = defaultdict(counts.Histogram)
+JOBS = {
+    "waiting": gauge("jobs_waiting", "Jobs queued, without parts.", mode="livemax"),
+    "due": gauge("jobs_due", "Jobs that could run now, with parts.", mode="livemax"),
+    "running": gauge("jobs_running", "Jobs running.", mode="livemax"),
+}
+JOBS_ENDED = counter("jobs_ended", "Runs of jobs, by how they ended.", "task", "how")
+JOB_DURATION = histogram("job_duration_seconds", "Duration of runs of jobs.", "task")
+POOL_PROCESSES_STARTED = counter(
+    "pool_processes_started", "Processes of the pool started."
+)
 
 
 def record_run(claim: Claim, outcome: Outcome, seconds: float) -> None:
     task = claim.task if claim.task in tasks else UNKNOWN
-    counts.count("jobs_ended", task, type(outcome).__name__.lower())
-    _durations[task].note(seconds)
+    JOBS_ENDED.labels(task, type(outcome).__name__.lower()).inc()
+    JOB_DURATION.labels(task).observe(seconds)
 
 
-def record_process_start() -> None:
-    counts.count("pool_processes_started")
-
-
-def samples() -> Iterator[Sample]:
-    for task, found in list(_durations.items()):
-        yield of_histogram("job_duration_seconds", found, task)
+def sample_queue() -> None:
     for name, number in jobs.counted.items():
-        yield of(f"jobs_{name}", number)
+        JOBS[name].set(number)
 
 
 def register_all() -> None:
-    process.sources.append(samples)
+    samplers.append(sample_queue)

@@ -8,7 +8,10 @@ from typing import Any
 from django.conf import settings
 from django.urls import get_resolver
 
-from resilient_site.observability import memory_usage
+from resilient_site.observability import memory_usage, multiprocess
+
+# Before anything imports prometheus_client.
+multiprocess.share(settings.DATA_DIR)
 
 wsgi_app = "resilient_site.asgi:application"
 worker_class = "resilient_site.edge.worker.Worker"
@@ -56,3 +59,7 @@ def when_ready(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     memory_usage.freeze()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    multiprocess.remove_dead()

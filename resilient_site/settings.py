@@ -12,6 +12,7 @@ from typing import Any
 from django.utils.csp import CSP
 from environs import Env, validate
 
+from resilient_site.observability import multiprocess
 from resilient_site.operations.secret_key import kept_secret_key
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
@@ -369,6 +370,8 @@ LOG_FORMAT = env.str(
 ACCESS_LOG = env.str("ACCESS_LOG", "1", validate=validate.OneOf(["0", "1", "all"]))
 # Who may read /metrics, as addresses or networks; behind a proxy, only those it names.
 METRICS_ALLOW: list[str] = env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1"])
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    multiprocess.share(DATA_DIR)  # before anything imports prometheus_client
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,6 +1,7 @@
 """Preload of the fork server: what every pool process starts with."""
 
 import gc
+import os
 import signal
 
 import django
@@ -9,6 +10,8 @@ from django.db import connections
 # A SIGTERM to the process group is for the supervisor, which lets running jobs finish.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+# Pool processes come and go: none leaves a file of metrics behind.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 django.setup()
 
 # Excluded from garbage collection, so that the pages stay shared between processes.

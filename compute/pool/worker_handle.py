@@ -75,7 +75,7 @@ class WorkerHandle:
             return
         finally:
             theirs.close()
-        metrics.record_process_start()
+        metrics.POOL_PROCESSES_STARTED.inc()
         self._process, self._pipe = process, ours
         self._has_run_job, self._kill_outcome = False, None
 

@@ -13,32 +13,33 @@ from django.conf import settings
 
 from resilient_site.edge.streaming import SCOPE_KEY, Exchange, Message, Send
 from resilient_site.health.monitor import watch
-from resilient_site.observability.metrics import counts
+from resilient_site.observability.metrics import REQUEST_DURATION, requests
 from resilient_site.observability.route_names import PROBE, route_of
 
 logger = logging.getLogger("resilient_site.requests")
 
 CACHE_STATUS = b"cache-status"
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NO, MOST, ALL = "0", "1", "all"
 # The client had gone before there was an answer (nginx has it, too).
 GONE = 499
-HIT, STALE, STORED, COLLAPSED, REFUSED = (
+HIT, STALE, STORED, COLLAPSED, REJECTED = (
     "hit",
     "stale",
     "stored",
     "collapsed",
-    "refused",
+    "rejected",
 )
 NONE = "none"
 _is_old = re.compile(rb"ttl=-").search
 
 
 def method_of(method: str) -> str:
-    return method if method in counts.METHODS else "other"
+    return method if method in METHODS else "other"
 
 
 def record_hit(scope: Message, size: int) -> None:
-    counts.requests[route_of(scope["path"]), scope["method"], 200, HIT] += 1
+    requests[route_of(scope["path"]), scope["method"], 200, HIT] += 1
     if settings.ACCESS_LOG == ALL:
         log(scope, 200, 0.0, size, HIT)
 
@@ -68,10 +69,10 @@ class Observed:
         status = self._status or GONE
         route, method = route_of(scope["path"]), method_of(scope["method"])
         how = self.how()
-        counts.requests[route, method, status, how] += 1
+        requests[route, method, status, how] += 1
         if route == PROBE:
             return
-        counts.durations[route, method, f"{status // 100}xx"].note(seconds)
+        REQUEST_DURATION.labels(route, method, f"{status // 100}xx").observe(seconds)
         wanted = settings.ACCESS_LOG
         if wanted == ALL or (wanted == MOST and how != HIT):
             log(scope, status, seconds, self._size, how)
@@ -80,7 +81,7 @@ class Observed:
         """Return what the edge did for it, from what it says itself (RFC 9211)."""
         said = self._cache
         if not said:
-            return REFUSED if self._status == 503 and not self._was_asked() else NONE
+            return REJECTED if self._status == 503 and not self._was_asked() else NONE
         if b"; hit" in said:
             return STALE if b"detail=" in said or _is_old(said) else HIT
         return COLLAPSED if b"collapsed" in said else STORED
@@ -102,7 +103,7 @@ def log(scope: Message, status: int, seconds: float, size: int, how: str) -> Non
     }
     if how != NONE:
         fields["cache"] = how
-    if status >= 500 or how in (STALE, REFUSED):
+    if status >= 500 or how in (STALE, REJECTED):
         fields["degraded"] = [standing.name for standing in troubled()]
     logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
 

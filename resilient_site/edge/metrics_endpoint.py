@@ -5,7 +5,6 @@ nor the event loop's, which would stand still for a moment.
 """
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 
@@ -21,9 +20,8 @@ from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import watch
-from resilient_site.observability.metrics import page, process
-from resilient_site.observability.metrics.process import Sample, of
-from resilient_site.observability.metrics.sharing import teller
+from resilient_site.observability import metrics
+from resilient_site.observability.metrics import follow
 
 PATHS = {"/metrics", "/metrics/"}
 # Behind a proxy that is not known as one everybody has its address.
@@ -39,9 +37,9 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
     if not request.is_safe or not may_read(request):
         raise NotFound
     loop = asyncio.get_running_loop()
-    body = await loop.run_in_executor(_thread, page.render, teller.role)
+    body = await loop.run_in_executor(_thread, metrics.render)
     headers = [
-        (b"content-type", page.TYPE),
+        (b"content-type", metrics.CONTENT_TYPE.encode()),
         (b"cache-control", b"no-store"),
         (b"content-length", b"%d" % len(body)),
         *extra,
@@ -61,28 +59,30 @@ def may_read(request: Incoming) -> bool:
     return any(address in ip_network(allowed) for allowed in settings.METRICS_ALLOW)
 
 
-def samples() -> Iterator[Sample]:
+def sample() -> None:
+    """Set the metrics of the edge that change all the time."""
     gate = wsgi_bridge.admission
-    yield of("admission_limit", gate.limit.now if gate.is_on else gate.threads)
+    metrics.ADMISSION_LIMIT.set(gate.limit.now if gate.is_on else gate.threads)
     for kind in gate.running:
         word = kind.name.lower()
-        yield of("admission_running", gate.running[kind], word)
-        yield of("admission_queued", len(gate.waiting[kind]), word)
-        yield of("admission_admitted", gate.admitted[kind], word)
-        yield of("admission_refused", gate.refused[kind], word)
-    yield of("redis_subscribed", subscriber.is_listening.is_set())
-    yield of("cache_bytes", copies.bytes, "answers")
-    yield of("cache_bytes", memory_usage().bytes, "memory")
+        metrics.ADMISSION_RUNNING.labels(word).set(gate.running[kind])
+        metrics.ADMISSION_QUEUED.labels(word).set(len(gate.waiting[kind]))
+        follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[kind])
+        follow(metrics.ADMISSION_REJECTED.labels(word), gate.refused[kind])
+    metrics.REDIS_SUBSCRIBED.set(subscriber.is_listening.is_set())
+    metrics.CACHE_BYTES.labels("answers").set(copies.bytes)
+    metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
     if watch.is_watching:
-        for standing in watch.report().standings:
-            yield of("part_up", standing.status is Status.PASS, standing.name)
+        for status in watch.report().standings:
+            is_up = status.status is Status.PASS
+            metrics.COMPONENT_UP.labels(status.name).set(is_up)
 
 
 def start() -> None:
-    process.sources.append(samples)
-    teller.start("web")
+    metrics.samplers.append(sample)
+    metrics.start("web")
 
 
 def stop() -> None:
-    teller.stop()
-    process.sources.remove(samples)
+    metrics.stop()
+    metrics.samplers.remove(sample)

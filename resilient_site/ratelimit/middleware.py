@@ -33,7 +33,7 @@ from resilient_site.accounts.verified_tokens import (
     verified_tokens,
 )
 from resilient_site.errors import TooManyRequests, is_rest, respond
-from resilient_site.observability.metrics import counts
+from resilient_site.observability.metrics import RATE_LIMITED
 from resilient_site.ratelimit.client_address import client_address
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
@@ -115,7 +115,7 @@ class RateLimitMiddleware:
         if status is None:
             return self.get_response(request)
         if status.is_exceeded:
-            counts.count("rate_limited", status.policy.name)
+            RATE_LIMITED.labels(status.policy.name).inc()
             response = respond(request, status.rejection())
         else:
             response = self.get_response(request)

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 import stamina
 
-from resilient_site.observability.metrics import counts
+from resilient_site.observability import metrics
 from resilient_site.resilience import deadlines
 
 _random = random.SystemRandom()  # unlike a seed, not the same in forked processes
@@ -87,9 +87,9 @@ class Policy:
         if pause >= self._remaining_s():
             return False
         if self.budget is not None and not self.budget.spend():
-            counts.count("retries_refused")
+            metrics.RETRIES_REJECTED.inc()
             return False
-        counts.count("retries")
+        metrics.RETRIES.inc()
         return pause
 
     def _remaining_s(self) -> float:

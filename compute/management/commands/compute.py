@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand
 
 from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup, handle_signals
+from resilient_site.observability import metrics
 from resilient_site.observability.logging import start_listener
-from resilient_site.observability.metrics import sharing
 from resilient_site.resilience.breaker_overrides import holds
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,7 @@ class Command(BaseCommand):
     requires_system_checks = []  # some need the database, which may be down
 
     def handle(self, *args: Any, **options: Any) -> None:
-        sharing.clean("compute")
-        sharing.teller.start("compute")
+        metrics.start("compute")
         holds.start()
         if settings.COMPUTE_BACKEND == "celery":
             # No other process of the site loads Celery.

@@ -18,6 +18,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from resilient_site.observability import multiprocess
+
 ADMINISTRATOR = "admin"
 BACKLOG = 2048  # gunicorn's own
 
@@ -45,6 +47,7 @@ class Command(BaseCommand):
             if settings.EMBEDDED:
                 self._prepare()
             connection.close()
+            multiprocess.share(settings.DATA_DIR)
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             self.stdout.write(f"Serving on http://{address}/ - Ctrl-C stops it.")
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The alerts and the dashboard ask for metrics and labels that the site has."""
+"""The alerts and the dashboard query metrics and labels that the site has."""
 
 import json
 import re
@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
-from resilient_site.observability.metrics.families import FAMILIES, PREFIX, Kind
+from compute import metrics as job_metrics
+from resilient_site.observability import metrics
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
 ALERTS = ROOT / "deploy" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "dashboard.json"
-# Of Prometheus itself.
-ITS_OWN = {"up"}
-OF_A_SCRAPE = {"instance", "job"}
+PROMETHEUS_OWN = {"up"}
+SCRAPE_LABELS = {"instance", "job"}
 FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "by"}
-SUFFIXES = {Kind.COUNTER: ["_total"], Kind.HISTOGRAM: ["_bucket", "_sum", "_count"]}
+SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
 SELECTOR = re.compile(r"([a-z_]+)(?:\{([^}]*)\})?")
 
 
@@ -37,18 +38,30 @@ def expressions() -> list[str]:
     return [rule["expr"] for rule in rules()] + asked
 
 
-def known() -> dict[str, set[str]]:
-    """Every series of /metrics, with its labels."""
+def declared() -> dict[str, tuple[set[str], set[str]]]:
+    """Return the series and the labels of every metric, by its name."""
+    values = [*vars(metrics).values(), *vars(job_metrics).values()]
     return {
-        f"{PREFIX}{name}{suffix}": {*family.labels, *OF_A_SCRAPE}
-        | ({"le"} if suffix == "_bucket" else set())
-        for name, family in FAMILIES.items()
-        for suffix in SUFFIXES.get(family.kind, [""])
+        metric._name: (
+            {f"{metric._name}{suffix}" for suffix in SUFFIXES.get(metric._type, [""])},
+            {*metric._labelnames, *SCRAPE_LABELS},
+        )
+        for metric in [*values, *job_metrics.JOBS.values()]
+        if isinstance(metric, MetricWrapperBase)
+    }
+
+
+def known() -> dict[str, set[str]]:
+    """Return every series of /metrics, with its labels."""
+    return {
+        name: labels | ({"le"} if name.endswith("_bucket") else set())
+        for series, labels in declared().values()
+        for name in series
     }
 
 
 def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """Yield each series that is asked for, with the labels it is asked by."""
+    """Yield each series that is queried, with the labels it is selected by."""
     grouped = set()
     for names in re.findall(r"\bby \(([^)]*)\)", expression):
         grouped |= {name.strip() for name in names.split(",")}
@@ -60,41 +73,34 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_what_is_asked_for_is_there(expression):
+def test_expression_queries_known_series(expression):
     found = list(selectors(expression))
     assert found
     for name, labels in found:
-        if name not in ITS_OWN:
+        if name not in PROMETHEUS_OWN:
             assert name in known()
             assert labels <= known()[name]
     for opening, closing in ("()", "{}", "[]"):
         assert expression.count(opening) == expression.count(closing)
 
 
-def test_a_metric_that_is_not_there_would_be_found():
+def test_unknown_series_is_found():
     asked = 'sum by (route) (rate(resilient_site_requests{no="1"}[5m])) > 0'
     ((name, labels),) = selectors(asked)
     assert name not in known()
     assert labels == {"route", "no"}
 
 
-def test_every_metric_that_counts_is_on_the_dashboard():
+def test_dashboard_and_alerts_use_every_metric():
     shown = {name for e in expressions() for name, _ in selectors(e)}
-    missing = {
-        name
-        for name, family in FAMILIES.items()
-        if not any(
-            f"{PREFIX}{name}{suffix}" in shown
-            for suffix in SUFFIXES.get(family.kind, [""])
-        )
-    }
-    assert missing == {
+    unused = {name for name, (series, _) in declared().items() if not series & shown}
+    assert {name.removeprefix("resilient_site_") for name in unused} == {
         "admission_admitted", "redis_subscribed", "largest_resident_bytes",
         "pool_processes_started",
     }  # fmt: skip
 
 
-def test_every_alert_says_what_to_do():
+def test_alert_has_severity_summary_and_action():
     names = [rule["alert"] for rule in rules()]
     assert len(names) == len(set(names))
     for rule in rules():
@@ -102,7 +108,7 @@ def test_every_alert_says_what_to_do():
         assert set(rule["annotations"]) == {"summary", "action"}
 
 
-def test_prometheus_takes_the_rules():
+def test_prometheus_accepts_the_rules():
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool on this machine")

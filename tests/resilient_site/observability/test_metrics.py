@@ -1,4 +1,4 @@
-"""/metrics of a running site: what it tells, to whom, and that it always answers."""
+"""/metrics of a running site: its content, who may read it, and that it responds."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.once
 ITEM = "/api/v1/items/country.DE"
 
 
-def figures(site: Site) -> dict[tuple[str, ...], float]:
+def metrics(site: Site) -> dict[tuple[str, ...], float]:
     answer = site.get("/metrics")
     assert answer.status == 200
     families = text_string_to_metric_families(answer.body.decode())
@@ -43,10 +43,10 @@ def site(tmp_path_factory) -> Iterator[Site]:
         site.stop()
 
 
-def test_requests_are_counted_over_all_processes_and_their_ends(site):
+def test_requests_stay_counted_when_their_process_ends(site):
     def hits() -> float:
-        """Return how many are told of, as soon as all requests are."""
-        found = figures(site)
+        """Return how many there are, as soon as all requests are counted."""
+        found = metrics(site)
         stored, hit = (
             found.get(
                 ("requests_total", *sorted((how, "GET", "/api/v1/items/<id>", "200"))),
@@ -62,41 +62,41 @@ def test_requests_are_counted_over_all_processes_and_their_ends(site):
     worker = site.web_workers()[0]
     worker.send_signal(signal.SIGTERM)
     worker.wait(20)
-    wait_for(lambda: figures(site)["processes", "web"] == 2, 20)
+    wait_for(lambda: metrics(site)["processes", "web"] == 2, 20)
     assert hits() == before
 
 
-def test_a_counter_falls_with_no_new_start(site):
+def test_counter_does_not_fall_when_gunicorn_restarts(site):
     name = "processes_started_total", "web"
-    before = figures(site)[name]
+    before = metrics(site)[name]
     master = site.web_master()
     master.terminate()
     master.wait(30)
     wait_for(site.answers)
-    assert wait_for(lambda: figures(site)[name] >= before + 2, 20)
+    assert wait_for(lambda: metrics(site)[name] >= before + 2, 20)
 
 
-def test_paths_and_methods_of_strangers_make_no_new_series(site):
-    names = set(figures(site))
+def test_unknown_paths_and_methods_make_no_series(site):
+    names = set(metrics(site))
     for n in range(30):
         site.request(f"MAKE{n}" if n % 2 else "GET", f"/wp-{n}.php")
-    new = {name for name in figures(site) if name not in names}
+    new = {name for name in metrics(site) if name not in names}
     assert not [name for name in new if any("wp-" in part for part in name)]
     assert not [name for name in new if any("MAKE" in part for part in name)]
 
 
-def test_refusals_and_jobs_are_counted(site):
+def test_rate_limits_and_jobs_are_counted(site):
     exports = [site.get("/api/v1/items/export").status for _ in range(3)]
     assert 429 in exports
     assert site.get("/api/v1/heavy_computation").status in (200, 202)
 
     def jobs() -> float:
-        found = figures(site)
+        found = metrics(site)
         return sum(v for name, v in found.items() if name[0] == "jobs_ended_total")
 
     wait_for(lambda: jobs() >= 1, 20)
     name = "rate_limited_total", "anonymous-export"
-    assert wait_for(lambda: figures(site).get(name) == exports.count(429))
+    assert wait_for(lambda: metrics(site).get(name) == exports.count(429))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_refusals_and_jobs_are_counted(site):
         ("10.9.0.1", [], True), ("unix", [], False), (None, [], False),
     ],
 )  # fmt: skip
-def test_only_who_is_trusted_may_read(settings, client, headers, may):
+def test_metrics_allow_decides_who_may_read(settings, client, headers, may):
     settings.METRICS_ALLOW = [*settings.METRICS_ALLOW, "10.9.0.0/16"]
     scope = {
         "method": "GET", "path": "/metrics", "query_string": b"", "headers": headers,
@@ -116,14 +116,12 @@ def test_only_who_is_trusted_may_read(settings, client, headers, may):
     assert may_read(Incoming(scope)) is may
 
 
-def test_others_are_told_that_there_is_nothing(site):
+def test_others_get_404(site):
     assert site.get("/metrics", **{"X-Forwarded-For": "10.0.0.1"}).status == 404
     assert site.request("POST", "/metrics").status == 404
 
 
-def test_it_answers_while_all_threads_wait_for_a_database_that_hangs(
-    tmp_path, postgres_own
-):
+def test_metrics_respond_while_the_database_hangs(tmp_path, postgres_own):
     site = Site(
         tmp_path / "site", DATABASE_URL=postgres_own.url(), HTTPS="0",
         SECRET_KEY="metrics-" * 10, ALLOWED_HOSTS="127.0.0.1", WEB_THREADS="2",
@@ -139,11 +137,11 @@ def test_it_answers_while_all_threads_wait_for_a_database_that_hangs(
                 pool.submit(site.get, f"/api/v1/items/{n}")
             began = time.monotonic()
             assert re.search(
-                rb"part_up\{part=\"database\"\}", site.get("/metrics").body
+                rb"component_up\{component=\"database\"\}", site.get("/metrics").body
             )
             assert time.monotonic() - began < 2
         name = ("breakers", *sorted(("database", "open")))
-        assert wait_for(lambda: figures(site)[name] == 1)
+        assert wait_for(lambda: metrics(site)[name] == 1)
     finally:
         postgres_own.resume()
         site.stop()

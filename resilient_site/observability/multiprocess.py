@@ -1,0 +1,63 @@
+"""The directory in which processes share metrics: Prometheus's multiprocess mode.
+
+`manage.py serve` and gunicorn's configuration set PROMETHEUS_MULTIPROC_DIR before
+anything imports prometheus_client. The files are mapped into memory, where a full disk
+would kill the process that writes: so they are in a file system in memory, where there
+is one, and not on the disk of the data. That it is full itself is not handled.
+"""
+
+import os
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+def share(data_dir: Path) -> None:
+    """Share the metrics of this process and of those that it starts."""
+    directory = os.environ.get(VARIABLE)
+    candidates = [Path(directory)] if directory else _candidates(data_dir)
+    os.environ.pop(VARIABLE, None)
+    for candidate in candidates:
+        with suppress(OSError):
+            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if candidate.stat().st_uid == os.getuid():  # not another user's
+                os.environ[VARIABLE] = str(candidate)
+                remove_dead()
+                return
+
+
+def _candidates(data_dir: Path) -> list[Path]:
+    name = f"resilient-site-{os.getuid()}-{zlib.crc32(bytes(data_dir)):08x}"
+    in_memory = [SHARED_MEMORY / name] if SHARED_MEMORY.is_dir() else []
+    return [*in_memory, data_dir / "metrics"]
+
+
+def remove_dead() -> None:
+    """Remove the gauges of processes that have ended, and all once none is alive.
+
+    Counters of ended processes stay in the sum meanwhile, so that it does not fall.
+    """
+    if (directory := os.environ.get(VARIABLE)) is None:
+        return
+    with suppress(OSError):
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = {
+        path: path.stem.rpartition("_")[2] for path in Path(directory).glob("*.db")
+    }
+    alive = {pid for pid in files.values() if _is_alive(pid)}
+    for path, pid in files.items():
+        if not alive or (pid not in alive and path.name.startswith("gauge_live")):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
