@@ -11,7 +11,13 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from compute.models import Job
-from resilient_site.health.components import Figures, Finding, Part, Status, register
+from resilient_site.health.components import (
+    CheckResult,
+    Component,
+    Figures,
+    Status,
+    register,
+)
 from resilient_site.resilience import deadlines
 
 TIMEOUT_S = 2.0
@@ -29,7 +35,7 @@ class JobsHealth:
         # The last counts, for the metrics.
         self.counted: dict[str, int] = {}
 
-    def check(self) -> Finding:
+    def check(self) -> CheckResult:
         with deadlines.within(TIMEOUT_S):
             held = Job.objects.filter(
                 state=Job.State.RUNNING, lease_until__gte=Now()
@@ -47,10 +53,10 @@ class JobsHealth:
             ("Abandoned by their pool", f"{lost:,}"),
         )
         if self._lacks_pool(bool(workers), bool(due or lost)):
-            return Finding(Status.FAIL, NO_POOL, figures=figures)
+            return CheckResult(Status.FAIL, NO_POOL, figures=figures)
         if waiting >= settings.COMPUTE_MAX_QUEUED:
-            return Finding(Status.WARN, FULL, figures=figures)
-        return Finding(Status.PASS, RUNNING, figures=figures)
+            return CheckResult(Status.WARN, FULL, figures=figures)
+        return CheckResult(Status.PASS, RUNNING, figures=figures)
 
     def _lacks_pool(self, has_workers: bool, has_due: bool) -> bool:
         """Return whether due jobs have remained unclaimed for too long."""
@@ -66,4 +72,4 @@ jobs = JobsHealth()
 
 
 def register_all() -> None:
-    register(Part("compute", "Jobs", "component", jobs.check))
+    register(Component("compute", "Jobs", "component", jobs.check))

@@ -22,7 +22,7 @@ from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf_errors
 
 from resilient_site.observability.request_id import current_request_id
-from resilient_site.postgres.connection import CommitUnknown, GivenUp
+from resilient_site.postgres.connection import CommitUnknown, WaitCancelled
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _from_database(exc: DatabaseError | InterfaceError) -> SiteError:
             "The database went away while this was being saved. Look whether it was, "
             "or send it again with the same Idempotency-Key."
         )
-    if not isinstance(exc.__cause__, GivenUp):  # else it was logged when it began
+    if not isinstance(exc.__cause__, WaitCancelled):  # else it was logged when it began
         logger.error("The database failed: %s", exc)
     if isinstance(exc, InternalError):
         return Unavailable("Nothing can be changed at the moment, and nothing was.")
@@ -308,7 +308,7 @@ def rest_exception_handler(
 # Handlers named in urls.py, for what Django raises outside the views.
 
 
-def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
+def respond_to_exception(request: HttpRequest, exception: Exception) -> HttpResponse:
     return respond(request, as_site_error(exception))
 
 

@@ -15,10 +15,12 @@ urlpatterns = [
     path("jobs/", include("compute.urls")),
     path("account/", include("resilient_site.accounts.urls")),
     path("status/", status.status, name="status"),
-    path("status/breakers/<str:name>/", status.hold, name="hold-breaker"),
+    path(
+        "status/breakers/<str:name>/", status.override_breaker, name="override-breaker"
+    ),
     path(settings.ADMIN_PATH, admin.site.urls),
     path("api/v1/", include("resilient_site.api.urls")),
 ]
 
-handler400 = handler403 = handler404 = "resilient_site.errors.refused"
+handler400 = handler403 = handler404 = "resilient_site.errors.respond_to_exception"
 handler500 = "resilient_site.errors.server_error"

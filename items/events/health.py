@@ -9,7 +9,13 @@ from django.utils import timezone
 from items.changes import feed
 from items.events.models import EventRelay
 from items.models import ItemChange
-from resilient_site.health.components import Figures, Finding, Part, Status, register
+from resilient_site.health.components import (
+    CheckResult,
+    Component,
+    Figures,
+    Status,
+    register,
+)
 from resilient_site.operations import doctor
 from resilient_site.resilience import deadlines
 
@@ -22,7 +28,7 @@ AWAY = "The broker does not answer. Other systems are told of changes when it is
 BEHIND = "Other systems are told of changes with a delay."
 
 
-def check() -> Finding:
+def check() -> CheckResult:
     with deadlines.within(PATIENCE_S):
         row = EventRelay.objects.first() or EventRelay()
         is_held = EventRelay.objects.filter(held_until__gte=Now()).exists()
@@ -36,12 +42,12 @@ def check() -> Finding:
         ("Relay", row.holder.rpartition(":")[0] or "none"),
     )
     if not is_held:
-        return Finding(Status.FAIL, NOBODY, figures=figures)
+        return CheckResult(Status.FAIL, NOBODY, figures=figures)
     if row.trouble:
-        return Finding(Status.FAIL, AWAY, error=row.trouble, figures=figures)
+        return CheckResult(Status.FAIL, AWAY, error=row.trouble, figures=figures)
     if behind_s >= BEHIND_S:
-        return Finding(Status.WARN, BEHIND, figures=figures)
-    return Finding(Status.PASS, WELL, figures=figures)
+        return CheckResult(Status.WARN, BEHIND, figures=figures)
+    return CheckResult(Status.PASS, WELL, figures=figures)
 
 
 def examine() -> Iterator[doctor.Finding]:
@@ -59,5 +65,5 @@ def examine() -> Iterator[doctor.Finding]:
 
 
 def register_all() -> None:
-    register(Part("events", "Events", "component", check))
+    register(Component("events", "Events", "component", check))
     doctor.register("events", examine)

@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from resilient_site.edge.streaming import SCOPE_KEY, Exchange, Message, Send
-from resilient_site.health.monitor import watch
+from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
 from resilient_site.observability.route_names import PROBE, route_of
 
@@ -104,13 +104,13 @@ def log(scope: Message, status: int, seconds: float, size: int, how: str) -> Non
     if how != NONE:
         fields["cache"] = how
     if status >= 500 or how in (STALE, REJECTED):
-        fields["degraded"] = [standing.name for standing in troubled()]
+        fields["degraded"] = [component.name for component in not_passing()]
     logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
 
 
-def troubled() -> tuple[Any, ...]:
+def not_passing() -> tuple[Any, ...]:
     # Where nothing watches, a look would ask the parts themselves.
-    return watch.report().troubled if watch.is_watching else ()
+    return health_monitor.report().not_passing if health_monitor.is_running else ()
 
 
 def _user(scope: Message) -> str | None:

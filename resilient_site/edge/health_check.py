@@ -1,4 +1,4 @@
-"""How the edge of this process is: whether it lets everybody in, and what it keeps."""
+"""Health check of the edge: whether it rejects requests, and what it has cached."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,20 +7,20 @@ from resilient_site.edge.admission import Admission
 from resilient_site.edge.cache.stores import copies, distant, last_known
 from resilient_site.edge.request import Kind
 from resilient_site.edge.wsgi_bridge import admission
-from resilient_site.health.components import Finding, Part, Status, register
+from resilient_site.health.components import CheckResult, Component, Status, register
 
-# After a refusal the rush may be over, or not.
-RUSH_S = 10.0
-WELL = "Everybody is let in."
-BUSY = (
-    "There is more to do than we can do at the moment. Some pages are shown as they "
-    "were a while ago, and some requests are refused: try again in a few seconds."
+# How long after a rejection the site still counts as overloaded.
+OVERLOADED_FOR_S = 10.0
+ACCEPTING = "Accepting requests."
+OVERLOADED = (
+    "There are more requests than the site can process. Some pages are shown as they "
+    "were a while ago, and some requests are rejected: try again in a few seconds."
 )
 NAMES = {
-    Kind.SIGNED_WRITE: "Writes of people we know",
-    Kind.SIGNED_READ: "Reads of people we know",
-    Kind.READ: "Reads of others",
-    Kind.WRITE: "Writes of others",
+    Kind.SIGNED_WRITE: "Writes, authenticated",
+    Kind.SIGNED_READ: "Reads, authenticated",
+    Kind.READ: "Reads, anonymous",
+    Kind.WRITE: "Writes, anonymous",
     Kind.HEAVY: "Exports, downloads, imports",
 }
 
@@ -35,15 +35,15 @@ class Edge:
         self._refused = 0
         self._refused_at: float | None = None
 
-    def check(self) -> Finding:
+    def check(self) -> CheckResult:
         busy = self._is_busy()
         figures = tuple(self._figures())
         self.has_answers = (
             len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
         )
         if busy:
-            return Finding(Status.WARN, BUSY, figures=figures)
-        return Finding(Status.PASS, WELL, figures=figures)
+            return CheckResult(Status.WARN, OVERLOADED, figures=figures)
+        return CheckResult(Status.PASS, ACCEPTING, figures=figures)
 
     def _is_busy(self) -> bool:
         refused = sum(self.admission.refused.values())
@@ -51,17 +51,17 @@ class Edge:
             self._refused, self._refused_at = refused, self._clock()
         if self._refused_at is None:
             return False
-        return self._clock() - self._refused_at < RUSH_S
+        return self._clock() - self._refused_at < OVERLOADED_FOR_S
 
     def _figures(self) -> Iterator[tuple[str, str]]:
         gate = self.admission
         limit = f"{gate.limit.now} of at most {int(gate.limit.largest)}"
-        yield "Let in at a time", limit if gate.is_on else "no limit"
+        yield "Requests at a time", limit if gate.is_on else "no limit"
         for kind, name in NAMES.items():
             yield (
                 name,
                 f"{gate.running[kind]:,} running, {len(gate.waiting[kind]):,} waiting, "
-                f"{gate.admitted[kind]:,} let in, {gate.refused[kind]:,} refused",
+                f"{gate.admitted[kind]:,} admitted, {gate.refused[kind]:,} rejected",
             )
 
 
@@ -69,4 +69,4 @@ edge = Edge(admission)
 
 
 def register_all() -> None:
-    register(Part("edge", "Requests", "component", edge.check))
+    register(Component("edge", "Requests", "component", edge.check))

@@ -9,10 +9,10 @@ from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.stores import distant, last_known
 from resilient_site.edge.streaming import Receive, Send
 from resilient_site.health import page
-from resilient_site.health.monitor import watch
+from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import tracing
 from resilient_site.observability.logging import start_listener
-from resilient_site.postgres.heartbeat import pulse
+from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience.breaker_overrides import holds
 
 
@@ -23,12 +23,12 @@ def start() -> None:
     last_known.start()
     distant.start()
     if connection.vendor == "postgresql":
-        pulse.start()
+        heartbeat.start()
     if settings.REDIS_URL:
         subscriber.start()
     holds.start()
     health_check.register_all()
-    watch.start()
+    health_monitor.start()
     page.warm_up()
     metrics_endpoint.start()
 
@@ -36,10 +36,10 @@ def start() -> None:
 def stop() -> None:
     metrics_endpoint.stop()
     tracing.end()
-    watch.stop()
+    health_monitor.stop()
     holds.stop()
     subscriber.stop()
-    pulse.stop()
+    heartbeat.stop()
     last_known.stop()
     distant.stop()
 

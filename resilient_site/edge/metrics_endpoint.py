@@ -19,7 +19,7 @@ from resilient_site.edge.request import Incoming
 from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound
 from resilient_site.health.components import Status
-from resilient_site.health.monitor import watch
+from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import metrics
 from resilient_site.observability.metrics import follow
 
@@ -72,8 +72,8 @@ def sample() -> None:
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_listening.is_set())
     metrics.CACHE_BYTES.labels("answers").set(copies.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
-    if watch.is_watching:
-        for status in watch.report().standings:
+    if health_monitor.is_running:
+        for status in health_monitor.report().components:
             is_up = status.status is Status.PASS
             metrics.COMPONENT_UP.labels(status.name).set(is_up)
 

@@ -24,7 +24,7 @@ from resilient_site.errors import as_site_error
 from resilient_site.health import health_json, page
 from resilient_site.health.checks import DATABASE
 from resilient_site.health.components import Status
-from resilient_site.health.monitor import Report, watch
+from resilient_site.health.monitor import Report, health_monitor
 
 LIVE, READY, STATUS = "/livez", "/readyz", "/status"
 PATHS = {
@@ -65,16 +65,16 @@ async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
 
 
 def why_not_ready(report: Report) -> str:
-    """Return why this process can answer nobody; "" if it can."""
+    """Return why this process cannot answer requests; "" if it can."""
     if held.is_ending:
-        return "It is being stopped."
+        return "The process is stopping."
     if report.status_of(DATABASE) is Status.FAIL and not edge.has_answers:
-        return "The database is away, and nothing is known from before."
+        return "The database does not answer, and no responses are cached."
     return ""
 
 
 async def _answer_ready(request: Incoming, send: Send, extra: Headers) -> None:
-    report = watch.report()
+    report = health_monitor.report()
     why = why_not_ready(report)
     status = 503 if why else 200
     query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
@@ -82,8 +82,8 @@ async def _answer_ready(request: Incoming, send: Send, extra: Headers) -> None:
         body = orjson.dumps(health_json.health(report, why))
         await _send(request, send, status, health_json.TYPE, body, extra)
         return
-    troubled = ", ".join(standing.name for standing in report.troubled)
-    words = why or (f"ok, but degraded: {troubled}" if troubled else "ok")
+    not_passing = ", ".join(component.name for component in report.not_passing)
+    words = why or (f"ok, but degraded: {not_passing}" if not_passing else "ok")
     await _send(request, send, status, TEXT, f"{words}\n".encode(), extra)
 
 
@@ -98,7 +98,7 @@ def _public_page(request: Incoming) -> HttpResponse:
 
 
 def _respond(request: HttpRequest) -> HttpResponse:
-    report = watch.report()
+    report = health_monitor.report()
     return page.public(request, report, why_not_ready(report))
 
 

@@ -106,7 +106,7 @@ async def _in_thread(
     exchange.was_let_in = True
     # What is only read need not be read for nobody; a write is carried through.
     is_abandoned = exchange.client_gone.is_set if request.is_safe else deadlines.never
-    deadlines.begin(deadlines.Deadline(request.deadline, is_abandoned))
+    deadlines.set_deadline(deadlines.Deadline(request.deadline, is_abandoned))
     began = time.monotonic()
     try:
         answer = await call_django(request.scope, body, to_client)

@@ -1,4 +1,4 @@
-"""How the database and the cache are."""
+"""Health checks of the database and the cache."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,48 +8,52 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.memory import memory_usage
-from resilient_site.health.components import Finding, Part, Status, register
-from resilient_site.postgres.heartbeat import pulse
+from resilient_site.health.components import CheckResult, Component, Status, register
+from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
 
 DATABASE = "database"
-DATABASE_WELL = "The catalogue can be read and changed."
-DATABASE_AWAY = (
-    "The database does not answer. What was read before is still shown, marked as old; "
-    "nothing can be saved until it is back."
+DATABASE_AVAILABLE = "The catalogue can be read and changed."
+DATABASE_UNAVAILABLE = (
+    "The database does not answer. Pages that were read before are shown as they were, "
+    "with a notice. Changes cannot be saved until it answers again."
 )
-CACHE_OWN = "Each process has a cache in its own memory."
+CACHE_IN_PROCESS = "Each process caches in its own memory."
 CACHE_SHARED = "The shared cache is in use."
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
 
 
-def database() -> Finding:
+def database() -> CheckResult:
     try:
         error = ""
         if breakers.database.state is State.OPEN:
-            error = breakers.database.snapshot().last_error or "held open"
-        elif not pulse.is_running:
-            _ask()
+            error = breakers.database.snapshot().last_error or "forced open"
+        elif not heartbeat.is_running:
+            _query()
     except (DatabaseError, InterfaceError) as failure:
         error = describe(failure)
     if error:
-        return Finding(Status.FAIL, DATABASE_AWAY, error)
-    return Finding(Status.PASS, DATABASE_WELL, figures=(("Kind", connection.vendor),))
+        return CheckResult(Status.FAIL, DATABASE_UNAVAILABLE, error)
+    return CheckResult(
+        Status.PASS, DATABASE_AVAILABLE, figures=(("Kind", connection.vendor),)
+    )
 
 
-def _ask() -> None:
+def _query() -> None:
     with connection.cursor() as cursor:
-        # On SQLite nothing is read from the file without a table.
+        # SQLite reads nothing from the file without a table.
         cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")
 
 
-def cache() -> Finding:
+def cache() -> CheckResult:
     shared: Any = caches["default"]
     if not shared.is_shared:
-        return Finding(Status.PASS, CACHE_OWN, figures=tuple(_memory_figures()))
+        return CheckResult(
+            Status.PASS, CACHE_IN_PROCESS, figures=tuple(_memory_figures())
+        )
     shared.ping()
     state = shared.server_state
     figures = (
@@ -59,19 +63,18 @@ def cache() -> Finding:
     )
     if shared.is_degraded:
         error = breakers.cache.snapshot().last_error
-        return Finding(Status.WARN, CACHE_UNAVAILABLE, error, figures)
-    return Finding(Status.PASS, CACHE_SHARED, figures=figures)
+        return CheckResult(Status.WARN, CACHE_UNAVAILABLE, error, figures)
+    return CheckResult(Status.PASS, CACHE_SHARED, figures=figures)
 
 
 def _memory_figures() -> Iterator[tuple[str, str]]:
     usage = memory_usage()
     yield "In memory", f"{usage.entries:,} entries, {filesizeformat(usage.bytes)}"
     rates: Any = caches["rates"]
-    together = rates.is_shared and not rates.is_degraded
-    by = "by all processes together" if together else "by each process for itself"
-    yield "Rate limits are counted", by
+    is_shared = rates.is_shared and not rates.is_degraded
+    yield "Rate limits are counted", "together" if is_shared else "by each process"
 
 
 def register_all() -> None:
-    register(Part(DATABASE, "Catalogue", "datastore", database))
-    register(Part("cache", "Cache", "datastore", cache))
+    register(Component(DATABASE, "Catalogue", "datastore", database))
+    register(Component("cache", "Cache", "datastore", cache))

@@ -1,26 +1,27 @@
-"""The parts whose health is watched, and what a look at one of them finds.
+"""The components whose health is monitored, and the result of a check.
 
-Apps register their parts when they are ready; what watches and shows them knows none.
+Apps register their components when they are ready; the monitor and the pages know none
+by name.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-# What staff is shown beside the words, in its order.
+# Names and values that staff sees beside the text, in this order.
 type Figures = tuple[tuple[str, str], ...]
 
 
 class Status(StrEnum):
     PASS = "pass"  # noqa: S105 - the words of health+json
-    WARN = "warn"  # it does its work in another way, or not all of it
+    WARN = "warn"  # works in another way, or not completely
     FAIL = "fail"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """How a part is, what that means for people, and what only staff is told."""
+class CheckResult:
+    """The status, what it means for people, and what only staff sees."""
 
     status: Status
     meaning: str
@@ -29,21 +30,21 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part; `check` may raise, or hang: then it is not known how the part is."""
+class Component:
+    """One component; if `check` raises or hangs, its status is unknown."""
 
     name: str
     title: str
     kind: str  # componentType of health+json
-    check: Callable[[], Finding]
+    check: Callable[[], CheckResult]
 
 
-_parts: dict[str, Part] = {}
+_components: dict[str, Component] = {}
 
 
-def register(part: Part) -> None:
-    _parts[part.name] = part
+def register(component: Component) -> None:
+    _components[component.name] = component
 
 
-def all_parts() -> list[Part]:
-    return list(_parts.values())
+def all_components() -> list[Component]:
+    return list(_components.values())

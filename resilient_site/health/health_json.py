@@ -1,19 +1,19 @@
-"""The health as programs read it: draft-inadarei-api-health-check-06."""
+"""Health in JSON: draft-inadarei-api-health-check-06."""
 
 from typing import Any
 
 from resilient_site.health.components import Status
-from resilient_site.health.monitor import Report, Standing
+from resilient_site.health.monitor import ComponentStatus, Report
 
 TYPE = b"application/health+json"
 
 
 def health(report: Report, why_not_ready: str = "") -> dict[str, Any]:
-    """Return the document; what only staff may know is not in it."""
+    """Return the document for everyone: without figures and errors."""
     members: dict[str, Any] = {
         "status": overall(report, why_not_ready),
         "description": "Resilient Site",
-        "checks": {s.name: [_check(s)] for s in report.standings},
+        "checks": {c.name: [_check(c)] for c in report.components},
     }
     if why_not_ready:
         members["output"] = why_not_ready
@@ -23,28 +23,28 @@ def health(report: Report, why_not_ready: str = "") -> dict[str, Any]:
 def overall(report: Report, why_not_ready: str) -> Status:
     if why_not_ready:
         return Status.FAIL
-    return Status.WARN if report.troubled else Status.PASS
+    return Status.WARN if report.not_passing else Status.PASS
 
 
-def _check(standing: Standing) -> dict[str, Any]:
-    # Of a check that does not return the draft knows nothing.
-    unknown = standing.status is Status.UNKNOWN
+def _check(component: ComponentStatus) -> dict[str, Any]:
+    # The draft has no status for a check that does not return.
+    unknown = component.status is Status.UNKNOWN
     members = {
-        "componentType": standing.kind,
-        "status": Status.WARN if unknown else standing.status,
-        "since": standing.since.isoformat(timespec="seconds"),
+        "componentType": component.kind,
+        "status": Status.WARN if unknown else component.status,
+        "since": component.since.isoformat(timespec="seconds"),
     }
-    if standing.status is not Status.PASS:
-        members["output"] = standing.meaning
+    if component.status is not Status.PASS:
+        members["output"] = component.meaning
     return members
 
 
 def with_details(report: Report, why_not_ready: str = "") -> dict[str, Any]:
     """Return the document for staff: with figures and errors."""
     members = health(report, why_not_ready)
-    for standing in report.standings:
-        (check,) = members["checks"][standing.name]
-        check["figures"] = dict(standing.figures)
-        if standing.error:
-            check["error"] = standing.error
+    for component in report.components:
+        (check,) = members["checks"][component.name]
+        check["figures"] = dict(component.figures)
+        if component.error:
+            check["error"] = component.error
     return members

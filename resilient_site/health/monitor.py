@@ -1,7 +1,9 @@
-"""Looking at every part again and again, beside the requests.
+"""Health monitor: checks every component once a second, beside the requests.
 
-Each part has a thread of its own: a check that hangs holds up no other, and nobody who
-asks. What they ask for is what was found last, with how long ago that was.
+Each component has a thread of its own, so a check that hangs delays no other and no
+request: who asks gets the last result, at once. A component whose check has not
+returned for `HANGING_AFTER_S` is unknown. What is not handled: a thread that hangs is
+not replaced; it goes on when its check returns.
 """
 
 import logging
@@ -14,20 +16,25 @@ from datetime import UTC, datetime
 
 from django.db import close_old_connections, connections
 
-from resilient_site.health.components import Figures, Finding, Part, Status, all_parts
+from resilient_site.health.components import (
+    CheckResult,
+    Component,
+    Figures,
+    Status,
+    all_components,
+)
 from resilient_site.resilience.breakers import describe
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-# Nothing found for so long: the check hangs.
-HANGS_S = 3.0
-NOT_KNOWN = "It cannot be told how it is at the moment."
+HANGING_AFTER_S = 3.0
+UNKNOWN_MEANING = "Its state could not be checked."
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a part is, and since when."""
+class ComponentStatus:
+    """The status of a component, and since when it has it."""
 
     name: str
     title: str
@@ -35,119 +42,130 @@ class Standing:
     status: Status
     meaning: str
     since: datetime
-    # What changes all the time, and is for staff alone.
+    # For staff only; these change all the time.
     error: str = field(default="", compare=False)
     figures: Figures = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class Report:
-    standings: tuple[Standing, ...]
+    components: tuple[ComponentStatus, ...]
 
     @property
-    def troubled(self) -> tuple[Standing, ...]:
-        return tuple(s for s in self.standings if s.status is not Status.PASS)
+    def not_passing(self) -> tuple[ComponentStatus, ...]:
+        return tuple(c for c in self.components if c.status is not Status.PASS)
 
     def status_of(self, name: str) -> Status:
-        found = (s.status for s in self.standings if s.name == name)
+        found = (c.status for c in self.components if c.name == name)
         return next(found, Status.UNKNOWN)
 
 
-class Probe:
-    """Looks at one part."""
+class ComponentMonitor:
+    """Checks one component and holds its status."""
 
-    def __init__(self, part: Part, clock: Callable[[], float] = time.monotonic) -> None:
-        self.part = part
+    def __init__(
+        self, component: Component, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.component = component
         self._clock = clock
-        now = datetime.now(UTC)
-        self._last = Standing(
-            part.name, part.title, part.kind, Status.UNKNOWN, NOT_KNOWN, now
+        self._last = ComponentStatus(
+            component.name,
+            component.title,
+            component.kind,
+            Status.UNKNOWN,
+            UNKNOWN_MEANING,
+            datetime.now(UTC),
         )
-        self._looked_at = clock()
+        self._checked_at = clock()
 
-    def look(self) -> None:
+    def run_check(self) -> None:
         try:
-            finding = self.part.check()
+            result = self.component.check()
         except Exception as error:  # noqa: BLE001 - whatever a check may raise
-            finding = Finding(Status.UNKNOWN, NOT_KNOWN, describe(error))
+            result = CheckResult(Status.UNKNOWN, UNKNOWN_MEANING, describe(error))
         last = self._last
-        changed = finding.status is not last.status
+        changed = result.status is not last.status
         self._last = replace(
             last,
-            status=finding.status,
-            meaning=finding.meaning,
+            status=result.status,
+            meaning=result.meaning,
             since=datetime.now(UTC) if changed else last.since,
-            error=finding.error,
-            figures=finding.figures,
+            error=result.error,
+            figures=result.figures,
         )
         if changed:
-            self._log(last.status, finding)
-        self._looked_at = self._clock()
+            self._log(last.status, result)
+        self._checked_at = self._clock()
 
     @property
-    def standing(self) -> Standing:
-        last, ago = self._last, self._clock() - self._looked_at
-        if ago < HANGS_S or last.status is Status.UNKNOWN:
+    def status(self) -> ComponentStatus:
+        last, ago = self._last, self._clock() - self._checked_at
+        if ago < HANGING_AFTER_S or last.status is Status.UNKNOWN:
             return last
         since = datetime.fromtimestamp(round(time.time() - ago), UTC)
-        error = f"The check has found nothing since {since:%H:%M:%S} UTC."
         return replace(
-            last, status=Status.UNKNOWN, meaning=NOT_KNOWN, since=since, error=error
+            last,
+            status=Status.UNKNOWN,
+            meaning=UNKNOWN_MEANING,
+            since=since,
+            error=f"The check has not returned since {since:%H:%M:%S} UTC.",
         )
 
-    def _log(self, before: Status, finding: Finding) -> None:
-        if before is Status.UNKNOWN and finding.status is Status.PASS:
+    def _log(self, before: Status, result: CheckResult) -> None:
+        if before is Status.UNKNOWN and result.status is Status.PASS:
             return
-        # Why it is so has been logged where it happened.
-        level = logging.INFO if finding.status is Status.PASS else logging.WARNING
-        status, meaning = finding.status.upper(), finding.meaning
-        logger.log(level, "%s: %s. %s", self.part.title, status, meaning)
+        # The cause was logged where it happened.
+        level = logging.INFO if result.status is Status.PASS else logging.WARNING
+        status, meaning = result.status.upper(), result.meaning
+        logger.log(level, "%s: %s. %s", self.component.title, status, meaning)
 
 
-class Watch:
-    """The threads of one process."""
+class HealthMonitor:
+    """The monitors of one process, each in a thread."""
 
     def __init__(self) -> None:
-        self.probes: list[Probe] = []
+        self.monitors: list[ComponentMonitor] = []
         self._stopping: threading.Event | None = None
 
-    def start(self, parts: Iterable[Part] | None = None) -> None:
+    def start(self, components: Iterable[Component] | None = None) -> None:
         self._stopping = threading.Event()
-        self.probes = [Probe(part) for part in parts or all_parts()]
-        for probe in self.probes:
+        self.monitors = [ComponentMonitor(c) for c in components or all_components()]
+        for monitor in self.monitors:
             threading.Thread(
                 target=self._run,
-                args=(probe, self._stopping),
-                name=f"health-{probe.part.name}",
+                args=(monitor, self._stopping),
+                name=f"health-{monitor.component.name}",
                 daemon=True,
             ).start()
 
     def stop(self) -> None:
-        """Look no more. A check that hangs is not waited for."""
+        """Start no more checks; do not wait for one that hangs."""
         if self._stopping:
             self._stopping.set()
         self._stopping = None
 
     @property
-    def is_watching(self) -> bool:
+    def is_running(self) -> bool:
         return self._stopping is not None
 
     def report(self) -> Report:
-        """Return what is known, at once; where nothing watches, look now."""
+        """Return the last results at once; if no threads run, check now."""
         if self._stopping is None:
-            known = {probe.part.name for probe in self.probes}
-            self.probes += [Probe(p) for p in all_parts() if p.name not in known]
-            for probe in self.probes:
-                probe.look()
-        return Report(tuple(probe.standing for probe in self.probes))
+            known = {monitor.component.name for monitor in self.monitors}
+            self.monitors += [
+                ComponentMonitor(c) for c in all_components() if c.name not in known
+            ]
+            for monitor in self.monitors:
+                monitor.run_check()
+        return Report(tuple(monitor.status for monitor in self.monitors))
 
-    def _run(self, probe: Probe, stopping: threading.Event) -> None:
+    def _run(self, monitor: ComponentMonitor, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            with suppress(Exception):  # then the look itself will tell
+            with suppress(Exception):  # the check itself then fails as well
                 close_old_connections()
-            probe.look()
+            monitor.run_check()
             stopping.wait(PERIOD_S)
         connections.close_all()
 
 
-watch = Watch()
+health_monitor = HealthMonitor()

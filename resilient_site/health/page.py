@@ -1,4 +1,4 @@
-"""The status page as everybody may see it: made without a database, user or session."""
+"""The public status page: render_page without a database, user or session."""
 
 import logging
 from functools import lru_cache
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 HEADLINES = {
     Status.PASS: "Everything works.",
-    Status.WARN: "Not everything works as it should.",
-    Status.FAIL: "The site can answer nobody at the moment.",
+    Status.WARN: "Some things do not work as they should.",
+    Status.FAIL: "The site cannot answer requests at the moment.",
 }
 
 
@@ -25,8 +25,8 @@ def public(
     request: HttpRequest, report: Report, why_not_ready: str = ""
 ) -> HttpResponse:
     if wants_json(request):
-        return as_json(health_json.health(report, why_not_ready))
-    response = HttpResponse(rendered(report, why_not_ready))
+        return json_response(health_json.health(report, why_not_ready))
+    response = HttpResponse(render_page(report, why_not_ready))
     response["Cache-Control"] = "no-store"
     return response
 
@@ -41,7 +41,7 @@ def context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
     }
 
 
-def as_json(content: dict[str, Any]) -> HttpResponse:
+def json_response(content: dict[str, Any]) -> HttpResponse:
     headers = {"Cache-Control": "no-store"}
     return HttpResponse(orjson.dumps(content), "application/json", headers=headers)
 
@@ -53,16 +53,16 @@ def wants_json(request: HttpRequest) -> bool:
 
 
 def warm_up() -> None:
-    """Make the page once: the first time takes a tenth of a second."""
+    """Render the page once: the first time takes a tenth of a second."""
     try:
-        rendered(Report(()))
+        render_page(Report(()))
     except Exception:
-        logger.exception("The status page cannot be made.")
+        logger.exception("The status page cannot be rendered.")
 
 
-# The figures, which change all the time, are not in it: it is made anew when something
-# happens, however often it is asked for.
+# Figures, which change all the time, are not in it: it is rendered again only when a
+# status changes.
 @lru_cache(maxsize=2)
-def rendered(report: Report, why_not_ready: str = "") -> bytes:
-    # Without the request: the page must not ask who reads it.
+def render_page(report: Report, why_not_ready: str = "") -> bytes:
+    # Without the request, whose user would need the database.
     return render_to_string("status.html", context(report, why_not_ready)).encode()

@@ -1,4 +1,4 @@
-"""Memory of the process that answers, for the status page."""
+"""Memory figures of the process that answers, for the status page."""
 
 import gc
 import os

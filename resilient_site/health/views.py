@@ -1,4 +1,4 @@
-"""The status page of those who are signed in, and what staff can do there."""
+"""The status page for users, and the circuit breaker overrides for staff."""
 
 import logging
 from typing import Any
@@ -14,33 +14,33 @@ from django.views.decorators.http import require_POST, require_safe
 
 from resilient_site.errors import Invalid, NotFound
 from resilient_site.health import health_json, page, process
-from resilient_site.health.monitor import watch
+from resilient_site.health.monitor import health_monitor
 from resilient_site.resilience.breaker_overrides import holds
 from resilient_site.resilience.breakers import State, all_breakers
 
 logger = logging.getLogger(__name__)
 
-HELD = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
+STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
     try:
         if request.user.is_authenticated:
-            return _own(request)
+            return _for_user(request)
     except (DatabaseError, InterfaceError):
-        pass  # nobody can tell who it is: what everybody may see is there all the same
-    return page.public(request, watch.report())
+        pass  # the user cannot be looked up: show the public page
+    return page.public(request, health_monitor.report())
 
 
-def _own(request: HttpRequest) -> HttpResponse:
-    report = watch.report()
+def _for_user(request: HttpRequest) -> HttpResponse:
+    report = health_monitor.report()
     if not request.user.is_staff:
         if page.wants_json(request):
-            return page.as_json(health_json.health(report))
+            return page.json_response(health_json.health(report))
         return _render(request, page.context(report))
     if page.wants_json(request):
-        return page.as_json(health_json.with_details(report) | _details())
+        return page.json_response(health_json.with_details(report) | _details())
     return _render(request, page.context(report) | {"staff": _details()})
 
 
@@ -51,13 +51,13 @@ def _render(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
 
 
 def _details() -> dict[str, Any]:
-    held = holds.current()
+    overrides = holds.current()
     return {
         "breakers": [
             {
                 "now": breaker.snapshot(),
                 "state": breaker.state,
-                "hold": held.get(breaker.name),
+                "override": overrides.get(breaker.name),
             }
             for breaker in all_breakers()
             if breaker.name != "broker"
@@ -70,18 +70,27 @@ def _details() -> dict[str, Any]:
 
 @login_required
 @require_POST
-def hold(request: HttpRequest, name: str) -> HttpResponse:
-    """Hold a breaker open or closed, or let it go."""
+def override_breaker(request: HttpRequest, name: str) -> HttpResponse:
+    """Force a circuit breaker open or closed, or remove the override."""
     if not request.user.is_staff:
         raise PermissionDenied
     if name not in {breaker.name for breaker in all_breakers()}:
         raise NotFound
     asked = request.POST.get("state", "")
-    if asked not in HELD:
-        raise Invalid("A breaker is held open or closed, or let go (free).")
-    state, who = HELD[asked], request.user.get_username()
-    holds.set(name, state, who)
-    done = f"held {state}" if state else "let go"
-    logger.warning("%s: breaker %s by %s.", name, done, who)
-    messages.success(request, f"The breaker “{name}” is {done}.")
+    if asked not in STATES:
+        raise Invalid("The state of an override must be open, closed or free.")
+    state, username = STATES[asked], request.user.get_username()
+    holds.set(name, state, username)
+    logger.warning(
+        "Circuit breaker %s: %s by %s.",
+        name,
+        f"forced {state}" if state else "override removed",
+        username,
+    )
+    messages.success(
+        request,
+        f"The circuit breaker “{name}” is forced {state}."
+        if state
+        else f"The override of the circuit breaker “{name}” is removed.",
+    )
     return redirect("status")

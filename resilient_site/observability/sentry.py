@@ -96,8 +96,10 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _degraded() -> list[str]:
-    from resilient_site.health.monitor import watch
+    from resilient_site.health.monitor import health_monitor
 
     # Where nothing watches, a look would ask the parts themselves.
-    troubled = watch.report().troubled if watch.is_watching else ()
-    return [standing.name for standing in troubled]
+    not_passing = (
+        health_monitor.report().not_passing if health_monitor.is_running else ()
+    )
+    return [component.name for component in not_passing]

@@ -1,10 +1,12 @@
-"""Django's backend for PostgreSQL, which never waits longer than it may.
+"""Django's database backend for PostgreSQL, with waits that always end.
 
-A server that hangs (stopped, its disk gone, behind a dead network) answers nothing,
-and neither its own timeouts nor those of TCP end the wait of its clients. Here every
-wait ends with the deadline of the request, when whoever asked has gone, or when the
-`pulse` of the server is lost. The connection is then closed, and the server ends what
-it did for it (client_connection_check_interval).
+A server that hangs (stopped, its disk or network gone) answers nothing, and neither its
+own timeouts nor those of TCP end the wait of a client in reasonable time. Here each
+wait ends at the deadline of the request, when the client has gone, or when the
+`heartbeat` of the server is lost: the request then gets 503 or a stale response. The
+connection is closed, and the server ends what it did for it
+(client_connection_check_interval). Whether a commit that was under way was made is
+unknown: `CommitUnknown`.
 """
 
 import select
@@ -21,9 +23,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
     Database = driver
 
     def is_usable(self) -> bool:
-        """Look at the socket, which costs nothing: an idle server has nothing to say.
+        """Return whether the socket is quiet, without a query.
 
-        What it says when it ends, and the end itself, make the socket readable.
+        A server sends nothing to an idle client but a farewell, and its end makes the
+        socket readable as well.
         """
         if self.connection is None or self.connection.closed:
             return False
@@ -37,7 +40,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         except DatabaseError as error:
             if self.connection is not None and self.connection.closed:
                 invalidate_anyway()
-                # Else Django connects anew, and if that fails tells of this alone.
+                # Otherwise Django reconnects, and raises only the error of that.
                 self.closed_in_transaction = True
                 raise CommitUnknown(*error.args) from error
             raise

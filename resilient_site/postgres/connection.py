@@ -1,6 +1,6 @@
-"""Connections that look, while they wait for the server, whether to go on waiting.
+"""Cancellable connections to PostgreSQL: a wait for the server checks the deadline.
 
-So do they while its name is looked up, for which psycopg would wait.
+The look-up of the server's host name can be cancelled too; psycopg would wait for it.
 """
 
 from collections.abc import Callable, Generator
@@ -14,30 +14,29 @@ from psycopg.pq import TransactionStatus
 from resilient_site.postgres.dns import resolver
 from resilient_site.resilience import deadlines
 
-# So often a wait looks whether it may go on.
-LOOK_S = 0.05
+CHECK_INTERVAL_S = 0.05
 
 
-class GivenUp(psycopg.OperationalError):
-    """The server was waited for in vain, and the connection is closed."""
+class WaitCancelled(psycopg.OperationalError):
+    """The server did not answer in time, and the connection is closed."""
 
 
 class CommitUnknown(OperationalError):
-    """The connection broke while the server committed: it may be done or not."""
+    """The connection broke during the commit, which may have been made or not."""
 
 
-class PatientConnection(psycopg.Connection[Any]):
-    """Waits until the deadline; psycopg's own waits as long as the server is silent."""
+class CancellableConnection(psycopg.Connection[Any]):
+    """Connection that waits until the deadline; psycopg's own waits for ever."""
 
     @classmethod
     def check(cls) -> None:
-        """Raise GivenUp if nothing is to be waited for."""
-        if deadlines.is_over():
-            raise GivenUp("The time that the request had is up.")
+        """Raise WaitCancelled if the wait has to end."""
+        if deadlines.is_expired():
+            raise WaitCancelled("The deadline of the request has passed.")
 
     @classmethod
     def connect(cls, conninfo: str = "", **options: Any) -> Self:
-        # A host that is a path, or several, is as psycopg has it.
+        # A host that is a path, or several hosts, are left to psycopg.
         host = str(options.get("host") or "")
         if host and not {"/", ","} & set(host) and "hostaddr" not in options:
             addresses = cls._addresses(host, int(options.get("port") or 5432))
@@ -50,26 +49,29 @@ class PatientConnection(psycopg.Connection[Any]):
         while True:
             cls.check()
             try:
-                found = resolver.current(host, port, LOOK_S)
+                found = resolver.current(host, port, CHECK_INTERVAL_S)
             except TimeoutError:
                 continue
             except (OSError, UnicodeError) as error:
-                message = f"The host {host} is not known: {error}"
+                message = f"The host {host} could not be resolved: {error}"
                 raise psycopg.OperationalError(message) from error
             return [address[0] for _, address in found]
 
     def wait(
-        self, gen: PQGen[Any], interval: float = LOOK_S, timeout: float | None = None
+        self,
+        gen: PQGen[Any],
+        interval: float = CHECK_INTERVAL_S,
+        timeout: float | None = None,
     ) -> Any:
         try:
-            return super().wait(_watched(gen, self.check), LOOK_S, timeout)
-        except GivenUp:
-            # In the middle of an answer: of no use to anybody any more.
+            return super().wait(_checked(gen, self.check), CHECK_INTERVAL_S, timeout)
+        except WaitCancelled:
+            # In the middle of a response: the connection cannot be used again.
             self.pgconn.finish()
             raise
 
     def set_autocommit(self, value: bool) -> None:
-        """As psycopg's, which waits for the server though it asks it nothing."""
+        """Set it without psycopg's wait for a server that is not asked anything."""
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             self._autocommit = bool(value)
         else:
@@ -77,13 +79,13 @@ class PatientConnection(psycopg.Connection[Any]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Any]:
-        return _watched(super()._connect_gen(conninfo), cls.check)
+        return _checked(super()._connect_gen(conninfo), cls.check)
 
 
-def _watched[W](
+def _checked[W](
     gen: Generator[W, Any, Any], check: Callable[[], None]
 ) -> Generator[W, Any, Any]:
-    """Go on with `gen` unless `check` raises: at first, and whenever nothing came."""
+    """Run `gen`; call `check` at the start, and each time nothing was received."""
     check()
     try:
         wait = next(gen)

@@ -1,9 +1,9 @@
-"""Whether the server answers: found out beside the requests, not at their cost.
+"""Heartbeat of the database: a thread that finds out whether the server answers.
 
-A thread asks it the shortest question, again and again, on a connection of its own.
-When no answer comes in time it opens the breaker: every request that waits for the
-server is told so, and those that come ask nothing any more. As soon as an answer comes
-it closes the breaker, and all goes on.
+It runs the shortest query again and again on a connection of its own. Without an answer
+within `TIMEOUT_S` it opens the circuit breaker: requests that wait for the server end
+with 503 or a stale response, and new ones do not ask it. The first answer closes the
+breaker. What is not handled: a server that answers this query but no other.
 """
 
 import threading
@@ -12,17 +12,17 @@ from typing import Any
 import psycopg
 from django.db import connections
 
-from resilient_site.postgres.connection import GivenUp, PatientConnection
+from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import breakers, deadlines
 
 PERIOD_S = 0.2
-# Longer than a server with much to do needs for nothing.
-PATIENCE_S = 0.5
+# More than a busy server needs for this query.
+TIMEOUT_S = 0.5
 # "Too many clients": those that are connected are served.
-FULL = "53300"
+TOO_MANY_CONNECTIONS = "53300"
 
 
-class Pulse:
+class Heartbeat:
     def __init__(self) -> None:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -34,7 +34,7 @@ class Pulse:
 
     def start(self) -> None:
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -42,7 +42,7 @@ class Pulse:
         if self._thread:
             self._thread.join()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
             self._beat()
             self._stopping.wait(PERIOD_S)
@@ -51,22 +51,22 @@ class Pulse:
     def _beat(self) -> None:
         had_connection = self._connection is not None
         try:
-            self._ask()
+            self._query()
         except psycopg.Error as error:
             self._close()
-            if had_connection and not isinstance(error, GivenUp):
-                return self._beat()  # a restart may be over already
-            if error.sqlstate != FULL:
+            if had_connection and not isinstance(error, WaitCancelled):
+                return self._beat()  # the server may have restarted
+            if error.sqlstate != TOO_MANY_CONNECTIONS:
                 breakers.database.trip(error)
         else:
             breakers.database.reset()
 
-    def _ask(self) -> None:
-        with deadlines.within(PATIENCE_S):
+    def _query(self) -> None:
+        with deadlines.within(TIMEOUT_S):
             if self._connection is None:
                 params = connections["default"].get_connection_params()
                 params |= {"autocommit": True}
-                self._connection = PatientConnection.connect(**params)
+                self._connection = CancellableConnection.connect(**params)
             self._connection.execute("SELECT 1")
 
     def _close(self) -> None:
@@ -75,4 +75,4 @@ class Pulse:
             self._connection = None
 
 
-pulse = Pulse()
+heartbeat = Heartbeat()

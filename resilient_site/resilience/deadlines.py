@@ -1,7 +1,9 @@
-"""Until when the request at hand has to be answered.
+"""Deadlines: until when the current request has to be answered.
 
-The edge sets the deadline; whatever waits on the request's behalf asks for it. It
-goes where context variables go: into the thread that runs Django for the request.
+The edge sets the deadline in a context variable, which reaches the thread that runs
+Django; everything that waits on behalf of the request checks it, down to PostgreSQL. A
+read whose client has gone has expired as well. Then the client gets 503 or a stale
+response. What is not handled: code that computes and never waits.
 """
 
 import time
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 
 
 class DeadlineExceeded(Exception):
-    """There is no time left for what was to be done."""
+    """No time is left for the operation."""
 
 
 def never() -> bool:
@@ -21,7 +23,7 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment of the monotonic clock, and whether anybody still waits for it."""
+    """A time of the monotonic clock, and whether the client has gone before it."""
 
     at: float
     is_abandoned: Callable[[], bool] = never
@@ -30,14 +32,14 @@ class Deadline:
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
-def begin(deadline: Deadline) -> None:
-    """Set the deadline of everything in this context from here on."""
+def set_deadline(deadline: Deadline) -> None:
+    """Set the deadline of the current context."""
     _current.set(deadline)
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let the block take so long, or less if the request has less left."""
+    """Limit the block to `seconds`, or to the rest of the request if that is less."""
     outer = _current.get()
     at = time.monotonic() + seconds
     if outer is not None:
@@ -50,13 +52,13 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def remaining() -> float | None:
-    """Return the seconds that are left, at least 0; None if there is no deadline."""
+    """Return the seconds left, at least 0; None if there is no deadline."""
     deadline = _current.get()
     return None if deadline is None else max(deadline.at - time.monotonic(), 0.0)
 
 
-def is_over() -> bool:
-    """Tell whether the time is up, or whoever asked has gone away."""
+def is_expired() -> bool:
+    """Return whether the deadline has passed or the client has gone."""
     deadline = _current.get()
     return deadline is not None and (
         deadline.at <= time.monotonic() or deadline.is_abandoned()

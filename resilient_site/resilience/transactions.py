@@ -1,4 +1,9 @@
-"""Writing again what lost against another writer."""
+"""Transactions that are retried after a conflict with another writer.
+
+Two writers can see the same free id or version, or deadlock; the one that loses starts
+anew and sees what the other has written. Its client notices a delay, or 409 after
+`ATTEMPTS`. What is not handled: a database that fails; that is for the breaker.
+"""
 
 import functools
 import sqlite3
@@ -12,40 +17,41 @@ from resilient_site.resilience import retries
 ATTEMPTS = 6
 PAUSE_S = 0.02
 PAUSE_MAX_S = 0.1
-# Each attempt may wait for SQLite's lock as long as the settings say.
-TRIED_FOR_S = 10
+# Each attempt may wait for SQLite's lock as long as DATABASES says.
+RETRIED_FOR_S = 10
 # PostgreSQL, appendix A: class 40.
 DEADLOCK = "40P01"
 SERIALIZATION_FAILURE = "40001"
 
 
 class Contended(Conflict):
-    detail = "Others are writing the same at the moment. Please try again."
+    detail = (
+        "Others are changing the same items at the moment. Nothing was changed. "
+        "Please try again."
+    )
     is_outcome = False
 
 
 def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
-    """Run `write` in a transaction, and again if another writer was in its way.
+    """Run `write` in a transaction, and again after a conflict with another writer.
 
-    Two can see the same free id or version, and one finds it taken in the end; that
-    one begins anew and sees what the other wrote. Raises Contended if it never wins.
-    Inside another such write the outer one begins anew. Within any other transaction
-    it begins anew at a savepoint; where that does not help, since the whole transaction
-    sees too old a state, whoever began that has to do it.
+    Raises Contended if every attempt fails. Inside another such write the outer one is
+    retried. Within any other transaction it is retried from a savepoint; a conflict
+    that needs a new transaction is raised.
     """
 
     @functools.wraps(write)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         is_nested = transaction.get_connection().in_atomic_block
-        passes = is_lost_at_savepoint if is_nested else is_lost_or_not_begun
+        is_retried = is_lost_at_savepoint if is_nested else is_lost_or_not_begun
         try:
             for attempt in retries.retrying(
-                passes,
+                is_retried,
                 attempts=ATTEMPTS,
                 pause_s=PAUSE_S,
                 pause_max_s=PAUSE_MAX_S,
-                within_s=TRIED_FOR_S,
-                # The database answers: the other one was only faster.
+                within_s=RETRIED_FOR_S,
+                # The database answers; another writer was faster.
                 budget=None,
             ):
                 with attempt, transaction.atomic():
@@ -74,7 +80,7 @@ def is_lost_or_not_begun(error: Exception) -> bool:
 
 
 def could_not_begin(error: Exception) -> bool:
-    """Tell whether SQLite was locked, so that nothing has been written.
+    """Return whether SQLite was locked, so that nothing has been written.
 
     Transactions take the write lock when they begin: there is no later moment.
     """

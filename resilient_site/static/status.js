@@ -1,17 +1,17 @@
-// The status page renews itself. Without this file it is reloaded by its link.
+// Updates the status page. Without this file its link reloads it.
 
 const EVERY_MS = 5000;
-const PATIENCE_MS = 4000;
-const here = document.getElementById("status");
+const TIMEOUT_MS = 4000;
+const shown = document.getElementById("status");
 const announcer = document.getElementById("status-announcer");
 const trouble = document.getElementById("trouble");
 
-async function renew() {
-  // Hidden, or somebody is about to press a button: it stays as it is.
-  if (document.hidden || here.contains(document.activeElement)) return;
+async function update() {
+  // While the page is hidden, or a button has the focus, it stays as it is.
+  if (document.hidden || shown.contains(document.activeElement)) return;
   try {
-    const answer = await fetch(location.href, { signal: AbortSignal.timeout(PATIENCE_MS) });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
     show(page.getElementById("status"));
     trouble.hidden = true;
   } catch {
@@ -21,12 +21,12 @@ async function renew() {
 }
 
 function show(fresh) {
-  if (here.contains(document.activeElement)) return;
-  if (fresh.dataset.says !== here.dataset.says) announcer.textContent = fresh.dataset.says;
-  here.dataset.says = fresh.dataset.says;
-  here.replaceChildren(...fresh.childNodes);
+  if (shown.contains(document.activeElement)) return;
+  if (fresh.dataset.says !== shown.dataset.says) announcer.textContent = fresh.dataset.says;
+  shown.dataset.says = fresh.dataset.says;
+  shown.replaceChildren(...fresh.childNodes);
 }
 
-document.querySelector("[data-renews]").hidden = false;
-setInterval(renew, EVERY_MS);
-document.addEventListener("visibilitychange", renew);
+document.querySelector("[data-updates]").hidden = false;
+setInterval(update, EVERY_MS);
+document.addEventListener("visibilitychange", update);

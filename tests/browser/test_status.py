@@ -1,4 +1,4 @@
-"""The status page in a browser: renewed by itself, and good to look at and to hear."""
+"""The status page in a browser: it updates itself, and has no accessibility faults."""
 
 import os
 from collections.abc import Iterator
@@ -10,26 +10,32 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Locator, Page, expect
 
 from resilient_site.health import components, views
-from resilient_site.health.components import Finding, Status
+from resilient_site.health.components import CheckResult, Status
 from resilient_site.resilience.breaker_overrides import Holds
 from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import check
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-AWAY = Finding(Status.FAIL, "The database does not answer.", "OperationalError: " * 9)
+UNAVAILABLE = CheckResult(
+    Status.FAIL, "The database does not answer.", "OperationalError: " * 9
+)
 
 
 @pytest.fixture
-def database() -> Iterator[list[Finding]]:
-    """What is found of the database, as the test says."""
-    found = [Finding(Status.PASS, "The catalogue can be read and changed.")]
-    part = next(part for part in components.all_parts() if part.name == "database")
-    components.register(replace(part, check=lambda: found[-1]))
-    views.watch.probes.clear()
+def database() -> Iterator[list[CheckResult]]:
+    """Results of the check of the database; the last one counts."""
+    found = [CheckResult(Status.PASS, "The catalogue can be read and changed.")]
+    component = next(
+        component
+        for component in components.all_components()
+        if component.name == "database"
+    )
+    components.register(replace(component, check=lambda: found[-1]))
+    views.health_monitor.monitors.clear()
     yield found
-    components.register(part)
-    views.watch.probes.clear()
+    components.register(component)
+    views.health_monitor.monitors.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -47,43 +53,43 @@ def shoot(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_the_page_has_no_fault(
+def test_status_page_has_no_fault(
     browsers: Browsers, admin: User, holds: Holds, database, scheme: str, width: int
 ) -> None:
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    staff, stranger = browsers.open(admin, **look), browsers.open(**look)
-    for word, finding in (("works", database[0]), ("degraded", AWAY)):
+    staff, anonymous = browsers.open(admin, **look), browsers.open(**look)
+    for word, finding in (("works", database[0]), ("degraded", UNAVAILABLE)):
         database.append(finding)
-        for who, page in (("stranger", stranger), ("staff", staff)):
+        for who, page in (("anonymous", anonymous), ("staff", staff)):
             page.goto("/status/")
             check(page, width)
             shoot(page, f"{who}-{word}-{scheme}-{width}")
-    staff.get_by_role("button", name="Hold cache open").click()
-    expect(staff.get_by_text("Held open by ada")).to_be_visible()
+    staff.get_by_role("button", name="Force cache open").click()
+    expect(staff.get_by_text("Forced open by ada")).to_be_visible()
     check(staff, width)
-    shoot(staff, f"staff-held-{scheme}-{width}")
-    staff.get_by_role("button", name="Let cache go").click()
-    expect(staff.get_by_text("Held open")).to_have_count(0)
+    shoot(staff, f"staff-override-{scheme}-{width}")
+    staff.get_by_role("button", name="Remove the override of cache").click()
+    expect(staff.get_by_text("Forced open")).to_have_count(0)
 
 
-def test_the_page_renews_itself_and_says_so(page: Page, database) -> None:
+def test_status_page_updates_itself_and_announces_changes(page: Page, database) -> None:
     page.clock.install()
     page.goto("/items/")
     page.get_by_role("link", name="Status").click()
     expect(page.get_by_text("Everything works.")).to_be_visible()
-    database.append(AWAY)
-    renew_until(
-        page, page.get_by_text("Not everything works as it should.", exact=True)
+    database.append(UNAVAILABLE)
+    update_until(
+        page, page.get_by_text("Some things do not work as they should.", exact=True)
     )
     announcer = page.locator("#status-announcer")
     expect(announcer).to_contain_text("Catalogue: The database does not answer.")
     database.append(database[0])
-    renew_until(page, page.get_by_text("Everything works.").first)
+    update_until(page, page.get_by_text("Everything works.").first)
     expect(announcer).to_have_text("Everything works.")
 
 
-def renew_until(page: Page, shown: Locator) -> None:
-    """Let the page renew itself; what it finds is looked at beside it, every second."""
+def update_until(page: Page, shown: Locator) -> None:
+    """Let the page update itself; the checks run beside it, every second."""
     for _ in range(10):
         page.clock.run_for(5_000)
         with suppress(AssertionError):
@@ -92,7 +98,7 @@ def renew_until(page: Page, shown: Locator) -> None:
     expect(shown).to_be_visible()
 
 
-def test_a_site_that_does_not_answer_is_told(page: Page, database) -> None:
+def test_status_page_says_when_the_site_does_not_answer(page: Page, database) -> None:
     page.clock.install()
     page.goto("/status/")
     trouble = page.get_by_role("alert")
@@ -105,11 +111,11 @@ def test_a_site_that_does_not_answer_is_told(page: Page, database) -> None:
     expect(trouble).to_be_hidden()
 
 
-def test_the_page_works_without_javascript(browsers: Browsers, database) -> None:
+def test_status_page_works_without_javascript(browsers: Browsers, database) -> None:
     page = browsers.open(java_script_enabled=False)
     page.goto("/status/")
     expect(page.get_by_text("Everything works.")).to_be_visible()
-    expect(page.get_by_text("renews itself")).to_be_hidden()
-    database.append(AWAY)
+    expect(page.get_by_text("updates every")).to_be_hidden()
+    database.append(UNAVAILABLE)
     page.get_by_role("link", name="Reload").click()
     expect(page.get_by_text("The database does not answer.")).to_be_visible()

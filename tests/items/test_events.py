@@ -222,9 +222,9 @@ def test_the_status_tells_how_far_behind_it_is():
 def test_without_a_broker_nothing_runs_and_nothing_is_imported():
     code = (
         "import sys, django; django.setup();"
-        "from resilient_site.health.components import all_parts;"
+        "from resilient_site.health.components import all_components;"
         "import resilient_site.urls, resilient_site.asgi;"
-        "print('kombu' in sys.modules, [part.name for part in all_parts()])"
+        "print('kombu' in sys.modules, [part.name for part in all_components()])"
     )
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
     done = subprocess.run(

@@ -96,7 +96,7 @@ async def test_a_view_knows_how_long_it_has():
 
     def respond(request):
         left.append(deadlines.remaining())
-        assert not deadlines.is_over()
+        assert not deadlines.is_expired()
         return HttpResponse()
 
     now.respond = respond
@@ -118,7 +118,7 @@ def test_nothing_is_read_for_a_client_who_has_gone(method, is_over):
     def respond(request):
         now.entered.set()
         assert now.go_on.wait(20)
-        found.append(deadlines.is_over())
+        found.append(deadlines.is_expired())
         return HttpResponse()
 
     @run
@@ -143,8 +143,8 @@ def test_a_block_has_no_more_time_than_what_is_around_it():
         with deadlines.within(60):
             assert (deadlines.remaining() or 0) <= 5
         with deadlines.within(0):
-            assert deadlines.is_over()
+            assert deadlines.is_expired()
             assert deadlines.remaining() == 0
-        assert not deadlines.is_over()
-    assert not deadlines.is_over()
+        assert not deadlines.is_expired()
+    assert not deadlines.is_expired()
     assert Kind.SIGNED_WRITE < Kind.READ < Kind.HEAVY

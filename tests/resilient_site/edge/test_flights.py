@@ -68,7 +68,7 @@ def test_what_nobody_waits_for_is_given_up_and_fetched_for_the_next_one(monkeypa
         if len(now.asked) == 1:
             now.entered.set()
             assert now.go_on.wait(20)
-            was_over.append(deadlines.is_over())
+            was_over.append(deadlines.is_expired())
             return HttpResponse(status=503)
         return thing_response("x")
 

@@ -83,7 +83,7 @@ urlpatterns = [
     path("wait", wait),
     path("page", lambda request: HttpResponse("page")),
 ]
-handler404 = "resilient_site.errors.refused"
+handler404 = "resilient_site.errors.respond_to_exception"
 
 
 @pytest.fixture(autouse=True)

@@ -106,5 +106,5 @@ urlpatterns = [
     path("api/v1/mine", api_view(["GET", "HEAD"])(permission_classes([])(rest))),
     *urls.urlpatterns,  # the error page names some of these
 ]
-handler404 = "resilient_site.errors.refused"
+handler404 = "resilient_site.errors.respond_to_exception"
 handler500 = "resilient_site.errors.server_error"

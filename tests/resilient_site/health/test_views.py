@@ -1,4 +1,4 @@
-"""The status page of those who are signed in, and what staff can do on it."""
+"""The status page for users, and the circuit breaker overrides of staff."""
 
 import gc
 import logging
@@ -34,20 +34,25 @@ def staff(client, admin):
     return client
 
 
-def test_everybody_sees_what_works_and_only_staff_sees_more(client, reader, admin):
-    stranger = client.get("/status/").content.decode()
+def test_status_page_shows_details_to_staff_only(client, reader, admin):
+    anonymous = client.get("/status/").content.decode()
     client.force_login(reader)
     signed_in = client.get("/status/").content.decode()
     client.force_login(admin)
     staff = client.get("/status/").content.decode()
-    for page in (stranger, signed_in, staff):
+    for page in (anonymous, signed_in, staff):
         assert "Everything works." in page
         assert "The catalogue can be read and changed." in page
-    for page in (stranger, signed_in):
-        assert "Breakers" not in page
+    for page in (anonymous, signed_in):
+        assert "Circuit breakers" not in page
         assert "in memory" not in page
     assert "rita" in signed_in
-    for what in ("Breakers", "Rate limits are counted", "Waiting", "Private memory"):
+    for what in (
+        "Circuit breakers",
+        "Rate limits are counted",
+        "Waiting",
+        "Private memory",
+    ):
         assert what in staff
 
 
@@ -57,22 +62,22 @@ def test_status_page_shows_staff_the_memory_of_the_process(staff):
     options = {"OPTIONS": {"MEMORY_BYTES": 5 * 1024**3}}
     MemoryCache("status page", options).set("key", "x" * 2_000)
     frozen = gc.get_freeze_count()
-    told = staff.get("/status/?format=json").json()["process"]
-    assert told["Known in this test"] == "1 of 7"
-    assert told["Process id"] == str(os.getpid())
-    assert told["Frozen objects"] == f"{frozen:,}"
+    found = staff.get("/status/?format=json").json()["process"]
+    assert found["Known in this test"] == "1 of 7"
+    assert found["Process id"] == str(os.getpid())
+    assert found["Frozen objects"] == f"{frozen:,}"
     assert re.fullmatch(
-        r"[1-9]\d* in [\d.]+.[KM]B of 5\.[\d]+.GB", told["Cache in memory"]
+        r"[1-9]\d* in [\d.]+.[KM]B of 5\.[\d]+.GB", found["Cache in memory"]
     )
-    assert re.fullmatch(r"\d+ in .+ of 64.0.MB", told["Cached responses"])
-    assert told["Memory"].endswith("MB")
-    assert told["Garbage collections (young, middle, old)"].count(", ") >= 2
+    assert re.fullmatch(r"\d+ in .+ of 64.0.MB", found["Cached responses"])
+    assert found["Memory"].endswith("MB")
+    assert found["Garbage collections (young, middle, old)"].count(", ") >= 2
 
 
-def test_programs_of_staff_are_told_more(staff, client, reader):
-    told = staff.get("/status/?format=json").json()
-    assert {row["now"]["name"] for row in told["breakers"]} >= {"cache", "database"}
-    assert told["checks"]["compute"][0]["figures"]["Jobs under way"] == "0"
+def test_status_json_has_details_for_staff_only(staff, client, reader):
+    found = staff.get("/status/?format=json").json()
+    assert {row["now"]["name"] for row in found["breakers"]} >= {"cache", "database"}
+    assert found["checks"]["compute"][0]["figures"]["Running jobs"] == "0"
     client.force_login(reader)
     assert "breakers" not in client.get("/status/?format=json").json()
 
@@ -85,24 +90,24 @@ def test_without_the_database_the_public_page_is_shown(staff):
         answer = staff.get("/status/")
     assert answer.status_code == 200
     assert "The database does not answer" in answer.content.decode()
-    assert "Breakers" not in answer.content.decode()
+    assert "Circuit breakers" not in answer.content.decode()
 
 
-def test_staff_holds_a_breaker_and_lets_it_go(staff, holds, caplog):
+def test_staff_overrides_a_breaker_and_removes_the_override(staff, holds, caplog):
     caplog.set_level(logging.WARNING)
     answer = staff.post("/status/breakers/cache/", {"state": "open"}, follow=True)
     page = answer.content.decode()
-    assert "The breaker “cache” is held open." in page
-    assert "Held open by ada" in page
-    assert "cache: breaker held open by ada." in caplog.messages
+    assert "The circuit breaker “cache” is forced open." in page
+    assert "Forced open by ada" in page
+    assert "Circuit breaker cache: forced open by ada." in caplog.messages
     assert breakers.cache.state is State.OPEN
     answer = staff.post("/status/breakers/cache/", {"state": "free"}, follow=True)
-    assert "Held open" not in answer.content.decode()
+    assert "Forced open" not in answer.content.decode()
     assert breakers.cache.state is State.CLOSED
     assert holds.current() == {}
 
 
-def test_only_staff_may_hold_a_breaker(client, reader, holds):
+def test_only_staff_may_override_a_breaker(client, reader, holds):
     address = "/status/breakers/cache/"
     assert client.post(address, {"state": "open"}).status_code == 302
     client.force_login(reader)
@@ -111,7 +116,7 @@ def test_only_staff_may_hold_a_breaker(client, reader, holds):
     assert not holds.path.exists()
 
 
-def test_a_form_from_elsewhere_holds_nothing(admin, holds):
+def test_override_needs_a_csrf_token(admin, holds):
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin)
     answer = client.post("/status/breakers/cache/", {"state": "open"})
@@ -123,7 +128,7 @@ def test_a_form_from_elsewhere_holds_nothing(admin, holds):
     ("name", "state", "expected"),
     [("other", "open", 404), ("cache", "half open", 400), ("cache", "", 400)],
 )
-def test_what_cannot_be_held_is_refused(staff, holds, name, state, expected):
+def test_unknown_breaker_or_state_is_an_error(staff, holds, name, state, expected):
     answer = staff.post(f"/status/breakers/{name}/", {"state": state})
     assert answer.status_code == expected
     assert not holds.path.exists()

@@ -1,4 +1,4 @@
-"""The health of a running site, as seen from outside while it is in trouble."""
+"""Probes and status page of a running site, also while its services hang."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.running import Answer, Site
 pytestmark = pytest.mark.once
 
 SECRET_KEY = "health-" * 10
-# Half of the answers: one may be held up by what the machine has to do besides.
+# The median: a single response may be delayed by other work of the machine.
 AT_ONCE_S = 0.25
 SET_UP = """
 from django.conf import settings
@@ -34,14 +34,14 @@ print(client.cookies[settings.SESSION_COOKIE_NAME].value)
 
 
 def set_up(site: Site) -> str:
-    """Make the database, and return the cookie of an administrator."""
+    """Create the database, and return the cookie of an administrator."""
     done = site.manage("shell", "-v", "0", "-c", SET_UP)
     assert done.returncode == 0, done.stderr
     return f"sessionid={done.stdout.strip()}"
 
 
-class Watcher:
-    """Asks, and remembers how long each answer took."""
+class TimedClient:
+    """Client that records how long each response took."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -54,7 +54,7 @@ class Watcher:
         return answer
 
     def assert_at_once(self, *paths: str) -> None:
-        """Most of the answers came at once, of several to each."""
+        """Assert that half of the responses at each path came at once."""
         for path in paths:
             for _ in range(4):
                 self.get(path)
@@ -85,30 +85,30 @@ def test_probes_and_page_answer_while_database_and_cache_hang(
     cookie = set_up(site)
     site.start_web()
     try:
-        outage(Watcher(site), cookie, postgres_own, redis_own)
+        outage(TimedClient(site), cookie, postgres_own, redis_own)
     finally:
         site.stop()
         print(site.output())
 
 
-def outage(watcher, cookie, postgres, redis):
-    wait_for(lambda: watcher.ready() == (200, "ok"))
-    assert "Everything works." in watcher.page()
-    assert "Breakers" in watcher.page(Cookie=cookie)
+def outage(client, cookie, postgres, redis):
+    wait_for(lambda: client.ready() == (200, "ok"))
+    assert "Everything works." in client.page()
+    assert "Circuit breakers" in client.page(Cookie=cookie)
 
-    watcher.took_s.clear()
+    client.took_s.clear()
     postgres.pause()
     redis.pause()
     began = time.monotonic()
-    # Nothing was read yet that could be shown now.
-    wait_for(lambda: watcher.ready()[0] == 503)
+    # Nothing was read before that could be served now.
+    wait_for(lambda: client.ready()[0] == 503)
     noticed_s = time.monotonic() - began
-    wait_for(lambda: "shared cache does not answer" in watcher.page())
-    page = watcher.page()
-    assert "The site can answer nobody" in page
+    wait_for(lambda: "shared cache does not answer" in client.page())
+    page = client.page()
+    assert "The site cannot answer requests" in page
     assert "The database does not answer" in page
     assert re.search(r"Since <time .*UTC</time>", page)
-    answer = watcher.get("/readyz?verbose")
+    answer = client.get("/readyz?verbose")
     assert (answer.status, answer.json()["status"]) == (503, "fail")
     assert answer.headers["Content-Type"] == "application/health+json"
     checks = answer.json()["checks"].items()
@@ -118,22 +118,20 @@ def outage(watcher, cookie, postgres, redis):
     assert postgres.password not in answer.body.decode() + page
     print(f"noticed after {noticed_s:.2f} s")
     assert noticed_s < 3 + BUSY_S
-    watcher.assert_at_once("/livez", "/readyz", "/status/")
-    own_page = watcher.page(Cookie=cookie)
+    client.assert_at_once("/livez", "/readyz", "/status/")
+    own_page = client.page(Cookie=cookie)
     assert "The database does not answer" in own_page
-    assert "Breakers" not in own_page
-    assert watcher.took_s["/status/"][-1] < 1 + BUSY_S
+    assert "Circuit breakers" not in own_page
+    assert client.took_s["/status/"][-1] < 1 + BUSY_S
 
     postgres.resume()
     redis.resume()
-    wait_for(lambda: watcher.ready() == (200, "ok"))
-    assert watcher.site.get("/api/v1/items").status == 200
-    wait_for(
-        lambda: json.loads(watcher.get("/readyz?verbose").body)["status"] == "pass"
-    )
+    wait_for(lambda: client.ready() == (200, "ok"))
+    assert client.site.get("/api/v1/items").status == 200
+    wait_for(lambda: json.loads(client.get("/readyz?verbose").body)["status"] == "pass")
     postgres.kill()
-    wait_for(lambda: watcher.ready() == (200, "ok, but degraded: database, compute"))
-    assert "Not everything works" in watcher.page()
+    wait_for(lambda: client.ready() == (200, "ok, but degraded: database, compute"))
+    assert "Some things do not work" in client.page()
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +147,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     print(site.output())
 
 
-def test_probes_are_plain_and_never_limited(site):
+def test_probes_are_plain_text_and_never_limited(site):
     for _ in range(5):
         for path in ("/livez", "/livez/", "/readyz"):
             answer = site.get(path, Host="any.example")
@@ -162,7 +160,7 @@ def test_probes_are_plain_and_never_limited(site):
         assert site.get("/status/").status == 200
 
 
-def test_the_page_is_as_safe_as_others_and_can_be_read_by_programs(site):
+def test_status_page_has_security_headers_and_json(site):
     answer = site.get("/status/")
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
     assert answer.headers["X-Frame-Options"] == "DENY"
@@ -179,9 +177,9 @@ def test_the_page_is_as_safe_as_others_and_can_be_read_by_programs(site):
         assert b"figures" not in asked.body
 
 
-def test_a_hold_reaches_all_processes_and_outlives_them(site):
+def test_override_reaches_all_processes_and_outlives_them(site):
     cookie = site.cookie
-    # After an overload it is the page for everybody, for a moment.
+    # After an overload it is the public page, for a moment.
     wait_for(lambda: b"csrfm" in site.get("/status/", Cookie=cookie).body)
     page = site.get("/status/", Cookie=cookie)
     secret = re.search(rb'name="csrfmiddlewaretoken" value="([^"]+)"', page.body)[1]
@@ -191,20 +189,20 @@ def test_a_hold_reaches_all_processes_and_outlives_them(site):
     assert site.request("POST", path, b"state=open", form).status == 403
     body = b"state=open&csrfmiddlewaretoken=" + secret
     assert site.request("POST", path, body, form).status == 302
-    told = "cache: breaker held open by the operator."
-    wait_for(lambda: site.output().count(told) == 2)
-    assert "cache: breaker held open by ada." in site.output()
-    assert b"Held open by ada" in site.get("/status/", Cookie=cookie).body
+    logged = "cache: breaker held open by the operator."
+    wait_for(lambda: site.output().count(logged) == 2)
+    assert "Circuit breaker cache: forced open by ada." in site.output()
+    assert b"Forced open by ada" in site.get("/status/", Cookie=cookie).body
 
     for worker in psutil.Process(site.process.pid).children():
         worker.kill()
-    wait_for(lambda: site.output().count(told) == 4)
+    wait_for(lambda: site.output().count(logged) == 4)
     (site.output_path.parent / "breakers.json").unlink()
     wait_for(lambda: site.output().count("breaker let go by the operator") == 2)
 
 
-def test_probes_answer_while_every_thread_waits_and_people_are_refused(site):
-    watcher = Watcher(site)
+def test_probes_answer_while_every_thread_waits(site):
+    client = TimedClient(site)
     database = site.output_path.parent / "site.sqlite3"
     form = b"username=a&password=b&csrfmiddlewaretoken=" + b"c" * 32
     attempt = (
@@ -217,9 +215,11 @@ def test_probes_answer_while_every_thread_waits_and_people_are_refused(site):
         connection.execute("BEGIN IMMEDIATE")
         for peer in peers:
             peer.sendall(attempt)
-        wait_for(lambda: "edge" in watcher.ready()[1])
-        wait_for(lambda: "There is more to do than we can do" in watcher.page())
-        watcher.assert_at_once("/livez", "/readyz", "/status/")
+        wait_for(lambda: "edge" in client.ready()[1])
+        wait_for(
+            lambda: "There are more requests than the site can process" in client.page()
+        )
+        client.assert_at_once("/livez", "/readyz", "/status/")
         connection.execute("ROLLBACK")
     for peer in peers:
         peer.close()
