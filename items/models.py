@@ -139,10 +139,16 @@ class Item(models.Model):
 
     def tag_names(self) -> list[str]:
         # To ask the relation costs more than the rest, even if nothing is fetched.
-        fetched = getattr(self, "_prefetched_objects_cache", {}).get("tags")
+        fetched = self.__dict__.get("loaded_tags")
+        if fetched is None:
+            fetched = getattr(self, "_prefetched_objects_cache", {}).get("tags")
         return sorted(
             tag.name for tag in (self.tags.all() if fetched is None else fetched)
         )
+
+    def set_loaded_tags(self, tags: list[Tag]) -> None:
+        """Save the query for tags that are known."""
+        self.__dict__["loaded_tags"] = tags
 
     def has_no_tags(self) -> None:
         """Save the query for what is known."""
