@@ -1,8 +1,9 @@
-"""The errors of this project, and the one place that turns them into answers.
+"""The errors of this project, and the one place that makes responses of them.
 
 REST clients get ``application/problem+json`` (RFC 9457) with a stable ``code``;
 browsers get an error page. Exceptions of Django, of REST framework and of the
-database are mapped here too, so that nothing else decides what a client sees.
+database are mapped here too, so that nothing else decides what a client sees. A text
+says what happened, what it means for the person, and what to do.
 """
 
 import errno
@@ -33,14 +34,14 @@ type Errors = Mapping[str, Any]
 
 
 class SiteError(Exception):
-    """An error with an answer: its status, stable code and advice to the client."""
+    """An error with its response: status, stable code and advice to the client."""
 
     status: int = 500
     code: str = "server_error"
-    detail: str = "Something went wrong on our side. Please try again."
+    detail: str = "The site has made an error. Please try again."
     retry_after_s: int | None = None
     type: str = "about:blank"
-    # It is what came of a write; the request in itself was in order.
+    # The outcome of a write that was valid in itself: Idempotency-Key stores it.
     is_outcome: bool = False
 
     def __init__(
@@ -84,7 +85,7 @@ class AlreadyExists(SiteError):
 class NotSignedIn(SiteError):
     status = 401
     code = "not_authenticated"
-    detail = "Sign in, or send a token, to do this."
+    detail = "To do this, sign in or send an API token."
 
 
 class NotAllowed(SiteError):
@@ -103,14 +104,14 @@ class NotFound(SiteError):
 class Conflict(SiteError):
     status = 409
     code = "conflict"
-    detail = "Someone else is doing this at the moment."
+    detail = "This conflicts with another change. Load it again, then repeat yours."
     is_outcome = True
 
 
 class LengthRequired(SiteError):
     status = 411
     code = "length_required"
-    detail = "Send the body with a Content-Length."
+    detail = "The request has a body of unknown length. Send it with a Content-Length."
 
 
 class PreconditionFailed(SiteError):
@@ -128,25 +129,30 @@ class StaleVersion(PreconditionFailed):
 class TooLarge(SiteError):
     status = 413
     code = "too_large"
-    detail = "The body is larger than this address accepts."
+    detail = "The request is larger than this address accepts. Nothing was changed."
 
 
 class PreconditionRequired(SiteError):
     status = 428
     code = "precondition_required"
-    detail = "Say which version you change: send its ETag in If-Match."
+    detail = (
+        "This site accepts changes only to a version that you have read: send its ETag "
+        "in If-Match."
+    )
 
 
 class TooManyRequests(SiteError):
     status = 429
     code = "too_many_requests"
-    detail = "You ask for this too often. Please wait a while."
+    detail = "You have sent too many requests. Please wait before you send more."
 
 
 class LockedOut(SiteError):
     status = 429
     code = "locked_out"
-    detail = "Too many failed attempts to sign in. Please wait a while."
+    detail = (
+        "Too many attempts to sign in have failed. Please wait before the next one."
+    )
 
 
 class Unavailable(SiteError):
@@ -159,19 +165,19 @@ class Unavailable(SiteError):
 class DeadlinePassed(SiteError):
     status = 503
     code = "deadline_passed"
-    detail = "It could not be answered in the time that it had."
+    detail = "The site could not answer within the time limit. Please try again."
     retry_after_s = 1
 
 
 class Overloaded(SiteError):
     status = 503
     code = "overloaded"
-    detail = "There is more to do than we can do at the moment."
+    detail = "The site has more requests than it can process. Please try again shortly."
     retry_after_s = 1
 
 
 def as_site_error(exc: BaseException | None) -> SiteError:
-    """Return the answer to `exc`: itself, a mapped one, or a plain 500."""
+    """Return the error to respond with: `exc` itself, a mapped one, or a plain 500."""
     match exc:
         case SiteError():
             return exc
@@ -186,7 +192,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
             return _from_database(exc)
         case OSError() if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             logger.error("The disk is full: %s", exc)
-            return Unavailable("There is no room left for this. Nothing was changed.")
+            return Unavailable("The disk of the site is full. Nothing was changed.")
         case Http404():
             return NotFound()
         case django_errors.PermissionDenied():
@@ -194,7 +200,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
         case django_errors.RequestDataTooBig():
             return TooLarge()
         case django_errors.DisallowedHost():
-            return Invalid("This site does not answer to that host name.", code="host")
+            return Invalid("This site does not serve that host name.", code="host")
         case (
             django_errors.SuspiciousOperation()
             | django_errors.BadRequest()
@@ -207,20 +213,22 @@ def as_site_error(exc: BaseException | None) -> SiteError:
 
 def _from_database(exc: DatabaseError | InterfaceError) -> SiteError:
     if isinstance(exc, CommitUnknown):
-        logger.error("The database went away in a commit: %s", exc)
+        logger.error("The database connection broke during a commit: %s", exc)
         return Unavailable(
-            "The database went away while this was being saved. Look whether it was, "
-            "or send it again with the same Idempotency-Key."
+            "The connection to the database broke while this was being saved. Check "
+            "whether it was, or send it again with the same Idempotency-Key."
         )
-    if not isinstance(exc.__cause__, WaitCancelled):  # else it was logged when it began
+    if not isinstance(exc.__cause__, WaitCancelled):  # else it was logged before
         logger.error("The database failed: %s", exc)
     if isinstance(exc, InternalError):
-        return Unavailable("Nothing can be changed at the moment, and nothing was.")
+        return Unavailable(
+            "The database accepts no changes at the moment. Nothing was changed."
+        )
     return Unavailable()
 
 
 def is_unexpected(error: SiteError) -> bool:
-    """Tell whether this is a fault of ours, to be logged and reported as one."""
+    """Return whether this is a fault of the site, to be logged and reported."""
     return type(error) is SiteError and error.status == 500
 
 
@@ -257,7 +265,7 @@ def is_rest(request: HttpRequest) -> bool:
 
 
 def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
-    """Answer `request` with `error`, in the form that its client reads."""
+    """Return the response to `error`: a problem document for REST, else a page."""
     if is_rest(request):
         content, content_type = orjson.dumps(problem(request, error)), PROBLEM_TYPE
     else:
@@ -298,7 +306,7 @@ def problem(request: HttpRequest, error: SiteError) -> dict[str, Any]:
 def rest_exception_handler(
     exc: Exception, context: dict[str, Any]
 ) -> HttpResponse | None:
-    """Answer an exception of a REST view; what is not ours to know stays a 500."""
+    """Return the response to an exception of a REST view; None if it is unexpected."""
     error = as_site_error(exc)
     if is_unexpected(error):
         return None
@@ -320,8 +328,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return respond(
         request,
         NotAllowed(
-            "The form has expired, or cookies are off. Go back, reload the page and "
-            "send it again.",
+            "The form has expired, or cookies are disabled. Nothing was changed. Go "
+            "back, reload the page and send it again.",
             code="csrf_failed",
         ),
     )

@@ -9,7 +9,7 @@ from knox.models import AbstractAuthToken
 
 
 class ApiToken(AbstractAuthToken):  # type: ignore[misc]
-    """A key to the REST API: only its hash is kept, so it is shown just once."""
+    """API token of a user, stored as a hash only."""
 
     name = models.CharField(max_length=100, blank=True)
 
@@ -25,7 +25,7 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]
 
 
 class IdempotencyRecord(models.Model):
-    """The first answer to a write that came with an Idempotency-Key."""
+    """Stored response to a write with an Idempotency-Key."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,

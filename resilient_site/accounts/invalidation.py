@@ -1,4 +1,8 @@
-"""Says when something about a person has changed, so that no copy speaks for him."""
+"""Invalidation of cached responses and verified tokens when a user changes.
+
+User, token, sign-out, groups and permissions: each change invalidates the tag of the
+user, or of all groups, when it is committed.
+"""
 
 from typing import Any
 
@@ -33,7 +37,7 @@ def signed_out(user: User | None, **_: Any) -> None:
 def permissions_changed(instance: Any, reverse: bool, pk_set: Any, **_: Any) -> None:
     if not reverse:
         invalidate(user_tag(instance.pk))
-    elif pk_set is None:  # all members at once, whoever they were
+    elif pk_set is None:  # all members at once, whom the signal does not name
         invalidate(GROUPS)
     else:
         invalidate(*map(user_tag, pk_set))

@@ -1,4 +1,4 @@
-"""Sessions in the cache and the database, under keys that Django may have given."""
+"""Sessions in the cache and the database."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from django.contrib.sessions.backends import cached_db
 class SessionStore(cached_db.SessionStore):
     def _validate_session_key(self, key: Any) -> bool:
         # A cookie can hold a null character, which PostgreSQL does not take.
-        can_be_one = super()._validate_session_key(key)  # type: ignore[misc]
-        return bool(can_be_one) and key.isalnum()
+        is_valid = super()._validate_session_key(key)  # type: ignore[misc]
+        return bool(is_valid) and key.isalnum()

@@ -1,4 +1,4 @@
-"""Signing in, and pages on which people make and revoke API tokens."""
+"""Pages to sign in, and to create and revoke API tokens."""
 
 from datetime import timedelta
 
@@ -21,21 +21,21 @@ class SignIn(LoginView):
 
     def get_redirect_url(self, request: HttpRequest | None = None) -> str:
         url = super().get_redirect_url(request)
-        # Back to this very page would be no way out of it.
+        # A redirect to this page would be a loop.
         return "" if url.startswith(self.request.path) else url
 
 
 def attempted_username(
     request: HttpRequest, credentials: dict[str, str] | None = None
 ) -> str | None:
-    """Return whom a failed attempt is counted for, in the space there is for it."""
+    """Return the username of a failed attempt, at the length that axes can store."""
     given = (credentials or request.POST).get("username")
     return given and given[:150]
 
 
 class TokenForm(forms.Form):
     name = forms.CharField(
-        max_length=100, help_text="What will use it, such as: nightly sync"
+        max_length=100, help_text="The program that will use it, such as: nightly sync"
     )
     days = forms.TypedChoiceField(
         label="Valid for",
@@ -66,7 +66,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, key: str) -> HttpResponse:
-    gone, _ = ApiToken.objects.filter(user=request.user, token_key=key).delete()
-    if gone:
+    deleted, _ = ApiToken.objects.filter(user=request.user, token_key=key).delete()
+    if deleted:
         messages.success(request, "The token was revoked.")
     return redirect("account:tokens")

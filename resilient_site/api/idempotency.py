@@ -56,12 +56,12 @@ _is_key = re.compile(KEY_PATTERN).fullmatch
 class KeyReused(SiteError):
     status = 422
     code = "idempotency_key_reused"
-    detail = "This Idempotency-Key was sent before, with another request."
+    detail = "This Idempotency-Key was used before, for another request."
 
 
 class KeyInUse(Conflict):
     code = "idempotency_key_in_use"
-    detail = "The first request with this Idempotency-Key is still under way."
+    detail = "The first request with this Idempotency-Key is still being processed."
     retry_after_s = 1
 
 

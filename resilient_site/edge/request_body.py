@@ -27,7 +27,7 @@ TAKES_FILES = ("/items/import/", "/jobs/new/", "/api/v1/jobs")
 class TooSlow(SiteError):
     status = 408
     code = "too_slow"
-    detail = "The body did not come in time."
+    detail = "The body of the request did not arrive in time. Nothing was changed."
 
 
 class ClientGone(Exception):

@@ -83,7 +83,7 @@ def test_no_page_has_a_fault(
     check(page, width)
     page.goto("/account/tokens/")
     page.get_by_label("Name").fill("nightly sync")
-    page.get_by_role("button", name="Make a token").click()
+    page.get_by_role("button", name="Create token").click()
     expect(page.get_by_label("Token", exact=True)).to_be_visible()
     check(page, width)
     page.goto("/items/long/edit/")

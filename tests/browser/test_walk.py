@@ -185,7 +185,7 @@ def test_token_is_shown_once_and_can_be_revoked(editor_page: Page) -> None:
     page = editor_page
     page.goto("/account/tokens/")
     page.get_by_label("Name").fill("nightly sync")
-    save(page, "Make a token")
+    save(page, "Create token")
     token = page.get_by_label("Token", exact=True).input_value()
     answer = page.request.get(
         "/api/v1/items", headers={"Authorization": f"Token {token}"}

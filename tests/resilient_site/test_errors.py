@@ -1,4 +1,4 @@
-"""Every error is an answer: problem+json for REST, a page for a browser."""
+"""Every error has a response: a problem document for REST, a page for a browser."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ def all_errors(kind: type[SiteError] = SiteError) -> list[type[SiteError]]:
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status_a_code_and_a_sentence(kind):
+def test_every_error_has_a_status_a_code_and_a_detail(kind):
     error = kind()
     assert 400 <= error.status < 600
     assert error.code.replace("_", "").isalpha()
@@ -46,7 +46,7 @@ def test_every_error_has_a_status_a_code_and_a_sentence(kind):
     ],
     ids=repr,
 )
-def test_exceptions_of_others_are_mapped(exception, status, code):
+def test_exceptions_of_libraries_are_mapped(exception, status, code):
     error = as_site_error(exception)
     assert (error.status, error.code) == (status, code)
     assert "secret" not in error.detail
@@ -61,7 +61,7 @@ def test_errors_of_a_list_keep_their_index():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("exception", [OperationalError("x"), InterfaceError("x")])
-def test_a_database_that_is_away_is_503_for_both(client, monkeypatch, exception):
+def test_unavailable_database_is_503_for_rest_and_pages(client, monkeypatch, exception):
     def fail(*args, **kwargs):
         raise exception
 
@@ -78,7 +78,7 @@ def test_a_database_that_is_away_is_503_for_both(client, monkeypatch, exception)
 
 @pytest.mark.once
 @pytest.mark.django_db(transaction=True)
-def test_a_database_that_takes_no_changes_is_503_for_writers(api):
+def test_read_only_database_is_503_for_writers(api):
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")
     try:
@@ -87,11 +87,11 @@ def test_a_database_that_takes_no_changes_is_503_for_writers(api):
     finally:
         connection.close()
     assert (refused.status_code, refused["Retry-After"]) == (503, "5")
-    assert "can be changed" in refused.json()["detail"]
+    assert "accepts no changes" in refused.json()["detail"]
 
 
 @pytest.mark.django_db
-def test_an_unexpected_error_on_a_page_is_a_page(client, monkeypatch):
+def test_unexpected_error_is_a_page_with_the_request_id(client, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("secret")
 
@@ -104,13 +104,13 @@ def test_an_unexpected_error_on_a_page_is_a_page(client, monkeypatch):
     assert response["X-Request-ID"] in response.content.decode()
 
 
-def test_a_form_over_the_limit_is_413(client, settings):
+def test_form_over_the_limit_is_413(client, settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
     response = client.post("/account/sign-in/", {"username": "x" * 100})
     assert response.status_code == 413
 
 
-def test_an_error_page_needs_no_database(rf, django_assert_num_queries):
+def test_error_page_needs_no_database(rf):
     response = errors.respond(rf.get("/items/"), errors.Unavailable())
     assert response.status_code == 503
     assert b"<html" in response.content

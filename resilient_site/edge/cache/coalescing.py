@@ -53,7 +53,7 @@ type Fetched = Copy | Collected
 class NotKept(SiteError):
     status = 504
     code = "not_cached"
-    detail = "There is no copy of this, and you asked for nothing but a copy."
+    detail = "No response is cached, and the request allows nothing else."
 
 
 @dataclass

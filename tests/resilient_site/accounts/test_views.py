@@ -1,4 +1,4 @@
-"""Signing in and out, the lock-out, and API tokens."""
+"""Sign-in, lock-out and API tokens."""
 
 import re
 from datetime import timedelta
@@ -28,7 +28,7 @@ def api_with(token: str) -> APIClient:
     return client
 
 
-def test_a_person_signs_in_and_out(client, editor):
+def test_user_signs_in_and_out(client, editor):
     assert b"csrfmiddlewaretoken" in client.get(SIGN_IN).content
     assert sign_in(client)["Location"] == "/items/new/"
     assert client.get("/items/new/").status_code == 200
@@ -37,7 +37,7 @@ def test_a_person_signs_in_and_out(client, editor):
     assert client.get("/items/new/").status_code == 302
 
 
-def test_a_wrong_password_says_so_and_no_other_site_is_gone_to(client, editor):
+def test_wrong_password_is_an_error_and_redirects_stay_on_the_site(client, editor):
     assert b"correct" in sign_in(client, password="wrong").content
     data = {"username": "edith", "password": "edith-s-password"}
     response = client.post(f"{SIGN_IN}?next=https://evil.example/", data)
@@ -45,7 +45,7 @@ def test_a_wrong_password_says_so_and_no_other_site_is_gone_to(client, editor):
 
 
 @pytest.mark.parametrize("path", [SIGN_IN, "/admin/login/"])
-def test_a_name_of_any_length_is_just_wrong(client, db, path):
+def test_username_of_any_length_is_only_wrong(client, db, path):
     response = client.post(path, {"username": "x" * 500, "password": "y"})
     assert response.status_code == 200
 
@@ -53,18 +53,18 @@ def test_a_name_of_any_length_is_just_wrong(client, db, path):
 @pytest.mark.parametrize(
     "session", [r'"%s"' % (r"\000" * 12), r'"0123456789\000"', "é" * 40, "x" * 5_000]
 )
-def test_a_session_that_cannot_be_one_is_none(client, db, session):
+def test_malformed_session_cookie_is_anonymous(client, db, session):
     headers = {"HTTP_COOKIE": f"sessionid={session}"}
     for path, status in ((TOKENS, 302), ("/items/", 200), ("/api/v1/items/", 200)):
         assert client.get(path, **headers).status_code == status
 
 
-def test_sign_in_is_no_loop(editor_client):
+def test_sign_in_does_not_redirect_to_itself(editor_client):
     response = editor_client.get(f"{SIGN_IN}?next={SIGN_IN}")
     assert response["Location"] == "/items/"
 
 
-def test_repeated_failures_lock_that_name_at_that_address(client, editor, settings):
+def test_repeated_failures_lock_the_username_at_that_address(client, editor, settings):
     for _ in range(settings.AXES_FAILURE_LIMIT):
         response = sign_in(client, password="wrong")
     assert response.status_code == 429
@@ -77,7 +77,7 @@ def test_repeated_failures_lock_that_name_at_that_address(client, editor, settin
     assert client.post("/admin/login/", data).status_code == 429
 
 
-def test_a_success_forgets_the_failures(client, editor, settings):
+def test_success_resets_the_failures(client, editor, settings):
     for _ in range(3):
         for _ in range(settings.AXES_FAILURE_LIMIT - 1):
             sign_in(client, password="wrong")
@@ -85,7 +85,7 @@ def test_a_success_forgets_the_failures(client, editor, settings):
         client.post("/account/sign-out/")
 
 
-def test_a_token_is_shown_once_and_stored_hashed(editor_client, editor):
+def test_token_is_shown_once_and_stored_as_a_hash(editor_client, editor):
     response = editor_client.post(TOKENS, {"name": "sync", "days": "30"})
     token = response.context["fresh"]
     assert token in response.content.decode()
@@ -100,7 +100,7 @@ def test_a_token_is_shown_once_and_stored_hashed(editor_client, editor):
     assert api_with(token).post("/api/v1/items/", {"name": "x"}).status_code == 201
 
 
-def test_a_revoked_token_is_none(editor_client, editor):
+def test_revoked_token_is_rejected(editor_client, editor):
     _, token = ApiToken.objects.create(editor, name="sync")
     key = ApiToken.objects.get().token_key
     assert editor_client.get(f"{TOKENS}{key}/revoke/").status_code == 405
@@ -108,7 +108,7 @@ def test_a_revoked_token_is_none(editor_client, editor):
     assert api_with(token).post("/api/v1/items/", {"name": "x"}).status_code == 401
 
 
-def test_a_person_sees_and_revokes_his_own_tokens_only(client, editor, reader):
+def test_user_sees_and_revokes_only_their_own_tokens(client, editor, reader):
     ApiToken.objects.create(editor, name="editors")
     key = ApiToken.objects.get().token_key
     client.force_login(reader)
@@ -117,7 +117,7 @@ def test_a_person_sees_and_revokes_his_own_tokens_only(client, editor, reader):
     assert ApiToken.objects.exists()
 
 
-def test_an_expired_token_and_one_of_a_closed_account_are_none(editor):
+def test_expired_token_and_token_of_an_inactive_user_are_rejected(editor):
     _, token = ApiToken.objects.create(editor, expiry=timedelta(seconds=-1))
     response = api_with(token).get("/api/v1/items/")
     assert response.status_code == 401
@@ -129,7 +129,7 @@ def test_an_expired_token_and_one_of_a_closed_account_are_none(editor):
     assert api_with(token).get("/api/v1/items/").status_code == 401
 
 
-def test_tokens_take_a_fixed_number_of_queries(
+def test_token_page_takes_a_fixed_number_of_queries(
     editor_client, editor, django_assert_num_queries
 ):
     for n in range(5):
@@ -139,7 +139,7 @@ def test_tokens_take_a_fixed_number_of_queries(
         editor_client.get(TOKENS)
 
 
-def test_an_administrator_sees_and_revokes_tokens(client, admin, editor):
+def test_administrator_sees_and_revokes_tokens(client, admin, editor):
     _, token = ApiToken.objects.create(editor, name="sync")
     client.force_login(admin)
     tokens = "/admin/resilient_site/apitoken/"
@@ -150,7 +150,7 @@ def test_an_administrator_sees_and_revokes_tokens(client, admin, editor):
     assert api_with(token).get("/api/v1/items/").status_code == 401
 
 
-def test_the_command_prints_the_token_and_nothing_else(editor):
+def test_create_token_prints_only_the_token(editor):
     output = StringIO()
     call_command("create_token", "edith", "--ttl", "12h", stdout=output)
     assert re.fullmatch(r"\w{64}\n", output.getvalue())
@@ -164,7 +164,7 @@ def test_the_command_prints_the_token_and_nothing_else(editor):
     [["nobody"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"], ["rita"]],
     ids=" ".join,
 )
-def test_the_command_refuses_what_makes_no_sense(editor, reader, arguments):
+def test_create_token_rejects_wrong_arguments(editor, reader, arguments):
     reader.is_active = False
     reader.save()
     with pytest.raises(CommandError):

@@ -1,4 +1,4 @@
-"""A thread is for Django alone: slow and vanished clients keep none."""
+"""Slow clients and those that have gone hold no thread."""
 
 import socket
 import time
@@ -19,7 +19,7 @@ THREADS = 3
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
-    """A site with few threads, and a catalogue whose export fills every buffer."""
+    """A site with few threads, and items whose export fills every buffer."""
     site = Site(
         tmp_path_factory.mktemp("site"), WEB_THREADS=str(THREADS), RATE_LIMITS="off"
     )
@@ -35,7 +35,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 @pytest.fixture
 def peers(site) -> Iterator[list[socket.socket]]:
-    """Connections of clients that misbehave, more of them than threads."""
+    """More connections than threads."""
     opened = [
         socket.create_connection(("127.0.0.1", site.port), 10)
         for _ in range(THREADS * 3)
@@ -53,7 +53,7 @@ def export_is_answered(site: Site, within_s: float = 30) -> bool:
     return False
 
 
-def test_bodies_that_do_not_come_keep_no_thread(site, peers):
+def test_body_that_does_not_arrive_holds_no_thread(site, peers):
     for peer in peers:
         peer.sendall(b"POST /account/sign-in/" + HEAD + b"Content-Length: 9\r\n\r\nx")
     assert site.get("/api/v1/items/country.DE").status == 200
@@ -70,7 +70,7 @@ def test_exports_that_are_not_read_leave_threads_for_others(site, peers):
     assert (refused.status, refused.json()["code"]) == (503, "overloaded")
     assert refused.headers["Retry-After"]
 
-    # Gone in the middle: their places are free as soon as that is noticed.
+    # Once they disconnect, their threads are free again.
     for peer in peers:
         peer.close()
     assert export_is_answered(site)
@@ -88,7 +88,7 @@ def test_exports_that_are_not_read_leave_threads_for_others(site, peers):
         ("/api/v1/jobs/", (b"accept", b"*/*"), False),
     ],
 )
-def test_large_bodies_are_received_where_files_are_sent(path, header, accepted):
+def test_large_body_is_received_only_where_files_are_uploaded(path, header, accepted):
     length, form = settings.IMPORT_MAX_BYTES, b"multipart/form-data; boundary=x"
     for more, kind, expected in (
         (0, form, accepted),
@@ -102,7 +102,7 @@ def test_large_bodies_are_received_where_files_are_sent(path, header, accepted):
         assert request_body._is_acceptable(request) == expected
 
 
-def test_a_length_of_many_digits_is_just_a_number(site):
+def test_content_length_of_many_digits_is_rejected(site):
     length = b"0" * 5000 + b"2"
     received = site.raw(
         b"POST /api/v1/items" + HEAD + b"Connection: close\r\nContent-Length: "
@@ -111,14 +111,14 @@ def test_a_length_of_many_digits_is_just_a_number(site):
     assert received.startswith(b"HTTP/1.1 4"), received[:100]
 
 
-def test_the_head_of_an_export_costs_no_export(site):
+def test_head_of_an_export_runs_no_export(site):
     for _ in range(5):
         answer = site.request("HEAD", "/api/v1/items/export")
         assert (answer.status, answer.body) == (200, b"")
     assert site.get("/api/v1/items/export?tag=script").status == 200
 
 
-def test_a_large_body_arrives_whole(site):
+def test_large_body_arrives_complete(site):
     token = site.manage("create_token", "admin").stdout.strip()
     rows = [{"name": f"n{n}", "description": "d" * 9000} for n in range(1000)]
     headers = {"Authorization": f"Token {token}"}
