@@ -4,10 +4,12 @@ nginx (deploy/nginx) limits headers, connections and slow clients; gunicorn.conf
 the limits on time and requests.
 """
 
+import asyncio
 import os
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 import uvicorn
@@ -18,11 +20,20 @@ from resilient_site.edge.streaming import held
 
 # How long a thread runs before the event loop gets its turn; the default is 5 ms.
 SWITCH_S = 0.0005
+LEAVE_S = 0.5
 
 
 class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         held.end()  # event streams would go on until the time for the stop is up
+        for server in self.servers:
+            server.close()
+        # Uvicorn closes idle connections at once, and with them requests on their way.
+        # Busy clients leave before that with the next response.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        end = time.monotonic() + LEAVE_S
+        while self.server_state.connections and time.monotonic() < end:
+            await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 
