@@ -17,11 +17,11 @@ from django.utils.safestring import SafeString
 
 from items import catalogue
 from items.catalogue import ItemExists
+from items.fields import FIELDS, SEARCHED_FIELDS, STATE_FIELDS
 from items.forms import ItemForm
 from items.imports.exporting import download
-from items.list_query import SEARCH_MAX, WORDS_MAX
+from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
-from items.tags import popular_tags
 from resilient_site.accounts.actor import Actor
 from resilient_site.admin import MAX_NAMED_OBJECTS, LargeTableAdmin, ReadOnlyAdmin
 from resilient_site.errors import SiteError
@@ -66,7 +66,7 @@ class ItemAdmin(LargeTableAdmin):
     ordering = ("name", "id")
     sortable_by = ("name", "id", "updated_at")
     search_fields = ("name",)  # shows the box; get_search_results searches
-    search_help_text = "Words in name and description"
+    search_help_text = "Words in " + " and ".join(f.name for f in SEARCHED_FIELDS)
     actions = ("export_csv", "export_ndjson")
     change_list_template = "admin/items/item/change_list.html"
 
@@ -80,8 +80,12 @@ class ItemAdmin(LargeTableAdmin):
         return queryset.search(" ".join(words)), False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        fields = ["name", "description", "tags", "version"]
-        return fields if obj else ["id", *fields]
+        declared = STATE_FIELDS if obj else FIELDS
+        return [*(field.name for field in declared), "version"]
+
+    def get_form(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+        # The form declares its fields; none is made from the model.
+        return super().get_form(request, *args, **options | {"fields": ()})
 
     @admin.display(description="tags")
     def tag_list(self, item: Item) -> str:

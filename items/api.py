@@ -12,13 +12,13 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, rules
+from items import catalogue, fields, rules
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
+from items.fields import ItemData
 from items.imports.exporting import FORMATS, download
-from items.list_query import Selection
+from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
-from items.rules import ItemData
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import IdempotentWrites
@@ -34,7 +34,7 @@ from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.resilience.cache_control import share, share_with_strangers, shared
 
 BULK_MAX = 1_000
-LIST_PARAMETERS = ("search", "tag", "ordering", "cursor", "page_size")
+LIST_PARAMETERS = (*PARAMETERS, "page_size")
 
 
 class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
@@ -51,8 +51,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @shared(*LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
-        selection = Selection.parse(request.query_params)
-        page = selection.page(
+        page = ListQuery.parse(request.query_params).page(
             cursor=request.query_params.get("cursor"),
             size=parse_page_size(request.query_params),
         )
@@ -80,7 +79,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @schema.writing
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
-        replacement = ItemData(description="", tags=[]) | self._clean()
+        replacement = fields.empty_state() | self._clean()
         return self._update(request, id, replacement)
 
     @schema.writing
@@ -113,7 +112,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         name = request.query_params.get("format", "csv")
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
-        return download(name, Selection.parse(request.query_params).items())
+        return download(name, ListQuery.parse(request.query_params).items())
 
     @shared("cursor", "page_size")
     @schema.history

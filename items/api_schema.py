@@ -3,10 +3,11 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
+from items.field_types import ID_SCHEMA
+from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
 from items.list_query import ORDERINGS, SEARCH_MAX
 from items.serializers import (
-    ID_SCHEMA,
     ChangeListSerializer,
     ItemListSerializer,
     ItemSerializer,
@@ -22,14 +23,18 @@ def _header(name: str, description: str) -> OpenApiParameter:
 
 
 ID = OpenApiParameter("id", ID_SCHEMA, OpenApiParameter.PATH)
+SEARCHED = " and ".join(field.name for field in SEARCHED_FIELDS)
 SELECTION = [
     OpenApiParameter(
         "search",
         {"type": "string", "maxLength": SEARCH_MAX},
-        description="Words to find in name and description; all must be there.",
+        description=f"Words to find in {SEARCHED}; all must be there.",
     ),
-    OpenApiParameter(
-        "tag", OpenApiTypes.STR, many=True, description="Tags the items must all have."
+    *(
+        OpenApiParameter(
+            name, OpenApiTypes.STR, many=True, description=field.filter_help
+        )
+        for name, field in FILTERS.items()
     ),
 ]
 ORDERING = OpenApiParameter("ordering", OpenApiTypes.STR, enum=ORDERINGS)

@@ -55,7 +55,7 @@ def keep_search_in_step(using: str, **kwargs: Any) -> None:
     """Make SQLite's triggers anew: a migration that rebuilds the table drops them."""
     from django.db import connections
 
-    from items.fulltext import make_triggers
+    from items.search import create_triggers
 
     if connections[using].vendor == "sqlite":
-        make_triggers(connections[using])
+        create_triggers(connections[using])

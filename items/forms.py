@@ -1,69 +1,33 @@
-from collections.abc import Callable
+"""Forms of the pages and the admin, made from the declarations in `items.fields`."""
+
 from typing import Any
 
 from django import forms
-from django.core.exceptions import ValidationError
 
-from items import rules
+from items import fields
+from items.field_types import CleanedFormField
+from items.fields import ItemData
 from items.models import Item
-from items.rules import ItemData
-
-
-class RuleField(forms.CharField):
-    """Text that `items.rules` cleans."""
-
-    def __init__(self, cleaner: Callable[[object], Any], **options: Any) -> None:
-        super().__init__(strip=False, **options)
-        self.cleaner = cleaner
-
-    def clean(self, value: Any) -> Any:
-        value = super().clean(value)
-        if value == "" and not self.required and self.cleaner is rules.clean_id:
-            return ""
-        try:
-            return self.cleaner(value)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-    def prepare_value(self, value: Any) -> Any:
-        return " ".join(value) if isinstance(value, list) else value
 
 
 class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
     """An item as people write it, on the pages and in the admin."""
 
-    id = RuleField(
-        rules.clean_id,
-        required=False,
-        label="Id",
-        help_text="How other systems name it. Leave empty to have one made.",
-        widget=forms.TextInput(attrs={"maxlength": rules.ID_MAX, "size": 40}),
-    )
-    name = RuleField(
-        rules.clean_name,
-        widget=forms.TextInput(attrs={"maxlength": rules.NAME_MAX, "size": 60}),
-    )
-    description = RuleField(
-        rules.clean_description, required=False, widget=forms.Textarea({"rows": 8})
-    )
-    tags = RuleField(
-        rules.clean_tags,
-        required=False,
-        help_text="Words with spaces between, such as: country europe",
-        widget=forms.TextInput(attrs={"size": 60}),
-    )
+    # One form field for every declared field; a class body may add to its namespace.
+    locals().update({field.name: CleanedFormField(field) for field in fields.FIELDS})
     version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+    field_order = ("name",)
 
     class Meta:
         model = Item
-        fields = ("id", "name", "description")
+        fields = ()  # all are declared
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.is_edit():
             del self.fields["id"]
-            self.initial["tags"] = self.instance.tag_names()
-            self.initial["version"] = self.instance.version
+            self.initial |= self.instance.state() | {"version": self.instance.version}
             self.fields["version"].required = True
 
     def is_edit(self) -> bool:
@@ -73,19 +37,27 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
         """Leave the instance alone: `items.catalogue` writes, not the form."""
 
     def data_to_write(self) -> ItemData:
-        data = ItemData(
-            name=self.cleaned_data["name"],
-            description=self.cleaned_data["description"],
-            tags=self.cleaned_data["tags"],
-        )
-        if self.cleaned_data.get("id"):
-            data["id"] = self.cleaned_data["id"]
-        return data
+        return {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if name != "version" and value is not None
+        }
 
     @property
     def versions(self) -> set[int]:
-        """The version that was shown to the person who edited it."""
+        """The version that the edit is based on."""
         return {self.cleaned_data["version"]}
+
+    def compare(self, other: Item) -> list[dict[str, Any]]:
+        """Return every field of `other`, and whether it differs from what was typed."""
+        return [
+            {
+                "field": field,
+                "value": field.read(other),
+                "is_different": field.read(other) != self.cleaned_data[field.name],
+            }
+            for field in fields.STATE_FIELDS
+        ]
 
 
 class UploadForm(forms.Form):

@@ -1,30 +1,39 @@
-"""Which items, in which order: the query string that every list understands."""
+"""The query string of every list of items: which items, in which order."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
+from django.core.cache import cache
 from django.http import QueryDict
 
-from items import rules
-from items.models import Item, ItemQuerySet
-from items.search import is_rare
+from items.fields import FILTERS
+from items.models import Item, ItemQuerySet, Tag
+from items.search import is_rare, search_words
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.errors import Invalid
 
+# Those that an index supports.
 ORDERINGS = (
     "name", "-name", "id", "-id", "updated_at", "-updated_at", "created_at",
     "-created_at",
 )  # fmt: skip
 SEARCH_MAX = 200
 WORDS_MAX = 16
+# The parameters of a list, for pages and for REST.
+PARAMETERS = ("search", *FILTERS, "ordering", "cursor")
+
+MAX_POPULAR_TAGS = 60
+# Counting a large catalogue takes longer than a page may; a minute of delay is fine.
+POPULAR_TAGS_TTL_S = 60
 
 
 @dataclass(frozen=True)
-class Selection:
-    """`search`, any number of `tag`, and `ordering` of a query string."""
+class ListQuery:
+    """`search`, the filters by field and `ordering` of a query string."""
 
     search: str = ""
-    tags: tuple[str, ...] = ()
+    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ordering: str = "name"
 
     @classmethod
@@ -34,29 +43,48 @@ class Selection:
         search = query.get("search", "").strip()
         if len(search) > SEARCH_MAX or "\0" in search:
             errors["search"] = [f"Must be text of at most {SEARCH_MAX} characters."]
-        elif len(rules.search_words(search).split()) > WORDS_MAX:
+        elif len(search_words(search).split()) > WORDS_MAX:
             errors["search"] = [f"May have at most {WORDS_MAX} words."]
-        try:
-            tags = rules.clean_tags([tag for tag in query.getlist("tag") if tag])
-        except ValueError as error:
-            errors["tag"], tags = [str(error)], []
+        filters = {}
+        for name, item_field in FILTERS.items():
+            try:
+                filters[name] = item_field.parse_filter(query.getlist(name))
+            except ValueError as error:
+                errors[name] = [str(error)]
         ordering = query.get("ordering") or cls.ordering
         if ordering not in ORDERINGS:
             errors["ordering"] = [f"Must be one of {', '.join(ORDERINGS)}."]
         if errors:
             raise Invalid(errors=errors)
-        return cls(search, tuple(tags), ordering)
+        return cls(search, filters, ordering)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self.filters.get("tag", ())
 
     def items(self) -> ItemQuerySet:
-        return Item.objects.search(self.search).tagged(self.tags).for_reading()
+        rows = Item.objects.search(self.search).for_reading()
+        for name, values in self.filters.items():
+            rows = FILTERS[name].filter(rows, values)
+        return rows
 
     def page(self, *, cursor: str | None, size: int) -> Page[Item]:
         """Raise Invalid if the cursor belongs to another ordering."""
         items = self.items()
+        is_filtered = bool(self.search) or any(self.filters.values())
         return paginate(
             items,
             ordering=self.ordering,
             cursor=cursor,
             size=size,
-            sort=bool(self.search or self.tags) and is_rare(items),
+            sort=is_filtered and is_rare(items),
         )
+
+
+def popular_tags() -> list[tuple[str, int]]:
+    """Return the most frequent tags and their counts, at most a minute old."""
+    found: list[tuple[str, int]] | None = cache.get("items:popular-tags")
+    if found is None:
+        found = Tag.objects.popular(MAX_POPULAR_TAGS)
+        cache.set("items:popular-tags", found, POPULAR_TAGS_TTL_S)
+    return found

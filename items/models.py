@@ -1,25 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q
 from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
 
-from items import rules
+from items import fields, rules
 from items.changes.transactions import (
     TransactionId,
     first_open_transaction,
     next_transaction,
 )
-from items.events.models import EventRelay as EventRelay  # a part of this app
-from items.search import matching
+from items.events.models import EventRelay as EventRelay  # a model of this app
+from items.field_types import ItemField
+from items.search import matching, search_words
 
 
 class TagQuerySet(models.QuerySet["Tag"]):
@@ -36,7 +36,7 @@ class TagQuerySet(models.QuerySet["Tag"]):
 
 
 class Tag(models.Model):
-    """A word that groups items. Its name is fixed: items' histories speak of it."""
+    """A word that groups items. Its name is fixed: the change log refers to it."""
 
     name = models.CharField(max_length=rules.TAG_MAX, unique=True)
     description = models.CharField(max_length=200, blank=True)
@@ -56,13 +56,13 @@ class Tag(models.Model):
 
 class ItemQuerySet(models.QuerySet["Item"]):
     def search(self, text: str) -> ItemQuerySet:
-        """Keep the items that have every word of `text` in name or description."""
-        return matching(self, dict.fromkeys(rules.search_words(text).split()))
+        """Filter by every word of `text`, in any searched field."""
+        return matching(self, dict.fromkeys(search_words(text).split()))
 
     def tagged(self, names: Iterable[str]) -> ItemQuerySet:
-        """Keep the items that have all these tags; looks the tags up at once.
+        """Filter by all these tags, which are looked up at once.
 
-        By their keys, so that the planner knows how frequent each of them is.
+        Their keys in the query let the planner know how frequent each of them is.
         """
         names = set(names)
         if not names:
@@ -77,19 +77,13 @@ class ItemQuerySet(models.QuerySet["Item"]):
         return rows
 
     def for_reading(self) -> ItemQuerySet:
-        """Fetch what readers are shown: tags in one more query, search text not."""
-        return self.defer("search_text").prefetch_related("tags")
-
-
-@cache
-def _no_tags() -> models.QuerySet[Tag]:
-    found = Tag.objects.none()
-    len(found)  # so that nobody has to find out again
-    return found
+        """Fetch what readers see: with the tags, without the search text."""
+        tags = Prefetch("tags", to_attr="loaded_tags")
+        return self.defer("search_text").prefetch_related(tags)
 
 
 class Item(models.Model):
-    """One entry of the catalogue. Written only through `items.catalogue`."""
+    """One entry of the catalogue, written only through `items.catalogue`."""
 
     id = models.CharField(primary_key=True, max_length=rules.ID_MAX)
     name = models.CharField(max_length=rules.NAME_MAX)
@@ -123,7 +117,7 @@ class Item(models.Model):
             models.Index(fields=["name", "id"], name="item_by_name"),
             models.Index(fields=["created_at", "id"], name="item_by_creation"),
             models.Index(fields=["updated_at", "id"], name="item_by_update"),
-            # And a trigram or full-text index for the search: see the migrations.
+            # And an index for the search: see the migrations.
         ]
 
     def __str__(self) -> str:
@@ -138,34 +132,29 @@ class Item(models.Model):
         return f'"{self.version}"'
 
     def tag_names(self) -> list[str]:
-        # To ask the relation costs more than the rest, even if nothing is fetched.
-        fetched = self.__dict__.get("loaded_tags")
-        if fetched is None:
-            fetched = getattr(self, "_prefetched_objects_cache", {}).get("tags")
-        return sorted(
-            tag.name for tag in (self.tags.all() if fetched is None else fetched)
-        )
+        tags = self.__dict__.get("loaded_tags")  # see set_loaded_tags
+        return sorted(tag.name for tag in (self.tags.all() if tags is None else tags))
 
     def set_loaded_tags(self, tags: list[Tag]) -> None:
         """Save the query for tags that are known."""
         self.__dict__["loaded_tags"] = tags
 
-    def has_no_tags(self) -> None:
-        """Save the query for what is known."""
-        self._prefetched_objects_cache = {"tags": _no_tags()}
+    def state(self) -> fields.ItemData:
+        """Return the values of the fields that people edit."""
+        return fields.read_state(self)
 
-    def state(self) -> dict[str, Any]:
-        """Return what people edit, as the change log keeps it."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the item as REST and NDJSON show it."""
         return {
-            "name": self.name,
-            "description": self.description,
-            "tags": self.tag_names(),
+            "id": rules.public_id(self.pk),
+            **fields.read_state(self),
+            **{name: getattr(self, name) for name in fields.READ_ONLY},
         }
 
 
 class ItemTag(models.Model):
     item = models.ForeignKey(Item, on_delete=models.CASCADE, db_index=False)
-    # A tag in use cannot vanish behind the back of the items' histories.
+    # A tag in use cannot be deleted without an entry in the change log.
     tag = models.ForeignKey(Tag, on_delete=models.PROTECT, db_index=False)
 
     class Meta:
@@ -178,32 +167,40 @@ class ItemTag(models.Model):
         return f"{self.item_id} has tag {self.tag_id}"
 
 
+class Difference(NamedTuple):
+    """One field before and after a change."""
+
+    field: ItemField
+    before: Any
+    after: Any
+
+
 class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
     def of_item(self, item_id: str) -> ItemChangeQuerySet:
-        """Keep the changes of one item, the last one first."""
+        """Filter by item, the latest change first."""
         return self.filter(item_id=item_id).order_by("-version")
 
     def settled(self) -> ItemChangeQuerySet:
-        """Keep the changes that no later commit can slip in before, in that order.
+        """Filter by what no later commit can precede, in the order of the feed.
 
         A transaction is numbered before it waits for an item that another one is
-        changing, so versions of one item may come out of their order.
+        changing, so versions of one item may come out of order.
         """
         rows = self.order_by("transaction", "id")
         horizon = first_open_transaction()
         return rows if horizon is None else rows.filter(transaction__lt=horizon)
 
     def from_elsewhere(self) -> ItemChangeQuerySet:
-        """Keep the changes that another cluster has numbered: a restored dump's."""
+        """Filter by what another cluster has numbered: changes of a restored dump."""
         unused = next_transaction()
         return self.none() if unused is None else self.filter(transaction__gte=unused)
 
 
 class ItemChange(models.Model):
-    """One edit of one item: the change log, which everything about the past reads.
+    """Entry of the change log: one edit of one item.
 
-    Versions of an id go on counting after a deletion, so `(item_id, version)` names
-    one state for ever. No foreign key: a history outlives its item.
+    Versions of an id continue after a deletion, so `(item_id, version)` identifies
+    one state for ever. There is no foreign key: a history outlives its item.
     """
 
     class Action(models.TextChoices):
@@ -226,7 +223,7 @@ class ItemChange(models.Model):
         related_name="+",
         db_index=False,
     )
-    # Kept beside the account, which may be deleted; names commands, too.
+    # Survives the account; of a command it is the command's name.
     actor_name = models.CharField(max_length=150)
     request_id = models.CharField(max_length=64, blank=True)
 
@@ -256,25 +253,24 @@ class ItemChange(models.Model):
 
     @property
     def name(self) -> str:
-        """What the item was called."""
+        """The name of the item after the change, or before its deletion."""
         return str((self.after or self.before or {}).get("name", self.item_id))
 
-    def differences(self) -> list[tuple[str, Any, Any]]:
-        """Return (field, before, after) for every field that the change touched."""
+    def differences(self) -> list[Difference]:
+        """Return what the change made of every field that it touched."""
         before, after = self.before or {}, self.after or {}
-        fields = ("name", "description", "tags")
         return [
-            (field, before.get(field), after.get(field))
-            for field in fields
-            if before.get(field) != after.get(field)
+            Difference(field, before.get(field.name), after.get(field.name))
+            for field in fields.STATE_FIELDS
+            if before.get(field.name) != after.get(field.name)
         ]
 
 
 class ImportRun(models.Model):
-    """One file on its way into the catalogue: how far it came, and with what result.
+    """Import of one file: its progress and its result.
 
-    Position and counts are written in the transaction of the batch they speak of, so
-    a run that was broken off goes on exactly where it stopped.
+    Position and counts are written in the transaction of their batch, so that an
+    interrupted run continues exactly where it stopped.
     """
 
     class State(models.TextChoices):
@@ -312,5 +308,5 @@ class ImportRun(models.Model):
 
     @property
     def percent(self) -> int:
-        """How much of the file is done; of a compressed one, by its first preview."""
+        """How much of the file is imported; of a compressed one, by its preview."""
         return min(100, self.offset * 100 // self.size) if self.size else 0

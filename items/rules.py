@@ -1,14 +1,12 @@
-"""What an item may be: the one set of rules for REST, forms and imports.
+"""Rules for the values of an item: the one set for REST, forms and imports.
 
 Each `clean_*` function returns the value as it will be stored, or raises ValueError
-with a sentence for the person who sent it. Cleaning what was cleaned changes
-nothing, so that an export can be imported again.
+with a sentence for the person who sent it. Cleaning is idempotent, so that an export
+can be imported again. `items.fields` says which rule applies to which field.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired, TypedDict, cast
 
 ID_MAX = 100
 NAME_MAX = 200
@@ -18,7 +16,7 @@ TAGS_MAX = 30
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]*$"
 TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+-]*$"
-# Addresses beside `items/{id}`.
+# Paths beside `items/{id}`.
 RESERVED_IDS = ("bulk", "changes", "export", "import", "new")
 
 # The largest integer that every JSON reader keeps exact (RFC 8259, section 6).
@@ -28,23 +26,6 @@ _is_id = re.compile(ID_PATTERN.removesuffix("$")).fullmatch
 _is_tag = re.compile(TAG_PATTERN.removesuffix("$")).fullmatch
 _has_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]").search
 _is_integer = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
-
-
-class ItemData(TypedDict):
-    """An item as people write it; what is absent stays as it is."""
-
-    id: NotRequired[str]
-    name: NotRequired[str]
-    description: NotRequired[str]
-    tags: NotRequired[list[str]]
-
-
-class Unclean(ValueError):
-    """Some fields break the rules: field name to messages."""
-
-    def __init__(self, errors: Mapping[str, list[str]]) -> None:
-        self.errors = errors
-        super().__init__("; ".join(f"{f}: {' '.join(m)}" for f, m in errors.items()))
 
 
 def clean_id(value: object) -> str:
@@ -69,35 +50,44 @@ def clean_id(value: object) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Tell whether an item may have this id at all."""
+    """Return whether an item may have this id at all."""
     return len(text) <= ID_MAX and _is_id(text) is not None
 
 
-def clean_name(value: object) -> str:
-    name = _text(value).strip()
-    if not name:
+def public_id(item_id: str) -> int | str:
+    """Return the id as JSON shows it: a whole number stays a number."""
+    if _is_integer(item_id) and int(item_id) <= INTEGER_MAX:
+        return int(item_id)
+    return item_id
+
+
+def clean_line(value: object, *, max_length: int, required: bool) -> str:
+    """Accept one line of printable text, without spaces around it."""
+    line = _clean_unicode(value).strip()
+    if required and not line:
         raise ValueError("Must not be empty.")
-    if len(name) > NAME_MAX:
-        raise ValueError(f"May have at most {NAME_MAX} characters.")
-    if not name.isascii() and not any(map(str.isprintable, name.replace(" ", ""))):
+    if len(line) > max_length:
+        raise ValueError(f"May have at most {max_length} characters.")
+    if not line.isascii() and not any(map(str.isprintable, line.replace(" ", ""))):
         raise ValueError("Must have a character that can be seen.")
-    if _has_controls(name):
+    if _has_controls(line):
         raise ValueError("Must be one line without control characters.")
-    return name
+    return line
 
 
-def clean_description(value: object) -> str:
+def clean_text(value: object, *, max_length: int) -> str:
+    """Accept text of any number of lines."""
     # Forms send line ends as CR LF (HTML, form submission); one kind is stored.
-    description = _text(value)
-    if "\r" in description:
-        description = description.replace("\r\n", "\n").replace("\r", "\n")
-    if len(description) > DESCRIPTION_MAX:
-        raise ValueError(f"May have at most {DESCRIPTION_MAX} characters.")
-    return description
+    text = _clean_unicode(value)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if len(text) > max_length:
+        raise ValueError(f"May have at most {max_length} characters.")
+    return text
 
 
 def clean_tags(value: object) -> list[str]:
-    """Accept a list, or text with spaces or commas between; sorted, without doubles."""
+    """Accept a list, or text separated by spaces or commas; return it sorted."""
     if isinstance(value, str):
         value = value.replace(",", " ").split()
     if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
@@ -121,47 +111,7 @@ def clean_tag(value: object) -> str:
     return tag
 
 
-_cleaners = {
-    "id": clean_id,
-    "name": clean_name,
-    "description": clean_description,
-    "tags": clean_tags,
-}
-
-
-def clean(raw: Mapping[str, Any], *, partial: bool = False) -> ItemData:
-    """Return the fields of `raw` cleaned; an empty or null id counts as absent.
-
-    Raises Unclean with every field that breaks a rule, and for a missing name
-    unless `partial`.
-    """
-    cleaned: dict[str, Any] = {}
-    errors: dict[str, list[str]] = {}
-    for field, cleaner in _cleaners.items():
-        if field not in raw:
-            continue
-        value = raw[field]
-        if field == "id" and (value is None or value == ""):
-            continue
-        try:
-            cleaned[field] = cleaner(value)
-        except ValueError as error:
-            errors[field] = [str(error)]
-    if not partial and "name" not in raw:
-        errors["name"] = ["This field is required."]
-    if errors:
-        raise Unclean(errors)
-    return cast(ItemData, cleaned)
-
-
-def public_id(item_id: str) -> int | str:
-    """Return the id as JSON shows it: a whole number stays a number."""
-    if _is_integer(item_id) and int(item_id) <= INTEGER_MAX:
-        return int(item_id)
-    return item_id
-
-
-def _text(value: object) -> str:
+def _clean_unicode(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("Must be text.")
     if "\0" in value:
@@ -171,28 +121,3 @@ def _text(value: object) -> str:
     except UnicodeEncodeError as error:
         raise ValueError("Must be valid Unicode.") from error
     return value
-
-
-_ascii_words = {n: " " for n in range(128) if not chr(n).isalnum()} | {
-    n: chr(n).lower() for n in range(128) if chr(n).isalnum()
-}
-
-
-def search_words(text: str) -> str:
-    """Return the words of `text` in lower case, without accents or punctuation."""
-    if text.isascii():
-        return " ".join(text.translate(_ascii_words).split())
-    # Compatibility caseless matching (Unicode 16, section 3.13, D146).
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", text).casefold())
-    plain = unicodedata.normalize("NFKD", plain.casefold())
-    kept = (
-        letter if letter.isalnum() else " "
-        for letter in plain
-        if not unicodedata.combining(letter)
-    )
-    return " ".join("".join(kept).split())
-
-
-def search_text(name: str, description: str) -> str:
-    """Return what a search looks in; every word has a space before it."""
-    return f" {search_words(name)} {search_words(description)}"

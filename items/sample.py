@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pycountry
 
-from items import rules
+from items import fields
+from items.fields import ItemData
 from items.imports import staging
-from items.imports.staging import Counts, Row
+from items.imports.staging import Counts
 from resilient_site.accounts.actor import Actor
 
 ACTOR = Actor.from_command("load_sample")
@@ -26,14 +27,11 @@ LANGUAGE_TYPES = {
 LANGUAGE_SCOPES = {"I": "individual", "M": "macrolanguage", "S": "special"}
 
 
-def rows() -> Iterator[Row]:
+def rows() -> Iterator[ItemData]:
     for make in (_countries, _subdivisions, _languages, _currencies, _scripts):
         for pk, name, description, *tags in make():
-            data = rules.clean(
+            yield fields.clean(
                 {"id": pk, "name": name, "description": description, "tags": tags}
-            )
-            yield Row(
-                data["id"], data["name"], data["description"], " ".join(data["tags"])
             )
 
 

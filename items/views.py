@@ -7,14 +7,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
-from items import catalogue, rules
+from items import catalogue, fields
 from items.catalogue import ItemExists
 from items.forms import ItemForm, UploadForm
 from items.imports import uploads
 from items.imports.file_parsing import Unreadable
-from items.list_query import Selection
+from items.list_query import PARAMETERS, ListQuery, popular_tags
 from items.models import ImportRun, Item, ItemChange
-from items.tags import popular_tags
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import parse_small_number
@@ -24,23 +23,24 @@ from resilient_site.resilience.cache_control import share_with_strangers, shared
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
+# What the page of an item shows beside its title and text.
+FACTS = [f for f in fields.STATE_FIELDS if f.name not in ("name", "description")]
 
 EDITING = ("items.add_item", "items.change_item")
 
 
-@shared("search", "tag", "ordering", "cursor", headers=("HX-Request", "HX-Target"))
+@shared(*PARAMETERS, headers=("HX-Request", "HX-Target"))
 @require_safe
 def item_list(request: HtmxRequest) -> HttpResponse:
-    selection = Selection.parse(request.GET)
-    page = selection.page(cursor=request.GET.get("cursor"), size=PAGE_ROWS)
+    query = ListQuery.parse(request.GET)
+    page = query.page(cursor=request.GET.get("cursor"), size=PAGE_ROWS)
     context = {
         "page": page,
-        "selection": selection,
+        "query": query,
         "tags": popular_tags(),
         # Every tag with the others, which remain when it is taken away.
         "active_tags": [
-            (tag, [other for other in selection.tags if other != tag])
-            for tag in selection.tags
+            (tag, [other for other in query.tags if other != tag]) for tag in query.tags
         ],
     }
     part = "#results" if request.htmx and request.htmx.target == "results" else ""
@@ -65,7 +65,14 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
         raise catalogue.ItemNotFound
     # A deleted item is gone, not unknown: its history is here, and the way back.
     status = 200 if item else 410
-    context = {"item": item, "item_id": id, "history": history}
+    state = item.state() if item else history.rows[0].before
+    context = {
+        "item": item,
+        "item_id": id,
+        "history": history,
+        "state": state,
+        "facts": [(field, state.get(field.name)) for field in FACTS] if state else [],
+    }
     response = render(request, "items/detail.html", context, status=status)
     if item:
         share_with_strangers(request, response, catalogue.item_tag(id))
@@ -176,7 +183,11 @@ def import_new(request: HttpRequest) -> HttpResponse:
         else:
             return redirect("items:import-run", pk=run.pk)
     status = 422 if form.errors else 200
-    context = {"form": form, "rules": rules, "max_bytes": settings.IMPORT_MAX_BYTES}
+    context = {
+        "form": form,
+        "fields": fields.FIELDS,
+        "max_bytes": settings.IMPORT_MAX_BYTES,
+    }
     return render(request, "items/import.html", context, status=status)
 
 
@@ -191,7 +202,9 @@ def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
             return redirect("items:import-run", pk=run.pk)
     template = "items/import_run.html"
     return render(
-        request, template + "#run" if request.htmx else template, {"run": run}
+        request,
+        template + "#run" if request.htmx else template,
+        {"run": run, "fields": fields.FIELDS},
     )
 
 
@@ -224,5 +237,6 @@ def _render_form(
     request: HttpRequest, form: ItemForm, item: Item | None, theirs: Item | None = None
 ) -> HttpResponse:
     status = 409 if theirs else 422 if form.errors else 200
-    context = {"form": form, "item": item, "theirs": theirs}
+    compared = form.compare(theirs) if theirs else []
+    context = {"form": form, "item": item, "theirs": theirs, "compared": compared}
     return render(request, "items/form.html", context, status=status)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from items import catalogue, rules
+from items import catalogue, fields
 from items.models import Item
 from resilient_site.accounts.actor import Actor
 
@@ -11,12 +11,12 @@ TESTER = Actor.from_command("tester")
 
 def make_item(**overrides: Any) -> Item:
     data = {"name": "Brass bolt", "description": "M8, 40 mm", "tags": ["metal"]}
-    return catalogue.create_item(rules.clean(data | overrides), actor=TESTER)
+    return catalogue.create_item(fields.clean(data | overrides), actor=TESTER)
 
 
 def make_items(number: int, **overrides: Any) -> list[Item]:
     rows = [
-        rules.clean({"id": f"item-{n:05}", "name": f"Item {n:05}"} | overrides)
+        fields.clean({"id": f"item-{n:05}", "name": f"Item {n:05}"} | overrides)
         for n in range(number)
     ]
     return catalogue.create_items(rows, actor=TESTER)

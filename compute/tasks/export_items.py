@@ -7,7 +7,7 @@ from rest_framework import serializers
 from compute.registry import task
 from compute.task_context import TaskContext
 from items.imports.exporting import FORMATS
-from items.list_query import SEARCH_MAX, Selection
+from items.list_query import SEARCH_MAX, ListQuery
 from resilient_site.errors import Invalid
 
 
@@ -54,7 +54,7 @@ def export_items(context: TaskContext, *, format: str, search: str, tag: str) ->
     return {"file": name, "rows": rows, "bytes": file.file.size}
 
 
-def _selection(*, search: str, tag: str) -> Selection:
+def _selection(*, search: str, tag: str) -> ListQuery:
     query = QueryDict(mutable=True)
     query["search"], query["tag"] = search, tag
-    return Selection.parse(query)
+    return ListQuery.parse(query)

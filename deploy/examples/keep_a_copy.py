@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 API = sys.argv[1].rstrip("/") + "/api/v1/"
+NOT_STATE = {"id", "version", "created_at", "updated_at"}
 COPY = sqlite3.connect(sys.argv[2], isolation_level=None)
 COPY.executescript("""
     PRAGMA journal_mode = WAL;
@@ -42,7 +43,7 @@ def export() -> str:
     place = json.load(ask(API + "changes?since=now"))["next"]
     for line in ask(API + "items/export?format=ndjson"):
         item = json.loads(line)
-        state = {name: item[name] for name in ("name", "description", "tags")}
+        state = {name: item[name] for name in item.keys() - NOT_STATE}
         put(item["id"], item["version"], state)
     return str(place)
 

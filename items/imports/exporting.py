@@ -1,6 +1,7 @@
 """The catalogue as a file: CSV or NDJSON, in the order of the ids, as a stream.
 
-Read in chunks by key, so that memory stays constant and no transaction stays open.
+Items are read in chunks by key, so that memory stays constant and no transaction
+stays open.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,84 +10,67 @@ import orjson
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 
-from items import rules
+from items import fields
 from items.models import Item
 from resilient_site.api.csv_escaping import render_csv
 from resilient_site.api.downloads import stream_file
 
-type Tell = Callable[[int], None]  # how many more rows have been read
-type Export = Callable[[QuerySet[Item], Tell], Iterator[bytes]]
+# Called with the number of rows that were just written.
+type OnRows = Callable[[int], None]
+type Export = Callable[[QuerySet[Item], OnRows | None], Iterator[bytes]]
 
 CHUNK_ROWS = 1_000
 LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-COLUMNS = (
-    "id", "name", "description", "tags", "version", "created_at", "updated_at",
-)  # fmt: skip
+COLUMNS = (*(field.name for field in fields.FIELDS), *fields.READ_ONLY)
 
 
-def ignore(rows: int) -> None:
-    """Do nothing: nobody counts."""
+def export_csv(rows: QuerySet[Item], on_rows: OnRows | None = None) -> Iterator[bytes]:
+    yield ",".join(COLUMNS).encode() + b"\r\n"
+    for chunk in _chunks(rows, on_rows):
+        yield render_csv(map(_cells, chunk))
 
 
-def _chunks(rows: QuerySet[Item], tell: Tell) -> Iterator[list[Item]]:
+def export_ndjson(
+    rows: QuerySet[Item], on_rows: OnRows | None = None
+) -> Iterator[bytes]:
+    for chunk in _chunks(rows, on_rows):
+        yield b"".join(
+            orjson.dumps(item.as_json(), option=LINE_OPTIONS) for item in chunk
+        )
+
+
+FORMATS: dict[str, tuple[str, Export]] = {
+    "csv": ("text/csv; charset=utf-8", export_csv),
+    "ndjson": ("application/x-ndjson", export_ndjson),
+}
+
+
+def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
+    """Return a response that streams the items as a file."""
+    content_type, export = FORMATS[name]
+    return stream_file(
+        export(items, None), content_type=content_type, filename=f"items.{name}"
+    )
+
+
+def _chunks(rows: QuerySet[Item], on_rows: OnRows | None) -> Iterator[list[Item]]:
     rows, last = rows.order_by("pk"), None
     while True:
         page = rows if last is None else rows.filter(pk__gt=last)
         chunk = list(page[:CHUNK_ROWS])
         if chunk:
             yield chunk
-            tell(len(chunk))
+            if on_rows:
+                on_rows(len(chunk))
         if len(chunk) < CHUNK_ROWS:
             return
         last = chunk[-1].pk
 
 
-def as_csv(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
-    yield ",".join(COLUMNS).encode() + b"\r\n"
-    for chunk in _chunks(rows, tell):
-        yield render_csv(
-            (
-                item.pk,
-                item.name,
-                item.description,
-                " ".join(item.tag_names()),
-                item.version,
-                item.created_at.isoformat(),
-                item.updated_at.isoformat(),
-            )
-            for item in chunk
-        )
-
-
-def as_ndjson(rows: QuerySet[Item], tell: Tell = ignore) -> Iterator[bytes]:
-    for chunk in _chunks(rows, tell):
-        yield b"".join(
-            orjson.dumps(as_json(item), option=LINE_OPTIONS) for item in chunk
-        )
-
-
-def as_json(item: Item) -> dict[str, object]:
-    """Return the item as REST and NDJSON show it."""
-    return {
-        "id": rules.public_id(item.pk),
-        "name": item.name,
-        "description": item.description,
-        "tags": item.tag_names(),
-        "version": item.version,
-        "created_at": item.created_at,
-        "updated_at": item.updated_at,
-    }
-
-
-FORMATS: dict[str, tuple[str, Export]] = {
-    "csv": ("text/csv; charset=utf-8", as_csv),
-    "ndjson": ("application/x-ndjson", as_ndjson),
-}
-
-
-def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
-    """Answer with the items as a file."""
-    content_type, export = FORMATS[name]
-    return stream_file(
-        export(items, ignore), content_type=content_type, filename=f"items.{name}"
-    )
+def _cells(item: Item) -> list[object]:
+    return [
+        *(field.to_text(field.read(item)) for field in fields.FIELDS),
+        item.version,
+        item.created_at.isoformat(),
+        item.updated_at.isoformat(),
+    ]

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
+from items import fields
+from items.fields import READ_ONLY
 from resilient_site.api.csv_escaping import unescape
 from resilient_site.errors import Invalid
 
-FIELDS = ("id", "name", "description", "tags")
-# Columns of our own exports that the catalogue itself keeps.
-IGNORED = ("version", "created_at", "updated_at")
+COLUMNS = [field.name for field in fields.FIELDS]
+REQUIRED = [field.name for field in fields.FIELDS if field.is_required]
 
 LINE_MAX_BYTES = 1024 * 1024
 # Well over what the rules let into one row, however it is written.
@@ -196,7 +197,7 @@ def _read_ndjson(source: _Source) -> Iterator[Line]:
 def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
     if not isinstance(found, dict):
         return {}, "A line must be a JSON object."
-    if unknown := [k for k in found if k not in FIELDS and k not in IGNORED]:
+    if unknown := [k for k in found if k not in COLUMNS and k not in READ_ONLY]:
         return {}, f"Unknown: {', '.join(unknown)[:100]}."
     return found, "" if found else "The object is empty."
 
@@ -279,10 +280,10 @@ def _header(text: str, separator: str) -> list[str]:
     except csv.Error as error:
         raise Unreadable(f"The first line is not CSV: {error}.") from error
     header = [cell.strip().lower() for cell in cells]
-    expected = f"The first line must name the columns: {', '.join(FIELDS)}."
-    if "name" not in header:
-        raise Unreadable(f"There is no column “name”. {expected}")
-    if unknown := [c for c in header if c not in FIELDS and c not in IGNORED]:
+    expected = f"The first line must name the columns: {', '.join(COLUMNS)}."
+    if missing := [name for name in REQUIRED if name not in header]:
+        raise Unreadable(f"There is no column “{missing[0]}”. {expected}")
+    if unknown := [c for c in header if c not in COLUMNS and c not in READ_ONLY]:
         raise Unreadable(f"Unknown column “{unknown[0][:50]}”. {expected}")
     if len(set(header)) != len(header):
         raise Unreadable("A column is named twice in the first line.")

@@ -22,13 +22,13 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from items import rules
+from items import fields
 from items.catalogue import new_id
+from items.fields import ItemData
 from items.imports import staging
 from items.imports.file_parsing import Line, read_lines
-from items.imports.staging import Counts, Row
+from items.imports.staging import Counts
 from items.models import ImportRun
-from items.rules import ItemData
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.csv_escaping import render_csv
 from resilient_site.errors import Conflict
@@ -58,10 +58,10 @@ type OpenRejects = Callable[[int], AbstractContextManager[Rejects]]
 class Batch:
     """Lines that are applied together; of two with one id the later one counts."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ItemData] = field(default_factory=dict)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
     lines: int = 0
-    made_ids: set[str] = field(default_factory=set)
+    generated_ids: set[str] = field(default_factory=set)
     superseded: int = 0
     line: int = 0
     offset: int = 0
@@ -73,8 +73,8 @@ class Batch:
             self._reject(line, line.error)
         elif line.fields:
             try:
-                self._take(rules.clean(line.fields))
-            except rules.Unclean as error:
+                self._take(fields.clean(line.fields))
+            except fields.InvalidItem as error:
                 self._reject(line, str(error))
 
     def _reject(self, line: Line, reason: str) -> None:
@@ -85,21 +85,11 @@ class Batch:
     def _take(self, data: ItemData) -> None:
         if "id" not in data:
             data["id"] = new_id()
-            self.made_ids.add(data["id"])
-        tags = data.get("tags")
-        row = Row(
-            data["id"],
-            data["name"],
-            data.get("description"),
-            None if tags is None else " ".join(tags),
-        )
-        if earlier := self.rows.get(row.id):
+            self.generated_ids.add(data["id"])
+        if earlier := self.rows.get(data["id"]):
             self.superseded += 1
-            if row.description is None:
-                row = row._replace(description=earlier.description)
-            if row.tags is None:
-                row = row._replace(tags=earlier.tags)
-        self.rows[row.id] = row
+            data = earlier | data
+        self.rows[data["id"]] = data
 
 
 def batches(lines: Iterator[Line], size: int = BATCH_ROWS) -> Iterator[Batch]:
@@ -123,7 +113,8 @@ class Preview:
     rejected: int = 0
     bytes_read: int = 0
     complete: bool = True
-    rows: list[Row] = field(default_factory=list)  # an empty id: one will be made
+    # The cells of the first rows, in the order of the fields; None: as it is.
+    rows: list[list[str | None]] = field(default_factory=list)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
 
 
@@ -147,14 +138,20 @@ def preview(
         result.unchanged += counts.unchanged + batch.superseded
         result.rejected += len(batch.rejects)
         for row in list(batch.rows.values())[: show - len(result.rows)]:
-            # An id that would be made now is not the one that will be.
-            result.rows.append(row._replace(id="") if row.id in batch.made_ids else row)
+            result.rows.append(_cells(row, batch))
         result.rejects += batch.rejects[: show * 5 - len(result.rejects)]
         result.bytes_read = batch.offset
         if time.monotonic() > deadline:
             result.complete = False
             break
     return result
+
+
+def _cells(row: ItemData, batch: Batch) -> list[str | None]:
+    cells = [f.to_text(row[f.name]) if f.name in row else None for f in fields.FIELDS]
+    if row["id"] in batch.generated_ids:
+        cells[0] = ""  # the import itself generates another one
+    return cells
 
 
 def begin(

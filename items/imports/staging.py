@@ -1,33 +1,27 @@
-"""A batch of an import, written in sets: staged, compared, applied, logged.
+"""Set-based writing of an import's batch: stage, compare, apply, log.
 
 The rows go into a temporary table (by COPY on PostgreSQL), one statement compares
 them with the catalogue, and the rest is a handful of set-based statements whatever
-the number of rows. The SQL is the same for both databases but for a few functions.
+the number of rows. The SQL is made from the declared fields, and is the same for both
+databases but for a few functions. Every value is staged as text; NULL leaves an
+item's own.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
-from items import rules
-from items.catalogue import note_changes
+from items import fields
+from items.catalogue import invalidate_items
+from items.fields import COLUMN_FIELDS, SEARCHED_FIELDS, STATE_FIELDS, ItemData
 from items.models import Item
 from resilient_site.accounts.actor import Actor
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
-
-
-class Row(NamedTuple):
-    """A row as staged; None in description or tags leaves an item's own."""
-
-    id: str
-    name: str
-    description: str | None
-    tags: str | None  # sorted names with single spaces between
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,14 @@ class Counts:
 class Dialect:
     """Where the SQL of the two databases differs."""
 
-    current_tags: str  # the tags of item `i`, as Row.tags has them
+    current_tags: str  # the tags of item `i`, as the staging table has them
     split: str  # a table `tag(value)` of the tags in plan `p`
-    state: str  # the JSON of an item's state; {0} is "old_" or nothing
+    json_object: str  # builds the state from names and values
+    json_list: str  # makes JSON of a text that is a list
     stage: Callable[[CursorWrapper, Sequence[tuple[Any, ...]]], None]
 
 
-def compare(rows: Sequence[Row]) -> Counts:
+def compare(rows: Sequence[ItemData]) -> Counts:
     """Return what `apply` would do at this moment; change nothing."""
     with connection.cursor() as cursor:
         counts = _plan(cursor, rows)
@@ -56,10 +51,11 @@ def compare(rows: Sequence[Row]) -> Counts:
 
 
 @atomic_with_retries
-def apply(rows: Sequence[Row], *, actor: Actor) -> Counts:
+def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
     """Create and update items so that they are as `rows` say; ids are distinct.
 
-    All or none: one transaction, with its entries in the change log.
+    Fields that a row lacks stay as they are. All or none: one transaction, with its
+    entries in the change log.
     """
     sql = _dialect()
     with connection.cursor() as cursor:
@@ -75,29 +71,34 @@ def apply(rows: Sequence[Row], *, actor: Actor) -> Counts:
             _write_items(cursor, now)
             _write_tags(cursor, sql)
             _write_log(cursor, sql, now, actor)
-            note_changes(row.id for row in rows)
+            invalidate_items(row["id"] for row in rows)
         _drop(cursor)
     return counts
 
 
-def _plan(cursor: CursorWrapper, rows: Sequence[Row], lock: bool = False) -> Counts:
+def _plan(
+    cursor: CursorWrapper, rows: Sequence[ItemData], lock: bool = False
+) -> Counts:
     sql = _dialect()
     _drop(cursor)
-    cursor.execute(
-        "CREATE TEMP TABLE items_stage "
-        "(id text, name text, description text, tags text, search_text text)"
-    )
+    columns = ", ".join(f"{name} text" for name in STAGED)
+    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns})")
     if lock and connection.vendor == "postgresql":
-        _lock(cursor, [row.id for row in rows])
-    sql.stage(cursor, _with_search_text(rows))
+        _lock(cursor, [row["id"] for row in rows])
+    sql.stage(cursor, _staged(rows))
+    current = {
+        field.name: f"i.{field.name}" if field.is_column else sql.current_tags
+        for field in STATE_FIELDS
+    }
+    new_and_old = ", ".join(
+        f"COALESCE(s.{name}, {of_item}, '') AS {name}, "
+        f"COALESCE({of_item}, '') AS old_{name}"
+        for name, of_item in current.items()
+    )
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, s.name, s.description, s.search_text,
-               COALESCE(s.tags, {sql.current_tags}, '') AS tags,
-               i.id IS NOT NULL AS known,
-               i.name AS old_name, i.description AS old_description,
-               COALESCE({sql.current_tags}, '') AS old_tags,
+        SELECT s.id, s.search_text, i.id IS NOT NULL AS known, {new_and_old},
                COALESCE(
                    i.version,
                    (SELECT MAX(c.version) FROM items_itemchange c
@@ -107,10 +108,8 @@ def _plan(cursor: CursorWrapper, rows: Sequence[Row], lock: bool = False) -> Cou
         FROM items_stage s LEFT JOIN items_item i ON i.id = s.id
         """
     )
-    cursor.execute(
-        "DELETE FROM items_plan WHERE known AND name = old_name "
-        "AND description = old_description AND tags = old_tags"
-    )
+    unchanged = " AND ".join(f"{name} = old_{name}" for name in current)
+    cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
@@ -128,35 +127,39 @@ def _lock(cursor: CursorWrapper, ids: list[str]) -> None:
     )
 
 
-def _with_search_text(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    kept = [row.id for row in rows if row.description is None]
-    descriptions: dict[str, str] = {}
-    if kept:
-        found = Item.objects.filter(pk__in=kept).values_list("pk", "description")
-        descriptions = dict(found)
+def _staged(rows: Sequence[ItemData]) -> list[tuple[str | None, ...]]:
+    """Return the rows of the staging table, with their search text."""
+    searched = [field.name for field in SEARCHED_FIELDS]
+    partial = [row["id"] for row in rows if not all(name in row for name in searched)]
+    found = Item.objects.filter(pk__in=partial).values("pk", *searched)
+    kept = {item.pop("pk"): item for item in found} if partial else {}
+    empty = fields.empty_state()
     staged = []
-    for pk, name, given, tags in rows:
-        description = descriptions.get(pk, "") if given is None else given
-        text = rules.search_text(name, description)
-        staged.append((pk, name, description, tags, text))
+    for row in rows:
+        texts = (
+            field.to_text(row[field.name]) if field.name in row else None
+            for field in STATE_FIELDS
+        )
+        state = empty | kept.get(row["id"], {}) | row
+        staged.append((row["id"], *texts, fields.search_text(state)))
     return staged
 
 
 def _write_items(cursor: CursorWrapper, now: Any) -> None:
+    names = [field.name for field in COLUMN_FIELDS]
+    columns = ", ".join(["id", *names, "version", "search_text"])
     cursor.execute(
-        """
-        INSERT INTO items_item (id, name, description, version,
-                                created_at, updated_at, search_text)
-        SELECT id, name, description, version, %s, %s, search_text
-        FROM items_plan WHERE NOT known ORDER BY id
+        f"""
+        INSERT INTO items_item ({columns}, created_at, updated_at)
+        SELECT {columns}, %s, %s FROM items_plan WHERE NOT known ORDER BY id
         """,
         [now, now],
     )
+    values = ", ".join(f"{name} = p.{name}" for name in names)
     cursor.execute(
-        """
+        f"""
         UPDATE items_item
-        SET name = p.name, description = p.description, version = p.version,
-            updated_at = %s, search_text = p.search_text
+        SET {values}, version = p.version, updated_at = %s, search_text = p.search_text
         FROM items_plan p WHERE p.known AND items_item.id = p.id
         """,
         [now],
@@ -194,13 +197,23 @@ def _write_log(cursor: CursorWrapper, sql: Dialect, now: Any, actor: Actor) -> N
                                       at, actor_id, actor_name, request_id)
         SELECT p.id, p.version,
                CASE WHEN known THEN 'updated' ELSE 'created' END,
-               CASE WHEN known THEN {sql.state.format("old_")} END,
-               {sql.state.format("")},
+               CASE WHEN known THEN {_state(sql, "old_")} END,
+               {_state(sql, "")},
                %s, %s, %s, %s
         FROM items_plan p
         """,
         [now, actor.user.pk if actor.user else None, actor.name, current_request_id()],
     )
+
+
+def _state(sql: Dialect, prefix: str) -> str:
+    """Return the SQL of an item's state as JSON, from the plan's columns."""
+    values = []
+    for field in STATE_FIELDS:
+        column = f"p.{prefix}{field.name}"
+        value = sql.json_list.format(column) if field.is_list else column
+        values.append(f"'{field.name}', {value}")
+    return f"{sql.json_object}({', '.join(values)})"
 
 
 def _drop(cursor: CursorWrapper) -> None:
@@ -215,24 +228,26 @@ def _copy(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    cursor.executemany("INSERT INTO items_stage VALUES (%s, %s, %s, %s, %s)", rows)
+    values = ", ".join(["%s"] * len(STAGED))
+    cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 
+STAGED = ("id", *(field.name for field in STATE_FIELDS), "search_text")
 _LINKS = "items_itemtag l JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id"
 
 # Tag names have no spaces and no quotes, so text and JSON array convert by replacing.
-_TAGS_JSON = """
-    CASE WHEN p.{0}tags = '' THEN '[]'
-         ELSE '["' || REPLACE(p.{0}tags, ' ', '","') || '"]' END
-"""
-_STATE = "('name', p.{0}name, 'description', p.{0}description, 'tags', "
+_JSON_ARRAY = (
+    "CASE WHEN {0} = '' THEN '[]' "
+    """ELSE '["' || REPLACE({0}, ' ', '","') || '"]' END"""
+)
 
 POSTGRESQL = Dialect(
     current_tags=(
         f"(SELECT STRING_AGG(t.name, ' ' ORDER BY t.name COLLATE \"C\") FROM {_LINKS})"
     ),
     split="UNNEST(STRING_TO_ARRAY(p.tags, ' ')) AS tag(value)",
-    state=f"JSONB_BUILD_OBJECT{_STATE}({_TAGS_JSON})::jsonb)",
+    json_object="JSONB_BUILD_OBJECT",
+    json_list=f"({_JSON_ARRAY})::jsonb",
     stage=_copy,
 )
 SQLITE = Dialect(
@@ -240,8 +255,9 @@ SQLITE = Dialect(
         f"(SELECT GROUP_CONCAT(name, ' ') FROM "
         f"(SELECT t.name FROM {_LINKS} ORDER BY t.name))"
     ),
-    split=f"JSON_EACH({_TAGS_JSON.format('')}) AS tag",
-    state=f"JSON_OBJECT{_STATE}JSON({_TAGS_JSON}))",
+    split=f"JSON_EACH({_JSON_ARRAY.format('p.tags')}) AS tag",
+    json_object="JSON_OBJECT",
+    json_list=f"JSON({_JSON_ARRAY})",
     stage=_insert,
 )
 

@@ -2,7 +2,7 @@
 
 from django.db import migrations
 
-from items.fulltext import make_tables, make_triggers
+from items.search import create_tables, create_triggers
 
 POSTGRESQL = """
     CREATE EXTENSION IF NOT EXISTS pg_trgm;
@@ -21,8 +21,8 @@ UNUSED_INDEX = """
 def make_index(apps, schema_editor):
     connection = schema_editor.connection
     if connection.vendor == "sqlite":
-        make_tables(connection)
-        make_triggers(connection)
+        create_tables(connection)
+        create_triggers(connection)
         return
     schema_editor.execute(POSTGRESQL)
     with connection.cursor() as cursor:

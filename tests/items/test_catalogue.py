@@ -237,7 +237,7 @@ def test_creations_and_deletions_of_one_id_do_not_break_each_other():
 @pytest.mark.django_db(transaction=True)
 def test_writers_of_many_items_in_any_order_do_not_deadlock():
     rows = [{"id": f"i{n:03}", "name": "n", "tags": [f"t{n}"]} for n in range(200)]
-    staged = [staging.Row(r["id"], "s", "", "x") for r in rows]
+    staged = [row | {"name": "s", "tags": ["x"]} for row in rows]
     outcomes = in_threads(
         lambda: catalogue.create_items(rows, actor=TESTER) and None,
         lambda: catalogue.create_items(rows[::-1], actor=TESTER) and None,

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from items import catalogue, rules
+from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
 from items.imports.file_parsing import LINE_MAX_BYTES, Unreadable, read_lines
-from items.imports.staging import Counts, Row
+from items.imports.staging import Counts
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict
 from tests.factories import TESTER, make_item
@@ -237,8 +237,8 @@ def test_an_import_can_be_undone_item_by_item(tmp_path):
 def test_comparing_changes_nothing():
     make_item(id="1", name="A", description="", tags=["t"])
     rows = [
-        Row("1", "A", None, None),
-        Row("2", "B", "", ""),
+        {"id": "1", "name": "A"},
+        {"id": "2", "name": "B", "description": "", "tags": []},
     ]
     assert staging.compare(rows) == Counts(1, 0, 1)
     assert Item.objects.count() == 1
@@ -247,7 +247,10 @@ def test_comparing_changes_nothing():
 
 @pytest.mark.django_db
 def test_a_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries):
-    rows = [Row(f"i{n}", f"n{n}", "d", "a b") for n in range(500)]
+    rows = [
+        {"id": f"i{n}", "name": f"n{n}", "description": "d", "tags": ["a", "b"]}
+        for n in range(500)
+    ]
     with django_assert_max_num_queries(20):
         staging.apply(rows, actor=TESTER)
     assert ItemChange.objects.count() == 500
@@ -376,12 +379,12 @@ class ExportAndImport(TestCase):
         """Also into an empty catalogue, where the same items come out."""
         for pk, item_name, description, tags in rows:
             try:
-                data = rules.clean(
+                data = fields.clean(
                     {"id": pk, "name": item_name, "description": description,
                      "tags": tags}
                 )  # fmt: skip
                 catalogue.create_item(data, actor=TESTER)
-            except (rules.Unclean, catalogue.ItemExists):
+            except (fields.InvalidItem, catalogue.ItemExists):
                 continue
         _, export = exporting.FORMATS[name]
 
@@ -405,6 +408,6 @@ def test_an_export_is_ordered_by_id_in_chunks(monkeypatch):
     monkeypatch.setattr(exporting, "CHUNK_ROWS", 3)
     for name in "hgfedcba":
         make_item(id=name, name="same")
-    exported = b"".join(exporting.as_ndjson(Item.objects.for_reading()))
+    exported = b"".join(exporting.export_ndjson(Item.objects.for_reading()))
     names = [json.loads(line)["id"] for line in exported.splitlines()]
     assert names == sorted("abcdefgh")

@@ -15,11 +15,11 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils import timezone
 
-from items import rules
+from items import fields
 from items.changes import feed
 from items.imports import importing
+from items.list_query import MAX_POPULAR_TAGS
 from items.models import Item, ItemChange, Tag
-from items.tags import SHOWN
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from tests.load.rows import COLUMNS, rows
@@ -48,7 +48,15 @@ def copied_per_second(number: int) -> float:
     empty()
     now = timezone.now()
     ready = [
-        (pk, name, text, 1, now, now, rules.search_text(name, text))
+        (
+            pk,
+            name,
+            text,
+            1,
+            now,
+            now,
+            fields.search_text({"name": name, "description": text}),
+        )
         for pk, name, text, _ in rows(0, number)
     ]
     size = importing.BATCH_ROWS
@@ -98,5 +106,5 @@ def cursor_in_changes() -> str:
 def count_tags() -> float:
     """Return how many milliseconds it takes to count the items of the frequent tags."""
     begin = time.perf_counter()
-    Tag.objects.popular(SHOWN)
+    Tag.objects.popular(MAX_POPULAR_TAGS)
     return (time.perf_counter() - begin) * 1000

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.http import QueryDict
 
-from items.imports.exporting import FORMATS, ignore
-from items.list_query import Selection
+from items.imports.exporting import FORMATS
+from items.list_query import ListQuery
 from resilient_site.errors import Invalid
 
 
@@ -29,12 +29,12 @@ class Command(BaseCommand):
         query["search"] = options["search"]
         query.setlist("tag", options["tag"])
         try:
-            items = Selection.parse(query).items()
+            items = ListQuery.parse(query).items()
         except Invalid as error:
             raise CommandError(f"{error.errors}") from error
         _, export = FORMATS[options["format"] or _format(name)]
         if name == "-":
-            for piece in export(items, ignore):
+            for piece in export(items, None):
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
@@ -46,7 +46,7 @@ class Command(BaseCommand):
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(draft, "wb") as file:
-                for piece in export(items, ignore):
+                for piece in export(items, None):
                     file.write(piece)
             if whole:
                 draft.replace(path)

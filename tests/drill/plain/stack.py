@@ -96,7 +96,7 @@ class Plain(Stack):
             (now,) = connection.execute("SELECT now()").fetchone() or (None,)
             with connection.cursor().copy(write) as copy:
                 for row in rows():
-                    copy.write_row((row.name[:200], row.description, now, now))
+                    copy.write_row((row["name"][:200], row["description"], now, now))
         return done.stdout.split()[-1]
 
     @property

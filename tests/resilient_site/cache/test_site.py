@@ -6,8 +6,8 @@ from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.test import Client, override_settings
 
+from items.list_query import popular_tags
 from items.models import Tag
-from items.tags import popular_tags
 from resilient_site import settings as as_started
 from tests.factories import make_item
 from tests.resilient_site.cache.test_backend import recover

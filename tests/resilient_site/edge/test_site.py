@@ -146,7 +146,7 @@ def test_without_a_database_pages_are_shown_as_they_were(
         assert (b"edith" in before.body, before.status) == (is_editor, 200)
         write_out(last_known)
         generations.renew([catalogue.ITEMS])
-        monkeypatch.setattr("items.views.Selection.parse", no_database)
+        monkeypatch.setattr("items.views.ListQuery.parse", no_database)
         answer = await get("/items/", **who)
         assert (answer.status, answer.is_hit) == (200, True)
         assert (b"edith" in answer.body) == is_editor

@@ -37,7 +37,7 @@ call_command("migrate", verbosity=0)
 def fail(error):
     def raising(*args, **kwargs):
         raise type(error)(*error.args)
-    views.Selection.parse = raising
+    views.ListQuery.parse = raising
 client = Client(raise_request_exception=False, headers={{"x-request-id": "fault"}})
 client.force_login(User.objects.create_superuser("ada"))
 handler = WSGIHandler()  # as the edge has it
