@@ -54,7 +54,7 @@ def item_list(request: HtmxRequest) -> HttpResponse:
 @shared("cursor")
 @require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
-    item = Item.objects.for_reading().filter(pk=id).first()
+    item = catalogue.find_item(id)
     history = paginate(
         ItemChange.objects.filter(item_id=id),
         ordering="-version",
