@@ -81,7 +81,7 @@ def submit(
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             request_id=current_request_id(),
-            traceparent=tracing.current(),
+            traceparent=tracing.current_traceparent(),
         )
         for name, upload in uploads.items():
             _store_upload(job, name, upload)
@@ -106,7 +106,7 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             request_id=current_request_id(),
-            traceparent=tracing.current(),
+            traceparent=tracing.current_traceparent(),
         )
         for file in job.files.filter(kind=JobFile.Kind.INPUT):
             with files.create(

@@ -18,6 +18,7 @@ class SiteConfig(AppConfig):
         from resilient_site.accounts.verified_tokens import VerifiedTokens
         from resilient_site.edge.cache import invalidation_pubsub
         from resilient_site.health import checks
+        from resilient_site.observability import tracing
         from resilient_site.operations import clean_up, doctor
 
         if settings.REDIS_URL:
@@ -25,6 +26,7 @@ class SiteConfig(AppConfig):
             import resilient_site.cache.backend  # noqa: F401
 
         self.verified_tokens = VerifiedTokens()
+        tracing.instrument()
         invalidation_pubsub.begin()
         clean_up.register_all()
         doctor.register_all()

@@ -72,7 +72,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
         )
         retire = jobs == JOBS_MAX or out_of_memory or resident_bytes() > SIZE_MAX_BYTES
         if retire:
-            tracing.end()
+            tracing.stop()
         pipe.send(Done(outcome, retire))
         if retire:
             return
@@ -80,7 +80,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
 
 def _set_up_process() -> None:
     _exit_with_supervisor()
-    tracing.begin("job")
+    tracing.start("job")
     # Ctrl-C is for the supervisor, which lets running jobs finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -123,7 +123,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
     _limit_memory(task.memory_mb * MiB)
     try:
-        with tracing.of_job(task.name, claim.traceparent):
+        with tracing.job_span(task.name, claim.traceparent):
             outcome = _as_outcome(_call(task, context), task)
     except TaskFailed as failure:
         outcome = Failed(ErrorCode.TASK_FAILED, str(failure))

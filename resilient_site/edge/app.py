@@ -33,7 +33,6 @@ from resilient_site.edge.request_body import ClientGone, new_body, receive_body
 from resilient_site.edge.streaming import Exchange, Message, Receive, Send
 from resilient_site.edge.wsgi_bridge import ask
 from resilient_site.errors import SiteError
-from resilient_site.observability import tracing
 from resilient_site.observability.request_id import begin_exchange, choose_id
 
 
@@ -89,12 +88,10 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
 
 async def serve(scope: Message, receive: Receive, send: Send) -> None:
     tidy(scope)
-    parent = tracing.parent_of(scope)
     extra = begin_exchange(scope)
     observed = Observed(scope, send)
     try:
-        with tracing.of_request(scope, parent):
-            await answer(Incoming(scope), receive, observed.send, extra)
+        await answer(Incoming(scope), receive, observed.send, extra)
     finally:
         observed.end()
 

@@ -18,7 +18,7 @@ from resilient_site.resilience.breaker_overrides import holds
 
 def start() -> None:
     start_listener()
-    tracing.begin("web")
+    tracing.start("web")
     generations.forget_earlier_boots()
     last_known.start()
     distant.start()
@@ -35,7 +35,7 @@ def start() -> None:
 
 def stop() -> None:
     metrics_endpoint.stop()
-    tracing.end()
+    tracing.stop()
     health_monitor.stop()
     holds.stop()
     subscriber.stop()

@@ -21,7 +21,6 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from resilient_site.edge.streaming import SCOPE_KEY, Exchange, Message, Send
-from resilient_site.observability import tracing
 
 
 class Django(WSGIHandler):
@@ -59,10 +58,7 @@ class Call:
 
     def answer(self, environ: Any) -> list[Message]:
         exchange: Exchange = environ["asgi.scope"][SCOPE_KEY]
-        with (
-            tracing.inside("django"),
-            closing(django(environ, self._start_response)) as response,
-        ):
+        with closing(django(environ, self._start_response)) as response:
             if not exchange.is_streamed_by_thread:
                 body = b"".join(response)
                 return [self._start, {"type": "http.response.body", "body": body}]

@@ -1,121 +1,141 @@
-"""Spans by OpenTelemetry, sent by a thread; imported only where somebody takes them."""
+"""OpenTelemetry's SDK and instrumentations, set up for this site; see tracing.py."""
 
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from django.db import connections
-from django.db.backends.signals import connection_created
+from django.conf import settings
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.django import DjangoInstrumentor
+from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanKind, Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from resilient_site.edge.streaming import Message
-from resilient_site.observability.request_id import current_trace_id
+from resilient_site.observability.redaction import redact, redact_text
 from resilient_site.observability.route_names import route_of
-from resilient_site.observability.tracing import NOTHING, of_statement
 
-PERIOD_MS = 1_000
-# Of one try to send; what does not fit in the queue meanwhile is dropped.
-TIMEOUT_S = 5.0
-LAST_WORDS_S = 1.0
-
-
-class Ids(IdGenerator):
-    """A trace that begins here has the id that log and answer tell, too."""
-
-    def __init__(self) -> None:
-        self._random = RandomIdGenerator()
-
-    def generate_span_id(self) -> int:
-        return self._random.generate_span_id()
-
-    def generate_trace_id(self) -> int:
-        told = current_trace_id()
-        return int(told, 16) if told else self._random.generate_trace_id()
+EXPORT_TIMEOUT_S = 5.0
+EXPORT_PERIOD_MS = 1_000
+STOP_TIMEOUT_S = 1.0
+PROBES = r"://[^/]+/(livez|readyz|metrics)/?$"
+_propagator = TraceContextTextMapPropagator()
 
 
-class Tracing:
-    def __init__(self, role: str) -> None:
-        os.environ.setdefault("OTEL_SERVICE_NAME", "resilient-site")
-        self._processor = BatchSpanProcessor(
-            OTLPSpanExporter(timeout=TIMEOUT_S), schedule_delay_millis=PERIOD_MS
-        )
-        provider = TracerProvider(
-            resource=Resource.create({"process.role": role}),
-            id_generator=Ids(),
-            shutdown_on_exit=False,
-        )
-        provider.add_span_processor(self._processor)
-        self._tracer = provider.get_tracer("resilient_site")
-        self._context = TraceContextTextMapPropagator()
-        connection_created.connect(_wrap, dispatch_uid="spans")
-        for connection in connections.all(initialized_only=True):
-            _wrap(connection)
-
-    def of_request(self, scope: Message, parent: str) -> AbstractContextManager[Any]:
-        route = route_of(scope["path"])
-        return self._begin(
-            f"{scope['method']} {route}",
-            SpanKind.SERVER,
-            parent,
-            {"http.request.method": scope["method"], "http.route": route},
-        )
-
-    def of_job(self, task: str, parent: str) -> AbstractContextManager[Any]:
-        return self._begin(f"job {task}", SpanKind.CONSUMER, parent, {"job.task": task})
-
-    @contextmanager
-    def _begin(
-        self, name: str, kind: SpanKind, parent: str | None, attributes: dict[str, str]
-    ) -> Iterator[None]:
-        """With a parent of "" it begins a trace, with None it is a part of one."""
-        context = None
-        if parent is not None:
-            context = self._context.extract({"traceparent": parent}, Context())
-        # What an exception says may be secret.
-        with self._tracer.start_as_current_span(
-            name,
-            context,
-            kind,
-            attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield
-            except BaseException as error:
-                span.set_status(StatusCode.ERROR, type(error).__name__)
-                raise
-
-    def inside(
-        self, name: str, attributes: dict[str, str]
-    ) -> AbstractContextManager[Any]:
-        if not trace.get_current_span().get_span_context().is_valid:
-            return NOTHING
-        kind = SpanKind.INTERNAL if name == "django" else SpanKind.CLIENT
-        return self._begin(name, kind, None, attributes)
-
-    def current(self) -> str:
-        carrier: dict[str, str] = {}
-        self._context.inject(carrier)
-        return carrier.get("traceparent", "")
-
-    def flush(self) -> None:
-        """Send what is there, if that can be done soon."""
-        thread = threading.Thread(target=self._processor.force_flush, daemon=True)
-        thread.start()
-        thread.join(LAST_WORDS_S)
+def instrument() -> None:
+    DjangoInstrumentor().instrument()
+    RedisInstrumentor().instrument()
+    # It is installed as psycopg[binary], which the check does not know.
+    PsycopgInstrumentor().instrument(skip_dep_check=True)
 
 
-def _wrap(connection: Any, **kwargs: object) -> None:
-    if of_statement not in connection.execute_wrappers:
-        connection.execute_wrappers.append(of_statement)
+def instrument_asgi(application: Any) -> Any:
+    return OpenTelemetryMiddleware(
+        application,
+        excluded_urls=PROBES,
+        default_span_details=_name_request,
+        server_request_hook=_pass_on,
+        exclude_spans=["receive", "send"],
+    )
+
+
+def _name_request(scope: Any) -> tuple[str, dict[str, str]]:
+    route = route_of(scope["path"])
+    return f"{scope['method']} {route}", {"http.route": route}
+
+
+def _pass_on(span: Any, scope: Any) -> None:
+    """Have request id, log lines and Django continue the trace of the span."""
+    others = [pair for pair in scope["headers"] if pair[0] != b"traceparent"]
+    scope["headers"] = [*others, (b"traceparent", current_traceparent().encode())]
+
+
+def start(role: str) -> None:
+    resource = Resource.create({SERVICE_NAME: "resilient-site", "process.role": role})
+    provider = TracerProvider(
+        resource=resource.merge(OTELResourceDetector().detect()),
+        # What an exception says may be secret, and events hold nothing else.
+        span_limits=SpanLimits(max_events=0),
+        shutdown_on_exit=False,
+    )
+    provider.sampler = WithinRequests(provider.sampler)
+    exporter = RedactingExporter(timeout=EXPORT_TIMEOUT_S)
+    provider.add_span_processor(
+        BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_PERIOD_MS)
+    )
+    trace.set_tracer_provider(provider)
+    if role == "compute" and settings.COMPUTE_BACKEND == "celery":
+        from opentelemetry.instrumentation.celery import CeleryInstrumentor
+
+        CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]
+
+
+def stop() -> None:
+    provider: Any = trace.get_tracer_provider()
+    thread = threading.Thread(target=provider.shutdown, daemon=True)
+    thread.start()
+    thread.join(STOP_TIMEOUT_S)
+
+
+def job_span(task: str, traceparent: str) -> AbstractContextManager[Any]:
+    return trace.get_tracer(__name__).start_as_current_span(
+        f"job {task}",
+        _propagator.extract({"traceparent": traceparent}),
+        SpanKind.CONSUMER,
+        {"job.task": task},
+    )
+
+
+def current_traceparent() -> str:
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+class WithinRequests(Sampler):
+    """Drops calls of the database and Redis that belong to no request and no job."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Any,
+        trace_id: int,
+        name: str,
+        kind: Any = None,
+        *rest: Any,
+    ) -> SamplingResult:
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if kind is SpanKind.CLIENT and not parent.is_valid:
+            return SamplingResult(Decision.DROP)
+        return self.sampler.should_sample(parent_context, trace_id, name, kind, *rest)
+
+    def get_description(self) -> str:
+        return f"WithinRequests({self.sampler.get_description()})"
+
+
+class RedactingExporter(OTLPSpanExporter):
+    """Sends no secrets, and no query of a URL."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            kept = {
+                name: value.partition("?")[0]
+                if name.startswith(("http.", "url.")) and isinstance(value, str)
+                else value
+                for name, value in (span.attributes or {}).items()
+                if name != "url.query"
+            }
+            span._attributes = redact(kept)
+            if span.status.description:
+                text = redact_text(span.status.description)
+                span._status = Status(span.status.status_code, text)
+        return super().export(spans)

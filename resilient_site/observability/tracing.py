@@ -1,74 +1,65 @@
-"""The parts of a request's way as spans of one trace, if somebody collects them.
+"""Distributed tracing by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-Without OTEL_EXPORTER_OTLP_ENDPOINT this does nothing, and what makes and sends spans is
-not even imported. What happens outside of a request or a job makes none.
+It needs the extra `otel`; without the variable nothing of it is imported, and all here
+does nothing. A collector that does not respond delays no request: spans that do not fit
+into the queue of a thread are dropped. Spans on their way when a process ends are sent
+within a second or lost.
 """
 
-from collections.abc import Callable
+import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 from django.conf import settings
 
-from resilient_site.edge.streaming import Message
-
-if TYPE_CHECKING:
-    from resilient_site.observability.otlp import Tracing
-
-NOTHING: AbstractContextManager[Any] = nullcontext()
-PARENT = b"traceparent"
-
-_tracing: "Tracing | None" = None
+logger = logging.getLogger(__name__)
 
 
-def begin(role: str) -> None:
-    """Collect spans in this process from here on. After a fork, not before it."""
-    global _tracing
-    if settings.OTEL_EXPORTER_OTLP_ENDPOINT and _tracing is None:
-        from resilient_site.observability.otlp import Tracing
-
-        _tracing = Tracing(role)
-
-
-def end() -> None:
-    """Send what is there, if that can be done soon."""
-    if _tracing is not None:
-        _tracing.flush()
-
-
-def parent_of(scope: Message) -> bytes:
-    """Return what the client says that its request is a part of."""
-    return b"" if _tracing is None else dict(scope["headers"]).get(PARENT, b"")
+@cache
+def _otlp() -> ModuleType | None:
+    if not settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        return None
+    try:
+        from resilient_site.observability import otlp
+    except ImportError as error:
+        logger.error(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but %s is not installed, so no traces "
+            "are sent. The extra has it: pip install 'resilient-site[otel]'",
+            error.name,
+        )
+        return None
+    return otlp
 
 
-def of_request(scope: Message, said: bytes) -> AbstractContextManager[Any]:
-    """`said` is what the client said; in the scope is what was made of it."""
-    if _tracing is None:
-        return NOTHING
-    taken = dict(scope["headers"])[PARENT]
-    return _tracing.of_request(scope, taken.decode() if taken == said else "")
+def instrument() -> None:
+    """Instrument Django, psycopg and redis, before a process loads middleware."""
+    if otlp := _otlp():
+        otlp.instrument()
 
 
-def of_job(task: str, parent: str) -> AbstractContextManager[Any]:
-    return NOTHING if _tracing is None else _tracing.of_job(task, parent)
+def instrument_asgi(application: Any) -> Any:
+    """Return the ASGI application with a span around each request."""
+    return otlp.instrument_asgi(application) if (otlp := _otlp()) else application
 
 
-def inside(name: str, **attributes: str) -> AbstractContextManager[Any]:
-    """A part of whatever is under way here."""
-    return NOTHING if _tracing is None else _tracing.inside(name, attributes)
+def start(role: str) -> None:
+    """Send spans of this process from now on. After a fork, not before it."""
+    if otlp := _otlp():
+        otlp.start(role)
 
 
-def current() -> str:
-    """Return what is under way as a `traceparent`, for who goes on with it."""
-    return "" if _tracing is None else _tracing.current()
+def stop() -> None:
+    if otlp := _otlp():
+        otlp.stop()
 
 
-def of_statement(
-    execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
-) -> Any:
-    """Django's way to wrap a query. Its parameters are told to nobody."""
-    text = str(sql)
-    name = text.split(maxsplit=1)[0].upper() if text.strip() else "SQL"
-    vendor = context["connection"].vendor
-    with inside(name, **{"db.system.name": vendor, "db.query.text": text[:1000]}):
-        return execute(sql, params, many, context)
+def job_span(task: str, traceparent: str) -> AbstractContextManager[Any]:
+    """Return the span of a job, which continues the trace of its request."""
+    return otlp.job_span(task, traceparent) if (otlp := _otlp()) else nullcontext()
+
+
+def current_traceparent() -> str:
+    """Return the current span as a `traceparent` (W3C Trace Context), or ""."""
+    return str(otlp.current_traceparent()) if (otlp := _otlp()) else ""

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup, handle_signals
-from resilient_site.observability import metrics
+from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import start_listener
 from resilient_site.resilience.breaker_overrides import holds
 
@@ -22,6 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         metrics.start("compute")
+        tracing.start("compute")
         holds.start()
         if settings.COMPUTE_BACKEND == "celery":
             # No other process of the site loads Celery.
