@@ -286,6 +286,13 @@ LAST_KNOWN_REDIS_BYTES = env.int(
     "LAST_KNOWN_REDIS_BYTES", 64 * 1024 * 1024, validate=not_negative
 )
 ADMISSION = env.bool("ADMISSION", True)
+# How long a request may wait for one of Django's threads rather than be rejected.
+ADMISSION_PATIENCE_S = {
+    "anonymous_read": env.float("ADMISSION_PATIENCE_ANONYMOUS_S", 1.0),
+    "authenticated_read": env.float("ADMISSION_PATIENCE_AUTHENTICATED_S", 2.0),
+    "write": env.float("ADMISSION_PATIENCE_WRITE_S", 5.0),
+    "heavy": env.float("ADMISSION_PATIENCE_HEAVY_S", 5.0),
+}
 # How long a request may take; clients may ask for less (X-Request-Timeout).
 DEADLINES_S = {
     "read": env.float("DEADLINE_READ_S", 10.0),

@@ -1,327 +1,248 @@
-"""How many requests are let in to Django at a time, and which of them first.
+"""Admission control: which requests Django's threads serve, and in what order.
 
-More at a time than the machine can do makes all of them slow and none of them sooner
-done. How many that is depends on what they do and where, so it is found out: the
-limit falls when answers take twice as long as one alone would, and rises while
-they do not (as in Netflix's concurrency-limits and Envoy's adaptive concurrency, with
-the time of one alone measured anew every now and then). Who cannot be let in waits a
-little, and is refused rather than served too late. When more have been waiting for
-a while than are let in at a time (a standing queue, as in CoDel, RFC 8289), the queue
-is kept short, and strangers beyond it are refused at once. Of many strangers the last
-one is let in first: to answer the first one would make all of them wait as long as he
-did (adaptive LIFO; Maurer, "Fail at Scale", ACM Queue 13(8), 2015). Whoever is known
-is let in as he came, and waits longer.
+What fails: requests come faster than the threads can serve them. A request then waits
+in the queue of its class for as long as it will be answered within the patience of
+that class, judged by the rate at which the pool has drained lately. Only what would
+take longer is rejected, at once, with 503 and a Retry-After of the time until there is
+room; the client gets a stale response instead where there is one. This is the only
+place that rejects for overload. More urgent classes are served first. Not handled:
+requests that wait outside the process, in the listening socket.
 """
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
+from resilient_site.edge.concurrency_limit import ConcurrencyLimit
 from resilient_site.edge.request import Kind
+from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed, Overloaded
 
-LIGHT = (Kind.SIGNED_WRITE, Kind.SIGNED_READ, Kind.READ, Kind.WRITE)
+LIGHT = tuple(kind for kind in Kind if kind is not Kind.HEAVY)
+# The setting of the patience of each class.
+PATIENCE = {
+    Kind.SIGNED_WRITE: "write",
+    Kind.SIGNED_READ: "authenticated_read",
+    Kind.READ: "anonymous_read",
+    Kind.WRITE: "write",
+    Kind.HEAVY: "heavy",
+}
+# The rest is for the error of the estimate, and for what a request waits elsewhere.
+USABLE_PATIENCE = 0.8
+# One free thread in so many goes to the class that was served longest ago.
+FAIR_TURN = 8
+RETRY_AFTER_MAX_S = 60
 
-SMALLEST = 2.0
-# How much longer than alone is still well. Threads take turns in one interpreter: with
-# one of them it would be idle while that waits for the database.
-TOLERANCE = 2.0
-WINDOW = 20
-WINDOW_S = 0.1
-ALONE_S = 30.0
-ALONE_SAMPLES = 10
-# One slow answer must not hold up the others for longer.
-ALONE_MAX_S = 0.25
-SMOOTHING = 0.1
-
-QUEUE_MAX = 100
-PATIENCE_S = 1.0
-STANDING_S = 0.05
-# Then these still wait for so long, and others hardly at all.
-STANDING_PATIENCE_S = {Kind.SIGNED_WRITE: 1.0, Kind.SIGNED_READ: 0.5}
-STANDING_PATIENCE_MIN_S = 0.02
-# Strangers who may be in hand while the queue stands: beside those who are in, who take
-# the places of the first to leave.
-NEXT = 2
-# And for each thread before that is known. More would not get in within the time that a
-# queue may stand, and each costs more than a refusal.
-STRANGERS_PER_THREAD = 2
+# Assumed until measured: the first requests of a process are slow, and say little.
+LIGHT_PER_S, LIGHT_WINDOW_S = 500.0, 1.0
+HEAVY_PER_S, HEAVY_WINDOW_S = 1.0, 10.0
+SLOWEST_PER_S = 0.01
 
 
-class AdaptiveLimit:
-    """The number of requests at a time, from how long they take."""
-
-    def __init__(self, largest: int, clock: Callable[[], float] = time.monotonic):
-        self.largest = max(float(largest), SMALLEST)
-        self.value = self.largest
-        self._clock = clock
-        self._alone: dict[Kind, float] = {}
-        self._ratios: list[float] = []
-        self._began = clock()
-        self._was_reached = False
-        self._measure_alone_at = clock() + ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
-        self._left_to_measure = 0
-        self._measuring_until = 0.0
-
-    @property
-    def is_measuring_alone(self) -> bool:
-        return self._left_to_measure > 0 and self._clock() < self._measuring_until
-
-    @property
-    def now(self) -> int:
-        return 1 if self.is_measuring_alone else int(self.value)
-
-    def note(self, kind: Kind, seconds: float, running: int) -> None:
-        """Take in how long one took, and how many there were with it at its start."""
-        if running <= 1:
-            self._note_alone(kind, seconds)
-        self._was_reached |= running >= self.now
-        self._ratios.append(seconds / max(self._alone.get(kind, seconds), 1e-6))
-        moment = self._clock()
-        if len(self._ratios) >= WINDOW and moment - self._began >= WINDOW_S:
-            self._adjust()
-            self._ratios.clear()
-            self._began, self._was_reached = moment, False
-            if moment >= self._measure_alone_at:
-                self._begin_to_measure_alone(moment)
-
-    def service_s(self, kind: Kind) -> float:
-        return self._alone.get(kind, 0.0)
-
-    def _note_alone(self, kind: Kind, seconds: float) -> None:
-        known = self._alone.get(kind)
-        if known is None:
-            self._alone[kind] = seconds
-        else:
-            # One slow answer says little, and a fast one that it can be done.
-            weight = SMOOTHING if seconds > known else 2 * SMOOTHING
-            self._alone[kind] = known + weight * (min(seconds, 4 * known) - known)
-        self._left_to_measure = max(self._left_to_measure - 1, 0)
-
-    def _begin_to_measure_alone(self, moment: float) -> None:
-        self._left_to_measure = ALONE_SAMPLES
-        self._measuring_until = moment + ALONE_MAX_S
-        self._measure_alone_at = moment + ALONE_S * random.uniform(0.8, 1.2)  # noqa: S311
-
-    def _adjust(self) -> None:
-        if self.is_measuring_alone:
-            return
-        ratio = median(self._ratios)
-        if ratio > TOLERANCE:
-            self.value = max(self.value * max(TOLERANCE / ratio, 0.7), SMALLEST)
-        elif self._was_reached:
-            self.value = min(self.value + 0.5, self.largest)
+class Rejected(Overloaded):
+    """Not admitted: nothing was done."""
 
 
-class Refused(Overloaded):
-    """Not let in: nothing was done."""
+class DrainRate:
+    """Completions a second while a pool is full: a moving average for each class.
+
+    It is weighted exponentially, with the time constant `window_s`.
+    """
+
+    def __init__(
+        self,
+        classes: Iterable[Kind],
+        per_s: float,
+        window_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._per_s = dict.fromkeys(classes, 0.0)
+        self._per_s[max(self._per_s)] = per_s
+        self._window_s, self._clock = window_s, clock
+        self._updated_at = clock()
+
+    def update(self, is_full: bool) -> None:
+        """Account for the time since the last update, spent in this state."""
+        now = self._clock()
+        if is_full:
+            decay = math.exp((self._updated_at - now) / self._window_s)
+            for kind in self._per_s:
+                self._per_s[kind] *= decay
+        self._updated_at = now
+
+    def record_completion(self, kind: Kind) -> None:
+        self._per_s[kind] += 1 / self._window_s
+
+    def available_to(self, kind: Kind) -> float:
+        """Return the rate that more urgent classes leave to this one."""
+        left = sum(rate for other, rate in self._per_s.items() if other >= kind)
+        fair = sum(self._per_s.values()) / FAIR_TURN
+        return max(left, fair, SLOWEST_PER_S)
 
 
-def refusal() -> Refused:
-    # Not all are to come again at the same moment.
-    return Refused(retry_after_s=1 + int(3 * random.random()))  # noqa: S311
-
-
+@dataclass(eq=False)
 class Waiter:
-    __slots__ = ("came_at", "future", "is_gone", "kind", "timer")
+    admitted: asyncio.Future[None]
+    is_gone: Callable[[], bool]
 
-    def __init__(self, kind: Kind, is_gone: Callable[[], bool]) -> None:
-        self.kind, self.is_gone = kind, is_gone
-        self.came_at = time.monotonic()
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.timer: asyncio.TimerHandle | None = None
+
+class Pool:
+    """Threads that some classes of requests share, with a queue for each class."""
+
+    def __init__(
+        self, classes: Iterable[Kind], limit: Callable[[], float], rate: DrainRate
+    ) -> None:
+        self.limit, self.rate = limit, rate
+        self.running = dict.fromkeys(classes, 0)
+        self.waiting: dict[Kind, deque[Waiter]] = {k: deque() for k in self.running}
+        self._turn = 0
+        self._served_at_turn = dict.fromkeys(self.running, 0)
 
     @property
-    def is_let_in(self) -> bool:
-        future = self.future
-        return future.done() and not future.cancelled() and not future.exception()
+    def is_full(self) -> bool:
+        return sum(self.running.values()) >= self.limit()
 
-    def refuse(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(refusal())
+    def estimate_completion_s(self, kind: Kind) -> float:
+        """Return in how many seconds one more request of this class is answered."""
+        self.rate.update(self.is_full)
+        queued = sum(len(q) for other, q in self.waiting.items() if other <= kind)
+        before = sum(self.running.values()) + queued
+        return (before + 1) / self.rate.available_to(kind)
+
+    def start(self, kind: Kind) -> None:
+        self.rate.update(self.is_full)
+        self.running[kind] += 1
+
+    def finish(self, kind: Kind) -> None:
+        is_full = self.is_full
+        self.rate.update(is_full)
+        if is_full:
+            self.rate.record_completion(kind)
+        self.running[kind] -= 1
+        self._start_waiting()
+
+    async def wait(
+        self, kind: Kind, seconds: float, is_gone: Callable[[], bool]
+    ) -> None:
+        """Wait for a thread. Raises TimeoutError, or ClientGone."""
+        waiter = Waiter(asyncio.get_running_loop().create_future(), is_gone)
+        self.waiting[kind].append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.admitted
+        except (TimeoutError, asyncio.CancelledError):
+            if waiter.admitted.cancelled():
+                with suppress(ValueError):
+                    self.waiting[kind].remove(waiter)
+            elif not waiter.admitted.exception():
+                self.running[kind] -= 1  # admitted at this very moment
+                self._start_waiting()
+            raise
+
+    def _start_waiting(self) -> None:
+        while not self.is_full and any(self.waiting.values()):
+            kind = self._next_class()
+            waiter = self.waiting[kind].popleft()
+            if waiter.admitted.done():
+                continue
+            if waiter.is_gone():
+                waiter.admitted.set_exception(ClientGone())
+                continue
+            self.start(kind)
+            waiter.admitted.set_result(None)
+            self._turn += 1
+            self._served_at_turn[kind] = self._turn
+
+    def _next_class(self) -> Kind:
+        waiting = [kind for kind, queue in self.waiting.items() if queue]
+        if (self._turn + 1) % FAIR_TURN:
+            return min(waiting)
+        return min(waiting, key=self._served_at_turn.__getitem__)
 
 
 class Admission:
-    """The way into the pool of `threads`. For one event loop."""
+    """Admission to the `threads` of one process, for one event loop."""
 
-    def __init__(self, threads: int, is_on: bool = True) -> None:
-        self.threads, self.is_on = threads, is_on
-        self.heavy_most = max(threads // 4, 1)
-        self.limit = AdaptiveLimit(max(threads - self.heavy_most, 1))
-        self.running = dict.fromkeys(Kind, 0)
-        self.waiting: dict[Kind, deque[Waiter]] = {kind: deque() for kind in Kind}
-        self.refused = dict.fromkeys(Kind, 0)
+    def __init__(
+        self,
+        threads: int,
+        patience_s: Mapping[str, float],
+        is_on: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.threads, self.heavy_max = threads, max(threads // 4, 1)
+        self.patience_s = {kind: patience_s[name] for kind, name in PATIENCE.items()}
+        self.limit = ConcurrencyLimit(threads - self.heavy_max, clock)
+        self.is_on, self._clock = is_on, clock
+        light = Pool(
+            LIGHT,
+            lambda: self.limit.current if self.is_on else math.inf,
+            DrainRate(LIGHT, LIGHT_PER_S, LIGHT_WINDOW_S, clock),
+        )
+        heavy = Pool(
+            [Kind.HEAVY],
+            lambda: self.heavy_max if self.is_on else math.inf,
+            DrainRate([Kind.HEAVY], HEAVY_PER_S, HEAVY_WINDOW_S, clock),
+        )
+        self.pools = {kind: heavy if kind is Kind.HEAVY else light for kind in Kind}
         self.admitted = dict.fromkeys(Kind, 0)
-        self._short_at = time.monotonic()
-        self._standing_until = 0.0
+        self.rejected = dict.fromkeys(Kind, 0)
 
     @property
-    def light_running(self) -> int:
-        return sum(self.running[kind] for kind in LIGHT)
+    def running(self) -> dict[Kind, int]:
+        return {kind: pool.running[kind] for kind, pool in self.pools.items()}
 
     @property
-    def queued(self) -> int:
-        return sum(map(len, self.waiting.values()))
+    def queued(self) -> dict[Kind, int]:
+        return {kind: len(pool.waiting[kind]) for kind, pool in self.pools.items()}
+
+    def check(self, kind: Kind, deadline: float) -> None:
+        """Raise Rejected if one more request would not be answered in time."""
+        left_s = deadline - self._clock()
+        if left_s <= 0:
+            raise DeadlinePassed
+        pool = self.pools[kind]
+        # One request of each class may always wait: the estimate may be wrong.
+        if not pool.waiting[kind] or not pool.is_full:
+            return
+        completion_s = pool.estimate_completion_s(kind)
+        usable_s = min(self.patience_s[kind] * USABLE_PATIENCE, left_s)
+        if completion_s > usable_s:
+            raise self._rejection(kind, completion_s - usable_s)
 
     async def enter(
         self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
     ) -> int:
-        """Wait to be let in; return how many run then.
+        """Wait for a thread, and return how many run then; `leave` gives it back.
 
-        Raises Refused, or DeadlinePassed if it is too late already.
+        Raises Rejected, DeadlinePassed, or ClientGone if `is_gone()` at its turn.
         """
-        if deadline <= time.monotonic():
-            self.refused[kind] += 1
-            raise DeadlinePassed
-        self.turn_away(kind)
-        self._look_at_queue()
-        if not self._has_room(kind) or self.waiting[kind]:
-            await self._wait(kind, deadline, is_gone)  # counted by who lets it in
+        self.check(kind, deadline)
+        pool = self.pools[kind]
+        if not pool.is_full:
+            pool.start(kind)
         else:
-            self.running[kind] += 1
+            left_s = deadline - self._clock()
+            try:
+                await pool.wait(kind, min(self.patience_s[kind], left_s), is_gone)
+            except TimeoutError:
+                if self._clock() >= deadline:
+                    raise DeadlinePassed from None
+                raise self._rejection(kind, 0) from None
         self.admitted[kind] += 1
-        return self.light_running
-
-    def is_hopeless(self, kind: Kind) -> bool:
-        """Tell whether one more would be refused, so that nothing need be done."""
-        return (
-            kind not in STANDING_PATIENCE_S
-            and len(self.waiting[kind]) >= self.limit.now
-            and self.is_standing
-        )
-
-    @property
-    def strangers_most(self) -> float:
-        """How many reads of strangers may be in hand; beyond that there is no hope."""
-        if not self.is_on:
-            return math.inf
-        if self.is_standing:
-            return self.limit.now + NEXT
-        return STRANGERS_PER_THREAD * self.threads
-
-    def turn_away(self, kind: Kind) -> None:
-        """Raise Refused if there is no hope for one more."""
-        if self.is_hopeless(kind):
-            self.count_refusal(kind)
-            raise refusal()
-
-    def count_refusal(self, kind: Kind) -> None:
-        self.refused[kind] += 1
-        if self.is_standing:
-            self._standing_until = time.monotonic() + STANDING_S
+        return sum(pool.running.values())
 
     def leave(self, kind: Kind, seconds: float, running: int) -> None:
-        self.running[kind] -= 1
+        """Give a thread back, after so long, with so many running at its start."""
         if kind is not Kind.HEAVY:
-            self.limit.note(kind, seconds, running)
-        self._let_in()
+            self.limit.record(kind, seconds, running)
+        self.pools[kind].finish(kind)
 
-    def _has_room(self, kind: Kind) -> bool:
-        if not self.is_on:
-            return True
-        if kind is Kind.HEAVY:
-            return self.running[kind] < self.heavy_most
-        # One of each kind always, so that none starves another.
-        running = self.light_running
-        return running < self.limit.now or (
-            not self.running[kind]
-            and not self.limit.is_measuring_alone
-            and running < self.threads - self.heavy_most
-        )
-
-    async def _wait(
-        self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
-    ) -> None:
-        if self.queued >= QUEUE_MAX and not self._refuse_one_behind(kind):
-            self.count_refusal(kind)
-            raise refusal()
-        waiter = Waiter(kind, is_gone)
-        patience = min(self._patience(kind), deadline - time.monotonic())
-        loop = asyncio.get_running_loop()
-        waiter.timer = loop.call_later(max(patience, 0.0), waiter.refuse)
-        self.waiting[kind].append(waiter)
-        try:
-            await waiter.future
-        except Refused:
-            self.count_refusal(kind)
-            self._remove(waiter)
-            if deadline <= time.monotonic():
-                raise DeadlinePassed from None
-            raise
-        except asyncio.CancelledError:
-            if waiter.is_let_in:
-                self.running[kind] -= 1  # let in, and gone
-                self._let_in()
-            self._remove(waiter)
-            raise
-        finally:
-            waiter.timer.cancel()
-
-    def _remove(self, waiter: Waiter) -> None:
-        if waiter in self.waiting[waiter.kind]:
-            self.waiting[waiter.kind].remove(waiter)
-
-    def _patience(self, kind: Kind) -> float:
-        if not self.is_standing:
-            return PATIENCE_S
-        shortest = max(self.limit.service_s(kind), STANDING_PATIENCE_MIN_S)
-        return STANDING_PATIENCE_S.get(kind, shortest)
-
-    @property
-    def is_standing(self) -> bool:
-        """Whether too much comes in: the queue has been long without a break.
-
-        It lasts for as long as some are refused, though the queue left is short.
-        """
-        moment = time.monotonic()
-        if moment < self._standing_until:
-            return True
-        return moment - self._short_at > STANDING_S and not self._is_short
-
-    @property
-    def _is_short(self) -> bool:
-        """Whether all who wait are let in when those who are in have left."""
-        return self.queued <= int(self.limit.value)
-
-    def _is_newest_first(self, kind: Kind) -> bool:
-        """Whether the last to come is let in first, and the first may be refused."""
-        return kind not in STANDING_PATIENCE_S and not self._is_short
-
-    def _look_at_queue(self) -> None:
-        if self._is_short:
-            self._short_at = time.monotonic()
-
-    def _refuse_one_behind(self, kind: Kind) -> bool:
-        for behind in reversed(Kind):
-            if behind > kind and self.waiting[behind]:
-                self.waiting[behind].popleft().refuse()
-                return True
-        return False
-
-    def _refuse_the_late(self, kind: Kind) -> None:
-        """Let nobody wait on who came when it was not known yet how long that is."""
-        queue = self.waiting[kind]
-        since = time.monotonic() - self._patience(kind)
-        while queue and queue[0].came_at < since:
-            queue.popleft().refuse()
-
-    def _let_in(self) -> None:
-        is_standing = self.is_standing
-        for kind in Kind:
-            queue = self.waiting[kind]
-            if is_standing and kind not in STANDING_PATIENCE_S:
-                self._refuse_the_late(kind)
-            while queue and self._has_room(kind):
-                waiter = queue.pop() if self._is_newest_first(kind) else queue.popleft()
-                if waiter.future.done():
-                    continue
-                if waiter.is_gone():
-                    waiter.refuse()
-                    continue
-                self.running[kind] += 1
-                waiter.future.set_result(None)
-        self._look_at_queue()
+    def _rejection(self, kind: Kind, room_in_s: float) -> Rejected:
+        self.rejected[kind] += 1
+        seconds = min(max(math.ceil(room_in_s), 1), RETRY_AFTER_MAX_S)
+        return Rejected(retry_after_s=seconds)

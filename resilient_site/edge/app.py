@@ -11,9 +11,9 @@ from time import monotonic
 
 from django.conf import settings
 
-from resilient_site.edge import lifespan, metrics_endpoint, probes
+from resilient_site.edge import lifespan, metrics_endpoint, probes, wsgi_bridge
 from resilient_site.edge.access_log import Observed, record_hit
-from resilient_site.edge.admission import Refused
+from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import Headers
 from resilient_site.edge.cache.keys import (
@@ -119,11 +119,12 @@ async def forward(
     kind = request.kind(private_cache.is_recognized(request))
     tap = Tap(request, send)
     try:
+        wsgi_bridge.admission.check(kind, request.deadline)
         with new_body() as body:
             await receive_body(request, receive, body)
             exchange = await ask(request, kind, body, receive, tap.send)
     except SiteError as error:
-        is_rush = isinstance(error, Refused)
+        is_rush = isinstance(error, Rejected)
         if not await answer_without_django(request, send, extra, is_rush):
             raise
         return

@@ -15,7 +15,7 @@ from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.cached_response import Headers, send_answer
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.stores import copies
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import Incoming, Kind
 from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound
 from resilient_site.health.components import Status
@@ -62,13 +62,14 @@ def may_read(request: Incoming) -> bool:
 def sample() -> None:
     """Set the metrics of the edge that change all the time."""
     gate = wsgi_bridge.admission
-    metrics.ADMISSION_LIMIT.set(gate.limit.now if gate.is_on else gate.threads)
-    for kind in gate.running:
+    running, queued = gate.running, gate.queued
+    metrics.ADMISSION_LIMIT.set(gate.limit.current if gate.is_on else gate.threads)
+    for kind in Kind:
         word = kind.name.lower()
-        metrics.ADMISSION_RUNNING.labels(word).set(gate.running[kind])
-        metrics.ADMISSION_QUEUED.labels(word).set(len(gate.waiting[kind]))
+        metrics.ADMISSION_RUNNING.labels(word).set(running[kind])
+        metrics.ADMISSION_QUEUED.labels(word).set(queued[kind])
         follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[kind])
-        follow(metrics.ADMISSION_REJECTED.labels(word), gate.refused[kind])
+        follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[kind])
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_listening.is_set())
     metrics.CACHE_BYTES.labels("answers").set(copies.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)

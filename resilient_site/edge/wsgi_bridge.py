@@ -33,7 +33,9 @@ from resilient_site.edge.thread_pool import call_django
 from resilient_site.errors import SiteError
 from resilient_site.resilience import deadlines
 
-admission = Admission(settings.WEB_THREADS, settings.ADMISSION)
+admission = Admission(
+    settings.WEB_THREADS, settings.ADMISSION_PATIENCE_S, settings.ADMISSION
+)
 
 
 class ToClient:
@@ -67,7 +69,7 @@ async def ask(
 ) -> Exchange:
     """Put the request to Django, then go on with what it left to do later.
 
-    Raises Refused if it is not let in.
+    Raises Rejected, before anything is done.
     """
     scope = request.scope
     exchange = scope[SCOPE_KEY] = Exchange()

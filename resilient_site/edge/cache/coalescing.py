@@ -17,7 +17,7 @@ from django.conf import settings
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.admission import Refused
+from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache.cached_response import Copy, Headers
 from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
 from resilient_site.edge.cache.keys import (
@@ -155,12 +155,12 @@ async def _answer_with_new(
 ) -> bool:
     try:
         if key not in flights:
-            wsgi_bridge.admission.turn_away(request.kind(False))
+            wsgi_bridge.admission.check(request.kind(False), request.deadline)
         flight, has_joined = _join_or_start(key, request)
         how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
         fetched = await _wait_for(flight, request, receive)
     except SiteError as error:
-        if await send_last_known(request, send, extra, isinstance(error, Refused)):
+        if await send_last_known(request, send, extra, isinstance(error, Rejected)):
             return True
         raise
     if isinstance(fetched, Copy):
@@ -195,7 +195,12 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
     if flight and flight.may_be_joined():
         return flight, True
     flight = flights[key] = Flight()
-    flight.task = asyncio.create_task(_fetch(key, request, flight))
+    # Eager, so that it has its place in the queue before the next request is checked.
+    flight.task = asyncio.Task(
+        _fetch(key, request, flight),
+        loop=asyncio.get_running_loop(),
+        eager_start=True,
+    )
 
     def land(task: asyncio.Task[Fetched]) -> None:
         if flights.get(key) is flight:

@@ -22,7 +22,8 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     last_known.__init__(  # type: ignore[misc]
         tmp_path / "last-known.sqlite3", settings.LAST_KNOWN_BYTES
     )
-    monkeypatch.setattr(wsgi_bridge, "admission", Admission(ORIGIN_THREADS))
+    admission = Admission(ORIGIN_THREADS, settings.ADMISSION_PATIENCE_S)
+    monkeypatch.setattr(wsgi_bridge, "admission", admission)
     for kept in (
         coalescing.paused,
         coalescing.flights,

@@ -1,33 +1,70 @@
-"""Who is let in, in which order, and that every place taken is given back."""
+"""Admission control: estimates with an injected clock, order, and no lost thread."""
 
 import asyncio
+import math
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge import admission as module
 from resilient_site.edge.admission import (
-    QUEUE_MAX,
-    SMALLEST,
-    STANDING_PATIENCE_S,
-    STANDING_S,
+    FAIR_TURN,
+    LIGHT,
+    RETRY_AFTER_MAX_S,
+    USABLE_PATIENCE,
     Admission,
-    Refused,
+    DrainRate,
+    Rejected,
 )
+from resilient_site.edge.concurrency_limit import LIMIT_MIN
 from resilient_site.edge.request import Kind
+from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed
 from tests.resilient_site.edge.clients import run
 
+PATIENCE_S = {
+    "anonymous_read": 60.0, "authenticated_read": 120.0, "write": 300.0, "heavy": 300.0,
+}  # fmt: skip
+FAR_S = 3600.0
 
-def here() -> bool:
-    return False
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def enter(admission, kind=Kind.READ, deadline=None, is_gone=here) -> asyncio.Task:
-    at = time.monotonic() + 60 if deadline is None else deadline
-    return asyncio.create_task(admission.enter(kind, at, is_gone))
+class Frozen:
+    """Admission to four threads, of which three are for light requests, in no time."""
+
+    def __init__(self, per_s: float = 1.0, **patience_s: float) -> None:
+        self.clock = Clock()
+        self.admission = Admission(4, PATIENCE_S | patience_s, clock=self.clock)
+        self.pool = self.admission.pools[Kind.READ]
+        self.pool.rate = DrainRate(LIGHT, per_s, 1.0, self.clock)
+        self.tasks: list[asyncio.Task[int]] = []
+
+    async def enter(
+        self, kind: Kind = Kind.READ, count: int = 1, deadline_s: float = FAR_S
+    ) -> None:
+        for _ in range(count):
+            at = self.clock.now + deadline_s
+            entering = self.admission.enter(kind, at, lambda: False)
+            self.tasks.append(asyncio.create_task(entering))
+            await settle()
+
+    @property
+    def outcomes(self) -> list[BaseException | None]:
+        """What came of those that do not wait any more: a rejection, or None."""
+        return [task.exception() for task in self.tasks if task.done()]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 async def settle() -> None:
@@ -35,285 +72,287 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def full(threads: int = 4) -> tuple[Admission, list[Kind]]:
-    """Return one whose places for what is light are all taken, by reads."""
-    admission = Admission(threads)
-    for _ in range(admission.threads - admission.heavy_most):
-        await enter(admission)
-    return admission, [Kind.READ] * admission.running[Kind.READ]
-
-
 def assert_empty(admission: Admission) -> None:
-    assert admission.running == dict.fromkeys(Kind, 0)
-    assert admission.queued == 0
+    assert not any(admission.running.values())
+    assert not any(admission.queued.values())
+
+
+# --- the estimate
 
 
 @run
-async def test_as_many_as_there_are_places_are_let_in_at_once():
-    admission, inside = await full()
-    waiting = enter(admission)
-    await settle()
-    assert not waiting.done()
-    admission.leave(Kind.READ, 0.001, 1)
-    await waiting
-    for kind in inside:
-        admission.leave(kind, 0.001, 1)
-    assert_empty(admission)
+async def test_request_waits_as_long_as_it_is_answered_within_the_patience():
+    frozen = Frozen(per_s=1.0, anonymous_read=10.0)
+    last = round(10 * USABLE_PATIENCE)  # the one that takes all usable patience
 
+    await frozen.enter(count=last)
+    assert frozen.outcomes == [None] * 3
+    await frozen.enter()
 
-@run
-async def test_the_more_urgent_are_let_in_first():
-    admission, _ = await full()
-    admission.limit.value = 1.0  # one leaves, one enters
-    order, waiting = [], []
-    # One of each kind may be in: these are.
-    for kind in Kind:
-        if kind is not Kind.HEAVY:
-            admission.running[kind] += 1
-    admission.running[Kind.READ] -= 1
-
-    async def come(kind: Kind) -> None:
-        await admission.enter(kind, time.monotonic() + 60, here)
-        order.append(kind)
-
-    for kind in (Kind.WRITE, Kind.READ, Kind.SIGNED_READ, Kind.SIGNED_WRITE):
-        waiting.append(asyncio.create_task(come(kind)))
-        await settle()
-    admission.limit.value = admission.limit.largest = 10.0
-    admission.leave(Kind.READ, 0.001, 9)
-    await asyncio.gather(*waiting)
-    assert order == sorted(order)
-
-
-@run
-async def test_one_of_each_kind_is_let_in_so_that_none_starves():
-    admission = Admission(8)
-    admission.limit.value = 2.0
-    await asyncio.gather(enter(admission), enter(admission))
-    write = enter(admission, Kind.SIGNED_WRITE)
-    await settle()
-    assert write.done()
-
-
-@run
-async def test_what_is_heavy_takes_no_place_of_others():
-    admission = Admission(8)
-    for _ in range(admission.heavy_most):
-        await enter(admission, Kind.HEAVY)
-    heavy = enter(admission, Kind.HEAVY)
-    light = [enter(admission) for _ in range(8 - admission.heavy_most)]
-    await asyncio.gather(*light)
-    assert not heavy.done()
-    admission.leave(Kind.HEAVY, 1, 1)
-    await heavy
-
-
-@run
-async def test_who_has_waited_long_enough_is_refused_and_counted(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE_S", 0.01)
-    admission, _ = await full()
-    with pytest.raises(Refused) as refused:
-        await enter(admission)
-    assert (refused.value.status, admission.refused[Kind.READ]) == (503, 1)
-    assert 1 <= (refused.value.retry_after_s or 0) <= 3
-    assert admission.queued == 0
-
-
-@run
-async def test_the_longer_the_queue_stands_the_shorter_the_wait():
-    admission, inside = await full()
-    waiting = enter(admission)
-    before = [enter(admission, Kind.SIGNED_READ) for _ in inside]
-    await settle()
-    admission._short_at -= 1
-    began = time.monotonic()
-    with pytest.raises(Refused):
-        await enter(admission)
-    assert time.monotonic() - began < 0.5
-    newest = enter(admission, Kind.READ)
-    await settle()
-    for kind in [*inside, Kind.SIGNED_READ]:
-        admission.leave(kind, 0.001, 9)
-    await asyncio.gather(*before, newest)
-    with pytest.raises(Refused):  # who came before would be served too late
-        await waiting
+    assert isinstance(frozen.outcomes[-1], Rejected)
+    assert len(frozen.pool.waiting[Kind.READ]) == last - 3
+    assert frozen.admission.rejected[Kind.READ] == 1
+    await frozen.stop()
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kind", "name"),
     [
-        # Those who are left when it is short go in as they came.
-        (Kind.READ, [6, 5, 4, 3, 0, 1, 2]),
-        (Kind.SIGNED_WRITE, [*range(7)]),
+        (Kind.READ, "anonymous_read"),
+        (Kind.SIGNED_READ, "authenticated_read"),
+        (Kind.SIGNED_WRITE, "write"),
+        (Kind.WRITE, "write"),
     ],
 )
-def test_of_many_strangers_the_last_one_is_let_in_first(kind, expected):
+def test_each_class_has_its_own_patience(kind, name):
     @run
     async def test() -> None:
-        admission, inside = await full()
-        order: list[int] = []
-        waiting = [enter(admission, kind) for _ in range(2 * len(inside) + 1)]
-        for n, task in enumerate(waiting):
-            task.add_done_callback(lambda _, n=n: order.append(n))
-        await settle()
-        for leaving in [*inside, *[kind] * (len(waiting) - len(inside))]:
-            admission.leave(leaving, 0.001, 9)
-            await settle()
-        assert order == expected
+        frozen = Frozen(per_s=1.0, **{name: 20.0})
+        await frozen.enter(kind, count=20)
+        rejected = frozen.admission.rejected[kind]
+        assert rejected == 20 - round(20 * USABLE_PATIENCE)
+        await frozen.stop()
+
+    test()
+
+
+@pytest.mark.parametrize(
+    ("per_s", "expected"),
+    [
+        (1.0, 5 - 1 * USABLE_PATIENCE),
+        (4.0, 1.25 - 1 * USABLE_PATIENCE),
+        (0.02, RETRY_AFTER_MAX_S),
+    ],
+)
+def test_retry_after_is_the_time_until_there_is_room(per_s, expected):
+    @run
+    async def test() -> None:
+        frozen = Frozen(per_s, anonymous_read=1.0)
+        await frozen.enter(count=5)  # three run, and one may always wait
+        rejection = frozen.outcomes[-1]
+        assert isinstance(rejection, Rejected)
+        assert rejection.retry_after_s == math.ceil(expected)
+        await frozen.stop()
 
     test()
 
 
 @run
-async def test_a_queue_that_goes_in_at_once_may_stand():
-    admission, inside = await full()
-    waiting = [enter(admission) for _ in inside]
-    await settle()
-    admission._short_at -= 1
-    last = enter(admission)
-    await settle()
-    assert not admission.is_standing
-    for _ in range(2):
-        for kind in inside:
-            admission.leave(kind, 0.001, 9)
-    await asyncio.gather(*waiting, last)
+async def test_less_urgent_requests_do_not_count_as_queued_before():
+    frozen = Frozen(per_s=1.0)
+    await frozen.enter(Kind.READ, count=30)
+    before = frozen.pool.estimate_completion_s(Kind.SIGNED_READ)
+    assert before == 4
+    assert frozen.pool.estimate_completion_s(Kind.READ) == 31
+    await frozen.stop()
 
 
 @run
-async def test_while_the_queue_stands_a_stranger_is_turned_away_at_once():
-    admission, inside = await full()
-    waiting = [enter(admission, kind) for kind in [*inside, Kind.SIGNED_READ]]
-    await settle()
-    admission.turn_away(Kind.READ)  # it may be a short rush
-    admission._short_at -= 1
-    with pytest.raises(Refused):
-        admission.turn_away(Kind.READ)
-    for known in STANDING_PATIENCE_S:
-        admission.turn_away(known)
-    newcomer = enter(admission)
-    await settle()
-    assert isinstance(newcomer.exception(), Refused)
-    assert admission.queued == len(waiting)
-    assert admission.refused[Kind.READ] == 2
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+async def test_request_that_would_pass_its_deadline_in_the_queue_is_rejected_at_once():
+    frozen = Frozen(per_s=1.0)
+    await frozen.enter(count=4)
+    await frozen.enter(deadline_s=4.5)
+    assert isinstance(frozen.outcomes[-1], Rejected)
+    await frozen.stop()
+
+
+def serve(rate, clock, kinds: list[Kind], per_s: float, seconds: float) -> None:
+    """Complete requests of these classes in turn, while all threads are busy."""
+    for n in range(round(per_s * seconds)):
+        clock.now += 1 / per_s
+        rate.update(is_full=True)
+        rate.record_completion(kinds[n % len(kinds)])
+
+
+@pytest.mark.parametrize("per_s", [20, 300, 2000])
+def test_drain_rate_is_that_of_the_last_seconds(per_s):
+    clock = Clock()
+    rate = DrainRate(LIGHT, 500.0, 1.0, clock)
+    serve(rate, clock, [Kind.READ], 50, 3)
+    serve(rate, clock, [Kind.READ], per_s, 6)
+    assert rate.available_to(Kind.READ) == pytest.approx(per_s, rel=0.05)
+
+
+def test_drain_rate_does_not_change_while_threads_are_free():
+    clock = Clock()
+    rate = DrainRate(LIGHT, 500.0, 1.0, clock)
+    clock.now += 3600
+    rate.update(is_full=False)
+    assert rate.available_to(Kind.READ) == 500
+
+
+def test_drain_rate_falls_while_nothing_is_completed():
+    clock = Clock()
+    rate = DrainRate(LIGHT, 500.0, 1.0, clock)
+    clock.now += 2
+    rate.update(is_full=True)
+    assert rate.available_to(Kind.READ) == pytest.approx(500 * math.exp(-2))
+    clock.now += 3600
+    rate.update(is_full=True)
+    assert rate.available_to(Kind.READ) > 0
+
+
+def test_drain_rate_of_a_class_is_what_more_urgent_classes_leave():
+    clock = Clock()
+    rate = DrainRate(LIGHT, 500.0, 1.0, clock)
+    kinds = [Kind.SIGNED_READ] * 3 + [Kind.READ]
+    serve(rate, clock, kinds, 400, 10)
+    assert rate.available_to(Kind.SIGNED_READ) == pytest.approx(400, rel=0.05)
+    assert rate.available_to(Kind.READ) == pytest.approx(100, rel=0.1)
+    assert rate.available_to(Kind.WRITE) == pytest.approx(400 / FAIR_TURN, rel=0.1)
+
+
+# --- the order
+
+
+async def order_of(frozen: Frozen, leaving: int) -> list[Kind]:
+    """Let so many leave one after the other; return the classes that were admitted."""
+    order = []
+    for _ in range(leaving):
+        before = dict(frozen.pool.running)
+        kind = next(kind for kind, number in before.items() if number)
+        frozen.admission.leave(kind, 0.001, 9)
+        await settle()
+        before[kind] -= 1
+        order += [k for k in LIGHT if frozen.pool.running[k] > before[k]]
+    return order
 
 
 @run
-async def test_a_rush_lasts_for_a_while_after_the_last_refusal():
-    admission, inside = await full()
-    waiting = [enter(admission, kind) for kind in [*inside, Kind.SIGNED_READ]]
-    await settle()
-    admission._short_at -= 1
-    with pytest.raises(Refused):
-        admission.turn_away(Kind.READ)
-    for kind in [*inside, Kind.SIGNED_READ]:
-        admission.leave(kind, 0.001, 9)
-    await asyncio.gather(*waiting)
-    assert not admission.queued
-    assert admission.is_standing
-    admission._standing_until -= STANDING_S
-    assert not admission.is_standing
+async def test_more_urgent_classes_are_admitted_first():
+    frozen = Frozen()
+    await frozen.enter(count=3)
+    kinds = (Kind.WRITE, Kind.READ, Kind.SIGNED_READ, Kind.SIGNED_WRITE)
+    for kind in kinds:
+        await frozen.enter(kind)
+    assert await order_of(frozen, 4) == sorted(kinds)
+    await frozen.stop()
 
 
 @run
-async def test_the_queue_is_bounded_and_the_least_urgent_make_room():
-    admission, _ = await full()
-    reads = [enter(admission) for _ in range(QUEUE_MAX)]
+async def test_requests_of_one_class_are_admitted_in_their_order():
+    frozen = Frozen()
+    await frozen.enter(count=7)
+    for n in range(4):
+        assert [task.done() for task in frozen.tasks] == [True] * (3 + n) + [False] * (
+            4 - n
+        )
+        frozen.admission.leave(Kind.READ, 0.001, 9)
+        await settle()
+
+
+@run
+async def test_no_class_starves():
+    frozen = Frozen(per_s=100.0)
+    await frozen.enter(Kind.SIGNED_WRITE, count=3)
+    for kind in LIGHT:
+        await frozen.enter(kind, count=5 * FAIR_TURN)
+    order = await order_of(frozen, 4 * FAIR_TURN)
+    assert set(order) == set(LIGHT)
+    assert order.count(Kind.SIGNED_WRITE) >= 3 * FAIR_TURN
+    await frozen.stop()
+
+
+@run
+async def test_heavy_requests_have_threads_of_their_own():
+    frozen = Frozen()
+    await frozen.enter(Kind.HEAVY, count=2)
+    assert len(frozen.outcomes) == 1
+    await frozen.enter(count=3)
+    assert len(frozen.outcomes) == 4
+    frozen.admission.leave(Kind.HEAVY, 1, 1)
     await settle()
-    assert admission.queued == QUEUE_MAX
-    with pytest.raises(Refused):
-        await enter(admission, Kind.WRITE)
-    admission.running[Kind.SIGNED_READ] = 1
-    urgent = enter(admission, Kind.SIGNED_READ)
-    await settle()
-    assert admission.queued == QUEUE_MAX
-    assert sum(task.done() for task in reads) == 1
-    for task in (*reads, urgent):
-        task.cancel()
-    await asyncio.gather(*reads, urgent, return_exceptions=True)
-    assert admission.queued == 0
+    assert len(frozen.outcomes) == 5
+    await frozen.stop()
+
+
+# --- those that do not get that far
+
+
+@run
+async def test_request_is_rejected_when_its_patience_ends_in_the_queue():
+    frozen = Frozen(anonymous_read=0.01)
+    await frozen.enter(count=3)
+    with pytest.raises(Rejected) as rejected:
+        await frozen.admission.enter(Kind.READ, frozen.clock.now + FAR_S, lambda: False)
+    assert rejected.value.retry_after_s == 1
+    assert frozen.admission.rejected[Kind.READ] == 1
+    assert not frozen.pool.waiting[Kind.READ]
+
+
+@run
+async def test_deadline_that_passes_in_the_queue_is_named():
+    admission = Admission(4, PATIENCE_S)
+    for _ in range(3):
+        await admission.enter(Kind.READ, time.monotonic() + FAR_S, lambda: False)
+    with pytest.raises(DeadlinePassed):
+        await admission.enter(Kind.READ, time.monotonic() + 0.01, lambda: False)
+    assert not admission.pools[Kind.READ].waiting[Kind.READ]
 
 
 @pytest.mark.parametrize("is_on", [True, False])
-def test_who_comes_too_late_is_not_let_in(is_on):
+def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
     @run
     async def test():
-        admission = Admission(4, is_on)
+        admission = Admission(4, PATIENCE_S, is_on)
         with pytest.raises(DeadlinePassed):
-            await enter(admission, deadline=time.monotonic())
+            await admission.enter(Kind.READ, time.monotonic(), lambda: False)
         assert_empty(admission)
 
     test()
 
 
 @run
-async def test_whose_time_is_up_in_the_queue_is_told_so():
-    admission, _ = await full()
-    with pytest.raises(DeadlinePassed):
-        await enter(admission, deadline=time.monotonic() + 0.01)
-    assert admission.queued == 0
-    assert admission.running[Kind.READ] == 3
+async def test_without_admission_control_everything_is_admitted():
+    admission = Admission(4, PATIENCE_S, is_on=False)
+    for kind in Kind:
+        for _ in range(20):
+            await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
+    assert not any(admission.rejected.values())
 
 
 @run
-async def test_who_has_gone_is_passed_over():
-    admission, _ = await full()
-    gone = enter(admission, is_gone=lambda: True)
-    next_one = enter(admission)
+async def test_client_that_has_left_is_not_served_and_not_rejected():
+    frozen = Frozen()
+    await frozen.enter(count=3)
+    at = frozen.clock.now + FAR_S
+    gone = asyncio.create_task(frozen.admission.enter(Kind.READ, at, lambda: True))
     await settle()
-    admission.leave(Kind.READ, 0.001, 9)
-    await next_one
-    with pytest.raises(Refused):
+    await frozen.enter()
+    frozen.admission.leave(Kind.READ, 0.001, 9)
+    with pytest.raises(ClientGone):
         await gone
-    assert admission.running[Kind.READ] == 3
+    await settle()
+    assert frozen.outcomes == [None] * 4
+    assert frozen.admission.rejected[Kind.READ] == 0
 
 
 @run
-async def test_who_is_cancelled_in_the_queue_takes_no_place():
-    admission, inside = await full()
-    waiting = [enter(admission) for _ in range(3)]
-    await settle()
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    for kind in inside:
-        admission.leave(kind, 0.001, 1)
-    assert_empty(admission)
+async def test_request_cancelled_as_it_is_admitted_gives_its_thread_to_the_next():
+    frozen = Frozen()
+    await frozen.enter(count=5)
+    frozen.admission.leave(Kind.READ, 0.001, 9)  # admits the first one
+    frozen.tasks[3].cancel()  # which has not noticed yet
+    await frozen.tasks[4]
+    assert frozen.pool.running[Kind.READ] == 3
+    assert not frozen.pool.waiting[Kind.READ]
 
 
 @run
-async def test_who_is_cancelled_as_he_is_let_in_gives_his_place_to_the_next():
-    admission, inside = await full()
-    first, second = enter(admission), enter(admission)
-    await settle()
-    admission.leave(Kind.READ, 0.001, 9)  # lets the first one in
-    first.cancel()  # who has not noticed yet
-    await second
-    for kind in inside:
-        admission.leave(kind, 0.001, 1)
-    assert_empty(admission)
+async def test_request_cancelled_in_the_queue_is_passed_over():
+    frozen = Frozen()
+    await frozen.enter(count=5)
+    frozen.tasks[3].cancel()  # and is still in the queue
+    frozen.admission.leave(Kind.READ, 0.001, 9)
+    await frozen.tasks[4]
+    assert frozen.pool.running[Kind.READ] == 3
 
 
-@run
-async def test_who_is_cancelled_as_he_is_refused_takes_nobodys_place():
-    admission, inside = await full()
-    first = enter(admission)
-    await settle()
-    admission.waiting[Kind.READ][0].refuse()
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    for kind in inside:
-        admission.leave(kind, 0.001, 1)
-    assert_empty(admission)
-
-
-class Crowd:
-    """Clients who come, are served, go away and are cut off, in any order."""
+class Clients:
+    """Clients that come, are served, leave and are cut off, in any order."""
 
     def __init__(self, threads: int) -> None:
-        self.admission = Admission(threads)
+        self.admission = Admission(threads, PATIENCE_S)
         self.tasks: list[asyncio.Task[None]] = []
         self.gone: list[list[bool]] = []
         self.inside: list[Kind] = []
@@ -322,7 +361,7 @@ class Crowd:
         gone: list[bool] = []
 
         async def come() -> None:
-            at = time.monotonic() + 60
+            at = time.monotonic() + FAR_S
             await self.admission.enter(kind, at, lambda: bool(gone))
             self.inside.append(kind)
 
@@ -342,43 +381,39 @@ class Crowd:
         if self.gone:
             self.gone[n % len(self.gone)].append(True)
 
-    async def refuse(self, kind: Kind, n: int) -> None:
-        if self.admission.waiting[kind]:
-            self.admission.waiting[kind][0].refuse()
-
     async def settle(self, kind: Kind, n: int) -> None:
         await settle()
 
     def check(self) -> None:
         admission = self.admission
-        assert min(admission.running.values()) >= 0
-        assert admission.running[Kind.HEAVY] <= admission.heavy_most
-        assert admission.light_running <= max(
-            admission.threads - admission.heavy_most, SMALLEST
-        )
+        running = admission.running
+        assert min(running.values()) >= 0
+        assert running.pop(Kind.HEAVY) <= admission.heavy_max
+        light_max = max(admission.threads - admission.heavy_max, LIMIT_MIN)
+        assert sum(running.values()) <= light_max
 
     async def go_home(self) -> None:
         while self.inside or not all(task.done() for task in self.tasks):
             await settle()
-            assert self.inside or not self.admission.queued
+            assert self.inside or not any(self.admission.queued.values())
             await self.leave(Kind.READ, 1)
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-EVENTS = ("enter", "leave", "cancel", "vanish", "refuse", "settle")
+EVENTS = ("enter", "leave", "cancel", "vanish", "settle")
 events = st.tuples(
     st.sampled_from(EVENTS), st.sampled_from(list(Kind)), st.integers(0, 99)
 )
 
 
 @given(st.integers(1, 6), st.lists(events, max_size=60))
-def test_whatever_happens_no_place_is_lost(threads, events):
+def test_no_thread_is_lost_in_any_order_of_events(threads, events):
     async def live() -> None:
-        crowd = Crowd(threads)
+        clients = Clients(threads)
         for what, kind, n in events:
-            await getattr(crowd, what)(kind, n)
-            crowd.check()
-        await crowd.go_home()
-        assert_empty(crowd.admission)
+            await getattr(clients, what)(kind, n)
+            clients.check()
+        await clients.go_home()
+        assert_empty(clients.admission)
 
     asyncio.run(live())

@@ -11,6 +11,7 @@ import pytest
 from django.http import HttpResponse
 
 from resilient_site.edge import request_body, wsgi_bridge
+from resilient_site.edge.admission import Rejected
 from resilient_site.edge.streaming import Wait, held
 from tests.resilient_site.edge.clients import ask, becomes, run
 from tests.resilient_site.edge.views import now
@@ -129,9 +130,12 @@ async def test_what_was_promised_before_a_wait_is_told_if_there_is_no_place_afte
     asking = asyncio.create_task(ask("/plain", "POST", sized(0)))
     await becomes(lambda: bool(held.tasks))
     admission = wsgi_bridge.admission
+
+    def reject(*args):
+        raise Rejected
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "_has_room", lambda kind: False)
-        patch.setattr("resilient_site.edge.admission.PATIENCE_S", 0.01)
+        patch.setattr(admission, "check", reject)
         waiting.set()
         answer = await asking
     assert (answer.status, answer.body) == (202, b"accepted")

@@ -119,9 +119,7 @@ async def test_the_failure_of_the_fetch_is_told_to_all():
     assert {a.status for a in others} == {500}
     # One fetch; and what of it is the first one's own goes to nobody else.
     assert not coalescing.flights
-    assert wsgi_bridge.admission.running == dict.fromkeys(
-        wsgi_bridge.admission.running, 0
-    )
+    assert not any(wsgi_bridge.admission.running.values())
 
 
 @run
@@ -259,8 +257,9 @@ async def test_a_failing_origin_is_asked_once_a_moment():
 
 
 @run
-async def test_fetches_leave_no_place_taken(monkeypatch):
-    monkeypatch.setattr(wsgi_bridge, "admission", Admission(2))
+async def test_fetches_give_their_threads_back(monkeypatch, settings):
+    admission = Admission(2, settings.ADMISSION_PATIENCE_S)
+    monkeypatch.setattr(wsgi_bridge, "admission", admission)
     for n in range(20):
         await asyncio.gather(*(get(f"/thing/{n}-{m}") for m in range(3)))
     assert not any(wsgi_bridge.admission.running.values())

@@ -17,7 +17,7 @@ async def all_taken() -> list[asyncio.Task]:
     now.respond = held(HttpResponse)
     now.go_on.clear()
     admission = wsgi_bridge.admission
-    places = admission.threads - admission.heavy_most
+    places = admission.threads - admission.heavy_max
     inside = [asyncio.create_task(ask("/plain")) for _ in range(places)]
     await becomes(lambda: len(now.asked) == places)
     return inside
@@ -25,7 +25,7 @@ async def all_taken() -> list[asyncio.Task]:
 
 def assert_all_free() -> None:
     assert not any(wsgi_bridge.admission.running.values())
-    assert wsgi_bridge.admission.queued == 0
+    assert not any(wsgi_bridge.admission.queued.values())
 
 
 @pytest.mark.parametrize("target", ["/plain", "/thing"])
@@ -35,7 +35,7 @@ def test_who_goes_while_he_waits_is_not_served(target):
         inside = await all_taken()
         gone = asyncio.Event()
         waiting = asyncio.create_task(ask(target, gone=gone))
-        await becomes(lambda: wsgi_bridge.admission.queued == 1)
+        await becomes(lambda: sum(wsgi_bridge.admission.queued.values()) == 1)
         gone.set()
         await asyncio.sleep(0.01)
         now.go_on.set()
@@ -50,7 +50,7 @@ def test_who_goes_while_he_waits_is_not_served(target):
 async def test_who_is_cancelled_while_he_waits_is_not_served():
     inside = await all_taken()
     waiting = asyncio.create_task(ask("/plain"))
-    await becomes(lambda: wsgi_bridge.admission.queued == 1)
+    await becomes(lambda: sum(wsgi_bridge.admission.queued.values()) == 1)
     waiting.cancel()
     now.go_on.set()
     await asyncio.gather(*inside, waiting, return_exceptions=True)
@@ -96,7 +96,7 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
         asyncio.create_task(
             admission.enter(wsgi_bridge.Kind.HEAVY, 1e12, lambda: False)
         )
-        for _ in range(admission.heavy_most)
+        for _ in range(admission.heavy_max)
     ]
     await asyncio.gather(*heavy)
     refused = await ask(path, headers=[(b"x-request-timeout", b"20ms")])

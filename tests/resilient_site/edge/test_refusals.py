@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge import error_responses
-from resilient_site.edge.admission import Refused
+from resilient_site.edge.admission import Rejected
 from resilient_site.edge.request import Incoming
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.observability.request_id import begin_exchange, current_request_id
@@ -32,7 +32,9 @@ def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") ->
 
 def test_programs_get_a_problem_with_what_is_theirs():
     for n in range(3):
-        answer = refuse(f"/api/v1/items/{n}", Refused(retry_after_s=2), id=b"id-%d" % n)
+        answer = refuse(
+            f"/api/v1/items/{n}", Rejected(retry_after_s=2), id=b"id-%d" % n
+        )
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["retry-after"] == "2"
         assert answer.headers["cache-control"] == "no-store"
@@ -41,7 +43,7 @@ def test_programs_get_a_problem_with_what_is_theirs():
             "type": "about:blank",
             "title": "Service Unavailable",
             "status": 503,
-            "detail": Refused.detail,
+            "detail": Rejected.detail,
             "instance": f"/api/v1/items/{n}",
             "code": "overloaded",
             "request_id": f"id-{n}",
@@ -61,8 +63,8 @@ def test_people_get_a_page_with_what_is_theirs():
 @pytest.mark.parametrize("path", ["/api/v1/items/x", "/items/x/"])
 def test_the_head_has_the_length_and_no_body(path):
     whole, head = (
-        refuse(path, Refused(retry_after_s=1), id=b"a"),
-        refuse(path, Refused(retry_after_s=1), "HEAD", id=b"a"),
+        refuse(path, Rejected(retry_after_s=1), id=b"a"),
+        refuse(path, Rejected(retry_after_s=1), "HEAD", id=b"a"),
     )
     assert (head.status, head.body) == (503, b"")
     assert head.headers["content-length"] == whole.headers["content-length"]
@@ -70,11 +72,11 @@ def test_the_head_has_the_length_and_no_body(path):
 
 @given(st.text(max_size=40), st.sampled_from(["/api/", "/"]))
 def test_no_path_gets_into_the_answer_as_anything_else(path, prefix):
-    answer = refuse(prefix + path, Refused(retry_after_s=1), id=b"a")
+    answer = refuse(prefix + path, Rejected(retry_after_s=1), id=b"a")
     if prefix == "/api/":
         assert answer.json()["instance"] in (prefix + path, "/")
     elif set(path) & set("<>\"'& "):
-        assert answer.body == refuse("/", Refused(retry_after_s=1), id=b"a").body
+        assert answer.body == refuse("/", Rejected(retry_after_s=1), id=b"a").body
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""The adaptive concurrency limit, with an injected clock."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_site.edge.concurrency_limit import (
+    LIMIT_MIN,
+    PROBE_EVERY_S,
+    PROBE_MAX_S,
+    PROBE_SAMPLES,
+    TOLERANCE,
+    ConcurrencyLimit,
+)
+from resilient_site.edge.request import Kind
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limit(clock) -> ConcurrencyLimit:
+    """A limit whose baseline of reads is 10 ms."""
+    limit = ConcurrencyLimit(16, clock)
+    for _ in range(50):
+        limit.record(Kind.READ, 0.01, 1)
+    return limit
+
+
+def load(limit, clock, service_s, number=400, running=None) -> None:
+    """Serve so many requests, each with as many others as the limit allows."""
+    for _ in range(number):
+        clock.now += service_s / limit.current
+        limit.record(
+            Kind.READ, service_s, limit.current if running is None else running
+        )
+
+
+def test_limit_starts_with_all_threads(clock):
+    assert ConcurrencyLimit(16, clock).current == 16
+    assert ConcurrencyLimit(1, clock).current == LIMIT_MIN
+
+
+def test_limit_falls_to_its_minimum_while_requests_are_slow(limit, clock):
+    load(limit, clock, 0.05)
+    assert limit.current == LIMIT_MIN
+
+
+def test_limit_stays_while_requests_take_little_longer_than_alone(limit, clock):
+    load(limit, clock, 0.015)
+    assert limit.value == 16
+
+
+def test_limit_recovers(limit, clock):
+    load(limit, clock, 0.05)
+    load(limit, clock, 0.012, 3000)
+    assert limit.value == 16
+
+
+def test_limit_does_not_rise_under_load_that_does_not_reach_it(limit, clock):
+    load(limit, clock, 0.05)
+    load(limit, clock, 0.012, 40, running=0)  # the last window of those before
+    fallen = limit.value
+    assert fallen < 16
+    load(limit, clock, 0.012, 400, running=0)
+    assert limit.value == fallen
+
+
+def test_limit_converges_to_the_capacity_of_the_machine(limit, clock):
+    """A machine with four places: more at once take longer in proportion."""
+    for _ in range(4000):
+        running = limit.current
+        service_s = 0.01 * max(1.0, running / 4)
+        clock.now += service_s / running
+        limit.record(Kind.READ, service_s, running)
+    assert 4 <= limit.value <= 4 * TOLERANCE + 1
+
+
+def test_limit_ignores_one_slow_request(limit, clock):
+    load(limit, clock, 0.01, 19)
+    limit.record(Kind.READ, 9.0, 5)
+    load(limit, clock, 0.01, 40)
+    assert limit.value == 16
+
+
+def test_limit_has_a_baseline_for_each_class(limit, clock):
+    for _ in range(20):
+        limit.record(Kind.SIGNED_WRITE, 0.1, 1)
+    for _ in range(200):
+        clock.now += 0.01
+        limit.record(Kind.SIGNED_WRITE, 0.11, 16)
+        limit.record(Kind.READ, 0.011, 16)
+    assert limit.value == 16
+
+
+def start_probe(limit, clock) -> None:
+    clock.now += 2 * PROBE_EVERY_S
+    for _ in range(30):
+        clock.now += 0.01
+        limit.record(Kind.READ, 0.01, 16)
+        if limit.is_probing_baseline:
+            return
+    raise AssertionError("The baseline is never probed.")
+
+
+def test_limit_probes_the_baseline_periodically(limit, clock):
+    start_probe(limit, clock)
+    assert limit.current == 1
+    for _ in range(PROBE_SAMPLES):
+        clock.now += 0.02
+        limit.record(Kind.READ, 0.02, 1)
+    assert limit.current == 16
+    assert limit._baselines[Kind.READ] > 0.015
+
+
+def test_probe_ends_in_time_with_a_slow_request(limit, clock):
+    start_probe(limit, clock)
+    clock.now += PROBE_MAX_S
+    assert limit.current == 16
+    load(limit, clock, 0.05)
+    assert limit.current < 16
+
+
+def test_probe_is_not_repeated_at_once(limit, clock):
+    start_probe(limit, clock)
+    clock.now += PROBE_MAX_S
+    load(limit, clock, 0.01, 100)
+    assert not limit.is_probing_baseline
+
+
+def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
+    for _ in range(20):
+        load(limit, clock, 0.03, 300)
+        clock.now += PROBE_EVERY_S
+        for _ in range(PROBE_SAMPLES):
+            limit.record(Kind.READ, 0.03, 1)
+    load(limit, clock, 0.03, 3000)
+    assert limit.value > 8
+
+
+@given(
+    st.integers(0, 64),
+    st.lists(
+        st.tuples(
+            st.sampled_from(list(Kind)),
+            st.floats(0, 1e6),
+            st.integers(0, 100),
+            st.floats(0, 100),
+        )
+    ),
+)
+def test_limit_stays_in_its_bounds(largest, notes):
+    clock = Clock()
+    limit = ConcurrencyLimit(largest, clock)
+    for kind, seconds, running, passed in notes:
+        clock.now += passed
+        limit.record(kind, seconds, running)
+        assert LIMIT_MIN <= limit.value <= limit.largest
+        assert 1 <= limit.current <= limit.largest
