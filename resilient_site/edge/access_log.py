@@ -74,7 +74,7 @@ class Observed:
             return
         REQUEST_DURATION.labels(route, method, f"{status // 100}xx").observe(seconds)
         wanted = settings.ACCESS_LOG
-        if wanted == ALL or (wanted == MOST and how not in (HIT, REFUSED)):
+        if wanted == ALL or (wanted == MOST and how not in (HIT, REJECTED)):
             log(scope, status, seconds, self._size, how)
 
     def how(self) -> str:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Health check of the edge: whether it rejects requests, and what it has cached."""
-=======
-"""Health of the edge: whether this process accepts requests, and what it has cached."""
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,21 +9,12 @@ from resilient_site.edge.request import Kind
 from resilient_site.edge.wsgi_bridge import admission
 from resilient_site.health.components import CheckResult, Component, Status, register
 
-<<<<<<< HEAD
 # How long after a rejection the site still counts as overloaded.
 OVERLOADED_FOR_S = 10.0
 ACCEPTING = "Accepting requests."
 OVERLOADED = (
     "There are more requests than the site can process. Some pages are shown as they "
     "were a while ago, and some requests are rejected: try again in a few seconds."
-=======
-# The component is degraded for so long after the last rejection.
-REJECTING_S = 10.0
-ACCEPTING = "Accepting requests."
-REJECTING = (
-    "Overloaded: requests that would wait too long are rejected, or answered with an "
-    "earlier copy. Try again in a few seconds."
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)
 )
 NAMES = {
     Kind.SIGNED_WRITE: "Writes, authenticated",
@@ -48,26 +35,14 @@ class Edge:
         self._rejected = 0
         self._rejected_at: float | None = None
 
-<<<<<<< HEAD
     def check(self) -> CheckResult:
-        busy = self._is_busy()
         figures = tuple(self._figures())
         self.has_answers = (
             len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
         )
-        if busy:
+        if self._is_rejecting():
             return CheckResult(Status.WARN, OVERLOADED, figures=figures)
         return CheckResult(Status.PASS, ACCEPTING, figures=figures)
-=======
-    def check(self) -> Finding:
-        self.has_answers = (
-            len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
-        )
-        figures = tuple(self._figures())
-        if self._is_rejecting():
-            return Finding(Status.WARN, REJECTING, figures=figures)
-        return Finding(Status.PASS, ACCEPTING, figures=figures)
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)
 
     def _is_rejecting(self) -> bool:
         rejected = sum(self.admission.rejected.values())
@@ -75,32 +50,17 @@ class Edge:
             self._rejected, self._rejected_at = rejected, self._clock()
         if self._rejected_at is None:
             return False
-<<<<<<< HEAD
-        return self._clock() - self._refused_at < OVERLOADED_FOR_S
-
-    def _figures(self) -> Iterator[tuple[str, str]]:
-        gate = self.admission
-        limit = f"{gate.limit.now} of at most {int(gate.limit.largest)}"
-        yield "Requests at a time", limit if gate.is_on else "no limit"
-        for kind, name in NAMES.items():
-            yield (
-                name,
-                f"{gate.running[kind]:,} running, {len(gate.waiting[kind]):,} waiting, "
-                f"{gate.admitted[kind]:,} admitted, {gate.refused[kind]:,} rejected",
-=======
-        return self._clock() - self._rejected_at < REJECTING_S
+        return self._clock() - self._rejected_at < OVERLOADED_FOR_S
 
     def _figures(self) -> Iterator[tuple[str, str]]:
         gate = self.admission
         limit = f"{gate.limit.current} of at most {int(gate.limit.largest)}"
-        yield "Requests at a time", limit
-        running, queued = gate.running, gate.queued
+        yield "Requests at a time", limit if gate.is_on else "no limit"
         for kind, name in NAMES.items():
             yield (
                 name,
-                f"{running[kind]:,} running, {queued[kind]:,} waiting, "
+                f"{gate.running[kind]:,} running, {gate.queued[kind]:,} waiting, "
                 f"{gate.admitted[kind]:,} admitted, {gate.rejected[kind]:,} rejected",
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)
             )
 
 

@@ -10,11 +10,11 @@ from resilient_site.health.components import Status
 pytestmark = pytest.mark.once
 
 
-def test_edge_is_degraded_for_a_while_after_a_rejection():
-    now, admission = [100.0], Admission(4)
+def test_edge_is_degraded_for_a_while_after_a_rejection(settings):
+    now, admission = [100.0], Admission(4, settings.ADMISSION_PATIENCE_S)
     edge = Edge(admission, lambda: now[0])
     assert edge.check().status is Status.PASS
-    admission.refused[Kind.READ] += 3
+    admission.rejected[Kind.READ] += 3
     result = edge.check()
     assert result.status is Status.WARN
     assert "3 rejected" in dict(result.figures)["Reads, anonymous"]

@@ -7,12 +7,6 @@ from django.db import OperationalError, connection
 from django.test import override_settings
 
 from resilient_site import settings as as_started
-<<<<<<< HEAD
-=======
-from resilient_site.edge.admission import Admission
-from resilient_site.edge.health_check import REJECTING_S, Edge
-from resilient_site.edge.request import Kind
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)
 from resilient_site.health import checks
 from resilient_site.health.components import Status
 from resilient_site.postgres.heartbeat import heartbeat
@@ -82,21 +76,3 @@ def test_cache_that_hangs_is_found_without_any_request(redis_own, breaker):
         assert checks.cache().status is Status.WARN
     assert breakers.cache is breaker
     assert not site.REDIS_URL
-<<<<<<< HEAD
-=======
-
-
-def test_edge_is_degraded_for_a_while_after_a_rejection(settings):
-    clock, admission = Clock(), Admission(4, settings.ADMISSION_PATIENCE_S)
-    edge = Edge(admission, clock)
-    assert edge.check().meaning == "Accepting requests."
-    assert edge.check().status is Status.PASS
-    admission.rejected[Kind.READ] += 3
-    found = edge.check()
-    assert found.status is Status.WARN
-    assert "3 rejected" in dict(found.figures)["Reads, anonymous"]
-    clock.now += REJECTING_S - 1
-    assert edge.check().status is Status.WARN
-    clock.now += 2
-    assert edge.check().status is Status.PASS
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer)

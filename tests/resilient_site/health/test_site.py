@@ -215,17 +215,11 @@ def test_probes_answer_while_every_thread_waits(site):
         connection.execute("BEGIN IMMEDIATE")
         for peer in peers:
             peer.sendall(attempt)
-<<<<<<< HEAD:tests/resilient_site/health/test_site.py
         wait_for(lambda: "edge" in client.ready()[1])
         wait_for(
             lambda: "There are more requests than the site can process" in client.page()
         )
         client.assert_at_once("/livez", "/readyz", "/status/")
-=======
-        wait_for(lambda: "edge" in watcher.ready()[1])
-        wait_for(lambda: "Overloaded" in watcher.page())
-        watcher.assert_at_once("/livez", "/readyz", "/status/")
->>>>>>> 4815091 (Queue requests within their patience, and reject only what would wait longer):tests/resilient_site/test_health.py
         connection.execute("ROLLBACK")
     for peer in peers:
         peer.close()
