@@ -97,7 +97,7 @@ class ItemAdmin(LargeTableAdmin):
         data, actor = form.data_to_write(), Actor.from_request(request)
         if change:
             saved = catalogue.update_item(
-                obj.pk, data, actor=actor, versions=form.versions
+                obj.pk, data, actor=actor, precondition=form.precondition
             )
         else:
             saved = catalogue.create_item(data, actor=actor)

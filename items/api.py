@@ -5,7 +5,6 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
-from django.utils.http import http_date, parse_etags
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -21,12 +20,12 @@ from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
+from resilient_site.api.conditional import evaluate
 from resilient_site.api.idempotency import IdempotentWrites
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import (
     list_response,
     parse_page_size,
-    parse_small_number,
 )
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.streaming import waited_for
@@ -89,7 +88,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @schema.deletion
     def destroy(self, request: Request, id: str) -> Response:
         catalogue.delete_item(
-            id, actor=Actor.from_request(request), versions=_versions_to_match(request)
+            id, actor=Actor.from_request(request), precondition=_precondition(request)
         )
         return Response(status=204)
 
@@ -146,14 +145,14 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             id,
             changes,
             actor=Actor.from_request(request),
-            versions=_versions_to_match(request),
+            precondition=_precondition(request),
         )
         return self._answer(item)
 
     def _answer(self, item: Item, status: int = 200) -> Response:
         response = Response(self.get_serializer(item).data, status)
         response["ETag"] = item.etag
-        response["Last-Modified"] = http_date(item.updated_at.timestamp())
+        response["Last-Modified"] = item.last_modified
         response["Cache-Control"] = "no-cache"
         return response
 
@@ -198,20 +197,17 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         return stream.stream(position)
 
 
-def _versions_to_match(request: Request) -> set[int] | None:
-    """Return the versions that If-Match accepts; None if it accepts any.
+def _precondition(request: Request) -> catalogue.Precondition:
+    """Return the precondition in the headers of a write (RFC 9110, section 13)."""
+    if settings.REQUIRE_IF_MATCH and "If-Match" not in request.headers:
+        raise PreconditionRequired
 
-    Weak tags never match (RFC 9110, section 13.1.1).
-    """
-    header = request.headers.get("If-Match")
-    if header is None:
-        if settings.REQUIRE_IF_MATCH:
-            raise PreconditionRequired
-        return None
-    tags = parse_etags(header)
-    if tags == ["*"]:
-        return None
-    numbers = (
-        parse_small_number(tag.strip('"')) for tag in tags if tag.startswith('"')
-    )
-    return {number for number in numbers if number is not None}
+    def check(item: Item) -> None:
+        evaluate(
+            str(request.method),
+            request.headers,
+            etag=item.etag,
+            last_modified=item.last_modified,
+        )
+
+    return check

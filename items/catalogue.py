@@ -5,7 +5,7 @@ leaves everything as it was. `items.imports.staging` does the same for imports, 
 Data comes in as `fields.clean` returns it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import batched
 from typing import Any
@@ -124,19 +124,33 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
     return _create(rows, actor)
 
 
+# Called with the item when it is locked; raises PreconditionFailed.
+type Precondition = Callable[[Item], None]
+
+
+def expect_version(*versions: int) -> Precondition:
+    """Return a precondition that is true while the item is at one of `versions`."""
+
+    def check(item: Item) -> None:
+        if item.version not in versions:
+            raise StaleVersion
+
+    return check
+
+
 @atomic_with_retries
 def update_item(
     item_id: str,
     changes: ItemData,
     *,
     actor: Actor,
-    versions: Iterable[int] | None = None,
+    precondition: Precondition | None = None,
 ) -> Item:
     """Change the fields that `changes` names; without a difference no edit is made.
 
-    Raises ItemNotFound, and StaleVersion if the item is at none of `versions`.
+    Raises ItemNotFound, and what `precondition` raises for the item as it is.
     """
-    item = _lock(item_id, versions)
+    item = _lock(item_id, precondition)
     before = item.state()
     after = before | {name: changes[name] for name in before if name in changes}
     if after == before:
@@ -157,13 +171,13 @@ def update_item(
 
 @atomic_with_retries
 def delete_item(
-    item_id: str, *, actor: Actor, versions: Iterable[int] | None = None
+    item_id: str, *, actor: Actor, precondition: Precondition | None = None
 ) -> ItemChange:
     """Return the change that undoes this when given to `undo`.
 
-    Raises ItemNotFound, and StaleVersion if the item is at none of `versions`.
+    Raises ItemNotFound, and what `precondition` raises for the item as it is.
     """
-    item = _lock(item_id, versions)
+    item = _lock(item_id, precondition)
     before, version = item.state(), item.version + 1
     item.delete()
     return _log([(item_id, version, Action.DELETED, before, None)], actor)[0]
@@ -284,7 +298,7 @@ def _last_versions(ids: list[str]) -> dict[str, int]:
     return dict(last.values_list("item_id", "version"))
 
 
-def _lock(item_id: str, versions: Iterable[int] | None) -> Item:
+def _lock(item_id: str, precondition: Precondition | None) -> Item:
     item = (
         Item.objects.for_reading()
         .select_for_update(of=("self",))
@@ -293,8 +307,8 @@ def _lock(item_id: str, versions: Iterable[int] | None) -> Item:
     )
     if item is None:
         raise ItemNotFound
-    if versions is not None and item.version not in versions:
-        raise StaleVersion
+    if precondition:
+        precondition(item)
     return item
 
 

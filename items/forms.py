@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from items import fields
+from items import catalogue, fields
 from items.field_types import CleanedFormField
 from items.fields import ItemData
 from items.models import Item
@@ -44,9 +44,9 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
         }
 
     @property
-    def versions(self) -> set[int]:
-        """The version that the edit is based on."""
-        return {self.cleaned_data["version"]}
+    def precondition(self) -> catalogue.Precondition:
+        """Precondition that the item is at the version that the form was filled for."""
+        return catalogue.expect_version(self.cleaned_data["version"])
 
     def compare(self, other: Item) -> list[dict[str, Any]]:
         """Return every field of `other`, and whether it differs from what was typed."""

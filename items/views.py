@@ -108,7 +108,7 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
                 id,
                 form.data_to_write(),
                 actor=Actor.from_request(request),
-                versions=form.versions,
+                precondition=form.precondition,
             )
         except StaleVersion:
             # Show what is there now, and let the next save be made knowing it.
@@ -128,12 +128,12 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
     if request.method != "POST":
         return render(request, "items/delete.html", {"item": item})
-    version = parse_small_number(request.POST.get("version", ""))
+    version = parse_small_number(request.POST.get("version", "")) or 0
     try:
         catalogue.delete_item(
             id,
             actor=Actor.from_request(request),
-            versions=set() if version is None else {version},
+            precondition=catalogue.expect_version(version),
         )
     except StaleVersion:
         messages.warning(request, "It was changed meanwhile. Look at it once more.")

@@ -31,6 +31,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import invalidate, to_be_invalidated
 from resilient_site.errors import Conflict, Invalid, NotSignedIn, SiteError
 from resilient_site.models import IdempotencyRecord
@@ -160,7 +161,7 @@ def fingerprint(request: Request) -> str:
         request.method,
         request.get_full_path(),
         request.content_type.partition(";")[0],
-        request.headers.get("If-Match"),
+        *(request.headers.get(name.decode()) for name in conditional.HEADERS),
         request.data,
     ]
     try:

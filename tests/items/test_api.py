@@ -186,7 +186,7 @@ def test_delete_is_204_and_then_404(api):
 @pytest.mark.parametrize("method", ["put", "patch", "delete"])
 @pytest.mark.parametrize(
     ("if_match", "status"),
-    [('"1"', 412), ('"1", "2"', 200), ('W/"2"', 412), ("*", 200), ("2", 412),
+    [('"1"', 412), ('"1", "2"', 200), ('W/"2"', 412), ("*", 200), ("2", 400),
      ('"x"', 412), ('"²"', 412), ('"' + "9" * 5000 + '"', 412)],
     ids=lambda value: str(value)[:12],
 )  # fmt: skip
@@ -198,11 +198,31 @@ def test_if_match_guards_every_write(api, method, if_match, status):
         f"{ITEMS}/a", {"name": "mine"}, headers={"If-Match": if_match}
     )
 
-    if status == 412:
-        assert_problem(response, 412, "stale_version")
+    if status in (400, 412):
+        code = "stale_version" if status == 412 else "invalid"
+        assert_problem(response, status, code)
         assert catalogue.get_item("a").name == "second"
     else:
         assert response.status_code in (200, 204)
+
+
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+@pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("If-None-Match", "*", "precondition_failed"),
+        ("If-Unmodified-Since", "Sat, 01 Jan 2000 00:00:00 GMT", "stale_version"),
+    ],
+)
+def test_every_precondition_guards_every_write(api, method, header, value, code):
+    make_item(id="a")
+
+    response = getattr(api, method)(
+        f"{ITEMS}/a", {"name": "mine"}, headers={header: value}
+    )
+
+    assert_problem(response, 412, code)
+    assert catalogue.get_item("a").version == 1
 
 
 def test_if_match_can_be_demanded(api, settings):

@@ -78,7 +78,12 @@ def test_an_update_of_another_version_is_refused():
     make_item(id="bolt")
 
     with pytest.raises(StaleVersion):
-        catalogue.update_item("bolt", {"name": "X"}, actor=TESTER, versions={7})
+        catalogue.update_item(
+            "bolt",
+            {"name": "X"},
+            actor=TESTER,
+            precondition=catalogue.expect_version(7),
+        )
 
     assert Item.objects.get(pk="bolt").name == "Brass bolt"
 
@@ -256,7 +261,12 @@ def test_of_two_writers_of_one_version_one_wins():
 
     def write(name: str) -> str:
         try:
-            catalogue.update_item("bolt", {"name": name}, actor=TESTER, versions={1})
+            catalogue.update_item(
+                "bolt",
+                {"name": name},
+                actor=TESTER,
+                precondition=catalogue.expect_version(1),
+            )
         except StaleVersion:
             return "stale"
         return "written"
