@@ -26,6 +26,7 @@ from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.parsers import JSONParser
 from resilient_site.api.prefer import parse_prefer
+from resilient_site.edge.policy import policy
 from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import (
     Conflict,
@@ -81,6 +82,8 @@ class JobViewSet(IdempotentWrites, ViewSet):
         serializer = JobSummarySerializer(found, many=True, context=context)
         return list_response(request, page, serializer)
 
+    # A parameter of a task may be a file.
+    @policy(form_limit="IMPORT_MAX_BYTES", write_rate="heavy")
     @schema.job_submission
     def create(self, request: Request) -> Response:
         preference = parse_prefer(request.headers.get("Prefer", ""))
@@ -114,6 +117,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
         job = jobs.cancel(jobs.get_job(id, request.user))
         return self._job_response(job, 200 if job.is_finished else 202)
 
+    @policy(is_heavy=True)
     @schema.job_result
     def result(self, request: Request, id: UUID) -> Response:
         job = jobs.get_job(id, request.user)
@@ -127,6 +131,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
             raise Conflict(job.error_detail or "The job was cancelled.", code=job.state)
         return Response(job.result)
 
+    @policy(is_heavy=True)
     @schema.job_file
     def file(self, request: Request, id: UUID, name: str) -> HttpResponseBase:
         job = jobs.get_job(id, request.user)
@@ -144,6 +149,7 @@ class HeavyComputationView(APIView):
 
     permission_classes = [AllowAny]
 
+    @policy(is_heavy=True, read_rate="heavy")
     @schema.heavy_computation
     def get(self, request: Request) -> HttpResponse:
         if waited := waited_for(request):

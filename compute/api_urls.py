@@ -14,9 +14,6 @@ result = JobViewSet.as_view({"get": "result"})
 file = JobViewSet.as_view({"get": "file"})
 heavy_computation = HeavyComputationView.as_view()
 
-# A parameter of a task may be a file; see ErrorMiddleware.
-jobs.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
-
 ID = r"(?P<id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
 
 urlpatterns = [

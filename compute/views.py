@@ -32,6 +32,7 @@ from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import KeyReused
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import parse_small_number
+from resilient_site.edge.policy import policy
 from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
 from resilient_site.pages import HtmxRequest, form_methods
 
@@ -83,6 +84,8 @@ def task_list(request: HttpRequest) -> HttpResponse:
     )
 
 
+# A parameter may be a file.
+@policy(form_limit="IMPORT_MAX_BYTES", write_rate="heavy")
 @login_required_htmx
 @never_cache
 @form_methods
@@ -132,6 +135,7 @@ def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return _render_job(request, job) if request.htmx else redirect(job)
 
 
+@policy(write_rate="heavy")
 @login_required_htmx
 @require_POST
 def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
@@ -168,15 +172,12 @@ def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return redirect(f"{job.get_absolute_url()}?page={page}#pair-{number}")
 
 
+@policy(is_heavy=True)
 @login_required_htmx
 @require_safe
 def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
     job = jobs.get_job(pk, request.user)
     return download(get_object_or_404(job.result_files(), name=name))
-
-
-# A parameter may be a file; see ErrorMiddleware.
-job_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
 
 
 def _merge_error(error: SiteError) -> str:

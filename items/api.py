@@ -28,9 +28,10 @@ from resilient_site.api.pagination import (
     parse_page_size,
 )
 from resilient_site.api.prefer import parse_prefer
+from resilient_site.edge.policy import policy
 from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import Invalid, PreconditionRequired
-from resilient_site.resilience.cache_control import share, share_with_strangers, shared
+from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
 LIST_PARAMETERS = (*PARAMETERS, "page_size")
@@ -47,7 +48,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             # The database need not, and sometimes cannot, be asked for it.
             raise catalogue.ItemNotFound
 
-    @shared(*LIST_PARAMETERS)
+    @policy(shared=LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
         page = ListQuery.parse(request.query_params).page(
@@ -56,7 +57,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         )
         rows = self.get_serializer(page.rows, many=True)
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
-        share_with_strangers(request, response, ITEMS)
+        share_with_anonymous(request, response, ITEMS)
         return response
 
     @schema.creation
@@ -68,7 +69,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         )
         return response
 
-    @shared()
+    @policy(shared=())
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
         response = self._answer(catalogue.get_item(id))
@@ -105,6 +106,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         )
         return Response({"results": self.get_serializer(items, many=True).data}, 201)
 
+    @policy(is_heavy=True, read_rate="export")
     @schema.export
     @action(detail=False)
     def export(self, request: Request) -> StreamingHttpResponse:
@@ -113,7 +115,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
         return download(name, ListQuery.parse(request.query_params).items())
 
-    @shared("cursor", "page_size")
+    @policy(shared=("cursor", "page_size"))
     @schema.history
     @action(detail=True)
     def history(self, request: Request, id: str) -> Response:
@@ -129,7 +131,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             page.rows, many=True, context=self.get_serializer_context()
         )
         response = list_response(request, page, rows, known=("cursor", "page_size"))
-        share_with_strangers(request, response, item_tag(id))
+        share_with_anonymous(request, response, item_tag(id))
         return response
 
     def _clean(self, partial: bool = False) -> ItemData:

@@ -17,9 +17,10 @@ from items.models import ImportRun, Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import parse_small_number
+from resilient_site.edge.policy import policy
 from resilient_site.errors import NotFound, StaleVersion
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
-from resilient_site.resilience.cache_control import share_with_strangers, shared
+from resilient_site.resilience.cache_control import share_with_anonymous
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
@@ -29,7 +30,7 @@ FACTS = [f for f in fields.STATE_FIELDS if f.name not in ("name", "description")
 EDITING = ("items.add_item", "items.change_item")
 
 
-@shared(*PARAMETERS, headers=("HX-Request", "HX-Target"))
+@policy(shared=PARAMETERS, shared_headers=("HX-Request", "HX-Target"))
 @require_safe
 def item_list(request: HtmxRequest) -> HttpResponse:
     query = ListQuery.parse(request.GET)
@@ -47,11 +48,11 @@ def item_list(request: HtmxRequest) -> HttpResponse:
     response = render(request, f"items/list.html{part}", context)
     # "Back" must not show the part, kept by the browser, as if it were the page.
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
-    share_with_strangers(request, response, catalogue.ITEMS)
+    share_with_anonymous(request, response, catalogue.ITEMS)
     return response
 
 
-@shared("cursor")
+@policy(shared=("cursor",))
 @require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.find_item(id)
@@ -75,7 +76,7 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     }
     response = render(request, "items/detail.html", context, status=status)
     if item:
-        share_with_strangers(request, response, catalogue.item_tag(id))
+        share_with_anonymous(request, response, catalogue.item_tag(id))
     return response
 
 
@@ -155,7 +156,7 @@ def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     return redirect("items:detail", id=id)
 
 
-@shared("cursor")
+@policy(shared=("cursor",))
 @require_safe
 def change_list(request: HttpRequest) -> HttpResponse:
     page = paginate(
@@ -165,10 +166,11 @@ def change_list(request: HttpRequest) -> HttpResponse:
         size=PAGE_ROWS,
     )
     response = render(request, "items/changes.html", {"page": page})
-    share_with_strangers(request, response, catalogue.ITEMS)
+    share_with_anonymous(request, response, catalogue.ITEMS)
     return response
 
 
+@policy(is_heavy=True, form_limit="IMPORT_MAX_BYTES")
 @require_permissions(*EDITING)
 @form_methods
 def import_new(request: HttpRequest) -> HttpResponse:
@@ -191,6 +193,7 @@ def import_new(request: HttpRequest) -> HttpResponse:
     return render(request, "items/import.html", context, status=status)
 
 
+@policy(is_heavy=True)
 @require_permissions(*EDITING)
 @form_methods
 def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
@@ -208,6 +211,7 @@ def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
     )
 
 
+@policy(is_heavy=True)
 @require_permissions(*EDITING)
 @require_safe
 def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
@@ -221,7 +225,6 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
 
 
 # The upload has a limit of its own; see ErrorMiddleware.
-import_new.body_limit = "IMPORT_MAX_BYTES"  # type: ignore[attr-defined]
 
 
 def _posted(request: HttpRequest) -> QueryDict | None:

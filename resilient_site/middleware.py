@@ -13,6 +13,7 @@ from django.utils.functional import SimpleLazyObject
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import now
+from resilient_site.edge.policy import policy_of
 from resilient_site.edge.streaming import SCOPE_KEY, Identity
 from resilient_site.errors import (
     Invalid,
@@ -145,8 +146,8 @@ def _not_modified(response: HttpResponse) -> HttpResponse:
 class ErrorMiddleware:
     """Refuse bodies that are too large, and answer errors that views raise.
 
-    A view that takes files names the setting with the limit of a form in an attribute
-    `body_limit`: a form's files go to the disk, all else is taken into memory. Runs
+    The policy of a view says how large a form may be, whose files are kept on disk; all
+    else is taken into memory, and may have MAX_BODY_BYTES. Runs
     before the CSRF check, which would otherwise read the whole body first.
     """
 
@@ -167,7 +168,7 @@ class ErrorMiddleware:
     ) -> HttpResponse | None:
         name = "MAX_BODY_BYTES"
         if request.content_type == "multipart/form-data":
-            name = getattr(view, "body_limit", name)
+            name = policy_of(view, request.method or "").form_limit
         limit: int = getattr(settings, name)
         try:
             length = int(request.META.get("CONTENT_LENGTH") or 0)

@@ -1,12 +1,16 @@
+from functools import partial
+
 from django.conf import settings
 from django.contrib import admin
 from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from resilient_site.edge.policy import policy
 from resilient_site.health import views as status
 
 admin.site.site_header = admin.site.site_title = "Resilient Site"
+admin_login = policy(write_rate="sign-in")(partial(admin.site.login))
 
 urlpatterns = [
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
@@ -18,6 +22,7 @@ urlpatterns = [
     path(
         "status/breakers/<str:name>/", status.override_breaker, name="override-breaker"
     ),
+    path(f"{settings.ADMIN_PATH}login/", admin_login),
     path(settings.ADMIN_PATH, admin.site.urls),
     path("api/v1/", include("resilient_site.api.urls")),
 ]

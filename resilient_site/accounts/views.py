@@ -12,9 +12,11 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
+from resilient_site.edge.policy import policy
 from resilient_site.models import ApiToken
 
 
+@policy(write_rate="sign-in")
 class SignIn(LoginView):
     template_name = "account/sign_in.html"
     redirect_authenticated_user = True
@@ -45,6 +47,7 @@ class TokenForm(forms.Form):
     )
 
 
+@policy(write_rate="tokens")
 @never_cache
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -63,6 +66,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     return render(request, "account/tokens.html", context)
 
 
+@policy(write_rate="tokens")
 @login_required
 @require_POST
 def revoke(request: HttpRequest, key: str) -> HttpResponse:

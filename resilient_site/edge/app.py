@@ -22,12 +22,12 @@ from resilient_site.edge.cache.keys import (
     key_of,
     may_be_shared,
     query_of,
-    shared_by,
 )
 from resilient_site.edge.cache.response_capture import Tap, says_it_is_void
 from resilient_site.edge.cache.stale_responses import keep_shared, send_last_known
 from resilient_site.edge.cache.stores import copies
 from resilient_site.edge.error_responses import send_error
+from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
 from resilient_site.edge.request_body import ClientGone, new_body, receive_body
 from resilient_site.edge.streaming import Exchange, Message, Receive, Send
@@ -49,7 +49,7 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
 async def send_cache_hit(scope: Message, send: Send) -> bool:
     """Send the fresh shared response; return False if there is more to decide."""
     method, path, query = scope["method"], scope["path"], scope["query_string"]
-    shared = shared_by(path)
+    shared = policy_at(path, "GET").shared
     if shared is None or method not in SAFE or not settings.READ_CACHE:
         return False
     host = offered_id = traceparent = b""

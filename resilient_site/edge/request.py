@@ -11,6 +11,7 @@ from django.conf import settings
 from django.http import parse_cookie
 
 from resilient_site.accounts.verified_tokens import credentials
+from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.edge.streaming import Message
 from resilient_site.observability.request_id import OURS
 
@@ -29,12 +30,6 @@ TIMEOUT_HEADER = b"x-request-timeout"
 # Of a request whose answer is for everybody.
 OF_EVERYBODY = {b"host", *OURS}
 _no_ascii = re.compile(rb"[^\x00-\x7f]")
-
-# What takes long, or keeps a thread for long.
-_is_heavy = re.compile(
-    "/api/v1/(items/export|heavy_computation|jobs/[^/]+/result)"
-    "|/items/import/|/jobs/[^/]+/files/"
-).match
 
 
 class Kind(IntEnum):
@@ -99,6 +94,10 @@ class Incoming:
         self.has_body = length != b"0" or b"transfer-encoding" in self.headers
 
     @cached_property
+    def policy(self) -> ViewPolicy:
+        return policy_at(self.path, self.method)
+
+    @cached_property
     def credentials(self) -> tuple[str, ...]:
         """Digests of the token and the session that it comes with.
 
@@ -129,7 +128,7 @@ class Incoming:
         return type(self)({**self.scope, **changes})
 
     def kind(self, is_known: bool) -> Kind:
-        if _is_heavy(self.path):
+        if self.policy.is_heavy:
             return Kind.HEAVY
         if self.is_safe:
             return Kind.SIGNED_READ if is_known else Kind.READ

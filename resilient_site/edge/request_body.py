@@ -21,7 +21,6 @@ IDLE_S = 30
 SLOWEST_BYTES_PER_S = 1024
 IN_MEMORY_BYTES = 1024 * 1024
 LENGTH_DIGITS = 16
-TAKES_FILES = ("/items/import/", "/jobs/new/", "/api/v1/jobs")
 
 
 class TooSlow(SiteError):
@@ -81,13 +80,13 @@ async def _receive(
 def _is_acceptable(request: Incoming) -> bool:
     """Tell whether Django will read the body; it refuses the others unread.
 
-    Only who says that he is signed in may send the size of an import, as a form, and
-    only there.
+    Only a form of a client that sends credentials may have more than MAX_BODY_BYTES,
+    where the policy of the view says so.
     """
     headers = request.headers
     length = headers.get(b"content-length", b"")
     known = request.has_authorization or SESSION_COOKIE in headers.get(b"cookie", b"")
     is_form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
-    large = known and is_form and request.path.startswith(TAKES_FILES)
-    limit = settings.IMPORT_MAX_BYTES if large else settings.MAX_BODY_BYTES
+    name = request.policy.form_limit if known and is_form else "MAX_BODY_BYTES"
+    limit: int = getattr(settings, name)
     return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit

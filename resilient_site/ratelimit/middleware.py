@@ -11,7 +11,6 @@ limits, and a client at the border of two windows may use both quotas.
 """
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -25,13 +24,13 @@ from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django_ratelimit.core import get_usage
 from rest_framework.authentication import get_authorization_header
-from rest_framework.permissions import SAFE_METHODS
 
 from resilient_site.accounts.verified_tokens import (
     parse_token,
     token_digest,
     verified_tokens,
 )
+from resilient_site.edge.policy import READ, SAFE_METHODS, WRITE, policy_at
 from resilient_site.errors import TooManyRequests, is_rest, respond
 from resilient_site.observability.metrics import RATE_LIMITED
 from resilient_site.ratelimit.client_address import client_address
@@ -50,17 +49,6 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 # Monitoring must not be rejected. Static files do not get here.
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 SIGN_IN = "sign-in"
-# Method and path, without a slash at the end, of all but plain reads and writes.
-ROUTES = [
-    (
-        SIGN_IN,
-        re.compile(f"POST /(account/sign-in|{re.escape(settings.ADMIN_PATH)}login)"),
-    ),
-    ("tokens", re.compile("POST /account/tokens(/.*)?")),
-    ("export", re.compile("GET /api/v1/items/export")),
-    ("heavy", re.compile(r"\w+ /api/v1/heavy_computation|POST /api/v1/jobs")),
-    ("heavy", re.compile("POST /jobs/(new/[^/]+|[^/]+/again)")),
-]
 WARN_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
@@ -175,12 +163,10 @@ def get_status(
 
 def _routes(request: HttpRequest) -> tuple[str, str]:
     """Return the class of the request, and the general one: read or write."""
-    general = "read" if request.method in SAFE_METHODS else "write"
-    asked = f"{request.method} {request.path_info.rstrip('/')}"
-    for route, pattern in ROUTES:
-        if pattern.fullmatch(asked):
-            return route, general
-    return general, general
+    policy = policy_at(request.path_info, request.method or "")
+    if request.method in SAFE_METHODS:
+        return policy.read_rate, READ
+    return policy.write_rate, WRITE
 
 
 def _identify(request: HttpRequest) -> tuple[str, str | None]:

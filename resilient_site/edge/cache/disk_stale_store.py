@@ -25,7 +25,7 @@ from resilient_site.edge.cache.bloom_filter import Hints
 from resilient_site.edge.cache.cached_response import Copy, vary_of
 from resilient_site.edge.cache.invalidation import Mark, boot_id
 from resilient_site.resilience.bounded_dict import Latest
-from resilient_site.resilience.cache_control import LAST_KNOWN_S
+from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ class LastKnown:
             return answer
 
         expired = "DELETE FROM copies WHERE stored_at < ?"
-        connection.execute(expired, [time.time() - LAST_KNOWN_S])
+        connection.execute(expired, [time.time() - STALE_IF_ERROR_S])
         page_bytes = ask("page_size")
         connection.execute(f"PRAGMA max_page_count = {self.max_bytes // page_bytes}")
         most = FULL_SHARE * self.max_bytes

@@ -7,7 +7,6 @@ second time, so that a crawler or a flood of odd searches pushes nothing out.
 
 import re
 from collections import OrderedDict
-from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -17,12 +16,11 @@ from django.conf import settings
 from resilient_site.edge.cache import invalidation_pubsub
 from resilient_site.edge.cache.cached_response import Copy
 from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.policy import Shared, policy_at
 from resilient_site.edge.request import Incoming
-from resilient_site.resilience.cache_control import Shared, how_shared
 
 PROBATION_SHARE = 0.2
 # Longer ones are for Django alone: they would take more room than their answers.
-PATH_MAX = 512
 TOLD_MAX = 1024
 # What differs by them is kept apart by other means.
 OF_STRANGERS = {b"authorization", b"cookie"}
@@ -46,15 +44,9 @@ class Key(NamedTuple):
     headers: Told
 
 
-@lru_cache(maxsize=16_384)
-def shared_by(path: str) -> Shared | None:
-    """Return what the view at this path shares. To find it costs more than a hit."""
-    return how_shared(path) if len(path) <= PATH_MAX else None
-
-
 def key_of(request: Incoming) -> Key | None:
     """Return None if the answer to this request is not shared."""
-    shared = shared_by(request.path)
+    shared = policy_at(request.path, "GET").shared
     if shared is None:
         return None
     query = query_of(request.query, shared) if request.query else ""

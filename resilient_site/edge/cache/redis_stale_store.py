@@ -28,7 +28,7 @@ from resilient_site.edge.cache.cached_response import Copy
 from resilient_site.edge.cache.disk_stale_store import AGAIN_S, NOTED_MAX, dump, load
 from resilient_site.edge.cache.invalidation import Mark, generations
 from resilient_site.resilience.bounded_dict import Latest
-from resilient_site.resilience.cache_control import LAST_KNOWN_S
+from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Distant:
         elif not generations.is_current(copy.mark):
             self._kept.pop(key, None)
         elif len(sealed := seal(key, copy)) <= PLACE_BYTES:
-            cache().set_many({place: sealed, IS_ANYTHING: 1}, LAST_KNOWN_S)
+            cache().set_many({place: sealed, IS_ANYTHING: 1}, STALE_IF_ERROR_S)
             if cache().is_degraded:
                 self._kept.pop(key, None)  # it may not be there
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 
-from resilient_site.edge import wsgi_bridge
+from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, keys, stores
+from resilient_site.edge.cache import coalescing, stores
 from resilient_site.edge.cache.disk_stale_store import LastKnown
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from tests.resilient_site.edge import views
@@ -29,13 +29,13 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         coalescing.flights,
     ):
         kept.clear()
-    keys.shared_by.cache_clear()
+    policy.policy_at.cache_clear()
     views.forget()
     subscriber.is_listening.set()
     yield
     subscriber.is_listening.clear()
     last_known.stop()
-    keys.shared_by.cache_clear()
+    policy.policy_at.cache_clear()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from resilient_site.edge.cache.redis_stale_store import (
     seal,
     unseal,
 )
-from resilient_site.resilience.cache_control import LAST_KNOWN_S, OWN
+from resilient_site.resilience.cache_control import OWN, STALE_IF_ERROR_S
 from tests.private_server import wait_for
 from tests.resilient_site.cache.test_backend import recover
 from tests.resilient_site.edge.clients import get, run
@@ -93,7 +93,7 @@ def test_all_of_it_ends_within_a_day(kept, server):
     write_out(kept)
     keys = server.keys("*last-known*")
     assert len(keys) == 2
-    assert all(0 < server.ttl(key) <= LAST_KNOWN_S for key in keys)
+    assert all(0 < server.ttl(key) <= STALE_IF_ERROR_S for key in keys)
 
 
 def test_what_is_forgotten_is_gone(kept):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge.cache import keys, stores
-from resilient_site.edge.cache.keys import PATH_MAX, TOLD_MAX, Key, key_of
+from resilient_site.edge.cache.keys import TOLD_MAX, Key, key_of
+from resilient_site.edge.policy import PATH_MAX, Shared
 from resilient_site.edge.request import Incoming, tidy
-from resilient_site.resilience.cache_control import Shared
 from tests.resilient_site.edge.clients import HOST, ask, get, run
 from tests.resilient_site.edge.views import now
 

@@ -11,7 +11,7 @@ from items.apps import EDITORS
 from resilient_site.edge.cache import private_cache, stores
 from resilient_site.edge.request import Incoming
 from resilient_site.models import ApiToken
-from resilient_site.resilience.cache_control import OWN, share_with_strangers
+from resilient_site.resilience.cache_control import OWN, share_with_anonymous
 from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
 from tests.resilient_site.edge.views import now, thing_response
 
@@ -227,7 +227,7 @@ async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
 ):
     def respond(request):
         response = HttpResponse(f"for {request.user}")
-        share_with_strangers(request, response, "thing")
+        share_with_anonymous(request, response, "thing")
         return response
 
     now.respond = respond

@@ -12,7 +12,8 @@ from rest_framework.decorators import api_view, permission_classes
 from rest_framework.request import Request
 
 from resilient_site import urls
-from resilient_site.resilience.cache_control import OWN, share, shared
+from resilient_site.edge.policy import policy
+from resilient_site.resilience.cache_control import OWN, share
 
 # What was asked, and how the view answers: by what it is given, or as it stands.
 now = SimpleNamespace()
@@ -66,7 +67,7 @@ def page_response(text: str = "") -> HttpResponse:
     return response
 
 
-@shared("q", "tag", headers=("HX-Request", "HX-Target"))
+@policy(shared=("q", "tag"), shared_headers=("HX-Request", "HX-Target"))
 def thing(request: HttpRequest, id: str = "") -> HttpResponse:
     note(request)
     response: HttpResponse = now.respond(request)

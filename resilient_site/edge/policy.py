@@ -1,0 +1,111 @@
+"""What a view states about its requests, in one decorator at the view.
+
+The edge reads here what it may cache, how urgent a request is and how long it may take;
+the request body its limit; the rate limiter its class. There is no list of URL patterns
+beside it. A view without the decorator has the default policy: nothing is shared, a
+body has at most MAX_BODY_BYTES, and requests are plain reads and writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from django.urls import Resolver404, resolve
+
+READ, WRITE = "read", "write"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# Longer paths are not looked up: the entry would be larger than what it saves.
+PATH_MAX = 512
+RELEVANT_HEADERS = frozenset(
+    b"host cookie authorization content-length transfer-encoding x-request-id "
+    b"traceparent if-none-match if-modified-since if-match if-unmodified-since".split()
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What tells the shared responses of a view from each other."""
+
+    parameters: tuple[str, ...] = ()
+    headers: tuple[bytes, ...] = ()
+
+    @cached_property
+    def relevant_headers(self) -> frozenset[bytes]:
+        """All headers that count for whether and how a shared response is sent."""
+        return RELEVANT_HEADERS.union(self.headers)
+
+    @cached_property
+    def without_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What stands in the key of a request that has none of `headers`."""
+        return tuple((name, b"") for name in self.headers)
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    # None: responses are not the same for all clients.
+    shared: Shared | None = None
+    # Takes long, or keeps a thread for long: last in the queue, with a long deadline.
+    is_heavy: bool = False
+    # The setting with the limit of a form, whose files are kept on disk.
+    form_limit: str = "MAX_BODY_BYTES"
+    # Classes of settings.RATE_LIMITS.
+    read_rate: str = READ
+    write_rate: str = WRITE
+
+
+DEFAULT = ViewPolicy()
+
+
+def policy[V: Callable[..., Any]](
+    *,
+    shared: tuple[str, ...] | None = None,
+    shared_headers: tuple[str, ...] = (),
+    is_heavy: bool = False,
+    form_limit: str = "MAX_BODY_BYTES",
+    read_rate: str = READ,
+    write_rate: str = WRITE,
+) -> Callable[[V], V]:
+    """State the policy of a view, or of an action of a viewset.
+
+    `shared` names the parameters of the query that make a difference to responses that
+    are the same for all clients without a session or token; `shared_headers` the
+    headers that do.
+    """
+    names = tuple(name.lower().encode() for name in shared_headers)
+    stated = ViewPolicy(
+        None if shared is None else Shared(shared, names),
+        is_heavy,
+        form_limit,
+        read_rate,
+        write_rate,
+    )
+
+    def decorate(view: V) -> V:
+        view.policy = stated  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def policy_of(view: Any, method: str) -> ViewPolicy:
+    """Return what a view that a URL is resolved to states about this method."""
+    method = "get" if method == "HEAD" else method.lower()
+    if actions := getattr(view, "actions", None):
+        view = getattr(view.cls, actions.get(method, ""), None)
+    elif view_class := getattr(view, "view_class", None) or getattr(view, "cls", None):
+        handler = getattr(view_class, method, None)
+        view = handler if hasattr(handler, "policy") else view_class
+    found = getattr(view, "policy", None)
+    return found if isinstance(found, ViewPolicy) else DEFAULT
+
+
+@lru_cache(maxsize=16_384)
+def policy_at(path: str, method: str) -> ViewPolicy:
+    """Return the policy for a request; resolving costs more than a cache hit."""
+    if len(path) > PATH_MAX:
+        return DEFAULT
+    try:
+        return policy_of(resolve(path).func, method)
+    except Resolver404:
+        return DEFAULT

@@ -1,0 +1,60 @@
+"""What the site's own views state about their requests."""
+
+import pytest
+from django.urls import reverse
+
+from resilient_site.edge.policy import DEFAULT, policy_at
+
+pytestmark = pytest.mark.once
+JOB = "/api/v1/jobs/01900000-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "stated"),
+    [
+        ("GET", "/api/v1/items/export", {"is_heavy": True, "read_rate": "export"}),
+        ("HEAD", "/api/v1/items/export/", {"is_heavy": True, "read_rate": "export"}),
+        (
+            "GET",
+            "/api/v1/heavy_computation",
+            {"is_heavy": True, "read_rate": "heavy"},
+        ),
+        ("GET", f"{JOB}/result", {"is_heavy": True}),
+        ("GET", f"{JOB}/files/report.csv", {"is_heavy": True}),
+        (
+            "POST",
+            "/api/v1/jobs",
+            {"write_rate": "heavy", "form_limit": "IMPORT_MAX_BYTES"},
+        ),
+        (
+            "POST",
+            "/jobs/new/find_duplicates/",
+            {"write_rate": "heavy", "form_limit": "IMPORT_MAX_BYTES"},
+        ),
+        ("POST", "/jobs/01900000-0000-7000-8000-000000000000/again/",
+         {"write_rate": "heavy"}),
+        ("POST", "/items/import/",
+         {"is_heavy": True, "form_limit": "IMPORT_MAX_BYTES"}),
+        ("POST", "/account/sign-in/", {"write_rate": "sign-in"}),
+        ("POST", "/account/tokens/", {"write_rate": "tokens"}),
+    ],
+)  # fmt: skip
+def test_policy_is_the_one_that_the_view_states(method, path, stated):
+    found = policy_at(path, method)
+    assert {name: getattr(found, name) for name in stated} == stated
+    assert found.shared is None
+
+
+def test_sign_in_of_the_admin_counts_as_one():
+    assert policy_at(reverse("admin:login"), "POST").write_rate == "sign-in"
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/status/", "/x" * 1000, "/api/v1/tasks"])
+def test_view_without_a_policy_has_the_default(path):
+    assert policy_at(path, "GET") == DEFAULT
+
+
+def test_policy_of_a_viewset_is_the_one_of_its_action():
+    assert policy_at("/api/v1/items/bolt", "GET").shared is not None
+    assert policy_at("/api/v1/items/bolt", "PATCH") == DEFAULT
+    assert policy_at("/api/v1/jobs", "GET") == DEFAULT
