@@ -43,7 +43,7 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        current = request_id.begin_request(request.headers.get(request_id.HEADER))
+        current = request_id.set_request_id(request.headers.get(request_id.HEADER, ""))
         response = self.get_response(request)
         response[request_id.HEADER] = current
         return response
@@ -193,5 +193,5 @@ class ErrorMiddleware:
             return respond(request, error)
         user = _known_user(request)
         if key := user.pk if user else session_user_id(request):
-            request_id.note_user(key)
+            request_id.set_user_key(key)
         return None

@@ -419,4 +419,4 @@ LOGGING = {
 if SENTRY_DSN:
     from resilient_site.observability import sentry
 
-    sentry.begin(SENTRY_DSN, RELEASE)
+    sentry.start(SENTRY_DSN, RELEASE)

@@ -114,7 +114,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
         return Failed(
             ErrorCode.TASK_UNKNOWN, "This version of the site has no such task."
         )
-    request_id.begin_request(claim.request_id)
+    request_id.set_request_id(claim.request_id)
     holds.apply()
     close_old_connections()
     context = TaskContext(

@@ -33,7 +33,7 @@ from resilient_site.edge.request_body import ClientGone, new_body, receive_body
 from resilient_site.edge.streaming import Exchange, Message, Receive, Send
 from resilient_site.edge.wsgi_bridge import ask
 from resilient_site.errors import SiteError
-from resilient_site.observability.request_id import begin_exchange, choose_id
+from resilient_site.observability.request_id import choose_id, start_request
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -88,7 +88,7 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
 
 async def serve(scope: Message, receive: Receive, send: Send) -> None:
     tidy(scope)
-    extra = begin_exchange(scope)
+    extra = start_request(scope)
     observed = Observed(scope, send)
     try:
         await answer(Incoming(scope), receive, observed.send, extra)

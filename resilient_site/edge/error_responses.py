@@ -14,7 +14,7 @@ from resilient_site.edge.cache.cached_response import (
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.streaming import Send
 from resilient_site.errors import SiteError, respond
-from resilient_site.observability.request_id import HEADER_BYTES, begin_request
+from resilient_site.observability.request_id import HEADER_BYTES, set_request_id
 
 # Stand in the rendered answer for what differs by request.
 _PATH = "/1f0c9d0e-the-path"
@@ -65,7 +65,7 @@ def _rendered(
     request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
 
     def answer() -> HttpResponse:
-        begin_request(_ID)
+        set_request_id(_ID)
         return respond(request, kind(detail, retry_after_s=retry_after_s))
 
     response = copy_context().run(answer)  # whose id stays there

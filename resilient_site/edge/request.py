@@ -13,7 +13,7 @@ from django.http import parse_cookie
 from resilient_site.accounts.verified_tokens import credentials
 from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.edge.streaming import Message
-from resilient_site.observability.request_id import OURS
+from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
 
 SAFE = ("GET", "HEAD")
 SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
@@ -28,7 +28,7 @@ _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
 TIMEOUT_HEADER = b"x-request-timeout"
 
 # Of a request whose answer is for everybody.
-OF_EVERYBODY = {b"host", *OURS}
+OF_EVERYBODY = {b"host", *REQUEST_ID_HEADERS}
 _no_ascii = re.compile(rb"[^\x00-\x7f]")
 
 

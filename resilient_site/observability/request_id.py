@@ -1,101 +1,81 @@
-"""The id of the request at hand: in answers, in the change log, in log lines.
+"""The id of the current request: in its response, the change log and log lines.
 
-With it goes the trace that it belongs to (W3C Trace Context): the one that the client
-or the proxy says, or else one of our own.
+The client or a proxy may offer one (`X-Request-ID`). Else it is the id of the trace
+(W3C Trace Context): that of `traceparent` if it is valid, or a new one.
 """
 
 import random
 import re
-import uuid
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
 HEADER = "X-Request-ID"
 HEADER_BYTES = HEADER.lower().encode()
-OURS = {HEADER_BYTES, b"traceparent"}
+HEADERS = {HEADER_BYTES, b"traceparent"}
 
-_current: ContextVar[str] = ContextVar("request_id", default="")
-_trace: ContextVar[str] = ContextVar("trace_id", default="")
-_user: ContextVar[str] = ContextVar("user_key", default="")
-_parent = re.compile(
-    rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+_user_key: ContextVar[str] = ContextVar("user_key", default="")
+_is_valid_id = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
+_is_valid_traceparent = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 ).fullmatch
-_acceptable = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 
 
 def current_request_id() -> str:
-    """Return the id of the request being answered, or "" outside of one."""
-    return _current.get()
+    """Return the id of the current request, or "" outside of one."""
+    return _request_id.get()
 
 
 def current_trace_id() -> str:
     """Return the trace that the request belongs to, or "" outside of one."""
-    return _trace.get()
+    return _trace_id.get()
 
 
 def current_user_key() -> str:
-    """Return the key of the user who met a fault of ours, or ""."""
-    return _user.get()
+    """Return the key of the user whose request failed unexpectedly, or ""."""
+    return _user_key.get()
 
 
-def note_user(key: object) -> None:
-    _user.set(str(key))
+def set_user_key(key: object) -> None:
+    _user_key.set(str(key))
 
 
-def begin_exchange(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Give an ASGI request its id and trace; return the headers that tell the client.
+def start_request(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Give an ASGI request its id and trace; return the headers of its response.
 
-    What comes behind reads them from the request's headers, as from a proxy.
+    Both replace what the request's headers had, as from a proxy.
     """
-    headers = dict(scope["headers"])
-    parent = _traceparent(headers.get(b"traceparent", b""))
-    trace_id, rest = parent or _new_trace()
-    request_id = _offered(headers) or trace_id
-    _current.set(request_id)
-    _trace.set(trace_id)
-    told = [(HEADER_BYTES, request_id.encode())]
+    headers: Mapping[bytes, bytes] = dict(scope["headers"])
+    traceparent = headers.get(b"traceparent", b"")
+    if not _is_valid_traceparent(traceparent):
+        traceparent = b"00-%b-%016x-01" % (new_id(), random.getrandbits(64) or 1)  # noqa: S311 - no secret
+    request_id = choose_id(headers.get(HEADER_BYTES, b""), traceparent)
+    _request_id.set(request_id.decode())
+    _trace_id.set(traceparent[3:35].decode())
     scope["headers"] = [
-        *((n, v) for n, v in scope["headers"] if n not in OURS),
-        *told,
-        (b"traceparent", b"00-%b-%b" % (trace_id.encode(), rest)),
+        *((n, v) for n, v in scope["headers"] if n not in HEADERS),
+        (HEADER_BYTES, request_id),
+        (b"traceparent", traceparent),
     ]
-    return told
+    return [(HEADER_BYTES, request_id)]
 
 
-def choose_id(offered: bytes, traceparent: bytes) -> bytes:
-    """Return the id of a request that goes no further."""
-    if offered and _acceptable(offered.decode("latin-1")):
+def choose_id(offered: bytes, traceparent: bytes = b"") -> bytes:
+    """Return the id that was offered, that of the trace, or a new one."""
+    if offered and _is_valid_id(offered):
         return offered
-    if traceparent and (parent := _traceparent(traceparent)):
-        return parent[0].encode()
-    return b"%032x" % random.getrandbits(128)  # noqa: S311 - no secret
+    found = _is_valid_traceparent(traceparent) if traceparent else None
+    return found[1] if found else new_id()
 
 
-def _offered(headers: Mapping[bytes, bytes]) -> str:
-    offered = headers.get(HEADER_BYTES, b"").decode("latin-1")
-    return offered if _acceptable(offered) else ""
+def new_id() -> bytes:
+    return b"%032x" % (random.getrandbits(128) or 1)  # noqa: S311 - no secret
 
 
-def _new_trace() -> tuple[str, bytes]:
-    # Not secret. A system call for randomness would release the GIL: the event loop
-    # then waits for it while other threads are busy.
-    made = f"{random.getrandbits(8 * (16 + 8)):048x}"  # noqa: S311
-    return made[:32], f"{made[32:]}-01".encode()
-
-
-def _traceparent(header: bytes) -> tuple[str, bytes] | None:
-    """Return the trace id, and the rest; None if the header is not valid."""
-    found = _parent(header)
-    if found is None or header.startswith(b"ff") or b"0" * 32 in found[1]:
-        return None
-    if found[2] == b"0" * 16:
-        return None
-    return found[1].decode(), b"%b-%b" % (found[2], found[3])
-
-
-def begin_request(offered: str | None) -> str:
-    """Take over the id that the client or proxy offered, or make a new one."""
-    request_id = offered if offered and _acceptable(offered) else uuid.uuid4().hex
-    _current.set(request_id)
+def set_request_id(offered: str) -> str:
+    """Take over the id of the edge, of the job or of a client, if it is valid."""
+    request_id = choose_id(offered.encode(errors="replace")).decode()
+    _request_id.set(request_id)
     return request_id

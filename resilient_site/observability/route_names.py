@@ -1,4 +1,7 @@
-"""The pattern that a path belongs to: what may be counted by, where a path may not."""
+"""Route names: the URL pattern of a path, by which requests are counted and logged.
+
+Clients can send any number of paths; patterns are few.
+"""
 
 import re
 from functools import lru_cache
@@ -8,14 +11,13 @@ from django.urls import Resolver404, resolve
 
 UNKNOWN, STATIC, PROBE = "(unknown)", "(static)", "(probe)"
 PROBES = {"/livez", "/readyz", "/metrics"}
-PATH_MAX = 512
-
-
-_group = re.compile(r"\(\?P<(\w+)>[^)]*\)|<(?:\w+:)?(\w+)>")
+MAX_PATH = 512
+_parameter = re.compile(r"\(\?P<(\w+)>[^)]*\)|<(?:\w+:)?(\w+)>")
 
 
 def route_of(path: str) -> str:
-    return _route_of(path) if len(path) <= PATH_MAX else UNKNOWN
+    """Return the pattern of the path, such as `/api/v1/items/<id>`."""
+    return _route_of(path) if len(path) <= MAX_PATH else UNKNOWN
 
 
 @lru_cache(maxsize=16_384)
@@ -25,11 +27,8 @@ def _route_of(path: str) -> str:
     if path.startswith(f"/{settings.STATIC_URL.strip('/')}/"):
         return STATIC
     try:
-        return f"/{_readable(resolve(path).route)}"
+        route = resolve(path).route
     except Resolver404:
         return UNKNOWN
-
-
-def _readable(route: str) -> str:
-    named = _group.sub(lambda found: f"<{found[1] or found[2]}>", route)
-    return named.removesuffix("$").removesuffix("/?").replace("^", "")
+    named = _parameter.sub(lambda found: f"<{found[1] or found[2]}>", route)
+    return f"/{named.removesuffix('$').removesuffix('/?').replace('^', '')}"

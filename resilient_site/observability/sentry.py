@@ -1,9 +1,9 @@
-"""Faults of ours to Sentry; imported only where a DSN is set.
+"""Error reports to Sentry; imported only where SENTRY_DSN is set.
 
-What is expected (the database or Redis away, a rush) is told once for each change of
-state, which is a line in the log, and not once a request. What is told says nothing of
-a request but its method and address, and holds no secrets. All is sent by a thread
-from a short queue: a Sentry that does not answer holds up nobody.
+An outage (the database or Redis down, overload) is one report for each change of state,
+which is a log line, not one for each request. Reports hold no secrets, and of a request
+only its method and URL without the query. A thread sends them from a short queue: a
+Sentry that does not respond delays no request.
 """
 
 import logging
@@ -21,18 +21,18 @@ from resilient_site.observability.request_id import (
     current_user_key,
 )
 
-# A process that ends waits so long for what is still to be sent.
-LAST_WORDS_S = 1
-# Whose warnings are changes of state.
-TRANSITIONS = {
+# How long a process that ends waits for reports on their way.
+SHUTDOWN_TIMEOUT_S = 1
+# Loggers whose warnings are changes of state.
+STATE_LOGGERS = {
     "resilient_site.health.monitor",
     "resilient_site.resilience.breakers",
     "resilient_site.edge.cache.invalidation_pubsub",
 }
-MAY_HOLD_SECRETS = ("message", "logentry", "exception", "breadcrumbs", "extra")
+REDACTED = ("message", "logentry", "exception", "breadcrumbs", "extra")
 
 
-def begin(dsn: str, release: str) -> None:
+def start(dsn: str, release: str) -> None:
     sentry_sdk.init(
         dsn,
         release=release or None,
@@ -41,20 +41,20 @@ def begin(dsn: str, release: str) -> None:
         max_request_body_size="never",
         auto_session_tracking=False,
         send_client_reports=False,
-        shutdown_timeout=LAST_WORDS_S,
-        # What it finds installed it would load, Celery into the web process too.
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        # It would import each library that it finds, Celery into web processes too.
         auto_enabling_integrations=False,
         integrations=[
             DjangoIntegration(),
             LoggingIntegration(event_level=logging.WARNING),
             AtexitIntegration(callback=lambda pending, timeout: None),
         ],
-        before_send=tidied,
+        before_send=prepare_event,
     )
 
 
-def tidied(event: Any, hint: dict[str, Any]) -> Any:
-    """Return what is to be sent of it; None if it is not to be."""
+def prepare_event(event: Any, hint: dict[str, Any]) -> Any:
+    """Return the event redacted and tagged; None if it is not to be sent."""
     if not is_wanted(hint):
         return None
     request = event.pop("request", {})
@@ -62,7 +62,7 @@ def tidied(event: Any, hint: dict[str, Any]) -> Any:
         "method": request.get("method"),
         "url": str(request.get("url", "")).partition("?")[0],
     }
-    for name in MAY_HOLD_SECRETS:
+    for name in REDACTED:
         if name in event:
             event[name] = redact(event[name])
     if user := current_user_key():
@@ -78,13 +78,14 @@ def tidied(event: Any, hint: dict[str, Any]) -> Any:
 
 
 def is_wanted(hint: dict[str, Any]) -> bool:
+    """Return whether it is an unexpected error or a change of state."""
     error = (hint.get("exc_info") or (None, None))[1]
     if error is not None:
         from resilient_site.errors import as_site_error, is_unexpected
 
         return not is_expected(error) and is_unexpected(as_site_error(error))
     record = hint.get("log_record")
-    return record is None or record.name in TRANSITIONS
+    return record is None or record.name in STATE_LOGGERS
 
 
 def is_expected(error: BaseException) -> bool:
@@ -98,7 +99,7 @@ def is_expected(error: BaseException) -> bool:
 def _degraded() -> list[str]:
     from resilient_site.health.monitor import health_monitor
 
-    # Where nothing watches, a look would ask the parts themselves.
+    # Without the monitor, a report would check the components itself.
     not_passing = (
         health_monitor.report().not_passing if health_monitor.is_running else ()
     )
