@@ -157,10 +157,13 @@ class Conductor:
         if not pattern:
             return None
         for line in self.stack.output().splitlines():
-            if not re.search(pattern, line) or not line.startswith("{"):
+            if not re.search(pattern, line):
                 continue
-            told = json.loads(line)["timestamp"]
-            moment = datetime.fromisoformat(told).timestamp() - self._clock
+            if line.startswith("{"):
+                logged = datetime.fromisoformat(json.loads(line)["timestamp"])
+            else:  # supervisord's own
+                logged = datetime.fromisoformat(line[:23].replace(",", "."))
+            moment = logged.timestamp() - self._clock
             if moment >= began - 0.01:
                 return max(moment - began, 0.0)
         return None
