@@ -183,7 +183,10 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
         "sessions": {"MEMORY_BYTES": 0},
         "rates": {"MEMORY_BYTES": 8 * 1024 * 1024},
         # The edge has a cache of its own in memory in front of these.
-        "responses": {"MEMORY_BYTES": 0},
+        "responses": {
+            "MEMORY_BYTES": 0,
+            "COMPRESSOR": "django_redis.compressors.zlib.ZlibCompressor",
+        },
     }
     return {
         alias: {

@@ -213,9 +213,30 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
     def clear(self) -> None:
         try:
             self._call(super().clear)
+            self.server_state.refresh_at = 0.0  # the generation is gone as well
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
             self.server_state.needs_new_generation = True
         self.memory.clear()
+
+    def get_with_time(
+        self, key: Any, version: int | None = None
+    ) -> tuple[Any, float | None]:
+        """Return the value and the time of the server's clock; (None, None) without."""
+        try:
+            found: tuple[Any, float] = self._call(self._get_with_time, key, version)
+            return found
+        except ANSWERED:
+            self._add_missed([key], version)
+        except Exception:  # noqa: BLE001 - nothing that Redis does may get out
+            self.server_state.fallbacks += 1
+        return None, None
+
+    def _get_with_time(self, key: Any, version: int | None) -> tuple[Any, float]:
+        name = self.client.make_key(key, version=version)
+        with self.client.get_client(write=True).pipeline() as pipeline:
+            data, (seconds, microseconds) = pipeline.get(name).time().execute()
+        value = None if data is None else self.client.decode(data)
+        return value, seconds + microseconds / 1e6
 
     # --- Redis, or else process memory
 

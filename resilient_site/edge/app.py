@@ -18,14 +18,14 @@ from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import Headers
 from resilient_site.edge.cache.keys import (
     Key,
+    copies,
     is_fresh,
     key_of,
     may_be_shared,
     query_of,
 )
 from resilient_site.edge.cache.response_capture import Tap, says_it_is_void
-from resilient_site.edge.cache.stale_responses import keep_shared, send_last_known
-from resilient_site.edge.cache.stores import copies
+from resilient_site.edge.cache.stale_responses import send_stale_response, store_shared
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
@@ -138,7 +138,7 @@ async def forward(
 async def answer_without_django(
     request: Incoming, send: Send, extra: Headers, is_rush: bool = False
 ) -> bool:
-    return await probes.show_status(request, send, extra) or await send_last_known(
+    return await probes.show_status(request, send, extra) or await send_stale_response(
         request, send, extra, is_rush
     )
 
@@ -161,6 +161,6 @@ def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
         and not request.has_cookie
         and request.query == key.query.encode()
     ):
-        keep_shared(key, copy)
+        store_shared(key, copy)
     elif copy.stale_if_error_s:
         private_cache.keep(request, identity, copy)

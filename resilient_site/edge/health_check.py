@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache.stores import copies, distant, last_known
+from resilient_site.edge.cache.keys import copies
+from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Kind
 from resilient_site.edge.wsgi_bridge import admission
 from resilient_site.health.components import CheckResult, Component, Status, register
@@ -37,9 +38,7 @@ class Edge:
 
     def check(self) -> CheckResult:
         figures = tuple(self._figures())
-        self.has_answers = (
-            len(copies) > 0 or not last_known.is_empty() or not distant.is_empty()
-        )
+        self.has_answers = len(copies) > 0 or not stale_store.is_empty()
         if self._is_rejecting():
             return CheckResult(Status.WARN, OVERLOADED, figures=figures)
         return CheckResult(Status.PASS, ACCEPTING, figures=figures)

@@ -6,7 +6,7 @@ from django.db import connection
 from resilient_site.edge import health_check, metrics_endpoint
 from resilient_site.edge.cache.invalidation import generations
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.stores import distant, last_known
+from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.streaming import Receive, Send
 from resilient_site.health import page
 from resilient_site.health.monitor import health_monitor
@@ -20,8 +20,7 @@ def start() -> None:
     start_listener()
     tracing.start("web")
     generations.forget_earlier_boots()
-    last_known.start()
-    distant.start()
+    stale_store.start()
     if connection.vendor == "postgresql":
         heartbeat.start()
     if settings.REDIS_URL:
@@ -40,8 +39,7 @@ def stop() -> None:
     holds.stop()
     subscriber.stop()
     heartbeat.stop()
-    last_known.stop()
-    distant.stop()
+    stale_store.stop()
 
 
 async def run(receive: Receive, send: Send) -> None:

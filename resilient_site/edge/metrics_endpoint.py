@@ -14,7 +14,7 @@ from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.cached_response import Headers, send_answer
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.stores import copies
+from resilient_site.edge.cache.keys import copies
 from resilient_site.edge.request import Incoming, Kind
 from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound

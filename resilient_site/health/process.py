@@ -13,11 +13,12 @@ from resilient_site.resilience.bounded_dict import all_latest
 
 
 def figures() -> dict[str, str]:
-    from resilient_site.edge.cache.stores import copies, last_known
+    from resilient_site.edge.cache.keys import copies
+    from resilient_site.edge.cache.stale_store import stale_store
 
     memory = memory_usage()
     collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
-    on_disk = last_known.count(), last_known.size(), last_known.max_bytes
+    on_disk = stale_store.count(), stale_store.size(), stale_store.max_bytes
     requests = settings.WEB_MAX_REQUESTS
     return {
         "Process id": str(os.getpid()),

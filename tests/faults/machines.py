@@ -87,7 +87,7 @@ class Ground:
             SECRET_KEY="machines-" * 10,
             HTTPS="0",
             ALLOWED_HOSTS="127.0.0.1",
-            LAST_KNOWN_REDIS_BYTES=str(2**35),  # so that none takes another's place
+            LAST_KNOWN_REDIS_BYTES=str(2**35),  # so that no two share a slot
         )
 
 

@@ -22,6 +22,7 @@ from resilient_site.edge.cache.cached_response import Copy, Headers
 from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
 from resilient_site.edge.cache.keys import (
     Key,
+    copies,
     is_fresh,
     key_of,
     may_be_shared,
@@ -29,11 +30,11 @@ from resilient_site.edge.cache.keys import (
 )
 from resilient_site.edge.cache.response_capture import Collected, says_it_is_void
 from resilient_site.edge.cache.stale_responses import (
-    forget_shared,
-    keep_shared,
-    send_last_known,
+    delete_shared,
+    find_fresh_in_redis,
+    send_stale_response,
+    store_shared,
 )
-from resilient_site.edge.cache.stores import copies
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.edge.streaming import SCOPE_KEY, Message, Receive, Send
@@ -138,7 +139,7 @@ async def answer(
         return True
     if request.wants_no_fetch:
         raise NotKept
-    if _is_paused(key) and await send_last_known(request, send, extra):
+    if _is_paused(key) and await send_stale_response(request, send, extra):
         return True
     return await _answer_with_new(key, request, receive, send, extra)
 
@@ -160,14 +161,14 @@ async def _answer_with_new(
         how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
         fetched = await _wait_for(flight, request, receive)
     except SiteError as error:
-        if await send_last_known(request, send, extra, isinstance(error, Rejected)):
+        if await send_stale_response(request, send, extra, isinstance(error, Rejected)):
             return True
         raise
     if isinstance(fetched, Copy):
         await fetched.send(request, send, [*fetched.status(how), *extra])
         return True
     if fetched.status >= 500:
-        if await send_last_known(request, send, extra):
+        if await send_stale_response(request, send, extra):
             return True
     elif has_joined:
         return False  # it was the other one's: he may have asked too often, say
@@ -213,6 +214,8 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
 
 
 async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
+    if found := await find_fresh_in_redis(key):
+        return found
     began = now()
     asked = request.as_shared(key.query, key.headers)
     collected = Collected()
@@ -234,9 +237,9 @@ async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
     copy = collected.copy(began)
     if copy is None or not may_be_shared(copy, key):
         if copy or says_it_is_void(collected.status):
-            forget_shared(key)
+            delete_shared(key)
         return collected
-    keep_shared(key, copy)
+    store_shared(key, copy)
     paused.pop(key, None)
     return copy
 

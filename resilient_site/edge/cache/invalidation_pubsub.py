@@ -112,6 +112,7 @@ class Publisher:
 class Subscriber:
     def __init__(self) -> None:
         self.is_listening = threading.Event()
+        self._listening_since = 0
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -120,6 +121,10 @@ class Subscriber:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def has_listened_since(self, moment: int) -> bool:
+        """Return whether every change after `moment` was heard of."""
+        return self.is_listening.is_set() and self._listening_since <= moment
 
     def _run(self) -> None:
         pause_s, has_missed = PAUSE_S, False
@@ -154,6 +159,7 @@ class Subscriber:
         if has_missed:
             logger.warning("Changes on other machines are heard again.")
             invalidation.generations.renew([EVERYTHING])
+        self._listening_since = invalidation.now()
         self.is_listening.set()
 
 

@@ -167,3 +167,6 @@ def may_be_shown_meanwhile(copy: Copy) -> bool:
         and generations.is_current(copy.mark)
         and invalidation_pubsub.hears_all()
     )
+
+
+copies = ReadCache(settings.READ_CACHE_BYTES)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache.cached_response import Copy
 from resilient_site.edge.cache.invalidation import Mark, generations, slot_of
-from resilient_site.edge.cache.stores import last_known
+from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.streaming import Identity
 from resilient_site.resilience.cache_control import GROUPS
@@ -29,13 +29,13 @@ def keep(request: Incoming, identity: Identity, copy: Copy) -> None:
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
     mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
     if request.credentials and left > 0:
-        last_known.keep(_key(request), mine)
+        stale_store.put(_key(request), mine, is_public=False)
 
 
 def forget(request: Incoming) -> None:
     """Delete the response that is stored for this client."""
     if request.credentials:
-        last_known.forget(_key(request))
+        stale_store.delete(_key(request), is_public=False)
 
 
 def _mark(at: int, identity: Identity) -> Mark:
@@ -47,7 +47,7 @@ async def find(request: Incoming) -> Copy | None:
     """Return what this client was told last; nothing if he has signed out since."""
     if not request.credentials:
         return None
-    copy = await last_known.get(_key(request))
+    copy = await stale_store.get(_key(request), is_public=False)
     return copy if copy and generations.is_current(copy.mark) else None
 
 

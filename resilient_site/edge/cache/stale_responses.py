@@ -1,63 +1,68 @@
-"""The last answers that are known, for want of new ones."""
+"""Stale responses (RFC 5861), sent and marked where the origin fails or rejects."""
 
 from resilient_site.edge.cache import keys, private_cache
 from resilient_site.edge.cache.cached_response import Copy, Headers
-from resilient_site.edge.cache.stores import copies, distant, last_known
+from resilient_site.edge.cache.keys import copies
+from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.streaming import Send
 
 ORIGIN_FAILED = b"origin-failed"
 
 
-async def send_last_known(
-    request: Incoming, send: Send, extra: Headers, is_rush: bool = False
+async def send_stale_response(
+    request: Incoming, send: Send, extra: Headers, is_overload: bool = False
 ) -> bool:
-    """Answer a reader with what he was told last, or else everybody was; tell if so.
+    """Send a reader its own stale response, or else the shared one; return whether.
 
-    In a rush, a look at the disk in vain costs more than it is worth.
+    In an overload shared ones come from process memory alone: to search the disk in
+    vain costs more than a rejection.
     """
     if not request.is_safe:
         return False
-    if is_rush and request.is_anonymous:
-        key = keys.key_of(request)
-        if key is None or not may_find_shared(key):
-            return False
-    copy = await private_cache.find(request)
-    if copy is None or not copy.is_for_want_of_better():
-        copy = await _find_shared(request)
-    if copy is None or not copy.is_for_want_of_better():
+    response = await private_cache.find(request)
+    if response is None or not response.is_for_want_of_better():
+        response = await _find_shared(request, is_overload)
+    if response is None or not response.is_for_want_of_better():
         return False
-    await copy.send_stale(request, send, extra, ORIGIN_FAILED)
+    await response.send_stale(request, send, extra, ORIGIN_FAILED)
     return True
 
 
-def keep_shared(key: keys.Key, copy: Copy) -> None:
-    """Keep it in memory, on the disk and in Redis, unless a later one is known."""
-    if copies.put(key, copy):
-        last_known.keep(_as_text(key), copy)
-        distant.keep(_as_text(key), copy)
+def store_shared(key: keys.Key, response: Copy) -> None:
+    """Store it in memory, on disk and in Redis, unless a later one is in memory."""
+    if copies.put(key, response):
+        stale_store.put(_as_text(key), response, is_public=True)
 
 
-def forget_shared(key: keys.Key) -> None:
+def delete_shared(key: keys.Key) -> None:
     copies.forget(key)
-    last_known.forget(_as_text(key))
-    distant.forget(_as_text(key))
+    stale_store.delete(_as_text(key), is_public=True)
 
 
-def may_find_shared(key: keys.Key) -> bool:
-    """Tell at once whether there may be an answer that is known."""
-    return copies.get(key) is not None or last_known.may_have(_as_text(key))
+async def find_fresh_in_redis(key: keys.Key) -> Copy | None:
+    """Return the response that another process has fetched, if it is fresh."""
+    response = await stale_store.get_from_redis(_as_text(key))
+    if (
+        response
+        and keys.is_fresh(response)
+        and keys.may_be_shared(response, key)
+        and copies.put(key, response)
+    ):
+        return response
+    return None
 
 
-async def _find_shared(request: Incoming) -> Copy | None:
+async def _find_shared(request: Incoming, in_memory_only: bool) -> Copy | None:
     key = keys.key_of(request)
     if key is None:
         return None
-    text = _as_text(key)
-    copy = copies.get(key) or await last_known.get(text) or await distant.get(text)
-    if copy:
-        copies.put(key, copy)  # as old as it is
-    return copy
+    response = copies.get(key)
+    if response is None and not in_memory_only:
+        response = await stale_store.get(_as_text(key), is_public=True)
+        if response:
+            copies.put(key, response)  # with its age
+    return response
 
 
 def _as_text(key: keys.Key) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from django.db import connections
 
 from resilient_site.asgi import application
-from resilient_site.edge.cache.disk_stale_store import LastKnown
+from resilient_site.edge.cache.stale_store import StaleStore
 from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8
@@ -122,7 +122,7 @@ async def becomes(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
-def write_out(last_known: LastKnown) -> None:
-    """Have all that is to be kept on the disk there."""
-    last_known.stop()
-    last_known.start()
+def write_out(stale_store: StaleStore) -> None:
+    """Write what is pending in the stale store."""
+    stale_store.stop()
+    stale_store.start()

@@ -7,9 +7,10 @@ from django.db import connection
 
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, stores
-from resilient_site.edge.cache.disk_stale_store import LastKnown
+from resilient_site.edge.cache import coalescing, keys
+from resilient_site.edge.cache import stale_store as stale_store_module
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
+from resilient_site.edge.cache.stale_store import StaleStore
 from tests.resilient_site.edge import views
 from tests.resilient_site.edge.clients import ORIGIN_THREADS
 
@@ -17,10 +18,12 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 @pytest.fixture(autouse=True)
 def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge that has been asked nothing yet, with a folder of its own."""
-    copies, last_known = stores.copies, stores.last_known
-    copies.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
-    last_known.__init__(  # type: ignore[misc]
-        tmp_path / "last-known.sqlite3", settings.LAST_KNOWN_BYTES
+    stale_store = stale_store_module.stale_store
+    keys.copies.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
+    stale_store.__init__(  # type: ignore[misc]
+        tmp_path / "stale-responses",
+        settings.LAST_KNOWN_BYTES,
+        settings.LAST_KNOWN_REDIS_BYTES,
     )
     admission = Admission(ORIGIN_THREADS, settings.ADMISSION_PATIENCE_S)
     monkeypatch.setattr(wsgi_bridge, "admission", admission)
@@ -34,15 +37,15 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     subscriber.is_listening.set()
     yield
     subscriber.is_listening.clear()
-    last_known.stop()
+    stale_store.stop()
     policy.policy_at.cache_clear()
 
 
 @pytest.fixture
-def last_known() -> LastKnown:
-    """The answers on the disk; written at once where a test waits for it."""
-    stores.last_known.start()
-    return stores.last_known
+def stale_store() -> StaleStore:
+    """The store of this process, started; `write_out` writes what is pending."""
+    stale_store_module.stale_store.start()
+    return stale_store_module.stale_store
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, stores
+from resilient_site.edge.cache import coalescing, keys
 from resilient_site.edge.cache.invalidation import BLUR_NS, generations
 from resilient_site.edge.cache.invalidation import now as moment
 from resilient_site.resilience import deadlines
@@ -264,4 +264,4 @@ async def test_fetches_give_their_threads_back(monkeypatch, settings):
         await asyncio.gather(*(get(f"/thing/{n}-{m}") for m in range(3)))
     assert not any(wsgi_bridge.admission.running.values())
     assert not coalescing.flights
-    assert len(stores.copies) <= 60
+    assert len(keys.copies) <= 60

@@ -8,7 +8,8 @@ from django.http import HttpResponse
 from django.test import Client
 
 from items.apps import EDITORS
-from resilient_site.edge.cache import private_cache, stores
+from resilient_site.edge.cache import private_cache
+from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Incoming
 from resilient_site.models import ApiToken
 from resilient_site.resilience.cache_control import OWN, share_with_anonymous
@@ -51,13 +52,13 @@ def fail() -> None:
 async def told(path: str = PAGE, **headers: str):
     """Ask, and be sure that what may be kept is on the disk."""
     answer = await get(path, **headers)
-    write_out(stores.last_known)
+    write_out(stale_store)
     return answer
 
 
 @run
 async def test_who_is_signed_in_is_shown_his_own_when_nothing_can_be_had(
-    last_known, cookie, token
+    stale_store, cookie, token
 ):
     for headers in ({"Cookie": cookie}, {"Authorization": token}):
         path = PAGE if "Cookie" in headers else REST
@@ -75,7 +76,7 @@ async def test_who_is_signed_in_is_shown_his_own_when_nothing_can_be_had(
 
 @run
 async def test_nothing_of_one_session_is_shown_to_another_with_the_same_header(
-    last_known, cookie, editor
+    stale_store, cookie, editor
 ):
     """Behind a proxy with a password all requests have the same Authorization."""
     proxy = {"Authorization": "Basic c2hhcmVk"}
@@ -97,7 +98,7 @@ async def test_nothing_of_one_session_is_shown_to_another_with_the_same_header(
     ],
 )  # fmt: skip
 def test_however_a_session_is_spelt_it_is_the_one_django_sees(
-    last_known, cookie, spelt
+    stale_store, cookie, spelt
 ):
     @run
     async def test():
@@ -105,7 +106,7 @@ def test_however_a_session_is_spelt_it_is_the_one_django_sees(
         answer = await ask(PAGE, headers=[header])
         request = incoming([(b"cookie", header[1])])
         assert (answer.status == 200) == private_cache.is_recognized(request)
-        write_out(last_known)
+        write_out(stale_store)
         fail()
         assert (await get(PAGE)).status == 503
         assert (await get(PAGE, Cookie="sessionid=other")).status == 503
@@ -114,7 +115,7 @@ def test_however_a_session_is_spelt_it_is_the_one_django_sees(
 
 
 @run
-async def test_cookies_in_two_headers_are_one_cookie(last_known, cookie):
+async def test_cookies_in_two_headers_are_one_cookie(stale_store, cookie):
     headers = [(b"cookie", b"csrftoken=x"), (b"cookie", cookie.encode())]
     for both in (headers, headers[::-1]):
         assert (await ask(PAGE, headers=both)).body == b"of rita"
@@ -158,7 +159,7 @@ def give_permission(user: User, cookie: str) -> None:
     [sign_out, set_password, deactivate, delete, add_to_group, give_permission, revoke],
 )
 def test_a_change_of_who_he_is_makes_his_copies_void(
-    last_known, reader, cookie, token, change
+    stale_store, reader, cookie, token, change
 ):
     @run
     async def test():
@@ -173,7 +174,7 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
 
 
 @run
-async def test_a_copy_lasts_no_longer_than_its_token(last_known, reader):
+async def test_a_copy_lasts_no_longer_than_its_token(stale_store, reader):
     expiry = timedelta(seconds=30)
     _, token = await elsewhere(ApiToken.objects.create, user=reader, expiry=expiry)
     await told(REST, Authorization=f"Token {token}")
@@ -185,7 +186,7 @@ async def test_a_copy_lasts_no_longer_than_its_token(last_known, reader):
 
 @run
 async def test_what_he_is_refused_now_is_not_shown_as_the_last_known(
-    last_known, cookie
+    stale_store, cookie
 ):
     await told(Cookie=cookie)
     now.respond = lambda request: HttpResponse(status=403)
@@ -195,7 +196,7 @@ async def test_what_he_is_refused_now_is_not_shown_as_the_last_known(
 
 
 @run
-async def test_a_page_with_a_form_is_kept_without_its_cookie(last_known, cookie):
+async def test_a_page_with_a_form_is_kept_without_its_cookie(stale_store, cookie):
     def respond(request):
         response = HttpResponse("a form", headers={"Cache-Control": OWN})
         assert request.user.is_authenticated
@@ -210,7 +211,7 @@ async def test_a_page_with_a_form_is_kept_without_its_cookie(last_known, cookie)
 
 
 @run
-async def test_an_answer_that_rotates_the_session_is_not_kept(last_known, cookie):
+async def test_an_answer_that_rotates_the_session_is_not_kept(stale_store, cookie):
     def respond(request):
         request.session.cycle_key()
         return HttpResponse(f"of {request.user}", headers={"Cache-Control": OWN})
@@ -223,7 +224,7 @@ async def test_an_answer_that_rotates_the_session_is_not_kept(last_known, cookie
 
 @run
 async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
-    last_known, cookie, token
+    stale_store, cookie, token
 ):
     def respond(request):
         response = HttpResponse(f"for {request.user}")
@@ -248,7 +249,7 @@ async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
 
 
 @run
-async def test_nobody_gets_something_of_his_own_into_the_shared_copy(last_known):
+async def test_nobody_gets_something_of_his_own_into_the_shared_copy(stale_store):
     now.respond = lambda request: thing_response(request.get_full_path())
     for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):
         await told("/thing?q=1&poison=1", **headers)

@@ -7,7 +7,7 @@ import pytest
 from django.http import HttpResponse, JsonResponse
 
 from resilient_site.edge.cache import cached_response as copies_module
-from resilient_site.edge.cache import coalescing, invalidation_pubsub, stores
+from resilient_site.edge.cache import coalescing, invalidation_pubsub, keys
 from resilient_site.resilience.cache_control import FRESH_S, STALE_S
 from tests.resilient_site.edge.clients import becomes, get, run
 from tests.resilient_site.edge.views import now, page_response, thing_response
@@ -133,7 +133,7 @@ def test_what_is_not_for_everybody_is_not_shared(headers):
             answer = await get()
             assert (answer.status, len(now.asked)) == (200, asked)
             assert "cache-status" not in answer.headers
-        assert len(stores.copies) == 0
+        assert len(keys.copies) == 0
 
     test()
 

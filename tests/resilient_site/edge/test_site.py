@@ -69,7 +69,7 @@ def test_who_writes_sees_it_at_once_and_so_does_everybody(target):
 
 
 @run
-async def test_what_is_deleted_is_gone_at_once(last_known):
+async def test_what_is_deleted_is_gone_at_once(stale_store):
     await get(ITEM)
     await elsewhere(catalogue.delete_item, "bolt", actor=TESTER)
     assert (await get(ITEM)).status == 404
@@ -133,7 +133,7 @@ def no_database(*args: object, **kwargs: object) -> None:
 
 @pytest.mark.parametrize("is_editor", [True, False])
 def test_without_a_database_pages_are_shown_as_they_were(
-    last_known, editor, monkeypatch, is_editor
+    stale_store, editor, monkeypatch, is_editor
 ):
     client = Client()
     client.force_login(editor)
@@ -144,7 +144,7 @@ def test_without_a_database_pages_are_shown_as_they_were(
     async def test():
         before = await get("/items/", **who)
         assert (b"edith" in before.body, before.status) == (is_editor, 200)
-        write_out(last_known)
+        write_out(stale_store)
         generations.renew([catalogue.ITEMS])
         monkeypatch.setattr("items.views.ListQuery.parse", no_database)
         answer = await get("/items/", **who)

@@ -1,0 +1,524 @@
+"""The stale store: faults of disk and Redis cost no more than its entries."""
+
+import asyncio
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import redis
+import time_machine
+from django.http import HttpResponse
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_site import settings as as_started
+from resilient_site.edge.cache import keys, response_codec
+from resilient_site.edge.cache import stale_store as module
+from resilient_site.edge.cache.cached_response import Copy
+from resilient_site.edge.cache.invalidation import Mark, generations, mark, now
+from resilient_site.edge.cache.invalidation_pubsub import subscriber
+from resilient_site.edge.cache.response_codec import decode, encode
+from resilient_site.edge.cache.stale_store import SLOT_BYTES, StaleStore
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
+from resilient_site.resilience.cache_control import OWN, STALE_IF_ERROR_S
+from tests.private_server import wait_for
+from tests.resilient_site.edge.clients import get, run, write_out
+from tests.resilient_site.edge.views import now as view
+from tests.running import ROOT
+
+pytestmark = pytest.mark.once
+
+MAX_BYTES = 1024 * 1024
+REDIS_BYTES = 64 * SLOT_BYTES
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = StaleStore(tmp_path / "store", MAX_BYTES, REDIS_BYTES)
+    store.start()
+    yield store
+    store.stop()
+
+
+def make_response(body: bytes = b"body", **changes) -> Copy:
+    headers = [(b"content-type", b"text/plain"), (b"etag", b'"\xe4"')]
+    of_nothing = mark(now(), [])
+    made = Copy(headers, body, 10, 60, 86400, of_nothing, etag=b'"\xe4"')
+    return replace(made, **changes)
+
+
+def put(store: StaleStore, key: str = "key", response: Copy | None = None) -> None:
+    store.put(key, response or make_response(), is_public=True)
+    write_out(store)
+
+
+def body_in(store: StaleStore, key: str = "key") -> bytes | None:
+    found = asyncio.run(store.get(key, is_public=True))
+    return found.body if found else None
+
+
+def database(store: StaleStore) -> sqlite3.Connection:
+    return closing(sqlite3.connect(store.folder / "cache.db", isolation_level=None))
+
+
+def stored_keys(store: StaleStore) -> set[str]:
+    with database(store) as connection:
+        return {key for (key,) in connection.execute("SELECT key FROM Cache")}
+
+
+# --- on disk
+
+
+def test_response_comes_back_as_it_was(store):
+    original = make_response()
+    put(store, response=original)
+    found = asyncio.run(store.get("key", is_public=True))
+    assert abs(found.age - original.age) < 5
+    assert abs(found.stored_at - original.stored_at) < 5
+    as_found = replace(original, stored=found.stored, stored_at=found.stored_at)
+    assert found == as_found
+    assert body_in(store, "other") is None
+
+
+def test_database_is_readable_by_its_owner_alone(store):
+    put(store)
+    assert store.folder.stat().st_mode & 0o077 == 0
+
+
+def test_other_processes_share_the_store(store):
+    put(store)
+    other = StaleStore(store.folder, MAX_BYTES, 0)
+    other.start()
+    try:
+        assert body_in(other) == b"body"
+        put(other, response=make_response(b"newer"))
+    finally:
+        other.stop()
+    assert body_in(store) == b"newer"
+    assert (store.count(), store.is_empty()) == (1, False)
+
+
+def test_deleted_response_is_gone(store):
+    put(store)
+    store.delete("key", is_public=True)
+    write_out(store)
+    assert body_in(store) is None
+    assert store.is_empty()
+
+
+def test_the_last_change_of_a_key_counts(store):
+    store.put("a", make_response(), is_public=True)
+    store.delete("a", is_public=True)
+    store.delete("b", is_public=True)
+    store.put("b", make_response(), is_public=True)
+    write_out(store)
+    assert stored_keys(store) == {"b"}
+
+
+def test_response_changed_before_it_is_written_is_dropped(store):
+    store.put("key", make_response(mark=mark(now() - 10**9, ["x"])), is_public=True)
+    generations.renew(["x"])
+    write_out(store)
+    assert body_in(store) is None
+
+
+def test_response_expires_after_a_day(store):
+    with time_machine.travel("2026-01-01", tick=True) as clock:
+        put(store)
+        clock.shift(STALE_IF_ERROR_S - 60)
+        assert body_in(store) == b"body"
+        clock.shift(61)
+        assert body_in(store) is None
+
+
+def _overwrite(path):
+    path.write_bytes(b"this is no database" * 1_000)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _scramble(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xaa" * (len(data) - 4096))
+
+
+DAMAGE = {
+    "overwritten": _overwrite,
+    "truncated": _truncate,
+    "header only": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "pages": _scramble,
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_database_is_replaced(store, damage):
+    for n in range(50):
+        store.put(f"key {n}", make_response(os.urandom(2_000)), is_public=True)
+    write_out(store)
+    store._disk.close()
+    for suffix in ("-wal", "-shm"):
+        (store.folder / f"cache.db{suffix}").unlink(missing_ok=True)
+    damage(store.folder / "cache.db")
+
+    def is_stored():
+        put(store)
+        return body_in(store) == b"body"
+
+    wait_for(is_stored)
+
+
+def test_entries_that_are_not_of_the_store_are_not_read(store, tmp_path):
+    class Malice:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "unpickled"),)
+
+    put(store)
+    row = (pickle.dumps(Malice()), pickle.dumps("x"), "text", b"", b"[]\0", b"{}\0x")
+    for mode in range(5):
+        for value in row:
+            with database(store) as connection:
+                connection.execute(
+                    "UPDATE Cache SET mode = ?, value = ?", [mode, value]
+                )
+            assert body_in(store) is None
+    with database(store) as connection:
+        connection.execute("UPDATE Cache SET mode = 2, filename = '/etc/passwd'")
+    assert body_in(store) is None
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_body_that_changed_on_disk_is_not_shown():
+    data = encode("key", make_response(), 0)
+    assert decode("key", data, 0).body == b"body"
+    assert decode("key", data[:-1] + b"x", 0) is None
+    assert decode("other", data, 0) is None
+
+
+def test_size_is_bounded_and_the_oldest_responses_go_first(store):
+    for n in range(100):
+        store.put(f"key {n:03}", make_response(os.urandom(20_000)), is_public=True)
+        if n % 5 == 4:
+            write_out(store)
+    left = stored_keys(store)
+    assert "key 099" in left
+    assert "key 000" not in left
+    assert len(left) > 10
+    assert (store.folder / "cache.db").stat().st_size < 1.3 * MAX_BYTES
+
+
+def test_store_without_room_stores_nothing(tmp_path):
+    off = StaleStore(tmp_path / "store", 0, 0)
+    off.start()
+    put(off)
+    assert body_in(off) is None
+    assert off.is_empty()
+    assert not off.folder.exists()
+    off.stop()
+
+
+def test_pending_responses_are_bounded_and_deletions_come_first(store):
+    store.stop()
+    for n in range(3_000):
+        store.put(f"key {n}", make_response(b"x" * 20_000), is_public=True)
+    assert store._pending_bytes <= module.MAX_PENDING_BYTES
+    assert len(store._pending) <= module.MAX_PENDING
+    store.delete("key 1", is_public=True)
+    assert store._pending["key 1"] == (None, True)
+
+
+def test_reads_do_not_wait_for_a_writer(store):
+    put(store)
+    with database(store) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert body_in(store) == b"body"
+
+
+def test_full_disk_costs_only_what_was_to_be_stored(tmp_path):
+    code = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, "")
+from tests.resilient_site.edge.test_stale_store import *
+store = StaleStore(Path(sys.argv[1]) / "store", 10**8, 0)
+store.start()
+put(store, "early")
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+put(store, "too much", make_response(b"x" * 500_000))
+assert body_in(store, "early") == b"body"
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+put(store, "late", make_response(b"late"))
+assert body_in(store, "late") == b"late", body_in(store, "late")
+assert body_in(store, "early") == b"body"
+store.stop()
+"""
+    environment = {"DATA_DIR": str(tmp_path), "PYTHONPATH": "."}
+    environment["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_folder_that_cannot_be_made_does_no_harm(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    store = StaleStore(tmp_path / "file" / "store", MAX_BYTES, 0)
+    store.start()
+    for _ in range(3):
+        put(store)
+        assert body_in(store) is None
+    store.stop()
+    assert caplog.text.count("is unavailable") == 1
+
+
+def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
+    data = encode("key", make_response(), 0)
+    monkeypatch.setattr(response_codec, "boot_id", lambda: "another")
+    assert not keys.is_fresh(decode("key", data, 0))
+    assert decode("key", data, 0).is_for_want_of_better()
+
+
+@given(
+    st.binary(),
+    st.lists(st.tuples(st.binary(), st.binary())),
+    st.integers(0, 2**40),
+    st.lists(st.integers(0, 65535)),
+)
+def test_any_response_survives_encoding(body, headers, limit, slots):
+    made = Copy(headers, body, limit, limit, limit, Mark(now(), tuple(slots)))
+    found = decode("key", encode("key", made, 0), 0)
+    assert (found.headers, found.body, found.mark) == (headers, body, made.mark)
+    assert (found.fresh_s, found.stale_if_error_s) == (limit, limit)
+
+
+# --- in Redis
+
+
+@pytest.fixture
+def server(redis_server, request):
+    """Redis with nothing in it, in a database of its own: its timeouts are long."""
+    aliases = as_started.caches(redis_server.url(5))
+    for alias in aliases.values():
+        alias["OPTIONS"] |= {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}
+    client = redis.Redis.from_url(redis_server.url(5))
+    with override_settings(CACHES=aliases):
+        module._redis().clear()
+        yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def listening(monkeypatch):
+    """All changes from here on are heard of."""
+    monkeypatch.setattr(subscriber, "_listening_since", -(2**62))
+
+
+@pytest.fixture
+def elsewhere(server, store, tmp_path):
+    """The store of another machine."""
+    other = StaleStore(tmp_path / "elsewhere", MAX_BYTES, REDIS_BYTES)
+    other.start()
+    yield other
+    other.stop()
+
+
+def test_another_machine_finds_the_response(store, elsewhere):
+    original = make_response()
+    put(store, response=original)
+    assert not elsewhere.is_empty()
+    found = asyncio.run(elsewhere.get_from_redis("key"))
+    assert found.body == original.body
+    assert abs(found.age - original.age) < 5
+    assert keys.is_fresh(found)
+    assert body_in(elsewhere) == b"body"
+    assert body_in(elsewhere, "other") is None
+
+
+def test_response_read_before_this_process_listens_is_outdated(
+    store, elsewhere, monkeypatch
+):
+    put(store)
+    monkeypatch.setattr(subscriber, "_listening_since", now())
+    found = asyncio.run(elsewhere.get_from_redis("key"))
+    assert not keys.is_fresh(found)
+    assert found.is_for_want_of_better()
+
+
+@pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
+def test_age_does_not_depend_on_the_clocks_of_machines(
+    store, elsewhere, monkeypatch, skew_s
+):
+    read_at = now()
+    put(store, response=make_response(mark=mark(read_at, ["x"])))
+    monkeypatch.setattr(response_codec, "boot_id", lambda: "another")
+    monkeypatch.setattr(module, "now", lambda: now() + skew_s * 10**9)
+    with time_machine.travel(1_700_000_000 + skew_s, tick=True):
+        found = asyncio.run(elsewhere.get_from_redis("key"))
+    assert 0 < found.age < 5
+    # Never taken to be read later than it was.
+    latest = read_at + skew_s * 10**9
+    assert latest - 5 * 10**9 < found.mark.at <= latest
+
+
+def test_age_counts_a_pause_before_the_response_is_stored(
+    store, elsewhere, monkeypatch
+):
+    encode_at_once = module.encode
+
+    def encode_and_pause(key, response, clock_s):
+        return encode_at_once(key, response, clock_s - 7)
+
+    monkeypatch.setattr(module, "encode", encode_and_pause)
+    put(store)
+    assert asyncio.run(elsewhere.get_from_redis("key")).age > 7
+
+
+def test_private_responses_are_not_in_redis(store, server):
+    store.put("key", make_response(), is_public=False)
+    store.delete("other", is_public=False)
+    write_out(store)
+    assert body_in(store) == b"body"
+    assert server.keys("*response*") == []
+
+
+def test_deleted_response_is_gone_from_redis(store, elsewhere):
+    put(store)
+    store.delete("key", is_public=True)
+    write_out(store)
+    assert body_in(elsewhere) is None
+
+
+def test_redis_holds_a_bounded_number_of_responses(store, elsewhere, server):
+    for n in range(3 * store.slots):
+        store.put(f"key {n}", make_response(b"%d" % n), is_public=True)
+    store.put(
+        "large", make_response(os.urandom(module.MAX_REDIS_BYTES)), is_public=True
+    )
+    write_out(store)
+    names = server.keys("*response:*")
+    assert len(names) <= store.slots
+    assert all(0 < server.ttl(name) <= STALE_IF_ERROR_S for name in names)
+    found = [body_in(elsewhere, f"key {n}") for n in range(3 * store.slots)]
+    assert all(body in (None, b"%d" % n) for n, body in enumerate(found))
+    assert found[-1] is not None
+    assert body_in(elsewhere, "large") is None
+
+
+@pytest.mark.parametrize("value", ["x", 7, [], {}, "ä", "[]\0", True])
+def test_value_of_somebody_else_is_not_shown(store, elsewhere, value):
+    put(store)
+    module._redis().set(store._slot("key"), value)
+    assert body_in(elsewhere) is None
+
+
+@pytest.mark.usefixtures("breaker")
+def test_redis_that_hangs_is_left_alone(redis_own, tmp_path):
+    with override_settings(CACHES=as_started.caches(redis_own.url())):
+        store = StaleStore(tmp_path / "store", 0, REDIS_BYTES)
+        store.start()
+        redis_own.pause()
+        for _ in range(3):
+            assert body_in(store) is None
+        assert breakers.cache.state is State.OPEN
+        put(store)
+        assert store.is_empty()
+        redis_own.resume()
+
+        def is_stored():
+            module._redis().ping()
+            put(store)
+            return body_in(store) == b"body"
+
+        wait_for(is_stored)
+        store.stop()
+
+
+# --- at the edge
+
+
+@pytest.mark.urls("tests.resilient_site.edge.views")
+@pytest.mark.django_db
+class TestAtTheEdge:
+    @staticmethod
+    def forget() -> None:
+        """Be another machine, with nothing in memory or on disk."""
+        keys.copies.__init__(keys.copies.max_bytes)  # type: ignore[misc]
+        module.stale_store.max_bytes = 0
+
+    def test_stale_response_of_another_machine_is_sent(self, server, stale_store):
+        @run
+        async def test() -> None:
+            first = await get()
+            write_out(stale_store)
+            self.forget()
+            generations.renew(["thing"])
+            view.respond = lambda request: HttpResponse(status=503)
+            for _ in range(2):
+                answer = await get()
+                assert (answer.status, answer.body) == (200, first.body)
+                assert "detail=origin-failed" in answer.cached
+            assert (await get("/thing/other")).status == 503
+
+        test()
+
+    @pytest.mark.parametrize("changed", ["nothing", "the response", "unknown"])
+    def test_fresh_response_of_another_machine_spares_the_origin(
+        self, server, stale_store, monkeypatch, changed
+    ):
+        @run
+        async def test() -> None:
+            first = await get()
+            write_out(stale_store)
+            self.forget()
+            if changed == "the response":
+                generations.renew(["thing"])
+            elif changed == "unknown":
+                monkeypatch.setattr(subscriber, "_listening_since", now())
+            view.respond = lambda request: HttpResponse("from the origin")
+            answer = await get()
+            assert (answer.body == first.body) == (changed == "nothing")
+
+        test()
+
+    def test_private_response_is_not_in_redis(self, server, stale_store):
+        def respond(request):
+            response = HttpResponse("of rita")
+            response["Cache-Control"] = OWN
+            return response
+
+        @run
+        async def test() -> None:
+            view.respond = respond
+            for headers in ({}, {"Cookie": "sessionid=x"}, {"Authorization": "x"}):
+                assert (await get("/thing", **headers)).body == b"of rita"
+            write_out(stale_store)
+            assert server.keys("*response*") == []
+
+        test()
+
+    def test_deleted_thing_is_not_shown(self, server, stale_store):
+        @run
+        async def test() -> None:
+            await get()
+            generations.renew(["thing"])
+            view.respond = lambda request: HttpResponse(status=404)
+            assert (await get()).status == 404
+            write_out(stale_store)
+            self.forget()
+            view.respond = lambda request: HttpResponse(status=503)
+            assert (await get()).status == 503
+
+        test()
