@@ -65,7 +65,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
     permission_classes = [IsAuthenticated]
     parser_classes = [JSONParser, MultiPartParser]
 
-    def keeps_first_answer(self) -> bool:
+    def stores_response(self) -> bool:
         # The job stores the key itself: a repeated request returns its current state.
         return self.action != "create"
 

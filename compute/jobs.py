@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from compute import completion, files, queue
 from compute.models import Job, JobFile
 from compute.registry import Task, get_task
-from resilient_site.api.idempotency import KEPT_FOR, KeyReused
+from resilient_site.api.idempotency import RETENTION, KeyReused
 from resilient_site.errors import (
     Conflict,
     NotAllowed,
@@ -264,7 +264,7 @@ def _get_by_key(owner: User | None, key: str) -> Job | None:
     if not key:
         return None
     same = Job.objects.filter(owner=owner, idempotency_key=key)
-    fresh = Q(created_at__gt=Now() - KEPT_FOR)
+    fresh = Q(created_at__gt=Now() - RETENTION)
     same.exclude(fresh).update(idempotency_key="")
     return same.first()
 

@@ -1,4 +1,4 @@
-"""What every request passes on its way to a view."""
+"""Middleware that every request passes on its way to a view."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestIdMiddleware:
-    """Give the request an id, and name it in the answer."""
+    """Assigns the request id, and returns it in a header."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -50,7 +50,7 @@ class RequestIdMiddleware:
 
 
 def permissions_policy(get_response: GetResponse) -> GetResponse:
-    """Let no page, nor what might get into one, use the devices of its reader."""
+    """Deny pages, and anything injected into one, the devices of the reader."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -62,10 +62,10 @@ def permissions_policy(get_response: GetResponse) -> GetResponse:
 
 
 class IdentityMiddleware:
-    """Tell the edge who was answered, and let it keep the pages he was shown for him.
+    """Passes the user to the edge, which keeps a private copy of each page.
 
-    Views that say nothing about keeping make pages that may be shown again, marked as
-    old, when the database is away. Behind the sessions: a user is not looked up here.
+    A page of a view without a Cache-Control may be shown to its user again, with a
+    notice, when the database fails. Runs behind the sessions; looks up no user.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -90,7 +90,7 @@ class IdentityMiddleware:
 
 
 def _known_user(request: HttpRequest) -> Any:
-    """Return the signed-in user if somebody has looked him up already."""
+    """Return the user if they are authenticated and were looked up already."""
     user = getattr(request, "user", None)
     if isinstance(user, SimpleLazyObject) and "_cached_user" not in vars(request):
         return None
@@ -144,23 +144,23 @@ def _not_modified(response: HttpResponse) -> HttpResponse:
 
 
 class ErrorMiddleware:
-    """Refuse bodies that are too large, and answer errors that views raise.
+    """Rejects bodies that are too large, and responds to errors that views raise.
 
-    The policy of a view says how large a form may be, whose files are kept on disk; all
-    else is taken into memory, and may have MAX_BODY_BYTES. Runs
-    before the CSRF check, which would otherwise read the whole body first.
+    The policy of a view limits a form, whose files go to the disk; any other body goes
+    to memory, and may have MAX_BODY_BYTES. Runs before the CSRF check, which would
+    otherwise read the whole body first.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        # No database takes a null character, and no address of ours has one.
+        # No database accepts a null character, and no URL of the site has one.
         if "\0" in request.path:
             return respond(request, NotFound())
-        # REST names the parameter; pages and the admin need not.
+        # REST views name the parameter in their errors.
         if "%00" in request.META["QUERY_STRING"] and not is_rest(request):
-            return respond(request, Invalid("The query has a null character."))
+            return respond(request, Invalid("The address has a null character."))
         return self.get_response(request)
 
     def process_view(
@@ -176,7 +176,10 @@ class ErrorMiddleware:
             length = 0
         if length > limit:
             return respond(
-                request, TooLarge(f"The body may have at most {limit:,} bytes.")
+                request,
+                TooLarge(
+                    f"The body may have at most {limit:,} bytes. Nothing was changed."
+                ),
             )
         # Without a length WSGI defines no body (PEP 3333): it would look empty.
         if "Transfer-Encoding" in request.headers and not length:
@@ -187,7 +190,7 @@ class ErrorMiddleware:
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponse | None:
         if isinstance(exception, SuspiciousOperation):
-            return None  # Django's own answer logs it as a matter of security
+            return None  # Django responds, and logs it as a security event
         error = as_site_error(exception)
         if not is_unexpected(error):
             return respond(request, error)

@@ -1,16 +1,15 @@
-"""`Idempotency-Key`: a write that is sent again is not done again.
+"""`Idempotency-Key`: a write that is repeated is carried out once.
 
-The first answer to a write is stored in the transaction of the write, so that there
-are both or neither, whatever dies in between. For 24 hours the same request of the
-same person with the same key gets that answer. The request waits for nobody: while
-the first one is under way, PostgreSQL answers 409 at once. SQLite has one writer at a
-time, so there it waits for the write lock, as any write does, and finds the answer.
+The first response to a write is stored in the transaction of the write, so that both
+exist or neither, whatever is killed in between. For 24 hours the same request of the
+same user with the same key gets that response. While the first request is still being
+processed, PostgreSQL answers 409 at once; SQLite has one writer at a time, so there the
+repeated request waits for the write lock and then finds the response.
 
-Stored is what came of the write: success, and a refusal that what is in the database
-decided (an id that is taken, a version that is stale, nothing there). Otherwise a
-request that comes late a second time would do what the first did not. Nothing is
-stored where the request itself was wrong, not allowed, or too much at the moment, and
-nothing where we failed: it was not carried out, and may be sent again.
+What is stored is the outcome of the write: success, or a failure that the state of the
+database decided (an id that is taken, a stale version, no such item). Not stored, so
+that the request can be repeated: requests that were invalid in themselves, not allowed
+or rejected for overload, and errors of the site.
 """
 
 import logging
@@ -41,15 +40,15 @@ from resilient_site.resilience.transactions import atomic_with_retries
 logger = logging.getLogger(__name__)
 
 HEADER = "Idempotency-Key"
-# As Stripe calls it; the draft of the standard has no name for it.
+# The name that Stripe uses; the draft of the standard has none.
 REPLAYED_HEADER = "Idempotent-Replayed"
-WRITING = ("post", "put", "patch", "delete")
-KEPT_FOR = timedelta(hours=24)
+WRITE_METHODS = ("post", "put", "patch", "delete")
+RETENTION = timedelta(hours=24)
 KEY_MAX = 255
 # Visible ASCII, bare or as a string (RFC 9651), in which `"` and `\` would be special.
 KEY_CHARACTERS = rf"[!#-\[\]-~]{{1,{KEY_MAX}}}"
 KEY_PATTERN = rf'^("{KEY_CHARACTERS}"|{KEY_CHARACTERS})$'
-DELETED_AT_ONCE = 1_000
+DELETE_BATCH = 1_000
 
 _is_key = re.compile(KEY_PATTERN).fullmatch
 
@@ -67,18 +66,18 @@ class KeyInUse(Conflict):
 
 
 class IdempotentWrites(APIView):
-    # For every REST view that writes: its methods need know nothing of keys.
+    # Base of every REST view that writes; its methods need not handle keys.
 
-    def keeps_first_answer(self) -> bool:
+    def stores_response(self) -> bool:
         return True
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         method = str(request.method).lower()
-        if method not in WRITING or not hasattr(self, method):
+        if method not in WRITE_METHODS or not hasattr(self, method):
             return
         key = read_key(request)
-        if key and self.keeps_first_answer():
+        if key and self.stores_response():
             write = partial(self._write_once, getattr(self, method), key)
             setattr(self, method, write)
 
@@ -90,14 +89,14 @@ class IdempotentWrites(APIView):
         **kw: Any,
     ) -> HttpResponse:
         if not isinstance(request.user, User):
-            raise NotSignedIn("Who sends an Idempotency-Key has to say who he is.")
+            raise NotSignedIn("To use Idempotency-Key, send an API token or sign in.")
         write = partial(self._outcome, handler, request, **kw)
-        return answer_once(request.user, key, fingerprint(request), write)
+        return run_once(request.user, key, request_fingerprint(request), write)
 
     def _outcome(
         self, handler: Callable[..., HttpResponse], request: Request, **kwargs: Any
     ) -> HttpResponse:
-        """Return what came of the write, as it will be sent."""
+        """Return the response to the write, as it will be sent."""
         try:
             with transaction.atomic():
                 response = handler(request, **kwargs)
@@ -110,18 +109,18 @@ class IdempotentWrites(APIView):
 
 
 @atomic_with_retries
-def answer_once(
-    owner: User, key: str, asked: str, write: Callable[[], HttpResponse]
+def run_once(
+    owner: User, key: str, fingerprint: str, write: Callable[[], HttpResponse]
 ) -> HttpResponse:
-    """Return the answer of `write`, or the one that this key of `owner` gave before.
+    """Return the response of `write`, or the one stored for this key of `owner`.
 
-    `asked` is the fingerprint of the request. Raises KeyInUse and KeyReused.
+    Raises KeyInUse and KeyReused.
     """
-    _take_turn(owner, key)
+    _lock_key(owner, key)
     if earlier := _earlier(owner, key):
-        if earlier.fingerprint != asked:
+        if earlier.fingerprint != fingerprint:
             raise KeyReused
-        logger.info("Answered again, as %s.", earlier)
+        logger.info("Replayed the stored response: %s.", earlier)
         return _replay(earlier)
     response = write()
     if response.status_code >= 500:
@@ -130,7 +129,7 @@ def answer_once(
     IdempotencyRecord.objects.create(
         owner=owner,
         key=key,
-        fingerprint=asked,
+        fingerprint=fingerprint,
         status=response.status_code,
         headers=[*response.items(), (TAGS, " ".join(to_be_invalidated()))],
         body=response.content,
@@ -139,25 +138,25 @@ def answer_once(
 
 
 def read_key(request: Request) -> str | None:
-    """Return the key that came with the request, without quotes, if any.
+    """Return the key of the request without quotes; None if it has none.
 
-    Raises Invalid if that is none.
+    Raises Invalid if it is malformed.
     """
     given = request.headers.get(HEADER)
     if given is None:
         return None
     if not _is_key(given):
         message = (
-            f'Must be 1 to {KEY_MAX} visible ASCII characters, without " and \\ '
-            "among them; it may stand in quotes."
+            f'Must be 1 to {KEY_MAX} visible ASCII characters other than " and \\; '
+            "double quotes around it are allowed."
         )
         raise Invalid(errors={HEADER: [message]})
     return given.strip('"')
 
 
-def fingerprint(request: Request) -> str:
-    """Return a digest of all that the request asks for; files are read in pieces."""
-    asked = [
+def request_fingerprint(request: Request) -> str:
+    """Return a digest of everything that the request says; files are read in chunks."""
+    parts = [
         request.method,
         request.get_full_path(),
         request.content_type.partition(";")[0],
@@ -165,16 +164,16 @@ def fingerprint(request: Request) -> str:
         request.data,
     ]
     try:
-        content = orjson.dumps(asked, _digest_of_file, orjson.OPT_SORT_KEYS)
+        content = orjson.dumps(parts, _digest_of_file, orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        raise Invalid(f"The body cannot be told from others: {error}") from error
+        raise Invalid(f"The body cannot be compared with others: {error}") from error
     return sha256(content).hexdigest()
 
 
-def forget_old() -> int:
-    """Delete the answers that are no longer given; return how many."""
-    old = IdempotencyRecord.objects.filter(created_at__lt=timezone.now() - KEPT_FOR)
-    batch = old.order_by("created_at").values("pk")[:DELETED_AT_ONCE]
+def delete_expired() -> int:
+    """Delete the responses that are no longer replayed; return how many."""
+    old = IdempotencyRecord.objects.filter(created_at__lt=timezone.now() - RETENTION)
+    batch = old.order_by("created_at").values("pk")[:DELETE_BATCH]
     deleted = 0
     while number := IdempotencyRecord.objects.filter(pk__in=batch).delete()[0]:
         deleted += number
@@ -191,10 +190,10 @@ def _digest_of_file(value: object) -> str:
     return digest.hexdigest()
 
 
-def _take_turn(owner: User, key: str) -> None:
-    """Raise KeyInUse while another transaction has the turn of this key."""
+def _lock_key(owner: User, key: str) -> None:
+    """Raise KeyInUse while another transaction holds the lock of this key."""
     if connection.vendor != "postgresql":
-        return  # it has the write lock
+        return  # the transaction holds the write lock
     digest = sha256(f"{owner.pk} {key}".encode()).digest()
     number = int.from_bytes(digest[:8], signed=True)
     with connection.cursor() as cursor:
@@ -205,7 +204,7 @@ def _take_turn(owner: User, key: str) -> None:
 
 def _earlier(owner: User, key: str) -> IdempotencyRecord | None:
     record = IdempotencyRecord.objects.filter(owner=owner, key=key).first()
-    if record and record.created_at < timezone.now() - KEPT_FOR:
+    if record and record.created_at < timezone.now() - RETENTION:
         record.delete()
         return None
     return record
@@ -216,7 +215,7 @@ def _replay(record: IdempotencyRecord) -> HttpResponse:
     del response["Content-Type"]
     for name, value in record.headers:
         response[name] = value
-    # Whoever was killed after the commit, or lost the connection, has told nobody.
+    # A process that was killed after the commit has not published its invalidation.
     invalidate(*response.get(TAGS, "").split())
     del response[TAGS]
     response[REPLAYED_HEADER] = "true"

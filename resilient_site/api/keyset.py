@@ -1,7 +1,8 @@
-"""Keyset paging: page 1 and page 10,000 cost the same, and nothing is skipped.
+"""Keyset pagination: page 1 and page 10,000 cost the same.
 
-A page is found by the values of its first row, not by counting rows, so rows that
-come and go between two pages move nothing. Every ordering ends in the primary key.
+A page is found by the values of the row before it and not by counting rows, so no row
+is skipped or repeated when others are inserted or deleted between two pages. Every
+ordering ends in the primary key.
 """
 
 import base64
@@ -24,12 +25,12 @@ class Page[M: Model]:
     rows: Sequence[M]
     next: str | None
     previous: str | None
-    end: str | None  # where rows that are yet to come will follow
+    end: str | None  # the cursor after the last row, where later rows will follow
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """The edge of a page: values of the ordering's columns, and which way to go."""
+    """A position in a list: values of the ordering's columns, and the direction."""
 
     ordering: str
     backwards: bool
@@ -65,7 +66,7 @@ def _checked(value: Any) -> Any:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError
-        return value.astimezone(UTC)  # OverflowError at the ends of time
+        return value.astimezone(UTC)  # OverflowError at the first and last day
     return value
 
 
@@ -77,7 +78,7 @@ def columns(model: type[Model], ordering: str) -> list[str]:
 
 
 def _unindexed(name: str) -> Greatest:
-    """Return the column as an expression that no index is over."""
+    """Return the column as an expression without an index."""
     return Greatest(name, name)
 
 
@@ -92,9 +93,9 @@ def paginate[M: Model](
 ) -> Page[M]:
     """Return the page of `rows` at `cursor`, or the first one.
 
-    With `sort` all rows are found and sorted, where otherwise an index may give the
-    order: for filtered rows that are few. Raises Invalid, for the parameter `named`,
-    if the cursor belongs to another list or ordering.
+    With `sort` the database sorts all rows instead of reading them in the order of an
+    index: faster for a filter that few rows match. Raises Invalid, for the parameter
+    `named`, if the cursor belongs to another list or ordering.
     """
     names = columns(rows.model, ordering)
     try:

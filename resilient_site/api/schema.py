@@ -1,4 +1,4 @@
-"""What the OpenAPI schema says of every operation: errors, tokens, names."""
+"""OpenAPI: what every operation has, such as errors, authentication and headers."""
 
 from typing import Any, Literal
 
@@ -25,35 +25,35 @@ KEY_PARAMETER = OpenApiParameter(
     {"type": "string", "pattern": KEY_PATTERN},
     OpenApiParameter.HEADER,
     description=(
-        "A text of yours that no other request has: this one may then be sent again "
-        "for 24 hours, and is carried out once. It gives the first answer again, with "
-        f"`{REPLAYED_HEADER}: true`; a job is given as it is at that moment."
+        "A unique text that you choose. For 24 hours the request can be repeated with "
+        "it and is carried out once: the first response is replayed, with "
+        f"`{REPLAYED_HEADER}: true`. A job is returned as it is at that moment."
     ),
 )
 
 
-VIOLATED = "The policies of rate limiting (see `RateLimit-Policy`) that were exceeded."
-EVERY_ANSWER = ("RateLimit-Policy", "RateLimit")
-AGAIN = ("Retry-After",)
+VIOLATED = "The rate-limit policies (see `RateLimit-Policy`) that were exceeded."
+EVERY_RESPONSE = ("RateLimit-Policy", "RateLimit")
+REJECTIONS = ("Retry-After",)
 HEADERS = {
     "RateLimit-Policy": {
         "description": (
-            "The policy that the request was counted for: its name, the quota `q` of "
-            'requests and the window `w` in seconds. With `scope="process"` each '
-            "process of the site counts by itself for the time being."
+            "The rate-limit policy that the request counts for: its name, the quota "
+            '`q` of requests and the window `w` in seconds. With `scope="process"` '
+            "each process of the site counts by itself at the moment."
         ),
         "schema": {"type": "string"},
         "example": '"read";q=6000;w=60',
     },
     "RateLimit": {
         "description": (
-            "What is left of it: `r` requests, until it is whole again in `t` seconds."
+            "What is left of the quota: `r` requests, until it is reset in `t` seconds."
         ),
         "schema": {"type": "string"},
         "example": '"read";r=5999;t=42',
     },
     "Retry-After": {
-        "description": "In how many seconds to ask again.",
+        "description": "The seconds after which to repeat the request.",
         "schema": {"type": "integer"},
     },
 }
@@ -70,7 +70,7 @@ NOT_MODIFIED = OpenApiResponse(description="Not modified")
 
 
 class ProblemSerializer(serializers.Serializer[Any]):
-    """An error (RFC 9457); `code` is stable, `errors` says what is wrong by field."""
+    """Problem document (RFC 9457): `code` is stable, `errors` has messages by field."""
 
     type = serializers.CharField()
     title = serializers.CharField()
@@ -82,7 +82,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
     errors = serializers.DictField(required=False)  # type: ignore[assignment]
 
     def get_fields(self) -> dict[str, Any]:
-        """Add the member whose name is none in Python."""
+        """Add the member whose name is not a Python identifier."""
         policies = serializers.ListField(
             child=serializers.CharField(), required=False, help_text=VIOLATED
         )
@@ -90,11 +90,11 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 
 class ProblemSchema(AutoSchema):
-    """Names the problem responses that every operation can give."""
+    """Schema with the problem responses that every operation can give."""
 
     def get_auth(self) -> list[dict[str, list[str]]]:
         schemes: list[dict[str, list[str]]] = super().get_auth()
-        # Reading is open to all.
+        # Reading needs no authentication.
         return [*schemes, {}] if self.method == "GET" else schemes
 
     def _get_response_bodies(
@@ -128,12 +128,15 @@ class ProblemSchema(AutoSchema):
 
 
 def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
-    """Say which headers every answer has, and which every refusal for now."""
+    """Add the headers of every response, and Retry-After of 429 and 503."""
     result["components"]["headers"] = HEADERS
     for operations in result["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                names = [*EVERY_ANSWER, *(AGAIN if status in ("429", "503") else ())]
+                names = [
+                    *EVERY_RESPONSE,
+                    *(REJECTIONS if status in ("429", "503") else ()),
+                ]
                 response.setdefault("headers", {}).update(
                     {name: {"$ref": f"#/components/headers/{name}"} for name in names}
                 )
@@ -149,5 +152,5 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "`Token` and a space, then the token.",
+            "description": "`Token`, a space, and the API token.",
         }

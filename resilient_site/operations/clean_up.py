@@ -1,7 +1,7 @@
-"""What has had its time and is deleted, whoever keeps it.
+"""Clean-up: deletes rows that have expired.
 
-Apps register their chores when they are ready. The pool's supervisor does all of them
-now and then, and so does `manage.py clean_up`, for where there is none.
+Apps register their tasks when they are ready. The supervisor of the pool runs all of
+them now and then; `manage.py clean_up` does so where there is no pool.
 """
 
 from collections.abc import Callable
@@ -15,35 +15,35 @@ from django.utils import timezone
 from resilient_site.api import idempotency
 from resilient_site.models import ApiToken
 
-# For so long a person still sees that his token has expired.
-EXPIRED_TOKENS_KEPT_FOR = timedelta(days=7)
+# Users still see their expired tokens for this long.
+EXPIRED_TOKEN_RETENTION = timedelta(days=7)
 
-# Each deletes what is too old, not too much at a time, and returns how many.
-_chores: dict[str, Callable[[], int]] = {}
+# Each deletes a bounded number of expired rows, and returns how many.
+_tasks: dict[str, Callable[[], int]] = {}
 
 
-def register(what: str, forget: Callable[[], int]) -> None:
-    _chores[what] = forget
+def register(name: str, delete: Callable[[], int]) -> None:
+    _tasks[name] = delete
 
 
 def clean_up() -> dict[str, int]:
-    """Do each chore once, which may leave some for later; return the numbers."""
-    return {what: forget() for what, forget in _chores.items()}
+    """Run each task once, which may leave rows for the next run; return the numbers."""
+    return {name: delete() for name, delete in _tasks.items()}
 
 
-def forget_tokens() -> int:
-    long_ago = timezone.now() - EXPIRED_TOKENS_KEPT_FOR
-    deleted: int = ApiToken.objects.filter(expiry__lt=long_ago).delete()[0]
+def delete_expired_tokens() -> int:
+    limit = timezone.now() - EXPIRED_TOKEN_RETENTION
+    deleted: int = ApiToken.objects.filter(expiry__lt=limit).delete()[0]
     return deleted
 
 
-def forget_sessions() -> int:
+def delete_expired_sessions() -> int:
     expired = Session.objects.filter(expire_date__lt=timezone.now()).count()
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
     return expired
 
 
 def register_all() -> None:
-    register("expired API tokens", forget_tokens)
-    register("expired sessions", forget_sessions)
-    register("kept answers to writes", idempotency.forget_old)
+    register("expired API tokens", delete_expired_tokens)
+    register("expired sessions", delete_expired_sessions)
+    register("stored responses to writes", idempotency.delete_expired)

@@ -7,7 +7,7 @@ from resilient_site.operations.clean_up import clean_up
 
 
 class Command(BaseCommand):
-    help = "Delete what has had its time: tokens, sessions, kept answers, old jobs."
+    help = "Delete expired rows: tokens, sessions, stored responses, old jobs."
 
     def handle(self, *args: Any, **options: Any) -> None:
         deleted = Counter(clean_up())

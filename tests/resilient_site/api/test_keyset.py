@@ -1,4 +1,4 @@
-"""Keyset paging loses no row and shows none twice, whatever happens in between."""
+"""Keyset pagination skips and repeats no row, whatever is written in between."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def walk(ordering: str, size: int, between=lambda: None) -> list[str]:
 @pytest.mark.django_db
 @pytest.mark.parametrize("ordering", ORDERINGS)
 @pytest.mark.parametrize("sort", [False, True])
-def test_there_and_back_gives_the_same_pages(ordering, sort):
+def test_pages_forwards_and_backwards_are_the_same(ordering, sort):
     make_items(7, name="same name")
     make_items_ = Item.objects.count()
     rows, pages, cursor = Item.objects.all(), [], None
@@ -56,7 +56,7 @@ def test_there_and_back_gives_the_same_pages(ordering, sort):
 
 
 @pytest.mark.django_db
-def test_the_first_page_has_no_previous_and_an_empty_one_has_neither():
+def test_first_page_has_no_previous_and_empty_page_no_links():
     page = paginate(Item.objects.all(), ordering="name", cursor=None, size=3)
     assert (list(page.rows), page.next, page.previous) == ([], None, None)
     make_items(3)
@@ -74,7 +74,7 @@ def test_the_first_page_has_no_previous_and_an_empty_one_has_neither():
      Cursor("name", False, (None, "b")).encode(),
      "A" * 5000],
 )  # fmt: skip
-def test_a_cursor_that_is_none_is_refused(bad):
+def test_malformed_cursor_is_rejected(bad):
     with pytest.raises(Invalid) as caught:
         paginate(Item.objects.all(), ordering="name", cursor=bad, size=3)
     assert "cursor" in caught.value.errors
@@ -85,14 +85,14 @@ def test_a_cursor_that_is_none_is_refused(bad):
     ["2020-01-01", "yesterday", 5, "9999-99-99T00:00", "0001-01-01T00:00:00+23:59",
      "9999-12-31T23:59:59-23:59"],
 )  # fmt: skip
-def test_a_cursor_with_a_wrong_time_is_refused(value):
+def test_cursor_with_a_wrong_time_is_rejected(value):
     cursor = Cursor("updated_at", False, (value, "a")).encode()
     with pytest.raises(Invalid):
         paginate(Item.objects.all(), ordering="updated_at", cursor=cursor, size=3)
 
 
 @pytest.mark.django_db
-def test_a_later_page_reads_by_the_index_and_not_by_offset():
+def test_later_page_is_read_by_the_index():
     make_items(20)
     first = paginate(Item.objects.all(), ordering="name", cursor=None, size=3)
     with CaptureQueriesContext(
@@ -127,7 +127,7 @@ class PagingWhileOthersWrite(TestCase):
         st.integers(1, 5),
         st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=15),
     )
-    def test_rows_that_stay_are_seen_once(self, ordering, size, events):
+    def test_rows_that_stay_are_listed_once(self, ordering, size, events):
         """Rows come and go between the pages; those that stay are seen just once."""
         make_items(12, name="twin")
         stay = {f"item-{n:05}" for n in range(0, 12, 2)}

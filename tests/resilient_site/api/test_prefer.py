@@ -1,4 +1,4 @@
-"""What a client prefers, as RFC 7240 lets him say it."""
+"""The request header Prefer (RFC 7240)."""
 
 import time
 
@@ -48,21 +48,21 @@ pytestmark = pytest.mark.once
         ("wait=" + "9" * 5000, SECONDS_MAX, False),
     ],
 )
-def test_parsing(header, wait_s, respond_async):
+def test_prefer_is_parsed(header, wait_s, respond_async):
     assert parse_prefer(header) == Preference(wait_s, respond_async)
 
 
 @pytest.mark.parametrize(
     "piece", [r"\"", '"', "a,", ",", "a=", '"a', ";", " ", "\\", "wait=1;"]
 )
-def test_a_long_header_takes_no_time(piece):
+def test_long_header_is_parsed_in_linear_time(piece):
     for header in (piece * 30_000, '"' + piece * 30_000, "a=" + piece * 30_000 + "é"):
         began = time.perf_counter()
         parse_prefer(header)
         assert time.perf_counter() - began < 1 + BUSY_S
 
 
-def test_a_wait_is_capped_by_who_grants_it():
+def test_wait_is_capped():
     assert parse_prefer("wait=600").at_most(60).wait_s == 60
     assert parse_prefer("wait=6").at_most(60).wait_s == 6
     assert parse_prefer("respond-async").at_most(60).wait_s is None
@@ -78,6 +78,6 @@ def test_a_wait_is_capped_by_who_grants_it():
     ],
     ids=["none", "wait", "async", "both"],
 )
-def test_the_answer_names_what_was_applied(preference, applied):
+def test_preference_applied_names_what_was_applied(preference, applied):
     assert preference.applied == applied
     assert parse_prefer(applied) == preference

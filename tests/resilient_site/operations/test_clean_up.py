@@ -1,4 +1,4 @@
-"""What has had its time is deleted, and nothing else."""
+"""Clean-up deletes what has expired, and nothing else."""
 
 from datetime import timedelta
 from io import StringIO
@@ -31,7 +31,7 @@ def end_a_job(owner, days_ago: int) -> Job:
     return job
 
 
-def test_all_that_is_too_old_is_deleted(django_user_model):
+def test_clean_up_deletes_only_what_has_expired(django_user_model):
     user = django_user_model.objects.create_user("edith")
     now = timezone.now()
     for days in (-30, -1, 1, None):
@@ -52,10 +52,10 @@ def test_all_that_is_too_old_is_deleted(django_user_model):
     assert clean_up() == {
         "expired API tokens": 1,
         "expired sessions": 1,
-        "kept answers to writes": 1,
+        "stored responses to writes": 1,
         "uploads that were left": 0,
         "old jobs": 1,
-        "files of tries that failed": 0,
+        "files of failed attempts": 0,
     }
     assert not any(clean_up().values())
     assert ApiToken.objects.count() == 3
@@ -64,8 +64,8 @@ def test_all_that_is_too_old_is_deleted(django_user_model):
     assert Job.objects.get() == recent
 
 
-def test_it_goes_on_until_nothing_is_left(django_user_model, monkeypatch):
-    monkeypatch.setattr(queue, "FORGOTTEN_AT_ONCE", 2)
+def test_clean_up_continues_until_nothing_is_left(django_user_model, monkeypatch):
+    monkeypatch.setattr(queue, "DELETE_BATCH", 2)
     user = django_user_model.objects.create_user("edith")
     for _ in range(5):
         end_a_job(user, 31)

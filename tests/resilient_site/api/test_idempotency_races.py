@@ -1,4 +1,4 @@
-"""The same write many times at once, and again at any time."""
+"""The same write many times at once, and repeated at any time."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from items.models import Item, ItemChange
 from resilient_site.models import IdempotencyRecord
 from tests.factories import TESTER, make_item
 from tests.private_server import wait_for
-from tests.resilient_site.resilience.sending import (
+from tests.resilient_site.api.repeating import (
     ITEMS,
     KEY,
     client_of,
@@ -30,7 +30,7 @@ on_postgresql = pytest.mark.skipif(
 
 
 def start(*calls: Callable[[], Any]) -> Callable[[], list[Any]]:
-    """Begin the calls at one time; return what waits for their results."""
+    """Start the calls at one time; return a function that waits for their results."""
     barrier, results = threading.Barrier(len(calls)), []
 
     def run(call: Callable[[], Any]) -> None:
@@ -53,7 +53,7 @@ def start(*calls: Callable[[], Any]) -> Callable[[], list[Any]]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_fifty_at_the_same_time_make_one_item(editor):
+def test_fifty_requests_at_once_create_one_item(editor):
     def send() -> Any:
         return client_of(editor).post(ITEMS, {"name": "x"}, headers=KEY)
 
@@ -65,7 +65,7 @@ def test_fifty_at_the_same_time_make_one_item(editor):
     assert {answer.status_code for answer in answers} <= {201, 409, 503}
     assert len({answer.content for answer in done}) == 1
     assert sum(not is_replayed(answer) for answer in done) == 1
-    print(f"{len(done) - 1} replayed, {50 - len(done)} refused")
+    print(f"{len(done) - 1} replayed, {50 - len(done)} rejected")
 
 
 def waiting_for_locks() -> int:
@@ -77,7 +77,7 @@ def waiting_for_locks() -> int:
 
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
-def test_while_the_first_is_under_way_the_second_is_refused_at_once(editor, admin):
+def test_repeated_request_is_409_while_the_first_is_processed(editor, admin):
     def send() -> Any:
         return client_of(editor).delete(ITEMS + "bolt", headers=KEY)
 
@@ -86,10 +86,10 @@ def test_while_the_first_is_under_way_the_second_is_refused_at_once(editor, admi
         Item.objects.select_for_update().get()
         wait = start(send)
         wait_for(waiting_for_locks)
-        refused = send()
+        rejected = send()
         other = client_of(admin).post(ITEMS, {"name": "y"}, headers=KEY)
-    assert (refused.status_code, refused["Retry-After"]) == (409, "1")
-    assert refused.json()["code"] == "idempotency_key_in_use"
+    assert (rejected.status_code, rejected["Retry-After"]) == (409, "1")
+    assert rejected.json()["code"] == "idempotency_key_in_use"
     assert other.status_code == 201
     (first,) = wait()
     assert content(send()) == content(first)
@@ -97,8 +97,8 @@ def test_while_the_first_is_under_way_the_second_is_refused_at_once(editor, admi
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_database_that_does_not_give_way_leaves_no_key(editor):
-    """Another writer holds the lock for longer than anyone waits."""
+def test_lock_timeout_stores_nothing(editor):
+    """Another writer holds the lock for longer than the timeout."""
 
     def send() -> Any:
         with connection.cursor() as cursor:
@@ -120,7 +120,7 @@ def test_a_database_that_does_not_give_way_leaves_no_key(editor):
 
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
-def test_a_transaction_that_lost_begins_anew_as_a_whole(editor):
+def test_transaction_that_loses_is_retried_as_a_whole(editor):
     def send() -> Any:
         with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_isolation = 'repeatable read'")
@@ -147,12 +147,12 @@ writes = st.tuples(
     st.sampled_from(["x", "y", "z"]),
     st.sampled_from([{}, {}, {"If-Match": '"1"'}, {"If-Match": '"2"'}]),
 )
-# After each write: how far back lie those that are sent again.
+# After each write: how far back are those that are repeated.
 repeats = st.lists(st.integers(0, 5), max_size=3)
 
 
 def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[Any]:
-    """Send the requests that `script` numbers; return what came of it, and undo it."""
+    """Send the requests that `script` numbers; return the state, and roll it back."""
     caches["rates"].clear()
     with transaction.atomic():
         for number in script:
@@ -175,7 +175,7 @@ def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[An
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=8))
-def test_sent_again_at_any_time_nothing_else_comes_of_it(api, steps):
+def test_repetition_at_any_time_does_not_change_the_outcome(api, steps):
     plan = [write for write, _ in steps]
     script = []
     for number, (_, back) in enumerate(steps):

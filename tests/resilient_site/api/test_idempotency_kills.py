@@ -1,4 +1,4 @@
-"""The web process is killed when the write is done and the answer is not sent."""
+"""The web process is killed between the commit and the response."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ User.objects.create_superuser("ada")
 
 
 class Client:
-    """Sends one write, with its key, as often as it has to."""
+    """Client that repeats one write with its key."""
 
     def __init__(self, site: Site, user: str) -> None:
         self.site = site
@@ -41,20 +41,20 @@ class Client:
         return self.site.request("POST", ITEMS, ITEM, self.headers)
 
     def begin(self) -> http.client.HTTPConnection:
-        """Send it and read nothing."""
+        """Send the write; do not read the response."""
         to = http.client.HTTPConnection(self.site.host, self.site.port, timeout=20)
         to.request("POST", ITEMS, json.dumps(ITEM).encode(), self.headers)
         return to
 
     def send_again(self) -> Answer:
-        """Wait for the next web process, and send it again."""
+        """Wait for the next web process, and repeat the write."""
         wait_for(self.site.answers)
         return self.send()
 
 
 def kill_web_worker(site: Site) -> None:
     assert site.process is not None
-    # Without jobs it is gunicorn that is started, with nothing around it.
+    # Without a pool the process is gunicorn itself.
     (worker,) = psutil.Process(site.process.pid).children()
     worker.kill()
     wait_for(lambda: has_ended(worker))
@@ -68,7 +68,7 @@ def check(answer: Answer, client: Client) -> None:
     assert found == [answer.json()]
 
 
-def test_on_sqlite(tmp_path):
+def test_repeated_write_is_replayed_after_a_kill_on_sqlite(tmp_path):
     site = Site(tmp_path)
 
     def is_written() -> bool:
@@ -105,7 +105,7 @@ def site(postgres_own, tmp_path) -> Iterator[Site]:
 
 
 class Commits:
-    """Lets commits wait for a standby server that is not there: done, and not told."""
+    """Makes commits wait for a standby server that does not exist."""
 
     RELOAD = "SELECT pg_reload_conf()"
 
@@ -119,14 +119,14 @@ class Commits:
             return cursor.fetchall()
 
     def hold(self) -> None:
-        self.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", self.RELOAD)
-        wait_for(lambda: self.sql("SHOW synchronous_standby_names") == [("nobody",)])
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = 'missing'", self.RELOAD)
+        wait_for(lambda: self.sql("SHOW synchronous_standby_names") == [("missing",)])
 
     def one_waits(self) -> bool:
         held = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         return bool(self.sql(held))
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.sql("ALTER SYSTEM RESET synchronous_standby_names", self.RELOAD)
         wait_for(lambda: not self.one_waits())
 
@@ -136,7 +136,7 @@ def commits(postgres_own) -> Commits:
     return Commits(postgres_own)
 
 
-def test_on_postgresql(site, commits):
+def test_repeated_write_is_replayed_after_a_kill_on_postgresql(site, commits):
     client = Client(site, "ada")
     commits.hold()
     with closing(client.begin()) as connection:
@@ -145,13 +145,13 @@ def test_on_postgresql(site, commits):
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse()
 
-    under_way = client.send_again()
-    assert (under_way.status, under_way.headers["Retry-After"]) == (409, "1")
-    commits.let_go()
+    first = client.send_again()
+    assert (first.status, first.headers["Retry-After"]) == (409, "1")
+    commits.release()
     check(client.send(), client)
 
 
-def test_a_database_that_hangs_in_a_commit_is_not_said_to_have_changed_nothing(
+def test_response_says_that_the_outcome_of_a_hung_commit_is_unknown(
     site, commits, postgres_own
 ):
     client = Client(site, "ada")
@@ -160,10 +160,10 @@ def test_a_database_that_hangs_in_a_commit_is_not_said_to_have_changed_nothing(
     def found() -> int:
         return len(site.get(path).json()["results"])
 
-    def is_at_hand() -> bool:
-        """Tell whether it is shown from memory, and not for want of the database."""
-        told = site.get(path).headers["Cache-Status"]
-        return "; hit" in told and "detail=" not in told
+    def is_cache_hit() -> bool:
+        """Return whether it comes from the cache, and is not stale."""
+        status = site.get(path).headers["Cache-Status"]
+        return "; hit" in status and "detail=" not in status
 
     assert found() == 0
     commits.hold()
@@ -172,12 +172,12 @@ def test_a_database_that_hangs_in_a_commit_is_not_said_to_have_changed_nothing(
         postgres_own.pause()
         answer = connection.getresponse()
         assert answer.status == 503
-        assert "Look whether it was" in json.load(answer)["detail"]
+        assert "Check whether it was" in json.load(answer)["detail"]
     postgres_own.resume()
     wait_for(lambda: site.get("/readyz").body == b"ok\n")
-    # Nobody is told when it becomes visible: what is read until then stays at hand.
-    wait_for(is_at_hand)
+    # The commit becomes visible without an invalidation; until then it stays cached.
+    wait_for(is_cache_hit)
     assert found() == 0
-    commits.let_go()
+    commits.release()
     assert client.send().status == 201
     assert found() == 1

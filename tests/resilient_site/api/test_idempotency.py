@@ -1,4 +1,4 @@
-"""A write that is sent again with its key is not done again."""
+"""A write that is repeated with its Idempotency-Key is carried out once."""
 
 from datetime import timedelta
 from typing import Any
@@ -18,11 +18,11 @@ from compute.registry import get_task
 from items import catalogue
 from items.catalogue import item_tag
 from items.models import Item, ItemChange
-from resilient_site.api.idempotency import IdempotentWrites, answer_once, forget_old
+from resilient_site.api.idempotency import IdempotentWrites, delete_expired, run_once
 from resilient_site.edge.cache.invalidation import generations, mark, now
 from resilient_site.models import IdempotencyRecord
 from tests.factories import make_item
-from tests.resilient_site.resilience.sending import (
+from tests.resilient_site.api.repeating import (
     ITEMS,
     KEY,
     client_of,
@@ -39,7 +39,7 @@ def another(admin: User) -> APIClient:
     return client_of(admin)
 
 
-def test_every_write_gives_its_first_answer_again(api):
+def test_every_write_replays_its_first_response(api):
     def sent(method: str, path: str, number: int, *args: Any, **more: str) -> Any:
         headers = {"Idempotency-Key": f"k{number}"} | more
         return twice(lambda: getattr(api, method)(path, *args, headers=headers))
@@ -60,10 +60,8 @@ def test_every_write_gives_its_first_answer_again(api):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_answered_again_is_seen_though_its_change_was_told_to_nobody(
-    api, monkeypatch
-):
-    """Whoever was to tell it was killed after the commit."""
+def test_replay_publishes_an_invalidation_that_was_lost(api, monkeypatch):
+    """As when the process was killed after the commit."""
 
     def send() -> Any:
         return api.post(ITEMS, {"id": "bolt", "name": "Bolt"}, headers=KEY)
@@ -81,26 +79,26 @@ def test_what_is_answered_again_is_seen_though_its_change_was_told_to_nobody(
     assert generations.is_current(nut)
 
 
-def test_what_the_write_came_to_is_kept_also_where_it_was_refused(api):
-    """Late a second time, it would do what it did not do the first time."""
+def test_failure_that_the_database_decided_is_replayed(api):
+    """A late repetition would otherwise do what the first request did not."""
     make_item(id="there")
     headers = iter({"Idempotency-Key": f"k{n}"} for n in range(9))
 
-    def refused(method: str, path: str, *args: Any, **more: str) -> tuple[int, str]:
+    def rejected(method: str, path: str, *args: Any, **more: str) -> tuple[int, str]:
         header = next(headers) | more
         answer = twice(lambda: getattr(api, method)(path, *args, headers=header))
         return answer.status_code, answer.json()["code"]
 
     item = {"id": "there", "name": "x"}
     stale = {"If-Match": '"7"'}
-    assert refused("post", ITEMS, item) == (400, "item_exists")
-    assert refused("post", ITEMS + "bulk", [item]) == (400, "invalid")
-    assert refused("delete", ITEMS + "not") == (404, "item_not_found")
-    assert refused("delete", ITEMS + "there", **stale) == (412, "stale_version")
-    assert refused("put", ITEMS + "there", item, **stale) == (412, "stale_version")
+    assert rejected("post", ITEMS, item) == (400, "item_exists")
+    assert rejected("post", ITEMS + "bulk", [item]) == (400, "invalid")
+    assert rejected("delete", ITEMS + "not") == (404, "item_not_found")
+    assert rejected("delete", ITEMS + "there", **stale) == (412, "stale_version")
+    assert rejected("put", ITEMS + "there", item, **stale) == (412, "stale_version")
 
 
-def test_the_key_may_be_quoted(api):
+def test_key_may_be_quoted(api):
     made = api.post(ITEMS, {"name": "x"}, headers={"Idempotency-Key": '"k"'})
     again = api.post(ITEMS, {"name": "x"}, headers={"Idempotency-Key": "k"})
     assert content(again) == content(made)
@@ -110,7 +108,7 @@ def test_the_key_may_be_quoted(api):
     "key", ["", '""', "k" * 256, "a b", '"', '"k', "k\\", "ö", "k\n", "\t"], ids=repr
 )
 @pytest.mark.parametrize("path", [ITEMS, "/api/v1/jobs/"])
-def test_what_is_no_key_is_refused(api, key, path):
+def test_malformed_key_is_rejected(api, key, path):
     answer = api.post(
         path, {"name": "x", "task": "heavy_computation"}, HTTP_IDEMPOTENCY_KEY=key
     )
@@ -121,12 +119,12 @@ def test_what_is_no_key_is_refused(api, key, path):
     assert not Item.objects.exists()
 
 
-def test_the_longest_key_is_taken(api):
+def test_longest_key_is_accepted(api):
     longest = {"Idempotency-Key": "~" * 255}
     twice(lambda: api.post(ITEMS, {"name": "x"}, headers=longest))
 
 
-def test_another_request_with_the_same_key_is_refused(api):
+def test_another_request_with_the_same_key_is_rejected(api):
     first = {"id": "a", "name": "x"}
     assert api.post(ITEMS, first, headers=KEY).status_code == 201
     for method, path, body, more in (
@@ -142,14 +140,14 @@ def test_another_request_with_the_same_key_is_refused(api):
         code = answer.json()["code"]
         assert (answer.status_code, code) == (422, "idempotency_key_reused")
     assert Item.objects.get().version == 1
-    # The same in other words is the same.
+    # The same request in another notation is the same.
     raw = b' {"name": "x",\n "id": "a"}'
     kind = "application/json; charset=utf-8"
     again = api.post(ITEMS, raw, content_type=kind, headers=KEY)
     assert is_replayed(again)
 
 
-def test_a_file_that_is_sent_is_told_from_another(api, editor):
+def test_requests_with_other_files_are_other_requests(api, editor):
     job = jobs.submit(
         task=get_task("heavy_computation"), params={"size": 10}, owner=editor
     )
@@ -163,7 +161,7 @@ def test_a_file_that_is_sent_is_told_from_another(api, editor):
     assert send(b"two").status_code == 422
 
 
-def test_each_person_has_keys_of_his_own(api, another):
+def test_each_user_has_their_own_keys(api, another):
     mine = api.post(ITEMS, {"name": "x"}, headers=KEY)
     theirs = another.post(ITEMS, {"name": "y"}, headers=KEY)
     assert theirs.status_code == 201
@@ -172,12 +170,12 @@ def test_each_person_has_keys_of_his_own(api, another):
     assert Item.objects.count() == 2
 
 
-def test_who_has_a_session_may_send_a_key(editor_client):
+def test_client_with_a_session_may_send_a_key(editor_client):
     twice(lambda: editor_client.post(ITEMS, {"name": "x"}, JSON, headers=KEY))
     assert Item.objects.count() == 1
 
 
-def test_without_a_key_nothing_is_kept_and_nothing_asked(api):
+def test_request_without_a_key_stores_and_queries_nothing(api):
     with CaptureQueriesContext(connection) as queries:
         api.post(ITEMS, {"name": "x"})
         api.get(ITEMS, headers=KEY)
@@ -187,7 +185,9 @@ def test_without_a_key_nothing_is_kept_and_nothing_asked(api):
     assert not IdempotencyRecord.objects.exists()
 
 
-def test_what_was_not_carried_out_leaves_no_key(api, reader, anonymous_api, settings):
+def test_request_that_was_not_carried_out_stores_nothing(
+    api, reader, anonymous_api, settings
+):
     good = {"id": "a", "name": "x"}
     bodies = [{"id": "a"}, {"id": "with space", "name": "x"}, [1], None]
     for body in bodies:
@@ -211,7 +211,7 @@ def test_what_was_not_carried_out_leaves_no_key(api, reader, anonymous_api, sett
     assert api.post(ITEMS, good, headers=KEY).status_code == 201
 
 
-def test_a_fault_of_ours_leaves_no_key(api, monkeypatch):
+def test_error_of_the_site_stores_nothing(api, monkeypatch):
     def fail(*args: object) -> None:
         raise RuntimeError("a bug")
 
@@ -224,13 +224,13 @@ def test_a_fault_of_ours_leaves_no_key(api, monkeypatch):
     assert api.post(ITEMS, item, headers=KEY).status_code == 201
 
 
-def test_an_answer_of_a_fault_takes_the_write_back(editor):
+def test_response_of_500_and_above_rolls_the_write_back(editor):
     def write() -> HttpResponse:
         make_item()
         return HttpResponse(status=503)
 
     for _ in range(2):
-        answer = answer_once(editor, "k", "asked", write)
+        answer = run_once(editor, "k", "fingerprint", write)
         assert not is_replayed(answer)
     assert not Item.objects.exists()
 
@@ -254,8 +254,8 @@ REFUSE = {
 @pytest.mark.parametrize(
     "table", ["items_itemchange", "resilient_site_idempotencyrecord"]
 )
-def test_there_are_write_and_answer_or_neither(api, table):
-    """As if others won each time: over the write, or over the answer."""
+def test_write_and_response_are_stored_together_or_neither(api, table):
+    """As when other writers win each time: over the write, or over the response."""
     begin, end = REFUSE[connection.vendor]
     with connection.cursor() as cursor:
         cursor.execute(begin.format(table=table))
@@ -267,7 +267,7 @@ def test_there_are_write_and_answer_or_neither(api, table):
     assert api.post(ITEMS, {"name": "x"}, headers=KEY).status_code == 201
 
 
-def test_a_key_is_forgotten_after_a_day(api):
+def test_key_expires_after_a_day(api):
     def send() -> Any:
         return api.post(ITEMS, {"name": "x"}, headers=KEY)
 
@@ -276,13 +276,13 @@ def test_a_key_is_forgotten_after_a_day(api):
     assert twice(send).json()["id"] != first.json()["id"]
 
 
-def test_old_answers_are_deleted(api, monkeypatch):
-    monkeypatch.setattr("resilient_site.api.idempotency.DELETED_AT_ONCE", 2)
+def test_expired_responses_are_deleted(api, monkeypatch):
+    monkeypatch.setattr("resilient_site.api.idempotency.DELETE_BATCH", 2)
     for number in range(6):
         api.delete(ITEMS + "x", headers={"Idempotency-Key": f"k{number}"})
     old = IdempotencyRecord.objects.exclude(key="k0")
     old.update(created_at=timezone.now() - timedelta(hours=25))
-    assert forget_old() == 5
+    assert delete_expired() == 5
     assert IdempotencyRecord.objects.get().key == "k0"
 
 
@@ -296,7 +296,7 @@ def rest_views(urls: list[Any]) -> list[Any]:
     return found
 
 
-def test_every_rest_view_that_writes_takes_a_key():
+def test_every_rest_view_that_writes_accepts_a_key():
     (api_urls,) = (
         u for u in get_resolver().url_patterns if str(u.pattern).startswith("api/")
     )

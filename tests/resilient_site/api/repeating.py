@@ -1,4 +1,4 @@
-"""Sending writes again, for the tests of the Idempotency-Key."""
+"""Clients that repeat writes, for the tests of the Idempotency-Key."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def is_replayed(answer: Any) -> bool:
 
 
 def twice(send: Callable[[], Any]) -> Any:
-    """Send a request again, see that the answer is the first one, and return that."""
+    """Send a request twice; return the first response, which is replayed."""
     first, again = send(), send()
     assert not is_replayed(first)
     assert is_replayed(again)
