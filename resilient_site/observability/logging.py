@@ -15,9 +15,11 @@ import os
 import re
 import select
 import sys
+import threading
+import time
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
-from queue import Full, Queue
+from queue import SimpleQueue
 from typing import Any
 
 import orjson
@@ -34,6 +36,9 @@ MAX_LINE_BYTES = select.PIPE_BUF - 1
 MAX_QUEUED = 2_000
 WRITE_TIMEOUT_MS = 1_000
 FLUSH_TIMEOUT_S = 1.0
+# The thread collects lines for so long: one that wakes up for each line would compete
+# with those that serve requests.
+PAUSE_S = 0.01
 # Extras of Django and uvicorn that repeat what the message says.
 IGNORED_EXTRAS = ("request", "server_time", "color_message")
 # Clients send them in paths: terminals obey some, and others begin a new line.
@@ -135,12 +140,16 @@ class LineWriter(logging.Handler):
         self.owner, self.descriptor = owner, descriptor
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = f"{record.msg}\n".encode(errors="backslashreplace")
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLOUT)
-        if not poll.poll(None if self.owner.listener else WRITE_TIMEOUT_MS):
-            self.owner.drop()
+        if isinstance(record.msg, threading.Event):  # of flush
+            record.msg.set()
             return
+        line = f"{record.msg}\n".encode(errors="backslashreplace")
+        if self.owner.listener is None:
+            poll = select.poll()
+            poll.register(self.descriptor, select.POLLOUT)
+            if not poll.poll(WRITE_TIMEOUT_MS):
+                self.owner.drop()
+                return
         try:
             os.write(self.descriptor, line)
         except BlockingIOError:
@@ -149,45 +158,52 @@ class LineWriter(logging.Handler):
             pass  # the reader has ended
 
 
+class Listener(QueueListener):
+    queue: SimpleQueue[Any]
+
+    def dequeue(self, block: bool) -> Any:
+        if self.queue.empty():
+            time.sleep(PAUSE_S)
+        return self.queue.get(block)
+
+
 class LineHandler(QueueHandler):
     """Renders lines where they are logged, and queues them once a thread writes."""
 
-    queue: Queue[Any]
+    queue: SimpleQueue[Any]
 
     def __init__(self, descriptor: int = 2) -> None:
-        super().__init__(Queue(MAX_QUEUED))
+        super().__init__(SimpleQueue())
         self.writer = LineWriter(self, descriptor)
         self.dropped = self._unreported = 0
 
     def start(self) -> None:
         """Write in a thread of this process from now on."""
         if self.listener is None:
-            self.listener = QueueListener(self.queue, self.writer)
+            self.listener = Listener(self.queue, self.writer)
             self.listener.start()
             atexit.register(self.flush)
 
     def reset(self) -> None:
         """Forget thread and queue, which a forked process does not inherit."""
-        self.queue, self.listener = Queue(MAX_QUEUED), None
+        self.queue, self.listener = SimpleQueue(), None
         self.dropped = self._unreported = 0
 
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that has stopped."""
         if self.listener is not None:
-            with self.queue.all_tasks_done:
-                self.queue.all_tasks_done.wait_for(
-                    lambda: not self.queue.unfinished_tasks, FLUSH_TIMEOUT_S
-                )
+            is_written = threading.Event()
+            self.queue.put(logging.makeLogRecord({"msg": is_written}))
+            is_written.wait(FLUSH_TIMEOUT_S)
 
     def enqueue(self, record: logging.LogRecord) -> None:
         if self.listener is None:
             self.writer.handle(record)
             return
-        try:
-            self.queue.put_nowait(record)
-        except Full:
+        if self.queue.qsize() >= MAX_QUEUED:
             self.drop()
             return
+        self.queue.put(record)
         if self._unreported and self.queue.qsize() < MAX_QUEUED // 2:
             number, self._unreported = self._unreported, 0
             logger.warning("%d log lines were dropped: the queue was full.", number)
