@@ -15,14 +15,15 @@ async def send_stale_response(
 ) -> bool:
     """Send a reader its own stale response, or else the shared one; return whether.
 
-    In an overload shared ones come from process memory alone: to search the disk in
-    vain costs more than a rejection.
+    In an overload at most one of these searches the disk at a time: to do that in vain
+    costs more than a rejection.
     """
     if not request.is_safe:
         return False
     response = await private_cache.find(request)
     if response is None or not response.is_for_want_of_better():
-        response = await _find_shared(request, is_overload)
+        in_memory_only = is_overload and stale_store.reads > 0
+        response = await _find_shared(request, in_memory_only)
     if response is None or not response.is_for_want_of_better():
         return False
     await response.send_stale(request, send, extra, ORIGIN_FAILED)

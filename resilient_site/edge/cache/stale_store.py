@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,6 +77,7 @@ class StaleStore:
         self._open_lock = threading.Lock()
         self._disk: Cache | None = None
         self._inode = 0
+        self.reads = 0  # under way
         self._is_failing = False
 
     def start(self) -> None:
@@ -130,9 +130,13 @@ class StaleStore:
         if self._readers is None:
             return None
         found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
-        with suppress(TimeoutError):
+        self.reads += 1
+        try:
             return await asyncio.wait_for(found, READ_TIMEOUT_S)
-        return None
+        except TimeoutError:
+            return None
+        finally:
+            self.reads -= 1
 
     # --- writing
 
@@ -153,19 +157,17 @@ class StaleStore:
             is_over = self._ending.wait(WRITE_PERIOD_S)
             with self._lock:
                 pending, self._pending, self._pending_bytes = self._pending, {}, 0
-            # What was changed while it waited would replace what is newer.
-            current = {
-                key: entry
-                for key, entry in pending.items()
-                if entry[0] is None or generations.is_current(entry[0].mark)
-            }
             public = {
-                k: response for k, (response, public) in current.items() if public
+                key: response
+                for key, (response, is_public) in pending.items()
+                # What was changed while it waited would replace what is newer.
+                if is_public
+                and (response is None or generations.is_current(response.mark))
             }
             if public and self.slots and _redis().is_shared:
                 self._write_redis(public)
-            if current:
-                self._attempt(partial(_write_disk, entries=current))
+            if pending:
+                self._attempt(partial(_write_disk, entries=pending))
 
     def _write_redis(self, entries: dict[str, Copy | None]) -> None:
         deleted = [self._slot(key) for key, response in entries.items() if not response]
