@@ -74,13 +74,13 @@ class IdentityMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         began = now()
         response = self.get_response(request)
-        exchange = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
+        context = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
         user = _known_user(request)
-        if exchange is None or user is None:
+        if context is None or user is None:
             return response
         expires = getattr(getattr(request, "auth", None), "expiry", None)
         expires_at = expires.timestamp() if expires else math.inf
-        exchange.identity = Identity(user_tag(user.pk), expires_at)
+        context.identity = Identity(user_tag(user.pk), expires_at)
         session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         if session_key and not getattr(request, "auth", None):
             verified_tokens().record_session(session_key, user.pk, began)

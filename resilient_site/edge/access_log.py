@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from resilient_site.edge.streaming import SCOPE_KEY, Exchange, Message, Send
+from resilient_site.edge.streaming import SCOPE_KEY, Message, RequestContext, Send
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
 from resilient_site.observability.route_names import PROBE, route_of
@@ -87,8 +87,8 @@ class Observed:
         return COLLAPSED if b"collapsed" in said else STORED
 
     def _was_asked(self) -> bool:
-        exchange = self._scope.get(SCOPE_KEY)
-        return exchange is not None and exchange.was_let_in
+        context = self._scope.get(SCOPE_KEY)
+        return context is not None and context.was_admitted
 
 
 def log(scope: Message, status: int, seconds: float, size: int, how: str) -> None:
@@ -114,6 +114,6 @@ def not_passing() -> tuple[Any, ...]:
 
 
 def _user(scope: Message) -> str | None:
-    exchange: Exchange | None = scope.get(SCOPE_KEY)
-    identity = exchange.identity if exchange else None
+    context: RequestContext | None = scope.get(SCOPE_KEY)
+    identity = context.identity if context else None
     return identity.tag.removeprefix("user:") if identity else None

@@ -15,7 +15,12 @@ from resilient_site.edge import lifespan, metrics_endpoint, probes, wsgi_bridge
 from resilient_site.edge.access_log import Observed, record_hit
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache import coalescing, private_cache
-from resilient_site.edge.cache.cached_response import Headers
+from resilient_site.edge.cache.cached_response import (
+    Copy,
+    Headers,
+    invalidates_cached_response,
+)
+from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.cache.keys import (
     Key,
     copies,
@@ -24,14 +29,13 @@ from resilient_site.edge.cache.keys import (
     may_be_shared,
     query_of,
 )
-from resilient_site.edge.cache.response_capture import Tap, says_it_is_void
 from resilient_site.edge.cache.stale_responses import send_stale_response, store_shared
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
-from resilient_site.edge.request_body import ClientGone, new_body, receive_body
-from resilient_site.edge.streaming import Exchange, Message, Receive, Send
-from resilient_site.edge.wsgi_bridge import ask
+from resilient_site.edge.request_body import ClientGone, received_body
+from resilient_site.edge.streaming import Message, Receive, RequestContext, Send
+from resilient_site.edge.wsgi_bridge import Response, run_django, watched
 from resilient_site.errors import SiteError
 from resilient_site.observability.request_id import choose_id, start_request
 
@@ -100,11 +104,11 @@ async def answer(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
     try:
-        if await probes.answer(request, send, extra):
+        if request.path in probes.PATHS and await probes.answer(request, send, extra):
             return
-        if await metrics_endpoint.answer(request, send, extra):
-            return
-        if not await coalescing.answer(request, receive, send, extra):
+        if request.path in metrics_endpoint.PATHS:
+            await metrics_endpoint.answer(request, send, extra)
+        elif not await coalescing.answer(request, receive, send, extra):
             await forward(request, receive, send, extra)
     except ClientGone:
         return
@@ -115,24 +119,24 @@ async def answer(
 async def forward(
     request: Incoming, receive: Receive, send: Send, extra: Headers
 ) -> None:
-    """Let Django answer; if it fails a reader, give him the last known answer."""
+    """Send Django's response; if that fails a reader, the stale response."""
     kind = request.kind(private_cache.is_recognized(request))
-    tap = Tap(request, send)
+    context, read_at = RequestContext(), now()
     try:
         wsgi_bridge.admission.check(kind, request.deadline)
-        with new_body() as body:
-            await receive_body(request, receive, body)
-            exchange = await ask(request, kind, body, receive, tap.send)
+        async with received_body(request, receive) as body, watched(receive, context):
+            response = await run_django(request, kind, body, context, send)
     except SiteError as error:
         is_rush = isinstance(error, Rejected)
         if not await answer_without_django(request, send, extra, is_rush):
             raise
         return
-    if tap.failure:
-        if not await answer_without_django(request, send, extra):
-            await tap.failure.send(request, send, [])
+    if response is None:
         return
-    learn(request, exchange, tap)
+    if response.status >= 500 and await answer_without_django(request, send, extra):
+        return
+    await response.send(send)
+    learn(request, context, response, read_at)
 
 
 async def answer_without_django(
@@ -143,21 +147,24 @@ async def answer_without_django(
     )
 
 
-def learn(request: Incoming, exchange: Exchange, tap: Tap) -> None:
-    """Note who was answered, and keep what may be kept of the answer."""
-    identity, copy = exchange.identity, tap.copy()
-    if request.method == "GET" and says_it_is_void(tap.status):
-        private_cache.forget(request)
-    if identity is None:
+def learn(
+    request: Incoming, context: RequestContext, response: Response, read_at: int
+) -> None:
+    """Store what may be stored of the response, for all clients or for this one."""
+    if request.method != "GET":
         return
-    if copy is None:
+    if invalidates_cached_response(response.status):
+        private_cache.forget(request)
+    identity = context.identity
+    copy = Copy.from_response(response, read_at) if identity else None
+    if identity is None or copy is None:
         return
     key = key_of(request)
     if (
         key
         and may_be_shared(copy, key)
         and not copy.varies_by_token
-        # Else his cookies, or parameters that do not count, may be in it.
+        # Else its cookies, or parameters that do not count, may be in it.
         and not request.has_cookie
         and request.query == key.query.encode()
     ):

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -30,13 +30,23 @@ class TooSlow(SiteError):
 
 
 class ClientGone(Exception):
-    """There is nobody left to answer."""
+    """The client has closed the connection."""
 
 
-@contextmanager
-def new_body() -> Iterator[SpooledTemporaryFile[bytes]]:
+@asynccontextmanager
+async def received_body(
+    request: Incoming, receive: Receive
+) -> AsyncIterator[IO[bytes] | None]:
+    """Receive the body whole; None if there is none.
+
+    Raises TooSlow, ClientGone, or Unavailable if there is no room to keep it.
+    """
+    if not request.has_body:
+        yield None
+        return
     body = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
     try:
+        await receive_body(request, receive, body)
         yield body
     finally:
         # Where the disk is full it fails to write out what is to be thrown away.
@@ -45,10 +55,7 @@ def new_body() -> Iterator[SpooledTemporaryFile[bytes]]:
 
 
 async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> None:
-    """Take the body in, unless it is one that Django will refuse unread.
-
-    Raises TooSlow, ClientGone, or Unavailable if there is no room to keep it.
-    """
+    """Receive the body, unless it is one that Django will reject unread."""
     if not _is_acceptable(request):
         return
     length = int(request.headers[b"content-length"])
@@ -78,7 +85,7 @@ async def _receive(
 
 
 def _is_acceptable(request: Incoming) -> bool:
-    """Tell whether Django will read the body; it refuses the others unread.
+    """Return whether Django will read the body; it rejects the others unread.
 
     Only a form of a client that sends credentials may have more than MAX_BODY_BYTES,
     where the policy of the view says so.

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 type Message = MutableMapping[str, Any]
 type Receive = Callable[[], Awaitable[Message]]
+type Headers = list[tuple[bytes, bytes]]
 type Send = Callable[[Message], Awaitable[None]]
 
 # Then the client has to ask again, and is asked again who he is.
@@ -60,8 +61,8 @@ class Wait:
 def waited_for(request: HttpRequest) -> str | None:
     """Return the token of the Wait that this request has behind it, if any."""
     # In the ASGI scope, where no header of a client can get.
-    exchange: Exchange | None = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
-    return exchange.waited_for if exchange else None
+    context: RequestContext | None = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
+    return context.waited_for if context else None
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,27 @@ class Identity:
     expires_at: float
 
 
-class Exchange:
-    """What asyncio and Django's thread tell each other about one request."""
+class RequestContext:
+    """What the event loop and the thread of one request share.
 
-    def __init__(self) -> None:
+    In a shared response (`is_shared`) nothing is streamed or waited for.
+    """
+
+    def __init__(self, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
         self.client_gone = Event()
+        # Done when the client has gone, for the event loop.
+        self.gone: asyncio.Future[Any] | None = None
         self.is_streamed_by_thread = False
         self.later: Stream | Wait | None = None
         self.before_wait: HttpResponseBase | None = None
         self.waited_for: str | None = None
         self.identity: Identity | None = None
-        self.was_let_in = False
+        self.was_admitted = False
 
     def note(self, response: HttpResponseBase) -> HttpResponseBase:
+        if self.is_shared:
+            return response
         before = self.before_wait
         if before and before.status_code < 500 <= response.status_code:
             # What was promised is still true, and "nothing was changed" is not.
@@ -102,15 +111,9 @@ class Exchange:
         return response
 
     def take(self) -> Stream | Wait | None:
-        """Return what is left to do later; from here on nothing is withheld."""
+        """Return what is left to do later."""
         later, self.later = self.later, None
         return later
-
-    def withholds(self, message: Message) -> bool:
-        """Tell whether asyncio will say something else instead of `message`."""
-        if isinstance(self.later, Stream):
-            return bool(message["type"] == "http.response.body")
-        return isinstance(self.later, Wait)
 
 
 def most_held() -> int:
@@ -161,7 +164,7 @@ class Held:
 held = Held()
 
 
-async def send_pieces(stream: Stream, send: Send, exchange: Exchange) -> None:
+async def send_pieces(stream: Stream, send: Send, context: RequestContext) -> None:
     async with aclosing(stream.make_pieces()) as pieces:
         async for piece in pieces:
             try:
@@ -169,7 +172,7 @@ async def send_pieces(stream: Stream, send: Send, exchange: Exchange) -> None:
                     {"type": "http.response.body", "body": piece, "more_body": True}
                 )
             except asyncio.CancelledError:
-                exchange.client_gone.set()  # it would not read the end either
+                context.client_gone.set()  # it would not read the end either
                 raise
-            if exchange.client_gone.is_set():
+            if context.client_gone.is_set():
                 return

@@ -1,18 +1,29 @@
-"""Asking Django: its WSGI handler in a pool of threads, and what it does later.
+"""The bridge to Django: its WSGI handler in a bounded pool of threads.
 
 Django's own ASGI handler costs about three times as much for synchronous views. A
-thread is for Django alone: bodies are received before one is taken, one that streams
-to a client who has gone, or does not read, is given back, and answers that take long
-(`later.py`) go on without any.
+thread is for Django alone: bodies are received before one is taken, and a whole
+response comes back from it in one step, as each more between a thread and the event
+loop would cost as much as a query. What a thread streams is passed on piece by piece;
+when the client goes, or reads nothing for IDLE_S, the thread is given back. Responses
+that wait or go on for long (`streaming`) need no thread meanwhile.
 """
 
 import asyncio
-import time
-from contextlib import suppress
-from threading import Event
-from typing import IO
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from contextvars import copy_context
+from functools import partial
+from io import BytesIO
+from time import monotonic
+from typing import IO, Any, NamedTuple
 
+from a2wsgi.wsgi import build_environ
+from django import setup
 from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.request import Incoming, Kind
@@ -20,110 +31,184 @@ from resilient_site.edge.request_body import IDLE_S
 from resilient_site.edge.streaming import (
     SCOPE_KEY,
     STREAM_MAX_S,
-    Exchange,
+    Headers,
     Message,
     Receive,
+    RequestContext,
     Send,
     Stream,
     Wait,
     held,
     send_pieces,
 )
-from resilient_site.edge.thread_pool import call_django
 from resilient_site.errors import SiteError
 from resilient_site.resilience import deadlines
 
+TAGS = "Cache-Tag"
+
+
+class Response(NamedTuple):
+    """A whole response of Django's, and the tags of what it was made of."""
+
+    status: int
+    headers: Headers
+    tags: str
+    body: bytes
+
+    async def send(self, send: Send, extra: Headers | None = None) -> None:
+        headers = [*self.headers, *extra] if extra else self.headers
+        start = {"type": "http.response.start", "status": self.status}
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class Django(WSGIHandler):
+    """Django, asked how its response goes on before that is begun.
+
+    What the handler returns need not be the response: Sentry wraps it.
+    """
+
+    def get_response(self, request: HttpRequest) -> HttpResponseBase:
+        context: RequestContext = request.META["asgi.scope"][SCOPE_KEY]
+        return context.note(super().get_response(request))
+
+
+setup()  # unless it is done
+django = Django()
+pool = ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="django")
 admission = Admission(
     settings.WEB_THREADS, settings.ADMISSION_PATIENCE_S, settings.ADMISSION
 )
 
 
-class ToClient:
-    """The way to the client, which never fails: to its end a thread goes on anyway."""
-
-    def __init__(self, send: Send, exchange: Exchange) -> None:
-        self._send, self._exchange = send, exchange
-        self.promised: list[Message] = []
-
-    async def __call__(self, *messages: Message) -> None:
-        exchange = self._exchange
-        try:
-            async with asyncio.timeout(IDLE_S):
-                for message in messages:
-                    if exchange.client_gone.is_set():
-                        return
-                    if not exchange.withholds(message):
-                        await self._send(message)
-                    elif isinstance(exchange.later, Wait):
-                        self.promised.append(message)
-        except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
-            exchange.client_gone.set()
-
-
-async def ask(
+async def run_django(
     request: Incoming,
     kind: Kind,
     body: IO[bytes] | None,
-    receive: Receive,
+    context: RequestContext,
     send: Send,
-) -> Exchange:
-    """Put the request to Django, then go on with what it left to do later.
+) -> Response | None:
+    """Return Django's response; None if it was streamed by `send`, or nobody waits.
 
-    Raises Rejected, before anything is done.
+    Raises Rejected, DeadlinePassed or ClientGone before Django has run.
     """
-    scope = request.scope
-    exchange = scope[SCOPE_KEY] = Exchange()
-    gone = asyncio.ensure_future(_watch(receive, exchange.client_gone))
-    to_client = ToClient(send, exchange)
-    try:
-        later = await _in_thread(request, kind, body, to_client)
-        if isinstance(later, Wait):
-            await held.run(later.until(), gone, later.timeout_s)
-            if gone.done():
-                return exchange
-            exchange.waited_for = later.token
-            request.begin_anew()
-            try:
-                later = await _in_thread(request, kind, body, to_client)
-            except SiteError:
-                # What was done before the wait is done: nobody may hear otherwise.
-                await to_client(*to_client.promised)
-                return exchange
-        if isinstance(later, Stream):
-            if request.method != "HEAD":
-                pieces = send_pieces(later, to_client, exchange)
-                await held.run(pieces, gone, STREAM_MAX_S)
-            await to_client({"type": "http.response.body"})
-    finally:
-        exchange.client_gone.set()
-        gone.cancel()
-    return exchange
+    request.scope[SCOPE_KEY] = context
+    send_piece = partial(_send_piece, send, context)
+    response = await _run_in_thread(request, kind, body, context, send_piece)
+    later = context.take()
+    if isinstance(later, Wait) and context.gone:
+        await held.run(later.until(), context.gone, later.timeout_s)
+        if context.gone.done():
+            return None
+        context.waited_for = later.token
+        request.begin_anew()
+        try:
+            again = await _run_in_thread(request, kind, body, context, send_piece)
+        except SiteError:
+            return response  # what was done before the wait is done
+        response, later = again, context.take()
+    if isinstance(later, Stream) and response and context.gone:
+        start = {"type": "http.response.start", "status": response.status}
+        await send_piece({**start, "headers": response.headers})
+        if request.method != "HEAD":
+            pieces = send_pieces(later, send_piece, context)
+            await held.run(pieces, context.gone, STREAM_MAX_S)
+        await send_piece({"type": "http.response.body"})
+        return None
+    return None if context.gone and context.gone.done() else response
 
 
-async def _in_thread(
-    request: Incoming, kind: Kind, body: IO[bytes] | None, to_client: ToClient
-) -> Stream | Wait | None:
-    exchange: Exchange = request.scope[SCOPE_KEY]
-    running = await admission.enter(kind, request.deadline, exchange.client_gone.is_set)
-    exchange.was_let_in = True
-    # What is only read need not be read for nobody; a write is carried through.
-    is_abandoned = exchange.client_gone.is_set if request.is_safe else deadlines.never
+async def _run_in_thread(
+    request: Incoming,
+    kind: Kind,
+    body: IO[bytes] | None,
+    context: RequestContext,
+    send_piece: Send,
+) -> Response | None:
+    is_gone = context.client_gone.is_set
+    running = await admission.enter(kind, request.deadline, is_gone)
+    context.was_admitted = True
+    # A read is given up without its client; a write is carried through.
+    is_abandoned = is_gone if request.is_safe else deadlines.never
     deadlines.set_deadline(deadlines.Deadline(request.deadline, is_abandoned))
-    began = time.monotonic()
+    began = monotonic()
     try:
-        answer = await call_django(request.scope, body, to_client)
+        if body:
+            body.seek(0)
+        environ = build_environ(request.scope, body or BytesIO())  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        call = partial(_call_django, environ, context, send_piece, loop)
+        response = await loop.run_in_executor(pool, copy_context().run, call)
     finally:
-        admission.leave(kind, time.monotonic() - began, running)
-    await to_client(*answer)
-    return exchange.take()
+        admission.leave(kind, monotonic() - began, running)
+    if context.is_streamed_by_thread:
+        await send_piece({"type": "http.response.body"})
+    return response
 
 
-async def until_gone(receive: Receive) -> None:
+def _call_django(
+    environ: Any,
+    context: RequestContext,
+    send_piece: Send,
+    loop: asyncio.AbstractEventLoop,
+) -> Response | None:
+    """Run in a thread. Return the response unless it is streamed."""
+    status, tags = 0, ""
+    headers: Headers = []
+
+    def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> Any:
+        nonlocal status, tags
+        status = int(line[:3])
+        for name, value in fields:
+            if name == TAGS:
+                tags = value
+            else:
+                field = name.lower().encode("latin-1"), value.encode("latin-1")
+                headers.append(field)
+
+    def send(message: Message) -> None:
+        asyncio.run_coroutine_threadsafe(_sent(send_piece(message)), loop).result()
+
+    with closing(django(environ, start_response)) as content:
+        if not context.is_streamed_by_thread:
+            return Response(status, headers, tags, b"".join(content))
+        start = {"type": "http.response.start", "status": status}
+        send({**start, "headers": headers})
+        if environ["REQUEST_METHOD"] != "HEAD":
+            for piece in content:
+                send({"type": "http.response.body", "body": piece, "more_body": True})
+                if context.client_gone.is_set():
+                    break
+    return None
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    await sending
+
+
+async def _send_piece(send: Send, context: RequestContext, message: Message) -> None:
+    """Send, and never fail: a thread goes on to the end of what it does anyway."""
+    if context.client_gone.is_set():
+        return
+    try:
+        async with asyncio.timeout(IDLE_S):
+            await send(message)
+    except Exception:  # noqa: BLE001 - whatever it was, nothing gets through
+        context.client_gone.set()
+
+
+@asynccontextmanager
+async def watched(receive: Receive, context: RequestContext) -> AsyncIterator[None]:
+    """Watch for the disconnect of the client; all has to be received by now."""
+    context.gone = asyncio.ensure_future(until_gone(receive, context.client_gone.set))
+    try:
+        yield
+    finally:
+        context.client_gone.set()
+        context.gone.cancel()
+
+
+async def until_gone(receive: Receive, on_gone: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _watch(receive: Receive, gone: Event) -> None:
-    with suppress(asyncio.CancelledError):
-        await until_gone(receive)
-        gone.set()
+    on_gone()

@@ -10,11 +10,11 @@ from typing import Self
 from django.http import HttpResponse
 
 from resilient_site.api.conditional import conditional_headers, evaluate
-from resilient_site.edge.cache.invalidation import Mark
+from resilient_site.edge.cache.invalidation import Mark, mark
 from resilient_site.edge.request import CSRF_COOKIE, Incoming
+from resilient_site.edge.streaming import Headers as Headers
 from resilient_site.edge.streaming import Send
-
-type Headers = list[tuple[bytes, bytes]]
+from resilient_site.edge.wsgi_bridge import Response
 
 CACHE_NAME = b"resilient-site"
 BODY_MAX_BYTES = 1024 * 1024
@@ -24,6 +24,8 @@ NOT_KEPT = {
     b"x-request-id", b"ratelimit", b"ratelimit-policy", b"retry-after", b"set-cookie",
     b"transfer-encoding", b"content-length",
 }  # fmt: skip
+# Responses that say nothing about whether a stored one still holds.
+SAYS_NOTHING = {304, 408, 429}
 IN_304 = {b"cache-control", b"content-location", b"etag", b"expires", b"vary"}
 # Where a page has room for a notice.
 NOTICE_PLACE = b"<!-- notice -->"
@@ -58,6 +60,17 @@ class Copy:
     def __post_init__(self) -> None:
         length = b"content-length", b"%d" % len(self.body)
         object.__setattr__(self, "length_header", length)
+
+    @classmethod
+    def from_response(cls, response: Response, read_at: int) -> Self | None:
+        """Return what was read at the moment `read_at`, if it may be stored at all."""
+        headers, body = response.headers, response.body
+        if response.status != 200 or len(body) > BODY_MAX_BYTES:
+            return None
+        # Without its length it cannot be known to be whole.
+        if (b"content-length", b"%d" % len(body)) not in headers:
+            return None
+        return cls.of(headers, body, mark(read_at, response.tags.split()))
 
     @classmethod
     def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
@@ -152,6 +165,11 @@ class Copy:
             etag=self.etag.decode("latin-1") if self.etag else None,
             last_modified=self.modified.decode("latin-1") if self.modified else None,
         )
+
+
+def invalidates_cached_response(status: int) -> bool:
+    """Return whether a response with 200 that was stored before does not hold now."""
+    return 300 <= status < 500 and status not in SAYS_NOTHING
 
 
 AGE_MAX_S = 2**31

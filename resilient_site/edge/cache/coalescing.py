@@ -9,7 +9,7 @@ are seen at once anyway. `only-if-cached` is.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,11 @@ from django.conf import settings
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
-from resilient_site.edge.cache.cached_response import Copy, Headers
+from resilient_site.edge.cache.cached_response import (
+    Copy,
+    Headers,
+    invalidates_cached_response,
+)
 from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
 from resilient_site.edge.cache.keys import (
     Key,
@@ -28,7 +32,6 @@ from resilient_site.edge.cache.keys import (
     may_be_shared,
     may_be_shown_meanwhile,
 )
-from resilient_site.edge.cache.response_capture import Collected, says_it_is_void
 from resilient_site.edge.cache.stale_responses import (
     delete_shared,
     find_fresh_in_redis,
@@ -37,18 +40,18 @@ from resilient_site.edge.cache.stale_responses import (
 )
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.request_body import ClientGone
-from resilient_site.edge.streaming import SCOPE_KEY, Message, Receive, Send
-from resilient_site.edge.wsgi_bridge import ask, until_gone
+from resilient_site.edge.streaming import Message, Receive, RequestContext, Send
+from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import Latest
 
 # After a failure the last known answer is shown so long without a new attempt.
 PAUSE_S = 1.0
 PAUSED_MAX = 10_000
-# A fetch that nobody waits for any more goes on for so long.
-FOR_NOBODY_S = 1.0
+# A fetch goes on for so long when no client waits for it any more.
+ABANDONED_GRACE_S = 1.0
 
-type Fetched = Copy | Collected
+type Fetched = Copy | Response
 
 
 class NotKept(SiteError):
@@ -59,41 +62,38 @@ class NotKept(SiteError):
 
 @dataclass
 class Flight:
-    """One fetch of one answer, for all who ask for it while it is under way."""
+    """One fetch of one response, for all clients that ask for it meanwhile."""
 
     task: asyncio.Task[Fetched] = field(init=False)
-    began: int = field(default_factory=now)
+    read_at: int = field(default_factory=now)
+    context: RequestContext = field(default_factory=lambda: RequestContext(True))
     waiting: int = 0
-    is_given_up: bool = False
-    _left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.context.client_gone.is_set()
 
     def may_be_joined(self) -> bool:
-        """Not after a change: who asks later must see it."""
-        is_current = generations.is_current(mark(self.began, [CHANGES]))
+        """Return whether nothing has changed: a later request must see a change."""
+        is_current = generations.is_current(mark(self.read_at, [CHANGES]))
         return is_current and not self.is_given_up
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
         self.waiting += 1
-        self._left.clear()
         try:
             yield
         finally:
             self.waiting -= 1
-            if not self.waiting:
-                self._left.set()
+            # One that has a thread goes on a little: other clients may come for it.
+            grace_s = ABANDONED_GRACE_S if self.context.was_admitted else 0.0
+            if not self.waiting and not self.task.done():
+                loop = asyncio.get_running_loop()
+                loop.call_later(grace_s, self._give_up_if_abandoned)
 
-    async def until_given_up(self, asked: Incoming) -> Message:
-        """Return when all who waited have gone, as if it were for one of them.
-
-        What is under way already has a little time left: others may come for it.
-        """
-        while not self.is_given_up:
-            await self._left.wait()
-            if asked.scope[SCOPE_KEY].was_let_in:
-                await asyncio.sleep(FOR_NOBODY_S)
-            self.is_given_up = not self.waiting
-        return {"type": "http.disconnect"}
+    def _give_up_if_abandoned(self) -> None:
+        if not self.waiting:
+            self.context.client_gone.set()
 
 
 flights: dict[Key, Flight] = {}
@@ -172,13 +172,13 @@ async def _answer_with_new(
             return True
     elif has_joined:
         return False  # it was the other one's: he may have asked too often, say
-    await fetched.send(request, send, extra)
+    await fetched.send(send, extra)
     return True
 
 
 async def _wait_for(flight: Flight, request: Incoming, receive: Receive) -> Fetched:
     left = request.deadline - time.monotonic()
-    gone = asyncio.ensure_future(until_gone(receive))
+    gone = asyncio.ensure_future(until_gone(receive, _do_nothing))
     try:
         with flight.awaited():
             await asyncio.wait(
@@ -189,6 +189,10 @@ async def _wait_for(flight: Flight, request: Incoming, receive: Receive) -> Fetc
     if flight.task.done():
         return flight.task.result()
     raise ClientGone if gone.done() else DeadlinePassed
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
@@ -203,45 +207,48 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
         eager_start=True,
     )
 
-    def land(task: asyncio.Task[Fetched]) -> None:
+    def on_done(task: asyncio.Task[Fetched]) -> None:
         if flights.get(key) is flight:
             del flights[key]
         if not task.cancelled():
-            task.exception()  # told to those who wait for it, if anybody does
+            task.exception()  # raised to those who wait for it, if any
 
-    flight.task.add_done_callback(land)
+    flight.task.add_done_callback(on_done)
     return flight, False
 
 
 async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
     if found := await find_fresh_in_redis(key):
         return found
-    began = now()
     asked = request.as_shared(key.query, key.headers)
-    collected = Collected()
-
-    def receive() -> Awaitable[Message]:
-        return flight.until_given_up(asked)
-
     try:
-        await ask(asked, asked.kind(False), None, receive, collected.take)
+        response = await run_django(
+            asked, asked.kind(False), None, flight.context, _send_nothing
+        )
     except SiteError:
         if not flight.is_given_up:
             _pause(key)
         raise
+    if response is None:
+        raise ClientGone
     if flight.is_given_up:
-        return collected
-    if collected.status >= 500:
+        return response
+    if response.status >= 500:
         _pause(key)
-        return collected
-    copy = collected.copy(began)
+        return response
+    copy = Copy.from_response(response, flight.read_at)
     if copy is None or not may_be_shared(copy, key):
-        if copy or says_it_is_void(collected.status):
+        if copy or invalidates_cached_response(response.status):
             delete_shared(key)
-        return collected
+        return response
     store_shared(key, copy)
-    paused.pop(key, None)
+    if key in paused:
+        del paused[key]
     return copy
+
+
+async def _send_nothing(message: Message) -> None:
+    """A response that is shared is never streamed."""
 
 
 def _pause(key: Key) -> None:

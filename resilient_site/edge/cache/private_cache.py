@@ -1,6 +1,6 @@
 """What one client was told: kept for the day when Django has no answer for him.
 
-Django says with each answer whose it is (`Exchange.identity`).
+Django says with each answer whose it is (`RequestContext.identity`).
 """
 
 import time

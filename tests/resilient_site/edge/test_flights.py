@@ -61,7 +61,7 @@ async def test_the_others_are_answered_when_the_first_one_goes():
 
 
 def test_what_nobody_waits_for_is_given_up_and_fetched_for_the_next_one(monkeypatch):
-    monkeypatch.setattr(coalescing, "FOR_NOBODY_S", 0.05)
+    monkeypatch.setattr(coalescing, "ABANDONED_GRACE_S", 0.05)
     was_over: list[bool] = []
 
     def respond(request):

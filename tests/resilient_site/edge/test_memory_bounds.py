@@ -9,7 +9,7 @@ import pytest
 from resilient_site.edge.cache.cached_response import BODY_MAX_BYTES, Copy
 from resilient_site.edge.cache.invalidation import Mark
 from resilient_site.edge.cache.keys import PROBATION_SHARE, Key, ReadCache
-from resilient_site.edge.cache.response_capture import Collected
+from resilient_site.edge.wsgi_bridge import Response
 from resilient_site.resilience.cache_control import SHARED
 
 MAX_BYTES = 1024 * 1024
@@ -111,4 +111,5 @@ def test_an_answer_that_is_too_large_or_not_whole_is_no_copy():
             (b"content-length", b"%d" % length),
             (b"cache-control", SHARED.encode()),
         ]
-        assert Collected(200, headers, [b"x" * size]).copy(1) is None
+        response = Response(200, headers, "", b"x" * size)
+        assert Copy.from_response(response, 1) is None
