@@ -1,7 +1,7 @@
-"""The figures of the edge, and who may read those of the whole site.
+"""The metrics endpoint: the page of all processes, for the clients that may read it.
 
-They are put together in a thread of its own: neither Django's, which may all be busy,
-nor the event loop's, which would stand still for a moment.
+A thread of its own renders the page: Django's may all be waiting for a database that
+hangs, and the event loop would stand still meanwhile.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from resilient_site.observability import metrics
 from resilient_site.observability.metrics import follow
 
 PATHS = {"/metrics", "/metrics/"}
-# Behind a proxy that is not known as one everybody has its address.
+# Requests through a proxy that FORWARDED_ALLOW_IPS does not name have its address.
 FORWARDED = {b"x-forwarded-for", b"forwarded", b"x-real-ip"}
 
 _thread = ThreadPoolExecutor(1, thread_name_prefix="scrape")
 
 
 async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
-    """Answer who asks for the metrics. Raises NotFound if he may not read them."""
+    """Send the page of metrics; raise NotFound if the client may not read it."""
     if request.path not in PATHS:
         return False
     if not request.is_safe or not may_read(request):
@@ -49,6 +49,7 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
 
 
 def may_read(request: Incoming) -> bool:
+    """Return whether METRICS_ALLOW names the address of the client."""
     client = request.scope.get("client")
     try:
         address = ip_address(client[0] if client else "")

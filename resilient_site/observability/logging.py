@@ -27,7 +27,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
-from resilient_site.observability.redaction import redact_event
+from resilient_site.observability.redaction import may_hold_secret, redact
 from resilient_site.observability.request_id import current_request_id, current_trace_id
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,10 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
     for name in IGNORED_EXTRAS:
         event.pop(name, None)
     return event
+
+
+def redact_event(_: Any, __: str, event: EventDict) -> EventDict:
+    return redact(event) if may_hold_secret(to_json(event)) else event
 
 
 def escape_control(_: Any, __: str, event: EventDict) -> EventDict:

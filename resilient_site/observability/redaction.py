@@ -69,8 +69,3 @@ def redact(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     return redact_text(repr(value))
-
-
-def redact_event(_: Any, __: str, event: Any) -> Any:
-    """Redact a log event: a processor of structlog."""
-    return redact(event) if may_hold_secret(repr(event)) else event

@@ -1,4 +1,4 @@
-"""What Sentry is told, and that nobody waits for it."""
+"""Error reports to Sentry: which are sent, without secrets, and delaying nothing."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ from tests.running import ROOT
 pytestmark = pytest.mark.once
 
 SECRET = "a-secret-of-mine"  # noqa: S105
-TROUBLE = f"""
+FAILURES = f"""
 import logging, time
 from django.contrib.auth.models import User
 from django.core.handlers.wsgi import WSGIHandler
@@ -45,7 +45,7 @@ def get(path):
     path, _, query = path.partition("?")
     environ = client._base_environ(PATH_INFO=path, QUERY_STRING=query)
     status = []
-    b"".join(handler(environ, lambda told, *rest: status.append(int(told[:3]))))
+    b"".join(handler(environ, lambda line, *rest: status.append(int(line[:3]))))
     return status[0]
 slowest = 0
 fail(ZeroDivisionError("password={SECRET}"))
@@ -53,7 +53,7 @@ for n in range(3):
     began = time.monotonic()
     assert get("/items/?token={SECRET}") == 500
     slowest = max(slowest, time.monotonic() - began)
-fail(OperationalError("The server is away."))
+fail(OperationalError("The server is down."))
 for n in range(20):
     assert get("/items/") == 503
 for n in range(3):
@@ -64,7 +64,7 @@ print("slowest", slowest)
 
 
 def run(script: str, tmp_path: Any, **env: str) -> tuple[float, str]:
-    """Return how long the process took to end once it had said so, and its output."""
+    """Return the seconds from the first line of output to the end, and that line."""
     kept = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "manage.py", "shell", "-v", "0", "-c", script],
@@ -73,11 +73,11 @@ def run(script: str, tmp_path: Any, **env: str) -> tuple[float, str]:
     )  # fmt: skip
     with process:
         assert process.stdout
-        told = process.stdout.readline()
+        line = process.stdout.readline()
         began = time.monotonic()
         process.wait(60)
     assert process.returncode == 0
-    return time.monotonic() - began, told
+    return time.monotonic() - began, line
 
 
 @contextmanager
@@ -111,38 +111,41 @@ def sentry(status: int = 200) -> Iterator[tuple[str, SimpleQueue[dict[str, Any]]
         thread.join()
 
 
-def test_faults_are_told_and_changes_once_and_no_secrets(tmp_path):
+def test_failures_are_reported_and_a_change_of_state_once(tmp_path):
     with sentry() as (dsn, events):
-        run(TROUBLE, tmp_path, SENTRY_DSN=dsn, RELEASE="1.2.3")
-        told = [events.get(timeout=5) for _ in range(events.qsize())]
-    faults = [event for event in told if "exception" in event]
-    (change,) = [event for event in told if "exception" not in event]
-    assert len(faults) == 3
-    for fault in faults:
-        (value,) = fault["exception"]["values"]
+        run(FAILURES, tmp_path, SENTRY_DSN=dsn, RELEASE="1.2.3")
+        reports = [events.get(timeout=5) for _ in range(events.qsize())]
+    failures = [event for event in reports if "exception" in event]
+    (change,) = [event for event in reports if "exception" not in event]
+    assert len(failures) == 3
+    for failure in failures:
+        (value,) = failure["exception"]["values"]
         assert value["type"] == "ZeroDivisionError"
-        assert fault["release"] == "1.2.3"
-        assert fault["tags"]["request_id"] == "fault"
-        assert fault["user"] == {"id": "1"}
-        assert fault["request"] == {"method": "GET", "url": "http://testserver/items/"}
+        assert failure["release"] == "1.2.3"
+        assert failure["tags"]["request_id"] == "fault"
+        assert failure["user"] == {"id": "1"}
+        assert failure["request"] == {
+            "method": "GET",
+            "url": "http://testserver/items/",
+        }
     assert "breaker open" in change["logentry"]["message"]
-    assert SECRET not in json.dumps(told)
-    assert "ada" not in json.dumps([event.get("user") for event in told])
+    assert SECRET not in json.dumps(reports)
+    assert "ada" not in json.dumps([event.get("user") for event in reports])
 
 
 @pytest.mark.parametrize("kind", ["fails", "refuses", "hangs"])
-def test_nobody_waits_for_it(tmp_path, kind):
+def test_sentry_that_fails_delays_nothing(tmp_path, kind):
     with sentry(500) as (failing, _), socket.create_server(("127.0.0.1", 0)) as hanging:
         dsn = {
             "fails": failing,
             "refuses": f"http://key@127.0.0.1:{free_port()}/1",
             "hangs": f"http://key@127.0.0.1:{hanging.getsockname()[1]}/1",
         }[kind]
-        end_s, told = run(TROUBLE, tmp_path, SENTRY_DSN=dsn)
-    assert float(told.split()[1]) < 2 + BUSY_S
+        end_s, line = run(FAILURES, tmp_path, SENTRY_DSN=dsn)
+    assert float(line.split()[1]) < 2 + BUSY_S
     assert end_s < 6 + BUSY_S
 
 
-def test_without_an_address_nothing_of_it_is_loaded(tmp_path):
+def test_without_dsn_sentry_is_not_imported(tmp_path):
     script = "import sys; print(sorted(m for m in sys.modules if 'sentry' in m))"
     assert run(script, tmp_path)[1].strip() == "[]"
