@@ -1,4 +1,4 @@
-"""The site as its users run it: `manage.py serve`, in processes of its own."""
+"""The site as people run it: `manage.py serve`, in processes of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.private_server import free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 
-# For `manage.py shell`: somebody who may write; and his session, which is printed.
+# For `manage.py shell`: an editor; their session, which is printed.
 MAKE_EDITOR = """
 from django.contrib.auth.models import Group, User
 from items.apps import EDITORS
@@ -43,8 +43,19 @@ print(client.cookies["sessionid"].value)
 
 # What `manage.py serve` does on its first start: a few seconds.
 PREPARE = """
+from django.core.management import call_command
 from resilient_site.management.commands.serve import Command
 Command()._prepare()
+call_command("create_token", "admin")
+"""
+# The same for a database server: the sample, an editor, their session and token.
+FILL = f"""
+from io import StringIO
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+call_command("load_sample", stdout=StringIO())
+{MAKE_EDITOR}{SIGN_IN}
+call_command("create_token", "edith")
 """
 
 
@@ -56,7 +67,13 @@ def first_start() -> Path:
     done = Site(folder).manage("shell", "-v0", "-c", PREPARE)
     assert done.returncode == 0, done.stderr
     assert not (folder / "site.sqlite3-wal").exists()  # all of it is in one file
+    (folder / "token").write_text(done.stdout.split()[-1])
     return folder
+
+
+def admin_token() -> str:
+    """Return a token of the administrator, valid on each copy of the first start."""
+    return (first_start() / "token").read_text()
 
 
 @dataclass
@@ -70,7 +87,7 @@ class Answer:
 
 
 class Site:
-    """One running site; `env` is all of its environment beside the paths."""
+    """One running site; `env` is its whole environment but for the paths."""
 
     def __init__(self, data_dir: Path, **env: str) -> None:
         self.host, self.port = "127.0.0.1", free_port()
@@ -91,16 +108,24 @@ class Site:
             **options,
         )  # fmt: skip
 
+    def fill(self, before: str = "") -> tuple[str, str]:
+        """Fill the database; return the editor's token and session."""
+        done = self.manage("shell", "-v0", "-c", before + FILL)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        session, token = done.stdout.split()[-2:]
+        return token, session
+
     def start(
         self, *options: str, timeout: float = 60, for_the_first_time: bool = False
     ) -> Self:
-        """Start it. What a first start makes is a copy, unless it is that one."""
+        """Start it, on a copy of a first start unless it is to be the first one."""
         self._make_folder(is_filled=not for_the_first_time)
         serve = [sys.executable, "manage.py", "serve", *options]
         return self._run_in_folder(serve, timeout)
 
     def start_web(self, timeout: float = 60) -> Self:
-        """Start the web processes alone, as deploy/systemd does: it is faster."""
+        """Start the web processes alone, as deploy/systemd does; this is faster."""
         self._make_folder(is_filled=True)
         bind = f"{self.host}:{self.port}"
         command = "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
@@ -147,7 +172,7 @@ class Site:
         return self.output_path.read_text()
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
-        """End it, and see to it that none of its processes stays behind."""
+        """Stop it, and wait until the last of its processes has ended."""
         if self.process is None:
             return 0
         try:
@@ -160,7 +185,7 @@ class Site:
         return self.process.returncode
 
     def kill(self) -> None:
-        """Kill all of it outright."""
+        """Kill all of its processes."""
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -168,7 +193,7 @@ class Site:
             self.process.wait(10)
 
     def processes(self) -> list[psutil.Process]:
-        """List what runs of it, also what has lost its parent."""
+        """List its processes, orphans included."""
         if self.process is None:
             return []
         ours = []
@@ -187,23 +212,23 @@ class Site:
         return found
 
     def supervisor(self) -> psutil.Process:
-        # Beside it there may be one that it has just forked.
+        # A process that it has just forked looks the same.
         found = self._having("supervisor.supervisord")
         return min(found, key=psutil.Process.create_time)
 
     def web_master(self) -> psutil.Process:
-        """The process that starts the web workers; waited for, if it has just died."""
+        """Return gunicorn's master; waits for it if it has just died."""
         return self._child_of_supervisor("gunicorn")
 
     def web_workers(self) -> list[psutil.Process]:
         return self.web_master().children()
 
     def compute(self) -> psutil.Process:
-        """The process that hands out the jobs; waited for, if it has just died."""
+        """Return the supervisor of the pool; waits for it if it has just died."""
         return self._child_of_supervisor("compute")
 
     def pool(self) -> list[psutil.Process]:
-        """The processes that run jobs: forked by the fork server, alike in name."""
+        """Return the processes that run jobs, which the fork server forks."""
         server = [
             p for p in self.compute().children() if "forkserver" in str(p.cmdline())
         ]
@@ -241,8 +266,7 @@ class Site:
             connection.close()
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are, and return all that comes back."""
-
+        """Send bytes unchanged, and return the whole response."""
         with socket.create_connection((self.host, self.port), timeout=20) as peer:
             peer.sendall(data)
             received = b""

@@ -16,7 +16,7 @@ import pytest
 from django.db import connection
 
 from tests.private_server import wait_for
-from tests.running import Answer, Site
+from tests.running import Answer, Site, admin_token
 from tests.servers import Postgres
 
 STREAMS = 1_000
@@ -351,7 +351,7 @@ def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
     site.env["SENTRY_DSN"] = "http://key@127.0.0.1:9/1"
     site.start()
     try:
-        site.token = site.manage("create_token", "admin").stdout.strip()
+        site.token = admin_token()
         body = json.dumps({"task": "nap", "params": {"seconds": 1}}).encode()
         with Peer(site, "/api/v1/jobs/", "POST", body) as peer:
             job = peer.answer()[1]

@@ -13,17 +13,21 @@ import pytest
 
 from tests.deploy.nginx import Nginx
 from tests.private_server import wait_for
-from tests.running import MAKE_EDITOR, SIGN_IN, Answer, Site
+from tests.running import Answer, Site
 from tests.servers import Postgres
 from tests.services_plugin import _make as make
 from tests.services_plugin import running
 
-# Not collected: to compress it takes minutes.
-LARGE = [f"--ignore={name}" for name in ("drf_spectacular*", "admin", "rest_framework")]
+# Before anything refers to static files. Compressing all would take minutes.
+COLLECT = """
+from django.core.management import call_command
+large = ["drf_spectacular*", "admin", "rest_framework"]
+call_command("collectstatic", interactive=False, ignore_patterns=large, verbosity=0)
+"""
 
 
 class Door(Site):
-    """nginx as its clients see it: the requests of Site, without its processes."""
+    """nginx as its clients see it: Site's requests, without its processes."""
 
     def __init__(self, port: int) -> None:
         self.host, self.port = "127.0.0.1", port
@@ -48,7 +52,7 @@ class Production:
         return self.site.request(method, path, body, self.signed_in | headers)
 
     def forget(self) -> None:
-        """Have nginx know nothing, and take both web processes for well."""
+        """Restart nginx with an empty cache and both web processes up."""
         self.nginx.stop()
         shutil.rmtree(self.nginx.dir / "cache", ignore_errors=True)
         self.nginx.start()
@@ -60,7 +64,7 @@ class Production:
 
 @pytest.fixture(scope="session")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
-    """Shared: each test that breaks something mends it."""
+    """Shared: a test that breaks something repairs it."""
     folder: Path = tmp_path_factory.mktemp("production")
     with ExitStack() as closing:
         postgres = closing.enter_context(contextmanager(running)(Postgres))
@@ -76,15 +80,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
             "DEADLINE_READ_S": "4",
         }
         webs = (Site(folder, **env), Site(folder, **env))
-        for command in (
-            # First: what names static files needs their list.
-            ["collectstatic", "--noinput", *LARGE],
-            ["migrate"], ["load_sample"], ["shell", "-c", MAKE_EDITOR],
-        ):  # fmt: skip
-            done = webs[0].manage(*command)
-            assert done.returncode == 0, done.stderr
-        token = webs[0].manage("create_token", "edith").stdout.strip()
-        session = webs[0].manage("shell", "-v", "0", "-c", SIGN_IN).stdout.strip()
+        token, session = webs[0].fill(COLLECT)
         for web in webs:
             closing.callback(web.stop)
             web.start_web()

@@ -21,21 +21,13 @@ from tests.events import Consumer
 from tests.faults.proxy import Proxy
 from tests.load.connections import Address
 from tests.private_server import Server
-from tests.running import MAKE_EDITOR, SIGN_IN, Site
+from tests.running import Site
 from tests.servers import Postgres, RabbitMQ, Redis
 
 DISK_BYTES = 600 * 1024**2
 COMPUTE_PROCESSES = 2
 # All of the load comes from one address: no limit may be reached, but all be counted.
 RATES = "anonymous-read read anonymous-write write anonymous-heavy heavy unproven-token"
-PREPARE = f"""
-from io import StringIO
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
-call_command("load_sample", stdout=StringIO())
-{MAKE_EDITOR}{SIGN_IN}
-call_command("create_token", "edith")
-"""
 # What each mode leaves out.
 OFF = {
     "edge": {
@@ -228,17 +220,13 @@ class Ours(Stack):
         } | OFF.get(self.without, {})
 
     def _prepare(self, site: Site) -> tuple[str, str]:
-        """Fill the database; return a token and a session of somebody who may write."""
-        done = site.manage("shell", "-v0", "-c", PREPARE)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+        """Fill the database; return the editor's token and session."""
         if self.without == "breakers":
             held = {
                 name: {"state": "closed"} for name in ("cache", "database", "broker")
             }
             Path(site.env["DATA_DIR"], "breakers.json").write_text(json.dumps(held))
-        session, token = done.stdout.split()[-2:]
-        return token, session
+        return site.fill()
 
     @property
     def address(self) -> Address:

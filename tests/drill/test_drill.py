@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.private_server import has_ended, wait_for
-from tests.running import ROOT, Site
+from tests.running import ROOT, Site, admin_token
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -93,7 +93,7 @@ def serves(process: subprocess.Popen[str]) -> bool:
 def test_a_site_that_is_not_ours_is_only_loaded_and_compared(start, tmp_path):
     site = Site(tmp_path / "staging", RATE_LIMITS="off").start()
     try:
-        token = site.manage("create_token", "admin").stdout.strip()
+        token = admin_token()
         url = f"http://127.0.0.1:{site.port}"
         process = start("--url", url, "--token", token, "--seconds", "3")
         said, _ = process.communicate(timeout=100)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.load import Load, Stack
 from tests.faults.proxy import Proxy
-from tests.running import MAKE_EDITOR, Site
+from tests.running import Site
 from tests.servers import Postgres, Redis
 from tests.services_plugin import running
 
@@ -36,10 +36,7 @@ def stack(
             # All of the load comes from one address.
             RATE_LIMITS="off",
         )
-        for command in (["migrate"], ["load_sample"], ["shell", "-c", MAKE_EDITOR]):
-            done = site.manage(*command)
-            assert done.returncode == 0, done.stderr
-        token = site.manage("create_token", "edith").stdout.strip()
+        token, _ = site.fill()
         closing.callback(site.stop)
         site.start_web()
         yield Stack(

@@ -16,7 +16,7 @@ import pytest
 from items.events.publisher import EXCHANGE
 from tests.compute.test_streams import OTHER_THREADS, THREADS, Peer, Web
 from tests.private_server import BUSY_S, wait_for
-from tests.running import Site
+from tests.running import Site, admin_token
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.once
@@ -161,7 +161,7 @@ def test_serve_publishes_events_and_starts_a_killed_relay_again(
             (relay,) = site._having("relay_events")
             relay.kill()
             wait_for(lambda: [p for p in site._having("relay_events") if p != relay])
-            token = site.manage("create_token", "admin").stdout.strip()
+            token = admin_token()
             headers = {"Authorization": f"Token {token}"}
             site.request("PATCH", "/api/v1/items/country.DE", {"name": "New"}, headers)
             event = wait_for(lambda: published(queue, "New"), 60)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.private_server import wait_for
-from tests.running import ROOT, Site
+from tests.running import ROOT, Site, admin_token
 
 pytestmark = pytest.mark.once
 
@@ -30,7 +30,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 @pytest.fixture
 def send(site) -> Callable[..., int]:
-    token = site.manage("create_token", "admin").stdout.strip()
+    token = admin_token()
 
     def send(method: str, path: str, body: object = None) -> int:
         headers = {"Authorization": f"Token {token}"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.load.clients import Clients
-from tests.running import Site
+from tests.running import Site, admin_token
 
 # By then all threads have done everything, also on a busy machine.
 WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 2_000
@@ -46,7 +46,7 @@ class Found:
 
 def soak(site: Site, seconds: float) -> Found:
     """Measure the one web process of a site that was started with `ENVIRONMENT`."""
-    token = site.manage("create_token", "admin", "--ttl", "1d").stdout.strip()
+    token = admin_token()
     headers = {"Authorization": f"Token {token}"}
     body = {"task": "catalogue_report"}
     job = site.request("POST", "/api/v1/jobs/", body, headers).json()["id"]

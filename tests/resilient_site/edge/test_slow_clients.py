@@ -9,7 +9,7 @@ from django.conf import settings
 
 from resilient_site.edge import request_body
 from resilient_site.edge.request import Incoming
-from tests.running import Site
+from tests.running import Site, admin_token
 
 pytestmark = pytest.mark.once
 
@@ -23,7 +23,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     site = Site(
         tmp_path_factory.mktemp("site"), WEB_THREADS=str(THREADS), RATE_LIMITS="off"
     )
-    site.start()
+    site.start_web()
     rows = "".join(f"big-{n},Big {n},{'x' * 9000}\n" for n in range(3000))
     result = site.manage("import_items", "-", input="id,name,description\n" + rows)
     assert result.returncode == 0, result.stderr
@@ -119,7 +119,7 @@ def test_head_of_an_export_runs_no_export(site):
 
 
 def test_large_body_arrives_complete(site):
-    token = site.manage("create_token", "admin").stdout.strip()
+    token = admin_token()
     rows = [{"name": f"n{n}", "description": "d" * 9000} for n in range(1000)]
     headers = {"Authorization": f"Token {token}"}
     answer = site.request("POST", "/api/v1/items/bulk", rows, headers)

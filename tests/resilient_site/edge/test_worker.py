@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.load.clients import Clients
-from tests.running import Site
+from tests.running import Site, admin_token
 
 pytestmark = pytest.mark.once
 
@@ -25,7 +25,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 
 def test_worker_is_replaced_without_a_failed_request(site):
-    token = site.manage("create_token", "admin", "--ttl", "1d").stdout.strip()
+    token = admin_token()
     headers = {"Authorization": f"Token {token}"}
     body = {"task": "catalogue_report"}
     job = site.request("POST", "/api/v1/jobs/", body, headers).json()["id"]

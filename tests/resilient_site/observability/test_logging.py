@@ -24,7 +24,7 @@ from resilient_site.observability.logging import (
     line_formatter,
 )
 from tests.private_server import wait_for
-from tests.running import ROOT, Site
+from tests.running import ROOT, Site, admin_token
 
 pytestmark = pytest.mark.once
 
@@ -62,7 +62,7 @@ def line_of(site: Site, request_id: str) -> dict[str, Any]:
 
 
 def test_request_makes_one_line(site):
-    token = site.manage("create_token", "admin").stdout.strip()
+    token = admin_token()
     answer = site.get("/api/v1/items/?page_size=2", **{
         "Authorization": f"Token {token}", "X-Request-ID": "logged",
     })  # fmt: skip
