@@ -29,7 +29,7 @@ from compute.registry import Parts, Task, TaskFailed, tasks
 from compute.task_context import TaskContext
 from resilient_site.observability import request_id, tracing
 from resilient_site.observability.memory_usage import resident_bytes
-from resilient_site.resilience.breaker_overrides import holds
+from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
             ErrorCode.TASK_UNKNOWN, "This version of the site has no such task."
         )
     request_id.set_request_id(claim.request_id)
-    holds.apply()
+    breaker_overrides.apply()
     close_old_connections()
     context = TaskContext(
         claim, lambda fraction, text: send(Progress(fraction, text[:200]))

@@ -54,7 +54,7 @@ class Relay:
 
     def turn(self) -> float:
         """Publish what there is; return how long to wait whatever happens."""
-        if breakers.broker.snapshot().held is State.OPEN:
+        if breakers.broker.snapshot().override is State.OPEN:
             return READ_EVERY_S
         try:
             if not self._place.hold():

@@ -72,7 +72,7 @@ class ServerState:
 @cache
 def server_state(location: str) -> ServerState:
     if not settings.CACHE_BREAKER:
-        breakers.cache.hold(State.CLOSED)
+        breakers.cache.override(State.CLOSED)
     return ServerState()
 
 

@@ -13,7 +13,7 @@ from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import tracing
 from resilient_site.observability.logging import start_listener
 from resilient_site.postgres.heartbeat import heartbeat
-from resilient_site.resilience.breaker_overrides import holds
+from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 
 def start() -> None:
@@ -25,7 +25,7 @@ def start() -> None:
         heartbeat.start()
     if settings.REDIS_URL:
         subscriber.start()
-    holds.start()
+    breaker_overrides.start()
     health_check.register_all()
     health_monitor.start()
     page.warm_up()
@@ -36,7 +36,7 @@ def stop() -> None:
     metrics_endpoint.stop()
     tracing.stop()
     health_monitor.stop()
-    holds.stop()
+    breaker_overrides.stop()
     subscriber.stop()
     heartbeat.stop()
     stale_store.stop()

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from resilient_site.errors import Invalid, NotFound
 from resilient_site.health import health_json, page, process
 from resilient_site.health.monitor import health_monitor
-from resilient_site.resilience.breaker_overrides import holds
+from resilient_site.resilience.breaker_overrides import breaker_overrides
 from resilient_site.resilience.breakers import State, all_breakers
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _render(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
 
 
 def _details() -> dict[str, Any]:
-    overrides = holds.current()
+    overrides = breaker_overrides.current()
     return {
         "breakers": [
             {
@@ -80,7 +80,7 @@ def override_breaker(request: HttpRequest, name: str) -> HttpResponse:
     if asked not in STATES:
         raise Invalid("The state of an override must be open, closed or free.")
     state, username = STATES[asked], request.user.get_username()
-    holds.set(name, state, username)
+    breaker_overrides.set(name, state, username)
     logger.warning(
         "Circuit breaker %s: %s by %s.",
         name,

@@ -1,7 +1,7 @@
-"""Breakers that an operator holds open or closed, on all processes of this machine.
+"""Operator overrides of circuit breakers, for all processes of this machine.
 
-They are in a small file, which every process looks at: so a hold also outlives them.
-A file that is missing or cannot be read holds nothing.
+They are in a small file that every process reads when it changes: so they outlive the
+processes. With a file that is missing or damaged there are no overrides.
 """
 
 import fcntl
@@ -23,30 +23,32 @@ from resilient_site.resilience.breakers import Breaker, State
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+CHECK_PERIOD_S = 0.5
 
 
 @dataclass(frozen=True)
-class Hold:
+class Override:
     state: State
     by: str = ""
     since: datetime | None = None
 
 
-class Holds:
+class BreakerOverrides:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, int] | None = None
-        self._held: dict[str, Hold] = {}
+        self._version: tuple[int, int] | None = None
+        self._overrides: dict[str, Override] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look at the file now, and from now on."""
+        """Apply the file now and whenever it changes."""
         self._stopping.clear()
         self.apply()
-        self._thread = threading.Thread(target=self._watch, name="holds", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="breaker-overrides", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -54,76 +56,77 @@ class Holds:
         if self._thread:
             self._thread.join()
 
-    def current(self) -> dict[str, Hold]:
-        """Return what is held, by the names of the breakers."""
+    def current(self) -> dict[str, Override]:
+        """Return the overrides by the names of the breakers."""
         try:
-            told = orjson.loads(self.path.read_bytes())
-            return {str(name): _hold(entry) for name, entry in told.items()}
+            entries = orjson.loads(self.path.read_bytes())
+            return {str(name): _parse(entry) for name, entry in entries.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("The held breakers cannot be read, so none is: %s", error)
+            logger.warning("Overrides of circuit breakers cannot be read: %s", error)
             return {}
 
     def set(self, name: str, state: State | None, by: str) -> None:
-        """Hold the breaker `name`, or let it go if `state` is None."""
+        """Force the breaker `name` open or closed; None removes the override."""
         if state is State.HALF_OPEN:
-            raise ValueError("A breaker is held open or closed.")
-        with self._changing() as held:
-            held.pop(name, None)
+            raise ValueError("A breaker is forced open or closed.")
+        with self._changing() as overrides:
+            overrides.pop(name, None)
             if state:
-                held[name] = Hold(state, by, datetime.now(UTC))
+                overrides[name] = Override(state, by, datetime.now(UTC))
         self.apply()
 
     def apply(self) -> None:
-        """Hold and let go in this process what the file says."""
+        """Override the breakers of this process as the file says."""
         with self._lock:
-            seen = self._stamp()
-            if seen != self._seen:
-                self._seen, self._held = seen, self.current()
+            version = self._file_version()
+            if version != self._version:
+                self._version, self._overrides = version, self.current()
             for breaker in breakers.all_breakers():
-                hold = self._held.get(breaker.name)
-                wanted = hold.state if hold else _unless_held(breaker)
-                if breaker.snapshot().held is not wanted:
-                    breaker.hold(wanted)
+                override = self._overrides.get(breaker.name)
+                state = override.state if override else _state_by_settings(breaker)
+                if breaker.snapshot().override is not state:
+                    breaker.override(state)
 
     def _watch(self) -> None:
-        while not self._stopping.wait(LOOK_S):
+        while not self._stopping.wait(CHECK_PERIOD_S):
             self.apply()
 
-    def _stamp(self) -> tuple[int, int]:
+    def _file_version(self) -> tuple[int, int]:
         try:
-            about = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return 0, 0
-        return about.st_mtime_ns, about.st_ino
+        return status.st_mtime_ns, status.st_ino
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Hold]]:
-        """Let one change at a time be made, of all processes."""
+    def _changing(self) -> Iterator[dict[str, Override]]:
+        """Yield the overrides and write them; one process at a time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            held = self.current()
-            yield held
-            _write_whole(self.path, orjson.dumps(held, option=orjson.OPT_INDENT_2))
+            overrides = self.current()
+            yield overrides
+            content = orjson.dumps(overrides, option=orjson.OPT_INDENT_2)
+            _write_atomically(self.path, content)
 
 
-def _hold(entry: Any) -> Hold:
+def _parse(entry: Any) -> Override:
     state = State(entry["state"])
     if state is State.HALF_OPEN:
-        raise ValueError(f"held {state}")
+        raise ValueError(f"forced {state}")
     since = entry.get("since")
     by = str(entry.get("by", ""))
-    return Hold(state, by, datetime.fromisoformat(since) if since else None)
+    return Override(state, by, datetime.fromisoformat(since) if since else None)
 
 
-def _unless_held(breaker: Breaker) -> State | None:
-    off = breaker is breakers.cache and not settings.CACHE_BREAKER
-    return State.CLOSED if off else None
+def _state_by_settings(breaker: Breaker) -> State | None:
+    is_off = breaker is breakers.cache and not settings.CACHE_BREAKER
+    return State.CLOSED if is_off else None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as f:
         f.write(content)
@@ -132,4 +135,4 @@ def _write_whole(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-holds = Holds(settings.DATA_DIR / "breakers.json")
+breaker_overrides = BreakerOverrides(settings.DATA_DIR / "breakers.json")

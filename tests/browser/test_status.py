@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from resilient_site.health import components, views
 from resilient_site.health.components import CheckResult, Status
-from resilient_site.resilience.breaker_overrides import Holds
+from resilient_site.resilience.breaker_overrides import BreakerOverrides
 from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import check
 
@@ -39,12 +39,12 @@ def database() -> Iterator[list[CheckResult]]:
 
 
 @pytest.fixture(autouse=True)
-def holds(tmp_path, monkeypatch) -> Iterator[Holds]:
-    holds = Holds(tmp_path / "breakers.json")
-    monkeypatch.setattr(views, "holds", holds)
-    yield holds
-    holds.path.unlink(missing_ok=True)
-    holds.apply()
+def overrides(tmp_path, monkeypatch) -> Iterator[BreakerOverrides]:
+    overrides = BreakerOverrides(tmp_path / "breakers.json")
+    monkeypatch.setattr(views, "breaker_overrides", overrides)
+    yield overrides
+    overrides.path.unlink(missing_ok=True)
+    overrides.apply()
 
 
 def shoot(page: Page, name: str) -> None:
@@ -54,7 +54,12 @@ def shoot(page: Page, name: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_status_page_has_no_fault(
-    browsers: Browsers, admin: User, holds: Holds, database, scheme: str, width: int
+    browsers: Browsers,
+    admin: User,
+    overrides: BreakerOverrides,
+    database,
+    scheme: str,
+    width: int,
 ) -> None:
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     staff, anonymous = browsers.open(admin, **look), browsers.open(**look)

@@ -13,8 +13,8 @@ from tests.drill.stack import Ours, Stack
 
 REDIS_DELAY_S = 0.3
 # What the site says in its log.
-CACHE = r"cache: breaker open"
-DATABASE = r"database: breaker open"
+CACHE = r"breaker for the cache opened"
+DATABASE = r"breaker for the database opened"
 SLOW = f"{crowds.DRIPPING + crowds.NOT_READING} clients send or read very slowly"
 
 
@@ -188,7 +188,7 @@ FAULTS = (
         breaking.start_broker,
         is_mended=breaking.events_come_again,
         cannot=needs_broker,
-        noticed=r"broker: breaker open",
+        noticed=r"breaker for the broker opened",
     ),
     Fault(
         "disk-full",

@@ -11,7 +11,7 @@ from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup, handle_signals
 from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import start_listener
-from resilient_site.resilience.breaker_overrides import holds
+from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         metrics.start("compute")
         tracing.start("compute")
-        holds.start()
+        breaker_overrides.start()
         if settings.COMPUTE_BACKEND == "celery":
             # No other process of the site loads Celery.
             from compute.celery.app import run_worker

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from resilient_site.resilience.breaker_overrides import holds
+from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         # Only here: no other process of the site needs to load what it imports.
         from items.events.relay import Relay
 
-        holds.start()
+        breaker_overrides.start()
         relay = Relay(settings.EVENTS_URL)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: relay.stop())

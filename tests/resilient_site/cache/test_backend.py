@@ -99,7 +99,7 @@ CALLS = {"get_or_set": 3}
 def assert_bounded(cache):
     """Each call meets the fault itself: the breaker must not help."""
     for name, operation in OPERATIONS.items():
-        breakers.cache.hold(State.CLOSED)
+        breakers.cache.override(State.CLOSED)
         shortest_s = 60.0
         # A busy machine delays one call, a wait that is too long all of them.
         for _ in range(4):
@@ -118,7 +118,7 @@ def assert_bounded(cache):
 def test_cache_has_the_interface_of_django(redis_own, patient, where):
     cache = patient
     if where == "memory":
-        breakers.cache.hold(State.OPEN)
+        breakers.cache.override(State.OPEN)
     cache.set("a", {"x": [1, "ü", None]}, 60)
     assert cache.get("a") == {"x": [1, "ü", None]}
     assert cache.get("missing", "default") == "default"
@@ -233,7 +233,7 @@ def test_counters_lose_no_count_of_concurrent_threads(redis_own, fault):
     url = redis_own.url()
     if fault == "kill":
         redis_own.kill()
-        breakers.cache.hold(State.OPEN)
+        breakers.cache.override(State.OPEN)
     together = threading.Barrier(20)
     counts = []
 
@@ -299,7 +299,7 @@ def test_no_call_raises_or_waits_long_when_redis_is_slow(redis_own):
     try:
         cache = connect(f"redis://127.0.0.1:{proxy.port}/0")
         assert_bounded(cache)
-        breakers.cache.hold(None)
+        breakers.cache.override(None)
         open_breaker(cache)
     finally:
         proxy.close()
@@ -322,7 +322,7 @@ def test_no_call_raises_when_the_password_is_wrong(redis_own, admin):
     admin.config_set("requirepass", "secret")
     cache = connect(f"redis://:wrong@127.0.0.1:{redis_own.port}/0")
     assert_bounded(cache)
-    breakers.cache.hold(None)
+    breakers.cache.override(None)
     open_breaker(cache)
     assert "wrong@" not in breakers.cache.snapshot().last_error
 

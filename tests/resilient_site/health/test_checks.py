@@ -72,7 +72,7 @@ def test_cache_that_hangs_is_found_without_any_request(redis_own, breaker):
         assert "Timeout" in found.error
         redis_own.resume()
         wait_for(lambda: checks.cache().status is Status.PASS)
-        breaker.hold(State.OPEN)
+        breaker.override(State.OPEN)
         assert checks.cache().status is Status.WARN
     assert breakers.cache is breaker
     assert not site.REDIS_URL

@@ -189,7 +189,7 @@ def test_override_reaches_all_processes_and_outlives_them(site):
     assert site.request("POST", path, b"state=open", form).status == 403
     body = b"state=open&csrfmiddlewaretoken=" + secret
     assert site.request("POST", path, body, form).status == 302
-    logged = "cache: breaker held open by the operator."
+    logged = "Circuit breaker for the cache: forced open."
     wait_for(lambda: site.output().count(logged) == 2)
     assert "Circuit breaker cache: forced open by ada." in site.output()
     assert b"Forced open by ada" in site.get("/status/", Cookie=cookie).body
@@ -198,7 +198,11 @@ def test_override_reaches_all_processes_and_outlives_them(site):
         worker.kill()
     wait_for(lambda: site.output().count(logged) == 4)
     (site.output_path.parent / "breakers.json").unlink()
-    wait_for(lambda: site.output().count("breaker let go by the operator") == 2)
+    wait_for(
+        lambda: (
+            site.output().count("Circuit breaker for the cache: override removed.") == 2
+        )
+    )
 
 
 def test_probes_answer_while_every_thread_waits(site):

@@ -13,19 +13,19 @@ from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
 from resilient_site.resilience import breakers
 from resilient_site.resilience.bounded_dict import Latest
-from resilient_site.resilience.breaker_overrides import Holds
+from resilient_site.resilience.breaker_overrides import BreakerOverrides
 from resilient_site.resilience.breakers import State
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def holds(tmp_path, monkeypatch):
-    holds = Holds(tmp_path / "breakers.json")
-    monkeypatch.setattr(views, "holds", holds)
-    yield holds
-    holds.path.unlink(missing_ok=True)
-    holds.apply()
+def overrides(tmp_path, monkeypatch):
+    overrides = BreakerOverrides(tmp_path / "breakers.json")
+    monkeypatch.setattr(views, "breaker_overrides", overrides)
+    yield overrides
+    overrides.path.unlink(missing_ok=True)
+    overrides.apply()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_without_the_database_the_public_page_is_shown(staff):
     assert "Circuit breakers" not in answer.content.decode()
 
 
-def test_staff_overrides_a_breaker_and_removes_the_override(staff, holds, caplog):
+def test_staff_overrides_a_breaker_and_removes_the_override(staff, overrides, caplog):
     caplog.set_level(logging.WARNING)
     answer = staff.post("/status/breakers/cache/", {"state": "open"}, follow=True)
     page = answer.content.decode()
@@ -104,31 +104,31 @@ def test_staff_overrides_a_breaker_and_removes_the_override(staff, holds, caplog
     answer = staff.post("/status/breakers/cache/", {"state": "free"}, follow=True)
     assert "Forced open" not in answer.content.decode()
     assert breakers.cache.state is State.CLOSED
-    assert holds.current() == {}
+    assert overrides.current() == {}
 
 
-def test_only_staff_may_override_a_breaker(client, reader, holds):
+def test_only_staff_may_override_a_breaker(client, reader, overrides):
     address = "/status/breakers/cache/"
     assert client.post(address, {"state": "open"}).status_code == 302
     client.force_login(reader)
     assert client.post(address, {"state": "open"}).status_code == 403
     assert breakers.cache.state is State.CLOSED
-    assert not holds.path.exists()
+    assert not overrides.path.exists()
 
 
-def test_override_needs_a_csrf_token(admin, holds):
+def test_override_needs_a_csrf_token(admin, overrides):
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin)
     answer = client.post("/status/breakers/cache/", {"state": "open"})
     assert answer.status_code == 403
-    assert not holds.path.exists()
+    assert not overrides.path.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "state", "expected"),
     [("other", "open", 404), ("cache", "half open", 400), ("cache", "", 400)],
 )
-def test_unknown_breaker_or_state_is_an_error(staff, holds, name, state, expected):
+def test_unknown_breaker_or_state_is_an_error(staff, overrides, name, state, expected):
     answer = staff.post(f"/status/breakers/{name}/", {"state": state})
     assert answer.status_code == expected
-    assert not holds.path.exists()
+    assert not overrides.path.exists()

@@ -128,7 +128,7 @@ def test_failures_are_reported_and_a_change_of_state_once(tmp_path):
             "method": "GET",
             "url": "http://testserver/items/",
         }
-    assert "breaker open" in change["logentry"]["message"]
+    assert "Circuit breaker" in change["logentry"]["message"]
     assert SECRET not in json.dumps(reports)
     assert "ada" not in json.dumps([event.get("user") for event in reports])
 

@@ -1,10 +1,9 @@
-"""A breaker opens soon, refuses cheaply, tries carefully and closes again."""
+"""Circuit breakers open, reject, try one call and close again."""
 
 import asyncio
 import logging
 import os
 import threading
-import time
 
 import pytest
 
@@ -32,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def breaker(clock):
-    return Breaker("test", clock=clock, slow_call_s=2)
+    return Breaker("test", clock=clock)
 
 
 def call(breaker, error=None):
@@ -54,7 +53,7 @@ def reopen_time(breaker, clock):
     return pause
 
 
-def test_it_opens_with_the_third_failure(breaker):
+def test_breaker_opens_with_the_third_failure(breaker):
     fail(breaker, 2)
     assert breaker.state is State.CLOSED
     fail(breaker)
@@ -64,48 +63,21 @@ def test_it_opens_with_the_third_failure(breaker):
     assert 0.75 <= caught.value.retry_after_s <= 1
 
 
-def test_three_in_a_row_open_it_however_many_succeeded_before(breaker):
+def test_breaker_opens_however_many_calls_succeeded_before(breaker):
     for _ in range(1_000):
         call(breaker)
     fail(breaker, 3)
     assert breaker.state is State.OPEN
 
 
-def test_half_of_the_calls_open_it_though_never_three_in_a_row(breaker):
-    for _ in range(2):
+def test_breaker_stays_closed_while_some_calls_succeed(breaker):
+    for _ in range(10):
+        fail(breaker, 2)
         call(breaker)
-        fail(breaker)
-    assert breaker.state is State.OPEN
-
-
-def test_less_than_half_do_not(breaker):
-    for _ in range(100):
-        call(breaker)
-        call(breaker)
-        fail(breaker)
     assert breaker.state is State.CLOSED
 
 
-def test_failures_leave_the_window(breaker, clock):
-    for _ in range(3):
-        call(breaker)
-    fail(breaker, 2)
-    clock.now += 11.1
-    assert breaker.snapshot().calls == 0
-    fail(breaker)
-    assert breaker.snapshot().failures == 1
-    assert breaker.state is State.CLOSED
-
-
-def test_slow_calls_open_it(breaker, clock):
-    for _ in range(3):
-        with breaker.guard():
-            clock.now += 2
-    assert breaker.state is State.OPEN
-    assert breaker.snapshot().slow == 3
-
-
-def test_an_error_of_another_class_is_an_answer(breaker):
+def test_breaker_ignores_an_error_of_another_class(breaker):
     for _ in range(5):
         with pytest.raises(ValueError, match="theirs"):
             call(breaker, ValueError("theirs"))
@@ -113,7 +85,7 @@ def test_an_error_of_another_class_is_an_answer(breaker):
     assert breaker.snapshot().failures == 0
 
 
-def test_one_success_after_the_pause_closes_it(breaker, clock):
+def test_breaker_closes_after_one_success(breaker, clock):
     fail(breaker, 3)
     reopen_time(breaker, clock)
     call(breaker)
@@ -121,7 +93,7 @@ def test_one_success_after_the_pause_closes_it(breaker, clock):
     assert breaker.snapshot().failures == 0
 
 
-def test_each_vain_trial_doubles_the_pause_up_to_the_longest(breaker, clock):
+def test_breaker_doubles_its_pause_with_each_failed_trial(breaker, clock):
     fail(breaker, 3)
     pauses = []
     for _ in range(5):
@@ -131,7 +103,7 @@ def test_each_vain_trial_doubles_the_pause_up_to_the_longest(breaker, clock):
         assert longest * 0.75 <= pause <= longest
 
 
-def test_a_success_makes_the_pause_short_again(breaker, clock):
+def test_breaker_shortens_its_pause_after_a_success(breaker, clock):
     fail(breaker, 3)
     for _ in range(3):
         reopen_time(breaker, clock)
@@ -142,7 +114,7 @@ def test_a_success_makes_the_pause_short_again(breaker, clock):
     assert breaker.retry_after_s <= 1
 
 
-def test_pauses_are_not_alike(clock):
+def test_breaker_pauses_have_jitter(clock):
     def pause():
         breaker = Breaker("test", clock=clock)
         fail(breaker, 3)
@@ -151,7 +123,7 @@ def test_pauses_are_not_alike(clock):
     assert len({pause() for _ in range(10)}) > 5
 
 
-def test_half_open_lets_one_through_at_a_time(breaker, clock):
+def test_half_open_breaker_permits_one_call_at_a_time(breaker, clock):
     fail(breaker, 3)
     reopen_time(breaker, clock)
     with breaker.guard(), pytest.raises(BreakerOpen):
@@ -160,20 +132,17 @@ def test_half_open_lets_one_through_at_a_time(breaker, clock):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
-def test_a_cancelled_trial_gives_its_permit_back_and_counts_nothing(
-    breaker, clock, error
-):
+def test_cancelled_trial_releases_its_permit(breaker, clock, error):
     fail(breaker, 3)
     reopen_time(breaker, clock)
     with pytest.raises(error):
         call(breaker, error())
     assert breaker.state is State.HALF_OPEN
-    assert breaker.snapshot().calls == 3
     call(breaker)
     assert breaker.state is State.CLOSED
 
 
-def test_a_trial_that_never_ends_is_not_waited_for_for_ever(breaker, clock):
+def test_trial_that_never_ends_is_replaced(breaker, clock):
     fail(breaker, 3)
     reopen_time(breaker, clock)
     hung = breaker.guard()
@@ -184,10 +153,10 @@ def test_a_trial_that_never_ends_is_not_waited_for_for_ever(breaker, clock):
     call(breaker)
     assert breaker.state is State.CLOSED
     hung.__exit__(Broken, Broken(), None)
-    assert breaker.snapshot().calls == 0
+    assert breaker.snapshot().failures == 0
 
 
-def test_a_call_from_before_the_outage_does_not_end_it(breaker, clock):
+def test_call_from_before_the_outage_does_not_end_it(breaker, clock):
     before = breaker.guard()
     before.__enter__()
     fail(breaker, 3)
@@ -195,35 +164,25 @@ def test_a_call_from_before_the_outage_does_not_end_it(breaker, clock):
     assert breaker.state is State.OPEN
 
 
-def test_several_permits_need_as_many_successes(clock):
-    breaker = Breaker("test", clock=clock, permits=2)
-    fail(breaker, 3)
-    reopen_time(breaker, clock)
-    call(breaker)
-    assert breaker.state is State.HALF_OPEN
-    call(breaker)
-    assert breaker.state is State.CLOSED
-
-
-def test_held_open_it_refuses_all(breaker):
-    breaker.hold(State.OPEN)
+def test_breaker_forced_open_rejects_all_calls(breaker):
+    breaker.override(State.OPEN)
     with pytest.raises(BreakerOpen):
         call(breaker)
-    breaker.hold(None)
+    breaker.override(None)
     call(breaker)
 
 
-def test_held_closed_it_lets_all_through(breaker):
-    breaker.hold(State.CLOSED)
+def test_breaker_forced_closed_permits_all_calls(breaker):
+    breaker.override(State.CLOSED)
     fail(breaker, 10)
-    assert breaker.snapshot().held is State.CLOSED
+    assert breaker.snapshot().override is State.CLOSED
     fail(breaker)
-    breaker.hold(None)
+    breaker.override(None)
     fail(breaker)
     assert breaker.state is State.OPEN
 
 
-def test_the_snapshot_tells_what_happened_without_secrets(breaker):
+def test_snapshot_describes_the_breaker_without_secrets(breaker):
     begun = breaker.snapshot().since
     with pytest.raises(Broken):
         call(breaker, Broken("redis://site:geheim@cache/0 is away"))
@@ -231,22 +190,20 @@ def test_the_snapshot_tells_what_happened_without_secrets(breaker):
     with pytest.raises(BreakerOpen):
         call(breaker)
     found = breaker.snapshot()
-    assert (found.state, found.held, found.opens) == (State.OPEN, None, 1)
-    assert (found.calls, found.failures) == (3, 3)
+    assert (found.state, found.override, found.opens) == (State.OPEN, None, 1)
+    assert found.failures == 3
     assert found.last_error == "Broken: no answer"
     assert found.since.tzinfo is not None
     assert found.since > begun
     assert 0 < found.retry_after_s <= 1
 
 
-def test_credentials_are_left_out_of_errors():
+def test_errors_are_described_without_credentials():
     text = breakers.describe(Broken("redis://site:geheim@cache/0 is away"))
     assert text == "Broken: redis://***@cache/0 is away"
 
 
-def test_listeners_hear_every_transition_and_cannot_break_a_call(
-    breaker, clock, caplog
-):
+def test_listeners_get_every_transition_and_cannot_break_a_call(breaker, clock, caplog):
     heard = []
     breaker.on_transition(lambda snapshot: 1 / 0)
     breaker.on_transition(lambda snapshot: heard.append(snapshot.state))
@@ -256,7 +213,7 @@ def test_listeners_hear_every_transition_and_cannot_break_a_call(
     assert heard == [State.OPEN, State.HALF_OPEN, State.CLOSED]
 
 
-def test_an_outage_is_one_warning_and_its_end_one_line(breaker, clock, caplog):
+def test_outage_is_logged_once_at_each_end(breaker, clock, caplog):
     caplog.set_level(logging.INFO)
     fail(breaker, 3)
     for _ in range(3):
@@ -266,12 +223,12 @@ def test_an_outage_is_one_warning_and_its_end_one_line(breaker, clock, caplog):
     call(breaker)
     opened, closed = caplog.records
     assert opened.levelname == "WARNING"
-    assert "test: breaker open, as 3 calls in a row failed" in opened.message
+    assert opened.message.startswith("Circuit breaker for the test opened: Broken")
     assert closed.levelname == "INFO"
-    assert "test: breaker closed" in closed.message
+    assert closed.message == "Circuit breaker for the test closed."
 
 
-def test_threads_are_let_through_side_by_side():
+def test_threads_are_guarded_concurrently():
     breaker = Breaker("test")
     inside = threading.Barrier(8, timeout=10)
 
@@ -284,11 +241,10 @@ def test_threads_are_let_through_side_by_side():
         thread.start()
     for thread in threads:
         thread.join()
-    assert breaker.snapshot().calls == 8
     assert breaker.snapshot().failures == 0
 
 
-def test_of_many_threads_one_makes_the_trial(breaker, clock):
+def test_one_of_many_threads_makes_the_trial(breaker, clock):
     fail(breaker, 3)
     reopen_time(breaker, clock)
     together = threading.Barrier(20, timeout=10)
@@ -316,7 +272,7 @@ def test_of_many_threads_one_makes_the_trial(breaker, clock):
     assert tried == [1]
 
 
-def test_coroutines_are_guarded_alike():
+def test_coroutines_are_guarded():
     breaker = Breaker("test")
 
     async def ask(error: Exception | None) -> None:
@@ -335,24 +291,8 @@ def test_coroutines_are_guarded_alike():
     assert [type(error) for error in asyncio.run(ask_all())] == [Broken] * 3
 
 
-def test_a_refusal_costs_less_than_20_microseconds(breaker):
-    fail(breaker, 3)
-
-    def refusals(number: int = 1_000) -> float:
-        started = time.perf_counter()
-        for _ in range(number):
-            try:
-                with breaker.guard():
-                    pass
-            except BreakerOpen:
-                pass
-        return (time.perf_counter() - started) / number
-
-    assert min(refusals() for _ in range(5)) < 20e-6
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_may_use_it_though_the_lock_was_held(breaker):
+def test_forked_child_does_not_inherit_a_held_lock(breaker):
     fail(breaker, 3)
     with breaker._lock:
         child = os.fork()
@@ -363,7 +303,7 @@ def test_a_forked_child_may_use_it_though_the_lock_was_held(breaker):
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_a_probe_opens_and_closes_it(breaker, caplog):
+def test_probe_opens_and_closes_the_breaker(breaker, caplog):
     for _ in range(2):
         breaker.trip(Broken("no answer"))
         assert breaker.state is State.OPEN
@@ -377,16 +317,16 @@ def test_a_probe_opens_and_closes_it(breaker, caplog):
     assert len(caplog.records) == 2
 
 
-def test_a_probe_changes_nothing_that_the_operator_holds(breaker):
-    breaker.hold(State.CLOSED)
+def test_probe_does_not_change_an_override(breaker):
+    breaker.override(State.CLOSED)
     breaker.trip(Broken("no answer"))
     call(breaker)
-    breaker.hold(State.OPEN)
+    breaker.override(State.OPEN)
     breaker.reset()
     with pytest.raises(BreakerOpen):
         call(breaker)
 
 
-def test_the_site_has_three():
+def test_site_has_three_breakers():
     names = [breaker.name for breaker in breakers.all_breakers()]
     assert names == ["cache", "database", "broker"]
