@@ -6,6 +6,7 @@ from uuid import UUID
 from django.http import HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
+from django.urls import reverse
 from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
@@ -27,7 +28,7 @@ from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.parsers import JSONParser
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.policy import policy
-from resilient_site.edge.streaming import waited_for
+from resilient_site.edge.request_context import is_after_wait
 from resilient_site.errors import (
     Conflict,
     Invalid,
@@ -88,24 +89,21 @@ class JobViewSet(IdempotentWrites, ViewSet):
     def create(self, request: Request) -> Response:
         preference = parse_prefer(request.headers.get("Prefer", ""))
         preference = preference.at_most(WAIT_MAX_S)
-        if waited := waited_for(request):
-            job = jobs.get_job(UUID(waited), request.user)
-        else:
-            job = _submit(request)
-        response = self._job_response(job, 200 if job.is_finished else 202)
+        response = self._submission_response(job := _submit(request))
         response["Location"] = response.data["links"]["self"]
         if preference.applied:
             response["Preference-Applied"] = preference.applied
-        if job.is_finished:
-            return response
-        response["Retry-After"] = str(jobs.estimate_wait_s(job))
-        if preference.wait_s:
-            job_events.wait(response, job, preference.wait_s)
+        if preference.wait_s and not job.is_finished:
+            then = reverse("api:job-detail", args=[job.pk])
+            job_events.wait(response, job, preference.wait_s, then)
         return response
 
     @schema.job_reading
     def retrieve(self, request: Request, id: UUID) -> Response:
-        return self._job_response(jobs.get_job(id, request.user))
+        job = jobs.get_job(id, request.user)
+        if is_after_wait(request):
+            return self._submission_response(job)
+        return self._job_response(job)
 
     @schema.job_events
     def events(self, request: Request, id: UUID) -> HttpResponse:
@@ -137,6 +135,13 @@ class JobViewSet(IdempotentWrites, ViewSet):
         job = jobs.get_job(id, request.user)
         return download(get_object_or_404(job.result_files(), name=name))
 
+    def _submission_response(self, job: Job) -> Response:
+        if job.is_finished:
+            return self._job_response(job)
+        response = self._job_response(job, 202)
+        response["Retry-After"] = str(jobs.estimate_wait_s(job))
+        return response
+
     def _job_response(self, job: Job, status: int = 200) -> Response:
         serializer = JobSerializer(job, context={"request": self.request})
         response = Response(serializer.data, status)
@@ -152,8 +157,8 @@ class HeavyComputationView(APIView):
     @policy(is_heavy=True, read_rate="heavy")
     @schema.heavy_computation
     def get(self, request: Request) -> HttpResponse:
-        if waited := waited_for(request):
-            job = Job.objects.get(pk=waited)
+        if is_after_wait(request):
+            job = Job.objects.get(pk=request.query_params["job"])
         else:
             task = get_task("heavy_computation")
             params = _validate(task.params(data=request.query_params))
@@ -163,14 +168,15 @@ class HeavyComputationView(APIView):
             return Response({"message": DEMONSTRATION_DONE}, headers=headers)
         if job.is_finished:
             raise Unavailable(job.error_detail or "The computation was cancelled.")
-        if waited:
+        if is_after_wait(request):
             jobs.cancel(job)
         busy = Overloaded(
             "The computation did not finish in time.",
             retry_after_s=jobs.estimate_duration_s(1),
         )
         response = respond(request, busy)
-        return job_events.wait(response, job, DEMONSTRATION_WAIT_S)
+        then = f"{request.path}?job={job.pk}"
+        return job_events.wait(response, job, DEMONSTRATION_WAIT_S, then)
 
 
 def _submit(request: Request) -> Job:

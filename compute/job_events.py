@@ -154,19 +154,16 @@ def stream(job: Job, last_event_id: str | None = None) -> HttpResponse:
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
     if not job.is_finished:
-        response.later = Stream(  # type: ignore[attr-defined]
+        response.continuation = Stream(  # type: ignore[attr-defined]
             lambda: watcher().events(job_id, known)
         )
     return response
 
 
-def wait(response: HttpResponse, job: Job, seconds: float) -> HttpResponse:
-    """Delay `response` until `job` has finished; the edge then repeats the request.
-
-    In the repeated request `streaming.waited_for(request)` is the id of the job.
-    """
+def wait(response: HttpResponse, job: Job, seconds: float, then: str) -> HttpResponse:
+    """Delay `response` until `job` has finished; a GET of `then` takes its place."""
     job_id = job.pk
-    response.later = Wait(  # type: ignore[attr-defined]
-        lambda: watcher().finished(job_id), seconds, str(job_id)
+    response.continuation = Wait(  # type: ignore[attr-defined]
+        lambda: watcher().finished(job_id), seconds, then
     )
     return response

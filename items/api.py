@@ -29,7 +29,6 @@ from resilient_site.api.pagination import (
 )
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.policy import policy
-from resilient_site.edge.streaming import waited_for
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
@@ -169,9 +168,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
     def list(self, request: Request) -> Response:
         preference = parse_prefer(request.headers.get("Prefer", ""))
         preference = preference.at_most(stream.WAIT_MAX_S)
-        waited = waited_for(request)
-        text = request.query_params.get("since") if waited is None else waited
-        since = feed.parse_cursor(text, "since")
+        since = feed.parse_cursor(request.query_params.get("since"), "since")
         page = paginate(
             ItemChange.objects.settled(),
             ordering=feed.ORDERING,
@@ -186,8 +183,11 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         response = list_response(request, page, rows, parameter="since")
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
-        if preference.wait_s and not page.rows and waited is None:
-            return stream.wait(response, since, preference.wait_s)
+        if preference.wait_s and not page.rows:
+            query = request.query_params.copy()
+            query["since"] = on
+            then = f"{request.path}?{query.urlencode()}"
+            return stream.wait(response, since, preference.wait_s, then)
         return response
 
     @schema.change_events

@@ -14,7 +14,7 @@ from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.policy import policy_of
-from resilient_site.edge.streaming import SCOPE_KEY, Identity
+from resilient_site.edge.request_context import Identity, context_of
 from resilient_site.errors import (
     Invalid,
     LengthRequired,
@@ -74,7 +74,7 @@ class IdentityMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         began = now()
         response = self.get_response(request)
-        context = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
+        context = context_of(request)
         user = _known_user(request)
         if context is None or user is None:
             return response

@@ -218,21 +218,23 @@ def stream(position: Position) -> HttpResponse:
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
     if not is_behind:
-        response.later = Stream(  # type: ignore[attr-defined]
+        response.continuation = Stream(  # type: ignore[attr-defined]
             lambda: running_feed().events(begin, position)
         )
     return response
 
 
-def wait[R: HttpResponse](response: R, cursor: str | None, seconds: float) -> R:
-    """Let `response` wait for a change after `cursor`; the view is then asked again.
+def wait[R: HttpResponse](
+    response: R, cursor: str | None, seconds: float, then: str
+) -> R:
+    """Delay `response` until there is a change after `cursor`.
 
-    It is when `later.waited_for(request)` is that cursor, or empty for None.
+    A GET of `then` takes its place.
     """
     position = feed.parse_position(cursor)
     # A tag by which it is known to be the same would have it answered at once.
     response["Cache-Control"] = "no-store"
-    response.later = Wait(  # type: ignore[attr-defined]
-        lambda: running_feed().news(position), seconds, cursor or ""
+    response.continuation = Wait(  # type: ignore[attr-defined]
+        lambda: running_feed().news(position), seconds, then
     )
     return response

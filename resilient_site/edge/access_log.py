@@ -11,7 +11,8 @@ from typing import Any
 
 from django.conf import settings
 
-from resilient_site.edge.streaming import SCOPE_KEY, Message, RequestContext, Send
+from resilient_site.edge.asgi_types import Message, Send
+from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
 from resilient_site.observability.route_names import PROBE, route_of

@@ -14,6 +14,7 @@ from django.conf import settings
 from resilient_site.edge import lifespan, metrics_endpoint, probes, wsgi_bridge
 from resilient_site.edge.access_log import Observed, record_hit
 from resilient_site.edge.admission import Rejected
+from resilient_site.edge.asgi_types import Message, Receive, Send
 from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import (
     Copy,
@@ -34,7 +35,7 @@ from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
 from resilient_site.edge.request_body import ClientGone, received_body
-from resilient_site.edge.streaming import Message, Receive, RequestContext, Send
+from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, watched
 from resilient_site.errors import SiteError
 from resilient_site.observability.request_id import choose_id, start_request

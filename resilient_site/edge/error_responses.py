@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse
 
+from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache.cached_response import (
     Headers,
     headers_of,
     send_answer,
 )
 from resilient_site.edge.request import Incoming
-from resilient_site.edge.streaming import Send
 from resilient_site.errors import SiteError, respond
 from resilient_site.observability.request_id import HEADER_BYTES, set_request_id
 

@@ -4,10 +4,10 @@ from django.conf import settings
 from django.db import connection
 
 from resilient_site.edge import health_check, metrics_endpoint
+from resilient_site.edge.asgi_types import Receive, Send
 from resilient_site.edge.cache.invalidation import generations
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.stale_store import stale_store
-from resilient_site.edge.streaming import Receive, Send
 from resilient_site.health import page
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import tracing

@@ -12,11 +12,11 @@ from django.conf import settings
 
 from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache.cached_response import Headers, send_answer
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.keys import copies
 from resilient_site.edge.request import Incoming, Kind
-from resilient_site.edge.streaming import Send
 from resilient_site.errors import NotFound
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import health_monitor

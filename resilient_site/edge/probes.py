@@ -16,10 +16,11 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.csp import ContentSecurityPolicyMiddleware
 from django.middleware.security import SecurityMiddleware
 
+from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache.cached_response import Headers, headers_of, send_answer
 from resilient_site.edge.health_check import edge
 from resilient_site.edge.request import SESSION_COOKIE, Incoming
-from resilient_site.edge.streaming import Send, held
+from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.errors import as_site_error
 from resilient_site.health import health_json, page
 from resilient_site.health.checks import DATABASE
@@ -66,7 +67,7 @@ async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
 
 def why_not_ready(report: Report) -> str:
     """Return why this process cannot answer requests; "" if it can."""
-    if held.is_ending:
+    if in_flight_responses.is_ending:
         return "The process is stopping."
     if report.status_of(DATABASE) is Status.FAIL and not edge.has_answers:
         return "The database does not answer, and no responses are cached."

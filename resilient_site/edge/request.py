@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
 from typing import Self
+from urllib.parse import unquote
 
 from django.conf import settings
 from django.http import parse_cookie
 
 from resilient_site.accounts.verified_tokens import credentials
+from resilient_site.edge.asgi_types import Message
 from resilient_site.edge.policy import ViewPolicy, policy_at
-from resilient_site.edge.streaming import Message
 from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
 
 SAFE = ("GET", "HEAD")
@@ -29,6 +30,12 @@ TIMEOUT_HEADER = b"x-request-timeout"
 
 # Of a request whose answer is for everybody.
 OF_EVERYBODY = {b"host", *REQUEST_ID_HEADERS}
+# What a client says of one request, and not of itself.
+OF_ONE_REQUEST = {
+    b"content-length", b"content-type", b"transfer-encoding", b"expect",
+    b"idempotency-key", b"if-match", b"if-none-match", b"if-modified-since",
+    b"if-unmodified-since", b"if-range", b"range",
+}  # fmt: skip
 _no_ascii = re.compile(rb"[^\x00-\x7f]")
 
 
@@ -127,6 +134,23 @@ class Incoming:
         changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
         return type(self)({**self.scope, **changes})
 
+    def as_internal_get(self, target: str) -> Self:
+        """Return a GET of `target`, a path with its query, by the same client."""
+        path, _, query = target.partition("?")
+        headers = [
+            (name, value)
+            for name, value in self.scope["headers"]
+            if name not in OF_ONE_REQUEST
+        ]
+        changes = {
+            "method": "GET",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": headers,
+        }
+        return type(self)({**self.scope, **changes})
+
     def kind(self, is_known: bool) -> Kind:
         if self.policy.is_heavy:
             return Kind.HEAVY
@@ -138,10 +162,6 @@ class Incoming:
     def deadline(self) -> float:
         """A moment of the monotonic clock."""
         return time.monotonic() + self._timeout_s()
-
-    def begin_anew(self) -> None:
-        """Give it its time once more: what it has waited for was not ours."""
-        self.deadline = time.monotonic() + self._timeout_s()
 
     def _timeout_s(self) -> float:
         """What the site grants, or less if the client asks for less."""

@@ -9,8 +9,8 @@ from typing import IO
 
 from django.conf import settings
 
+from resilient_site.edge.asgi_types import Receive
 from resilient_site.edge.request import SESSION_COOKIE, Incoming
-from resilient_site.edge.streaming import Receive
 from resilient_site.errors import SiteError, Unavailable
 
 logger = logging.getLogger(__name__)

@@ -1,136 +1,70 @@
-"""Answers that go on in asyncio when Django has given its thread back.
+"""Streaming and long poll: responses that continue when Django has returned its thread.
 
-A view answers in full, as for any server. In an attribute `later` of its response it
-may say how our own server goes on, for as long as that takes, with no thread and no
-database connection: by a Stream in place of the content, or by a Wait, after which
-the same request is put to Django once more. Where too many answers go on already, or
-on another server, the response is sent as it stands.
+A view returns a complete response, as for any server. In its attribute `continuation`
+it may say how the edge continues, with no thread and no database connection, for as
+long as that takes: with a Stream in place of the content, or with a Wait for an event,
+after which an internal GET of another address is the response. Where too many responses
+continue already, or on another server, the response is sent as it stands. Not handled:
+what is under way when the process stops; streams end, waits are over, and clients ask
+again.
 """
 
 import asyncio
 import logging
 import resource
 import sys
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    MutableMapping,
-)
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from threading import Event
 from typing import Any
 
-from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+
+from resilient_site.edge.asgi_types import Send
+from resilient_site.edge.request_context import RequestContext
 
 logger = logging.getLogger(__name__)
 
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Headers = list[tuple[bytes, bytes]]
-type Send = Callable[[Message], Awaitable[None]]
-
-# Then the client has to ask again, and is asked again who he is.
+# Then the client has to ask again, and is authenticated again.
 STREAM_MAX_S = 3600
-SCOPE_KEY = "resilient_site.exchange"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Send these pieces in place of the content, until they end or the client goes."""
+    """Send these pieces in place of the content, until they or the client end."""
 
     make_pieces: Callable[[], AsyncGenerator[bytes]]
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Send nothing until `until` is done or the time is up; then ask Django again.
+    """Send nothing until `until` is done or the time is up; then GET `then`.
 
-    For the view it is over when `waited_for` returns the token; a second Wait is not
-    granted.
+    It is the same client's GET, for which `request_context.is_after_wait` is true; it
+    is not counted by rate limits, and may not wait again. If it fails, the first
+    response is sent.
     """
 
     until: Callable[[], Coroutine[Any, Any, object]]
     timeout_s: float
-    token: str
+    then: str
 
 
-def waited_for(request: HttpRequest) -> str | None:
-    """Return the token of the Wait that this request has behind it, if any."""
-    # In the ASGI scope, where no header of a client can get.
-    context: RequestContext | None = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
-    return context.waited_for if context else None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who was answered: the tag that changes with him, and until when he is it."""
-
-    tag: str
-    expires_at: float
-
-
-class RequestContext:
-    """What the event loop and the thread of one request share.
-
-    In a shared response (`is_shared`) nothing is streamed or waited for.
-    """
-
-    def __init__(self, is_shared: bool = False) -> None:
-        self.is_shared = is_shared
-        self.client_gone = Event()
-        # Done when the client has gone, for the event loop.
-        self.gone: asyncio.Future[Any] | None = None
-        self.is_streamed_by_thread = False
-        self.later: Stream | Wait | None = None
-        self.before_wait: HttpResponseBase | None = None
-        self.waited_for: str | None = None
-        self.identity: Identity | None = None
-        self.was_admitted = False
-
-    def note(self, response: HttpResponseBase) -> HttpResponseBase:
-        if self.is_shared:
-            return response
-        before = self.before_wait
-        if before and before.status_code < 500 <= response.status_code:
-            # What was promised is still true, and "nothing was changed" is not.
-            response.close()
-            return before
-        later = getattr(response, "later", None)
-        if isinstance(later, Wait) and self.waited_for is not None:
-            later = None
-        self.later = later if held.has_room() else None
-        if isinstance(self.later, Wait):
-            self.before_wait = response
-        if isinstance(self.later, Stream):
-            del response.headers["Content-Length"]
-        self.is_streamed_by_thread = response.streaming
-        return response
-
-    def take(self) -> Stream | Wait | None:
-        """Return what is left to do later."""
-        later, self.later = self.later, None
-        return later
-
-
-def most_held() -> int:
+def max_in_flight() -> int:
     """Half of the connections that this process may have; the rest is for others."""
     files: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if files == resource.RLIM_INFINITY else files // 2
 
 
-class Held:
-    """The answers that go on in this process."""
+class InFlightResponses:
+    """The responses of this process that continue without a thread."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[object]] = set()
         self.is_ending = False
 
     def has_room(self) -> bool:
-        return len(self.tasks) < most_held() and not self.is_ending
+        return len(self.tasks) < max_in_flight() and not self.is_ending
 
     def end(self) -> None:
         """End them all, as this process stops; their clients will ask again."""
@@ -144,7 +78,7 @@ class Held:
         gone: asyncio.Future[Any],
         timeout_s: float,
     ) -> None:
-        """Do `work` until it is done, the client gone, the time up or all is to end."""
+        """Run `work` until it ends, the client leaves, or the time is up."""
         task = asyncio.create_task(work)
         if self.is_ending:
             task.cancel()
@@ -158,10 +92,25 @@ class Held:
             await asyncio.wait({task})
             self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("An answer could not go on.", exc_info=error)
+            logger.error("A response could not continue.", exc_info=error)
 
 
-held = Held()
+in_flight_responses = InFlightResponses()
+
+
+def record_response(response: HttpResponseBase, context: RequestContext) -> None:
+    """Record how this response continues, before it is begun."""
+    if context.is_shared:
+        return
+    continuation = getattr(response, "continuation", None)
+    if isinstance(continuation, Wait) and context.is_after_wait:
+        continuation = None
+    if not in_flight_responses.has_room():
+        continuation = None
+    if isinstance(continuation, Stream):
+        del response.headers["Content-Length"]
+    context.continuation = continuation
+    context.is_streamed_by_thread = response.streaming
 
 
 async def send_pieces(stream: Stream, send: Send, context: RequestContext) -> None:

@@ -16,7 +16,7 @@ import uvicorn
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from resilient_site.edge.streaming import held
+from resilient_site.edge.streaming import in_flight_responses
 
 # How long a thread runs before the event loop gets its turn; the default is 5 ms.
 SWITCH_S = 0.0005
@@ -25,7 +25,8 @@ LEAVE_S = 0.5
 
 class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        held.end()  # event streams would go on until the time for the stop is up
+        # Event streams would go on until the time for the stop is up.
+        in_flight_responses.end()
         for server in self.servers:
             server.close()
         # Uvicorn closes idle connections at once, and with them requests on their way.

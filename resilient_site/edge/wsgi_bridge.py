@@ -9,6 +9,7 @@ that wait or go on for long (`streaming`) need no thread meanwhile.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -26,25 +27,26 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from resilient_site.edge.admission import Admission
+from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.request import Incoming, Kind
-from resilient_site.edge.request_body import IDLE_S
+from resilient_site.edge.request_body import IDLE_S, ClientGone
+from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
 from resilient_site.edge.streaming import (
-    SCOPE_KEY,
     STREAM_MAX_S,
-    Headers,
-    Message,
-    Receive,
-    RequestContext,
-    Send,
     Stream,
     Wait,
-    held,
+    in_flight_responses,
+    record_response,
     send_pieces,
 )
 from resilient_site.errors import SiteError
 from resilient_site.resilience import deadlines
 
+logger = logging.getLogger(__name__)
+
 TAGS = "Cache-Tag"
+# What the response after a wait takes over from the one before it.
+CARRIED_OVER = {b"location", b"preference-applied", b"idempotent-replayed"}
 
 
 class Response(NamedTuple):
@@ -70,7 +72,9 @@ class Django(WSGIHandler):
 
     def get_response(self, request: HttpRequest) -> HttpResponseBase:
         context: RequestContext = request.META["asgi.scope"][SCOPE_KEY]
-        return context.note(super().get_response(request))
+        response = super().get_response(request)
+        record_response(response, context)
+        return response
 
 
 setup()  # unless it is done
@@ -95,27 +99,43 @@ async def run_django(
     request.scope[SCOPE_KEY] = context
     send_piece = partial(_send_piece, send, context)
     response = await _run_in_thread(request, kind, body, context, send_piece)
-    later = context.take()
-    if isinstance(later, Wait) and context.gone:
-        await held.run(later.until(), context.gone, later.timeout_s)
+    if isinstance(context.continuation, Wait) and response and context.gone:
+        wait, context.continuation = context.continuation, None
+        await in_flight_responses.run(wait.until(), context.gone, wait.timeout_s)
         if context.gone.done():
             return None
-        context.waited_for = later.token
-        request.begin_anew()
+        context.is_after_wait = True
+        get = request.as_internal_get(wait.then)
         try:
-            again = await _run_in_thread(request, kind, body, context, send_piece)
-        except SiteError:
-            return response  # what was done before the wait is done
-        response, later = again, context.take()
-    if isinstance(later, Stream) and response and context.gone:
+            final = await _run_in_thread(get, kind, None, context, send_piece)
+        except (SiteError, ClientGone):
+            return response
+        response = _after_wait(response, final)
+    stream = context.continuation
+    if isinstance(stream, Stream) and response and context.gone:
         start = {"type": "http.response.start", "status": response.status}
         await send_piece({**start, "headers": response.headers})
         if request.method != "HEAD":
-            pieces = send_pieces(later, send_piece, context)
-            await held.run(pieces, context.gone, STREAM_MAX_S)
+            pieces = send_pieces(stream, send_piece, context)
+            await in_flight_responses.run(pieces, context.gone, STREAM_MAX_S)
         await send_piece({"type": "http.response.body"})
         return None
     return None if context.gone and context.gone.done() else response
+
+
+def _after_wait(first: Response, final: Response | None) -> Response | None:
+    """Return the response after a wait: `final`, or `first` if that fails.
+
+    What was promised is still true, and "nothing was changed" is not.
+    """
+    if final is None:
+        return None  # it was streamed
+    if final.status >= 400 > first.status:
+        logger.warning("The GET after a wait failed: %d.", final.status)
+        return first
+    names = {name for name, _ in final.headers}
+    kept = [one for one in first.headers if one[0] in CARRIED_OVER - names]
+    return final._replace(headers=[*final.headers, *kept])
 
 
 async def _run_in_thread(

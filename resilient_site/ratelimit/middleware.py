@@ -114,7 +114,7 @@ class RateLimitMiddleware:
     def _count_once(self, request: HttpRequest) -> RateLimitStatus | None:
         """Return the status after this request; None if it is not limited.
 
-        The edge sends a request to Django again after a wait: it counts once.
+        The internal GET that ends a wait has the scope of its request: both count once.
         """
         if request.path_info.rstrip("/") in NEVER_LIMITED:
             return None

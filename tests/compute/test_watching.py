@@ -306,14 +306,14 @@ def test_the_response_of_a_stream_is_an_answer_by_itself():
     assert response["Content-Type"] == "text/event-stream"
     assert response["Cache-Control"] == "no-store"
     assert response["X-Accel-Buffering"] == "no"
-    assert isinstance(response.later, Stream)
+    assert isinstance(response.continuation, Stream)
 
 
 def test_who_comes_back_after_the_end_is_sent_away():
     job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
     response = job_events.stream(job)
     assert shown(response.content.removeprefix(RETRY))["state"] == "failed"
-    assert not hasattr(response, "later")
+    assert not hasattr(response, "continuation")
     assert job_events.stream(job, "end").status_code == 204
     running = Job.objects.create(task="t", state="running")
     assert job_events.stream(running, "end").status_code == 200
@@ -321,7 +321,10 @@ def test_who_comes_back_after_the_end_is_sent_away():
 
 def test_a_response_may_wait_for_the_end_of_a_job():
     job = Job.objects.create(task="t")
-    response = job_events.wait(HttpResponse("queued"), job, 10)
+    response = job_events.wait(HttpResponse("queued"), job, 10, "/then")
     assert response.content == b"queued"
-    assert isinstance(response.later, Wait)
-    assert (response.later.timeout_s, response.later.token) == (10, str(job.pk))
+    assert isinstance(response.continuation, Wait)
+    assert (response.continuation.timeout_s, response.continuation.then) == (
+        10,
+        "/then",
+    )

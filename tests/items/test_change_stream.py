@@ -103,11 +103,11 @@ def test_who_is_far_behind_gets_a_page_and_comes_back(anonymous_api, monkeypatch
     first = anonymous_api.get(EVENTS)
     assert ids(first.content) == ["a", "b"]
     assert b"retry: 100\n" in first.content
-    assert not hasattr(first, "later")
+    assert not hasattr(first, "continuation")
     headers = {"Last-Event-ID": place(first.content)}
     second = anonymous_api.get(EVENTS, headers=headers)
     assert ids(second.content) == ["c"]
-    assert isinstance(second.later, Stream)
+    assert isinstance(second.continuation, Stream)
 
 
 @pytest.mark.parametrize("wrong", ["x", "bm90IG9uZQ", "WzEsMl0"])
@@ -128,19 +128,20 @@ def test_what_is_no_cursor_is_refused_by_name(anonymous_api, wrong):
 def test_a_request_may_wait_only_where_there_is_nothing(anonymous_api):
     prefer = {"Prefer": "wait=100"}
     empty = anonymous_api.get(CHANGES, headers=prefer)
-    assert isinstance(empty.later, Wait)
-    assert (empty.later.timeout_s, empty.later.token) == (60, "")
+    assert isinstance(empty.continuation, Wait)
+    assert empty.continuation.timeout_s == 60
+    assert empty.continuation.then.startswith(f"{CHANGES}?since=")
     assert empty["Preference-Applied"] == "wait=60"
     assert empty["Cache-Control"] == "no-store"
     assert "ETag" not in empty
     make_item(id="a")
     full = anonymous_api.get(CHANGES, headers=prefer)
-    assert not hasattr(full, "later")
+    assert not hasattr(full, "continuation")
     at_end = anonymous_api.get(f"{CHANGES}?since=now", headers=prefer)
     assert at_end.json()["results"] == []
-    # Asked again it is the same place, and no longer the end.
-    assert f"since={at_end.later.token}" in at_end.json()["next"]
-    assert not hasattr(anonymous_api.get(f"{CHANGES}?since=now"), "later")
+    # The internal GET is of the same place, which is no longer the end.
+    assert at_end.json()["next"].endswith(at_end.continuation.then)
+    assert not hasattr(anonymous_api.get(f"{CHANGES}?since=now"), "continuation")
 
 
 @in_asyncio

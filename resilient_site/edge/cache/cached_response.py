@@ -10,10 +10,10 @@ from typing import Self
 from django.http import HttpResponse
 
 from resilient_site.api.conditional import conditional_headers, evaluate
+from resilient_site.edge.asgi_types import Headers as Headers
+from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache.invalidation import Mark, mark
 from resilient_site.edge.request import CSRF_COOKIE, Incoming
-from resilient_site.edge.streaming import Headers as Headers
-from resilient_site.edge.streaming import Send
 from resilient_site.edge.wsgi_bridge import Response
 
 CACHE_NAME = b"resilient-site"

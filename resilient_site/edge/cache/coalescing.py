@@ -18,6 +18,7 @@ from django.conf import settings
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
+from resilient_site.edge.asgi_types import Message, Receive, Send
 from resilient_site.edge.cache.cached_response import (
     Copy,
     Headers,
@@ -40,7 +41,7 @@ from resilient_site.edge.cache.stale_responses import (
 )
 from resilient_site.edge.request import Incoming
 from resilient_site.edge.request_body import ClientGone
-from resilient_site.edge.streaming import Message, Receive, RequestContext, Send
+from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import Latest

@@ -11,7 +11,7 @@ from resilient_site.edge.cache.cached_response import Copy
 from resilient_site.edge.cache.invalidation import Mark, generations, slot_of
 from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Incoming
-from resilient_site.edge.streaming import Identity
+from resilient_site.edge.request_context import Identity
 from resilient_site.resilience.cache_control import GROUPS
 
 MAKE_A_DIFFERENCE = (b"host", b"hx-request", b"hx-target")

@@ -1,11 +1,11 @@
 """Stale responses (RFC 5861), sent and marked where the origin fails or rejects."""
 
+from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache import keys, private_cache
 from resilient_site.edge.cache.cached_response import Copy, Headers
 from resilient_site.edge.cache.keys import copies
 from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Incoming
-from resilient_site.edge.streaming import Send
 
 ORIGIN_FAILED = b"origin-failed"
 

@@ -11,9 +11,7 @@ import pytest
 from django.http import HttpResponse
 
 from resilient_site.edge import request_body, wsgi_bridge
-from resilient_site.edge.admission import Rejected
-from resilient_site.edge.streaming import Wait, held
-from tests.resilient_site.edge.clients import ask, becomes, run
+from tests.resilient_site.edge.clients import ask, run
 from tests.resilient_site.edge.views import now
 from tests.running import ROOT
 
@@ -114,29 +112,3 @@ asyncio.run(main())
     assert done.returncode == 7, done.stderr[-2000:]
     assert os.strerror(errno.EFBIG) in done.stderr + done.stdout
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-
-
-@run
-async def test_what_was_promised_before_a_wait_is_told_if_there_is_no_place_after():
-    """It is done: "overloaded, nothing was done" would have it sent again."""
-    waiting = asyncio.Event()
-
-    def respond(request):
-        response = HttpResponse("accepted", status=202)
-        response.later = Wait(waiting.wait, 20, "token")
-        return response
-
-    now.respond = respond
-    asking = asyncio.create_task(ask("/plain", "POST", sized(0)))
-    await becomes(lambda: bool(held.tasks))
-    admission = wsgi_bridge.admission
-
-    def reject(*args):
-        raise Rejected
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "check", reject)
-        waiting.set()
-        answer = await asking
-    assert (answer.status, answer.body) == (202, b"accepted")
-    assert len(now.asked) == 1

@@ -1,4 +1,4 @@
-"""Answers that go on without a thread, on Uvicorn as our workers run it."""
+"""Streams and waits, which hold no thread, on Uvicorn as the workers run it."""
 
 import asyncio
 import socket
@@ -16,7 +16,9 @@ from django.views.decorators.csrf import csrf_exempt
 
 from resilient_site import asgi
 from resilient_site.edge import streaming, wsgi_bridge
-from resilient_site.edge.streaming import Stream, Wait, held, waited_for
+from resilient_site.edge.admission import Rejected
+from resilient_site.edge.request_context import SCOPE_KEY, is_after_wait
+from resilient_site.edge.streaming import Stream, Wait, in_flight_responses
 from resilient_site.edge.worker import Server, Worker
 
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -36,8 +38,8 @@ def state():
         done=done, until=done.wait, wait_s=20,
     )  # fmt: skip
     yield now
-    held.is_ending = False
-    assert not held.tasks
+    in_flight_responses.is_ending = False
+    assert not in_flight_responses.tasks
 
 
 async def pieces():
@@ -61,34 +63,44 @@ async def flood():
 
 def stream(request):
     response = HttpResponse("as it stands", headers={"X-Kept": "1"})
-    response.later = Stream(flood if "flood" in request.GET else pieces)
+    response.continuation = Stream(flood if "flood" in request.GET else pieces)
     return response
 
 
 @csrf_exempt
 def wait(request):
-    token = waited_for(request)
-    now.asked.append((token, request.body))
-    if token and now.answers:
-        return now.answers.pop()
+    now.asked.append((request.method, request.get_full_path(), request.body))
     response = HttpResponse(
-        f"asked {len(now.asked)}", status=200 if token else now.first_status
+        "first", status=now.first_status, headers={"Location": "/x", "X-First": "1"}
     )
-    response.later = Wait(now.until, now.wait_s, "token")
+    response.continuation = Wait(now.until, now.wait_s, "/after%2Fwait?a=1&b=%C3%A9")
+    return response
+
+
+def after(request):
+    names = ("Authorization", "Cookie", "Idempotency-Key", "Content-Length")
+    now.headers = {name: request.headers.get(name) for name in names}
+    now.asked.append((request.method, request.get_full_path(), request.body))
+    now.is_after_wait = is_after_wait(request)
+    if now.answers:
+        return now.answers.pop()
+    response = HttpResponse(f"after {request.GET['b']}")
+    response.continuation = Wait(now.until, now.wait_s, "/wait")  # is not granted
     return response
 
 
 urlpatterns = [
     path("stream", stream),
     path("wait", wait),
+    path("after/wait", after),
     path("page", lambda request: HttpResponse("page")),
 ]
 handler404 = "resilient_site.errors.respond_to_exception"
 
 
 @pytest.fixture(autouse=True)
-def all_let_in(monkeypatch):
-    """So many come at once that most would be refused."""
+def admit_all(monkeypatch):
+    """So many come at once that some would be rejected."""
     monkeypatch.setattr(wsgi_bridge.admission, "is_on", False)
 
 
@@ -244,7 +256,7 @@ def test_a_stream_ends_after_a_time_in_good_order(monkeypatch):
 
 
 def test_beyond_the_room_there_is_the_answer_is_sent_as_it_stands(monkeypatch):
-    monkeypatch.setattr(streaming, "most_held", lambda: 1)
+    monkeypatch.setattr(streaming, "max_in_flight", lambda: 1)
 
     @served
     async def run(site):
@@ -252,7 +264,7 @@ def test_beyond_the_room_there_is_the_answer_is_sent_as_it_stands(monkeypatch):
         await reader.readuntil(b"first\n")
         start, content = await site.get(b"/stream")
         assert content == b"as it stands"
-        assert (await site.get(b"/wait"))[1] == b"asked 1"
+        assert (await site.get(b"/wait"))[1] == b"first"
 
     run()
 
@@ -260,39 +272,55 @@ def test_beyond_the_room_there_is_the_answer_is_sent_as_it_stands(monkeypatch):
 def test_on_another_server_the_answer_is_complete(client):
     assert client.get("/stream").content == b"as it stands"
     response = client.post("/wait", b"body", "text/plain")
-    assert (response.status_code, response.content) == (202, b"asked 1")
+    assert (response.status_code, response.content) == (202, b"first")
 
 
 # --- waits
 
+AFTER = "/after/wait?a=1&b=%C3%A9"
+
 
 @served
-async def test_a_wait_asks_again_with_the_same_body(site):
-    reader, _ = await site.send(POST % b"/wait")
-    await becomes(lambda: len(held.tasks) == 1)
-    assert now.asked == [(None, b"body")]
+async def test_wait_ends_with_an_internal_get_by_the_same_client(site):
+    sent = b"Authorization: Token t\r\nIdempotency-Key: k\r\nCookie: a=b\r\n\r\n"
+    reader, _ = await site.send((POST % b"/wait").replace(b"\r\n\r\n", b"\r\n" + sent))
+    await becomes(lambda: len(in_flight_responses.tasks) == 1)
+    assert now.asked == [("POST", "/wait", b"body")]
     now.done.set()
     start, content = await answer(reader)
-    assert (start[:12], content) == (b"HTTP/1.1 200", b"asked 2")
-    assert now.asked[1:] == [("token", b"body")]
+    assert (start[:12], content.decode()) == (b"HTTP/1.1 200", "after é")
+    assert now.asked[1:] == [("GET", AFTER, b"")]
+    assert now.is_after_wait
+    assert now.headers == {
+        "Authorization": "Token t", "Cookie": "a=b",
+        "Idempotency-Key": None, "Content-Length": None,
+    }  # fmt: skip
 
 
 @served
-async def test_a_wait_is_over_in_time(site):
+async def test_response_after_a_wait_carries_over_what_was_promised(site):
+    now.done.set()
+    start, _ = await site.get(b"/wait", POST)
+    assert b"location: /x\r\n" in start
+    assert b"x-first" not in start
+
+
+@served
+async def test_wait_ends_in_time(site):
     now.wait_s = 0.1
     began = time.monotonic()
-    assert (await site.get(b"/wait"))[1] == b"asked 2"
-    assert 0.1 <= time.monotonic() - began < 5
+    assert (await site.get(b"/wait"))[1].startswith(b"after")
+    assert time.monotonic() - began >= 0.1
 
 
-def test_a_wait_that_fails_is_over_and_reported(caplog):
+def test_wait_that_fails_ends_and_is_reported(caplog):
     async def fail():
         raise ValueError("no end in sight")
 
     @served
     async def run(site):
         now.until = fail
-        assert (await site.get(b"/wait"))[1] == b"asked 2"
+        assert (await site.get(b"/wait"))[1].startswith(b"after")
 
     run()
     assert "no end in sight" in caplog.text
@@ -302,7 +330,7 @@ def test_a_wait_that_fails_is_over_and_reported(caplog):
 async def test_waits_hold_no_threads(site):
     before = threading.active_count()
     waiting = [await site.send(POST % b"/wait") for _ in range(100)]
-    await becomes(lambda: len(held.tasks) == 100)
+    await becomes(lambda: len(in_flight_responses.tasks) == 100)
     assert (await site.get(b"/page"))[1] == b"page"
     now.done.set()
     for reader, _ in waiting:
@@ -311,25 +339,47 @@ async def test_waits_hold_no_threads(site):
 
 
 @served
-async def test_nobody_is_asked_again_for_a_client_who_has_gone(site):
+async def test_wait_of_a_client_that_left_ends_without_a_get(site):
     _, writer = await site.send(POST % b"/wait")
-    await becomes(lambda: len(held.tasks) == 1)
+    await becomes(lambda: len(in_flight_responses.tasks) == 1)
     writer.close()
-    await becomes(lambda: not held.tasks)
+    await becomes(lambda: not in_flight_responses.tasks)
     assert (await site.get(b"/page"))[1] == b"page"
     assert len(now.asked) == 1
 
 
-@served
-async def test_what_was_promised_is_answered_if_asking_again_fails(site):
-    now.done.set()
-    now.answers = [HttpResponse("the database is away", status=503)]
-    start, content = await site.get(b"/wait", POST)
-    assert (start[:12], content) == (b"HTTP/1.1 202", b"asked 1")
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_what_was_promised_is_sent_if_the_get_fails(status):
+    @served
+    async def run(site):
+        now.done.set()
+        now.answers = [HttpResponse("no", status=status)]
+        start, content = await site.get(b"/wait", POST)
+        assert (start[:12], content) == (b"HTTP/1.1 202", b"first")
+
+    run()
+
+
+def test_what_was_promised_is_sent_if_the_get_is_rejected(monkeypatch):
+    @served
+    async def run(site):
+        reader, _ = await site.send(POST % b"/wait")
+        await becomes(lambda: len(in_flight_responses.tasks) == 1)
+
+        def reject(*args):
+            raise Rejected
+
+        monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
+        now.done.set()
+        start, content = await answer(reader)
+        assert (start[:12], content) == (b"HTTP/1.1 202", b"first")
+        assert len(now.asked) == 1
+
+    run()
 
 
 @served
-async def test_a_second_failure_is_answered_as_it_is(site):
+async def test_second_failure_is_sent_where_the_first_response_failed(site):
     now.done.set()
     now.first_status = 503
     now.answers = [HttpResponse("for another reason", status=503)]
@@ -338,15 +388,7 @@ async def test_a_second_failure_is_answered_as_it_is(site):
 
 
 @served
-async def test_a_refusal_of_the_second_asking_counts(site):
-    now.done.set()
-    now.answers = [HttpResponse("signed out", status=401)]
-    start, content = await site.get(b"/wait", POST)
-    assert (start[:12], content) == (b"HTTP/1.1 401", b"signed out")
-
-
-@served
-async def test_a_stream_may_follow_a_wait(site):
+async def test_stream_may_follow_a_wait(site):
     now.done.set()
     now.answers = [stream(SimpleNamespace(GET={}))]
     reader, _ = await site.send(GET % b"/wait")
@@ -354,20 +396,14 @@ async def test_a_stream_may_follow_a_wait(site):
 
 
 @served
-async def test_no_header_says_that_a_wait_is_over(site):
-    now.done.set()
+async def test_no_header_makes_a_request_the_end_of_a_wait(site):
     forged = b"".join(
-        b"%s: token\r\n" % name
-        for name in (
-            streaming.SCOPE_KEY.encode(),
-            b"asgi.scope",
-            b"waited_for",
-            b"later",
-        )
+        b"%s: 1\r\n" % name
+        for name in (SCOPE_KEY.encode(), b"asgi.scope", b"is_after_wait")
     )
-    reader, _ = await site.send((GET % b"/wait")[:-2] + forged + b"\r\n")
-    await answer(reader)
-    assert [token for token, _ in now.asked] == [None, "token"]
+    reader, _ = await site.send((GET % AFTER.encode())[:-2] + forged + b"\r\n")
+    await becomes(lambda: bool(now.asked))
+    assert not now.is_after_wait
 
 
 # --- the end of the process
@@ -378,10 +414,10 @@ async def test_a_stop_ends_what_goes_on_in_good_order(site):
     stream, _ = await site.send(GET % b"/stream")
     await stream.readuntil(b"first\n\r\n")
     waiting, _ = await site.send(GET % b"/wait")
-    await becomes(lambda: len(held.tasks) == 2)
+    await becomes(lambda: len(in_flight_responses.tasks) == 2)
     stop = asyncio.create_task(site.stop(within_s=2))
     assert await stream.read() == b"0\r\n\r\n"
-    assert (await answer(waiting))[1] == b"asked 2"
+    assert (await answer(waiting))[1].startswith(b"after")
     assert await waiting.read() == b""
     await stop
     with suppress(ConnectionError):

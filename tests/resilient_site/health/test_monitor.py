@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from resilient_site.edge import probes
-from resilient_site.edge.streaming import held
+from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.health import health_json
 from resilient_site.health.components import CheckResult, Component, Status
 from resilient_site.health.monitor import (
@@ -170,5 +170,5 @@ def test_process_that_stops_or_has_nothing_to_serve_is_not_ready(monkeypatch):
     monkeypatch.setattr(probes.edge, "has_answers", False)
     assert "no responses are cached" in probes.why_not_ready(failing)
     assert probes.why_not_ready(report_of(database=Status.PASS)) == ""
-    monkeypatch.setattr(held, "is_ending", True)
+    monkeypatch.setattr(in_flight_responses, "is_ending", True)
     assert "stopping" in probes.why_not_ready(report_of(database=Status.PASS))
