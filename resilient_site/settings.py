@@ -13,7 +13,7 @@ from django.utils.csp import CSP
 from environs import Env, validate
 
 from resilient_site.observability import multiprocess
-from resilient_site.operations.secret_key import kept_secret_key
+from resilient_site.operations.secret_key import load_secret_key
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
     ANY_CLASS,
@@ -31,7 +31,7 @@ REDIS_URL = env.str("REDIS_URL", "")
 EMBEDDED = not DATABASE_URL
 
 DEBUG = env.bool("DEBUG", False)
-SECRET_KEY = env.str("SECRET_KEY", "") or kept_secret_key(DATA_DIR, EMBEDDED)
+SECRET_KEY = env.str("SECRET_KEY", "") or load_secret_key(DATA_DIR, EMBEDDED)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", [".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 

@@ -1,8 +1,8 @@
-"""The whole database into one file, and back.
+"""Backup of the database to a file, and restore.
 
-A backup is what was committed when it began, made while the site goes on. PostgreSQL's
-own programs do it there, SQLite's own way of copying here. What lies beside the
-database needs none: it is made anew, but for the SECRET_KEY and your environment.
+A backup holds what was committed when it started, and is made while the site runs: by
+pg_dump, or by SQLite's online backup. Nothing else in DATA_DIR needs a backup, as it is
+created again, except the SECRET_KEY; keep your environment too.
 """
 
 import os
@@ -19,13 +19,13 @@ from django.db import connection
 
 
 class BackupFailed(Exception):
-    """Nothing was written, or nothing was changed."""
+    """The backup was not written, or the database not changed."""
 
 
 def backup(path: Path) -> None:
-    """Write the database to a new file; raises BackupFailed, leaving none."""
+    """Write the database to a new file; raise BackupFailed, and leave no file then."""
     if path.exists():
-        raise BackupFailed(f"{path} is there already.")
+        raise BackupFailed(f"{path} exists.")
     with _written_whole(path) as unfinished:
         if connection.vendor == "postgresql":
             _run("pg_dump", "--format=custom", "--no-owner", f"--file={unfinished}")
@@ -34,9 +34,9 @@ def backup(path: Path) -> None:
 
 
 def restore(path: Path) -> None:
-    """Put what the file holds in place of all that is in the database.
+    """Replace everything in the database by the content of the file.
 
-    The site must be stopped. Raises BackupFailed, with the database as it was.
+    The site must be stopped. Raises BackupFailed, and changes nothing then.
     """
     if connection.vendor == "postgresql":
         _restore_postgresql(path)
@@ -49,53 +49,55 @@ def restore(path: Path) -> None:
 
 
 def _restore_postgresql(path: Path) -> None:
-    """Do it in one transaction, which ends well only when all of the file was read."""
+    """Restore in one transaction, committed only when the whole file was read."""
     _run("pg_restore", "--list", str(path))
-    # pg_restore drops what is in the file. A later version of the site may have made
-    # more, and that may hang on it.
+    # pg_restore drops only tables that are in the file. A later version of the site
+    # may have created others that depend on them.
     names = map(connection.ops.quote_name, connection.introspection.table_names())
     begin = " ".join(["BEGIN;", *(f"DROP TABLE {name} CASCADE;" for name in names)])
     connection.close()
     options = ["--clean", "--if-exists", "--no-owner", "--file=-", str(path)]
     failure = ""
-    with tempfile.TemporaryFile() as said:
-        with _psql(said) as psql:
+    with tempfile.TemporaryFile() as output:
+        with _psql(output) as psql:
             try:
                 psql.stdin.write(f"{begin}\n".encode())
                 _run("pg_restore", *options, output=psql.stdin)
                 psql.stdin.write(b"COMMIT;\n")
             except (BackupFailed, BrokenPipeError) as error:
                 failure = str(error)
-        said.seek(0)
+        output.seek(0)
         if psql.returncode or failure:
-            raise BackupFailed(said.read().decode(errors="replace").strip() or failure)
+            raise BackupFailed(
+                output.read().decode(errors="replace").strip() or failure
+            )
 
 
-def _psql(said: IO[bytes]) -> Any:
-    """Start it; what it has to complain of goes to `said`."""
+def _psql(output: IO[bytes]) -> Any:
+    """Start psql; its errors go to `output`."""
     return subprocess.Popen(  # noqa: S603 - our own words
         [_find("psql"), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"],
         env=os.environ | _login() | {"PGOPTIONS": "--client-min-messages=error"},
-        bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
+        bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=output,
     )  # fmt: skip
 
 
 def _close_sqlite(path: Path) -> None:
-    """Leave no journal behind. Raises BackupFailed while somebody has it open."""
+    """Remove the journal. Raises BackupFailed while a process has the database open."""
     try:
         with closing(sqlite3.connect(path, timeout=1)) as database:
             database.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.OperationalError as error:
         raise BackupFailed(f"{path}: {error}. Stop the site first.") from error
     except sqlite3.DatabaseError:
-        pass  # it is damaged, which may be why there is to be another one
+        pass  # it is damaged, which may be the reason for the restore
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 @contextmanager
 def _written_whole(path: Path) -> Iterator[Path]:
-    """Lend a path beside this one, which becomes this one when all is on the disk."""
+    """Yield a temporary path that replaces `path` when the file is complete on disk."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     try:
@@ -117,7 +119,9 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as new,
         ):
             old.backup(new)
-            new.execute("SELECT 1 FROM django_migrations LIMIT 1")  # it is one of ours
+            new.execute(
+                "SELECT 1 FROM django_migrations LIMIT 1"
+            )  # a database of this site
     except sqlite3.Error as error:
         raise BackupFailed(f"{source}: {error}") from error
 
@@ -134,20 +138,22 @@ def _run(program: str, *args: str, output: Any = subprocess.DEVNULL) -> None:
 def _find(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        raise BackupFailed(f"There is no {program}: install PostgreSQL's client.")
+        raise BackupFailed(
+            f"{program} was not found: install PostgreSQL's client programs."
+        )
     return found
 
 
 def _login() -> dict[str, str]:
-    """Return what libpq is told by its environment, where `ps` does not show it."""
-    told: dict[str, Any] = connection.settings_dict
-    options = told.get("OPTIONS", {})
+    """Return libpq's environment variables, which `ps` does not show."""
+    database: dict[str, Any] = connection.settings_dict
+    options = database.get("OPTIONS", {})
     named = {
-        "PGHOST": told["HOST"],
-        "PGPORT": told["PORT"],
-        "PGUSER": told["USER"],
-        "PGPASSWORD": told["PASSWORD"],
-        "PGDATABASE": told["NAME"],
+        "PGHOST": database["HOST"],
+        "PGPORT": database["PORT"],
+        "PGUSER": database["USER"],
+        "PGPASSWORD": database["PASSWORD"],
+        "PGDATABASE": database["NAME"],
         "PGSSLMODE": options.get("sslmode"),
         "PGSSLROOTCERT": options.get("sslrootcert"),
     }

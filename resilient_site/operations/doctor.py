@@ -1,7 +1,7 @@
-"""What is reachable, what is set up badly and what is at its limit, in plain words.
+"""`manage.py doctor`: checks of services, settings and limits, in plain words.
 
-Apps register examinations of their own when they are ready. Each has a few seconds:
-what hangs is found to hang, and keeps nobody from the rest.
+Apps register their checks when they are ready. Each has a few seconds, so that one
+service that hangs does not keep the others from being checked.
 """
 
 import os
@@ -23,12 +23,12 @@ from django.template.defaultfilters import filesizeformat
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.breakers import describe
 
-PATIENCE_S = 5.0
-LITTLE_ROOM_BYTES = 1024**3
-NO_ROOM_BYTES = 100 * 1024**2
-NEARLY = 0.9
-# Connections, and what a process opens itself.
-FILES_WANTED = 4_096
+TIMEOUT_S = 5.0
+LOW_DISK_BYTES = 1024**3
+FULL_DISK_BYTES = 100 * 1024**2
+NEARLY_FULL = 0.9
+# Connections, and files that a process opens itself.
+OPEN_FILES_WANTED = 4_096
 
 
 class Level(StrEnum):
@@ -56,59 +56,64 @@ def failure(what: str, todo: str) -> Finding:
     return Finding(Level.FAILURE, what, todo)
 
 
-# What it says instead of the error, which may quote a part of the password.
-UNREADABLE = failure(
-    "The address cannot be read.",
-    "In its password write %2F for /, %23 for # and %40 for @.",
+# In place of the error, which may quote a part of the password.
+MALFORMED_URL = failure(
+    "The URL is malformed.",
+    "In its password, write %2F for /, %23 for # and %40 for @.",
 )
+UNREACHABLE = "Check that it runs and can be reached from here."
 PORTS = {"amqps": 5671, "redis": 6379, "rediss": 6379}
 
-type Examination = Callable[[], Iterable[Finding]]
+type Check = Callable[[], Iterable[Finding]]
 
-_examinations: dict[str, Examination] = {}
-
-
-def register(name: str, examine: Examination) -> None:
-    _examinations[name] = examine
+_checks: dict[str, Check] = {}
 
 
-def examine_all() -> Iterator[tuple[str, Finding]]:
-    """Examine one thing after another; return its name with each finding."""
-    for name, examination in _examinations.items():
+def register(name: str, check: Check) -> None:
+    _checks[name] = check
+
+
+def run_all() -> Iterator[tuple[str, Finding]]:
+    """Run the checks one after another; return the name of each with its findings."""
+    for name, check in _checks.items():
         pool = ThreadPoolExecutor(1)
         try:
-            found = pool.submit(_examine, examination).result(2 * PATIENCE_S)
+            found = pool.submit(_run, check).result(2 * TIMEOUT_S)
         except TimeoutError:
-            found = [failure("It does not answer.", "See whether it hangs.")]
+            found = [failure("It does not answer.", "Check whether it hangs.")]
         pool.shutdown(wait=False)
         for finding in found:
             yield name, finding
 
 
-def _examine(examination: Examination) -> list[Finding]:
+def _run(check: Check) -> list[Finding]:
     try:
-        with deadlines.within(PATIENCE_S):
-            return list(examination())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is to be told
-        return [failure(describe(error), "See that it runs and can be reached.")]
+        with deadlines.within(TIMEOUT_S):
+            return list(check())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        return [failure(describe(error), UNREACHABLE)]
     finally:
         connection.close()
 
 
-# --- what the site itself stands on
+# --- the checks of the site itself
 
 
 def environment() -> Iterator[Finding]:
     if settings.EMBEDDED:
-        yield ok("The embedded default: SQLite, for one machine, without HTTPS.")
+        yield ok(
+            "The site runs on its embedded default: SQLite, one machine, no HTTPS."
+        )
     messages = run_checks(include_deployment_checks=not settings.EMBEDDED)
     serious = [m for m in messages if m.level >= WARNING and not m.is_silenced()]
     for message in serious:
         yield warning(f"{message.id}: {message.msg}", message.hint or "")
     if not serious:
-        yield ok("The settings fit together.")
+        yield ok("The settings are consistent.")
     if settings.DEBUG:
-        yield failure("DEBUG is on: errors show the code to strangers.", "Unset DEBUG.")
+        yield failure(
+            "DEBUG is on: error pages show the source code to everyone.", "Unset DEBUG."
+        )
 
 
 def database() -> Iterator[Finding]:
@@ -119,8 +124,9 @@ def database() -> Iterator[Finding]:
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        said = f"Migrations are missing: {len(missing)}, from {missing[0][0]} on."
-        yield failure(said, "Run manage.py migrate.")
+        first = missing[0][0]
+        text = f"Migrations are not applied: {len(missing)}, the first is {first}."
+        yield failure(text, "Run manage.py migrate.")
     if connection.vendor == "postgresql":
         yield from _postgresql()
 
@@ -129,11 +135,11 @@ def _postgresql() -> Iterator[Finding]:
     most, used = int(_ask("SHOW max_connections")), int(_ask(CONNECTIONS))
     wanted = settings.WEB_PROCESSES * (settings.WEB_THREADS + 2)
     wanted += settings.COMPUTE_PROCESSES + 2
-    said = f"{used} of {most} connections are in use; one machine takes up to {wanted}."
-    if wanted > most or used > NEARLY * most:
-        yield warning(said, "Raise max_connections, or lower WEB_THREADS.")
+    text = f"{used} of {most} connections are in use; one machine needs up to {wanted}."
+    if wanted > most or used > NEARLY_FULL * most:
+        yield warning(text, "Raise max_connections, or lower WEB_THREADS.")
     else:
-        yield ok(said)
+        yield ok(text)
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         if _ask(f"SHOW {setting}") == "off":
             yield failure(
@@ -142,8 +148,8 @@ def _postgresql() -> Iterator[Finding]:
             )
     if idle := int(_ask(LONG_IDLE)):
         yield warning(
-            f"{idle} transactions have been open for an hour and do nothing.",
-            "They keep the change feed from going on. See pg_stat_activity.",
+            f"{idle} transactions have been open and idle for an hour.",
+            "They stop the change feed. Find them in pg_stat_activity and end them.",
         )
 
 
@@ -160,30 +166,30 @@ def _ask(question: str) -> str:
 
 def shared_cache() -> Iterator[Finding]:
     if not settings.REDIS_URL:
-        yield ok("None: each process keeps what is asked for often to itself.")
+        yield ok("REDIS_URL is not set: each process caches in its own memory.")
         return
-    from redis import Redis  # takes long: not without Redis
+    from redis import Redis  # slow to import
 
     try:
-        redis_at = Redis.from_url(
+        redis = Redis.from_url(
             settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2
         )
     except ValueError:
-        yield UNREADABLE
+        yield MALFORMED_URL
         return
-    with redis_at as client:
+    with redis as client:
         server, memory = client.info("server"), client.info("memory")
     yield ok(f"Redis {server['redis_version']} answers.")
     most, used = memory["maxmemory"], memory["used_memory"]
     policy = memory["maxmemory_policy"]
-    if most and policy == "noeviction" and used > NEARLY * most:
+    if most and policy == "noeviction" and used > NEARLY_FULL * most:
         yield failure(
-            f"It is full: {filesizeformat(used)} of {filesizeformat(most)}.",
+            f"Redis is full: {filesizeformat(used)} of {filesizeformat(most)}.",
             "Set maxmemory-policy to allkeys-lru.",
         )
     elif policy == "noeviction":
         yield warning(
-            "It throws nothing away when its memory is full.",
+            "Redis rejects writes when its memory is full.",
             "Set maxmemory, and maxmemory-policy to allkeys-lru.",
         )
 
@@ -195,31 +201,31 @@ def folder() -> Iterator[Finding]:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        owner = "Give it to the user who runs the site."
-        yield failure(f"Nothing can be written to {path}: {error.strerror}.", owner)
+        todo = "Make the user that runs the site its owner."
+        yield failure(f"{path} is not writable: {error.strerror}.", todo)
         return
     free = shutil.disk_usage(path).free
-    said = f"{path} can be written to; {filesizeformat(free)} are free."
-    if free < NO_ROOM_BYTES:
-        yield failure(said, "Make room: writes are about to be refused.")
-    elif free < LITTLE_ROOM_BYTES:
-        yield warning(said, "Make room soon.")
+    text = f"{path} is writable; {filesizeformat(free)} are free."
+    if free < FULL_DISK_BYTES:
+        yield failure(text, "Free disk space now: writes are about to fail.")
+    elif free < LOW_DISK_BYTES:
+        yield warning(text, "Free disk space soon.")
     else:
-        yield ok(said)
+        yield ok(text)
 
 
 def machine() -> Iterator[Finding]:
     # gunicorn.conf.py raises the soft limit.
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    said = f"A process may open {files:,} files."
-    if files != resource.RLIM_INFINITY and files < FILES_WANTED:
-        yield warning(said, f"Raise it to {FILES_WANTED:,} (LimitNOFILE).")
+    text = f"A process may open {files:,} files."
+    if files != resource.RLIM_INFINITY and files < OPEN_FILES_WANTED:
+        yield warning(text, f"Raise it to {OPEN_FILES_WANTED:,} (LimitNOFILE).")
     else:
-        yield ok(said)
+        yield ok(text)
 
 
 def reach(urls: str) -> Finding:
-    """Tell whether something listens where they point to; `;` stands between them."""
+    """Check that something listens at each of the URLs, which `;` separates."""
     answering, silent = [], []
     for url in urls.split(";"):
         parts = urlsplit(url)
@@ -227,7 +233,7 @@ def reach(urls: str) -> Finding:
         try:
             port = parts.port or PORTS.get(parts.scheme, 5672)
         except ValueError:
-            return UNREADABLE
+            return MALFORMED_URL
         place = f"{host}:{port}"
         try:
             socket.create_connection((host, port), timeout=2).close()
@@ -235,11 +241,11 @@ def reach(urls: str) -> Finding:
             silent.append(f"{place} does not answer: {describe(error)}")
         else:
             answering.append(f"{place} answers.")
-    said = " ".join([*answering, *silent])
+    text = " ".join([*answering, *silent])
     if not silent:
-        return ok(said)
+        return ok(text)
     say = warning if answering else failure
-    return say(said, "See that it runs and can be reached.")
+    return say(text, UNREACHABLE)
 
 
 def register_all() -> None:

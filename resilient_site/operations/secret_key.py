@@ -1,4 +1,4 @@
-"""The signing key of a site that was given none."""
+"""The signing key of a site without SECRET_KEY."""
 
 import os
 import secrets
@@ -7,26 +7,26 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 
-def kept_secret_key(data_dir: Path, embedded: bool) -> str:
-    """Return the key kept in `data_dir`, made on first use; embedded default only.
+def load_secret_key(data_dir: Path, embedded: bool) -> str:
+    """Return the key in `data_dir`, created on first use; embedded default only.
 
-    Raises ImproperlyConfigured elsewhere: several machines must share one key.
+    Raises ImproperlyConfigured elsewhere, as several machines must share one key.
     """
     if not embedded:
         raise ImproperlyConfigured(
-            "SECRET_KEY must be set where DATABASE_URL is: a long random text."
+            "SECRET_KEY must be set when DATABASE_URL is: a long random text."
         )
     try:
-        return _keep(data_dir)
+        return _load(data_dir)
     except OSError as error:
         raise ImproperlyConfigured(f"DATA_DIR cannot be used: {error}") from error
 
 
-def _keep(data_dir: Path) -> str:
+def _load(data_dir: Path) -> str:
     path = data_dir / "secret_key"
     data_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        # Written aside and linked into place: whole, and once, whoever comes first.
+        # Written to a draft and linked: complete, and created by one process only.
         draft = path.with_name(f".secret_key.{os.getpid()}")
         with open(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(50))

@@ -129,16 +129,16 @@ class RateLimitMiddleware:
         return status
 
     def _count(self, request: HttpRequest) -> RateLimitStatus | None:
-        route, general = _routes(request)
+        rate_class, general = _rate_classes(request)
         # An authenticated client may still try to guess another user's password.
-        identify = _identify_by_address if route == SIGN_IN else _identify
+        identify = _identify_by_address if rate_class == SIGN_IN else _identify
         client, key = identify(request)
         if key is None:
             warn_throttled(
                 "Clients have no address, as behind a Unix socket: no rate limits."
             )
             return None
-        policy = self.policies.find(route, general, client)
+        policy = self.policies.find(rate_class, general, client)
         return get_status(request, policy, key) if policy else None
 
 
@@ -161,7 +161,7 @@ def get_status(
     return RateLimitStatus(policy, usage["count"], reset_s, counters.is_degraded)
 
 
-def _routes(request: HttpRequest) -> tuple[str, str]:
+def _rate_classes(request: HttpRequest) -> tuple[str, str]:
     """Return the class of the request, and the general one: read or write."""
     policy = policy_at(request.path_info, request.method or "")
     if request.method in SAFE_METHODS:

@@ -11,7 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from resilient_site.operations.secret_key import kept_secret_key
+from resilient_site.operations.secret_key import load_secret_key
 from tests.running import ROOT
 
 PRODUCTION = {
@@ -93,13 +93,13 @@ def test_admin_path_is_a_setting():
 
 
 def test_embedded_secret_key_is_created_once_and_private(tmp_path):
-    key = kept_secret_key(tmp_path / "new", embedded=True)
+    key = load_secret_key(tmp_path / "new", embedded=True)
     assert len(key) > 50
-    assert kept_secret_key(tmp_path / "new", embedded=True) == key
+    assert load_secret_key(tmp_path / "new", embedded=True) == key
     (file,) = (tmp_path / "new").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(ImproperlyConfigured):
-        kept_secret_key(tmp_path, embedded=False)
+        load_secret_key(tmp_path, embedded=False)
 
 
 def test_env_example_names_every_setting():

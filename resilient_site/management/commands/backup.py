@@ -7,7 +7,7 @@ from resilient_site.operations.backup import BackupFailed, backup
 
 
 class Command(BaseCommand):
-    help = "Write the whole database to a new file, while the site goes on."
+    help = "Write the whole database to a new file, while the site runs."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", type=Path)

@@ -19,14 +19,14 @@ def duration(text: str) -> timedelta:
 
 
 class Command(BaseCommand):
-    help = "Make an API token and print it, and nothing else, on standard output."
+    help = "Create an API token and print only the token on standard output."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("username")
         parser.add_argument(
-            "--ttl", type=duration, default="90d", help="how long it lives: 30d, 12h"
+            "--ttl", type=duration, default="90d", help="how long it is valid: 30d, 12h"
         )
-        parser.add_argument("--name", default="", help="what will use it")
+        parser.add_argument("--name", default="", help="the program that will use it")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         except User.DoesNotExist:
             raise CommandError(f"There is no user “{options['username']}”.") from None
         if not user.is_active:
-            raise CommandError(f"The account of “{user.username}” is closed.")
+            raise CommandError(f"The user “{user.username}” is not active.")
         _, token = ApiToken.objects.create(
             user, expiry=options["ttl"], name=options["name"][:100]
         )

@@ -3,33 +3,35 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from resilient_site.operations.doctor import Finding, Level, examine_all
+from resilient_site.operations.doctor import Finding, Level, run_all
 
 STYLES = {Level.OK: "SUCCESS", Level.WARNING: "WARNING", Level.FAILURE: "ERROR"}
 
 
 class Command(BaseCommand):
     help = (
-        "Say what is reachable, what is set up badly and what is at its limit. "
-        "Ends with 1 if something has failed."
+        "Check services, settings and limits, and say what to do. "
+        "The exit code is 1 if a check fails."
     )
-    requires_system_checks = []  # they are among the findings
+    requires_system_checks = []  # they are among the checks
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="for programs")
+        parser.add_argument(
+            "--json", action="store_true", help="one JSON object a line"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         levels = set()
-        for name, finding in examine_all():
+        for name, finding in run_all():
             levels.add(finding.level)
-            self._tell(name, finding, options["json"])
+            self._write(name, finding, options["json"])
         if Level.FAILURE in levels:
             raise SystemExit(1)
 
-    def _tell(self, name: str, finding: Finding, as_json: bool) -> None:
+    def _write(self, name: str, finding: Finding, as_json: bool) -> None:
         if as_json:
-            told = {"name": name, "level": finding.level, "what": finding.what}
-            self.stdout.write(json.dumps(told | {"todo": finding.todo}))
+            row = {"name": name, "level": finding.level, "what": finding.what}
+            self.stdout.write(json.dumps(row | {"todo": finding.todo}))
             return
         style = getattr(self.style, STYLES[finding.level])
         self.stdout.write(f"{style(f'{finding.level:8}')} {name:9} {finding.what}")

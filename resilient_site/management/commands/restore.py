@@ -11,7 +11,7 @@ from resilient_site.operations.backup import BackupFailed, restore
 
 class Command(BaseCommand):
     help = (
-        "Put what a backup holds in place of all that is in the database. "
+        "Replace everything in the database by the content of a backup. "
         "Stop the site first."
     )
     requires_system_checks = []
@@ -24,7 +24,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not options["yes"]:
-            raise CommandError("This overwrites the database. Say --yes if it may.")
+            raise CommandError("This overwrites the database. To go on, add --yes.")
         if not options["file"].is_file():
             raise CommandError(f"There is no file {options['file']}.")
         try:
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         except BackupFailed as error:
             raise CommandError(str(error)) from error
         connection.close()
-        # A backup may be of an earlier version, and of another cluster's transactions.
+        # The backup may be of an earlier version of the site.
         call_command("migrate", verbosity=0)
         generations.renew([EVERYTHING])
-        self.stdout.write("Restored. What was known of later changes is forgotten.")
+        self.stdout.write("Restored. All cached responses are invalidated.")

@@ -1,4 +1,4 @@
-"""A backup, made while people write, holds what they were told is done."""
+"""A backup made during writes holds every write that was acknowledged before it."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def exported(site: Site) -> str:
     return done.stdout
 
 
-def test_what_was_acknowledged_is_restored(sites, tmp_path: Path):
+def test_acknowledged_writes_are_restored(sites, tmp_path: Path):
     old, new = sites
     assert old.manage("shell", "-c", EDITOR).returncode == 0
     token = old.manage("create_token", "edith").stdout.strip()
@@ -157,7 +157,7 @@ def test_what_was_acknowledged_is_restored(sites, tmp_path: Path):
     new.stop()
 
 
-def test_what_cannot_be_done_changes_nothing(sites, tmp_path: Path):
+def test_failed_backup_or_restore_changes_nothing(sites, tmp_path: Path):
     old, _ = sites
     there = tmp_path / "there"
     there.write_text("something else")
@@ -186,7 +186,7 @@ def found(site: Site, script: str, folder: Path) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("sites", ["postgresql"], indirect=True)
-def test_what_a_later_version_made_goes_and_with_a_broken_file_nothing_does(
+def test_restore_drops_later_tables_and_a_broken_file_changes_nothing(
     sites, tmp_path: Path
 ):
     broken, whole = found(sites[0], AFTER_AN_UPGRADE, tmp_path)
@@ -196,7 +196,7 @@ def test_what_a_later_version_made_goes_and_with_a_broken_file_nothing_does(
 
 
 @pytest.mark.parametrize("sites", ["sqlite"], indirect=True)
-def test_a_database_in_use_is_not_replaced_and_a_damaged_one_is(sites, tmp_path: Path):
+def test_database_in_use_is_not_replaced_and_a_damaged_one_is(sites, tmp_path: Path):
     """Who has it open would go on writing to the one that went."""
     broken, used, unused, damaged = found(sites[0], SQLITE, tmp_path)
     assert broken[0]

@@ -1,4 +1,4 @@
-"""What the doctor finds, in servers and folders that are really as he says."""
+"""`manage.py doctor` with real servers and folders."""
 
 import json
 from datetime import timedelta
@@ -19,7 +19,7 @@ from items.events.lease import Place
 from resilient_site.operations.doctor import Level, reach
 from tests.private_server import free_port
 
-# Examinations have connections of their own.
+# Checks have connections of their own.
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -31,7 +31,7 @@ def folder(settings, tmp_path):
 
 
 def doctor(*options: str) -> tuple[str, int]:
-    """Return what he says, and with which code he ends."""
+    """Return the output and the exit code."""
     out = StringIO()
     try:
         call_command("doctor", "--no-color", *options, stdout=out)
@@ -40,87 +40,88 @@ def doctor(*options: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
-def examine(name: str) -> list[tuple[str, str]]:
-    """Return level and words of the findings about one thing."""
-    told, code = doctor("--json")
-    found = [json.loads(line) for line in told.splitlines()]
+def run_check(name: str) -> list[tuple[str, str]]:
+    """Return level and text of the findings of one check."""
+    output, code = doctor("--json")
+    found = [json.loads(line) for line in output.splitlines()]
     assert code == any(one["level"] == "failure" for one in found)
     assert all(one["todo"] for one in found if one["level"] == "failure")
     return [(one["level"], one["what"]) for one in found if one["name"] == name]
 
 
 def levels(name: str) -> set[str]:
-    return {level for level, _ in examine(name)}
+    return {level for level, _ in run_check(name)}
 
 
-def test_a_person_is_told_in_lines(settings):
+def test_findings_are_printed_in_lines(settings):
     settings.DEBUG = True
-    told, code = doctor()
-    assert "ok       database" in told
-    assert "failure  settings  DEBUG is on" in told
-    assert "→ Unset DEBUG." in told
+    output, code = doctor()
+    assert "ok       database" in output
+    assert "failure  settings  DEBUG is on" in output
+    assert "→ Unset DEBUG." in output
     assert code == 1
 
 
-def test_what_is_meant_is_no_finding(settings):
-    """Those that the settings silence, with their reason."""
+def test_silenced_system_checks_are_no_findings(settings):
     settings.EMBEDDED, settings.SECURE_HSTS_SECONDS = False, 3600
-    told, _ = doctor()
+    output, _ = doctor()
     assert settings.SILENCED_SYSTEM_CHECKS
-    assert not [name for name in settings.SILENCED_SYSTEM_CHECKS if name in told]
+    assert not [name for name in settings.SILENCED_SYSTEM_CHECKS if name in output]
 
 
-def test_the_database_answers():
-    found = examine("database")
+def test_database_that_answers_is_ok():
+    found = run_check("database")
     assert found[0][0] == "ok"
     assert connection.display_name in found[0][1]
 
 
-def test_a_missing_migration_is_named():
-    # The latest: of one that others build on, Django does not look for the lack.
+def test_missing_migration_is_a_failure():
+    # Of a migration that others depend on, Django does not notice the lack.
     (latest,) = MigrationLoader(connection).graph.leaf_nodes("items")
     recorder = MigrationRecorder(connection)
     recorder.record_unapplied(*latest)
     try:
-        found = examine("database")
+        found = run_check("database")
     finally:
         recorder.record_applied(*latest)
-    said = f"Migrations are missing: 1, from {'.'.join(latest)} on."
-    assert ("failure", said) in found
+    text = f"Migrations are not applied: 1, the first is {'.'.join(latest)}."
+    assert ("failure", text) in found
 
 
 @pytest.mark.skipif("connection.vendor != 'postgresql'")
-def test_a_server_that_forgets_is_found():
-    # The tests' own does not wait for the disk.
-    words = " ".join(what for level, what in examine("database") if level == "failure")
+def test_server_without_fsync_is_a_failure():
+    # The server of the tests runs without fsync.
+    words = " ".join(
+        what for level, what in run_check("database") if level == "failure"
+    )
     assert "fsync is off" in words
 
 
-def test_a_cache_that_keeps_everything_is_found(settings, redis_server):
+def test_redis_without_eviction_is_a_warning(settings, redis_server):
     settings.REDIS_URL = redis_server.url()
     assert levels("cache") == {"ok", "warning"}
 
 
-def test_a_cache_that_hangs_is_found(settings, redis_own):
+def test_redis_that_hangs_is_a_failure(settings, redis_own):
     settings.REDIS_URL = redis_own.url()
     redis_own.pause()
-    (level, what), *_ = examine("cache")
+    (level, what), *_ = run_check("cache")
     assert level == "failure"
     assert "Timeout" in what
 
 
-def test_a_folder_that_is_none_is_found(settings, folder):
+def test_missing_data_dir_is_a_failure(settings, folder):
     settings.DATA_DIR = folder / "none"
     assert levels("folder") == {"failure"}
 
 
 def test_low_file_limit_is_a_warning(monkeypatch):
     assert levels("machine") <= {"ok", "warning"}
-    monkeypatch.setattr("resilient_site.operations.doctor.FILES_WANTED", 10**9)
+    monkeypatch.setattr("resilient_site.operations.doctor.OPEN_FILES_WANTED", 10**9)
     assert levels("machine") == {"warning"}
 
 
-def test_jobs_that_nobody_takes_are_found(django_user_model):
+def test_jobs_without_a_pool_are_a_failure(django_user_model):
     user = django_user_model.objects.create_user("edith")
     assert levels("jobs") == {"ok"}
     jobs.submit(task=get_task("heavy_computation"), params={}, owner=user)
@@ -129,45 +130,45 @@ def test_jobs_that_nobody_takes_are_found(django_user_model):
     assert levels("jobs") == {"ok", "failure"}
 
 
-def test_a_queue_that_is_full_is_found(settings, django_user_model):
+def test_full_queue_is_a_warning(settings, django_user_model):
     user = django_user_model.objects.create_user("edith")
     jobs.submit(task=get_task("heavy_computation"), params={}, owner=user)
     settings.COMPUTE_MAX_QUEUED = 1
     assert "warning" in levels("jobs")
 
 
-def test_a_broker_that_is_away_is_found(settings):
+def test_unreachable_broker_is_a_failure(settings):
     settings.COMPUTE_BACKEND = "celery"
     settings.BROKER_URL = f"amqp://guest:secret@localhost:{free_port()}//"
-    found = dict(examine("jobs"))
+    found = dict(run_check("jobs"))
     assert "failure" in found
     assert "secret" not in str(found)
 
 
-def test_of_a_list_each_broker_is_asked(settings, redis_server):
-    away = f"amqp://guest:secret@localhost:{free_port()}//"
+def test_each_url_of_a_list_is_checked(settings, redis_server):
+    unreachable = f"amqp://guest:secret@localhost:{free_port()}//"
     here = f"amqp://127.0.0.1:{redis_server.port}//"
     assert reach(here).level is Level.OK
-    assert reach(f"{away};{here}").level is Level.WARNING
-    assert reach(f"{away};{away}").level is Level.FAILURE
-    assert "secret" not in reach(away).what
+    assert reach(f"{unreachable};{here}").level is Level.WARNING
+    assert reach(f"{unreachable};{unreachable}").level is Level.FAILURE
+    assert "secret" not in reach(unreachable).what
 
 
 @pytest.mark.parametrize("url", ["redis://:se/cret@host/0", "redis://:se#cret@host/0"])
-def test_of_an_address_that_cannot_be_read_nothing_is_told(settings, url):
+def test_malformed_url_is_not_printed(settings, url):
     settings.REDIS_URL = url
-    told, code = doctor()
+    output, code = doctor()
     assert code == 1
-    assert "%2F for /" in told
+    assert "%2F for /" in output
     assert "%2F for /" in reach(url).todo
-    assert "'se'" not in told + reach(url).what
+    assert "'se'" not in output + reach(url).what
 
 
-def test_changes_that_nobody_publishes_are_found(settings, rabbitmq_server):
+def test_changes_that_are_not_published_are_a_failure(settings, rabbitmq_server):
     settings.EVENTS_URL = rabbitmq_server.url()
-    here, nobody = health.examine()
-    assert here.level is Level.OK
-    assert (nobody.level, nobody.todo) == (
+    broker, relay = health.examine()
+    assert broker.level is Level.OK
+    assert (relay.level, relay.todo) == (
         Level.FAILURE, "Start manage.py relay_events.",
     )  # fmt: skip
     place = Place()
