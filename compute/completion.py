@@ -199,7 +199,7 @@ def _failed_fields(job: Job, failure: Failed) -> dict[str, Any]:
     return _requeued_fields(
         delay_s,
         failures=failures,
-        message=f"To be tried again. {failure.detail}"[:MESSAGE_MAX],
+        message=f"Will be retried. {failure.detail}"[:MESSAGE_MAX],
     )
 
 

@@ -27,9 +27,9 @@ NOW = {
     "postgresql": "statement_timestamp()",
     "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
 }
-LEASE = {
-    "postgresql": f"statement_timestamp() + interval '{LEASE_S} seconds'",
-    "sqlite": f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+{LEASE_S} seconds')",
+LEASE_END = {
+    "postgresql": "statement_timestamp() + interval '{} seconds'",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+{} seconds')",
 }
 
 
@@ -78,7 +78,7 @@ class Claim:
 
 def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
     """Claim up to `limit` due jobs, or the job `job_id` if it is due."""
-    now, lease = NOW[connection.vendor], LEASE[connection.vendor]
+    now, lease_end = NOW[connection.vendor], _lease_end()
     due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
     if job_id:
         # Waits for a lock on it: a broker delivers a job only once.
@@ -90,7 +90,7 @@ def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
         f"""
         UPDATE compute_job
         SET state = 'running', worker = %s, epoch = epoch + 1,
-            attempts = attempts + 1, lease_until = {lease},
+            attempts = attempts + 1, lease_until = {lease_end},
             started_at = coalesce(started_at, {now})
         WHERE {which}
         RETURNING *
@@ -110,6 +110,10 @@ _FIRST = {
 }
 
 
+def _lease_end() -> str:
+    return LEASE_END[connection.vendor].format(LEASE_S)
+
+
 def as_column(job_id: UUID) -> Any:
     """Return the id as an SQL parameter."""
     return Job._meta.pk.get_db_prep_value(job_id, connection)
@@ -119,7 +123,7 @@ def renew_leases(worker: str) -> list[Claim]:
     """Renew the leases of `worker`; return all its claims."""
     jobs = Job.objects.raw(
         f"""
-        UPDATE compute_job SET lease_until = {LEASE[connection.vendor]}
+        UPDATE compute_job SET lease_until = {_lease_end()}
         WHERE worker = %s AND state = 'running' AND lease_until IS NOT NULL
         RETURNING *
         """,  # noqa: S608

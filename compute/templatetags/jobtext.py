@@ -137,13 +137,16 @@ def _is_single(value: Any) -> bool:
 
 @register.filter
 def sections(result: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield (heading, kind, value); the kind is "facts", "table" or "json"."""
+    """Yield (heading, kind, value) of a result.
+
+    The kind is "facts" with pairs of name and value, "table" with rows, or "json".
+    """
     if not isinstance(result, Mapping):
         yield from _section("", result)
         return
     facts = {name: value for name, value in result.items() if _is_single(value)}
     if facts:
-        yield "", "facts", facts
+        yield "", "facts", list(facts.items())
     for name, value in result.items():
         if name not in facts:
             yield from _section(heading(name), value)
@@ -151,9 +154,9 @@ def sections(result: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _section(title: str, value: Any) -> Iterator[tuple[str, str, Any]]:
     if _is_single(value):
-        yield title, "facts", {title or "Result": value}
+        yield title, "facts", [(title or "Result", value)]
     elif isinstance(value, Mapping) and value and all(map(_is_single, value.values())):
-        yield title, "facts", value
+        yield title, "facts", list(value.items())
     elif isinstance(value, list) and value and all(map(_is_row, value)):
         yield title, "table", value
     else:

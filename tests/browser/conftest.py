@@ -25,6 +25,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.compute.conftest import module_pool, pool  # noqa: F401 - fixtures
+
 # Playwright runs an event loop in this thread, where Django would refuse the database.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 
@@ -121,6 +123,11 @@ def browsers(browser: Browser, live_server: Any) -> Iterator[Browsers]:
 def page(browsers: Browsers) -> Page:
     """A page of somebody who has not signed in."""
     return browsers.open()
+
+
+@pytest.fixture
+def person_page(browsers: Browsers, reader: User) -> Page:
+    return browsers.open(reader)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""A real pool for the tests, on a database that it shares with them."""
+"""Real pools for the tests, on the database of the tests."""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from django.db import connection, connections
 
 from compute import jobs, registry
 from compute.models import Job
-from tests.compute import faults  # noqa: F401 - the pool's tasks, in this process too
+from tests.compute import faults, recorded  # noqa: F401 - tasks of pool and tests
 from tests.private_server import wait_for
 from tests.running import ROOT
 
 
 class Pool:
-    """One `manage.py compute`, which may be killed and started again."""
+    """A `manage.py compute`, which may be killed and started again."""
 
-    def __init__(self, env: dict[str, str], output: Path) -> None:
-        self.env, self.output_path = env, output
+    def __init__(self, env: dict[str, str], folder: Path) -> None:
+        # The file in which the task `recorded` notes its runs.
+        self.env = {"RECORD": str(folder / "record")} | env
+        self.output_path = folder / "output"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Pool":
@@ -45,7 +47,7 @@ class Pool:
         return self.process.pid
 
     def workers(self) -> list[psutil.Process]:
-        """The pool processes: children of the fork server that are no trackers."""
+        """Return the pool processes: children of the fork server, except trackers."""
         with suppress(psutil.NoSuchProcess):
             return [
                 child
@@ -62,6 +64,9 @@ class Pool:
         assert self.process.poll() is None, self.output()
         return "are waiting for jobs" in self.output()
 
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
@@ -70,11 +75,11 @@ class Pool:
         self.process.send_signal(signum)
         return self.wait()
 
-    def wait(self, timeout: float = 40) -> int:
+    def wait(self, timeout: float = 60) -> int:
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        if self.process and self.process.poll() is None:
+        if self.is_running():
             family = psutil.Process(self.pid).children(recursive=True)
             self.process.kill()
             self.process.wait()
@@ -83,8 +88,27 @@ class Pool:
                     process.kill()
 
 
+@contextmanager
+def running_pool(folder: Path, **env: str) -> Iterator[Pool]:
+    pool = Pool(environment(folder) | database_of_tests() | env, folder)
+    try:
+        wait_for(pool.start().is_ready, 60)
+        yield pool
+    finally:
+        pool.close()
+        print(pool.output())  # for a test that fails
+
+
+def cancel_all() -> None:
+    """End what a test has left to a shared pool, before the tables are emptied."""
+    for job in Job.objects.unfinished().filter(parent=None):
+        with suppress(jobs.Conflict):
+            jobs.cancel(job)
+    wait_for(lambda: not Job.objects.unfinished().exists())
+
+
 class connected_to:
-    """In this thread the default database is another one."""
+    """Replaces the default database of this thread."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -106,18 +130,18 @@ def pool_env(tmp_path: Path) -> dict[str, str]:
 
 
 def environment(data_dir: Path) -> dict[str, str]:
-    """That of a pool, but for its database."""
+    """Return the environment of a pool, except its database."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "DATA_DIR": str(data_dir),
-        "COMPUTE_TASKS": "tests.compute.faults",
+        "COMPUTE_TASKS": "tests.compute.faults,tests.compute.recorded",
         "COMPUTE_PROCESSES": "2",
     }
 
 
 @pytest.fixture
 def shared_database(pool_env, transactional_db) -> dict[str, str]:
-    """The environment of other processes that use the database of the tests."""
+    """Environment of other processes that use the database of the tests."""
     return pool_env | database_of_tests()
 
 
@@ -141,25 +165,34 @@ def stoppable_database(
 
 
 @pytest.fixture
-def make_pool(shared_database, tmp_path) -> Iterator[Callable[..., Pool]]:
+def make_pool(shared_database, tmp_path_factory) -> Iterator[Callable[..., Pool]]:
+    """Start pools of the test's own."""
     pools: list[Pool] = []
 
     def make(**env: str) -> Pool:
-        pool = Pool(shared_database | env, tmp_path / f"pool-{len(pools)}.log")
+        folder = tmp_path_factory.mktemp("pool")
+        pool = Pool(shared_database | env, folder)
         pools.append(pool)
-        wait_for(pool.start().is_ready)
+        wait_for(pool.start().is_ready, 60)
         return pool
 
     yield make
     for pool in pools:
         pool.close()
-        print(pool.output())  # shown when the test has failed
+        print(pool.output())  # for a test that fails
+
+
+@pytest.fixture(scope="module")
+def module_pool(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Pool]:
+    with running_pool(tmp_path_factory.mktemp("pool")) as pool:
+        yield pool
 
 
 @pytest.fixture
-def pool(make_pool) -> Pool:
-    """A running pool of two processes."""
-    return make_pool()
+def pool(module_pool, transactional_db) -> Iterator[Pool]:
+    """A running pool of two processes, shared by the tests of a module."""
+    yield module_pool
+    cancel_all()
 
 
 @pytest.fixture

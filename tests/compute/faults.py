@@ -1,18 +1,35 @@
-"""Tasks that misbehave, and some that do nothing: COMPUTE_TASKS names this module."""
+"""Tasks that misbehave, and some that do nothing: COMPUTE_TASKS names this module.
+
+It also shortens the times after which a lease expires and a message is lost, in the
+pools of tests that wait for that (TEST_LEASE_S, TEST_LOST_AFTER_S).
+"""
 
 import ctypes
 import os
 import signal
 import time
+from datetime import timedelta
 from typing import Any
 
 from rest_framework import serializers
 
+from compute import queue
 from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
 from compute.task_context import TaskContext
 from items.models import Item
 
 ON_FILE = "Written in attempt {}\n"
+
+if lease_s := os.environ.get("TEST_LEASE_S"):
+    queue.LEASE_S = float(lease_s)
+if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
+    from celery.signals import worker_init
+
+    @worker_init.connect(weak=False)
+    def shorten_wait_for_lost_messages(**options: Any) -> None:
+        from compute.celery import relay
+
+        relay.LOST_AFTER = timedelta(seconds=float(lost_after_s))
 
 
 class Seconds(serializers.Serializer[Any]):
@@ -41,7 +58,7 @@ def nap(context: TaskContext, *, seconds: float) -> Any:
 
 @task(time_limit_s=60)
 def endless_c_loop(context: TaskContext) -> Any:
-    """Never come back from C, holding the interpreter's lock."""
+    """Loop in C for ever, holding the interpreter's lock."""
     return sum(iter(int, 1))
 
 
@@ -77,7 +94,7 @@ def real_time_signal(context: TaskContext) -> Any:
 
 @task(retries=0)
 def exit_itself(context: TaskContext) -> Any:
-    """End the process behind everybody's back."""
+    """Exit without a word to the supervisor."""
     os._exit(3)
 
 
@@ -99,13 +116,13 @@ def crash_once(context: TaskContext) -> Any:
 
 @task(retries=1)
 def raise_error(context: TaskContext) -> Any:
-    """Raise what nobody expects."""
+    """Raise an unexpected error."""
     raise ValueError("the cat sat on it")
 
 
 @task()
 def refuse(context: TaskContext) -> Any:
-    """Fail for good, with words."""
+    """Fail for good, with a message."""
     raise TaskFailed("There is nothing to do.")
 
 
@@ -139,7 +156,7 @@ def write_file(context: TaskContext) -> Any:
 
 @task(params=Number)
 def count_items(context: TaskContext, *, number: int = 0) -> Any:
-    """Use the database from the pool."""
+    """Query the database from a pool process."""
     return {"items": Item.objects.count()}
 
 
@@ -177,7 +194,7 @@ def add_up(
 
 @task(params=Number, retries=20)
 def sign(context: TaskContext, *, number: int) -> Any:
-    """Leave a mark of this run in the database, and say which run it was."""
+    """Write a file that identifies this run, and return the same."""
     with context.file("signature", "text/plain") as out:
         out.write(str(context.claim.epoch).encode())
     time.sleep(0.01)
@@ -186,5 +203,5 @@ def sign(context: TaskContext, *, number: int) -> Any:
 
 @task(params=Number, may_run=has_permissions("items.add_item"))
 def for_editors(context: TaskContext, *, number: int) -> Any:
-    """Do what not everybody may."""
+    """Require a permission."""
     return number

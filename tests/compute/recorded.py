@@ -1,4 +1,4 @@
-"""A task that leaves a line for every time it is run: COMPUTE_TASKS names this too."""
+"""A task that records each of its runs in the file RECORD; COMPUTE_TASKS names this."""
 
 import os
 import time
@@ -15,7 +15,7 @@ class Params(serializers.Serializer[Any]):
     seconds = serializers.FloatField(default=0.02)
 
 
-@task(params=Params, time_limit_s=60)
+@task(params=Params, time_limit_s=60, retries=20)
 def recorded(context: TaskContext, *, number: int, seconds: float) -> Any:
     """Take some time, on the record."""
     with open(os.environ["RECORD"], "a") as record:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from compute.models import Job, JobFileChunk
 from tests.compute.factories import make_file, make_job
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 JOBS = "/admin/compute/job/"
 
@@ -49,7 +49,7 @@ def act(site, action: str, *jobs: Job, **more: str) -> str:
     return sent(site.post(JOBS, data | more, follow=True))
 
 
-def test_jobs_are_listed_without_their_parts(admin_site, editor):
+def test_admin_lists_jobs_without_parts(admin_site, editor):
     job = make_job("succeeded", owner=editor)
     make_job("running", parent=job, part=0)
     page = admin_site.get(JOBS)
@@ -58,7 +58,7 @@ def test_jobs_are_listed_without_their_parts(admin_site, editor):
     assert "1 min 15 s" in sent(page)
 
 
-def test_jobs_are_filtered(admin_site):
+def test_admin_filters_jobs(admin_site):
     long_ago = timezone.now() - timedelta(minutes=11)
     lost = make_job("running", lease_until=long_ago)
     running = make_job("running", task="nap")
@@ -77,7 +77,7 @@ def test_jobs_are_filtered(admin_site):
         assert listed(admin_site.get(f"{JOBS}?{query}")) == found, query
 
 
-def test_a_job_is_found_by_its_id_or_owner(admin_site, editor):
+def test_admin_finds_a_job_by_id_or_owner(admin_site, editor):
     of_edith, other = make_job(owner=editor), make_job()
     for term, found in (
         (str(other.pk), {other.pk}),
@@ -89,7 +89,7 @@ def test_a_job_is_found_by_its_id_or_owner(admin_site, editor):
         assert listed(admin_site.get(JOBS, {"q": term})) == found, term
 
 
-def test_a_job_shows_its_parts_and_files_and_cannot_be_changed(admin_site, editor):
+def test_admin_shows_parts_and_files_read_only(admin_site, editor):
     job = make_job("succeeded", owner=editor, result={"sum": 3}, task="in_parts")
     make_job("failed", parent=job, part=0, error_detail="The <bad> one.")
     make_file(job, "a<b>.csv", b"name\n")
@@ -104,12 +104,12 @@ def test_a_job_shows_its_parts_and_files_and_cannot_be_changed(admin_site, edito
     assert admin_site.get(f"{JOBS}add/").status_code == 403
 
 
-def test_a_broken_job_is_shown_too(admin_site):
+def test_admin_shows_a_job_of_an_unknown_task(admin_site):
     job = make_job("failed", task="gone", owner=None, result=None, started_at=None)
     assert "ValueError: the cat" in sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
 
 
-def test_selected_jobs_are_cancelled_and_counted(admin_site):
+def test_admin_cancels_selected_jobs(admin_site):
     waiting, running, done = make_job(), make_job("running"), make_job("succeeded")
     page = act(admin_site, "cancel", waiting, running, done)
     assert "Jobs cancelled: 2. 1 had already finished." in page
@@ -118,7 +118,7 @@ def test_selected_jobs_are_cancelled_and_counted(admin_site):
     assert Job.objects.get(pk=done.pk).state == "succeeded"
 
 
-def test_selected_jobs_are_tried_again_and_counted(admin_site):
+def test_admin_retries_selected_jobs(admin_site):
     failed, cancelled, done = map(make_job, ("failed", "cancelled", "succeeded"))
     page = act(admin_site, "retry", failed, cancelled, done)
     assert "Jobs to retry: 2. 1 had neither failed nor been cancelled." in page
@@ -127,7 +127,7 @@ def test_selected_jobs_are_tried_again_and_counted(admin_site):
     assert {job.error_code for job in queued} == {""}
 
 
-def test_finished_jobs_are_deleted_with_all_that_is_theirs(admin_site):
+def test_admin_deletes_finished_jobs_with_parts_and_files(admin_site):
     done, failed = make_job("succeeded"), make_job("failed")
     make_job("succeeded", parent=done, part=0)
     make_file(done, "a.csv", b"name\n")
@@ -141,7 +141,7 @@ def test_finished_jobs_are_deleted_with_all_that_is_theirs(admin_site):
     assert not Job.objects.exists()
 
 
-def test_an_unfinished_job_is_not_deleted(admin_site):
+def test_admin_deletes_no_unfinished_job(admin_site):
     job, done = make_job("running"), make_job("succeeded")
     assert (
         admin_site.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
@@ -152,7 +152,7 @@ def test_an_unfinished_job_is_not_deleted(admin_site):
     assert Job.objects.count() == 2
 
 
-def test_deleting_reads_no_file(admin_site, django_assert_max_num_queries):
+def test_admin_deletion_reads_no_file(admin_site, django_assert_max_num_queries):
     job = make_job("succeeded")
     for number in range(5):
         make_file(job, f"{number}.csv", b"name\n")
@@ -165,7 +165,7 @@ def test_deleting_reads_no_file(admin_site, django_assert_max_num_queries):
     assert not Job.objects.exists()
 
 
-def test_each_thing_takes_its_permission(staff_site, reader):
+def test_admin_checks_permissions(staff_site, reader):
     waiting, done = make_job(), make_job("succeeded")
     assert staff_site.get(JOBS).status_code == 403
     allow(reader, "view_job")

@@ -13,6 +13,8 @@ from compute.models import Job
 from compute.registry import Task, tasks
 from tests.compute.faults import echo
 
+pytestmark = pytest.mark.once
+
 
 class Everything(serializers.Serializer[Any]):
     size = serializers.IntegerField(default=5_000, min_value=1, max_value=100_000)
@@ -51,7 +53,7 @@ def sent(task: Task, text: str, **files: Any) -> TaskForm:
     return TaskForm(task, QueryDict(text), MultiValueDict(files))
 
 
-def test_every_kind_of_parameter_has_its_control(task):
+def test_form_has_a_control_for_each_kind_of_parameter(task):
     form = TaskForm(task)
     controls = {field.name: str(field) for field in form}
     assert list(controls) == [
@@ -78,7 +80,7 @@ def test_every_kind_of_parameter_has_its_control(task):
     assert not TaskForm(echo).is_multipart()
 
 
-def test_what_must_be_given_and_between_what_bounds_is_said(task):
+def test_form_states_limits_and_optional_fields(task):
     form = TaskForm(task)
     assert form["size"].help_text == "From 1 to 100,000."
     assert form["share"].help_text == "Of the whole. At least 0."
@@ -89,7 +91,7 @@ def test_what_must_be_given_and_between_what_bounds_is_said(task):
     }  # fmt: skip
 
 
-def test_the_serializer_makes_the_values(task):
+def test_form_returns_the_values_of_the_serializer(task):
     form = sent(
         task,
         f"{GOOD}&size=&shape=json&letters=c&letters=a&parts=y&careful=on"
@@ -108,7 +110,7 @@ def test_the_serializer_makes_the_values(task):
     }  # fmt: skip
 
 
-def test_a_box_that_is_not_ticked_means_no_whatever_the_default(task):
+def test_unchecked_box_is_false_whatever_the_default(task):
     form = sent(task, GOOD)
     assert form.is_valid(), form.errors
     assert form.cleaned_data["careful"] is False
@@ -135,7 +137,7 @@ def test_a_box_that_is_not_ticked_means_no_whatever_the_default(task):
     ],
     ids=lambda value: value[:16],
 )
-def test_an_error_stands_at_its_field_and_the_input_stays(task, bad, field):
+def test_form_error_is_at_its_field_and_input_is_kept(task, bad, field):
     form = sent(task, f"{GOOD}&{bad}")
     assert not form.is_valid()
     assert list(form.errors) == [field]
@@ -143,13 +145,13 @@ def test_an_error_stands_at_its_field_and_the_input_stays(task, bad, field):
     assert str(form)
 
 
-def test_an_error_of_a_list_says_in_which_line(task):
+def test_form_error_of_a_list_names_the_line(task):
     form = sent(task, f"{GOOD}&names=one%0Atoolong")
     assert not form.is_valid()
     assert form.errors["names"][0].startswith("2: ")
 
 
-def test_an_error_of_all_together_stands_above(task):
+def test_form_error_of_several_fields_is_above_the_form(task):
     class Pair(serializers.Serializer[Any]):
         low = serializers.IntegerField()
         high = serializers.IntegerField()
@@ -165,7 +167,7 @@ def test_an_error_of_all_together_stands_above(task):
     assert form.non_field_errors() == ["Low is above high."]
 
 
-def test_parameters_are_told_in_the_words_of_the_form(task, monkeypatch):
+def test_parameters_are_displayed_with_the_labels_of_the_form(task, monkeypatch):
     monkeypatch.setitem(tasks, "all", task)
     params = {
         "old_one": "x", "note": "", "shape": "json", "parts": ["x", "y"],

@@ -9,7 +9,7 @@ from compute.health import CLAIMED_WITHIN_S, JobsHealth
 from compute.models import Job
 from resilient_site.health.components import Status
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 
 class Clock:
@@ -36,13 +36,13 @@ def make_running(lease_s: float) -> Job:
     )
 
 
-def test_a_pool_without_anything_to_do_is_well(jobs):
+def test_idle_pool_passes(jobs):
     found = jobs.check()
     assert found.status is Status.PASS
     assert dict(found.figures)["Running jobs"] == "0"
 
 
-def test_work_that_nobody_takes_for_a_while_tells_that_nobody_works(jobs, clock):
+def test_unclaimed_jobs_mean_that_no_pool_is_running(jobs, clock):
     Job.objects.create(task="primes")
     assert jobs.check().status is Status.PASS
     clock.now += CLAIMED_WITHIN_S
@@ -55,7 +55,7 @@ def test_work_that_nobody_takes_for_a_while_tells_that_nobody_works(jobs, clock)
     assert jobs.check().status is Status.PASS  # counted anew
 
 
-def test_what_is_not_due_waits_for_nobody(jobs, clock):
+def test_jobs_that_are_not_due_pass(jobs, clock):
     later = timezone.now() + timedelta(hours=1)
     Job.objects.create(task="primes", run_after=later)
     jobs.check()
@@ -63,7 +63,7 @@ def test_what_is_not_due_waits_for_nobody(jobs, clock):
     assert jobs.check().status is Status.PASS
 
 
-def test_a_job_whose_worker_vanished_tells_that_nobody_works(jobs, clock):
+def test_abandoned_job_means_that_no_pool_is_running(jobs, clock):
     make_running(-1)
     jobs.check()
     clock.now += CLAIMED_WITHIN_S
@@ -72,7 +72,7 @@ def test_a_job_whose_worker_vanished_tells_that_nobody_works(jobs, clock):
     assert dict(found.figures)["Abandoned by their pool"] == "1"
 
 
-def test_a_full_queue_is_told(jobs, settings):
+def test_full_queue_warns(jobs, settings):
     settings.COMPUTE_MAX_QUEUED = 1
     Job.objects.create(task="primes")
     found = jobs.check()

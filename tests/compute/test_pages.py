@@ -17,7 +17,7 @@ from compute.task_context import TaskContext
 from compute.views import PAGE_ROWS
 from tests.compute.factories import make_file, make_job
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 KEY = "0190f0e0-0000-7000-8000-000000000000"
 
@@ -65,7 +65,7 @@ def url(job: Job, action: str = "") -> str:
 # --- the list
 
 
-def test_the_list_shows_ones_own_jobs_the_last_one_first(member, reader, editor):
+def test_list_shows_own_jobs_newest_first(member, reader, editor):
     first, second = make_job(owner=reader), make_job("running", owner=reader)
     make_job(owner=editor)
     response = member.get("/jobs/")
@@ -74,7 +74,7 @@ def test_the_list_shows_ones_own_jobs_the_last_one_first(member, reader, editor)
     assert "by edith" not in words(response)
 
 
-def test_staff_see_all_jobs_and_whose_they_are(client, admin, editor):
+def test_list_shows_staff_all_jobs_with_owners(client, admin, editor):
     make_job(owner=editor)
     make_job(owner=None)
     parent = make_job("running")
@@ -86,7 +86,7 @@ def test_staff_see_all_jobs_and_whose_they_are(client, admin, editor):
     assert "by anonymous" in words(response)
 
 
-def test_the_list_is_filtered_and_paged(member, reader):
+def test_list_is_filtered_and_paged(member, reader):
     for number in range(PAGE_ROWS + 1):
         make_job("succeeded", owner=reader, params={"number": number})
     nap = make_job("failed", task="nap", owner=reader, params={})
@@ -108,13 +108,13 @@ def test_the_list_is_filtered_and_paged(member, reader):
 @pytest.mark.parametrize(
     ("query", "word"), [("state=tired", "state"), ("task=nix", "task")]
 )
-def test_a_filter_for_what_there_is_not_is_an_error_page(member, query, word):
+def test_list_rejects_an_unknown_filter_value(member, query, word):
     response = member.get(f"/jobs/?{query}")
     assert response.status_code == 400
     assert f"<strong>{word}</strong>" in text(response)
 
 
-def test_the_list_asks_again_only_while_a_job_is_unfinished(member, reader):
+def test_list_polls_only_while_a_job_is_unfinished(member, reader):
     job = make_job("running", owner=reader)
     headers = {"HX-Request": "true", "HX-Target": "results"}
     part = member.get("/jobs/?task=echo", headers=headers)
@@ -125,7 +125,7 @@ def test_the_list_asks_again_only_while_a_job_is_unfinished(member, reader):
     assert "every 3s" not in text(member.get("/jobs/", headers=headers))
 
 
-def test_who_has_no_jobs_is_shown_the_way_to_one(member):
+def test_empty_list_links_to_new_jobs(member):
     assert "No jobs yet" in text(member.get("/jobs/"))
     assert "/jobs/new/" in text(member.get("/jobs/"))
 
@@ -133,21 +133,21 @@ def test_who_has_no_jobs_is_shown_the_way_to_one(member):
 # --- starting one
 
 
-def test_the_tasks_that_one_may_run_are_offered(member, read_file):
+def test_task_list_has_the_permitted_tasks(member, read_file):
     response = member.get("/jobs/new/")
     assert "Give the number back." in words(response)
     assert "Read a file. Limits: 10 min and 512 MB" in words(response)
     assert "Do what nobody may." not in words(response)
 
 
-def test_a_task_that_one_may_not_run_is_refused(member, read_file):
+def test_task_without_permission_is_forbidden(member, read_file):
     for method in (member.get, member.post):
         assert method("/jobs/new/forbidden/").status_code == 403
         assert method("/jobs/new/nix/").status_code == 404
     assert not Job.objects.exists()
 
 
-def test_a_form_starts_a_job_of_ones_own(member, reader):
+def test_form_starts_a_job(member, reader):
     response = member.get("/jobs/new/echo/")
     assert 'name="number" value="0"' in text(response)
     response = member.post("/jobs/new/echo/", {"number": "7"})
@@ -157,27 +157,27 @@ def test_a_form_starts_a_job_of_ones_own(member, reader):
     assert (job.task, job.params, job.owner) == ("echo", {"number": 7}, reader)
 
 
-def test_a_form_that_is_sent_twice_starts_one_job(member):
+def test_form_sent_twice_starts_one_job(member):
     data = {"number": "7", "idempotency-key": KEY}
     first = member.post("/jobs/new/echo/", data)
     assert member.post("/jobs/new/echo/", data)["Location"] == first["Location"]
     assert Job.objects.count() == 1
 
 
-def test_a_form_that_was_changed_and_sent_again_starts_another_job(member):
+def test_changed_form_starts_another_job(member):
     for number in ("7", "8"):
         member.post("/jobs/new/echo/", {"number": number, "idempotency-key": KEY})
     assert [job.params["number"] for job in Job.objects.order_by("id")] == [7, 8]
 
 
 @pytest.mark.parametrize("key", ["", "x", "\0" * 36, "0" * 300], ids=repr)
-def test_a_key_that_no_form_had_is_as_good_as_none(member, key):
+def test_invalid_key_of_a_form_is_ignored(member, key):
     for _ in range(2):
         member.post("/jobs/new/echo/", {"number": "7", "idempotency-key": key})
     assert Job.objects.count() == 2
 
 
-def test_every_form_has_a_key_of_its_own_and_is_kept_by_nobody(member):
+def test_each_form_has_its_own_key_and_is_not_cached(member):
     one, other = (member.get("/jobs/new/echo/") for _ in range(2))
     keys = {response.context["key"] for response in (one, other)}
     assert len(keys) == 2
@@ -185,7 +185,7 @@ def test_every_form_has_a_key_of_its_own_and_is_kept_by_nobody(member):
     assert "no-store" in one["Cache-Control"]
 
 
-def test_a_bad_form_comes_back_with_the_error_at_its_field(member):
+def test_invalid_form_is_shown_again_with_its_error(member):
     response = member.post("/jobs/new/echo/", {"number": "many"})
     assert response.status_code == 422
     assert set(response.context["form"].errors) == {"number"}
@@ -194,9 +194,7 @@ def test_a_bad_form_comes_back_with_the_error_at_its_field(member):
     assert not Job.objects.exists()
 
 
-def test_a_file_goes_with_its_job_and_is_asked_for_again_if_it_did_not(
-    member, read_file
-):
+def test_uploaded_file_is_stored_or_requested_again(member, read_file):
     file = SimpleUploadedFile("a.csv", b"name\n" * 3, content_type="text/csv")
     response = member.post("/jobs/new/read_file/", {"file": file, "word": "toolong"})
     assert response.status_code == 422
@@ -208,14 +206,14 @@ def test_a_file_goes_with_its_job_and_is_asked_for_again_if_it_did_not(
     assert b"".join(files.read(job.files.get())) == b"name\n" * 3
 
 
-def test_a_form_may_be_as_large_as_an_upload(member, read_file, settings):
+def test_form_may_be_as_large_as_an_upload(member, read_file, settings):
     settings.MAX_BODY_BYTES = 100
     file = SimpleUploadedFile("a.csv", b"name\n" * 100)
     member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
     assert Job.objects.get().files.get().size == 500
 
 
-def test_a_full_queue_keeps_what_was_filled_in(member, settings):
+def test_full_queue_is_503_and_keeps_the_input(member, settings):
     settings.COMPUTE_MAX_QUEUED = 0
     response = member.post("/jobs/new/echo/", {"number": "77"})
     assert response.status_code == 503
@@ -225,7 +223,7 @@ def test_a_full_queue_keeps_what_was_filled_in(member, settings):
     assert not Job.objects.exists()
 
 
-def test_too_many_jobs_of_one_person_are_refused(member, reader, settings):
+def test_too_many_jobs_of_one_user_are_429(member, reader, settings):
     settings.COMPUTE_MAX_QUEUED_PER_OWNER = 1
     make_job(owner=reader)
     response = member.post("/jobs/new/echo/", {"number": "77"})
@@ -234,7 +232,7 @@ def test_too_many_jobs_of_one_person_are_refused(member, reader, settings):
     assert 'value="77"' in text(response)
 
 
-def test_a_job_can_be_the_pattern_of_the_next_form(member, reader, editor):
+def test_form_is_prefilled_from_an_earlier_job(member, reader, editor):
     own = make_job("failed", owner=reader, params={"number": 77})
     assert 'value="77"' in text(member.get(f"/jobs/new/echo/?like={own.pk}"))
     assert 'value="77"' not in text(member.get(f"/jobs/new/nap/?like={own.pk}"))
@@ -247,7 +245,7 @@ def test_a_job_can_be_the_pattern_of_the_next_form(member, reader, editor):
 # --- one job
 
 
-def test_a_waiting_job_tells_its_place_and_a_guess(member, reader):
+def test_queued_job_shows_its_position_and_an_estimate(member, reader):
     make_job()
     job = make_job(owner=reader)
     response = member.get(url(job))
@@ -257,7 +255,7 @@ def test_a_waiting_job_tells_its_place_and_a_guess(member, reader):
     assert "It is next in the queue" in words(member.get(url(job)))
 
 
-def test_a_running_job_shows_how_far_it_is(member, reader):
+def test_running_job_shows_its_progress(member, reader):
     job = make_job("running", owner=reader, message="17 of 40 items")
     response = member.get(url(job))
     assert '<progress id="progress" max="100" value="42">' in text(response)
@@ -266,7 +264,7 @@ def test_a_running_job_shows_how_far_it_is(member, reader):
     assert "Number 5" in words(response)
 
 
-def test_the_part_of_a_page_comes_alone(member, reader):
+def test_partial_is_rendered_for_htmx(member, reader):
     job = make_job("running", task="in_parts", owner=reader)
     make_job("failed", parent=job, part=0, error_detail="The bad one.")
     headers = {"HX-Request": "true", "HX-Target": "job"}
@@ -279,7 +277,7 @@ def test_the_part_of_a_page_comes_alone(member, reader):
     assert "<html" in text(member.get(url(job), headers=headers))
 
 
-def test_the_parts_of_a_job_are_shown_up_to_a_number(member, reader):
+def test_number_of_shown_parts_is_limited(member, reader):
     job = make_job("running", task="in_parts", owner=reader)
     for number in range(101):
         make_job("running", parent=job, part=number)
@@ -289,7 +287,7 @@ def test_the_parts_of_a_job_are_shown_up_to_a_number(member, reader):
     assert "101 in total" in words(response)
 
 
-def test_attempts_are_told_with_what_became_of_them(member, reader):
+def test_attempts_are_shown_with_their_reasons(member, reader):
     one = make_job("succeeded", owner=reader, result={})
     assert "Attempts" not in words(member.get(url(one)))
     job = make_job("succeeded", owner=reader, result={}, attempts=4, failures=2)
@@ -313,7 +311,7 @@ def test_attempts_are_told_with_what_became_of_them(member, reader):
         ("of_tomorrow", "Run it again"),
     ],
 )
-def test_a_failure_is_told_with_what_to_do(member, reader, code, advice):
+def test_failure_is_shown_with_advice(member, reader, code, advice):
     job = make_job("failed", owner=reader, error_code=code, error_detail="<The cat>")
     response = member.get(url(job))
     assert advice in words(response)
@@ -321,7 +319,7 @@ def test_a_failure_is_told_with_what_to_do(member, reader, code, advice):
     assert code in words(response)
 
 
-def test_a_job_of_a_task_that_is_gone_is_still_shown(member, reader):
+def test_job_of_an_unknown_task_is_shown(member, reader):
     job = make_job("succeeded", task="gone", owner=reader, result={"sum": 3})
     response = member.get(url(job))
     assert "Number 5" in words(response)
@@ -330,9 +328,9 @@ def test_a_job_of_a_task_that_is_gone_is_still_shown(member, reader):
     assert member.post(url(job, "again/")).status_code == 404
 
 
-def test_any_result_is_shown_by_its_shape(member, reader):
+def test_result_is_shown_by_its_shape(member, reader):
     result = {
-        "items_found": 12_345,
+        "items": 12_345,
         "share": 0.123456,
         "complete": True,
         "note": None,
@@ -342,7 +340,7 @@ def test_any_result_is_shown_by_its_shape(member, reader):
         "empty": [],
     }
     response = member.get(url(make_job("succeeded", owner=reader, result=result)))
-    for fact in ("Items found 12,345", "Share 0.1235", "Complete Yes", "Note —"):
+    for fact in ("Items 12,345", "Share 0.1235", "Complete Yes", "Note —"):
         assert fact in words(response)
     # PostgreSQL orders what is in JSON by itself.
     assert "Rows Name" in words(response)
@@ -364,7 +362,7 @@ def test_any_result_is_shown_by_its_shape(member, reader):
     ],
     ids=repr,
 )
-def test_a_result_may_be_anything(member, reader, result, shown):
+def test_result_of_any_type_is_shown(member, reader, result, shown):
     job = make_job("succeeded", owner=reader, result=result)
     assert shown in words(member.get(url(job)))
 
@@ -372,7 +370,7 @@ def test_a_result_may_be_anything(member, reader, result, shown):
 # --- doing something with it
 
 
-def test_a_waiting_job_is_cancelled_at_once(member, reader):
+def test_queued_job_is_cancelled_at_once(member, reader):
     job = make_job(owner=reader)
     assert member.get(url(job, "cancel/")).status_code == 405
     response = member.post(url(job, "cancel/"), follow=True)
@@ -382,7 +380,7 @@ def test_a_waiting_job_is_cancelled_at_once(member, reader):
     assert job.state == "cancelled"
 
 
-def test_a_running_job_is_stopping_until_its_worker_has_stopped_it(member, reader):
+def test_running_job_is_stopping_until_it_is_killed(member, reader):
     job = make_job("running", owner=reader)
     headers = {"HX-Request": "true", "HX-Target": "job"}
     part = member.post(url(job, "cancel/"), headers=headers)
@@ -393,7 +391,7 @@ def test_a_running_job_is_stopping_until_its_worker_has_stopped_it(member, reade
     assert (job.state, job.cancel_requested) == ("running", True)
 
 
-def test_a_job_that_has_ended_meanwhile_is_not_cancelled(member, reader):
+def test_finished_job_is_not_cancelled(member, reader):
     job = make_job("succeeded", owner=reader, result={"sum": 3})
     response = member.post(url(job, "cancel/"), follow=True)
     assert "has succeeded already" in words(response)
@@ -402,7 +400,7 @@ def test_a_job_that_has_ended_meanwhile_is_not_cancelled(member, reader):
     assert "Sum 3" in words(part)
 
 
-def test_a_job_is_run_again_as_a_new_one(member, reader):
+def test_run_again_creates_a_job(member, reader):
     job = make_job("failed", owner=reader)
     assert member.get(url(job, "again/")).status_code == 405
     response = member.post(url(job, "again/"))
@@ -411,7 +409,7 @@ def test_a_job_is_run_again_as_a_new_one(member, reader):
     assert (again.params, again.state) == (job.params, "queued")
 
 
-def test_two_clicks_run_a_job_again_once(member, reader):
+def test_double_click_runs_a_job_again_once(member, reader):
     job = make_job("failed", owner=reader)
     page = member.get(url(job)).content.decode()
     key = re.search(r'name="idempotency-key" value="([0-9a-f-]{36})"', page)[1]
@@ -424,7 +422,7 @@ def test_two_clicks_run_a_job_again_once(member, reader):
     assert key not in member.get(url(job)).content.decode()
 
 
-def test_running_again_waits_for_room_in_the_queue(member, reader, settings):
+def test_run_again_is_rejected_by_a_full_queue(member, reader, settings):
     settings.COMPUTE_MAX_QUEUED = 0
     job = make_job("failed", owner=reader)
     response = member.post(url(job, "again/"), follow=True)
@@ -432,7 +430,7 @@ def test_running_again_waits_for_room_in_the_queue(member, reader, settings):
     assert Job.objects.count() == 1
 
 
-def test_files_of_the_result_are_downloaded(member, reader):
+def test_result_file_is_downloaded(member, reader):
     job = make_job("succeeded", owner=reader, result={})
     make_file(job, "a b.csv", b"name\n", "text/csv; charset=utf-8")
     page = text(member.get(url(job)))
@@ -446,7 +444,7 @@ def test_files_of_the_result_are_downloaded(member, reader):
     assert member.get(url(job, "files/other")).status_code == 404
 
 
-def test_an_image_is_shown_and_can_do_nothing_else(member, reader):
+def test_image_is_shown_in_a_sandbox(member, reader):
     job = make_job("succeeded", owner=reader, result={})
     make_file(job, "chart.svg", b"<svg/>", "image/svg+xml")
     response = member.get(url(job, "files/chart.svg"))
@@ -456,7 +454,7 @@ def test_an_image_is_shown_and_can_do_nothing_else(member, reader):
     assert response["Content-Security-Policy"].startswith("default-src 'none'")
 
 
-def test_files_of_an_attempt_that_failed_are_nobodys(member, reader):
+def test_file_of_a_failed_attempt_is_404(member, reader):
     job = make_job("failed", owner=reader)
     make_file(job, "half.csv", b"name\n")
     assert member.get(url(job, "files/half.csv")).status_code == 404
@@ -465,7 +463,7 @@ def test_files_of_an_attempt_that_failed_are_nobodys(member, reader):
 # --- whose it is
 
 
-def test_a_job_of_somebody_else_is_not_there(member, editor):
+def test_job_of_another_user_is_404(member, editor):
     job = make_job("succeeded", owner=editor, result={})
     make_file(job, "a.csv", b"name\n")
     part = make_job("succeeded", parent=job, part=0)
@@ -479,7 +477,7 @@ def test_a_job_of_somebody_else_is_not_there(member, editor):
     assert "not yours" in words(response)
 
 
-def test_staff_may_see_and_stop_the_job_of_another(client, admin, editor):
+def test_staff_sees_and_cancels_any_job(client, admin, editor):
     job = make_job(owner=editor)
     client.force_login(admin)
     assert "by edith" in words(client.get(url(job)))
@@ -488,7 +486,7 @@ def test_staff_may_see_and_stop_the_job_of_another(client, admin, editor):
     assert job.state == "cancelled"
 
 
-def test_strangers_are_asked_to_sign_in(client, reader):
+def test_anonymous_users_are_redirected_to_sign_in(client, reader):
     job = make_job("succeeded", owner=reader)
     paths = ["/jobs/", "/jobs/new/", "/jobs/new/echo/", url(job), url(job, "files/a")]
     for path in paths:
@@ -500,14 +498,14 @@ def test_strangers_are_asked_to_sign_in(client, reader):
     assert 'href="/jobs/"' not in text(client.get("/items/"))
 
 
-def test_a_part_of_a_page_whose_session_has_ended_loads_the_page(client, reader):
+def test_partial_reloads_the_page_after_the_session(client, reader):
     job = make_job("running", owner=reader)
     response = client.get(url(job), headers={"HX-Request": "true", "HX-Target": "job"})
     assert response["HX-Refresh"] == "true"
     assert response.content == b""
 
 
-def test_the_import_page_leads_to_the_job(editor_client):
+def test_import_page_links_to_the_task(editor_client):
     assert 'href="/jobs/new/import_items/"' in text(editor_client.get("/items/import/"))
 
 

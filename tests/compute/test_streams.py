@@ -1,4 +1,4 @@
-"""Streams and waits by the hundred, on the real site, and what may befall them."""
+"""Streams and waiting requests by the hundred, on a running site."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from typing import Self
 import psutil
 import psycopg
 import pytest
-from django.db import connection
 
 from tests.private_server import wait_for
 from tests.running import Answer, Site, admin_token
 from tests.servers import Postgres
 
+pytestmark = pytest.mark.once
+
 STREAMS = 1_000
 WAITS = 100
 JOBS = 50
 THREADS = 8
-# Of a worker, beside those for Django: the main one, those that watch (jobs, the pulse,
-# the parts of the site, holds, other machines), the last known, a few of libraries.
+# Of a worker, beside those of Django: pollers, heartbeat, health, stale store...
 OTHER_THREADS = 14
-# The watcher has one, the pulse, and whoever looks how the jobs are.
+# Of the job watcher, the heartbeat and the health check.
 OTHER_CONNECTIONS = 3
 SETUP = f"""
 import json
@@ -40,7 +40,7 @@ print(json.dumps([str(job.pk) for job in jobs]))
 
 
 class Web(Site):
-    """The web processes alone: jobs change by the test's own hand."""
+    """Web processes without a pool: tests change the jobs themselves."""
 
     def __init__(self, *args, **env):
         super().__init__(*args, **env)
@@ -70,7 +70,7 @@ class Web(Site):
 
 
 class Peer:
-    """One client, reading answer and events as they come."""
+    """A client that reads responses and events as they arrive."""
 
     def __init__(self, site: Web, path: str, head: str = "GET", body: bytes = b""):
         self.socket = socket.create_connection(("127.0.0.1", site.port), 20)
@@ -106,7 +106,7 @@ class Peer:
         return status, json.loads(self.read_to(rb"(?s)\r\n\r\n(.{%d})" % length)[1])
 
     def end(self) -> bytes:
-        """Return what else comes before the connection is closed."""
+        """Return the rest, up to the end of the connection."""
         while received := self.socket.recv(65536):
             self.received += received
         return self.received
@@ -114,7 +114,7 @@ class Peer:
 
 @pytest.fixture(scope="module")
 def many_files() -> Iterator[None]:
-    """May have many connections, unlike the site when it starts."""
+    """Allow this process many connections, but not the site."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2 * STREAMS:
         pytest.skip(f"this process may have no more than {hard} files")
@@ -135,9 +135,7 @@ def usual_limit_of_files() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Postgres]:
-    """One that writes down each statement, and that may be stopped."""
-    if connection.vendor != "postgresql":
-        pytest.skip("once is enough")
+    """A PostgreSQL that logs each statement, and may be stopped."""
     server = Postgres()
     server.settings |= {"log_statement": "all", "log_line_prefix": "%m "}
     try:
@@ -154,11 +152,11 @@ def prepared(tmp_path_factory, database) -> Iterator[Web]:
         SECRET_KEY="s" * 50,
         HTTPS="0",
         ALLOWED_HOSTS="localhost,127.0.0.1",
-        # These clients are no proxy, whose idle connections a stop would wait for.
+        # These clients are no proxies, for whose idle connections a stop would wait.
         FORWARDED_ALLOW_IPS="",
         WEB_THREADS=str(THREADS),
         COMPUTE_TASKS="tests.compute.faults",
-        # So many come at once, and from one address, that most would be refused.
+        # So many requests from one address would be rejected.
         ADMISSION="0",
         RATE_LIMITS="off",
     )
@@ -169,12 +167,11 @@ def prepared(tmp_path_factory, database) -> Iterator[Web]:
 
 @pytest.fixture
 def site(prepared, many_files) -> Web:
-    """Shared: a test that stops it leaves it to the next one to start it."""
+    """The shared site, started again if a test has stopped it."""
     if prepared.process is None or prepared.process.poll() is not None:
         with usual_limit_of_files():
             prepared.start_web()
-    # The database may have hung a moment ago: a stream that is refused is none. That no
-    # pool takes the jobs of earlier tests is told there too.
+    # Else a stream is rejected after an outage of the database.
     wait_for(lambda: has_database(prepared.get("/readyz")))
     return prepared
 
@@ -205,18 +202,18 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def queries(database: Postgres, seconds: float) -> int:
-    """The number of readings of watched jobs in so much time."""
+    """Count the queries for subscribed jobs within this time."""
 
     def count() -> int:
         log = (database.dir / "log").read_text(errors="replace")
         return len(re.findall(r'FROM "compute_job" WHERE "compute_job"."id" IN', log))
 
     before = count()
-    time.sleep(seconds)  # time itself is what is measured
+    time.sleep(seconds)  # the rate is measured
     return count() - before
 
 
-def test_a_thousand_streams(site, database, open_streams):
+def test_a_thousand_streams_share_one_query(site, database, open_streams):
     worker = site.worker()
     files = worker.num_fds()
 
@@ -240,7 +237,7 @@ def test_a_thousand_streams(site, database, open_streams):
     assert site.get("/items/").status == 200
 
 
-def test_requests_that_wait(site):
+def test_waiting_requests_are_answered_at_the_end(site):
     body = json.dumps({"task": "echo"}).encode()
     with ExitStack() as stack:
         peers = [
@@ -264,7 +261,7 @@ def test_requests_that_wait(site):
     assert site.sql(made) == [(WAITS,)]
 
 
-def test_a_request_that_has_waited_enough_is_told_how_it_stands(site):
+def test_wait_that_expires_returns_the_current_state(site):
     body = json.dumps({"task": "nap"}).encode()
     with Peer(site, "/api/v1/jobs/", "POST wait=1", body) as peer:
         began = time.monotonic()
@@ -273,7 +270,7 @@ def test_a_request_that_has_waited_enough_is_told_how_it_stands(site):
     assert 1 <= time.monotonic() - began < 5
 
 
-def test_streams_outlive_the_death_of_the_database(site, database, open_streams):
+def test_streams_survive_a_killed_database(site, database, open_streams):
     peers = open_streams(50)
     before = len(site.output())
     database.kill()
@@ -285,11 +282,11 @@ def test_streams_outlive_the_death_of_the_database(site, database, open_streams)
     assert site.output()[before:].count("Jobs cannot be followed") == 1
 
 
-def test_streams_outlive_a_database_that_hangs(site, database, open_streams):
+def test_streams_survive_a_hanging_database(site, database, open_streams):
     peers = open_streams(50)
     database.pause()
     try:
-        time.sleep(3)  # longer than any connection attempt may take
+        time.sleep(3)  # longer than a connection attempt
         # What needs no database is answered all the while.
         assert seconds_of(lambda: site.get("/api/v1/nothing")) < 0.5
     finally:
@@ -299,25 +296,25 @@ def test_streams_outlive_a_database_that_hangs(site, database, open_streams):
         assert peer.event()["progress"]["message"] == "awake again"
 
 
-def test_a_database_that_hangs_does_not_hold_up_the_stop(site, database, open_streams):
+def test_hanging_database_does_not_delay_a_stop(site, database, open_streams):
     open_streams(5)
     database.pause()
     try:
-        time.sleep(1)  # the next reading is under way, and hears nothing
+        time.sleep(1)  # the next query is under way
         assert seconds_of(site.stop) < 5
     finally:
         database.resume()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=str)
-def test_a_stop_ends_streams_in_good_order(site, open_streams, signum):
+def test_stop_ends_streams_completely(site, open_streams, signum):
     peers = open_streams(100)
     assert seconds_of(lambda: site.stop(signum)) < 4
     for peer in peers:
         assert peer.end().endswith(b"0\r\n\r\n")
 
 
-def test_a_reload_ends_streams_whose_clients_come_again(site, open_streams):
+def test_reload_ends_streams_and_clients_reconnect(site, open_streams):
     (peer,) = open_streams(1)
     worker = site.worker()
     site.process.send_signal(signal.SIGHUP)
@@ -326,9 +323,7 @@ def test_a_reload_ends_streams_whose_clients_come_again(site, open_streams):
     open_streams(1)
 
 
-def test_a_worker_with_enough_requests_goes_in_spite_of_streams(
-    prepared, monkeypatch, open_streams
-):
+def test_recycled_worker_exits_despite_streams(prepared, monkeypatch, open_streams):
     prepared.stop()
     monkeypatch.setitem(prepared.env, "GUNICORN_CMD_ARGS", "--max-requests 10")
     prepared.start_web()
@@ -344,9 +339,8 @@ def test_a_worker_with_enough_requests_goes_in_spite_of_streams(
         prepared.stop()
 
 
-@pytest.mark.once
-def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
-    """Sentry wraps what Django's handler returns, and must not get in the way."""
+def test_job_runs_on_the_embedded_default_with_sentry(tmp_path):
+    """Sentry wraps what Django's handler returns."""
     site = Web(tmp_path, COMPUTE_TASKS="tests.compute.faults")
     site.env["SENTRY_DSN"] = "http://key@127.0.0.1:9/1"
     site.start()
@@ -366,7 +360,7 @@ def test_the_way_of_a_job_on_the_embedded_default_with_sentry(tmp_path):
             status, job = peer.answer()
         assert (status, job["state"]) == (200, "succeeded")
 
-        for _ in range(5):  # each would keep a seat for exports if it were sent
+        for _ in range(5):  # each would hold an export slot if it streamed
             assert site.request("HEAD", "/api/v1/items/export").status == 200
     finally:
         site.stop()

@@ -22,7 +22,7 @@ from compute.tasks.algorithms.duplicates import normalize
 from items.models import Item
 from tests.factories import make_item
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def expected(field: str, threshold: float) -> dict[tuple[str, str], float]:
 @pytest.mark.parametrize("split_from", [10, 10_000], ids=["split", "whole"])
 @pytest.mark.parametrize("field", ["name", "description"])
 @pytest.mark.parametrize("threshold", [0.6, 0.85, 1])
-def test_what_is_found_is_what_a_comparison_of_everything_finds(
+def test_search_finds_the_same_as_an_exhaustive_comparison(
     search, monkeypatch, split_from, field, threshold
 ):
     monkeypatch.setattr(module, "SPLIT_FROM", split_from)
@@ -132,9 +132,7 @@ def test_what_is_found_is_what_a_comparison_of_everything_finds(
 
 
 @pytest.mark.parametrize("split_from", [10, 10_000], ids=["split", "whole"])
-def test_both_fields_give_each_pair_once_with_its_best_score(
-    search, monkeypatch, split_from
-):
+def test_search_in_both_fields_has_each_pair_once(search, monkeypatch, split_from):
     monkeypatch.setattr(module, "SPLIT_FROM", split_from)
     make_catalogue(120)
     rows = table(search(field="both", threshold=0.8, limit=100_000))
@@ -166,7 +164,7 @@ def connected(pairs) -> dict[str, set[str]]:
     return groups
 
 
-def test_of_items_with_one_name_the_very_same_ones_are_shown(search):
+def test_search_pairs_identical_items_first(search):
     add(("Bolt", "x"), ("Bolt", "long"), ("bolt", " LONG"), ("Nut", "long"))
     job = search(field="both")
     fields = {
@@ -178,7 +176,7 @@ def test_of_items_with_one_name_the_very_same_ones_are_shown(search):
     }  # fmt: skip
 
 
-def test_a_result_tells_both_items_and_the_score(search):
+def test_result_has_both_items_and_the_score(search):
     add(("Brass bolt", "M8 " * 200), ("Bras bolt", ""), ("Washer", "M8"))
     result = search(field="name", threshold=0.9).result
     (pair,) = result["pairs"]
@@ -190,7 +188,7 @@ def test_a_result_tells_both_items_and_the_score(search):
     assert (result["threshold"], result["field"]) == (0.9, "name")
 
 
-def test_the_best_pairs_come_first_and_no_more_than_the_limit(search):
+def test_best_pairs_are_first_up_to_the_limit(search):
     add(("aaaaaaaaab",), ("aaaaaaaaac",), ("bolt nut M8",), ("bolt nut M8",), ("bolt",))
     job = search(threshold=0.5, limit=2)
     assert pairs(job) == [("c", "d"), ("a", "b")]
@@ -210,7 +208,7 @@ def test_the_best_pairs_come_first_and_no_more_than_the_limit(search):
     ids=["empty", "one", "no descriptions", "punctuation", "letters"],
 )
 @pytest.mark.parametrize("field", ["name", "description", "both"])
-def test_where_nothing_agrees_nothing_is_found(search, rows, field):
+def test_search_without_matches_is_empty(search, rows, field):
     add(*rows)
     job = search(field=field, threshold=0.5)
     assert (job.result["pairs"], job.result["found"]) == ([], 0)
@@ -230,18 +228,18 @@ def test_where_nothing_agrees_nothing_is_found(search, rows, field):
     ],
     ids=ascii,
 )
-def test_what_differs_in_case_spacing_or_code_only_is_equal(search, one, other):
+def test_case_spacing_and_code_points_are_normalized(search, one, other):
     add((one,), (other,))
     (pair,) = search(threshold=1).result["pairs"]
     assert pair["score"] == 1
 
 
-def test_marks_make_a_difference(search):
+def test_punctuation_is_significant(search):
     add(("C",), ("C++",), ("C#",))
     assert pairs(search(threshold=0.85)) == []
 
 
-def test_very_many_equal_items_are_a_bounded_result(search, monkeypatch):
+def test_many_equal_items_make_a_bounded_result(search, monkeypatch):
     monkeypatch.setattr(module, "SPLIT_FROM", 100)
     Item.objects.bulk_create(
         Item(id=f"i{n:05}", name="Same", description="d" * 500, search_text="")
@@ -254,7 +252,7 @@ def test_very_many_equal_items_are_a_bounded_result(search, monkeypatch):
     assert len(table(job)) == 1_000
 
 
-def test_a_result_stays_small_whatever_the_texts(search):
+def test_result_size_is_bounded(search):
     Item.objects.bulk_create(
         Item(id=f"i{n:05}", name="螺" * 200, description="栓" * 500, search_text="")
         for n in range(400)
@@ -264,7 +262,7 @@ def test_a_result_stays_small_whatever_the_texts(search):
     assert 50 < len(job.result["pairs"]) < 300
 
 
-def test_only_items_with_the_tag_are_compared(search):
+def test_search_is_limited_to_a_tag(search):
     add(("Bolt",), ("Bolt",), tags=["metal"])
     make_item(id="z", name="Bolt", tags=[])
     job = search(tag="Metal")
@@ -272,7 +270,7 @@ def test_only_items_with_the_tag_are_compared(search):
     assert search(tag="unknown").result["compared"] == 0
 
 
-def test_an_item_that_is_deleted_meanwhile_is_left_out(search, monkeypatch):
+def test_item_deleted_meanwhile_is_omitted(search, monkeypatch):
     add(("Bolt",), ("Bolt",), ("Bolt",))
     ranked = duplicates.ranked
 
@@ -286,7 +284,7 @@ def test_an_item_that_is_deleted_meanwhile_is_left_out(search, monkeypatch):
     assert job.result["found"] == 1
 
 
-def test_more_text_than_fits_is_refused_in_words(reader, monkeypatch):
+def test_too_much_text_fails_with_advice(reader, monkeypatch):
     monkeypatch.setattr(duplicates, "MEMORY_BYTES", 500)
     add(*[(f"Bolt {n}",) for n in range(10)])
     job = Job.objects.create(task="find_duplicates", owner=reader)
@@ -308,7 +306,7 @@ def test_more_text_than_fits_is_refused_in_words(reader, monkeypatch):
     ],
     ids=str,
 )
-def test_parameters_out_of_bounds_are_named(params):
+def test_invalid_parameters_are_named(params):
     serializer = get_task("find_duplicates").params(data=params)
     assert not serializer.is_valid()
     assert set(serializer.errors) == set(params)

@@ -1,4 +1,4 @@
-"""Watching jobs: one query for all watchers, and nothing but what has changed."""
+"""Job events: one query for all subscribers, and events of changes only."""
 
 import asyncio
 import functools
@@ -20,7 +20,7 @@ from compute.models import Job
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience import poller
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 RUNNING = {"state": "running", "attempts": 1}
 TICK_S = 0.02
@@ -93,7 +93,7 @@ def shown(event: bytes) -> dict[str, object]:
 
 
 @in_asyncio
-async def test_the_events_of_a_job_from_now_to_its_end():
+async def test_stream_has_all_changes_until_the_end():
     job = await Job.objects.acreate(task="t")
     async with events(job) as stream:
         first = await anext(stream)
@@ -120,7 +120,7 @@ async def test_the_events_of_a_job_from_now_to_its_end():
 
 
 @in_asyncio
-async def test_what_changed_before_the_watch_began_is_told():
+async def test_stream_has_a_change_before_its_subscription():
     job = await Job.objects.acreate(task="t")
     await change(job, state="failed", error_code="crashed")
     async with events(job) as stream:
@@ -129,7 +129,7 @@ async def test_what_changed_before_the_watch_began_is_told():
 
 
 @in_asyncio
-async def test_who_reads_slowly_is_told_the_latest_only():
+async def test_slow_client_receives_only_the_latest_state():
     job = await Job.objects.acreate(task="t", state="running")
     async with events(job) as slow, events(job) as quick:
         await anext(slow)
@@ -141,7 +141,7 @@ async def test_who_reads_slowly_is_told_the_latest_only():
 
 
 @in_asyncio
-async def test_a_stream_ends_with_its_row():
+async def test_stream_ends_when_the_job_is_deleted():
     job = await Job.objects.acreate(task="t")
     async with events(job) as stream:
         await anext(stream)
@@ -151,7 +151,7 @@ async def test_a_stream_ends_with_its_row():
 
 
 @in_asyncio
-async def test_waiting_for_the_end():
+async def test_wait_returns_at_the_end_of_the_job():
     job = await Job.objects.acreate(task="t")
     end = asyncio.create_task(watcher().finished(job.pk))
     async with events(job) as stream:
@@ -164,12 +164,12 @@ async def test_waiting_for_the_end():
 
 
 @in_asyncio
-async def test_waiting_for_what_is_not_there_is_over():
+async def test_wait_for_an_unknown_job_returns():
     await watcher().finished(uuid4())
 
 
 @in_asyncio
-async def test_all_share_one_query_a_tick_and_nobody_costs_none(reads):
+async def test_subscribers_share_one_query_and_none_costs_none(reads):
     jobs = [await Job.objects.acreate(task="t", state="running") for _ in range(20)]
     streams = [watcher().events(job.pk, known(job)) for job in jobs * 10]
     for stream in streams:
@@ -198,7 +198,7 @@ async def test_all_share_one_query_a_tick_and_nobody_costs_none(reads):
 
 
 @in_asyncio
-async def test_a_failing_database_is_reported_once_and_streams_go_on(
+async def test_database_failure_is_logged_once_and_streams_continue(
     monkeypatch, caplog
 ):
     caplog.set_level("INFO")
@@ -232,7 +232,7 @@ async def test_a_failing_database_is_reported_once_and_streams_go_on(
 
 
 @in_asyncio
-async def test_even_a_fault_of_ours_does_not_end_the_watching(monkeypatch, caplog):
+async def test_unexpected_error_does_not_end_streams(monkeypatch, caplog):
     job = await Job.objects.acreate(task="t")
     working, failed = job_events.read, asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -251,7 +251,7 @@ async def test_even_a_fault_of_ours_does_not_end_the_watching(monkeypatch, caplo
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_database_that_hangs_holds_neither_the_streams_nor_the_end(monkeypatch):
+def test_hanging_database_blocks_neither_streams_nor_exit(monkeypatch):
     job = Job.objects.create(task="t")
     hangs, answers = threading.Event(), threading.Event()
 
@@ -276,7 +276,7 @@ def test_a_database_that_hangs_holds_neither_the_streams_nor_the_end(monkeypatch
 
 
 @in_asyncio
-async def test_who_comes_when_the_thread_is_about_to_go_is_served():
+async def test_subscription_while_the_thread_ends_is_served():
     job = await Job.objects.acreate(task="t")
     for number in range(30):
         async with events(job) as stream:
@@ -299,7 +299,7 @@ def test_each_event_loop_has_its_own_watcher():
 # --- for views
 
 
-def test_the_response_of_a_stream_is_an_answer_by_itself():
+def test_stream_response_has_the_current_state():
     job = Job.objects.create(task="t")
     response = job_events.stream(job)
     assert response.content == RETRY + frame(known(job))
@@ -309,7 +309,7 @@ def test_the_response_of_a_stream_is_an_answer_by_itself():
     assert isinstance(response.continuation, Stream)
 
 
-def test_who_comes_back_after_the_end_is_sent_away():
+def test_reconnect_after_the_end_is_204():
     job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
     response = job_events.stream(job)
     assert shown(response.content.removeprefix(RETRY))["state"] == "failed"
@@ -319,7 +319,7 @@ def test_who_comes_back_after_the_end_is_sent_away():
     assert job_events.stream(running, "end").status_code == 200
 
 
-def test_a_response_may_wait_for_the_end_of_a_job():
+def test_response_may_wait_for_the_end_of_a_job():
     job = Job.objects.create(task="t")
     response = job_events.wait(HttpResponse("queued"), job, 10, "/then")
     assert response.content == b"queued"

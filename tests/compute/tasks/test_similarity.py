@@ -73,14 +73,14 @@ def make_texts(dice: random.Random, number: int, words: int) -> list[str]:
 
 
 @given(st.lists(names, max_size=25), thresholds)
-def test_every_pair_of_short_texts_is_found_with_its_score(texts, threshold):
+def test_all_pairs_of_short_texts_are_found(texts, threshold):
     texts = in_order(texts)
     assert found(texts, threshold) == pytest.approx(every_pair(texts, threshold))
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.85, 0.95])
 @pytest.mark.parametrize("words", [1, 3, 8])
-def test_every_pair_of_a_small_catalogue_is_found(threshold, words):
+def test_all_pairs_of_a_small_catalogue_are_found(threshold, words):
     texts = [text for text in make_texts(random.Random(words), 250, words) if text]
     texts = [text for text in texts if len(text) <= EXACT]
     assert len(texts) > 30
@@ -88,7 +88,7 @@ def test_every_pair_of_a_small_catalogue_is_found(threshold, words):
 
 
 @given(st.lists(names, max_size=25), st.integers(2, 5))
-def test_parts_find_together_what_one_finds(texts, parts):
+def test_parts_find_the_same_pairs_together(texts, parts):
     texts = in_order(texts)
     assert found(texts, 0.6, parts=parts) == found(texts, 0.6)
 
@@ -99,7 +99,7 @@ def test_pairs_across_tiles_are_found(monkeypatch):
     assert found(texts, 0.8) == pytest.approx(every_pair(texts, 0.8))
 
 
-def test_long_texts_that_were_edited_are_found_and_no_others():
+def test_edited_long_texts_are_found_and_no_others():
     dice = random.Random(6)
     texts = make_texts(dice, 300, 40)
     assert min(map(len, texts)) > EXACT
@@ -109,13 +109,13 @@ def test_long_texts_that_were_edited_are_found_and_no_others():
         assert found(texts, threshold) == pytest.approx(expected)
 
 
-def test_a_short_and_a_long_text_are_compared():
+def test_short_and_long_texts_are_compared():
     texts = in_order(["x" * (EXACT - 1) + "y", "x" * (EXACT + 20)])
     assert found(texts, 0.85) == pytest.approx(every_pair(texts, 0.85))
     assert len(found(texts, 0.85)) == 1
 
 
-def test_of_too_many_pairs_the_best_are_kept():
+def test_best_pairs_are_kept_up_to_the_limit():
     texts = make_texts(random.Random(7), 300, 3)
     everything = every_pair(texts, 0.5)
     best = Best(0.5, 40)
@@ -125,7 +125,7 @@ def test_of_too_many_pairs_the_best_are_kept():
     assert kept == pytest.approx(sorted(everything.values(), reverse=True)[:40])
 
 
-def test_progress_goes_up_to_the_end():
+def test_progress_of_a_join_rises_to_one():
     told = []
     texts = make_texts(random.Random(8), 400, 3)
     near_matches(texts, Best(0.85, 10), on_progress=lambda *now: told.append(now))
@@ -136,20 +136,20 @@ def test_progress_goes_up_to_the_end():
 
 
 @given(names, names)
-def test_the_score_is_the_share_of_common_letters(one, other):
+def test_score_is_the_share_of_common_letters(one, other):
     share = 2 * common(one, other) / (len(one) + len(other))
     assert Indel.normalized_similarity(one, other) == pytest.approx(share)
 
 
 @given(st.text("abcЖ螺", max_size=40), st.text("abcЖ螺", max_size=40))
-def test_bits_never_differ_more_than_the_texts(one, other):
+def test_signatures_differ_no_more_than_the_texts(one, other):
     edits = Indel.distance(one, other)
     for bits, most in ((signatures.letters, edits), (signatures.bigrams, 3 * edits)):
         first, second = bits([one, other])
         assert np.bitwise_count(first ^ second).sum() <= most
 
 
-def test_bits_do_not_depend_on_the_texts_around(monkeypatch):
+def test_signatures_do_not_depend_on_other_texts(monkeypatch):
     texts = make_texts(random.Random(9), 200, 6)
     kinds = (signatures.letters, signatures.bigrams, signatures.sketches)
     together = [bits(texts) for bits in kinds]

@@ -11,7 +11,7 @@ from items.models import Item
 from tests.compute.factories import do
 from tests.factories import TESTER, make_item, make_items
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 
 def text(response) -> str:
@@ -24,13 +24,13 @@ def words(response) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", text(response)).split())
 
 
-def test_a_computation_tells_its_numbers(editor_client, editor):
+def test_computation_page_shows_its_numbers(editor_client, editor):
     job = do("heavy_computation", editor, size=10_000)
     page = words(editor_client.get(job.get_absolute_url()))
     assert "Primes 1,229 Below 10,000 Largest 9,973" in page
 
 
-def test_an_export_is_there_to_download(editor_client, editor):
+def test_export_page_links_to_its_file(editor_client, editor):
     make_items(3)
     job = do("export_items", editor, format="csv", search="", tag="")
     response = editor_client.get(job.get_absolute_url())
@@ -40,7 +40,7 @@ def test_an_export_is_there_to_download(editor_client, editor):
     assert editor_client.get(address).content.startswith(b"\x1f\x8b")
 
 
-def test_an_import_tells_its_counts_and_hands_bad_rows_back(editor_client, editor):
+def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
     rows = b"id,name\na,One\nb,\nc,Three\n"
     job = do("import_items", editor, upload=rows, file="units.csv")
     response = editor_client.get(job.get_absolute_url())
@@ -57,7 +57,7 @@ def test_an_import_tells_its_counts_and_hands_bad_rows_back(editor_client, edito
     assert "Download" not in words(response)
 
 
-def test_a_report_shows_charts_and_the_numbers_of_each(editor_client, editor):
+def test_report_page_shows_charts_and_tables(editor_client, editor):
     make_items(3, tags=["metal"])
     make_item(id="bolt", name="Rusty <bolt>", description="Very rusty", tags=["a+b"])
     catalogue.update_item("bolt", {"name": "Rusty <nut>"}, actor=TESTER)
@@ -80,7 +80,7 @@ def test_a_report_shows_charts_and_the_numbers_of_each(editor_client, editor):
         assert editor_client.get(path)["Content-Type"] == "image/svg+xml"
 
 
-def test_a_report_on_nothing_is_a_page_too(editor_client, editor):
+def test_report_page_of_no_items(editor_client, editor):
     job = do("catalogue_report", editor, tag="nothing")
     page = words(editor_client.get(job.get_absolute_url()))
     assert "Items 0 Without a tag 0" in page
@@ -105,7 +105,7 @@ def merge(client: Client, job, keep="first", pair="1", **options):
     return client.post(f"{job.get_absolute_url()}merge/", data, **options)
 
 
-def test_a_pair_is_shown_with_its_differences(editor_client, pair):
+def test_pair_is_shown_with_its_differences(editor_client, pair):
     response = editor_client.get(pair.get_absolute_url())
     assert "1 pair among 2 items." in words(response)
     assert "93.3 % name" in words(response)
@@ -118,7 +118,7 @@ def test_a_pair_is_shown_with_its_differences(editor_client, pair):
     assert f"{pair.get_absolute_url()}files/pairs.csv" in text(response)
 
 
-def test_a_merged_pair_says_what_is_left(editor_client, pair):
+def test_merged_pair_shows_the_remaining_item(editor_client, pair):
     response = merge(editor_client, pair, "second", follow=True)
     address = f"{pair.get_absolute_url()}?page=1#pair-1"
     assert response.redirect_chain == [(address, 302)]
@@ -131,7 +131,7 @@ def test_a_merged_pair_says_what_is_left(editor_client, pair):
     assert not Item.objects.filter(pk="a").exists()
 
 
-def test_a_pair_that_lost_an_item_is_not_merged(editor_client, pair):
+def test_pair_with_a_deleted_item_is_not_merged(editor_client, pair):
     catalogue.delete_item("b", actor=TESTER)
     response = merge(editor_client, pair, follow=True)
     assert "One of the two items has been deleted." in words(response)
@@ -140,7 +140,7 @@ def test_a_pair_that_lost_an_item_is_not_merged(editor_client, pair):
     assert page.count("Deleted") == 2
 
 
-def test_items_with_too_many_tags_for_one_are_not_merged(editor_client, pair):
+def test_merge_fails_on_too_many_tags(editor_client, pair):
     for item, letter in (("a", "p"), ("b", "q")):
         tags = [f"{letter}{number}" for number in range(20)]
         catalogue.update_item(item, {"tags": tags}, actor=TESTER)
@@ -153,17 +153,17 @@ def test_items_with_too_many_tags_for_one_are_not_merged(editor_client, pair):
     ("number", "keep"),
     [("2", "first"), ("0", "first"), ("-1", "first"), ("x", "first"), ("1", "third")],
 )
-def test_only_what_the_job_has_found_is_merged(editor_client, pair, number, keep):
+def test_merge_requires_a_pair_of_the_job(editor_client, pair, number, keep):
     assert merge(editor_client, pair, keep, number).status_code == 404
     assert Item.objects.count() == 2
 
 
-def test_other_jobs_have_no_pairs(editor_client, editor):
+def test_merge_requires_a_search_for_duplicates(editor_client, editor):
     job = do("heavy_computation", editor, size=100)
     assert merge(editor_client, job).status_code == 404
 
 
-def test_merging_takes_all_that_an_editor_may(client, reader, pair):
+def test_merge_requires_the_permissions_of_an_editor(client, reader, pair):
     pair.owner = reader
     pair.save()
     client.force_login(reader)
@@ -172,7 +172,7 @@ def test_merging_takes_all_that_an_editor_may(client, reader, pair):
     assert Item.objects.count() == 2
 
 
-def test_many_pairs_come_in_pages(editor_client, pair, django_assert_num_queries):
+def test_pairs_are_paged(editor_client, pair, django_assert_num_queries):
     row = pair.result["pairs"][0]
     pair.result["pairs"] = [row] * 101
     pair.result |= {"found": 5_000, "truncated": True}
@@ -195,7 +195,7 @@ def test_many_pairs_come_in_pages(editor_client, pair, django_assert_num_queries
         editor_client.get(address)
 
 
-def test_no_pairs_are_a_result_too(editor_client, editor):
+def test_page_of_no_pairs(editor_client, editor):
     make_item(name="Bolt")
     make_item(name="Completely different")
     job = do("find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10)

@@ -26,17 +26,17 @@ def short() -> Prefetch:
     return waiting
 
 
-def test_of_jobs_that_nobody_knows_none_waits():
+def test_unknown_jobs_are_not_prefetched():
     assert Prefetch(2).capacity(0) == 0
 
 
-def test_of_short_jobs_some_wait(short):
+def test_short_jobs_are_prefetched(short):
     assert short.capacity(0) == MAX_CLAIMS
     short.add([claim() for _ in range(5)])
     assert short.capacity(0) == MAX_CLAIMS - 5
 
 
-def test_behind_a_long_one_none_waits(short):
+def test_none_is_prefetched_behind_a_long_job(short):
     assert short.capacity(longest_running_s=3 * WORK_S) == 0
     short.record_duration(1)
     assert short.capacity(0) == 0
@@ -45,7 +45,7 @@ def test_behind_a_long_one_none_waits(short):
     assert short.capacity(0) == MAX_CLAIMS
 
 
-def test_they_go_in_the_order_in_which_they_came(short):
+def test_claims_are_popped_in_order(short):
     claims = [claim() for _ in range(3)]
     short.add(claims)
     assert short.remove([claims[1], claim()]) == [claims[1]]
@@ -53,7 +53,7 @@ def test_they_go_in_the_order_in_which_they_came(short):
     assert not short
 
 
-def test_who_waits_for_long_is_told(short, monkeypatch):
+def test_overdue_claims_are_returned(short, monkeypatch):
     first = claim()
     short.add([first])
     assert not short.overdue()

@@ -71,7 +71,7 @@ def texts(svg: bytes) -> list[str]:
 # --- the numbers
 
 
-def test_the_totals_of_a_small_catalogue(reader):
+def test_report_has_totals(reader):
     few_items()
     result = Report(reader).result
     totals = ("items", "changes", "without_description", "without_tags")
@@ -81,7 +81,7 @@ def test_the_totals_of_a_small_catalogue(reader):
     assert Report(reader).result["without_description"] == 1
 
 
-def test_tags_are_counted_the_most_frequent_first(reader, monkeypatch):
+def test_report_counts_tags_most_frequent_first(reader, monkeypatch):
     few_items()
     assert Report(reader).result["tags"] == {
         "number": 2,
@@ -96,7 +96,7 @@ def test_tags_are_counted_the_most_frequent_first(reader, monkeypatch):
     }
 
 
-def test_lengths_are_counted_in_groups_that_miss_none(reader):
+def test_report_counts_lengths_in_groups(reader):
     few_items()
     lengths = Report(reader).result["lengths"]
     assert counted(lengths["name"]["groups"]) == {"1–9": 1, "10–19": 2, "150–200": 1}
@@ -108,7 +108,7 @@ def test_lengths_are_counted_in_groups_that_miss_none(reader):
     assert lengths["description"]["longest"] == 10_000
 
 
-def test_the_most_edited_items_come_first_and_untouched_ones_not_at_all(reader):
+def test_report_lists_the_most_edited_items(reader):
     few_items()
     assert Report(reader).result["most_edited"] == [
         {"id": "2", "name": "Steel bolt", "version": 3},
@@ -116,7 +116,7 @@ def test_the_most_edited_items_come_first_and_untouched_ones_not_at_all(reader):
     ]
 
 
-def test_a_word_counts_once_for_each_item_that_has_it(reader, monkeypatch):
+def test_report_counts_a_word_once_per_item(reader, monkeypatch):
     # A page is shorter than the catalogue, and ends with it once.
     monkeypatch.setattr(statistics, "PAGE_ROWS", 2)
     few_items()
@@ -128,7 +128,7 @@ def test_a_word_counts_once_for_each_item_that_has_it(reader, monkeypatch):
     ]  # fmt: skip
 
 
-def test_a_report_on_one_tag_is_about_its_items_only(reader):
+def test_report_on_a_tag_has_its_items_only(reader):
     few_items()
     result = Report(reader, "strong").result
     assert (result["items"], result["changes"], result["without_tags"]) == (1, 3, 0)
@@ -149,9 +149,7 @@ def test_a_report_on_one_tag_is_about_its_items_only(reader):
     ],
     ids=["one", "days", "weeks", "months", "years"],
 )
-def test_growth_is_told_in_the_shortest_unit_that_makes_few_periods(
-    reader, days, unit, labels
-):
+def test_growth_uses_the_shortest_unit_with_few_periods(reader, days, unit, labels):
     begin = datetime(2024, 2, 28, 23, 59, 59, tzinfo=UTC)
     for item, day in zip(make_items(len(days)), days, strict=True):
         at = begin + timedelta(days=day)
@@ -171,7 +169,7 @@ def test_growth_is_told_in_the_shortest_unit_that_makes_few_periods(
     assert starts[-1] <= (begin + timedelta(days=days[-1])).date()
 
 
-def test_counting_words_holds_few_and_says_what_it_may_have_missed():
+def test_word_counter_is_bounded_and_states_its_error():
     words, limit = Words(limit=100), 100
     for number in range(1_000):
         words.add(["often", f"w{number}", f"v{number}"])
@@ -184,7 +182,7 @@ def test_counting_words_holds_few_and_says_what_it_may_have_missed():
     assert words.missed > 0
 
 
-def test_progress_moves_forward_to_the_end(reader, monkeypatch):
+def test_progress_of_a_report_rises(reader, monkeypatch):
     monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
     monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
     make_items(50)
@@ -198,7 +196,7 @@ def test_progress_moves_forward_to_the_end(reader, monkeypatch):
 # --- the charts
 
 
-def test_charts_are_pictures_and_nothing_else(reader):
+def test_charts_have_no_scripts_and_no_references(reader):
     few_items()
     report = Report(reader)
     assert [file.name for file in report.job.result_files().order_by("name")] == [
@@ -240,7 +238,7 @@ def test_charts_are_pictures_and_nothing_else(reader):
         assert root.get("height") == str(size["height"])
 
 
-def test_every_bar_has_its_label_and_its_number(reader):
+def test_chart_labels_each_bar(reader):
     few_items()
     report = Report(reader)
     assert sorted(texts(report.picture("tags.svg"))) == ["1", "3", "metal", "strong"]
@@ -248,7 +246,7 @@ def test_every_bar_has_its_label_and_its_number(reader):
     assert {"Names", "Descriptions", "150–200", "none", "5,000–10,000"} <= {*lengths}
 
 
-def test_the_first_bar_is_on_top_and_the_longest():
+def test_chart_has_the_first_bar_on_top():
     svg = charts.draw(Chart("T", "S", [("one", 9_999_999), ("two", 5), ("three", 0)]))
     assert [text for text in texts(svg) if text.isalpha()] == ["one", "two", "three"]
     bars = [
@@ -267,7 +265,7 @@ def test_the_first_bar_is_on_top_and_the_longest():
     ["a" * 50, "w" * 50, "東京都" * 10, "prefix-of-many-tags-" + "x" * 20 + "-one"],
     ids=["long", "wide", "full-width", "end"],
 )
-def test_a_long_label_keeps_its_ends_and_leaves_room_for_the_bar(label):
+def test_long_label_is_shortened_in_the_middle(label):
     short = charts.shortened(label)
     first, _, last = short.partition("…")
     assert label.startswith(first)
@@ -281,14 +279,14 @@ def test_a_long_label_keeps_its_ends_and_leaves_room_for_the_bar(label):
     assert left < charts.WIDTH / 2
 
 
-def test_a_short_label_stays():
+def test_short_label_is_unchanged():
     assert charts.shortened("metal") == "metal"
 
 
 # --- an empty catalogue, and the page
 
 
-def test_an_empty_catalogue_has_a_report_too(client: Client, reader):
+def test_report_on_an_empty_catalogue(client: Client, reader):
     report = Report(reader)
     result = report.result
     assert (result["items"], result["tags"]["most"], result["words"]["most"]) == (
@@ -302,7 +300,7 @@ def test_an_empty_catalogue_has_a_report_too(client: Client, reader):
     assert page.count('alt="There are no items."') == 2
 
 
-def test_the_page_shows_charts_numbers_and_links(client: Client, reader):
+def test_report_page_shows_charts_numbers_and_links(client: Client, reader):
     few_items()
     make_item(id="cpp", name="<b>C</b>", tags=["c++"])
     report = Report(reader)
@@ -325,7 +323,7 @@ def test_the_page_shows_charts_numbers_and_links(client: Client, reader):
     assert "style=" not in page
 
 
-def test_links_of_a_report_on_one_tag_keep_to_it(client: Client, reader):
+def test_links_of_a_report_keep_its_tag(client: Client, reader):
     few_items()
     report = Report(reader, "strong")
     client.force_login(reader)
@@ -334,7 +332,7 @@ def test_links_of_a_report_on_one_tag_keep_to_it(client: Client, reader):
     assert 'href="/items/?search=steel&amp;tag=strong"' in page
 
 
-def test_the_result_is_small_whatever_is_in_the_catalogue(reader):
+def test_report_size_is_bounded(reader):
     for number in range(40):
         tags = [f"{number:02}-{n:02}-" + "t" * 40 for n in range(30)]
         make_item(id=f"{number}" + "i" * 90, name="“" * 200, tags=tags)
@@ -348,19 +346,19 @@ def test_the_result_is_small_whatever_is_in_the_catalogue(reader):
     ("sent", "tag"), [({}, ""), ({"tag": ""}, ""), ({"tag": " Metal "}, "metal")],
     ids=["nothing", "empty", "untidy"],
 )  # fmt: skip
-def test_parameters(sent, tag):
+def test_report_parameters_are_normalized(sent, tag):
     serializer = get_task("catalogue_report").params(data=sent)
     assert serializer.is_valid()
     assert serializer.validated_data == {"tag": tag}
 
 
-def test_what_cannot_be_a_tag_is_refused():
+def test_report_rejects_an_invalid_tag():
     serializer = get_task("catalogue_report").params(data={"tag": "two words"})
     assert not serializer.is_valid()
     assert set(serializer.errors) == {"tag"}
 
 
-def test_it_is_for_those_who_have_signed_in(reader):
+def test_report_requires_authentication(reader):
     from django.contrib.auth.models import AnonymousUser
 
     task = get_task("catalogue_report")

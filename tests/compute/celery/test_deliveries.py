@@ -1,4 +1,4 @@
-"""What a worker does with the jobs that a broker has delivered."""
+"""Deliveries: claims on the jobs that a broker has delivered."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,9 +15,7 @@ from compute.models import Job
 from compute.outcomes import Succeeded
 from tests.private_server import wait_for
 
-needs_row_locks = pytest.mark.skipif(
-    "connection.vendor != 'postgresql'", reason="SQLite locks no rows"
-)
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -28,19 +26,19 @@ def other():
         yield other
 
 
-class Bell:
-    """Stands for a supervisor that sleeps."""
+class Wakeup:
+    """A wakeup without a supervisor."""
 
     def __init__(self):
-        self.rung = Event()
+        self.was_called = Event()
 
     def wake(self):
-        self.rung.set()
+        self.was_called.set()
 
 
 @pytest.fixture
 def deliveries():
-    return Deliveries(Bell())
+    return Deliveries(Wakeup())
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def deliver(deliveries):
     def deliver(*delivered):
         futures = [pool.submit(deliveries.deliver, job.pk) for job in delivered]
         wait_for(lambda: len(deliveries._waiting) >= len(delivered))
-        assert deliveries._wakeup.rung.is_set()
+        assert deliveries._wakeup.was_called.is_set()
         return futures
 
     with ThreadPoolExecutor() as pool:
@@ -58,7 +56,7 @@ def deliver(deliveries):
         deliveries.close()
 
 
-def test_a_delivered_job_is_taken_and_its_message_kept_to_the_end(
+def test_message_of_a_claimed_job_is_acknowledged_at_its_end(
     deliveries, submit, deliver
 ):
     job, waiting = submit("echo"), submit("echo")
@@ -74,7 +72,9 @@ def test_a_delivered_job_is_taken_and_its_message_kept_to_the_end(
     assert not second.done()
 
 
-def test_what_cannot_be_had_is_dropped(deliveries, submit, deliver):
+def test_messages_of_jobs_that_cannot_be_claimed_are_dropped(
+    deliveries, submit, deliver
+):
     elsewhere, ended, later, twice = (submit("echo") for _ in range(4))
     queue.claim("another", 1, elsewhere.pk)
     jobs.cancel(ended)
@@ -92,7 +92,7 @@ def test_what_cannot_be_had_is_dropped(deliveries, submit, deliver):
     assert [first.result(5), second.result(5)] == [True, True]
 
 
-def test_what_was_undone_is_tried_again(deliveries, submit, deliver):
+def test_claim_is_repeated_after_a_rollback(deliveries, submit, deliver):
     job = submit("echo")
     [future] = deliver(job)
     with transaction.atomic():
@@ -104,7 +104,7 @@ def test_what_was_undone_is_tried_again(deliveries, submit, deliver):
     assert (claim.job_id, claim.attempt) == (job.pk, 1)
 
 
-def test_at_the_end_messages_are_given_back(deliveries, submit, deliver):
+def test_close_requeues_the_messages_of_unfinished_jobs(deliveries, submit, deliver):
     futures = deliver(submit("echo"), submit("echo"))
     deliveries.take("me", 1)
     deliveries.close()
@@ -112,18 +112,14 @@ def test_at_the_end_messages_are_given_back(deliveries, submit, deliver):
     assert deliveries.deliver(submit("echo").pk) is False
 
 
-@needs_row_locks
-def test_a_named_job_that_is_locked_is_waited_for(submit, other):
+def test_claim_of_one_job_waits_for_its_lock(submit, other):
     job = submit("echo")
     other.execute("SELECT * FROM compute_job FOR UPDATE")
     Timer(0.3, other.rollback).start()
     assert [claim.job_id for claim in queue.claim("me", 1, job.pk)] == [job.pk]
 
 
-@needs_row_locks
-def test_a_named_job_that_is_taken_while_it_is_waited_for_is_not_to_be_had(
-    submit, other
-):
+def test_claim_of_one_job_fails_if_another_takes_it_meanwhile(submit, other):
     job = submit("echo")
     other.execute("UPDATE compute_job SET state = 'running', epoch = epoch + 1")
     Timer(0.3, other.commit).start()

@@ -1,4 +1,4 @@
-"""The broker as the tests look into it, behind the back of relay and workers."""
+"""Direct access to the broker's queue, beside relay and workers."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from compute.celery.app import QUEUE, app
 
 
 def messages(url: str) -> list[Any]:
-    """Take all messages out of the queue, as a purge would."""
+    """Remove all messages from the queue, and return them."""
     with kombu.Connection(url) as connection:
         queue = app.amqp.queues[QUEUE].bind(connection.default_channel)
         queue.declare()
@@ -26,7 +26,7 @@ def delete_queue(url: str) -> None:
 
 
 def count(url: str) -> int:
-    """Return how many messages wait; none if there is no queue."""
+    """Return the number of waiting messages; 0 without a queue."""
     with kombu.Connection(url) as connection:
         try:
             found = connection.default_channel.queue_declare(QUEUE, passive=True)

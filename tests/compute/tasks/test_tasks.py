@@ -46,11 +46,11 @@ def content(job: Job, name: str) -> bytes:
     ("below", "number"),
     [(0, 0), (2, 0), (3, 1), (4, 2), (10, 4), (10**6, 78_498), (10**7, 664_579)],
 )
-def test_primes_are_counted(below, number):
+def test_count_primes(below, number):
     assert count_primes(0, below)[0] == number
 
 
-def test_primes_of_stretches_add_up():
+def test_count_primes_in_any_range():
     numbers = range(3000)
     primes = [n for n in numbers if n > 1 and all(n % d for d in range(2, n))]
     dice = random.Random(1)
@@ -60,7 +60,7 @@ def test_primes_of_stretches_add_up():
         assert count_primes(start, stop) == (len(inside), max(inside, default=0))
 
 
-def test_a_computation_is_split_and_put_together(reader, settings):
+def test_heavy_computation_is_split_and_merged(reader, settings):
     settings.COMPUTE_PROCESSES = 3
     task = get_task("heavy_computation")
     context, params = begin(task, reader, size=100_000_000)
@@ -76,7 +76,7 @@ def test_a_computation_is_split_and_put_together(reader, settings):
     }
 
 
-def test_a_small_computation_is_not_worth_splitting(reader):
+def test_small_computation_is_not_split(reader):
     task = get_task("heavy_computation")
     context, params = begin(task, reader, size=2)
     result = task.main(context, **params)
@@ -86,7 +86,7 @@ def test_a_small_computation_is_not_worth_splitting(reader):
 # --- export_items
 
 
-def test_an_export_has_the_items_that_were_chosen(reader):
+def test_export_has_the_selected_items(reader):
     make_items(2_500, tags=["t"])
     make_item(id="other")
     task = get_task("export_items")
@@ -100,7 +100,7 @@ def test_an_export_has_the_items_that_were_chosen(reader):
     assert b"other" not in packed
 
 
-def test_what_cannot_be_chosen_is_named(reader):
+def test_export_names_invalid_parameters(reader):
     params = get_task("export_items").params(
         data={"format": "xml", "search": "w " * 20}
     )
@@ -128,7 +128,7 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(importing.batches, "__defaults__", (20,))
 
 
-def test_an_import_brings_the_rows_in_and_keeps_the_rejected_ones(editor):
+def test_import_writes_rows_and_stores_the_rejected(editor):
     task = get_task("import_items")
     context, params = begin(task, editor, file=upload(ROWS))
     result = task.main(context, **params)
@@ -144,7 +144,7 @@ def test_an_import_brings_the_rows_in_and_keeps_the_rejected_ones(editor):
     )
 
 
-def test_an_import_that_is_broken_off_goes_on_elsewhere(
+def test_interrupted_import_resumes_on_another_machine(
     editor, small_batches, monkeypatch
 ):
     """The next try may be on another machine: nothing but the database is left."""
@@ -185,14 +185,14 @@ def test_an_import_that_is_broken_off_goes_on_elsewhere(
     assert task.main(again, **params) == result
 
 
-def test_a_file_that_is_none_of_items_fails_for_good(editor):
+def test_import_of_an_unreadable_file_fails_for_good(editor):
     task = get_task("import_items")
     context, params = begin(task, editor, file=upload("colour\nred\n"))
     with pytest.raises(TaskFailed, match="name"):
         task.main(context, **params)
 
 
-def test_a_packed_file_is_imported(editor):
+def test_import_reads_gzip(editor):
     packed = SimpleUploadedFile("my.csv.gz", gzip.compress(ROWS.encode()))
     task = get_task("import_items")
     context, params = begin(task, editor, file=packed)
@@ -202,7 +202,7 @@ def test_a_packed_file_is_imported(editor):
 # --- what a run gives
 
 
-def test_progress_is_passed_on_now_and_then(reader):
+def test_frequent_progress_reports_are_dropped(reader):
     context, _ = begin(get_task("echo"), reader)
     told = []
     context._on_progress = lambda fraction, message: told.append(fraction)
@@ -211,7 +211,7 @@ def test_progress_is_passed_on_now_and_then(reader):
     assert 1 <= len(told) < 10
 
 
-def test_files_of_broken_off_tries_are_forgotten(reader):
+def test_files_of_failed_attempts_are_deleted(reader):
     for outcome in (Lost(), Failed("error", "no")):
         context, _ = begin(get_task("echo"), reader)
         with context.file("a", "text/plain") as out:
@@ -228,7 +228,7 @@ def test_files_of_broken_off_tries_are_forgotten(reader):
     assert Job.objects.get(state="failed").files.count() == 0
 
 
-def test_a_file_is_given_to_the_run_as_it_was_sent(editor):
+def test_input_file_equals_the_upload(editor):
     text = "id,name\n" + "1,x\n" * files.CHUNK_BYTES
     context, _ = begin(get_task("import_items"), editor, file=upload(text))
     with context.input("file") as stream:

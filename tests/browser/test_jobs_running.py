@@ -1,0 +1,116 @@
+"""Jobs in a browser, run by a real pool."""
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Page, expect
+
+from compute.models import Job
+from tests.browser.conftest import Browsers
+from tests.browser.test_jobs import expect_state, start
+from tests.compute.conftest import Pool
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def record_announcements(page: Page) -> None:
+    """Record the announcements for screen readers on each page from now on."""
+    page.add_init_script(
+        """document.addEventListener("DOMContentLoaded", () => {
+        window.said = [];
+        const announcer = document.getElementById("announcer");
+        if (announcer) new MutationObserver(() => said.push(announcer.textContent))
+          .observe(announcer, {childList: true, characterData: true, subtree: true});
+        })"""
+    )
+
+
+def announcements(page: Page) -> list[str]:
+    return page.evaluate("window.said")
+
+
+def test_job_is_followed_to_its_result(pool: Pool, person_page: Page) -> None:
+    page = person_page
+    record_announcements(page)
+    start(page, "Nap", seconds="5")
+    expect_state(page, "Running")
+    bar = page.get_by_role("progressbar", name="Progress")
+    value = bar.evaluate("bar => bar.value")
+    expect(bar).not_to_have_js_property("value", value)
+    expect(page.locator("[data-message]")).to_contain_text("s left")
+    expect_state(page, "Succeeded")
+    result = page.get_by_role("region", name="Result")
+    expect(result).to_contain_text("Attempt")
+    expect(page).to_have_title("Nap, succeeded · Resilient Site")
+    assert announcements(page) in (
+        ["Nap: running", "Nap: succeeded"],
+        ["Nap: succeeded"],
+    )
+
+
+@pytest.mark.parametrize("lacking", ["EventSource", "answer", "events"])
+def test_page_polls_without_events(pool: Pool, person_page: Page, lacking: str) -> None:
+    page = person_page
+    if lacking == "EventSource":
+        page.add_init_script("delete window.EventSource")
+    elif lacking == "answer":
+        page.route("**/events", lambda route: route.abort())
+    else:
+        page.add_init_script("window.EventSource.prototype.addEventListener = () => {}")
+    record_announcements(page)
+    start(page, "Nap", seconds="1")
+    expect_state(page, "Succeeded")
+    assert announcements(page)[-1] == "Nap: succeeded"
+
+
+def test_running_job_is_cancelled(pool: Pool, person_page: Page) -> None:
+    page = person_page
+    start(page, "Endless c loop")
+    expect_state(page, "Running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Stopping…")).to_be_disabled()
+    expect_state(page, "Cancelled")
+    expect(page.get_by_role("main")).to_contain_text("The job was cancelled")
+    assert Job.objects.get().state == "cancelled"
+
+
+def test_failed_job_shows_its_error_and_is_run_again(
+    pool: Pool, person_page: Page
+) -> None:
+    page = person_page
+    start(page, "Refuse")
+    expect_state(page, "Failed")
+    expect(page.get_by_role("main")).to_contain_text("There is nothing to do.")
+    first = page.url
+    page.get_by_role("button", name="Run again").dblclick()
+    expect(page).not_to_have_url(first)
+    expect_state(page, "Failed")
+    assert Job.objects.count() == 2
+
+
+def test_job_in_parts_shows_its_parts(pool: Pool, person_page: Page) -> None:
+    page = person_page
+    start(page, "In parts", parts="3", seconds="2")
+    parts = page.get_by_role("region", name="Parts").get_by_role("listitem")
+    expect(parts).to_have_count(3)
+    expect(parts.filter(has_text="Running")).not_to_have_count(0)
+    expect_state(page, "Succeeded")
+    expect(page.get_by_role("region", name="Result")).to_contain_text("Sum5")
+
+
+def test_job_is_cancelled_without_javascript(
+    pool: Pool, browsers: Browsers, reader: User
+) -> None:
+    page = browsers.open(reader, java_script_enabled=False)
+    start(page, "Nap", seconds="60")
+    expect(async_state := page.locator(".standing .state")).to_be_visible()
+    while async_state.inner_text() == "Queued":
+        page.get_by_role("link", name="Reload").click()
+    page.get_by_role("button", name="Cancel").click()
+    while async_state.inner_text() != "Cancelled":
+        page.get_by_role("link", name="Reload").click()
+    page.get_by_role("link", name="Change and run again").click()
+    expect(page.get_by_label("Seconds")).to_have_value("60.0")
+    page.goto("/jobs/")
+    page.get_by_label("Filter by state").select_option("cancelled")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator(".rows > li")).to_have_count(1)

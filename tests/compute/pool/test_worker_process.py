@@ -1,0 +1,171 @@
+"""Pool processes: what each kind of bad job does, and that it concerns no other."""
+
+import psutil
+import pytest
+from django.db import transaction
+
+from compute import jobs
+from compute.models import Job
+from tests.compute.conftest import all_ended, ended, running
+from tests.private_server import wait_for
+
+# Processes, pipes and signals are the same on both databases.
+pytestmark = pytest.mark.once
+
+FAILURES = {
+    "segfault": (2, "crashed", "SIGSEGV"),
+    "kill_itself": (2, "crashed", "SIGKILL"),
+    "real_time_signal": (1, "crashed", "signal 35"),
+    "exit_itself": (1, "crashed", "status 3"),
+    "eat_memory": (1, "memory_limit", "64 MB"),
+    "too_long_in_c": (1, "time_limit", "1 s"),
+    "stopped": (1, "time_limit", "1 s"),
+    "raise_error": (2, "error", "the cat sat on it"),
+    "refuse": (1, "task_failed", "There is nothing to do."),
+    "null_character": (1, "error", "null character"),
+    "too_large_result": (1, "result_too_large", "1,000,011"),
+}
+
+
+def test_job_succeeds_with_its_result(pool, submit):
+    job = ended(submit("echo", number=7))
+    assert (job.state, job.result, job.fraction) == ("succeeded", {"number": 7}, 1.0)
+    assert job.attempts == 1
+    assert job.created_at <= job.started_at <= job.finished_at
+
+
+def test_bad_jobs_fail_with_their_reasons_while_others_run(pool, submit):
+    neighbour = running(submit("nap", seconds=60))
+    bad = [submit(task) for task in FAILURES]
+    good = [submit("echo", number=number) for number in range(len(FAILURES))]
+    for job in all_ended(bad):
+        attempts, code, text = FAILURES[job.task]
+        assert (job.state, job.attempts, job.error_code) == ("failed", attempts, code)
+        assert text in job.error_detail
+    assert {job.state for job in all_ended(good)} == {"succeeded"}
+    neighbour.refresh_from_db()
+    assert (neighbour.state, neighbour.attempts) == ("running", 1)
+
+
+def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
+    all_ended([submit("echo", number=number) for number in range(60)])
+    with transaction.atomic():
+        first = [submit("echo", number=number) for number in range(30)]
+        naps = [submit("nap", seconds=50) for _ in range(2)]
+        last = [submit("echo", number=number) for number in range(30)]
+    all_ended(first)
+    claimed = Job.objects.filter(state=Job.State.RUNNING)
+    wait_for(lambda: set(claimed.all()) == set(naps))
+    assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
+    for nap in naps:
+        jobs.cancel(nap)
+    for job in all_ended(last):
+        assert (job.state, job.attempts) == ("succeeded", 1)
+    assert {job.state for job in all_ended(naps)} == {"cancelled"}
+
+
+def test_crashed_job_is_retried(pool, submit):
+    job = ended(submit("crash_once"))
+    assert (job.state, job.attempts, job.failures) == ("succeeded", 2, 1)
+
+
+def test_loop_in_c_is_killed_at_its_limit_and_delays_no_other(pool, submit):
+    loop = running(submit("too_long_in_c"))
+    others = [submit("echo", number=n) for n in range(20)]
+    finished = all_ended([loop, *others])
+    assert max(finished, key=lambda job: job.finished_at) == loop
+
+
+@pytest.mark.parametrize("task", ["endless_c_loop", "nap"])
+def test_running_job_is_killed_when_it_is_cancelled(pool, submit, task):
+    job = running(submit(task, **({"seconds": 60} if task == "nap" else {})))
+    assert jobs.cancel(job).cancel_requested
+    job = ended(job)
+    assert (job.state, job.result) == ("cancelled", None)
+    assert ended(submit("echo", number=1)).state == "succeeded"
+
+
+def test_progress_is_stored_while_the_job_runs(pool, submit):
+    job = submit("nap", seconds=50)
+    seen = set()
+
+    def has_progressed() -> bool:
+        job.refresh_from_db()
+        if job.state == "running" and job.message:
+            seen.add(job.fraction)
+        return len(seen) >= 3
+
+    wait_for(has_progressed)
+    assert all(0 <= fraction <= 1 for fraction in seen)
+
+
+def test_result_larger_than_a_pipe_arrives(pool, submit):
+    assert len(ended(submit("large_result")).result["text"]) == 100_000
+
+
+def test_result_has_only_the_file_of_the_last_attempt(pool, submit):
+    job = ended(submit("write_file"))
+    assert [(file.name, file.size) for file in job.result_files()] == [
+        ("out.txt", len("Written in attempt 2\n") * 100_000)
+    ]
+
+
+def test_task_queries_the_database(pool, submit):
+    assert ended(submit("count_items")).result == {"items": 0}
+
+
+def test_parts_run_on_several_processes(pool, submit):
+    job = ended(submit("in_parts", parts=5, seconds=0.3))
+    assert job.result == {"sum": 30, "parts": 5}
+    assert job.attempts == 1
+    parts = Job.objects.filter(parent=job)
+    assert {part.state for part in parts} == {"succeeded"}
+    assert [
+        (one.part, other.part)
+        for one in parts
+        for other in parts
+        if one.part < other.part
+        and one.started_at < other.finished_at
+        and other.started_at < one.finished_at
+    ]
+
+
+def test_failed_part_fails_the_job_and_cancels_the_others(pool, submit):
+    job = ended(submit("in_parts", parts=6, bad=0, seconds=50))
+    assert (job.state, job.error_code) == ("failed", "part_failed")
+    assert "Part 1: The bad one." in job.error_detail
+    parts = all_ended(Job.objects.filter(parent=job))
+    assert [part.state for part in parts].count("cancelled") == 5
+
+
+def test_cancelling_a_job_in_parts_kills_its_parts(pool, submit):
+    job = submit("in_parts", parts=6, seconds=50)
+    wait_for(lambda: Job.objects.filter(parent=job, state="running").count() == 2)
+    jobs.cancel(job)
+    assert ended(job).state == "cancelled"
+    parts = all_ended(Job.objects.filter(parent=job))
+    assert {part.state for part in parts} == {"cancelled"}
+
+
+def test_pool_processes_have_a_low_priority(pool, submit):
+    running(submit("nap", seconds=50))
+    wait_for(lambda: [worker.nice() for worker in pool.workers()] == [19, 19])
+    assert psutil.Process(pool.pid).nice() == 0
+
+
+def test_idle_process_that_is_killed_is_replaced(pool, submit):
+    ended(submit("echo", number=1))
+    before = wait_for(lambda: len(pool.workers()) == 2 and pool.workers())
+    for worker in before:
+        worker.kill()
+    after = all_ended([submit("echo", number=n) for n in range(4)])
+    assert {job.state for job in after} == {"succeeded"}
+    assert not set(before) & set(pool.workers())
+
+
+def test_fork_server_that_is_killed_is_replaced(pool, submit):
+    job = running(submit("nap", seconds=1))
+    server = wait_for(lambda: [w.parent() for w in pool.workers()])[0]
+    server.kill()
+    assert ended(job).state == "succeeded"
+    assert ended(submit("echo", number=1)).state == "succeeded"
