@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import Group, User
@@ -12,6 +13,10 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from items.apps import EDITORS
+
+# A loaded machine may take any time for an example.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
