@@ -1,6 +1,6 @@
-"""All settings, for every place the site runs in; the environment alone decides.
+"""Settings of the site, from environment variables; `.env.example` describes them.
 
-With nothing set the site is complete on SQLite and process memory, in DATA_DIR.
+With none set the site is complete on SQLite and process memory, in DATA_DIR.
 DATABASE_URL makes it a production site: HTTPS is expected and SECRET_KEY required.
 """
 
@@ -41,10 +41,7 @@ at_least_one = validate.Range(min=1)
 not_negative = validate.Range(min=0)
 WEB_PROCESSES = env.int("WEB_PROCESSES", os.cpu_count() or 1, validate=at_least_one)
 WEB_THREADS = env.int("WEB_THREADS", 8, validate=at_least_one)
-# A web process makes way for a new one when it has answered so many requests, or takes
-# so much memory, its caches included; 0 is no limit.
 WEB_MAX_REQUESTS = env.int("WEB_MAX_REQUESTS", 10_000_000, validate=not_negative)
-# How long a connection may stay idle, in seconds.
 WEB_KEEP_ALIVE_S = env.int("WEB_KEEP_ALIVE_S", 75, validate=at_least_one)
 
 COMPUTE_BACKEND = env.str(
@@ -54,19 +51,16 @@ BROKER_URL = env.str("BROKER_URL", "amqp://guest:guest@localhost:5672//")
 COMPUTE_PROCESSES = env.int(
     "COMPUTE_PROCESSES", os.cpu_count() or 1, validate=at_least_one
 )
-# How long a stop waits for jobs under way; then they are handed back.
 COMPUTE_GRACE_S = env.int("COMPUTE_GRACE_S", 20, validate=validate.Range(min=0))
 COMPUTE_MAX_QUEUED = env.int("COMPUTE_MAX_QUEUED", 1_000, validate=at_least_one)
 COMPUTE_MAX_QUEUED_PER_OWNER = env.int(
     "COMPUTE_MAX_QUEUED_PER_OWNER", 500, validate=at_least_one
 )
 COMPUTE_KEEP_DAYS = env.int("COMPUTE_KEEP_DAYS", 30, validate=at_least_one)
-# Modules with tasks of your own, beside those in compute/tasks/.
 COMPUTE_TASKS: list[str] = env.list("COMPUTE_TASKS", [])
-# The broker that other systems hear of changes from; unset, nothing is published.
 EVENTS_URL = env.str("EVENTS_URL", "")
 
-# --- applications and the way of a request
+# --- applications, middleware, templates
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -99,7 +93,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "resilient_site.ratelimit.middleware.RateLimitMiddleware",
-    # After those that add headers, most of which a 304 leaves out.
+    # Inside those that add headers: a 304 keeps few of the headers it finds.
     "resilient_site.middleware.conditional_reads",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -108,7 +102,6 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "resilient_site.urls"
-# Where strangers do not look for it.
 ADMIN_PATH = env.str("ADMIN_PATH", "admin").strip("/") + "/"
 ASGI_APPLICATION = "resilient_site.asgi.application"
 WSGI_APPLICATION = "resilient_site.wsgi.application"
@@ -140,7 +133,7 @@ if EMBEDDED:
             "NAME": DATA_DIR / "site.sqlite3",
             "OPTIONS": {
                 "timeout": 5,
-                # Take the write lock at the start: a later upgrade cannot wait.
+                # Take the write lock at the start: upgrading a read lock cannot wait.
                 "transaction_mode": "IMMEDIATE",
                 # FULL: an acknowledged write survives a power cut.
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
@@ -154,7 +147,7 @@ else:
         DATABASES["default"]["ENGINE"] = "resilient_site.postgres"
         DATABASES["default"]["OPTIONS"] = {
             "connect_timeout": 2,
-            # The last one: nothing is done any more for a client who has gone.
+            # The last option ends queries of connections that have broken.
             "options": "-c statement_timeout=30s -c lock_timeout=5s"
             " -c client_connection_check_interval=1s",
         } | DATABASES["default"]["OPTIONS"]
@@ -202,7 +195,7 @@ CACHES = caches(REDIS_URL)
 SESSION_ENGINE = "resilient_site.accounts.sessions"
 SESSION_CACHE_ALIAS = "sessions"
 
-# --- people and tokens
+# --- accounts
 
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
@@ -223,7 +216,7 @@ LOGOUT_REDIRECT_URL = "items:list"
 
 AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", 5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKOUT_MINUTES", 15))
-# Both together, so that nobody locks a colleague out from elsewhere.
+# Both together, or one user could lock another out from elsewhere.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "resilient_site.ratelimit.client_address.client_address"
 AXES_LOCKOUT_CALLABLE = "resilient_site.errors.locked_out"
@@ -233,7 +226,7 @@ AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 
 KNOX_TOKEN_MODEL = "resilient_site.ApiToken"  # noqa: S105 - a model's name
-MIGRATION_MODULES = {"knox": None}  # its own table would stay empty
+MIGRATION_MODULES = {"knox": None}  # knox's own table is not used
 REST_KNOX = {"TOKEN_TTL": timedelta(days=90)}
 
 # --- REST
@@ -251,7 +244,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.renderers.FirstRenderer",
     "DEFAULT_SCHEMA_CLASS": "resilient_site.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "resilient_site.errors.rest_exception_handler",
-    # `format` is a parameter of the export, not a switch of renderers.
+    # `format` is a parameter of the export and selects no renderer.
     "URL_FORMAT_OVERRIDE": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
@@ -278,9 +271,9 @@ REQUIRE_IF_MATCH = env.bool("REQUIRE_IF_MATCH", False)
 
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
 IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 256 * 1024 * 1024)
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form without its files
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form, without its files
 
-# --- staying up
+# --- resilience
 
 READ_CACHE = env.bool("READ_CACHE", True)
 READ_CACHE_BYTES = env.int("READ_CACHE_BYTES", 64 * 1024 * 1024)
@@ -296,14 +289,13 @@ ADMISSION_PATIENCE_S = {
     "write": env.float("ADMISSION_PATIENCE_WRITE_S", 5.0),
     "heavy": env.float("ADMISSION_PATIENCE_HEAVY_S", 5.0),
 }
-# How long a request may take; clients may ask for less (X-Request-Timeout).
 DEADLINES_S = {
     "read": env.float("DEADLINE_READ_S", 10.0),
     "write": env.float("DEADLINE_WRITE_S", 30.0),
     "heavy": env.float("DEADLINE_HEAVY_S", 3600.0),
 }
-# How often whom is answered: by address, by user, or by token. For one person these
-# are many; whole offices share an address.
+# By name: class of requests, kind of client, quota, window in seconds. The quotas of
+# anonymous clients allow for whole offices behind one address.
 RATE_LIMITS = override_policies(
     {
         "sign-in": ("sign-in", ANONYMOUS, 120, 60),
@@ -325,14 +317,14 @@ RATELIMIT_FAIL_OPEN = True
 
 # --- security
 
-# Behind a proxy the Uvicorn worker takes the scheme from X-Forwarded-Proto, and
-# only from the addresses in gunicorn's forwarded_allow_ips.
+# Behind a proxy Uvicorn takes the scheme from X-Forwarded-Proto, if the proxy is in
+# gunicorn's forwarded_allow_ips.
 HTTPS = env.bool("HTTPS", not EMBEDDED)
 SECURE_SSL_REDIRECT = HTTPS
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 365 * 24 * 3600) if HTTPS else 0
-# Subdomains and preload lists are the domain owner's to decide, not ours.
+# HSTS for subdomains and preload lists is for the owner of the domain to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_CSP: dict[str, list[str]] = {
     "default-src": [CSP.SELF],
@@ -353,8 +345,8 @@ USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
 
 STATIC_URL = "static/"
-# Unset: files are served from where they lie. Set: `collectstatic` fills it, and
-# names carry the hash of the content, so that they may be cached for ever.
+# With STATIC_ROOT, names have the hash of the content, so that files can be cached
+# for ever.
 STATIC_ROOT = env.str("STATIC_ROOT", "") or None
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 if STATIC_ROOT:
@@ -365,20 +357,19 @@ if STATIC_ROOT:
         },
     }
 
-# --- reports
+# --- observability
 
 SENTRY_DSN = env.str("SENTRY_DSN", "")
 RELEASE = env.str("RELEASE", "")
-# The SDK of OpenTelemetry reads it, and its other variables, itself.
+# OpenTelemetry's SDK also reads this itself, and its other variables.
 OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 LOG_FORMAT = env.str(
     "LOG_FORMAT",
     "console" if EMBEDDED else "json",
     validate=validate.OneOf(["console", "json"]),
 )
-# 0: no line of any request; all: also of what is answered from memory.
 ACCESS_LOG = env.str("ACCESS_LOG", "1", validate=validate.OneOf(["0", "1", "all"]))
-# Who may read /metrics, as addresses or networks; behind a proxy, only those it names.
+# Behind a proxy it is the address that the proxy names which counts.
 METRICS_ALLOW: list[str] = env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1"])
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     multiprocess.share(DATA_DIR)  # before anything imports prometheus_client
