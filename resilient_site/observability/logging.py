@@ -15,7 +15,6 @@ import os
 import re
 import select
 import sys
-import threading
 import time
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
@@ -47,30 +46,20 @@ _control_characters = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 def line_formatter(style: str) -> ProcessorFormatter:
     """Return the formatter of the site's lines: style `json` or `console`."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     to_text = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False
     )
     # For libraries that log by structlog, such as stamina.
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared[:2],
-            shared[3],
-            ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
     )
     return ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
         processors=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
             add_context,
             ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
@@ -97,15 +86,14 @@ def redact_event(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def escape_control(_: Any, __: str, event: EventDict) -> EventDict:
-    """Escape control characters; a traceback keeps its line ends."""
-
-    def escape(found: re.Match[str]) -> str:
-        return ascii(found[0])[1:-1]
-
+    """Escape control characters in texts; a traceback keeps its line ends."""
     for key, text in event.items():
-        if isinstance(text, str):
+        if isinstance(text, str) and not text.isprintable():
             lines = text.split("\n") if key == "exception" else [text]
-            event[key] = "\n".join(_control_characters.sub(escape, x) for x in lines)
+            event[key] = "\n".join(
+                _control_characters.sub(lambda found: ascii(found[0])[1:-1], line)
+                for line in lines
+            )
     return event
 
 
@@ -136,95 +124,88 @@ def shorten(value: Any, limit: int) -> Any:
     return value if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
 
 
-class LineWriter(logging.Handler):
-    """Writes a rendered line in one call, as soon as the reader has room for it."""
+class LineHandler(QueueHandler):
+    """Renders lines where they are logged, and queues them once a thread writes."""
 
-    def __init__(self, owner: "LineHandler", descriptor: int) -> None:
-        super().__init__()
-        self.owner, self.descriptor = owner, descriptor
+    queue: SimpleQueue[str]
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, threading.Event):  # of flush
-            record.msg.set()
-            return
-        line = f"{record.msg}\n".encode(errors="backslashreplace")
-        if self.owner.listener is None:
-            poll = select.poll()
-            poll.register(self.descriptor, select.POLLOUT)
-            if not poll.poll(WRITE_TIMEOUT_MS):
-                self.owner.drop()
-                return
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__(SimpleQueue())
+        self.descriptor = descriptor
+        self.dropped = self._unreported = 0
+        os.register_at_fork(after_in_child=self._reset)
+
+    def start(self) -> None:
+        """Write in a thread of this process from now on."""
+        if self.listener is None:
+            self.listener = LineListener(self.queue, self)
+            self.listener.start()
+            atexit.register(self.flush)
+
+    def flush(self) -> None:
+        """Wait until all lines are written, but not for a reader that has stopped."""
+        end = time.monotonic() + FLUSH_TIMEOUT_S
+        while not self.queue.empty() and time.monotonic() < end:
+            time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S)  # for the last one, which has left the queue
+
+    def _reset(self) -> None:
+        # A forked process inherits neither the thread nor what it has to write.
+        self.queue, self.listener = SimpleQueue(), None
+        self.dropped = self._unreported = 0
+
+    def prepare(self, record: logging.LogRecord) -> str:
+        return f"{self.format(record)}\n"
+
+    def enqueue(self, line: Any) -> None:
+        if self.listener is None:
+            self.write(line, WRITE_TIMEOUT_MS)
+        elif self.queue.qsize() >= MAX_QUEUED:
+            self._drop()
+        else:
+            self.queue.put(line)
+            if self._unreported and self.queue.qsize() < MAX_QUEUED // 2:
+                number, self._unreported = self._unreported, 0
+                logger.warning("%d log lines were dropped: the queue was full.", number)
+
+    def write(self, line: str, timeout_ms: int | None = None) -> None:
+        """Write the line in one call, as soon as the reader has room for it."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
         try:
-            os.write(self.descriptor, line)
+            if timeout_ms is not None and not poll.poll(timeout_ms):
+                raise BlockingIOError
+            os.write(self.descriptor, line.encode(errors="backslashreplace"))
         except BlockingIOError:
-            self.owner.drop()
+            self._drop()
         except OSError:
             pass  # the reader has ended
 
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._unreported += 1
 
-class Listener(QueueListener):
-    queue: SimpleQueue[Any]
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Log that a record cannot be rendered; the standard prints a traceback."""
+        text = f"A log record cannot be rendered: {record.msg!r} ({sys.exception()!r})"
+        fields = {"name": record.name, "levelname": "ERROR", "msg": text}
+        with suppress(Exception):
+            self.enqueue(self.prepare(logging.makeLogRecord(fields)))
+
+
+class LineListener(QueueListener):
+    """Writes the queued lines of a handler, in a thread."""
+
+    queue: SimpleQueue[str]
+    handlers: tuple[LineHandler]
 
     def dequeue(self, block: bool) -> Any:
         if self.queue.empty():
             time.sleep(PAUSE_S)
         return self.queue.get(block)
 
-
-class LineHandler(QueueHandler):
-    """Renders lines where they are logged, and queues them once a thread writes."""
-
-    queue: SimpleQueue[Any]
-
-    def __init__(self, descriptor: int = 2) -> None:
-        super().__init__(SimpleQueue())
-        self.writer = LineWriter(self, descriptor)
-        self.dropped = self._unreported = 0
-
-    def start(self) -> None:
-        """Write in a thread of this process from now on."""
-        if self.listener is None:
-            self.listener = Listener(self.queue, self.writer)
-            self.listener.start()
-            atexit.register(self.flush)
-
-    def reset(self) -> None:
-        """Forget thread and queue, which a forked process does not inherit."""
-        self.queue, self.listener = SimpleQueue(), None
-        self.dropped = self._unreported = 0
-
-    def flush(self) -> None:
-        """Wait until all lines are written, but not for a reader that has stopped."""
-        if self.listener is not None:
-            is_written = threading.Event()
-            self.queue.put(logging.makeLogRecord({"msg": is_written}))
-            is_written.wait(FLUSH_TIMEOUT_S)
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        if self.listener is None:
-            self.writer.handle(record)
-            return
-        if self.queue.qsize() >= MAX_QUEUED:
-            self.drop()
-            return
-        self.queue.put(record)
-        if self._unreported and self.queue.qsize() < MAX_QUEUED // 2:
-            number, self._unreported = self._unreported, 0
-            logger.warning("%d log lines were dropped: the queue was full.", number)
-
-    def drop(self) -> None:
-        self.dropped += 1
-        self._unreported += 1
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Log that a record cannot be rendered, where the standard prints a trace."""
-        message = "A log record cannot be rendered: %r, as %r"
-        failed = logging.LogRecord(
-            record.name, logging.ERROR, "", 0, message,
-            (str(record.msg), sys.exception()), None,
-        )  # fmt: skip
-        with suppress(Exception):
-            self.enqueue(self.prepare(failed))
+    def handle(self, line: Any) -> None:
+        self.handlers[0].write(line)
 
 
 def line_handler() -> LineHandler | None:
@@ -237,11 +218,3 @@ def start_listener() -> None:
     """Have log lines written by a thread, in a process that must not wait for it."""
     if handler := line_handler():
         handler.start()
-
-
-def _after_fork() -> None:
-    if handler := line_handler():
-        handler.reset()
-
-
-os.register_at_fork(after_in_child=_after_fork)
