@@ -151,7 +151,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         return self._answer(item)
 
     def _answer(self, item: Item, status: int = 200) -> Response:
-        response = Response(self.get_serializer(item).data, status)
+        response = Response(item.as_json(), status)
         response["ETag"] = item.etag
         response["Last-Modified"] = item.last_modified
         response["Cache-Control"] = "no-cache"

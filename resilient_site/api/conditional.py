@@ -18,7 +18,9 @@ from django.utils.http import parse_http_date_safe
 
 from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 
-HEADERS = (b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since")
+HEADERS = frozenset(
+    (b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since")
+)
 SAFE_METHODS = ("GET", "HEAD")
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'

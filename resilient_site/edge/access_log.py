@@ -12,10 +12,11 @@ from typing import Any
 from django.conf import settings
 
 from resilient_site.edge.asgi_types import Message, Send
+from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
-from resilient_site.observability.route_names import PROBE, route_of
+from resilient_site.observability.route_names import PROBE
 
 logger = logging.getLogger("resilient_site.requests")
 
@@ -40,7 +41,8 @@ def method_of(method: str) -> str:
 
 
 def record_hit(scope: Message, size: int) -> None:
-    requests[route_of(scope["path"]), scope["method"], 200, HIT] += 1
+    route = policy_at(scope["path"], "GET").route
+    requests[route, scope["method"], 200, HIT] += 1
     if settings.ACCESS_LOG == ALL:
         log(scope, 200, 0.0, size, HIT)
 
@@ -68,7 +70,8 @@ class Observed:
         seconds = time.perf_counter() - self._began
         scope = self._scope
         status = self._status or GONE
-        route, method = route_of(scope["path"]), method_of(scope["method"])
+        method = method_of(scope["method"])
+        route = policy_at(scope["path"], method).route
         how = self.how()
         requests[route, method, status, how] += 1
         if route == PROBE:
@@ -96,7 +99,7 @@ def log(scope: Message, status: int, seconds: float, size: int, how: str) -> Non
     fields: dict[str, Any] = {
         "method": scope["method"],
         "path": scope["path"],
-        "route": route_of(scope["path"]),
+        "route": policy_at(scope["path"], method_of(scope["method"])).route,
         "status": status,
         "duration_ms": round(seconds * 1000, 2),
         "bytes": size,

@@ -7,11 +7,19 @@ body has at most MAX_BODY_BYTES, and requests are plain reads and writes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 from django.urls import Resolver404, resolve
+
+from resilient_site.observability.route_names import (
+    PROBE,
+    PROBES,
+    UNKNOWN,
+    name_pattern,
+    route_of,
+)
 
 READ, WRITE = "read", "write"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -52,6 +60,8 @@ class ViewPolicy:
     # Classes of settings.RATE_LIMITS.
     read_rate: str = READ
     write_rate: str = WRITE
+    # The URL pattern, by which requests are counted and logged.
+    route: str = field(default=UNKNOWN, compare=False)
 
 
 DEFAULT = ViewPolicy()
@@ -106,6 +116,8 @@ def policy_at(path: str, method: str) -> ViewPolicy:
     if len(path) > PATH_MAX:
         return DEFAULT
     try:
-        return policy_of(resolve(path).func, method)
+        match = resolve(path)
     except Resolver404:
-        return DEFAULT
+        return replace(DEFAULT, route=route_of(path))
+    route = PROBE if path.rstrip("/") in PROBES else name_pattern(match.route)
+    return replace(policy_of(match.func, method), route=route)

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.http import parse_cookie
 
 from resilient_site.accounts.verified_tokens import credentials
+from resilient_site.api import conditional
 from resilient_site.edge.asgi_types import Message
 from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
@@ -120,7 +121,7 @@ class Incoming:
 
     @property
     def is_conditional(self) -> bool:
-        return b"if-none-match" in self.headers or b"if-modified-since" in self.headers
+        return not conditional.HEADERS.isdisjoint(self.headers)
 
     @property
     def wants_no_fetch(self) -> bool:

@@ -27,8 +27,12 @@ def _route_of(path: str) -> str:
     if path.startswith(f"/{settings.STATIC_URL.strip('/')}/"):
         return STATIC
     try:
-        route = resolve(path).route
+        return name_pattern(resolve(path).route)
     except Resolver404:
         return UNKNOWN
+
+
+@lru_cache(maxsize=1_024)
+def name_pattern(route: str) -> str:
     named = _parameter.sub(lambda found: f"<{found[1] or found[2]}>", route)
     return f"/{named.removesuffix('$').removesuffix('/?').replace('^', '')}"

@@ -32,9 +32,8 @@ class Deadline:
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
-def set_deadline(deadline: Deadline) -> None:
-    """Set the deadline of the current context."""
-    _current.set(deadline)
+# Sets the deadline of the current context.
+set_deadline = _current.set
 
 
 @contextmanager

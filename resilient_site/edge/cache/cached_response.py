@@ -158,10 +158,9 @@ class Copy:
 
     def _is_known_to(self, request: Incoming) -> bool:
         """Return whether the answer is 304. Raises SiteError for 412."""
-        conditions = conditional_headers(request.headers)
-        return bool(conditions) and evaluate(
+        return request.is_conditional and evaluate(
             request.method,
-            conditions,
+            conditional_headers(request.headers),
             etag=self.etag.decode("latin-1") if self.etag else None,
             last_modified=self.modified.decode("latin-1") if self.modified else None,
         )

@@ -43,15 +43,46 @@ def delete_shared(key: keys.Key) -> None:
 
 async def find_fresh_in_redis(key: keys.Key) -> Copy | None:
     """Return the response that another process has fetched, if it is fresh."""
+    if not redis_lookups.is_due():
+        return None
     response = await stale_store.get_from_redis(_as_text(key))
-    if (
-        response
+    is_found = (
+        response is not None
         and keys.is_fresh(response)
         and keys.may_be_shared(response, key)
         and copies.put(key, response)
-    ):
-        return response
-    return None
+    )
+    redis_lookups.record(is_found)
+    return response if is_found else None
+
+
+class LookupRate:
+    """Whether fresh responses are looked up in Redis, by how many are found there.
+
+    Reads that are spread evenly over many items find next to none there, and a look-up
+    costs as much as a query. Then only one in SAMPLE_EVERY is made, until they find
+    some again.
+    """
+
+    SMOOTHING = 1 / 50
+    WORTH_IT = 1 / 50
+    SAMPLE_EVERY = 16
+
+    def __init__(self) -> None:
+        self.found, self._skipped = 1.0, 0
+
+    def is_due(self) -> bool:
+        if self.found >= self.WORTH_IT or self._skipped >= self.SAMPLE_EVERY:
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        return False
+
+    def record(self, is_found: bool) -> None:
+        self.found += (is_found - self.found) * self.SMOOTHING
+
+
+redis_lookups = LookupRate()
 
 
 async def _find_shared(request: Incoming, in_memory_only: bool) -> Copy | None:

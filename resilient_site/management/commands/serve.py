@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NoReturn
 
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
@@ -60,12 +60,13 @@ class Command(BaseCommand):
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             call_command("migrate", verbosity=0)
-        if User.objects.exists():
+        users = get_user_model().objects
+        if users.exists():
             return
         call_command("load_sample", stdout=self.stdout)
         # Last, so that a start that was broken off is made up for by the next one.
         password = secrets.token_urlsafe(12)
-        User.objects.create_superuser(ADMINISTRATOR, password=password)
+        users.create_superuser(ADMINISTRATOR, password=password)
         self.stdout.write(
             f"Administrator: {ADMINISTRATOR}   Password: {password}\n"
             "Keep it: it is shown only now (manage.py changepassword makes a new one)."

@@ -57,9 +57,16 @@ class Running(dict[str, Peer]):
         )
         return site
 
-    def start_ours(self) -> None:
-        self.start_site("--no-compute")
-        self.fill_ours()
+    def start_ours(self, items: int = ITEMS) -> None:
+        site = self.start_site("--no-compute")
+        if items == ITEMS:
+            self.fill_ours()
+            return
+        rows = (
+            f"{n},{ITEM['name']},{ITEM['description']}" for n in range(1, items + 1)
+        )
+        text = "\n".join(["id,name,description", *rows])
+        site.manage("import_items", "-", input=text, check=True)
 
     def fill_ours(self) -> None:
         rows = [ITEM | {"id": number} for number in range(1, ITEMS + 1)]
@@ -78,12 +85,12 @@ class Running(dict[str, Peer]):
         program = self._run(self.stand.env(), *command, ready="Uvicorn running")
         return Peer(port, program.processes)
 
-    def start_django(self) -> None:
+    def start_django(self, items: int = ITEMS) -> None:
         """Both frameworks, in one process with eight threads."""
         url, port = self.stand.new_database(), free_port()
         settings = "tests.load.django_peer.settings"
         env = self.stand.env(DATABASE_URL=url, DJANGO_SETTINGS_MODULE=settings)
-        prepare = ["-m", "tests.load.django_peer.prepare", str(ITEMS)]
+        prepare = ["-m", "tests.load.django_peer.prepare", str(items)]
         token = subprocess.run(
             [sys.executable, *prepare],
             cwd=ROOT, env=env, check=True, capture_output=True, text=True,

@@ -4,6 +4,7 @@ from types import ModuleType
 
 from tests.load.bench.sections import (
     beside,
+    cold,
     cores,
     delays,
     files,
@@ -18,6 +19,7 @@ from tests.load.bench.sections import (
 # Each has a TITLE, and `measure(bench)`, which yields what it finds.
 SECTIONS: dict[str, ModuleType] = {
     "reads": reads,
+    "cold": cold,
     "writes": writes,
     "overload": overload,
     "jobs": jobs,
