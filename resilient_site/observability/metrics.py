@@ -76,10 +76,6 @@ ADMISSION_ADMITTED = counter("admission_admitted", "Requests admitted.", "kind")
 ADMISSION_REJECTED = counter(
     "admission_rejected", "Requests rejected for overload.", "kind"
 )
-RETRIES = counter("retries", "Calls that were retried.")
-RETRIES_REJECTED = counter(
-    "retries_rejected", "Calls not retried, as the retry budget was spent."
-)
 RATE_LIMITED = counter("rate_limited", "Requests rejected with 429.", "policy")
 DATABASE_CONNECTIONS = counter(
     "database_connections_opened", "Connections opened to the database."

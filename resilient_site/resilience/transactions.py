@@ -7,18 +7,22 @@ anew and sees what the other has written. Its client notices a delay, or 409 aft
 
 import functools
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
+import stamina
 from django.db import IntegrityError, OperationalError, transaction
 
 from resilient_site.errors import Conflict
-from resilient_site.resilience import retries
+from resilient_site.resilience import deadlines
 
 ATTEMPTS = 6
-PAUSE_S = 0.02
-PAUSE_MAX_S = 0.1
+WAIT_INITIAL_S = 0.02
+WAIT_MAX_S = 0.1
+WAIT_JITTER_S = 0.05
 # Each attempt may wait for SQLite's lock as long as DATABASES says.
-RETRIED_FOR_S = 10
+TIMEOUT_S = 10.0
 # PostgreSQL, appendix A: class 40.
 DEADLOCK = "40P01"
 SERIALIZATION_FAILURE = "40001"
@@ -42,27 +46,47 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(write)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _is_retried.get():
+            with transaction.atomic():
+                return write(*args, **kwargs)
         is_nested = transaction.get_connection().in_atomic_block
-        is_retried = is_lost_at_savepoint if is_nested else is_lost_or_not_begun
         try:
-            for attempt in retries.retrying(
-                is_retried,
+            for attempt in stamina.retry_context(
+                on=is_lost_at_savepoint if is_nested else is_lost_or_not_begun,
                 attempts=ATTEMPTS,
-                pause_s=PAUSE_S,
-                pause_max_s=PAUSE_MAX_S,
-                within_s=RETRIED_FOR_S,
-                # The database answers; another writer was faster.
-                budget=None,
+                timeout=_timeout_s(),
+                wait_initial=WAIT_INITIAL_S,
+                wait_max=WAIT_MAX_S,
+                wait_jitter=WAIT_JITTER_S,
             ):
-                with attempt, transaction.atomic():
+                with attempt, _marked_as_retried(), transaction.atomic():
                     return write(*args, **kwargs)
         except (IntegrityError, OperationalError) as error:
-            if retries.is_inside() or not is_lost_at_savepoint(error):
+            if not is_lost_at_savepoint(error):
                 raise
             raise Contended from error
         raise AssertionError("unreachable")
 
     return wrapper
+
+
+_is_retried: ContextVar[bool] = ContextVar("is_retried", default=False)
+
+
+@contextmanager
+def _marked_as_retried() -> Iterator[None]:
+    token = _is_retried.set(True)
+    try:
+        yield
+    finally:
+        _is_retried.reset(token)
+
+
+def _timeout_s() -> float:
+    """Return for how long attempts may begin: never past the request's deadline."""
+    remaining_s = deadlines.remaining()
+    # To stamina, 0 would be an error in the program.
+    return TIMEOUT_S if remaining_s is None else max(min(TIMEOUT_S, remaining_s), 1e-6)
 
 
 def is_lost_at_savepoint(error: Exception) -> bool:
