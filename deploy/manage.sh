@@ -1,8 +1,8 @@
 #!/bin/sh
-# manage.py of the release that is current, with the site's environment and rights:
+# manage.py of the current release, with the site's environment and user:
 #   sh /opt/resilient-site/current/deploy/manage.sh migrate
 set -eu
-# As systemd takes it: no sign in a value means anything to a shell.
+# Read as systemd does: a shell would expand signs in values.
 while IFS= read -r line || [ -n "$line" ]; do
     name=${line%%=*} value=${line#*=}
     case $value in
