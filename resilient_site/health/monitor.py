@@ -117,7 +117,10 @@ class ComponentMonitor:
         # The cause was logged where it happened.
         level = logging.INFO if result.status is Status.PASS else logging.WARNING
         status, meaning = result.status.upper(), result.meaning
-        logger.log(level, "%s: %s. %s", self.component.title, status, meaning)
+        name = self.component.name
+        extra = {"event_name": f"component_{result.status}", "component": name}
+        title = self.component.title
+        logger.log(level, "%s: %s. %s", title, status, meaning, extra=extra)
 
 
 class HealthMonitor:

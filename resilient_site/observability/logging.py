@@ -166,7 +166,10 @@ class LineHandler(QueueHandler):
             self.queue.put(line)
             if self._unreported and self.queue.qsize() < MAX_QUEUED // 2:
                 number, self._unreported = self._unreported, 0
-                logger.warning("%d log lines were dropped: the queue was full.", number)
+                logger.warning(
+                    "%d log lines were dropped: the queue was full.", number,
+                    extra={"event_name": "log_lines_dropped", "number": number},
+                )  # fmt: skip
 
     def write(self, line: str, timeout_ms: int | None = None) -> None:
         """Write the line in one call, as soon as the reader has room for it."""

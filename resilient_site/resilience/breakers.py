@@ -142,7 +142,8 @@ class Breaker:
         with self._lock:
             self._override = state
         done = f"forced {state}" if state else "override removed"
-        logger.warning("Circuit breaker for the %s: %s.", self.name, done)
+        extra = {"event_name": "breaker_overridden", "breaker": self.name}
+        logger.warning("Circuit breaker for the %s: %s.", self.name, done, extra=extra)
         self._notify()
 
     def trip(self, error: BaseException) -> None:
@@ -258,11 +259,13 @@ class Breaker:
 
     def _log_opened(self) -> None:
         message = "Circuit breaker for the %s opened: %s"
-        logger.warning(message, self.name, self._last_error)
+        extra = {"event_name": "breaker_opened", "breaker": self.name}
+        logger.warning(message, self.name, self._last_error, extra=extra)
         self._notify()
 
     def _log_closed(self) -> None:
-        logger.info("Circuit breaker for the %s closed.", self.name)
+        extra = {"event_name": "breaker_closed", "breaker": self.name}
+        logger.info("Circuit breaker for the %s closed.", self.name, extra=extra)
         self._notify()
 
     def _notify(self) -> None:

@@ -226,6 +226,8 @@ def test_outage_is_logged_once_at_each_end(breaker, clock, caplog):
     assert opened.message.startswith("Circuit breaker for the test opened: Broken")
     assert closed.levelname == "INFO"
     assert closed.message == "Circuit breaker for the test closed."
+    assert opened.event_name == "breaker_opened"
+    assert closed.event_name == "breaker_closed"
 
 
 def test_threads_are_guarded_concurrently():
