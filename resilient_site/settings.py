@@ -321,6 +321,8 @@ RATELIMIT_FAIL_OPEN = True
 # gunicorn's forwarded_allow_ips.
 HTTPS = env.bool("HTTPS", not EMBEDDED)
 SECURE_SSL_REDIRECT = HTTPS
+# Probes and scrapes come from inside, without TLS.
+SECURE_REDIRECT_EXEMPT = ["^(livez|readyz|metrics)/?$"]
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 365 * 24 * 3600) if HTTPS else 0

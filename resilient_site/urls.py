@@ -3,11 +3,12 @@ from functools import partial
 from django.conf import settings
 from django.contrib import admin
 from django.templatetags.static import static
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from resilient_site.edge.policy import policy
 from resilient_site.health import views as status
+from resilient_site.observability.views import metrics
 
 admin.site.site_header = admin.site.site_title = "Resilient Site"
 admin_login = policy(write_rate="sign-in")(partial(admin.site.login))
@@ -18,6 +19,9 @@ urlpatterns = [
     path("items/", include("items.urls")),
     path("jobs/", include("compute.urls")),
     path("account/", include("resilient_site.accounts.urls")),
+    re_path("^livez/?$", status.live, name="live"),
+    re_path("^readyz/?$", status.ready, name="ready"),
+    re_path("^metrics/?$", metrics, name="metrics"),
     path("status/", status.status, name="status"),
     path(
         "status/breakers/<str:name>/", status.override_breaker, name="override-breaker"

@@ -11,7 +11,7 @@ from time import monotonic
 
 from django.conf import settings
 
-from resilient_site.edge import lifespan, metrics_endpoint, probes, wsgi_bridge
+from resilient_site.edge import lifespan, probes, wsgi_bridge
 from resilient_site.edge.access_log import Observed, record_hit
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Message, Receive, Send
@@ -107,9 +107,7 @@ async def answer(
     try:
         if request.path in probes.PATHS and await probes.answer(request, send, extra):
             return
-        if request.path in metrics_endpoint.PATHS:
-            await metrics_endpoint.answer(request, send, extra)
-        elif not await coalescing.answer(request, receive, send, extra):
+        if not await coalescing.answer(request, receive, send, extra):
             await forward(request, receive, send, extra)
     except ClientGone:
         return

@@ -7,8 +7,10 @@ from resilient_site.edge.admission import Admission
 from resilient_site.edge.cache.keys import copies
 from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import Kind
+from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.edge.wsgi_bridge import admission
 from resilient_site.health.components import CheckResult, Component, Status, register
+from resilient_site.health.monitor import health_monitor
 
 # How long after a rejection the site still counts as overloaded.
 OVERLOADED_FOR_S = 10.0
@@ -68,3 +70,5 @@ edge = Edge(admission)
 
 def register_all() -> None:
     register(Component("edge", "Requests", "component", edge.check))
+    health_monitor.is_stopping = lambda: in_flight_responses.is_ending
+    health_monitor.has_stale_responses = lambda: edge.has_answers

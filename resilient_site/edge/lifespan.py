@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.db import connection
 
-from resilient_site.edge import health_check, metrics_endpoint
+from resilient_site.edge import edge_metrics, health_check
 from resilient_site.edge.asgi_types import Receive, Send
 from resilient_site.edge.cache.invalidation import generations
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
@@ -29,11 +29,11 @@ def start() -> None:
     health_check.register_all()
     health_monitor.start()
     page.warm_up()
-    metrics_endpoint.start()
+    edge_metrics.start()
 
 
 def stop() -> None:
-    metrics_endpoint.stop()
+    edge_metrics.stop()
     tracing.stop()
     health_monitor.stop()
     breaker_overrides.stop()

@@ -5,7 +5,7 @@ from typing import Any
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import ComponentStatus, Report
 
-TYPE = b"application/health+json"
+TYPE = "application/health+json"
 
 
 def health(report: Report, why_not_ready: str = "") -> dict[str, Any]:

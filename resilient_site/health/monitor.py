@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from django.db import close_old_connections, connections
 
+from resilient_site.health.checks import DATABASE
 from resilient_site.health.components import (
     CheckResult,
     Component,
@@ -129,6 +130,9 @@ class HealthMonitor:
     def __init__(self) -> None:
         self.monitors: list[ComponentMonitor] = []
         self._stopping: threading.Event | None = None
+        # The edge sets these: without it no response is kept for an outage.
+        self.is_stopping: Callable[[], bool] = lambda: False
+        self.has_stale_responses: Callable[[], bool] = lambda: False
 
     def start(self, components: Iterable[Component] | None = None) -> None:
         self._stopping = threading.Event()
@@ -150,6 +154,14 @@ class HealthMonitor:
     @property
     def is_running(self) -> bool:
         return self._stopping is not None
+
+    def why_not_ready(self, report: Report) -> str:
+        """Return why this process cannot answer requests; "" if it can."""
+        if self.is_stopping():
+            return "The process is stopping."
+        if report.status_of(DATABASE) is Status.FAIL and not self.has_stale_responses():
+            return "The database does not answer, and no responses are cached."
+        return ""
 
     def report(self) -> Report:
         """Return the last results at once; if no threads run, check now."""

@@ -1,8 +1,9 @@
-"""The status page for users, and the circuit breaker overrides for staff."""
+"""Probes, the status page, and the circuit breaker overrides for staff."""
 
 import logging
 from typing import Any
 
+import orjson
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -24,13 +25,49 @@ STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
 @require_safe
+def live(request: HttpRequest) -> HttpResponse:
+    """Liveness probe: the process answers."""
+    return _plain("ok")
+
+
+@require_safe
+def ready(request: HttpRequest) -> HttpResponse:
+    """Readiness probe: the process can answer requests, from a cache if need be."""
+    report = health_monitor.report()
+    why_not = health_monitor.why_not_ready(report)
+    status = 503 if why_not else 200
+    if "verbose" in request.GET:
+        body = orjson.dumps(health_json.health(report, why_not))
+        headers = {"Cache-Control": "no-store"}
+        return HttpResponse(body, health_json.TYPE, status, headers=headers)
+    degraded = ", ".join(component.name for component in report.not_passing)
+    return _plain(
+        why_not or (f"ok, but degraded: {degraded}" if degraded else "ok"), status
+    )
+
+
+def _plain(text: str, status: int = 200) -> HttpResponse:
+    headers = {"Cache-Control": "no-store"}
+    content_type = "text/plain; charset=utf-8"
+    return HttpResponse(f"{text}\n", content_type, status, headers=headers)
+
+
+@require_safe
+def public_status(request: HttpRequest) -> HttpResponse:
+    """Status page without a user or a database."""
+    report = health_monitor.report()
+    return page.public(request, report, health_monitor.why_not_ready(report))
+
+
+@require_safe
 def status(request: HttpRequest) -> HttpResponse:
     try:
         if request.user.is_authenticated:
             return _for_user(request)
     except (DatabaseError, InterfaceError):
         pass  # the user cannot be looked up: show the public page
-    return page.public(request, health_monitor.report())
+    response: HttpResponse = public_status(request)
+    return response
 
 
 def _for_user(request: HttpRequest) -> HttpResponse:

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from resilient_site.edge import probes
-from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.health import health_json
 from resilient_site.health.components import CheckResult, Component, Status
 from resilient_site.health.monitor import (
@@ -16,6 +14,7 @@ from resilient_site.health.monitor import (
     ComponentMonitor,
     HealthMonitor,
     Report,
+    health_monitor,
 )
 from tests.private_server import wait_for
 
@@ -150,9 +149,9 @@ def report_of(**statuses: Status) -> Report:
     ids=["pass", "cache warns", "database fails", "compute unknown"],
 )
 def test_degraded_process_is_ready(statuses, expected, monkeypatch):
-    monkeypatch.setattr(probes.edge, "has_answers", True)
+    monkeypatch.setattr(health_monitor, "has_stale_responses", lambda: True)
     report = report_of(**statuses)
-    assert probes.why_not_ready(report) == ""
+    assert health_monitor.why_not_ready(report) == ""
     assert health_json.health(report)["status"] == expected
 
 
@@ -167,8 +166,9 @@ def test_document_for_everyone_has_no_errors_or_figures():
 
 def test_process_that_stops_or_has_nothing_to_serve_is_not_ready(monkeypatch):
     failing = report_of(database=Status.FAIL)
-    monkeypatch.setattr(probes.edge, "has_answers", False)
-    assert "no responses are cached" in probes.why_not_ready(failing)
-    assert probes.why_not_ready(report_of(database=Status.PASS)) == ""
-    monkeypatch.setattr(in_flight_responses, "is_ending", True)
-    assert "stopping" in probes.why_not_ready(report_of(database=Status.PASS))
+    monkeypatch.setattr(health_monitor, "has_stale_responses", lambda: False)
+    assert "no responses are cached" in health_monitor.why_not_ready(failing)
+    passing = report_of(database=Status.PASS)
+    assert health_monitor.why_not_ready(passing) == ""
+    monkeypatch.setattr(health_monitor, "is_stopping", lambda: True)
+    assert "stopping" in health_monitor.why_not_ready(passing)
