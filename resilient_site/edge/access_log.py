@@ -1,7 +1,7 @@
-"""What is told of every request: it is counted, and most are written in a line.
+"""Access log: every request is counted, and most have a line.
 
-What is answered from memory is counted alone, unless ACCESS_LOG=all: to write a line
-costs more than to answer. Nor are there lines of probes.
+Cache hits have none unless ACCESS_LOG=all, as a line costs more than a hit; probes have
+none at all.
 """
 
 import logging

@@ -18,18 +18,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from resilient_site.edge.concurrency_limit import ConcurrencyLimit
-from resilient_site.edge.request import Kind
+from resilient_site.edge.request import Priority
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed, Overloaded
 
-LIGHT = tuple(kind for kind in Kind if kind is not Kind.HEAVY)
+LIGHT = tuple(kind for kind in Priority if kind is not Priority.HEAVY)
 # The setting of the patience of each class.
 PATIENCE = {
-    Kind.SIGNED_WRITE: "write",
-    Kind.SIGNED_READ: "authenticated_read",
-    Kind.READ: "anonymous_read",
-    Kind.WRITE: "write",
-    Kind.HEAVY: "heavy",
+    Priority.AUTHENTICATED_WRITE: "write",
+    Priority.AUTHENTICATED_READ: "authenticated_read",
+    Priority.ANONYMOUS_READ: "anonymous_read",
+    Priority.ANONYMOUS_WRITE: "write",
+    Priority.HEAVY: "heavy",
 }
 # The rest is for the error of the estimate, and for what a request waits elsewhere.
 USABLE_PATIENCE = 0.8
@@ -55,7 +55,7 @@ class DrainRate:
 
     def __init__(
         self,
-        classes: Iterable[Kind],
+        classes: Iterable[Priority],
         per_s: float,
         window_s: float,
         clock: Callable[[], float],
@@ -74,10 +74,10 @@ class DrainRate:
                 self._per_s[kind] *= decay
         self._updated_at = now
 
-    def record_completion(self, kind: Kind) -> None:
+    def record_completion(self, kind: Priority) -> None:
         self._per_s[kind] += 1 / self._window_s
 
-    def available_to(self, kind: Kind) -> float:
+    def available_to(self, kind: Priority) -> float:
         """Return the rate that more urgent classes leave to this one."""
         left = sum(rate for other, rate in self._per_s.items() if other >= kind)
         fair = sum(self._per_s.values()) / FAIR_TURN
@@ -94,11 +94,11 @@ class Pool:
     """Threads that some classes of requests share, with a queue for each class."""
 
     def __init__(
-        self, classes: Iterable[Kind], limit: Callable[[], float], rate: DrainRate
+        self, classes: Iterable[Priority], limit: Callable[[], float], rate: DrainRate
     ) -> None:
         self.limit, self.rate = limit, rate
         self.running = dict.fromkeys(classes, 0)
-        self.waiting: dict[Kind, deque[Waiter]] = {k: deque() for k in self.running}
+        self.waiting: dict[Priority, deque[Waiter]] = {k: deque() for k in self.running}
         self._turn = 0
         self._served_at_turn = dict.fromkeys(self.running, 0)
 
@@ -106,18 +106,18 @@ class Pool:
     def is_full(self) -> bool:
         return sum(self.running.values()) >= self.limit()
 
-    def estimate_completion_s(self, kind: Kind) -> float:
+    def estimate_completion_s(self, kind: Priority) -> float:
         """Return in how many seconds one more request of this class is answered."""
         self.rate.update(self.is_full)
         queued = sum(len(q) for other, q in self.waiting.items() if other <= kind)
         before = sum(self.running.values()) + queued
         return (before + 1) / self.rate.available_to(kind)
 
-    def start(self, kind: Kind) -> None:
+    def start(self, kind: Priority) -> None:
         self.rate.update(self.is_full)
         self.running[kind] += 1
 
-    def finish(self, kind: Kind) -> None:
+    def finish(self, kind: Priority) -> None:
         is_full = self.is_full
         self.rate.update(is_full)
         if is_full:
@@ -126,7 +126,7 @@ class Pool:
         self._start_waiting()
 
     async def wait(
-        self, kind: Kind, seconds: float, is_gone: Callable[[], bool]
+        self, kind: Priority, seconds: float, is_gone: Callable[[], bool]
     ) -> None:
         """Wait for a thread. Raises TimeoutError, or ClientGone."""
         waiter = Waiter(asyncio.get_running_loop().create_future(), is_gone)
@@ -157,7 +157,7 @@ class Pool:
             self._turn += 1
             self._served_at_turn[kind] = self._turn
 
-    def _next_class(self) -> Kind:
+    def _next_class(self) -> Priority:
         waiting = [kind for kind, queue in self.waiting.items() if queue]
         if (self._turn + 1) % FAIR_TURN:
             return min(waiting)
@@ -184,23 +184,25 @@ class Admission:
             DrainRate(LIGHT, LIGHT_PER_S, LIGHT_WINDOW_S, clock),
         )
         heavy = Pool(
-            [Kind.HEAVY],
+            [Priority.HEAVY],
             lambda: self.heavy_max if self.is_on else math.inf,
-            DrainRate([Kind.HEAVY], HEAVY_PER_S, HEAVY_WINDOW_S, clock),
+            DrainRate([Priority.HEAVY], HEAVY_PER_S, HEAVY_WINDOW_S, clock),
         )
-        self.pools = {kind: heavy if kind is Kind.HEAVY else light for kind in Kind}
-        self.admitted = dict.fromkeys(Kind, 0)
-        self.rejected = dict.fromkeys(Kind, 0)
+        self.pools = {
+            kind: heavy if kind is Priority.HEAVY else light for kind in Priority
+        }
+        self.admitted = dict.fromkeys(Priority, 0)
+        self.rejected = dict.fromkeys(Priority, 0)
 
     @property
-    def running(self) -> dict[Kind, int]:
+    def running(self) -> dict[Priority, int]:
         return {kind: pool.running[kind] for kind, pool in self.pools.items()}
 
     @property
-    def queued(self) -> dict[Kind, int]:
+    def queued(self) -> dict[Priority, int]:
         return {kind: len(pool.waiting[kind]) for kind, pool in self.pools.items()}
 
-    def check(self, kind: Kind, deadline: float) -> None:
+    def check(self, kind: Priority, deadline: float) -> None:
         """Raise Rejected if one more request would not be answered in time."""
         left_s = deadline - self._clock()
         if left_s <= 0:
@@ -215,7 +217,7 @@ class Admission:
             raise self._rejection(kind, completion_s - usable_s)
 
     async def enter(
-        self, kind: Kind, deadline: float, is_gone: Callable[[], bool]
+        self, kind: Priority, deadline: float, is_gone: Callable[[], bool]
     ) -> int:
         """Wait for a thread, and return how many run then; `leave` gives it back.
 
@@ -236,13 +238,13 @@ class Admission:
         self.admitted[kind] += 1
         return sum(pool.running.values())
 
-    def leave(self, kind: Kind, seconds: float, running: int) -> None:
+    def leave(self, kind: Priority, seconds: float, running: int) -> None:
         """Give a thread back, after so long, with so many running at its start."""
-        if kind is not Kind.HEAVY:
+        if kind is not Priority.HEAVY:
             self.limit.record(kind, seconds, running)
         self.pools[kind].finish(kind)
 
-    def _rejection(self, kind: Kind, room_in_s: float) -> Rejected:
+    def _rejection(self, kind: Priority, room_in_s: float) -> Rejected:
         self.rejected[kind] += 1
         seconds = min(max(math.ceil(room_in_s), 1), RETRY_AFTER_MAX_S)
         return Rejected(retry_after_s=seconds)

@@ -17,23 +17,23 @@ from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Message, Receive, Send
 from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import (
-    Copy,
+    CachedResponse,
     Headers,
     invalidates_cached_response,
 )
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.cache.keys import (
     Key,
-    copies,
     is_fresh,
     key_of,
     may_be_shared,
     query_of,
+    response_cache,
 )
 from resilient_site.edge.cache.stale_responses import send_stale_response, store_shared
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
-from resilient_site.edge.request import SAFE, Incoming, identifies_client, tidy
+from resilient_site.edge.request import SAFE, EdgeRequest, identifies_client, normalize
 from resilient_site.edge.request_body import ClientGone, received_body
 from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, watched
@@ -73,7 +73,7 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
     if counting is None:
         return False
     key = Key(host, scope["scheme"], path, counting, shared.without_headers)
-    response = copies.get(key)
+    response = response_cache.get(key)
     if response is None or not is_fresh(response):
         return False
     age = monotonic() - response.stored
@@ -92,17 +92,17 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
 
 
 async def serve(scope: Message, receive: Receive, send: Send) -> None:
-    tidy(scope)
+    normalize(scope)
     extra = start_request(scope)
     observed = Observed(scope, send)
     try:
-        await answer(Incoming(scope), receive, observed.send, extra)
+        await answer(EdgeRequest(scope), receive, observed.send, extra)
     finally:
         observed.end()
 
 
 async def answer(
-    request: Incoming, receive: Receive, send: Send, extra: Headers
+    request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> None:
     try:
         if request.path in probes.PATHS and await probes.answer(request, send, extra):
@@ -116,18 +116,18 @@ async def answer(
 
 
 async def forward(
-    request: Incoming, receive: Receive, send: Send, extra: Headers
+    request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Send Django's response; if that fails a reader, the stale response."""
-    kind = request.kind(private_cache.is_recognized(request))
+    kind = request.priority(private_cache.is_recognized(request))
     context, read_at = RequestContext(), now()
     try:
         wsgi_bridge.admission.check(kind, request.deadline)
         async with received_body(request, receive) as body, watched(receive, context):
             response = await run_django(request, kind, body, context, send)
     except SiteError as error:
-        is_rush = isinstance(error, Rejected)
-        if not await answer_without_django(request, send, extra, is_rush):
+        is_overload = isinstance(error, Rejected)
+        if not await answer_without_django(request, send, extra, is_overload):
             raise
         return
     if response is None:
@@ -135,27 +135,27 @@ async def forward(
     if response.status >= 500 and await answer_without_django(request, send, extra):
         return
     await response.send(send)
-    learn(request, context, response, read_at)
+    store_response(request, context, response, read_at)
 
 
 async def answer_without_django(
-    request: Incoming, send: Send, extra: Headers, is_rush: bool = False
+    request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
 ) -> bool:
     return await probes.show_status(request, send, extra) or await send_stale_response(
-        request, send, extra, is_rush
+        request, send, extra, is_overload
     )
 
 
-def learn(
-    request: Incoming, context: RequestContext, response: Response, read_at: int
+def store_response(
+    request: EdgeRequest, context: RequestContext, response: Response, read_at: int
 ) -> None:
-    """Store what may be stored of the response, for all clients or for this one."""
+    """Store the response for all clients or for this one, as its headers allow."""
     if request.method != "GET":
         return
     if invalidates_cached_response(response.status):
         private_cache.forget(request)
     identity = context.identity
-    copy = Copy.from_response(response, read_at) if identity else None
+    copy = CachedResponse.from_response(response, read_at) if identity else None
     if identity is None or copy is None:
         return
     key = key_of(request)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from resilient_site.edge.request import Kind
+from resilient_site.edge.request import Priority
 
 LIMIT_MIN = 2.0
 # Threads take turns in one interpreter: a single one would leave it idle while that
@@ -34,7 +34,7 @@ class ConcurrencyLimit:
         self.largest = max(float(largest), LIMIT_MIN)
         self.value = self.largest
         self._clock = clock
-        self._baselines: dict[Kind, float] = {}
+        self._baselines: dict[Priority, float] = {}
         self._ratios: list[float] = []
         self._window_began = clock()
         self._was_reached = False
@@ -50,7 +50,7 @@ class ConcurrencyLimit:
     def current(self) -> int:
         return 1 if self.is_probing_baseline else int(self.value)
 
-    def record(self, kind: Kind, seconds: float, running: int) -> None:
+    def record(self, kind: Priority, seconds: float, running: int) -> None:
         """Take the duration of a request, and how many ran when it started."""
         if running <= 1:
             self._record_baseline(kind, seconds)
@@ -68,7 +68,7 @@ class ConcurrencyLimit:
             self._probing_until = now + PROBE_MAX_S
             self._probe_at = now + self._probe_interval_s()
 
-    def _record_baseline(self, kind: Kind, seconds: float) -> None:
+    def _record_baseline(self, kind: Priority, seconds: float) -> None:
         known = self._baselines.get(kind, seconds)
         # One slow request says little, and a fast one that it can be done.
         weight = SMOOTHING if seconds > known else 2 * SMOOTHING

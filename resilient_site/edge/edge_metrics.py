@@ -3,8 +3,8 @@
 from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.keys import copies
-from resilient_site.edge.request import Kind
+from resilient_site.edge.cache.keys import response_cache
+from resilient_site.edge.request import Priority
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import metrics
@@ -16,14 +16,14 @@ def sample() -> None:
     gate = wsgi_bridge.admission
     running, queued = gate.running, gate.queued
     metrics.ADMISSION_LIMIT.set(gate.limit.current if gate.is_on else gate.threads)
-    for kind in Kind:
+    for kind in Priority:
         word = kind.name.lower()
         metrics.ADMISSION_RUNNING.labels(word).set(running[kind])
         metrics.ADMISSION_QUEUED.labels(word).set(queued[kind])
         follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[kind])
         follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[kind])
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_listening.is_set())
-    metrics.CACHE_BYTES.labels("answers").set(copies.bytes)
+    metrics.CACHE_BYTES.labels("answers").set(response_cache.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
     if health_monitor.is_running:
         for status in health_monitor.report().components:

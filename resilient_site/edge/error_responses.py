@@ -1,4 +1,4 @@
-"""What the edge answers by itself: no thread is needed, and no template rendered."""
+"""Error responses of the edge: rendered once, sent without a thread."""
 
 from contextvars import copy_context
 from functools import lru_cache
@@ -12,7 +12,7 @@ from resilient_site.edge.cache.cached_response import (
     headers_of,
     send_answer,
 )
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 from resilient_site.errors import SiteError, respond
 from resilient_site.observability.request_id import HEADER_BYTES, set_request_id
 
@@ -28,16 +28,16 @@ class Rendered(NamedTuple):
     headers: Headers
     body: bytes
 
-    def body_for(self, request: Incoming, extra: Headers) -> bytes:
+    def body_for(self, request: EdgeRequest, extra: Headers) -> bytes:
         path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
         body = self.body.replace(_PATH.encode(), path.encode())
         return body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
 
 
 async def send_error(
-    request: Incoming, send: Send, error: SiteError, extra: Headers
+    request: EdgeRequest, send: Send, error: SiteError, extra: Headers
 ) -> None:
-    """Answer with the error; `extra` are headers of its own, with the request's id."""
+    """Send the error; `extra` are its own headers, with the request id."""
     rendered = _rendered_for(request, error)
     body = rendered.body_for(request, extra)
     headers = [*rendered.headers, *extra, _length(body)]
@@ -48,7 +48,7 @@ def _length(body: bytes) -> tuple[bytes, bytes]:
     return b"content-length", b"%d" % len(body)
 
 
-def _rendered_for(request: Incoming, error: SiteError) -> Rendered:
+def _rendered_for(request: EdgeRequest, error: SiteError) -> Rendered:
     is_rest = request.path.startswith("/api/")
     kind: Any = type(error)
     return _rendered(is_rest, kind, error.detail, error.retry_after_s)

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache.keys import copies
+from resilient_site.edge.cache.keys import response_cache
 from resilient_site.edge.cache.stale_store import stale_store
-from resilient_site.edge.request import Kind
+from resilient_site.edge.request import Priority
 from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.edge.wsgi_bridge import admission
 from resilient_site.health.components import CheckResult, Component, Status, register
@@ -20,11 +20,11 @@ OVERLOADED = (
     "were a while ago, and some requests are rejected: try again in a few seconds."
 )
 NAMES = {
-    Kind.SIGNED_WRITE: "Writes, authenticated",
-    Kind.SIGNED_READ: "Reads, authenticated",
-    Kind.READ: "Reads, anonymous",
-    Kind.WRITE: "Writes, anonymous",
-    Kind.HEAVY: "Exports, downloads, imports",
+    Priority.AUTHENTICATED_WRITE: "Writes, authenticated",
+    Priority.AUTHENTICATED_READ: "Reads, authenticated",
+    Priority.ANONYMOUS_READ: "Reads, anonymous",
+    Priority.ANONYMOUS_WRITE: "Writes, anonymous",
+    Priority.HEAVY: "Exports, downloads, imports",
 }
 
 
@@ -40,7 +40,7 @@ class Edge:
 
     def check(self) -> CheckResult:
         figures = tuple(self._figures())
-        self.has_answers = len(copies) > 0 or not stale_store.is_empty()
+        self.has_answers = len(response_cache) > 0 or not stale_store.is_empty()
         if self._is_rejecting():
             return CheckResult(Status.WARN, OVERLOADED, figures=figures)
         return CheckResult(Status.PASS, ACCEPTING, figures=figures)

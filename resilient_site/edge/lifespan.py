@@ -1,4 +1,4 @@
-"""What lives as long as the web process: begun with it, and ended with it."""
+"""ASGI lifespan: starts and stops what lives as long as the web process."""
 
 from django.conf import settings
 from django.db import connection

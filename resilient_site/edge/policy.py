@@ -33,7 +33,7 @@ RELEVANT_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class Shared:
-    """What tells the shared responses of a view from each other."""
+    """Parameters and headers that the shared responses of a view depend on."""
 
     parameters: tuple[str, ...] = ()
     headers: tuple[bytes, ...] = ()

@@ -20,7 +20,7 @@ from django.middleware.security import SecurityMiddleware
 
 from resilient_site.edge.asgi_types import Headers, Send
 from resilient_site.edge.cache.cached_response import headers_of, send_answer
-from resilient_site.edge.request import SESSION_COOKIE, Incoming
+from resilient_site.edge.request import SESSION_COOKIE, EdgeRequest
 from resilient_site.errors import as_site_error
 from resilient_site.health.views import live, public_status, ready
 from resilient_site.observability.views import metrics
@@ -32,7 +32,7 @@ PATHS = {f"{path}{slash}": path for path in VIEWS for slash in ("", "/")}
 _metrics_thread = ThreadPoolExecutor(1, thread_name_prefix="metrics-page")
 
 
-async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
+async def answer(request: EdgeRequest, send: Send, extra: Headers) -> bool:
     """Answer if this is a probe; return False if it is for Django."""
     path = PATHS.get(request.path)
     if path is None:
@@ -48,7 +48,7 @@ async def answer(request: Incoming, send: Send, extra: Headers) -> bool:
     return True
 
 
-async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
+async def show_status(request: EdgeRequest, send: Send, extra: Headers) -> bool:
     """Show the public status page, if it is asked for."""
     if PATHS.get(request.path) != STATUS or not request.is_safe:
         return False
@@ -56,7 +56,7 @@ async def show_status(request: Incoming, send: Send, extra: Headers) -> bool:
     return True
 
 
-def _respond(request: Incoming) -> HttpResponse:
+def _respond(request: EdgeRequest) -> HttpResponse:
     query = request.query.decode("latin-1")
     asked = ASGIRequest({**request.scope, "query_string": query}, BytesIO())
     try:
@@ -79,7 +79,7 @@ _chain = SecurityMiddleware(
 
 
 async def _send(
-    request: Incoming, send: Send, response: HttpResponse, extra: Headers
+    request: EdgeRequest, send: Send, response: HttpResponse, extra: Headers
 ) -> None:
     body = response.content
     length = (b"content-length", b"%d" % len(body))

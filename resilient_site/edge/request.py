@@ -1,4 +1,4 @@
-"""A request as the edge sees it: who asks for what, how urgent it is, until when."""
+"""A request as the edge sees it: its client, priority and deadline."""
 
 import re
 import time
@@ -29,8 +29,8 @@ identifies_client = re.compile(
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
 TIMEOUT_HEADER = b"x-request-timeout"
 
-# Of a request whose answer is for everybody.
-OF_EVERYBODY = {b"host", *REQUEST_ID_HEADERS}
+# Headers that a request for a shared response keeps.
+SHARED_REQUEST_HEADERS = {b"host", *REQUEST_ID_HEADERS}
 # What a client says of one request, and not of itself.
 OF_ONE_REQUEST = {
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
@@ -40,32 +40,32 @@ OF_ONE_REQUEST = {
 _no_ascii = re.compile(rb"[^\x00-\x7f]")
 
 
-class Kind(IntEnum):
-    """What is answered first when there is too much to do: the lowest."""
+class Priority(IntEnum):
+    """Priority class in an overload: the lowest number is served first."""
 
-    SIGNED_WRITE = 0
-    SIGNED_READ = 1
-    READ = 2
-    WRITE = 3
+    AUTHENTICATED_WRITE = 0
+    AUTHENTICATED_READ = 1
+    ANONYMOUS_READ = 2
+    ANONYMOUS_WRITE = 3
     HEAVY = 4
 
 
-def tidy(scope: Message) -> None:
-    """Leave in a request nothing that we would read in one way and Django in another.
+def normalize(scope: Message) -> None:
+    """Remove from a request what the edge and Django would read differently.
 
     WSGI takes `_` in the name of a header for `-`, joins cookies by a comma, and knows
     no query that is not ASCII.
     """
     names = dict(scope["headers"])
     if len(names) < len(scope["headers"]) or b"_" in b" ".join(names):
-        scope["headers"] = _tidy(scope["headers"])
+        scope["headers"] = _normalize(scope["headers"])
     if not scope["query_string"].isascii():
         scope["query_string"] = _no_ascii.sub(
             lambda found: b"%%%02X" % ord(found[0]), scope["query_string"]
         )
 
 
-def _tidy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _normalize(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     kept = [(name, value) for name, value in headers if b"_" not in name]
     cookies = [value for name, value in kept if name == b"cookie"]
     if len(cookies) > 1:
@@ -75,14 +75,14 @@ def _tidy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return what was said more than once as one value (RFC 9110, section 5.3)."""
+    """Return the values of a repeated header as one (RFC 9110, section 5.3)."""
     joined: dict[bytes, bytes] = {}
     for name, value in headers:
         joined[name] = joined[name] + b", " + value if name in joined else value
     return joined
 
 
-class Incoming:
+class EdgeRequest:
     def __init__(self, scope: Message) -> None:
         self.scope = scope
         self.method: str = scope["method"]
@@ -124,13 +124,13 @@ class Incoming:
         return not conditional.HEADERS.isdisjoint(self.headers)
 
     @property
-    def wants_no_fetch(self) -> bool:
+    def is_only_if_cached(self) -> bool:
         said = self.headers.get(b"cache-control", b"")
         return b"only-if-cached" in said.lower()
 
     def as_shared(self, query: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
-        """The same request with `headers`, and nothing else that its client chose."""
-        kept = [(n, v) for n, v in self.headers.items() if n in OF_EVERYBODY]
+        """Return the request with `headers`, and nothing else that its client chose."""
+        kept = [(n, v) for n, v in self.headers.items() if n in SHARED_REQUEST_HEADERS]
         kept += [(name, value) for name, value in headers if value]
         changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
         return type(self)({**self.scope, **changes})
@@ -152,22 +152,30 @@ class Incoming:
         }
         return type(self)({**self.scope, **changes})
 
-    def kind(self, is_known: bool) -> Kind:
+    def priority(self, is_recognized: bool) -> Priority:
         if self.policy.is_heavy:
-            return Kind.HEAVY
+            return Priority.HEAVY
         if self.is_safe:
-            return Kind.SIGNED_READ if is_known else Kind.READ
-        return Kind.SIGNED_WRITE if is_known else Kind.WRITE
+            return (
+                Priority.AUTHENTICATED_READ
+                if is_recognized
+                else Priority.ANONYMOUS_READ
+            )
+        return (
+            Priority.AUTHENTICATED_WRITE if is_recognized else Priority.ANONYMOUS_WRITE
+        )
 
     @cached_property
     def deadline(self) -> float:
-        """A moment of the monotonic clock."""
+        """A time of the monotonic clock."""
         return time.monotonic() + self._timeout_s()
 
     def _timeout_s(self) -> float:
-        """What the site grants, or less if the client asks for less."""
-        kind = self.kind(False)
-        name = {Kind.HEAVY: "heavy", Kind.READ: "read"}.get(kind, "write")
+        """Return the limit of the site, or the lower one that the client asks for."""
+        priority = self.priority(False)
+        name = {Priority.HEAVY: "heavy", Priority.ANONYMOUS_READ: "read"}.get(
+            priority, "write"
+        )
         granted: float = settings.DEADLINES_S[name]
         asked = _seconds(self.headers.get(TIMEOUT_HEADER, b""))
         if asked is None:

@@ -1,4 +1,9 @@
-"""The bodies of requests: received whole before a thread is taken for them."""
+"""Request bodies: received whole before the request takes a thread.
+
+A client that sends too slowly gets 408, one that sends more than its view allows 413
+(from Django, which does not read it). Where the disk has no room for a large body, the
+answer is 503.
+"""
 
 import asyncio
 import logging
@@ -10,7 +15,7 @@ from typing import IO
 from django.conf import settings
 
 from resilient_site.edge.asgi_types import Receive
-from resilient_site.edge.request import SESSION_COOKIE, Incoming
+from resilient_site.edge.request import SESSION_COOKIE, EdgeRequest
 from resilient_site.errors import SiteError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -35,7 +40,7 @@ class ClientGone(Exception):
 
 @asynccontextmanager
 async def received_body(
-    request: Incoming, receive: Receive
+    request: EdgeRequest, receive: Receive
 ) -> AsyncIterator[IO[bytes] | None]:
     """Receive the body whole; None if there is none.
 
@@ -54,7 +59,7 @@ async def received_body(
             body.close()
 
 
-async def receive_body(request: Incoming, receive: Receive, body: IO[bytes]) -> None:
+async def receive_body(request: EdgeRequest, receive: Receive, body: IO[bytes]) -> None:
     """Receive the body, unless it is one that Django will reject unread."""
     if not _is_acceptable(request):
         return
@@ -84,7 +89,7 @@ async def _receive(
         more = message.get("more_body", False)
 
 
-def _is_acceptable(request: Incoming) -> bool:
+def _is_acceptable(request: EdgeRequest) -> bool:
     """Return whether Django will read the body; it rejects the others unread.
 
     Only a form of a client that sends credentials may have more than MAX_BODY_BYTES,

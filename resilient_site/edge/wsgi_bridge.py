@@ -28,7 +28,7 @@ from django.http.response import HttpResponseBase
 
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
-from resilient_site.edge.request import Incoming, Kind
+from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.edge.request_body import IDLE_S, ClientGone
 from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
 from resilient_site.edge.streaming import (
@@ -86,13 +86,13 @@ admission = Admission(
 
 
 async def run_django(
-    request: Incoming,
-    kind: Kind,
+    request: EdgeRequest,
+    kind: Priority,
     body: IO[bytes] | None,
     context: RequestContext,
     send: Send,
 ) -> Response | None:
-    """Return Django's response; None if it was streamed by `send`, or nobody waits.
+    """Return Django's response; None if it was streamed, or the client has gone.
 
     Raises Rejected, DeadlinePassed or ClientGone before Django has run.
     """
@@ -139,8 +139,8 @@ def _after_wait(first: Response, final: Response | None) -> Response | None:
 
 
 async def _run_in_thread(
-    request: Incoming,
-    kind: Kind,
+    request: EdgeRequest,
+    kind: Priority,
     body: IO[bytes] | None,
     context: RequestContext,
     send_piece: Send,

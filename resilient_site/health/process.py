@@ -13,7 +13,7 @@ from resilient_site.resilience.bounded_dict import all_latest
 
 
 def figures() -> dict[str, str]:
-    from resilient_site.edge.cache.keys import copies
+    from resilient_site.edge.cache.keys import response_cache
     from resilient_site.edge.cache.stale_store import stale_store
 
     memory = memory_usage()
@@ -28,7 +28,9 @@ def figures() -> dict[str, str]:
         "Frozen objects": f"{gc.get_freeze_count():,}",
         "Garbage collections (young, middle, old)": ", ".join(collections),
         "Recycled after": f"{requests:,} requests" if requests else "never",
-        "Cached responses": _filled(len(copies), copies.bytes, copies.max_bytes),
+        "Cached responses": _filled(
+            len(response_cache), response_cache.bytes, response_cache.max_bytes
+        ),
         "Cache in memory": _filled(memory.entries, memory.bytes, memory.max_bytes),
         "Stale responses on disk": _filled(*on_disk),
         **{

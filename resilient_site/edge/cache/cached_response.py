@@ -1,4 +1,4 @@
-"""Copies of answers: what they say, how old they are, who may be shown them."""
+"""Cached responses: how old they are, and how they are sent fresh or stale."""
 
 import re
 import time
@@ -13,13 +13,13 @@ from resilient_site.api.conditional import conditional_headers, evaluate
 from resilient_site.edge.asgi_types import Headers as Headers
 from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache.invalidation import Mark, mark
-from resilient_site.edge.request import CSRF_COOKIE, Incoming
+from resilient_site.edge.request import CSRF_COOKIE, EdgeRequest
 from resilient_site.edge.wsgi_bridge import Response
 
 CACHE_NAME = b"resilient-site"
 BODY_MAX_BYTES = 1024 * 1024
-# Of one answer to one client (RFC 9110, section 7.6.1, and our own).
-NOT_KEPT = {
+# Headers of one response to one client (RFC 9110, section 7.6.1, and the site's own).
+NOT_STORED = {
     b"connection", b"keep-alive", b"date", b"age", b"cache-status", b"cache-tag",
     b"x-request-id", b"ratelimit", b"ratelimit-policy", b"retry-after", b"set-cookie",
     b"transfer-encoding", b"content-length",
@@ -27,21 +27,21 @@ NOT_KEPT = {
 # Responses that say nothing about whether a stored one still holds.
 SAYS_NOTHING = {304, 408, 429}
 IN_304 = {b"cache-control", b"content-location", b"etag", b"expires", b"vary"}
-# Where a page has room for a notice.
+# The place in a page where the notice goes.
 NOTICE_PLACE = b"<!-- notice -->"
 NOTICE = (
     '<p class="notice degraded" role="status">This is how it was at '
     '<time datetime="{iso}">{text}</time>. The latest state cannot be shown at the '
     "moment, and nothing can be changed.</p>"
 )
-# What one copy takes beside its text: measured, and rounded up.
+# Memory of one response beside its text: measured, and rounded up.
 OVERHEAD_BYTES, HEADER_BYTES = 1024, 192
 _directive = re.compile(r"([a-z-]+)(?:=\"?([0-9]+)\"?)?").findall
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """One answer with status 200, and until when it is good for what."""
+class CachedResponse:
+    """A response with status 200, and how long it is usable for what."""
 
     headers: Headers
     body: bytes
@@ -49,7 +49,7 @@ class Copy:
     stale_while_revalidate_s: int
     stale_if_error_s: int
     mark: Mark
-    # The names of the headers that made a difference.
+    # The names of the request headers that the response depends on.
     vary: frozenset[bytes] = frozenset()
     stored_at: float = field(default_factory=time.time)
     stored: float = field(default_factory=time.monotonic)
@@ -74,15 +74,15 @@ class Copy:
 
     @classmethod
     def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
-        """Return a copy if the answer says that it may be kept for some use."""
-        told = dict(headers)
-        said = told.get(b"cache-control", b"").decode("latin-1").lower()
-        rules = dict(_directive(said))
-        vary = vary_of(told)
+        """Return the response if its headers allow some use of it."""
+        values = dict(headers)
+        cache_control = values.get(b"cache-control", b"").decode("latin-1").lower()
+        rules = dict(_directive(cache_control))
+        vary = vary_of(values)
         if "no-store" in rules or b"*" in vary:
             return None
         cookies = [value for name, value in headers if name == b"set-cookie"]
-        # Of a page for one person, his form's own is renewed with each answer.
+        # The CSRF cookie of a private page is renewed with each response.
         if not all(value.startswith(CSRF_COOKIE) for value in cookies):
             return None
         ages = {name: min(int(rules.get(name) or 0), AGE_MAX_S) for name in _AGES}
@@ -91,22 +91,22 @@ class Copy:
         if not any(ages.values()):
             return None
         return cls(
-            headers=[(n, v) for n, v in headers if n not in NOT_KEPT],
+            headers=[(n, v) for n, v in headers if n not in NOT_STORED],
             body=body,
             fresh_s=ages["s-maxage"],
             stale_while_revalidate_s=ages["stale-while-revalidate"],
             stale_if_error_s=ages["stale-if-error"],
             mark=mark,
             vary=vary,
-            etag=told.get(b"etag"),
-            modified=told.get(b"last-modified"),
+            etag=values.get(b"etag"),
+            modified=values.get(b"last-modified"),
         )
 
     @property
     def size(self) -> int:
-        told = sum(len(name) + len(value) for name, value in self.headers)
+        text = sum(len(name) + len(value) for name, value in self.headers)
         beside = HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
-        return len(self.body) + told + beside
+        return len(self.body) + text + beside
 
     @property
     def varies_by_token(self) -> bool:
@@ -116,23 +116,25 @@ class Copy:
     def age(self) -> float:
         return time.monotonic() - self.stored
 
-    def is_for_want_of_better(self) -> bool:
+    def is_usable_if_error(self) -> bool:
         return self.age < self.fresh_s + self.stale_if_error_s
 
-    def answer(self, request: Incoming, extra: Headers) -> tuple[int, Headers, bytes]:
-        """Return it as it is, or 304 if the client has it already."""
+    def answer(
+        self, request: EdgeRequest, extra: Headers
+    ) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body; 304 if the client has it already."""
         if self._is_known_to(request):
             kept = [(n, v) for n, v in self.headers if n in IN_304]
             return 304, kept + extra, b""
         return 200, [*self.headers, *extra, self.length_header], self.body
 
-    async def send(self, request: Incoming, send: Send, extra: Headers) -> None:
+    async def send(self, request: EdgeRequest, send: Send, extra: Headers) -> None:
         await send_answer(request, send, *self.answer(request, extra))
 
     async def send_stale(
-        self, request: Incoming, send: Send, extra: Headers, why: bytes
+        self, request: EdgeRequest, send: Send, extra: Headers, why: bytes
     ) -> None:
-        """Answer with it, and say that it is old: to programs and on pages."""
+        """Send it marked as stale, in its headers and on a page."""
         headers, body = self.headers, self.body
         if NOTICE_PLACE in body and _is_page(headers):
             then = datetime.fromtimestamp(self.stored_at, UTC)
@@ -149,14 +151,14 @@ class Copy:
         await send_answer(request, send, 200, [*headers, *status, *extra, length], body)
 
     def status(self, what: bytes, detail: bytes = b"") -> Headers:
-        """Say how this answer came about (RFC 9211) and how old it is."""
+        """Return Cache-Status (RFC 9211) and Age."""
         age = self.age
         value = b"%b; %b; ttl=%d" % (CACHE_NAME, what, self.fresh_s - age)
         if detail:
             value += b"; detail=%b" % detail
         return [(b"age", b"%d" % age), (b"cache-status", value)]
 
-    def _is_known_to(self, request: Incoming) -> bool:
+    def _is_known_to(self, request: EdgeRequest) -> bool:
         """Return whether the answer is 304. Raises SiteError for 412."""
         return request.is_conditional and evaluate(
             request.method,
@@ -175,8 +177,8 @@ AGE_MAX_S = 2**31
 _AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
 
 
-def vary_of(told: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    names = told.get(b"vary", b"").lower().split(b",")
+def vary_of(values: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    names = values.get(b"vary", b"").lower().split(b",")
     return frozenset(name.strip() for name in names if name.strip())
 
 
@@ -185,7 +187,7 @@ def _is_page(headers: Headers) -> bool:
 
 
 def headers_of(response: HttpResponse) -> Headers:
-    """Return the headers of an answer of Django's as ASGI has them."""
+    """Return the headers of a Django response as ASGI has them."""
     return [
         (name.lower().encode(), value.encode("latin-1"))
         for name, value in response.headers.items()
@@ -193,7 +195,7 @@ def headers_of(response: HttpResponse) -> Headers:
 
 
 async def send_answer(
-    request: Incoming,
+    request: EdgeRequest,
     send: Send,
     status: int,
     headers: Sequence[tuple[bytes, bytes]],

@@ -1,10 +1,11 @@
-"""Answers that are the same for everybody: from memory, and each fetched once.
+"""Coalescing (single-flight) for the shared cache: each response is fetched once.
 
-Views say which of theirs are (`resilience.sharing`). While one is fetched all who
-ask for the same wait for it; while a newer one is fetched the old one is shown; when
-none can be had the last known one is. What a client says of its age (`no-cache`,
-`max-age`) is not followed, or anyone could have everything fetched at will: changes
-are seen at once anyway. `only-if-cached` is.
+Views state in their policy which responses they share (`edge.policy`). While one is
+fetched, all requests for it wait for that fetch; while a newer one is fetched, the
+older one is sent (RFC 5861); where the fetch fails, the stale response is. What fails
+is left alone for PAUSE_S. Of the freshness that a client asks for (`no-cache`,
+`max-age`) nothing is followed, or any client could have everything fetched at will;
+changes are seen at once anyway. `only-if-cached` is followed.
 """
 
 import asyncio
@@ -20,18 +21,18 @@ from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Message, Receive, Send
 from resilient_site.edge.cache.cached_response import (
-    Copy,
+    CachedResponse,
     Headers,
     invalidates_cached_response,
 )
 from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
 from resilient_site.edge.cache.keys import (
     Key,
-    copies,
     is_fresh,
+    is_usable_while_revalidating,
     key_of,
     may_be_shared,
-    may_be_shown_meanwhile,
+    response_cache,
 )
 from resilient_site.edge.cache.stale_responses import (
     delete_shared,
@@ -39,23 +40,23 @@ from resilient_site.edge.cache.stale_responses import (
     send_stale_response,
     store_shared,
 )
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import Latest
 
-# After a failure the last known answer is shown so long without a new attempt.
+# After a failure the stale response is sent for so long without a new attempt.
 PAUSE_S = 1.0
 PAUSED_MAX = 10_000
 # A fetch goes on for so long when no client waits for it any more.
 ABANDONED_GRACE_S = 1.0
 
-type Fetched = Copy | Response
+type Fetched = CachedResponse | Response
 
 
-class NotKept(SiteError):
+class NotCached(SiteError):
     status = 504
     code = "not_cached"
     detail = "No response is cached, and the request allows nothing else."
@@ -97,13 +98,13 @@ class Flight:
             self.context.client_gone.set()
 
 
-flights: dict[Key, Flight] = {}
-paused = Latest[Key, float](PAUSED_MAX, "Answers left alone")
+in_flight: dict[Key, Flight] = {}
+paused = Latest[Key, float](PAUSED_MAX, "Paused fetches")
 
 
-def key_of_shared(request: Incoming) -> Key | None:
-    """Return what a shared copy for this request is kept under; None if none may be."""
-    # Whoever sends a cookie gets pages of his own, and Django alone reads bodies.
+def key_of_shared(request: EdgeRequest) -> Key | None:
+    """Return the key of the shared response to this request; None if there is none."""
+    # A client with a session gets pages of its own, and Django alone reads bodies.
     if (
         not settings.READ_CACHE
         or not request.is_safe
@@ -114,38 +115,38 @@ def key_of_shared(request: Incoming) -> Key | None:
     return key_of(request)
 
 
-def find_fresh(request: Incoming, key: Key) -> Copy | None:
-    """Return the copy that is the answer as it is, if there is one."""
-    copy = copies.get(key)
+def find_fresh(request: EdgeRequest, key: Key) -> CachedResponse | None:
+    """Return the shared response if it is fresh and for this client."""
+    copy = response_cache.get(key)
     return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
 
 
 async def answer(
-    request: Incoming, receive: Receive, send: Send, extra: Headers
+    request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> bool:
-    """Answer if it is for a shared copy to do; return False if it is for Django."""
+    """Send a shared response; return False if Django has to answer this client."""
     key = key_of_shared(request)
     if key is None:
         return False
-    copy = copies.get(key)
+    copy = response_cache.get(key)
     if copy and is_fresh(copy) and _is_for(request, copy):
         await copy.send(request, send, [*copy.status(b"hit"), *extra])
         return True
     if not request.is_anonymous:
         return False
-    if copy and may_be_shown_meanwhile(copy):
+    if copy and is_usable_while_revalidating(copy):
         if not _is_paused(key):
             _join_or_start(key, request)
         await copy.send(request, send, [*copy.status(b"hit"), *extra])
         return True
-    if request.wants_no_fetch:
-        raise NotKept
+    if request.is_only_if_cached:
+        raise NotCached
     if _is_paused(key) and await send_stale_response(request, send, extra):
         return True
     return await _answer_with_new(key, request, receive, send, extra)
 
 
-def _is_for(request: Incoming, copy: Copy) -> bool:
+def _is_for(request: EdgeRequest, copy: CachedResponse) -> bool:
     return request.is_anonymous or (
         not copy.varies_by_token
         and any(map(verified_tokens().is_valid, request.credentials))
@@ -153,11 +154,11 @@ def _is_for(request: Incoming, copy: Copy) -> bool:
 
 
 async def _answer_with_new(
-    key: Key, request: Incoming, receive: Receive, send: Send, extra: Headers
+    key: Key, request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> bool:
     try:
-        if key not in flights:
-            wsgi_bridge.admission.check(request.kind(False), request.deadline)
+        if key not in in_flight:
+            wsgi_bridge.admission.check(request.priority(False), request.deadline)
         flight, has_joined = _join_or_start(key, request)
         how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
         fetched = await _wait_for(flight, request, receive)
@@ -165,19 +166,19 @@ async def _answer_with_new(
         if await send_stale_response(request, send, extra, isinstance(error, Rejected)):
             return True
         raise
-    if isinstance(fetched, Copy):
+    if isinstance(fetched, CachedResponse):
         await fetched.send(request, send, [*fetched.status(how), *extra])
         return True
     if fetched.status >= 500:
         if await send_stale_response(request, send, extra):
             return True
     elif has_joined:
-        return False  # it was the other one's: he may have asked too often, say
+        return False  # it is another client's, which may have met its rate limit
     await fetched.send(send, extra)
     return True
 
 
-async def _wait_for(flight: Flight, request: Incoming, receive: Receive) -> Fetched:
+async def _wait_for(flight: Flight, request: EdgeRequest, receive: Receive) -> Fetched:
     left = request.deadline - time.monotonic()
     gone = asyncio.ensure_future(until_gone(receive, _do_nothing))
     try:
@@ -196,11 +197,11 @@ def _do_nothing() -> None:
     pass
 
 
-def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
-    flight = flights.get(key)
+def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
+    flight = in_flight.get(key)
     if flight and flight.may_be_joined():
         return flight, True
-    flight = flights[key] = Flight()
+    flight = in_flight[key] = Flight()
     # Eager, so that it has its place in the queue before the next request is checked.
     flight.task = asyncio.Task(
         _fetch(key, request, flight),
@@ -209,8 +210,8 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
     )
 
     def on_done(task: asyncio.Task[Fetched]) -> None:
-        if flights.get(key) is flight:
-            del flights[key]
+        if in_flight.get(key) is flight:
+            del in_flight[key]
         if not task.cancelled():
             task.exception()  # raised to those who wait for it, if any
 
@@ -218,13 +219,13 @@ def _join_or_start(key: Key, request: Incoming) -> tuple[Flight, bool]:
     return flight, False
 
 
-async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
+async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
     if found := await find_fresh_in_redis(key):
         return found
     asked = request.as_shared(key.query, key.headers)
     try:
         response = await run_django(
-            asked, asked.kind(False), None, flight.context, _send_nothing
+            asked, asked.priority(False), None, flight.context, _send_nothing
         )
     except SiteError:
         if not flight.is_given_up:
@@ -237,7 +238,7 @@ async def _fetch(key: Key, request: Incoming, flight: Flight) -> Fetched:
     if response.status >= 500:
         _pause(key)
         return response
-    copy = Copy.from_response(response, flight.read_at)
+    copy = CachedResponse.from_response(response, flight.read_at)
     if copy is None or not may_be_shared(copy, key):
         if copy or invalidates_cached_response(response.status):
             delete_shared(key)

@@ -1,8 +1,7 @@
-"""The copies that this process keeps in memory, and the way to each of them.
+"""The shared cache of this process (RFC 9111), and the keys of its responses.
 
-A shared cache in the sense of RFC 9111, for answers whose views call them shared. It
-is bounded by bytes, and new copies have a small part of it until they are asked for a
-second time, so that a crawler or a flood of odd searches pushes nothing out.
+It is bounded by bytes. New responses share a small part of it until they are requested
+for a second time, so that a crawler or a flood of odd searches evicts nothing else.
 """
 
 import re
@@ -14,16 +13,16 @@ from urllib.parse import parse_qsl, urlencode
 from django.conf import settings
 
 from resilient_site.edge.cache import invalidation_pubsub
-from resilient_site.edge.cache.cached_response import Copy
+from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import generations
 from resilient_site.edge.policy import Shared, policy_at
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 
 PROBATION_SHARE = 0.2
-# Longer ones are for Django alone: they would take more room than their answers.
-TOLD_MAX = 1024
-# What differs by them is kept apart by other means.
-OF_STRANGERS = {b"authorization", b"cookie"}
+# Longer ones are for Django alone: they would take more room than the response.
+VARYING_MAX = 1024
+# Requests with credentials are kept apart by other means.
+CREDENTIAL_HEADERS = {b"authorization", b"cookie"}
 
 
 # What needs no decoding, as most queries do: that takes longer than all the rest.
@@ -31,42 +30,42 @@ _is_plain = re.compile(
     rb"(?:[\w.~-]+=[\w.~-]*(?:&(?!\Z)|\Z)){1,20}", re.ASCII
 ).fullmatch
 
-type Told = tuple[tuple[bytes, bytes], ...]
+type Varying = tuple[tuple[bytes, bytes], ...]
 
 
 class Key(NamedTuple):
-    """What tells one shared answer from all others."""
+    """Key of a shared response."""
 
     host: bytes
     scheme: str
     path: str
     query: str
-    headers: Told
+    headers: Varying
 
 
-def key_of(request: Incoming) -> Key | None:
-    """Return None if the answer to this request is not shared."""
+def key_of(request: EdgeRequest) -> Key | None:
+    """Return the key; None if the response to this request is not shared."""
     shared = policy_at(request.path, "GET").shared
     if shared is None:
         return None
     query = query_of(request.query, shared) if request.query else ""
     host = request.headers.get(b"host", b"")
-    told = _told(request, shared.headers) if shared.headers else ()
-    if query is None or told is None or len(query) + len(host) > TOLD_MAX:
+    varying = _varying(request, shared.headers) if shared.headers else ()
+    if query is None or varying is None or len(query) + len(host) > VARYING_MAX:
         return None
     scheme = request.scope.get("scheme", "http")
-    return Key(host, scheme, request.path, query, told)
+    return Key(host, scheme, request.path, query, varying)
 
 
-def _told(request: Incoming, names: tuple[bytes, ...]) -> Told | None:
-    """Return what these headers say; None if they say too much."""
-    told = tuple((name, request.headers.get(name, b"")) for name in names)
-    return told if sum(len(value) for _, value in told) <= TOLD_MAX else None
+def _varying(request: EdgeRequest, names: tuple[bytes, ...]) -> Varying | None:
+    """Return these headers of the request; None if they are too long."""
+    varying = tuple((name, request.headers.get(name, b"")) for name in names)
+    return varying if sum(len(value) for _, value in varying) <= VARYING_MAX else None
 
 
-def may_be_shared(copy: Copy, key: Key) -> bool:
-    """Tell whether it is the same for all who ask with this key."""
-    differs_by = copy.vary - OF_STRANGERS
+def may_be_shared(copy: CachedResponse, key: Key) -> bool:
+    """Return whether it is the same for all requests with this key."""
+    differs_by = copy.vary - CREDENTIAL_HEADERS
     return bool(copy.fresh_s) and differs_by <= {name for name, _ in key.headers}
 
 
@@ -93,18 +92,18 @@ def query_of(query: bytes, shared: Shared) -> str | None:
     return urlencode(counting)
 
 
-class ReadCache:
+class ResponseCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._probation: OrderedDict[Key, Copy] = OrderedDict()
-        self._proven: OrderedDict[Key, Copy] = OrderedDict()
+        self._probation: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._proven: OrderedDict[Key, CachedResponse] = OrderedDict()
         self._probation_bytes = 0
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._proven)
 
-    def get(self, key: Key) -> Copy | None:
+    def get(self, key: Key) -> CachedResponse | None:
         if copy := self._proven.get(key):
             self._proven.move_to_end(key)
             return copy
@@ -113,8 +112,8 @@ class ReadCache:
             self._proven[key] = copy
         return copy
 
-    def put(self, key: Key, copy: Copy) -> bool:
-        """Keep it, unless one that was read later is here; tell whether it was none."""
+    def put(self, key: Key, copy: CachedResponse) -> bool:
+        """Store it unless a later one is stored; return whether it is the latest."""
         known = self._proven.get(key) or self._probation.get(key)
         if known and known.mark.at > copy.mark.at:
             return False
@@ -151,15 +150,15 @@ class ReadCache:
             self.bytes -= copy.size
 
 
-def is_fresh(copy: Copy) -> bool:
+def is_fresh(copy: CachedResponse) -> bool:
     return copy.age < copy.fresh_s and generations.is_current(copy.mark)
 
 
-def may_be_shown_meanwhile(copy: Copy) -> bool:
-    """Tell whether it may be shown while a new one is fetched (RFC 5861, section 3).
+def is_usable_while_revalidating(copy: CachedResponse) -> bool:
+    """Return whether it is usable while it is fetched anew (RFC 5861, section 3).
 
-    Not if it is known to be outdated: a change is seen at once. Nor where another
-    machine's change may be unheard of: there it is seen when the copy has served.
+    Not if it is known to be outdated, as a change is seen at once; nor where the change
+    of another machine may have been missed.
     """
     limit = copy.fresh_s + copy.stale_while_revalidate_s
     return (
@@ -169,4 +168,4 @@ def may_be_shown_meanwhile(copy: Copy) -> bool:
     )
 
 
-copies = ReadCache(settings.READ_CACHE_BYTES)
+response_cache = ResponseCache(settings.READ_CACHE_BYTES)

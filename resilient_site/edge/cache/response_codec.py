@@ -7,13 +7,13 @@ from zlib import crc32
 
 import orjson
 
-from resilient_site.edge.cache.cached_response import Copy, vary_of
+from resilient_site.edge.cache.cached_response import CachedResponse, vary_of
 from resilient_site.edge.cache.invalidation import Mark, boot_id, now
 
 logger = logging.getLogger(__name__)
 
 
-def encode(key: str, response: Copy, clock_s: float) -> bytes:
+def encode(key: str, response: CachedResponse, clock_s: float) -> bytes:
     """Return the response as bytes. `clock_s` is a time at or before this moment."""
     about = {
         "key": key,
@@ -38,7 +38,7 @@ def encode(key: str, response: Copy, clock_s: float) -> bytes:
 
 def decode(
     key: str, data: bytes, clock_s: float, moment: int | None = None
-) -> Copy | None:
+) -> CachedResponse | None:
     """Return the response of `key`, None if it is of another key or damaged.
 
     `clock_s` is the present time of the clock that `encode` was given. `moment` is
@@ -59,7 +59,7 @@ def decode(
 
 def _decode(
     about: dict[str, Any], body: bytes, elapsed_s: float, moment: int | None
-) -> Copy:
+) -> CachedResponse:
     headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in about["headers"]]
     by_name = dict(headers)
     if about["boot"] == boot_id():
@@ -70,7 +70,7 @@ def _decode(
         read_at = moment - int((about["read_age"] + elapsed_s) * 1e9)
     age = about["age"] + elapsed_s
     fresh_s, stale_while_revalidate_s, stale_if_error_s = about["limits"]
-    return Copy(
+    return CachedResponse(
         headers=headers,
         body=body,
         fresh_s=fresh_s,

@@ -2,16 +2,16 @@
 
 from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.cache import keys, private_cache
-from resilient_site.edge.cache.cached_response import Copy, Headers
-from resilient_site.edge.cache.keys import copies
+from resilient_site.edge.cache.cached_response import CachedResponse, Headers
+from resilient_site.edge.cache.keys import response_cache
 from resilient_site.edge.cache.stale_store import stale_store
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 
 ORIGIN_FAILED = b"origin-failed"
 
 
 async def send_stale_response(
-    request: Incoming, send: Send, extra: Headers, is_overload: bool = False
+    request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
 ) -> bool:
     """Send a reader its own stale response, or else the shared one; return whether.
 
@@ -21,27 +21,27 @@ async def send_stale_response(
     if not request.is_safe:
         return False
     response = await private_cache.find(request)
-    if response is None or not response.is_for_want_of_better():
+    if response is None or not response.is_usable_if_error():
         in_memory_only = is_overload and stale_store.reads > 0
         response = await _find_shared(request, in_memory_only)
-    if response is None or not response.is_for_want_of_better():
+    if response is None or not response.is_usable_if_error():
         return False
     await response.send_stale(request, send, extra, ORIGIN_FAILED)
     return True
 
 
-def store_shared(key: keys.Key, response: Copy) -> None:
+def store_shared(key: keys.Key, response: CachedResponse) -> None:
     """Store it in memory, on disk and in Redis, unless a later one is in memory."""
-    if copies.put(key, response):
+    if response_cache.put(key, response):
         stale_store.put(_as_text(key), response, is_public=True)
 
 
 def delete_shared(key: keys.Key) -> None:
-    copies.forget(key)
+    response_cache.forget(key)
     stale_store.delete(_as_text(key), is_public=True)
 
 
-async def find_fresh_in_redis(key: keys.Key) -> Copy | None:
+async def find_fresh_in_redis(key: keys.Key) -> CachedResponse | None:
     """Return the response that another process has fetched, if it is fresh."""
     if not redis_lookups.is_due():
         return None
@@ -50,7 +50,7 @@ async def find_fresh_in_redis(key: keys.Key) -> Copy | None:
         response is not None
         and keys.is_fresh(response)
         and keys.may_be_shared(response, key)
-        and copies.put(key, response)
+        and response_cache.put(key, response)
     )
     redis_lookups.record(is_found)
     return response if is_found else None
@@ -85,15 +85,17 @@ class LookupRate:
 redis_lookups = LookupRate()
 
 
-async def _find_shared(request: Incoming, in_memory_only: bool) -> Copy | None:
+async def _find_shared(
+    request: EdgeRequest, in_memory_only: bool
+) -> CachedResponse | None:
     key = keys.key_of(request)
     if key is None:
         return None
-    response = copies.get(key)
+    response = response_cache.get(key)
     if response is None and not in_memory_only:
         response = await stale_store.get(_as_text(key), is_public=True)
         if response:
-            copies.put(key, response)  # with its age
+            response_cache.put(key, response)  # with its age
     return response
 
 

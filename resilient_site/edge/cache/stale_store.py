@@ -29,7 +29,7 @@ from diskcache_community.core import MODE_RAW
 from django.conf import settings
 from django.core.cache import caches
 
-from resilient_site.edge.cache.cached_response import Copy
+from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import Mark, generations, now
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.response_codec import decode, encode
@@ -52,7 +52,7 @@ DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 # What to store, or None to delete it; and whether it is public.
-type Entry = tuple[Copy | None, bool]
+type Entry = tuple[CachedResponse | None, bool]
 
 
 class BytesDisk(SafeDisk):
@@ -97,19 +97,19 @@ class StaleStore:
             self._readers.shutdown(wait=False, cancel_futures=True)
         self._writer = self._readers = None
 
-    def put(self, key: str, response: Copy, *, is_public: bool) -> None:
+    def put(self, key: str, response: CachedResponse, *, is_public: bool) -> None:
         """Store the response soon; drop it when too much is pending."""
         self._add_pending(key, response, is_public)
 
     def delete(self, key: str, *, is_public: bool) -> None:
         self._add_pending(key, None, is_public)
 
-    async def get(self, key: str, *, is_public: bool) -> Copy | None:
+    async def get(self, key: str, *, is_public: bool) -> CachedResponse | None:
         """Return the response on disk, or else in Redis, however old it is."""
         found = await self._in_reader(self._read_disk, key)
         return found or (await self.get_from_redis(key) if is_public else None)
 
-    async def get_from_redis(self, key: str) -> Copy | None:
+    async def get_from_redis(self, key: str) -> CachedResponse | None:
         if not self.slots or not _redis().is_shared or _redis().is_degraded:
             return None
         return await self._in_reader(self._read_redis, key)
@@ -125,8 +125,8 @@ class StaleStore:
         return sum(file.stat().st_size for file in self.folder.glob("cache.db*"))
 
     async def _in_reader(
-        self, read: Callable[[str], Copy | None], key: str
-    ) -> Copy | None:
+        self, read: Callable[[str], CachedResponse | None], key: str
+    ) -> CachedResponse | None:
         if self._readers is None:
             return None
         found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
@@ -140,7 +140,9 @@ class StaleStore:
 
     # --- writing
 
-    def _add_pending(self, key: str, response: Copy | None, is_public: bool) -> None:
+    def _add_pending(
+        self, key: str, response: CachedResponse | None, is_public: bool
+    ) -> None:
         size = response.size if response else 0
         # What does not hold any more matters more than what does.
         most = MAX_PENDING if response else 10 * MAX_PENDING
@@ -169,7 +171,7 @@ class StaleStore:
             if pending:
                 self._attempt(partial(_write_disk, entries=pending))
 
-    def _write_redis(self, entries: dict[str, Copy | None]) -> None:
+    def _write_redis(self, entries: dict[str, CachedResponse | None]) -> None:
         deleted = [self._slot(key) for key, response in entries.items() if not response]
         _redis().delete_many(deleted)
         # Clocks of machines differ: ages are counted by the clock of Redis.
@@ -188,11 +190,11 @@ class StaleStore:
 
     # --- reading
 
-    def _read_disk(self, key: str) -> Copy | None:
+    def _read_disk(self, key: str) -> CachedResponse | None:
         data = self._attempt(lambda disk: disk.get(key))
         return decode(key, data, time.time()) if data else None
 
-    def _read_redis(self, key: str) -> Copy | None:
+    def _read_redis(self, key: str) -> CachedResponse | None:
         moment = now()
         data, clock_s = _redis().get_with_time(self._slot(key))
         if not isinstance(data, str) or clock_s is None:

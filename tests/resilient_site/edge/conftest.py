@@ -19,7 +19,7 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge that has been asked nothing yet, with a folder of its own."""
     stale_store = stale_store_module.stale_store
-    keys.copies.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
+    keys.response_cache.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
     stale_store.__init__(  # type: ignore[misc]
         tmp_path / "stale-responses",
         settings.LAST_KNOWN_BYTES,
@@ -29,7 +29,7 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(wsgi_bridge, "admission", admission)
     for kept in (
         coalescing.paused,
-        coalescing.flights,
+        coalescing.in_flight,
     ):
         kept.clear()
     policy.policy_at.cache_clear()

@@ -18,7 +18,7 @@ from resilient_site.edge.admission import (
     Rejected,
 )
 from resilient_site.edge.concurrency_limit import LIMIT_MIN
-from resilient_site.edge.request import Kind
+from resilient_site.edge.request import Priority
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed
 from tests.resilient_site.edge.clients import run
@@ -43,12 +43,15 @@ class Frozen:
     def __init__(self, per_s: float = 1.0, **patience_s: float) -> None:
         self.clock = Clock()
         self.admission = Admission(4, PATIENCE_S | patience_s, clock=self.clock)
-        self.pool = self.admission.pools[Kind.READ]
+        self.pool = self.admission.pools[Priority.ANONYMOUS_READ]
         self.pool.rate = DrainRate(LIGHT, per_s, 1.0, self.clock)
         self.tasks: list[asyncio.Task[int]] = []
 
     async def enter(
-        self, kind: Kind = Kind.READ, count: int = 1, deadline_s: float = FAR_S
+        self,
+        kind: Priority = Priority.ANONYMOUS_READ,
+        count: int = 1,
+        deadline_s: float = FAR_S,
     ) -> None:
         for _ in range(count):
             at = self.clock.now + deadline_s
@@ -90,18 +93,18 @@ async def test_request_waits_as_long_as_it_is_answered_within_the_patience():
     await frozen.enter()
 
     assert isinstance(frozen.outcomes[-1], Rejected)
-    assert len(frozen.pool.waiting[Kind.READ]) == last - 3
-    assert frozen.admission.rejected[Kind.READ] == 1
+    assert len(frozen.pool.waiting[Priority.ANONYMOUS_READ]) == last - 3
+    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 1
     await frozen.stop()
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        (Kind.READ, "anonymous_read"),
-        (Kind.SIGNED_READ, "authenticated_read"),
-        (Kind.SIGNED_WRITE, "write"),
-        (Kind.WRITE, "write"),
+        (Priority.ANONYMOUS_READ, "anonymous_read"),
+        (Priority.AUTHENTICATED_READ, "authenticated_read"),
+        (Priority.AUTHENTICATED_WRITE, "write"),
+        (Priority.ANONYMOUS_WRITE, "write"),
     ],
 )
 def test_each_class_has_its_own_patience(kind, name):
@@ -140,10 +143,10 @@ def test_retry_after_is_the_time_until_there_is_room(per_s, expected):
 @run
 async def test_less_urgent_requests_do_not_count_as_queued_before():
     frozen = Frozen(per_s=1.0)
-    await frozen.enter(Kind.READ, count=30)
-    before = frozen.pool.estimate_completion_s(Kind.SIGNED_READ)
+    await frozen.enter(Priority.ANONYMOUS_READ, count=30)
+    before = frozen.pool.estimate_completion_s(Priority.AUTHENTICATED_READ)
     assert before == 4
-    assert frozen.pool.estimate_completion_s(Kind.READ) == 31
+    assert frozen.pool.estimate_completion_s(Priority.ANONYMOUS_READ) == 31
     await frozen.stop()
 
 
@@ -156,7 +159,7 @@ async def test_request_that_would_pass_its_deadline_in_the_queue_is_rejected_at_
     await frozen.stop()
 
 
-def serve(rate, clock, kinds: list[Kind], per_s: float, seconds: float) -> None:
+def serve(rate, clock, kinds: list[Priority], per_s: float, seconds: float) -> None:
     """Complete requests of these classes in turn, while all threads are busy."""
     for n in range(round(per_s * seconds)):
         clock.now += 1 / per_s
@@ -168,9 +171,9 @@ def serve(rate, clock, kinds: list[Kind], per_s: float, seconds: float) -> None:
 def test_drain_rate_is_that_of_the_last_seconds(per_s):
     clock = Clock()
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
-    serve(rate, clock, [Kind.READ], 50, 3)
-    serve(rate, clock, [Kind.READ], per_s, 6)
-    assert rate.available_to(Kind.READ) == pytest.approx(per_s, rel=0.05)
+    serve(rate, clock, [Priority.ANONYMOUS_READ], 50, 3)
+    serve(rate, clock, [Priority.ANONYMOUS_READ], per_s, 6)
+    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(per_s, rel=0.05)
 
 
 def test_drain_rate_does_not_change_while_threads_are_free():
@@ -178,7 +181,7 @@ def test_drain_rate_does_not_change_while_threads_are_free():
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 3600
     rate.update(is_full=False)
-    assert rate.available_to(Kind.READ) == 500
+    assert rate.available_to(Priority.ANONYMOUS_READ) == 500
 
 
 def test_drain_rate_falls_while_nothing_is_completed():
@@ -186,26 +189,32 @@ def test_drain_rate_falls_while_nothing_is_completed():
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 2
     rate.update(is_full=True)
-    assert rate.available_to(Kind.READ) == pytest.approx(500 * math.exp(-2))
+    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(
+        500 * math.exp(-2)
+    )
     clock.now += 3600
     rate.update(is_full=True)
-    assert rate.available_to(Kind.READ) > 0
+    assert rate.available_to(Priority.ANONYMOUS_READ) > 0
 
 
 def test_drain_rate_of_a_class_is_what_more_urgent_classes_leave():
     clock = Clock()
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
-    kinds = [Kind.SIGNED_READ] * 3 + [Kind.READ]
+    kinds = [Priority.AUTHENTICATED_READ] * 3 + [Priority.ANONYMOUS_READ]
     serve(rate, clock, kinds, 400, 10)
-    assert rate.available_to(Kind.SIGNED_READ) == pytest.approx(400, rel=0.05)
-    assert rate.available_to(Kind.READ) == pytest.approx(100, rel=0.1)
-    assert rate.available_to(Kind.WRITE) == pytest.approx(400 / FAIR_TURN, rel=0.1)
+    assert rate.available_to(Priority.AUTHENTICATED_READ) == pytest.approx(
+        400, rel=0.05
+    )
+    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(100, rel=0.1)
+    assert rate.available_to(Priority.ANONYMOUS_WRITE) == pytest.approx(
+        400 / FAIR_TURN, rel=0.1
+    )
 
 
 # --- the order
 
 
-async def order_of(frozen: Frozen, leaving: int) -> list[Kind]:
+async def order_of(frozen: Frozen, leaving: int) -> list[Priority]:
     """Let so many leave one after the other; return the classes that were admitted."""
     order = []
     for _ in range(leaving):
@@ -222,7 +231,12 @@ async def order_of(frozen: Frozen, leaving: int) -> list[Kind]:
 async def test_more_urgent_classes_are_admitted_first():
     frozen = Frozen()
     await frozen.enter(count=3)
-    kinds = (Kind.WRITE, Kind.READ, Kind.SIGNED_READ, Kind.SIGNED_WRITE)
+    kinds = (
+        Priority.ANONYMOUS_WRITE,
+        Priority.ANONYMOUS_READ,
+        Priority.AUTHENTICATED_READ,
+        Priority.AUTHENTICATED_WRITE,
+    )
     for kind in kinds:
         await frozen.enter(kind)
     assert await order_of(frozen, 4) == sorted(kinds)
@@ -237,30 +251,30 @@ async def test_requests_of_one_class_are_admitted_in_their_order():
         assert [task.done() for task in frozen.tasks] == [True] * (3 + n) + [False] * (
             4 - n
         )
-        frozen.admission.leave(Kind.READ, 0.001, 9)
+        frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
         await settle()
 
 
 @run
 async def test_no_class_starves():
     frozen = Frozen(per_s=100.0)
-    await frozen.enter(Kind.SIGNED_WRITE, count=3)
+    await frozen.enter(Priority.AUTHENTICATED_WRITE, count=3)
     for kind in LIGHT:
         await frozen.enter(kind, count=5 * FAIR_TURN)
     order = await order_of(frozen, 4 * FAIR_TURN)
     assert set(order) == set(LIGHT)
-    assert order.count(Kind.SIGNED_WRITE) >= 3 * FAIR_TURN
+    assert order.count(Priority.AUTHENTICATED_WRITE) >= 3 * FAIR_TURN
     await frozen.stop()
 
 
 @run
 async def test_heavy_requests_have_threads_of_their_own():
     frozen = Frozen()
-    await frozen.enter(Kind.HEAVY, count=2)
+    await frozen.enter(Priority.HEAVY, count=2)
     assert len(frozen.outcomes) == 1
     await frozen.enter(count=3)
     assert len(frozen.outcomes) == 4
-    frozen.admission.leave(Kind.HEAVY, 1, 1)
+    frozen.admission.leave(Priority.HEAVY, 1, 1)
     await settle()
     assert len(frozen.outcomes) == 5
     await frozen.stop()
@@ -274,20 +288,26 @@ async def test_request_is_rejected_when_its_patience_ends_in_the_queue():
     frozen = Frozen(anonymous_read=0.01)
     await frozen.enter(count=3)
     with pytest.raises(Rejected) as rejected:
-        await frozen.admission.enter(Kind.READ, frozen.clock.now + FAR_S, lambda: False)
+        await frozen.admission.enter(
+            Priority.ANONYMOUS_READ, frozen.clock.now + FAR_S, lambda: False
+        )
     assert rejected.value.retry_after_s == 1
-    assert frozen.admission.rejected[Kind.READ] == 1
-    assert not frozen.pool.waiting[Kind.READ]
+    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 1
+    assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
 
 
 @run
 async def test_deadline_that_passes_in_the_queue_is_named():
     admission = Admission(4, PATIENCE_S)
     for _ in range(3):
-        await admission.enter(Kind.READ, time.monotonic() + FAR_S, lambda: False)
+        await admission.enter(
+            Priority.ANONYMOUS_READ, time.monotonic() + FAR_S, lambda: False
+        )
     with pytest.raises(DeadlinePassed):
-        await admission.enter(Kind.READ, time.monotonic() + 0.01, lambda: False)
-    assert not admission.pools[Kind.READ].waiting[Kind.READ]
+        await admission.enter(
+            Priority.ANONYMOUS_READ, time.monotonic() + 0.01, lambda: False
+        )
+    assert not admission.pools[Priority.ANONYMOUS_READ].waiting[Priority.ANONYMOUS_READ]
 
 
 @pytest.mark.parametrize("is_on", [True, False])
@@ -296,7 +316,9 @@ def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
     async def test():
         admission = Admission(4, PATIENCE_S, is_on)
         with pytest.raises(DeadlinePassed):
-            await admission.enter(Kind.READ, time.monotonic(), lambda: False)
+            await admission.enter(
+                Priority.ANONYMOUS_READ, time.monotonic(), lambda: False
+            )
         assert_empty(admission)
 
     test()
@@ -305,7 +327,7 @@ def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
 @run
 async def test_without_admission_control_everything_is_admitted():
     admission = Admission(4, PATIENCE_S, is_on=False)
-    for kind in Kind:
+    for kind in Priority:
         for _ in range(20):
             await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
     assert not any(admission.rejected.values())
@@ -316,26 +338,28 @@ async def test_client_that_has_left_is_not_served_and_not_rejected():
     frozen = Frozen()
     await frozen.enter(count=3)
     at = frozen.clock.now + FAR_S
-    gone = asyncio.create_task(frozen.admission.enter(Kind.READ, at, lambda: True))
+    gone = asyncio.create_task(
+        frozen.admission.enter(Priority.ANONYMOUS_READ, at, lambda: True)
+    )
     await settle()
     await frozen.enter()
-    frozen.admission.leave(Kind.READ, 0.001, 9)
+    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
     with pytest.raises(ClientGone):
         await gone
     await settle()
     assert frozen.outcomes == [None] * 4
-    assert frozen.admission.rejected[Kind.READ] == 0
+    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 0
 
 
 @run
 async def test_request_cancelled_as_it_is_admitted_gives_its_thread_to_the_next():
     frozen = Frozen()
     await frozen.enter(count=5)
-    frozen.admission.leave(Kind.READ, 0.001, 9)  # admits the first one
+    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)  # admits the first one
     frozen.tasks[3].cancel()  # which has not noticed yet
     await frozen.tasks[4]
-    assert frozen.pool.running[Kind.READ] == 3
-    assert not frozen.pool.waiting[Kind.READ]
+    assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
+    assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
 
 
 @run
@@ -343,9 +367,9 @@ async def test_request_cancelled_in_the_queue_is_passed_over():
     frozen = Frozen()
     await frozen.enter(count=5)
     frozen.tasks[3].cancel()  # and is still in the queue
-    frozen.admission.leave(Kind.READ, 0.001, 9)
+    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
     await frozen.tasks[4]
-    assert frozen.pool.running[Kind.READ] == 3
+    assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
 
 
 class Clients:
@@ -355,9 +379,9 @@ class Clients:
         self.admission = Admission(threads, PATIENCE_S)
         self.tasks: list[asyncio.Task[None]] = []
         self.gone: list[list[bool]] = []
-        self.inside: list[Kind] = []
+        self.inside: list[Priority] = []
 
-    async def enter(self, kind: Kind, n: int) -> None:
+    async def enter(self, kind: Priority, n: int) -> None:
         gone: list[bool] = []
 
         async def come() -> None:
@@ -368,27 +392,27 @@ class Clients:
         self.tasks.append(asyncio.create_task(come()))
         self.gone.append(gone)
 
-    async def leave(self, kind: Kind, n: int) -> None:
+    async def leave(self, kind: Priority, n: int) -> None:
         if self.inside:
             left = self.inside.pop(n % len(self.inside))
             self.admission.leave(left, 0.001 * n, n)
 
-    async def cancel(self, kind: Kind, n: int) -> None:
+    async def cancel(self, kind: Priority, n: int) -> None:
         if self.tasks:
             self.tasks[n % len(self.tasks)].cancel()
 
-    async def vanish(self, kind: Kind, n: int) -> None:
+    async def vanish(self, kind: Priority, n: int) -> None:
         if self.gone:
             self.gone[n % len(self.gone)].append(True)
 
-    async def settle(self, kind: Kind, n: int) -> None:
+    async def settle(self, kind: Priority, n: int) -> None:
         await settle()
 
     def check(self) -> None:
         admission = self.admission
         running = admission.running
         assert min(running.values()) >= 0
-        assert running.pop(Kind.HEAVY) <= admission.heavy_max
+        assert running.pop(Priority.HEAVY) <= admission.heavy_max
         light_max = max(admission.threads - admission.heavy_max, LIMIT_MIN)
         assert sum(running.values()) <= light_max
 
@@ -396,13 +420,13 @@ class Clients:
         while self.inside or not all(task.done() for task in self.tasks):
             await settle()
             assert self.inside or not any(self.admission.queued.values())
-            await self.leave(Kind.READ, 1)
+            await self.leave(Priority.ANONYMOUS_READ, 1)
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 EVENTS = ("enter", "leave", "cancel", "vanish", "settle")
 events = st.tuples(
-    st.sampled_from(EVENTS), st.sampled_from(list(Kind)), st.integers(0, 99)
+    st.sampled_from(EVENTS), st.sampled_from(list(Priority)), st.integers(0, 99)
 )
 
 

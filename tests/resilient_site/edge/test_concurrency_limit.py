@@ -12,7 +12,7 @@ from resilient_site.edge.concurrency_limit import (
     TOLERANCE,
     ConcurrencyLimit,
 )
-from resilient_site.edge.request import Kind
+from resilient_site.edge.request import Priority
 
 
 class Clock:
@@ -33,7 +33,7 @@ def limit(clock) -> ConcurrencyLimit:
     """A limit whose baseline of reads is 10 ms."""
     limit = ConcurrencyLimit(16, clock)
     for _ in range(50):
-        limit.record(Kind.READ, 0.01, 1)
+        limit.record(Priority.ANONYMOUS_READ, 0.01, 1)
     return limit
 
 
@@ -42,7 +42,9 @@ def load(limit, clock, service_s, number=400, running=None) -> None:
     for _ in range(number):
         clock.now += service_s / limit.current
         limit.record(
-            Kind.READ, service_s, limit.current if running is None else running
+            Priority.ANONYMOUS_READ,
+            service_s,
+            limit.current if running is None else running,
         )
 
 
@@ -82,24 +84,24 @@ def test_limit_converges_to_the_capacity_of_the_machine(limit, clock):
         running = limit.current
         service_s = 0.01 * max(1.0, running / 4)
         clock.now += service_s / running
-        limit.record(Kind.READ, service_s, running)
+        limit.record(Priority.ANONYMOUS_READ, service_s, running)
     assert 4 <= limit.value <= 4 * TOLERANCE + 1
 
 
 def test_limit_ignores_one_slow_request(limit, clock):
     load(limit, clock, 0.01, 19)
-    limit.record(Kind.READ, 9.0, 5)
+    limit.record(Priority.ANONYMOUS_READ, 9.0, 5)
     load(limit, clock, 0.01, 40)
     assert limit.value == 16
 
 
 def test_limit_has_a_baseline_for_each_class(limit, clock):
     for _ in range(20):
-        limit.record(Kind.SIGNED_WRITE, 0.1, 1)
+        limit.record(Priority.AUTHENTICATED_WRITE, 0.1, 1)
     for _ in range(200):
         clock.now += 0.01
-        limit.record(Kind.SIGNED_WRITE, 0.11, 16)
-        limit.record(Kind.READ, 0.011, 16)
+        limit.record(Priority.AUTHENTICATED_WRITE, 0.11, 16)
+        limit.record(Priority.ANONYMOUS_READ, 0.011, 16)
     assert limit.value == 16
 
 
@@ -107,7 +109,7 @@ def start_probe(limit, clock) -> None:
     clock.now += 2 * PROBE_EVERY_S
     for _ in range(30):
         clock.now += 0.01
-        limit.record(Kind.READ, 0.01, 16)
+        limit.record(Priority.ANONYMOUS_READ, 0.01, 16)
         if limit.is_probing_baseline:
             return
     raise AssertionError("The baseline is never probed.")
@@ -118,9 +120,9 @@ def test_limit_probes_the_baseline_periodically(limit, clock):
     assert limit.current == 1
     for _ in range(PROBE_SAMPLES):
         clock.now += 0.02
-        limit.record(Kind.READ, 0.02, 1)
+        limit.record(Priority.ANONYMOUS_READ, 0.02, 1)
     assert limit.current == 16
-    assert limit._baselines[Kind.READ] > 0.015
+    assert limit._baselines[Priority.ANONYMOUS_READ] > 0.015
 
 
 def test_probe_ends_in_time_with_a_slow_request(limit, clock):
@@ -143,7 +145,7 @@ def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
         load(limit, clock, 0.03, 300)
         clock.now += PROBE_EVERY_S
         for _ in range(PROBE_SAMPLES):
-            limit.record(Kind.READ, 0.03, 1)
+            limit.record(Priority.ANONYMOUS_READ, 0.03, 1)
     load(limit, clock, 0.03, 3000)
     assert limit.value > 8
 
@@ -152,7 +154,7 @@ def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
     st.integers(0, 64),
     st.lists(
         st.tuples(
-            st.sampled_from(list(Kind)),
+            st.sampled_from(list(Priority)),
             st.floats(0, 1e6),
             st.integers(0, 100),
             st.floats(0, 100),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.request import Incoming, Kind
+from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.resilience import deadlines
 from tests.resilient_site.edge.clients import ask, becomes, get, run
 from tests.resilient_site.edge.views import held, now
@@ -17,10 +17,12 @@ from tests.resilient_site.edge.views import held, now
 pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
 
 
-def incoming(timeout: bytes | None, method: str = "GET", path: str = "/x") -> Incoming:
+def incoming(
+    timeout: bytes | None, method: str = "GET", path: str = "/x"
+) -> EdgeRequest:
     headers = [] if timeout is None else [(b"x-request-timeout", timeout)]
     scope = {"method": method, "path": path, "query_string": b"", "headers": headers}
-    return Incoming(scope)
+    return EdgeRequest(scope)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_whatever_is_asked_for_no_more_is_granted(asked):
 def test_who_asks_twice_has_asked_for_nothing():
     request = incoming(b"5")
     request.scope["headers"] *= 2
-    assert Incoming(request.scope)._timeout_s() == 10
+    assert EdgeRequest(request.scope)._timeout_s() == 10
 
 
 @pytest.mark.parametrize("timeout", ["0", "0ms", "0.0s"])
@@ -147,4 +149,4 @@ def test_a_block_has_no_more_time_than_what_is_around_it():
             assert deadlines.remaining() == 0
         assert not deadlines.is_expired()
     assert not deadlines.is_expired()
-    assert Kind.SIGNED_WRITE < Kind.READ < Kind.HEAVY
+    assert Priority.AUTHENTICATED_WRITE < Priority.ANONYMOUS_READ < Priority.HEAVY

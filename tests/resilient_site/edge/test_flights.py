@@ -118,7 +118,7 @@ async def test_the_failure_of_the_fetch_is_told_to_all():
     assert first.status == 500
     assert {a.status for a in others} == {500}
     # One fetch; and what of it is the first one's own goes to nobody else.
-    assert not coalescing.flights
+    assert not coalescing.in_flight
     assert not any(wsgi_bridge.admission.running.values())
 
 
@@ -263,5 +263,5 @@ async def test_fetches_give_their_threads_back(monkeypatch, settings):
     for n in range(20):
         await asyncio.gather(*(get(f"/thing/{n}-{m}") for m in range(3)))
     assert not any(wsgi_bridge.admission.running.values())
-    assert not coalescing.flights
-    assert len(keys.copies) <= 60
+    assert not coalescing.in_flight
+    assert len(keys.response_cache) <= 60

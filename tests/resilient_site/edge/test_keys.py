@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge.cache import keys
-from resilient_site.edge.cache.keys import TOLD_MAX, Key, key_of
+from resilient_site.edge.cache.keys import VARYING_MAX, Key, key_of
 from resilient_site.edge.policy import PATH_MAX, Shared
-from resilient_site.edge.request import Incoming, tidy
+from resilient_site.edge.request import EdgeRequest, normalize
 from tests.resilient_site.edge.clients import HOST, ask, get, run
 from tests.resilient_site.edge.views import now
 
@@ -28,7 +28,7 @@ async def test_parameters_that_do_not_count_cause_no_fetch():
     for n in range(100):
         assert (await get(f"/thing?utm_{n}={n}&q=a&{n}")).is_hit
     assert [seen["query"] for seen in now.asked] == ["q=a"]
-    assert len(keys.copies) == 1
+    assert len(keys.response_cache) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_a_blank_value_is_one():
 @pytest.mark.parametrize(
     "target",
     [
-        "/thing?q=" + "x" * (TOLD_MAX + 1),
+        "/thing?q=" + "x" * (VARYING_MAX + 1),
         "/thing?" + "&".join(["q=1"] * 500),
         "/thing/" + "x" * (PATH_MAX + 1),
     ],
@@ -83,7 +83,7 @@ def test_what_is_longer_than_its_answer_is_not_kept(target):
             answer = await get(target)
             assert (answer.status, answer.cached) == (200, "")
         assert len(now.asked) == 2
-        assert len(keys.copies) == 0
+        assert len(keys.response_cache) == 0
 
     test()
 
@@ -199,8 +199,8 @@ def test_a_tidy_request_is_read_alike_by_everyone(headers, query):
         "method": "GET", "path": "/thing", "query_string": query,
         "headers": [HOST, *headers],
     }  # fmt: skip
-    tidy(scope)
-    request = Incoming(scope)
+    normalize(scope)
+    request = EdgeRequest(scope)
     assert scope["query_string"].isascii()
     assert not [name for name in request.headers if b"_" in name]
     assert len([n for n, _ in scope["headers"] if n == b"cookie"]) <= 1

@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from resilient_site.edge.cache.cached_response import BODY_MAX_BYTES, Copy
+from resilient_site.edge.cache.cached_response import BODY_MAX_BYTES, CachedResponse
 from resilient_site.edge.cache.invalidation import Mark
-from resilient_site.edge.cache.keys import PROBATION_SHARE, Key, ReadCache
+from resilient_site.edge.cache.keys import PROBATION_SHARE, Key, ResponseCache
 from resilient_site.edge.wsgi_bridge import Response
 from resilient_site.resilience.cache_control import SHARED
 
@@ -19,11 +19,11 @@ def key(n: int, query: str = "") -> Key:
     return Key(b"localhost", "http", f"/api/v1/items/item-{n}", query, ())
 
 
-def copy(body: bytes, at: int = 1, headers: int = 12) -> Copy:
+def copy(body: bytes, at: int = 1, headers: int = 12) -> CachedResponse:
     """As one comes from Django: nothing in it is shared with another."""
     told = [(b"x-header-%d" % n, os.urandom(20)) for n in range(headers)]
     told.append((b"cache-control", SHARED.encode()))
-    made = Copy.of(told, body, Mark(at, (at + 1000, at + 2000)))
+    made = CachedResponse.of(told, body, Mark(at, (at + 1000, at + 2000)))
     assert made is not None
     return made
 
@@ -31,7 +31,7 @@ def copy(body: bytes, at: int = 1, headers: int = 12) -> Copy:
 @pytest.mark.parametrize("size", [0, 2_000, 50_000])
 @pytest.mark.parametrize("is_asked_again", [False, True])
 def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     gc.collect()
     tracemalloc.start()
     try:
@@ -49,7 +49,7 @@ def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
 
 
 def test_a_flood_pushes_out_nothing_that_is_asked_for_again():
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     for n in range(100):
         cache.put(key(n), copy(b"x" * 1_000))
         assert cache.get(key(n))
@@ -60,7 +60,7 @@ def test_a_flood_pushes_out_nothing_that_is_asked_for_again():
 
 
 def test_the_least_recently_used_go_first():
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     for n in range(1000):
         cache.put(key(n), copy(b"x" * 1_000))
         cache.get(key(n))
@@ -71,7 +71,7 @@ def test_the_least_recently_used_go_first():
 
 
 def test_one_large_copy_empties_nothing():
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     cache.put(key(1), copy(b"small"))
     cache.put(key(2), copy(b"x" * int(PROBATION_SHARE * MAX_BYTES)))
     assert cache.get(key(1))
@@ -79,7 +79,7 @@ def test_one_large_copy_empties_nothing():
 
 
 def test_what_is_forgotten_gives_its_room_back():
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     for n in range(4):
         cache.put(key(n), copy(b"x" * 1000))
     cache.get(key(1))
@@ -89,7 +89,7 @@ def test_what_is_forgotten_gives_its_room_back():
 
 
 def test_a_copy_that_was_read_earlier_displaces_none():
-    cache = ReadCache(MAX_BYTES)
+    cache = ResponseCache(MAX_BYTES)
     assert cache.put(key(1), copy(b"new", at=2))
     assert not cache.put(key(1), copy(b"old", at=1))
     kept = cache.get(key(1))
@@ -100,7 +100,7 @@ def test_a_copy_that_was_read_earlier_displaces_none():
 
 
 def test_without_room_nothing_is_kept():
-    cache = ReadCache(0)
+    cache = ResponseCache(0)
     cache.put(key(1), copy(b"x"))
     assert (len(cache), cache.bytes) == (0, 0)
 
@@ -112,4 +112,4 @@ def test_an_answer_that_is_too_large_or_not_whole_is_no_copy():
             (b"cache-control", SHARED.encode()),
         ]
         response = Response(200, headers, "", b"x" * size)
-        assert Copy.from_response(response, 1) is None
+        assert CachedResponse.from_response(response, 1) is None

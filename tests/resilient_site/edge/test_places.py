@@ -94,7 +94,7 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     path = "/api/v1/heavy_computation"
     heavy = [
         asyncio.create_task(
-            admission.enter(wsgi_bridge.Kind.HEAVY, 1e12, lambda: False)
+            admission.enter(wsgi_bridge.Priority.HEAVY, 1e12, lambda: False)
         )
         for _ in range(admission.heavy_max)
     ]
@@ -104,5 +104,5 @@ async def test_readers_get_in_while_all_places_for_what_is_heavy_are_taken():
     now.go_on.set()
     assert (await ask("/plain")).status == 200
     for _ in heavy:
-        admission.leave(wsgi_bridge.Kind.HEAVY, 1.0, 1)
+        admission.leave(wsgi_bridge.Priority.HEAVY, 1.0, 1)
     assert_all_free()

@@ -10,7 +10,7 @@ from django.test import Client
 from items.apps import EDITORS
 from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.stale_store import stale_store
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 from resilient_site.models import ApiToken
 from resilient_site.resilience.cache_control import OWN, share_with_anonymous
 from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
@@ -40,9 +40,9 @@ def token(reader) -> str:
     return f"Token {ApiToken.objects.create(user=reader)[1]}"
 
 
-def incoming(headers: list[tuple[bytes, bytes]]) -> Incoming:
+def incoming(headers: list[tuple[bytes, bytes]]) -> EdgeRequest:
     scope = {"method": "GET", "path": REST, "query_string": b""}
-    return Incoming({**scope, "headers": [HOST, *headers]})
+    return EdgeRequest({**scope, "headers": [HOST, *headers]})
 
 
 def fail() -> None:

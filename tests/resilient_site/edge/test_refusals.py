@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from resilient_site.edge import error_responses
 from resilient_site.edge.admission import Rejected
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.observability.request_id import current_request_id, start_request
 from tests.resilient_site.edge.clients import Answer, ask, get, run
@@ -23,7 +23,7 @@ def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") ->
             "method": method, "path": path, "query_string": b"", "headers": headers,
         }  # fmt: skip
         extra, answer = start_request(scope), Answer()
-        await error_responses.send_error(Incoming(scope), answer.take, error, extra)
+        await error_responses.send_error(EdgeRequest(scope), answer.take, error, extra)
         assert answer.headers["x-request-id"] == current_request_id()
         return answer
 

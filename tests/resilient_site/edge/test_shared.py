@@ -133,7 +133,7 @@ def test_what_is_not_for_everybody_is_not_shared(headers):
             answer = await get()
             assert (answer.status, len(now.asked)) == (200, asked)
             assert "cache-status" not in answer.headers
-        assert len(keys.copies) == 0
+        assert len(keys.response_cache) == 0
 
     test()
 
@@ -202,7 +202,7 @@ async def test_an_old_copy_is_shown_while_a_new_one_is_fetched():
         assert "ttl=-1" in old.cached
         assert STATUS.fullmatch(old.cached)
         await becomes(lambda: len(now.asked) == 2)
-        await becomes(lambda: not coalescing.flights)
+        await becomes(lambda: not coalescing.in_flight)
     assert (await get()).headers["age"] == "0"
     assert len(now.asked) == 2
 

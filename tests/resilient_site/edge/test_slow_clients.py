@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 
 from resilient_site.edge import request_body
-from resilient_site.edge.request import Incoming
+from resilient_site.edge.request import EdgeRequest
 from tests.running import Site, admin_token
 
 pytestmark = pytest.mark.once
@@ -98,7 +98,7 @@ def test_large_body_is_received_only_where_files_are_uploaded(path, header, acce
         size = (b"content-length", b"%d" % (length + more))
         headers = [header, size, (b"content-type", kind)]
         scope = {"path": path, "headers": headers, "method": "POST"}
-        request = Incoming(scope | {"query_string": b""})
+        request = EdgeRequest(scope | {"query_string": b""})
         assert request_body._is_acceptable(request) == expected
 
 

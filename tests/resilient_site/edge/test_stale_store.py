@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from resilient_site import settings as as_started
 from resilient_site.edge.cache import keys, response_codec
 from resilient_site.edge.cache import stale_store as module
-from resilient_site.edge.cache.cached_response import Copy
+from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import Mark, generations, mark, now
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.response_codec import decode, encode
@@ -47,14 +47,16 @@ def store(tmp_path):
     store.stop()
 
 
-def make_response(body: bytes = b"body", **changes) -> Copy:
+def make_response(body: bytes = b"body", **changes) -> CachedResponse:
     headers = [(b"content-type", b"text/plain"), (b"etag", b'"\xe4"')]
     of_nothing = mark(now(), [])
-    made = Copy(headers, body, 10, 60, 86400, of_nothing, etag=b'"\xe4"')
+    made = CachedResponse(headers, body, 10, 60, 86400, of_nothing, etag=b'"\xe4"')
     return replace(made, **changes)
 
 
-def put(store: StaleStore, key: str = "key", response: Copy | None = None) -> None:
+def put(
+    store: StaleStore, key: str = "key", response: CachedResponse | None = None
+) -> None:
     store.put(key, response or make_response(), is_public=True)
     write_out(store)
 
@@ -281,7 +283,7 @@ def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
     data = encode("key", make_response(), 0)
     monkeypatch.setattr(response_codec, "boot_id", lambda: "another")
     assert not keys.is_fresh(decode("key", data, 0))
-    assert decode("key", data, 0).is_for_want_of_better()
+    assert decode("key", data, 0).is_usable_if_error()
 
 
 @given(
@@ -291,7 +293,7 @@ def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
     st.lists(st.integers(0, 65535)),
 )
 def test_any_response_survives_encoding(body, headers, limit, slots):
-    made = Copy(headers, body, limit, limit, limit, Mark(now(), tuple(slots)))
+    made = CachedResponse(headers, body, limit, limit, limit, Mark(now(), tuple(slots)))
     found = decode("key", encode("key", made, 0), 0)
     assert (found.headers, found.body, found.mark) == (headers, body, made.mark)
     assert (found.fresh_s, found.stale_if_error_s) == (limit, limit)
@@ -347,7 +349,7 @@ def test_response_read_before_this_process_listens_is_outdated(
     monkeypatch.setattr(subscriber, "_listening_since", now())
     found = asyncio.run(elsewhere.get_from_redis("key"))
     assert not keys.is_fresh(found)
-    assert found.is_for_want_of_better()
+    assert found.is_usable_if_error()
 
 
 @pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
@@ -456,7 +458,7 @@ class TestAtTheEdge:
     @staticmethod
     def forget() -> None:
         """Be another machine, with nothing in memory or on disk."""
-        keys.copies.__init__(keys.copies.max_bytes)  # type: ignore[misc]
+        keys.response_cache.__init__(keys.response_cache.max_bytes)  # type: ignore[misc]
         module.stale_store.max_bytes = 0
 
     def test_stale_response_of_another_machine_is_sent(self, server, stale_store):
