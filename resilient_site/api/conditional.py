@@ -1,7 +1,7 @@
 """Conditional requests (RFC 9110, section 13): the one evaluator of their headers.
 
 A read that the client has already is answered with 304, and a request whose
-precondition is false with 412, so that nobody overwrites a version they have not seen.
+precondition is false with 412, so that no client overwrites a version it has not read.
 Nothing here knows of Django or ASGI: the middleware, the item API and the edge pass the
 method, the headers, and the validators of the current representation.
 

@@ -49,7 +49,7 @@ class CancellableConnection(psycopg.Connection[Any]):
         while True:
             cls.check()
             try:
-                found = resolver.current(host, port, CHECK_INTERVAL_S)
+                found = resolver.resolve(host, port, CHECK_INTERVAL_S)
             except TimeoutError:
                 continue
             except (OSError, UnicodeError) as error:

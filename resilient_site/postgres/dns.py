@@ -1,95 +1,66 @@
-"""Names of hosts, looked up in threads: the resolver of the system knows no timeout.
+"""Look-ups of host names with a timeout, which the system's resolver does not have.
 
-While it does not answer, what was true a while ago does.
+Each look-up runs in a thread. While the resolver does not answer, the last address of
+the name is used. What is not handled: a thread whose look-up hangs is not ended.
 """
 
 import os
 import socket
 import threading
-import time
 from concurrent.futures import Future
 from typing import Any
 
-RESOLVE_AGAIN_S = 30.0
-
 type Address = tuple[Any, ...]
+type Name = tuple[str, int]  # host and port
 
 
 class Resolver:
-    """Looks names up, and remembers what it found."""
-
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-        self._asked: dict[tuple[str, int], Future[list[Address]]] = {}
+        self._found: dict[Name, list[Address]] = {}
+        self._pending: dict[Name, Future[list[Address]]] = {}
 
-    def addresses(self, host: str, port: int, wait_s: float | None) -> list[Address]:
-        """Return what is known, or else what is found within `wait_s`.
+    def resolve(self, host: str, port: int, timeout_s: float) -> list[Address]:
+        """Return the addresses found within the timeout, or else those found before.
 
-        Raises OSError, and TimeoutError.
+        Raises OSError if the look-up fails, and TimeoutError.
         """
         try:
-            return _look_up(host, port, socket.AI_NUMERICHOST)
-        except socket.gaierror:  # a name
-            at, known = self._found.get((host, port), (0.0, []))
-        if known and time.monotonic() - at < RESOLVE_AGAIN_S:
-            return known
-        asked = self._ask(host, port)
-        return known or _result(asked, host, wait_s)
-
-    def current(self, host: str, port: int, wait_s: float) -> list[Address]:
-        """Return what is found within `wait_s`, or else what is known. Raises alike."""
-        asked = self._ask(host, port)
-        try:
-            return _result(asked, host, wait_s)
+            return self._look_up(host, port).result(timeout_s)
         except TimeoutError:
             if (host, port) not in self._found:
                 raise
-            return self._found[host, port][1]
+            return self._found[host, port]
 
-    def _ask(self, host: str, port: int) -> Future[list[Address]]:
+    def _look_up(self, host: str, port: int) -> Future[list[Address]]:
+        """Return the look-up of this name; one runs at a time."""
         with self._lock:
-            asked = self._asked.get((host, port))
-            if asked is None:
-                asked = self._asked[host, port] = Future()
-                arguments = (host, port, asked)
-                threading.Thread(
-                    target=self._resolve, args=arguments, daemon=True
-                ).start()
-            return asked
+            pending = self._pending.get((host, port))
+            if pending is None:
+                pending = self._pending[host, port] = Future()
+                arguments = (host, port, pending)
+                threading.Thread(target=self._run, args=arguments, daemon=True).start()
+            return pending
 
-    def _resolve(self, host: str, port: int, asked: Future[list[Address]]) -> None:
+    def _run(self, host: str, port: int, pending: Future[list[Address]]) -> None:
         try:
-            found = _look_up(host, port)
-            self._found[host, port] = time.monotonic(), found
+            rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = [(family, address) for family, _, _, _, address in rows]
+            self._found[host, port] = found
         except (OSError, UnicodeError) as error:
-            self._forget(host, port)
-            asked.set_exception(error)
+            self._remove(host, port)
+            pending.set_exception(error)
         else:
-            self._forget(host, port)
-            asked.set_result(found)
+            self._remove(host, port)
+            pending.set_result(found)
 
-    def _forget(self, host: str, port: int) -> None:
-        """Let the next one look anew."""
+    def _remove(self, host: str, port: int) -> None:
+        """Have the next caller start a new look-up."""
         with self._lock:
-            self._asked.pop((host, port), None)
-
-
-def _result(
-    asked: Future[list[Address]], host: str, wait_s: float | None
-) -> list[Address]:
-    try:
-        return asked.result(wait_s)
-    except TimeoutError:
-        raise TimeoutError(f"The name {host} is not resolved yet") from None
-
-
-def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, address) for family, _, _, _, address in found]
+            self._pending.pop((host, port), None)
 
 
 resolver = Resolver()

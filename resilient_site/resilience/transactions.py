@@ -1,7 +1,7 @@
 """Transactions that are retried after a conflict with another writer.
 
 Two writers can see the same free id or version, or deadlock; the one that loses starts
-anew and sees what the other has written. Its client notices a delay, or 409 after
+again and sees what the other has written. Its client notices a delay, or 409 after
 `ATTEMPTS`. What is not handled: a database that fails; that is for the breaker.
 """
 

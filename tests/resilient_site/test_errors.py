@@ -82,12 +82,12 @@ def test_read_only_database_is_503_for_writers(api):
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")
     try:
-        refused = api.post("/api/v1/items/", {"name": "X"})
+        rejected = api.post("/api/v1/items/", {"name": "X"})
         assert api.get("/api/v1/items/").status_code == 200
     finally:
         connection.close()
-    assert (refused.status_code, refused["Retry-After"]) == (503, "5")
-    assert "accepts no changes" in refused.json()["detail"]
+    assert (rejected.status_code, rejected["Retry-After"]) == (503, "5")
+    assert "accepts no changes" in rejected.json()["detail"]
 
 
 @pytest.mark.django_db

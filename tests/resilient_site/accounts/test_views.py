@@ -161,7 +161,7 @@ def test_create_token_prints_only_the_token(editor):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nobody"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"], ["rita"]],
+    [["unknown"], ["edith", "--ttl", "30"], ["edith", "--ttl", "0d"], ["rita"]],
     ids=" ".join,
 )
 def test_create_token_rejects_wrong_arguments(editor, reader, arguments):

@@ -235,18 +235,18 @@ def test_response_of_500_and_above_rolls_the_write_back(editor):
     assert not Item.objects.exists()
 
 
-REFUSE = {
+REJECT = {
     "sqlite": (
-        "CREATE TRIGGER refuse BEFORE INSERT ON {table} "
+        "CREATE TRIGGER reject BEFORE INSERT ON {table} "
         "BEGIN SELECT RAISE(ABORT, 'no'); END",
-        "DROP TRIGGER refuse",
+        "DROP TRIGGER reject",
     ),
     "postgresql": (
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN RAISE EXCEPTION USING ERRCODE = ''unique_violation''; END'; "
-        "CREATE TRIGGER refuse BEFORE INSERT ON {table} "
-        "FOR EACH ROW EXECUTE FUNCTION refuse()",
-        "DROP FUNCTION refuse CASCADE",
+        "CREATE TRIGGER reject BEFORE INSERT ON {table} "
+        "FOR EACH ROW EXECUTE FUNCTION reject()",
+        "DROP FUNCTION reject CASCADE",
     ),
 }
 
@@ -256,7 +256,7 @@ REFUSE = {
 )
 def test_write_and_response_are_stored_together_or_neither(api, table):
     """As when other writers win each time: over the write, or over the response."""
-    begin, end = REFUSE[connection.vendor]
+    begin, end = REJECT[connection.vendor]
     with connection.cursor() as cursor:
         cursor.execute(begin.format(table=table))
         answer = api.post(ITEMS, {"name": "x"}, headers=KEY)

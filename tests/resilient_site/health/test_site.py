@@ -155,8 +155,8 @@ def test_probes_are_plain_text_and_never_limited(site):
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert answer.headers["Cache-Control"] == "no-store"
             assert site.request("HEAD", path).body == b""
-            refused = site.request("POST", path)
-            assert (refused.status, refused.headers["Allow"]) == (405, "GET, HEAD")
+            rejected = site.request("POST", path)
+            assert (rejected.status, rejected.headers["Allow"]) == (405, "GET, HEAD")
         assert site.get("/status/").status == 200
 
 

@@ -91,25 +91,25 @@ def test_rest_rejection_is_a_problem_with_retry_after(client, limits):
     answers = [client.get(ITEM) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [left(answer)[1] for answer in answers] == [1, 0, 0]
-    refused = answers[-1]
-    assert refused["Content-Type"] == "application/problem+json"
-    assert refused["RateLimit-Policy"] == '"anonymous-read";q=2;w=60'
-    assert refused["Cache-Control"] == "no-store"
-    problem = refused.json()
+    rejected = answers[-1]
+    assert rejected["Content-Type"] == "application/problem+json"
+    assert rejected["RateLimit-Policy"] == '"anonymous-read";q=2;w=60'
+    assert rejected["Cache-Control"] == "no-store"
+    problem = rejected.json()
     assert problem["type"] == TYPE
     assert problem["violated-policies"] == ["anonymous-read"]
     assert (problem["code"], problem["status"]) == ("rate_limited", 429)
-    assert int(refused["Retry-After"]) >= left(refused)[2] >= 1
+    assert int(rejected["Retry-After"]) >= left(rejected)[2] >= 1
 
 
 @pytest.mark.django_db
 def test_browser_rejection_is_the_error_page(client, limits):
     limits("anonymous-read=1/m")
     client.get("/items/")
-    refused = client.get("/items/")
-    assert refused.status_code == 429
-    assert refused["Content-Type"].startswith("text/html")
-    assert f"Try again in about {refused['Retry-After']} second" in refused.text
+    rejected = client.get("/items/")
+    assert rejected.status_code == 429
+    assert rejected["Content-Type"].startswith("text/html")
+    assert f"Try again in about {rejected['Retry-After']} second" in rejected.text
 
 
 @pytest.mark.django_db
@@ -333,9 +333,9 @@ def test_window_ends_after_retry_after_and_not_before(limits, clock):
     limits("anonymous-read=1/m")
     limited, requests = middleware(), RequestFactory()
     limited(requests.get(ITEM))
-    refused = limited(requests.get(ITEM))
-    assert refused.status_code == 429
-    wait = int(refused["Retry-After"])
+    rejected = limited(requests.get(ITEM))
+    assert rejected.status_code == 429
+    wait = int(rejected["Retry-After"])
     clock.now += wait - 0.01
     assert limited(requests.get(ITEM)).status_code == 429
     clock.now += 0.01
@@ -427,8 +427,8 @@ def test_redis_counts_for_all_processes_once_it_is_back(redis_own, limits):
     with in_redis(redis_own):
         redis_own.kill()
         for _ in range(4):
-            refused = limited(requests.get(ITEM))
-        assert "scope" in refused["RateLimit-Policy"]
+            rejected = limited(requests.get(ITEM))
+        assert "scope" in rejected["RateLimit-Policy"]
         redis_own.start()
         recover(caches["rates"])
         assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
