@@ -1,7 +1,7 @@
-"""Access log: every request is counted, and most have a line.
+"""Access log and metrics of requests: each is counted, and most have a log line.
 
-Cache hits have none unless ACCESS_LOG=all, as a line costs more than a hit; probes have
-none at all.
+Cache hits are only counted, unless ACCESS_LOG=all: a line costs more than the response.
+Probes have no line, and rejections for overload none either.
 """
 
 import logging
@@ -23,8 +23,8 @@ logger = logging.getLogger("resilient_site.requests")
 CACHE_STATUS = b"cache-status"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NO, MOST, ALL = "0", "1", "all"
-# The client had gone before there was an answer (nginx has it, too).
-GONE = 499
+# The client left before there was a response; nginx uses it, too.
+CLIENT_GONE = 499
 HIT, STALE, STORED, COLLAPSED, REJECTED = (
     "hit",
     "stale",
@@ -33,7 +33,7 @@ HIT, STALE, STORED, COLLAPSED, REJECTED = (
     "rejected",
 )
 NONE = "none"
-_is_old = re.compile(rb"ttl=-").search
+_is_stale = re.compile(rb"ttl=-").search
 
 
 def method_of(method: str) -> str:
@@ -47,8 +47,8 @@ def record_hit(scope: Message, size: int) -> None:
         log(scope, 200, 0.0, size, HIT)
 
 
-class Observed:
-    """One request on its way through the edge, and what its answer is."""
+class RequestRecorder:
+    """Records one request on its way through the edge, and its response."""
 
     def __init__(self, scope: Message, send: Send) -> None:
         self._scope, self._send = scope, send
@@ -69,33 +69,34 @@ class Observed:
     def end(self) -> None:
         seconds = time.perf_counter() - self._began
         scope = self._scope
-        status = self._status or GONE
+        status = self._status or CLIENT_GONE
         method = method_of(scope["method"])
         route = policy_at(scope["path"], method).route
-        how = self.how()
-        requests[route, method, status, how] += 1
+        edge = self.edge_action()
+        requests[route, method, status, edge] += 1
         if route == PROBE:
             return
         REQUEST_DURATION.labels(route, method, f"{status // 100}xx").observe(seconds)
         wanted = settings.ACCESS_LOG
-        if wanted == ALL or (wanted == MOST and how not in (HIT, REJECTED)):
-            log(scope, status, seconds, self._size, how)
+        if wanted == ALL or (wanted == MOST and edge not in (HIT, REJECTED)):
+            log(scope, status, seconds, self._size, edge)
 
-    def how(self) -> str:
-        """Return what the edge did for it, from what it says itself (RFC 9211)."""
-        said = self._cache
-        if not said:
-            return REJECTED if self._status == 503 and not self._was_asked() else NONE
-        if b"; hit" in said:
-            return STALE if b"detail=" in said or _is_old(said) else HIT
-        return COLLAPSED if b"collapsed" in said else STORED
+    def edge_action(self) -> str:
+        """Return what the edge did, from the response's Cache-Status (RFC 9211)."""
+        status = self._cache
+        if not status:
+            is_rejection = self._status == 503 and not self._was_admitted()
+            return REJECTED if is_rejection else NONE
+        if b"; hit" in status:
+            return STALE if b"detail=" in status or _is_stale(status) else HIT
+        return COLLAPSED if b"collapsed" in status else STORED
 
-    def _was_asked(self) -> bool:
+    def _was_admitted(self) -> bool:
         context = self._scope.get(SCOPE_KEY)
         return context is not None and context.was_admitted
 
 
-def log(scope: Message, status: int, seconds: float, size: int, how: str) -> None:
+def log(scope: Message, status: int, seconds: float, size: int, edge: str) -> None:
     fields: dict[str, Any] = {
         "method": scope["method"],
         "path": scope["path"],
@@ -105,15 +106,15 @@ def log(scope: Message, status: int, seconds: float, size: int, how: str) -> Non
         "bytes": size,
         "user": _user(scope),
     }
-    if how != NONE:
-        fields["cache"] = how
-    if status >= 500 or how in (STALE, REJECTED):
+    if edge != NONE:
+        fields["cache"] = edge
+    if status >= 500 or edge in (STALE, REJECTED):
         fields["degraded"] = [component.name for component in not_passing()]
     logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
 
 
 def not_passing() -> tuple[Any, ...]:
-    # Where nothing watches, a look would ask the parts themselves.
+    # Without the monitor, a report would check the components itself.
     return health_monitor.report().not_passing if health_monitor.is_running else ()
 
 

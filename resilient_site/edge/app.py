@@ -12,7 +12,7 @@ from time import monotonic
 from django.conf import settings
 
 from resilient_site.edge import lifespan, probes, wsgi_bridge
-from resilient_site.edge.access_log import Observed, record_hit
+from resilient_site.edge.access_log import RequestRecorder, record_hit
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Message, Receive, Send
 from resilient_site.edge.cache import coalescing, private_cache
@@ -94,11 +94,11 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
 async def serve(scope: Message, receive: Receive, send: Send) -> None:
     normalize(scope)
     extra = start_request(scope)
-    observed = Observed(scope, send)
+    recorder = RequestRecorder(scope, send)
     try:
-        await answer(EdgeRequest(scope), receive, observed.send, extra)
+        await answer(EdgeRequest(scope), receive, recorder.send, extra)
     finally:
-        observed.end()
+        recorder.end()
 
 
 async def answer(

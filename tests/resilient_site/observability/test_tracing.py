@@ -37,8 +37,8 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers["Content-Encoding"] == "gzip":
                 body = gzip.decompress(body)
-            told = ExportTraceServiceRequest.FromString(body)
-            for resource in told.resource_spans:
+            request = ExportTraceServiceRequest.FromString(body)
+            for resource in request.resource_spans:
                 for scope in resource.scope_spans:
                     spans.extend(scope.spans)
             self.send_response(200)
