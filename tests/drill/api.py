@@ -1,4 +1,4 @@
-"""What the REST API of the site says is there, when a drill begins and when it ends."""
+"""State of the site by its REST API, before and after a drill."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.drill.clients import Clients
-from tests.drill.knowledge import (
-    Found,
-    Knowledge,
+from tests.drill.history import (
+    Findings,
+    History,
     check_changes,
     check_items,
     check_jobs,
@@ -35,36 +35,36 @@ class Api:
     def __init__(self, ask: Ask, token: str = "") -> None:
         self._ask = ask
         self._headers = {"Authorization": f"Token {token}"} if token else {}
-        # The log of changes that this drill is about begins here.
+        # The start of this drill in the change log.
         self._begin = self.get("/api/v1/changes?since=now")["next"]
         self.changes: list[dict[str, Any]] = []
 
-    def knowledge(self) -> Knowledge:
+    def history(self) -> History:
         """Raise RuntimeError if there is nothing to read."""
         found = self.get(f"{API.items}?page_size={KNOWN_ITEMS}")["results"]
         if not found:
             raise RuntimeError("The catalogue is empty: there is nothing to read.")
-        return Knowledge({str(item["id"]): item["name"] for item in found})
+        return History({str(item["id"]): item["name"] for item in found})
 
-    def check(self, found: Found, clients: Clients) -> None:
+    def check(self, found: Findings, clients: Clients) -> None:
         items = self._pages(f"{API.items}?search={clients.run_id}")
-        check_items(found, clients.knowledge, items)
-        # Those of others are not looked at.
+        check_items(found, clients.history, items)
+        # Changes by others are ignored.
         self.changes = [
             change
             for change in self._all_changes()
             if clients.run_id in (change["after"] or {}).get("name", "")
         ]
-        check_changes(found, clients.knowledge, self.changes)
+        check_changes(found, clients.history, self.changes)
         if clients.submitted:
             with suppress(TimeoutError):
                 wait_for(lambda: not self._unfinished_jobs(), JOBS_END_S)
             jobs = self._pages("/api/v1/jobs?task=heavy_computation&page_size=200")
             check_jobs(found, clients.submitted, jobs, self._result)
-        found.wrong_answers += clients.knowledge.wrong
+        found.wrong_answers += clients.history.wrong
 
     def wait_for_last(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the events when the last change is among them, or has had time."""
+        """Return the events once the last change has arrived, or after a timeout."""
         last = self.changes[-1]
 
         def has_come() -> bool:

@@ -11,10 +11,10 @@ from django.conf import settings
 from tests.drill import report
 from tests.drill.faults import FAULTS, Fault
 from tests.drill.objectives import FILE, Objectives
-from tests.drill.plain.stack import Plain
-from tests.drill.runs import Run, run
-from tests.drill.stack import OFF, Ours, Stack
-from tests.drill.staging import Staging
+from tests.drill.plain.stack import PlainStack
+from tests.drill.remote_stack import RemoteStack
+from tests.drill.runner import Run, run
+from tests.drill.stack import OFF, ProductionStack, Stack
 
 QUICK_S = 2.5
 LOAD_S = 30.0
@@ -31,28 +31,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--without", action="append", choices=[*OFF], default=[],
-        help="the same once more without these mechanisms (may be repeated)",
+        help="repeat without this mechanism (may be repeated)",
     )  # fmt: skip
     parser.add_argument(
         "--plain", action="store_true",
-        help="the same once more for a plain ModelViewSet under gunicorn",
+        help="repeat for a plain ModelViewSet under gunicorn",
     )  # fmt: skip
     parser.add_argument(
-        "--url", help="load and checks alone, no faults, for the site at this address"
+        "--url", help="only load and checks, without faults, for the site at this URL"
     )
-    parser.add_argument("--token", default="", help="with --url: who writes there")
+    parser.add_argument(
+        "--token", default="", help="with --url: API token of the writers"
+    )
     parser.add_argument(
         "--seconds", type=float, default=LOAD_S, help="with --url: for how long"
     )
-    parser.add_argument("--objectives", type=Path, default=FILE, help="what to keep")
+    parser.add_argument(
+        "--objectives", type=Path, default=FILE, help="file of objectives"
+    )
     parser.add_argument(
         "--output", type=Path, default=settings.DATA_DIR / "drill",
         help="where the report is written",
     )  # fmt: skip
 
 
-def drill(options: dict[str, Any], say: Callable[[str], None]) -> bool:
-    """Return whether every objective was kept. Raises ValueError for bad objectives."""
+def drill(options: dict[str, Any], print_line: Callable[[str], None]) -> bool:
+    """Return whether all objectives were met. Raises ValueError for bad objectives."""
     # make passes SIGTERM on: end as for Ctrl-C, so that everything ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     objectives = Objectives(options["objectives"])
@@ -60,14 +64,14 @@ def drill(options: dict[str, Any], say: Callable[[str], None]) -> bool:
     runs: list[Run] = []
     for stack in _stacks(options):
         seconds = QUICK_S if options["quick"] else None
-        done = run(stack, faults, objectives, say, seconds)
+        done = run(stack, faults, objectives, print_line, seconds)
         runs.append(done)
-        say(report.summary(done))
-        for lacking in done.lacking:
-            say(f"  –  not there: {lacking}")
+        print_line(report.summary(done))
+        for missing in done.missing:
+            print_line(f"  –  not available: {missing}")
     page = report.write(options["output"], runs, objectives)
     kept = runs[0].is_kept
-    say(
+    print_line(
         f"{'Every objective is kept.' if kept else 'Objectives are missed.'} See {page}"
     )
     return kept
@@ -75,18 +79,18 @@ def drill(options: dict[str, Any], say: Callable[[str], None]) -> bool:
 
 def _stacks(options: dict[str, Any]) -> Iterator[Stack]:
     if options["url"]:
-        yield Staging(options["url"], options["token"])
+        yield RemoteStack(options["url"], options["token"])
         return
-    yield Ours()
+    yield ProductionStack()
     for what in options["without"]:
-        yield Ours(what)
+        yield ProductionStack(what)
     if options["plain"]:
-        yield Plain()
+        yield PlainStack()
 
 
 def _faults(options: dict[str, Any]) -> Iterator[Fault]:
     if options["url"]:
-        # Nothing is broken that is not ours.
+        # No faults in a site elsewhere.
         yield Fault("load", "Load alone", options["seconds"], lambda context: None)
     elif options["fault"]:
         yield from (fault for fault in FAULTS if fault.name in options["fault"])

@@ -1,27 +1,27 @@
-"""What a fault is told, and what it tells."""
+"""Context of a fault: its stack, duration and state."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.drill.stack import Ours, Stack
+from tests.drill.stack import ProductionStack, Stack
 
 
 @dataclass
 class Context:
-    """The stack that a fault breaks, for how long, and what it notes meanwhile."""
+    """Passed to the functions of a fault."""
 
     stack: Stack
     seconds: float
-    # A process beside this one, for crowds of clients.
+    # A process beside this one, for traffic_faults of clients.
     generator: Executor
-    notes: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
     # For the report.
     measured: dict[str, float] = field(default_factory=dict)
-    # When all of the fault was there, if that was later than its begin.
-    whole_at: float | None = None
+    # When the injection was complete, if later than its start.
+    complete_at: float | None = None
 
     @property
-    def ours(self) -> Ours:
-        assert isinstance(self.stack, Ours)
+    def ours(self) -> ProductionStack:
+        assert isinstance(self.stack, ProductionStack)
         return self.stack

@@ -1,50 +1,49 @@
-"""What is broken, one thing after another, and how it is mended again.
+"""Faults of the drill: how each is injected, healed and detected.
 
-A fault that is over in a moment (a kill) has no end of its own: what it broke is to
-come back by itself.
+An instantaneous fault (a kill) is not healed: the site must recover by itself.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.drill import breaking, crowds
+from tests.drill import fault_injection, traffic_faults
 from tests.drill.context import Context
-from tests.drill.stack import Ours, Stack
+from tests.drill.stack import ProductionStack, Stack
 
 REDIS_DELAY_S = 0.3
-# What the site says in its log.
+# Patterns in the log of the site.
 CACHE = r"breaker for the cache opened"
 DATABASE = r"breaker for the database opened"
-SLOW = f"{crowds.DRIPPING + crowds.NOT_READING} clients send or read very slowly"
+SLOW = f"{traffic_faults.DRIPPING + traffic_faults.NOT_READING} slow clients"
 
 
 @dataclass
 class Fault:
-    """One fault; it lasts for `seconds`, or with 0 is over at once."""
+    """A fault of some seconds; 0 is instantaneous."""
 
     name: str
     title: str
     seconds: float
-    begin: Callable[[Context], None]
-    end: Callable[[Context], None] = lambda context: None
-    # What has to be made ready before; what is done again and again while it lasts.
+    inject: Callable[[Context], None]
+    heal: Callable[[Context], None] = lambda context: None
+    # Before the load is measured; repeatedly during the fault.
     prepare: Callable[[Context], None] = lambda context: None
-    go_on: Callable[[Context], None] = lambda context: None
-    # What the site says of it in its log; "": nothing.
-    noticed: str = ""
-    # What is to be there again beside the answers of clients.
-    is_mended: Callable[[Context], bool] = lambda context: True
-    # Why it cannot be; "": it can.
-    cannot: Callable[[Stack], str] = lambda stack: ""
+    sustain: Callable[[Context], None] = lambda context: None
+    # Its pattern in the log of the site; "": none.
+    log_pattern: str = ""
+    # What must be restored besides the responses.
+    is_recovered: Callable[[Context], bool] = lambda context: True
+    # Why it cannot be injected here; "": it can.
+    why_impossible: Callable[[Stack], str] = lambda stack: ""
     is_quick: bool = False
 
 
-def needs_pool(stack: Stack) -> str:
-    return "" if stack.paths.jobs else "it has no jobs"
+def without_pool(stack: Stack) -> str:
+    return "" if stack.paths.jobs else "the stack has no jobs"
 
 
-def needs_broker(stack: Stack) -> str:
-    has_one = isinstance(stack, Ours) and stack.rabbitmq is not None
+def without_broker(stack: Stack) -> str:
+    has_one = isinstance(stack, ProductionStack) and stack.rabbitmq is not None
     return "" if has_one else "there is no broker"
 
 
@@ -62,7 +61,7 @@ FAULTS = (
         4,
         lambda c: c.stack.redis.kill(),
         lambda c: c.stack.redis.start(),
-        noticed=CACHE,
+        log_pattern=CACHE,
     ),
     Fault(
         "redis-stopped",
@@ -70,7 +69,7 @@ FAULTS = (
         4,
         lambda c: c.stack.redis.pause(),
         lambda c: c.stack.redis.resume(),
-        noticed=CACHE,
+        log_pattern=CACHE,
         is_quick=True,
     ),
     Fault(
@@ -79,7 +78,7 @@ FAULTS = (
         4,
         delay_redis(REDIS_DELAY_S),
         delay_redis(0),
-        noticed=CACHE,
+        log_pattern=CACHE,
     ),
     Fault(
         "postgres-killed",
@@ -87,7 +86,7 @@ FAULTS = (
         4,
         lambda c: c.stack.postgres.kill(),
         lambda c: c.stack.postgres.start(),
-        noticed=DATABASE,
+        log_pattern=DATABASE,
         is_quick=True,
     ),
     Fault(
@@ -96,7 +95,7 @@ FAULTS = (
         4,
         lambda c: c.stack.postgres.pause(),
         lambda c: c.stack.postgres.resume(),
-        noticed=DATABASE,
+        log_pattern=DATABASE,
     ),
     Fault(
         "postgres-restarted",
@@ -104,107 +103,107 @@ FAULTS = (
         0.01,
         lambda c: c.stack.postgres.stop(),
         lambda c: c.stack.postgres.start(),
-        noticed=DATABASE,
+        log_pattern=DATABASE,
     ),
     Fault(
         "postgres-connections",
         "PostgreSQL has no connection left",
         4,
-        breaking.take_all_connections,
-        breaking.give_connections_back,
-        noticed=DATABASE,
+        fault_injection.take_all_connections,
+        fault_injection.give_connections_back,
+        log_pattern=DATABASE,
     ),
     Fault(
         "web-killed",
         "A web process is killed",
         0,
-        breaking.kill_web,
-        is_mended=breaking.web_is_back,
-        noticed="SIGKILL",
+        fault_injection.kill_web,
+        is_recovered=fault_injection.web_is_restarted,
+        log_pattern="SIGKILL",
         is_quick=True,
     ),
     Fault(
         "supervisor-killed",
         "The supervisor of the pool is killed",
         0,
-        breaking.kill_supervisor,
-        is_mended=breaking.supervisor_is_back,
-        cannot=needs_pool,
-        noticed=r"exited: compute",
+        fault_injection.kill_supervisor,
+        is_recovered=fault_injection.supervisor_is_restarted,
+        why_impossible=without_pool,
+        log_pattern=r"exited: compute",
         is_quick=True,
     ),
     Fault(
         "pool-killed",
         "A process of the pool is killed",
         0,
-        breaking.kill_pool_process,
-        is_mended=breaking.pool_is_whole,
-        cannot=needs_pool,
+        fault_injection.kill_pool_process,
+        is_recovered=fault_injection.pool_is_complete,
+        why_impossible=without_pool,
     ),
     Fault(
         "poison-job",
-        "A job crashes whatever runs it",
+        "A job crashes its process",
         0,
-        breaking.begin_job("segfault"),
-        is_mended=breaking.job_has_failed,
-        cannot=needs_pool,
-        noticed=r"A pool process ended",
+        fault_injection.submit_job("segfault"),
+        is_recovered=fault_injection.job_has_failed,
+        why_impossible=without_pool,
+        log_pattern=r"A pool process ended",
     ),
     Fault(
         "hungry-job",
-        "A job eats memory without end",
+        "A job allocates memory without limit",
         0,
-        breaking.begin_job("eat_memory"),
-        is_mended=breaking.job_has_failed,
-        cannot=needs_pool,
+        fault_injection.submit_job("eat_memory"),
+        is_recovered=fault_injection.job_has_failed,
+        why_impossible=without_pool,
     ),
     Fault(
         "overload",
-        "Five times as many requests as it can answer",
+        "Overload: five times the capacity",
         4,
-        crowds.overload,
-        crowds.overload_is_over,
+        traffic_faults.overload,
+        traffic_faults.measure_overload,
         is_quick=True,
     ),
     Fault(
         "cold-herd",
-        f"{crowds.HERD} clients ask at once for one new thing",
+        f"{traffic_faults.HERD} clients send one uncached request at once",
         0,
-        crowds.herd,
+        traffic_faults.herd,
     ),
     Fault(
         "slow-clients",
         SLOW,
         4,
-        crowds.slow_clients,
-        crowds.slow_clients_go,
-        go_on=crowds.drip,
+        traffic_faults.slow_clients,
+        traffic_faults.close_slow_clients,
+        sustain=traffic_faults.drip,
     ),
     Fault(
         "broker-restarted",
         "RabbitMQ is killed and started again",
         0.01,
-        breaking.kill_broker,
-        breaking.start_broker,
-        is_mended=breaking.events_come_again,
-        cannot=needs_broker,
-        noticed=r"breaker for the broker opened",
+        fault_injection.kill_broker,
+        fault_injection.start_broker,
+        is_recovered=fault_injection.events_arrive,
+        why_impossible=without_broker,
+        log_pattern=r"breaker for the broker opened",
     ),
     Fault(
         "disk-full",
         "The disk is full",
         4,
         lambda c: c.stack.disk.fill(),
-        breaking.make_room,
-        cannot=breaking.cannot_fill,
+        fault_injection.make_room,
+        why_impossible=fault_injection.without_small_disk,
     ),
     Fault(
         "clock-step",
-        "The clock of a web process jumps by an hour, and back",
+        "The clock of a web process steps by an hour, and back",
         4,
-        breaking.step_clock,
-        breaking.step_clock_back,
-        prepare=breaking.give_clock,
-        cannot=breaking.cannot_step,
+        fault_injection.step_clock,
+        fault_injection.step_clock_back,
+        prepare=fault_injection.install_clock,
+        why_impossible=fault_injection.without_second_site,
     ),
 )

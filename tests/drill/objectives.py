@@ -1,4 +1,4 @@
-"""What the site is held to: the table that users edit, and the verdict."""
+"""Objectives of the site, which users edit, and their evaluation."""
 
 import tomllib
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.running import ROOT
 
 if TYPE_CHECKING:
-    from tests.drill.conducting import Result
-    from tests.drill.knowledge import Found
+    from tests.drill.history import Findings
+    from tests.drill.runner import Result
 
 FILE = ROOT / "deploy" / "objectives.toml"
 
@@ -25,41 +25,41 @@ class Verdict:
 
 
 class Objectives:
-    """Of every fault, with what is other for some; and of what is found in the end."""
+    """Objectives of every fault, with overrides, and of the final findings."""
 
     def __init__(self, path: Path = FILE) -> None:
-        """Raise ValueError for a table that cannot be."""
+        """Raise ValueError for an unknown objective."""
         table = tomllib.loads(path.read_text())
         self.every: dict[str, float] = table.pop("every")
         self.faults: dict[str, dict[str, float]] = table.pop("fault", {})
         self.end: dict[str, int] = table.pop("end")
-        told = [self.every, *self.faults.values()]
-        unknown = {name for one in told for name in one} - KNOWN.keys()
+        tables = [self.every, *self.faults.values()]
+        unknown = {name for one in tables for name in one} - KNOWN.keys()
         if table or unknown:
             raise ValueError(
-                f"{path}: nothing is known of {sorted({*table, *unknown})}."
+                f"{path}: unknown objectives {sorted({*table, *unknown})}."
             )
 
     def of(self, fault: str) -> dict[str, float]:
         return self.every | self.faults.get(fault, {})
 
-    def judge(self, result: "Result") -> Verdict:
+    def evaluate(self, result: "Result") -> Verdict:
         misses = []
         for name, limit in self.of(result.name).items():
-            words, is_at_least, unit, value_of = KNOWN[name]
+            label, is_at_least, unit, value_of = KNOWN[name]
             value = value_of(result)
             if value is None:
                 if name == "recovered_s":
-                    misses.append("It was not well again.")
+                    misses.append("It did not recover.")
                 continue
             if value < limit if is_at_least else value > limit:
                 bound = "at least" if is_at_least else "at most"
                 misses.append(
-                    f"{words}: {value:.4g}{unit}, not {bound} {limit:g}{unit}"
+                    f"{label}: {value:.4g}{unit}, not {bound} {limit:g}{unit}"
                 )
         return Verdict(misses)
 
-    def judge_end(self, found: "Found") -> Verdict:
+    def evaluate_end(self, found: "Findings") -> Verdict:
         return Verdict(
             [
                 f"{name.replace('_', ' ')}: {number}, not {self.end.get(name, 0)}"
@@ -70,9 +70,9 @@ class Objectives:
 
 
 class Known(NamedTuple):
-    """What an objective may be about."""
+    """A quantity that an objective may limit."""
 
-    words: str
+    label: str
     is_at_least: bool
     unit: str
     value_of: Callable[["Result"], float | None]
@@ -83,20 +83,20 @@ KNOWN = {
         "reads answered", True, " %", lambda r: r.during.reads_answered * 100
     ),
     "writes_percent": Known(
-        "writes done", True, " %", lambda r: r.during.writes_answered * 100
+        "writes answered", True, " %", lambda r: r.during.writes_answered * 100
     ),
     "read_p99_ms": Known("p99 of reads", False, " ms", lambda r: r.during.read_p99_ms),
     "write_p99_ms": Known(
         "p99 of writes", False, " ms", lambda r: r.during.write_p99_ms
     ),
     "refused_within_s": Known(
-        "slowest refusal", False, " s", lambda r: r.during.slowest_refusal_s
+        "slowest rejection", False, " s", lambda r: r.during.slowest_rejection_s
     ),
     "stale_percent": Known(
-        "old answers", False, " %",
+        "stale responses", False, " %",
         lambda r: 100 * r.during.stale / max(r.during.reads, 1),
     ),
-    "noticed_s": Known("noticed after", False, " s", lambda r: r.noticed_s),
-    "recovered_s": Known("well again after", False, " s", lambda r: r.recovered_s),
+    "noticed_s": Known("detected after", False, " s", lambda r: r.noticed_s),
+    "recovered_s": Known("recovered after", False, " s", lambda r: r.recovered_s),
     "goodput": Known("goodput", True, "", lambda r: r.measured.get("goodput")),
 }  # fmt: skip

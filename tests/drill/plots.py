@@ -1,12 +1,12 @@
-"""Plots of a run over time, as SVG for a page; to be read without colour, too."""
+"""Plots of a run over time as SVG, readable without colour."""
 
 import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from tests.drill.knowledge import Outcome
-from tests.drill.runs import Run
+from tests.drill.history import Outcome
+from tests.drill.runner import Run
 
 mpl.use("svg")
 mpl.rcParams |= {
@@ -22,18 +22,18 @@ from matplotlib.axes import Axes  # noqa: E402 - after the settings
 from matplotlib.figure import Figure  # noqa: E402
 
 WIDTH_PER_S, WIDTH_MIN = 0.07, 9.0
-# What is counted together, from below, with colour and hatch.
+# Stacked layers from below, with colour and hatch.
 SHOWN = (
     ("answered", (Outcome.OK,), "#3b7ea1", ""),
-    ("old, and says so", (Outcome.STALE,), "#f0c04f", "//"),
-    ("refused", (Outcome.REFUSED, Outcome.UNREAD), "#c9c9c9", ".."),
+    ("stale, marked", (Outcome.STALE,), "#f0c04f", "//"),
+    ("rejected", (Outcome.REJECTED, Outcome.UNREAD), "#c9c9c9", ".."),
     ("failed or wrong", (Outcome.FAILED, Outcome.WRONG), "#b3282d", "xx"),
 )
 LINES = {"read": "#3b7ea1", "write": "#1d6b42"}
 
 
 def over_time(run: Run) -> str:
-    """Draw what was answered, and how soon, with the faults behind it."""
+    """Plot rates and latencies over time, with the faults shaded."""
     timeline = run.timeline
     width = max(WIDTH_MIN, (timeline.at_s[-1] if timeline.at_s else 0) * WIDTH_PER_S)
     figure = Figure(figsize=(width, 7), layout="constrained")
@@ -44,7 +44,7 @@ def over_time(run: Run) -> str:
     _draw_latency(latency, run)
     _shade(run, reads, writes, latency)
     reads.legend(loc="lower left", ncols=4, frameon=False, bbox_to_anchor=(0, 1.12))
-    latency.set_xlabel("seconds from the begin")
+    latency.set_xlabel("seconds from the start")
     latency.set_xlim(0, timeline.at_s[-1] if timeline.at_s else 1)
     return as_svg(figure)
 
@@ -76,22 +76,22 @@ def _draw_latency(axes: Axes, run: Run) -> None:
 
 
 def _shade(run: Run, *all_axes: Axes) -> None:
-    """Mark when each fault was there."""
+    """Shade the time of each fault."""
     for number, result in enumerate(run.results, start=1):
         if result.not_run:
             continue
         for axes in all_axes:
-            end = max(result.ended, result.began + 0.3)
-            axes.axvspan(result.began, end, color="#e3e3e3", lw=0, zorder=0)
+            end = max(result.ended, result.started + 0.3)
+            axes.axvspan(result.started, end, color="#e3e3e3", lw=0, zorder=0)
         top = all_axes[0]
         top.annotate(
-            f"{number}", (result.began, 1.0), xycoords=("data", "axes fraction"),
+            f"{number}", (result.started, 1.0), xycoords=("data", "axes fraction"),
             xytext=(1, 2), textcoords="offset points",
         )  # fmt: skip
 
 
 def as_svg(figure: Figure) -> str:
-    """Return the drawing alone, to be put into a page."""
+    """Return the <svg> element."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()

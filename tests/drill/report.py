@@ -1,4 +1,4 @@
-"""The report of a drill: a page that is complete in itself, and the same as JSON."""
+"""Report of a drill: a self-contained page, and the same as JSON."""
 
 import dataclasses
 from datetime import UTC, datetime
@@ -9,21 +9,20 @@ import orjson
 from django.template import Context, Engine
 from django.utils.safestring import mark_safe
 
-from tests.drill.conducting import Result
 from tests.drill.objectives import Objectives
 from tests.drill.plots import over_time
-from tests.drill.runs import Run
+from tests.drill.runner import Result, Run
 from tests.load.bench.machine import in_a_line
 
-# Jobs are done in a moment; which ones to tell of.
+# Slower jobs are mentioned in the report.
 SLOW_JOB_S = 2.0
 TEMPLATE = Path(__file__).parent / "report.html"
-# What may be in the measured figures of a fault.
+# Labels of measured figures.
 MEASURED = {
     "capacity": "{:.0f} requests a second can be answered",
-    "goodput": "{:.0%} of that still is, within a second each",
+    "goodput": "{:.0%} of that is answered within a second each during the overload",
     "answered": "{:.0f} of them were answered",
-    "fetched": "for that it was fetched {:.0f} time(s)",
+    "fetched": "{:.0f} request(s) reached Django",
 }
 
 
@@ -78,11 +77,11 @@ def _page(runs: list[Run], about: dict[str, Any]) -> str:
 
 
 def _ends(runs: list[Run]) -> dict[str, Any]:
-    """Return the table of what was looked at in the end, and found."""
+    """Return the table of the final check."""
     checked = list(runs[0].found.checked)
     return {
         "checked": checked,
-        "found": list(runs[0].found.in_words()),
+        "found": list(runs[0].found.labels()),
         "rows": [
             {
                 "name": run.name,
@@ -103,8 +102,8 @@ def _notes(result: Result) -> list[str]:
 
 
 def summary(run: Run) -> str:
-    """Tell the end in a few lines, for a terminal."""
-    found, checked = run.found.in_words(), run.found.checked
+    """Format the final check for the terminal."""
+    found, checked = run.found.labels(), run.found.checked
     compared = ", ".join(f"{number:,} {what}" for what, number in checked.items())
     counts = ", ".join(f"{number} {what}" for what, number in found.items())
     lines = [f"  compared: {compared}", f"  found: {counts}"]

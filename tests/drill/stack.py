@@ -1,4 +1,4 @@
-"""What is drilled: the site as in production, on private servers of its own."""
+"""Stack under test: the site as in production, on private servers."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ import psutil
 from tests.deploy.nginx import Nginx
 from tests.drill.api import API, Api
 from tests.drill.clients import Clients
-from tests.drill.knowledge import Found, Knowledge, check_events
+from tests.drill.history import Findings, History, check_events
 from tests.drill.readers import Paths
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
@@ -26,9 +26,9 @@ from tests.servers import Postgres, RabbitMQ, Redis
 
 DISK_BYTES = 600 * 1024**2
 COMPUTE_PROCESSES = 2
-# All of the load comes from one address: no limit may be reached, but all be counted.
+# All load comes from one address: requests are counted, but no limit is reached.
 RATES = "anonymous-read read anonymous-write write anonymous-heavy heavy unproven-token"
-# What each mode leaves out.
+# Settings that disable a mechanism.
 OFF = {
     "edge": {
         "READ_CACHE": "0",
@@ -43,13 +43,13 @@ OFF = {
 
 
 class Disk:
-    """A folder with little room, which can be filled; where a mount is allowed."""
+    """A folder on a small file system, which can be filled; if mounting is allowed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         size = f"size={DISK_BYTES}"
         self.is_small = _run("mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder))
-        # Servers run as nobody; what is private in it has a folder of its own.
+        # Servers run as the user nobody.
         folder.chmod(0o755)
         self._ballast = folder / "ballast"
 
@@ -75,13 +75,13 @@ def _run(*command: str) -> bool:
 
 
 class Stack:
-    """Servers and sites, until the end of the `with` block; nothing is left behind."""
+    """Servers and sites for the duration of the `with` block."""
 
     name = "ours"
     paths = Paths("", "", "")
 
     def __init__(self) -> None:
-        self.lacking: list[str] = []
+        self.missing: list[str] = []
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -120,7 +120,7 @@ class Stack:
     def _start_site(self, cleanup: ExitStack) -> None:
         raise NotImplementedError
 
-    # --- what clients need
+    # --- for clients
 
     token = session = ""
 
@@ -128,29 +128,29 @@ class Stack:
     def address(self) -> Address:
         raise NotImplementedError
 
-    def knowledge(self) -> Knowledge:
-        """Return what its clients may expect to read."""
+    def history(self) -> History:
+        """Return a history with the items that clients may read."""
         raise NotImplementedError
 
-    def begin(self) -> None:
-        """Note how all is before the clients come."""
+    def record_start(self) -> None:
+        """Record the state before the load."""
 
-    def check(self, found: Found, clients: Clients) -> None:
-        """Compare what clients were told with what is there, when all is over."""
+    def check(self, found: Findings, clients: Clients) -> None:
+        """Compare the history with the stored state, after the load."""
         raise NotImplementedError
 
-    # --- what faults do to it
+    # --- for faults
 
     def web_processes(self) -> list[psutil.Process]:
         raise NotImplementedError
 
     def output(self) -> str:
-        """Return what it has logged in lines of JSON."""
+        """Return its log, in lines of JSON."""
         return ""
 
 
-class Ours(Stack):
-    """nginx, two gunicorns with a web process each, the pool, the relay of events."""
+class ProductionStack(Stack):
+    """nginx, two gunicorns with a web process each, the pool, the event relay."""
 
     paths = API
 
@@ -203,7 +203,7 @@ class Ours(Stack):
         try:
             return kind()
         except LookupError as error:
-            self.lacking.append(str(error))
+            self.missing.append(str(error))
             return None
 
     def _environment(self) -> dict[str, str]:
@@ -232,8 +232,8 @@ class Ours(Stack):
     def address(self) -> Address:
         return Address("127.0.0.1", (self.nginx or self.sites[0]).port)
 
-    def knowledge(self) -> Knowledge:
-        return self.api.knowledge()
+    def history(self) -> History:
+        return self.api.history()
 
     def web_processes(self) -> list[psutil.Process]:
         workers = self.sites[0].web_workers()
@@ -245,12 +245,12 @@ class Ours(Stack):
     def output(self) -> str:
         return "".join(site.output() for site in self.sites)
 
-    # --- in the end
+    # --- final check
 
-    def begin(self) -> None:
+    def record_start(self) -> None:
         self.api = Api(self.sites[0].request, self.token)
 
-    def check(self, found: Found, clients: Clients) -> None:
+    def check(self, found: Findings, clients: Clients) -> None:
         self.api.check(found, clients)
         if self.events:
             events = self.api.wait_for_last(self.events.bodies)

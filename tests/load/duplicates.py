@@ -22,7 +22,7 @@ from rapidfuzz.distance import Indel
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "resilient_site.settings")
 django.setup()
 
-from compute.tasks.algorithms.duplicates import normal  # noqa: E402 - after the settings
+from compute.tasks.algorithms.duplicates import normalize  # noqa: E402 - after the settings
 from compute.tasks.algorithms.similarity import EXACT, ROOM, Best, near_matches  # noqa: E402
 
 SAMPLED = 500
@@ -34,7 +34,7 @@ def main(path: str) -> None:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     for field in ("name", "description"):
-        texts = {normal(row[field]) for row in rows} - {""}
+        texts = {normalize(row[field]) for row in rows} - {""}
         measure(field, sorted(texts, key=lambda text: (len(text), text)))
 
 

@@ -115,7 +115,7 @@ class Stand:
 
     def pool(self, env: dict[str, str]) -> "Program":
         """Start `manage.py compute` as an operator does."""
-        return self.program(env, "manage.py", "compute", ready="wait for jobs")
+        return self.program(env, "manage.py", "compute", ready="are waiting for jobs")
 
     def celery_worker(self, env: dict[str, str]) -> "Program":
         return self.program(env, *CELERY, ready="Celery is ready")

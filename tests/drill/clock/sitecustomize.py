@@ -1,6 +1,6 @@
-"""Has a process believe that its clock was set. Python loads it by its name.
+"""Shifts the clock of a process; Python loads this module by its name.
 
-The file that CLOCK_FILE names says by how many seconds.
+The file named by CLOCK_FILE contains the offset in seconds.
 """
 
 import os
@@ -10,22 +10,24 @@ from pathlib import Path
 
 import time_machine
 
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
 def watch() -> None:
     path, seconds, traveller = Path(os.environ["CLOCK_FILE"]), 0.0, None
     waiting = threading.Event()
-    while not waiting.wait(LOOK_S):
-        told = float(path.read_text() or 0)
-        if told == seconds:
+    while not waiting.wait(POLL_S):
+        offset = float(path.read_text() or 0)
+        if offset == seconds:
             continue
         if traveller:
             traveller.stop()
-        traveller = time_machine.travel(time.time() + told, tick=True) if told else None
+        traveller = (
+            time_machine.travel(time.time() + offset, tick=True) if offset else None
+        )
         if traveller:
             traveller.start()
-        seconds = told
+        seconds = offset
 
 
 os.register_at_fork(

@@ -1,1 +1,1 @@
-"""The plain stack: what a team has that follows the tutorials, and stops there."""
+"""The plain stack: Django REST framework as the tutorials have it, for comparison."""

@@ -13,7 +13,7 @@ from items.sample import rows
 from tests.deploy.nginx import MAIN, Nginx
 from tests.drill.api import KNOWN_ITEMS
 from tests.drill.clients import Clients
-from tests.drill.knowledge import Found, Knowledge, check_items
+from tests.drill.history import Findings, History, check_items
 from tests.drill.readers import Paths
 from tests.drill.stack import Stack
 from tests.load.connections import Address
@@ -54,7 +54,7 @@ class PlainNginx(Nginx):
         return self
 
 
-class Plain(Stack):
+class PlainStack(Stack):
     name = "plain"
     paths = Paths(items="/items/", list="/items/", export="/items/")
 
@@ -78,7 +78,7 @@ class Plain(Stack):
         try:
             nginx = PlainNginx()
         except LookupError as error:
-            self.lacking.append(str(error))
+            self.missing.append(str(error))
             self.door = port
             return
         cleanup.callback(nginx.close)
@@ -103,18 +103,18 @@ class Plain(Stack):
     def address(self) -> Address:
         return Address("127.0.0.1", self.door)
 
-    def knowledge(self) -> Knowledge:
+    def history(self) -> History:
         items = self._pages(f"{self.paths.items}?page=2")
         known = [next(items) for _ in range(KNOWN_ITEMS)]
-        return Knowledge({str(item["id"]): item["name"] for item in known})
+        return History({str(item["id"]): item["name"] for item in known})
 
     def web_processes(self) -> list[psutil.Process]:
         return psutil.Process(self.program.process.pid).children()
 
-    def check(self, found: Found, clients: Clients) -> None:
+    def check(self, found: Findings, clients: Clients) -> None:
         items = self._pages(f"{self.paths.items}?search={clients.run_id}")
-        check_items(found, clients.knowledge, items)
-        found.wrong_answers += clients.knowledge.wrong
+        check_items(found, clients.history, items)
+        found.wrong_answers += clients.history.wrong
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         while path:

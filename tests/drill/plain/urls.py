@@ -13,7 +13,7 @@ KEPT_S = 60
 
 
 class CachedViewSet(ItemViewSet):
-    """Items are kept in Redis, and forgotten when they change."""
+    """Items are cached in Redis, and deleted when they change."""
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         key = f"item:{kwargs['pk']}"

@@ -1,4 +1,4 @@
-"""Clients who are too many, come all at once, or take their time."""
+"""Faults by traffic: overload, a thundering herd, slow clients."""
 
 import asyncio
 import os
@@ -20,9 +20,9 @@ DRIPPING, NOT_READING = 150, 50
 
 
 def overload(context: Context) -> None:
-    """Find out how much it can do, then ask for five times as much."""
+    """Measure the capacity, then send five times as much."""
     stack = context.stack
-    # Each looks for what nobody has looked for.
+    # Each request is a new search.
     new = Question(stack.address.port, f"{stack.paths.items}?search=nothing{{count}}")
     rates = []
     for clients in CLIENTS:
@@ -31,21 +31,21 @@ def overload(context: Context) -> None:
         rates.append(sum(one.status == 200 for one in seen) / CAPACITY_S)
     capacity = max(rates)
     context.measured["capacity"] = capacity
-    context.whole_at = monotonic()
-    context.notes["flood"] = context.generator.submit(
+    context.complete_at = monotonic()
+    context.state["flood"] = context.generator.submit(
         arrivals.in_open_loop, new, OVERLOAD_TIMES * capacity, context.seconds
     )
 
 
-def overload_is_over(context: Context) -> None:
-    seen = context.notes["flood"].result()
+def measure_overload(context: Context) -> None:
+    seen = context.state["flood"].result()
     good = sum(one.status == 200 and one.took_s < 1 for one in seen)
     rate = good / context.seconds
     context.measured["goodput"] = rate / max(context.measured["capacity"], 1.0)
 
 
 def herd(context: Context) -> None:
-    """Let all ask in one moment for what nobody has asked for before."""
+    """Send one uncached request from all clients at once."""
     path = f"{context.stack.paths.items}?search={os.urandom(8).hex()}"
     answers = asyncio.run(_herd(context.stack.address, path))
     fetched = sum("hit" not in how and "collapsed" not in how for _, how in answers)
@@ -55,14 +55,14 @@ def herd(context: Context) -> None:
 
 
 async def _herd(address: Address, path: str) -> list[tuple[int, str]]:
-    everybody_is_here = asyncio.Barrier(HERD)
+    all_connected = asyncio.Barrier(HERD)
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
     async def client() -> tuple[int, str]:
         try:
             async with asyncio.timeout(10):
                 reader, writer = await asyncio.open_connection(*address[:2])
-                await everybody_is_here.wait()
+                await all_connected.wait()
                 writer.write(request.encode())
                 head = (await reader.read()).partition(b"\r\n\r\n")[0].decode("latin-1")
                 writer.close()
@@ -75,9 +75,9 @@ async def _herd(address: Address, path: str) -> list[tuple[int, str]]:
 
 
 def slow_clients(context: Context) -> None:
-    """Some send a head byte by byte, others do not read what they asked for."""
+    """Some clients send a request byte by byte, others do not read the response."""
     address = context.stack.address
-    sockets = context.notes["sockets"] = []
+    sockets = context.state["sockets"] = []
     for number in range(DRIPPING + NOT_READING):
         peer = socket.create_connection(address[:2], timeout=5)
         if number < DRIPPING:
@@ -92,11 +92,11 @@ def slow_clients(context: Context) -> None:
 
 
 def drip(context: Context) -> None:
-    for peer in context.notes["sockets"]:
+    for peer in context.state["sockets"]:
         with suppress(OSError):
             peer.sendall(b"x")
 
 
-def slow_clients_go(context: Context) -> None:
-    for peer in context.notes["sockets"]:
+def close_slow_clients(context: Context) -> None:
+    for peer in context.state["sockets"]:
         peer.close()

@@ -1,15 +1,15 @@
-"""The drill tells a wrong answer from a right one, and sees what is lost or doubled."""
+"""The checker detects wrong responses, and lost and duplicate operations."""
 
 from time import monotonic
 
 import orjson
 import pytest
 
-from tests.drill.knowledge import (
-    Found,
-    Knowledge,
+from tests.drill.history import (
+    Findings,
+    History,
     Outcome,
-    Written,
+    WrittenItem,
     check_changes,
     check_events,
     check_items,
@@ -27,18 +27,18 @@ def item(name: str, text: str = "", **headers: str) -> Answer:
 
 
 @pytest.fixture
-def written() -> Written:
+def written() -> WrittenItem:
     """Three texts, of which two were confirmed long ago."""
-    written = Written("drill", ["drill 0", "drill 1", "drill 2"])
+    written = WrittenItem("drill", ["drill 0", "drill 1", "drill 2"])
     written.confirmed = {0: monotonic() - 60, 1: monotonic() - 30}
     return written
 
 
 @pytest.fixture
-def knowledge(written: Written) -> Knowledge:
-    knowledge = Knowledge({"country.DE": "Germany"})
-    knowledge.written["7"] = written
-    return knowledge
+def history(written: WrittenItem) -> History:
+    history = History({"country.DE": "Germany"})
+    history.written["7"] = written
+    return history
 
 
 @pytest.mark.parametrize(
@@ -49,38 +49,38 @@ def knowledge(written: Written) -> Knowledge:
         (item("France"), Outcome.WRONG),
         (Answer(200, {}, b"<html>"), Outcome.WRONG),
         (Answer(404, {}, b"{}"), Outcome.WRONG),
-        (Answer(503, {"retry-after": "1"}, b""), Outcome.REFUSED),
+        (Answer(503, {"retry-after": "1"}, b""), Outcome.REJECTED),
         (Answer(503, {}, b""), Outcome.FAILED),
         (Answer(500, {}, b""), Outcome.FAILED),
     ],
 )
-def test_an_item_that_nobody_changes_says_the_same(knowledge, answer, outcome):
-    assert knowledge.of_item("country.DE", answer, monotonic(), False) is outcome
-    assert bool(knowledge.wrong) == (outcome is Outcome.WRONG)
+def test_unchanged_item_is_checked(history, answer, outcome):
+    assert history.of_item("country.DE", answer, monotonic(), False) is outcome
+    assert bool(history.wrong) == (outcome is Outcome.WRONG)
 
 
 @pytest.mark.parametrize(
     ("text", "headers", "may_be_late", "outcome"),
     [
         ("drill 1", {}, False, Outcome.OK),
-        ("drill 2", {}, False, Outcome.OK),  # on its way, and there
+        ("drill 2", {}, False, Outcome.OK),  # sent and applied
         ("drill 0", {}, False, Outcome.WRONG),  # long outdated
         ("drill 0", {}, True, Outcome.OK),
         ("drill 0", OLD, False, Outcome.STALE),
         ("drill 9", {}, True, Outcome.WRONG),
     ],
 )
-def test_an_item_that_is_written_is_as_new_as_was_confirmed(
-    knowledge, text, headers, may_be_late, outcome
+def test_written_item_is_as_new_as_its_confirmation(
+    history, text, headers, may_be_late, outcome
 ):
     answer = Answer(200, headers, item("drill", text).body)
-    assert knowledge.of_item("7", answer, monotonic(), may_be_late) is outcome
+    assert history.of_item("7", answer, monotonic(), may_be_late) is outcome
 
 
-def test_what_was_confirmed_a_moment_ago_need_not_be_seen_yet(knowledge, written):
+def test_recent_confirmation_may_not_be_visible_yet(history, written):
     written.confirm(2)
     answer = item("drill", "drill 1")
-    assert knowledge.of_item("7", answer, monotonic(), False) is Outcome.OK
+    assert history.of_item("7", answer, monotonic(), False) is Outcome.OK
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_what_was_confirmed_a_moment_ago_need_not_be_seen_yet(knowledge, written
         (["drill 1", "drill 1"], 0, 1),
     ],
 )
-def test_items_in_the_end(knowledge, texts, lost, doubled):
-    found = Found()
+def test_final_items_are_checked(history, texts, lost, doubled):
+    found = Findings()
     there = [{"name": "drill", "description": text} for text in texts]
-    check_items(found, knowledge, there)
+    check_items(found, history, there)
     assert (len(found.lost_writes), len(found.doubled_writes)) == (lost, doubled)
     assert found.checked == {"confirmed writes": 2}
 
@@ -110,10 +110,10 @@ def test_items_in_the_end(knowledge, texts, lost, doubled):
         (["drill 0", "drill 1", "drill 2", "drill 2"], 0, 1),
     ],
 )
-def test_the_log_in_the_end(knowledge, logged, lost, doubled):
-    found = Found()
+def test_final_change_log_is_checked(history, logged, lost, doubled):
+    found = Findings()
     changes = [{"after": {"description": text}} for text in logged]
-    check_changes(found, knowledge, changes)
+    check_changes(found, history, changes)
     assert (len(found.lost_writes), len(found.doubled_writes)) == (lost, doubled)
 
 
@@ -131,14 +131,14 @@ def job(job_id: str, size: int, state: str = "succeeded") -> dict[str, object]:
         ([job("a", 100), job("b", 100)], 25, (0, 1, 0)),
     ],
 )
-def test_jobs_in_the_end(jobs, primes, counts):
-    found = Found()
+def test_final_jobs_are_checked(jobs, primes, counts):
+    found = Findings()
     check_jobs(found, {"a": 100}, jobs, lambda job_id: {"primes": primes})
-    told = found.lost_jobs, found.doubled_jobs, found.wrong_answers
-    assert tuple(map(len, told)) == counts
+    findings = found.lost_jobs, found.doubled_jobs, found.wrong_answers
+    assert tuple(map(len, findings)) == counts
 
 
-def test_primes_are_counted_below_a_number():
+def test_primes_below():
     primes = primes_below(1_000)
     assert [int(primes[n]) for n in (2, 3, 100, 1_000)] == [0, 1, 25, 168]
 
@@ -151,8 +151,8 @@ def event(subject: str, version: int) -> dict[str, object]:
     ("versions", "lost"),
     [([1, 2, 3], 0), ([1, 2, 1, 2, 3], 0), ([1, 3], 1), ([2, 1, 3], 1)],
 )
-def test_events_come_in_order_and_maybe_again(versions, lost):
-    found = Found()
+def test_events_are_in_order_and_may_repeat(versions, lost):
+    found = Findings()
     changes = [{"item_id": 7, "version": n} for n in (1, 2, 3)]
     check_events(found, changes, [event("7", n) for n in versions])
     assert len(found.lost_events) == lost

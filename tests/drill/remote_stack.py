@@ -1,4 +1,4 @@
-"""A site that is not ours to break: load and checks alone."""
+"""A running site elsewhere: load and checks without faults."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.drill.api import API, Api
 from tests.drill.clients import Clients
-from tests.drill.knowledge import Found, Knowledge
+from tests.drill.history import Findings, History
 from tests.drill.stack import Stack
 from tests.load.connections import Address
 from tests.running import Answer
@@ -17,38 +17,38 @@ from tests.running import Answer
 TIMEOUT_S = 20
 
 
-class Staging(Stack):
-    """The site at a URL. What is written there is deleted in the end."""
+class RemoteStack(Stack):
+    """The site at a URL. Written items are deleted in the end."""
 
-    name = "staging"
+    name = "remote"
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__()
         self._address, self.token = Address.of(url), token
         self.name = url
-        # Without a token nobody can write.
+        # Writes need a token.
         self.paths = API if token else API._replace(jobs="")
         if not token:
-            self.lacking.append("no token was given, so that only strangers read")
+            self.missing.append("no token was given: anonymous reads only")
 
     def _start(self, cleanup: ExitStack) -> None:
-        """Nothing is started there."""
+        """Do nothing: the site is running."""
 
     @property
     def address(self) -> Address:
         return self._address
 
-    def begin(self) -> None:
+    def record_start(self) -> None:
         self.api = Api(self._ask, self.token)
 
-    def knowledge(self) -> Knowledge:
-        return self.api.knowledge()
+    def history(self) -> History:
+        return self.api.history()
 
-    def check(self, found: Found, clients: Clients) -> None:
+    def check(self, found: Findings, clients: Clients) -> None:
         try:
             self.api.check(found, clients)
         finally:
-            for item_id in clients.knowledge.written:
+            for item_id in clients.history.written:
                 self.api.delete(item_id)
 
     def _ask(

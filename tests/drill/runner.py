@@ -1,9 +1,9 @@
-"""Breaking one thing after another under load, and seeing what comes of it."""
+"""Run of the drill: injects faults under load, and measures their effect."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,15 +12,15 @@ from multiprocessing import get_context
 from tests.drill.clients import Clients
 from tests.drill.context import Context
 from tests.drill.faults import Fault
-from tests.drill.knowledge import Outcome
+from tests.drill.history import Findings, Outcome
 from tests.drill.objectives import Objectives, Verdict
 from tests.drill.stack import Stack
-from tests.drill.windows import Window
+from tests.drill.windows import Timeline, Window
 
 WARM_UP_S = 4.0
 BEFORE_S = 2.0
 AFTER_S = 1.5
-# Well again is who has been answered as ever for so long.
+# Recovered: all requests have been answered normally for so long.
 CALM_S = 1.0
 RECOVERY_MAX_S = 20.0
 TICK_S = 0.05
@@ -28,12 +28,12 @@ TICK_S = 0.05
 
 @dataclass
 class Result:
-    """What came of one fault. Times are seconds from the begin of the drill."""
+    """Effect of one fault. Times are seconds from the start of the drill."""
 
     name: str
     title: str
     not_run: str = ""
-    began: float = 0.0
+    started: float = 0.0
     ended: float = 0.0
     before: Window = field(default_factory=Window)
     during: Window = field(default_factory=Window)
@@ -47,36 +47,36 @@ class Result:
         return self.before, self.during, self.after
 
 
-class Conductor:
-    """Breaks the parts of one stack, and watches its clients."""
+class FaultRunner:
+    """Injects faults into a stack under load."""
 
     def __init__(
         self,
         stack: Stack,
         clients: Clients,
         objectives: Objectives,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         seconds: float | None,
     ) -> None:
         self.stack, self.clients, self.objectives = stack, clients, objectives
-        self._say, self._seconds = say, seconds
-        self.began = self.ended = time.monotonic()
-        # From the clock of logs to that of clients.
+        self._print_line, self._seconds = print_line, seconds
+        self.started = self.ended = time.monotonic()
+        # Offset from the clock of logs to that of samples.
         self._clock = time.time() - time.monotonic()
 
     def run(self, faults: Iterable[Fault]) -> list[Result]:
         results = []
         with ProcessPoolExecutor(1, get_context("spawn")) as generator:
-            self.began = time.monotonic()
+            self.started = time.monotonic()
             self.clients.start()
             self._wait(WARM_UP_S)
             for fault in faults:
-                if why := fault.cannot(self.stack):
+                if why := fault.why_impossible(self.stack):
                     result = Result(fault.name, fault.title, not_run=why)
                 else:
                     result = self._break(fault, generator)
                 results.append(result)
-                self._say(line_of(result))
+                self._print_line(format_result(result))
             self.ended = time.monotonic()
         return results
 
@@ -88,56 +88,58 @@ class Conductor:
         fault.prepare(context)
         self._wait_for_calm(time.monotonic(), lambda: True)
         self._wait(max(0.0, BEFORE_S - CALM_S))
-        began = time.monotonic()
-        fault.begin(context)
-        left = (context.whole_at or began) + seconds - time.monotonic()
-        self._wait(left, lambda: fault.go_on(context))
-        fault.end(context)
+        started = time.monotonic()
+        fault.inject(context)
+        left = (context.complete_at or started) + seconds - time.monotonic()
+        self._wait(left, lambda: fault.sustain(context))
+        fault.heal(context)
         ended = time.monotonic()
         recovered = self._wait_for_calm(
-            ended if fault.seconds else began, lambda: fault.is_mended(context)
+            ended if fault.seconds else started, lambda: fault.is_recovered(context)
         )
         well = time.monotonic()
         self._wait(AFTER_S)
-        seen = self.clients.since(began - BEFORE_S)
+        samples = self.clients.since(started - BEFORE_S)
         result = Result(
             fault.name,
             fault.title,
-            began=began - self.began,
-            ended=ended - self.began,
-            before=Window.of(one for one in seen if one.due < began),
-            # Of what is over at once, it lasts until all is well again.
+            started=started - self.started,
+            ended=ended - self.started,
+            before=Window.of(one for one in samples if one.due < started),
+            # An instantaneous fault lasts until the recovery.
             during=Window.of(
                 one
-                for one in seen
-                if began <= one.due < (ended if fault.seconds else well)
+                for one in samples
+                if started <= one.due < (ended if fault.seconds else well)
             ),
-            after=Window.of(one for one in seen if one.due >= well),
-            noticed_s=self._noticed(fault.noticed, context.whole_at or began),
+            after=Window.of(one for one in samples if one.due >= well),
+            noticed_s=self._noticed(fault.log_pattern, context.complete_at or started),
             recovered_s=recovered,
             measured=context.measured,
         )
-        result.verdict = self.objectives.judge(result)
+        result.verdict = self.objectives.evaluate(result)
         return result
 
-    def _wait(self, seconds: float, go_on: Callable[[], object] = lambda: None) -> None:
+    def _wait(
+        self, seconds: float, sustain: Callable[[], object] = lambda: None
+    ) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            go_on()
+            sustain()
             time.sleep(min(left, TICK_S))
 
     def _wait_for_calm(
-        self, moment: float, is_mended: Callable[[], bool]
+        self, moment: float, is_recovered: Callable[[], bool]
     ) -> float | None:
-        """Return how long after `moment` all was as ever; None: it has not become so.
+        """Return the time from `moment` to the recovery; None without one.
 
-        That is when the last client was answered who was not answered as ever.
+        It ends with the last request that was not answered normally.
         """
         mended = None
         while time.monotonic() < moment + RECOVERY_MAX_S:
             time.sleep(TICK_S)
             now = time.monotonic()
-            if mended is None and is_mended():
+            if mended is None and is_recovered():
                 mended = now
             if mended is None or now < moment + CALM_S:
                 continue
@@ -146,14 +148,14 @@ class Conductor:
             if is_calm and self.clients.kinds <= {one.kind for one in recent}:
                 since = self.clients.since(moment)
                 last = [one.ended for one in since if one.outcome is not Outcome.OK]
-                # To see it takes a moment, also if it was never broken.
+                # The poll itself takes a moment.
                 if mended > moment + 2 * TICK_S:
                     last.append(mended)
                 return max(last, default=moment) - moment
         return None
 
-    def _noticed(self, pattern: str, began: float) -> float | None:
-        """Return when the site said so in its log, after the begin of the fault."""
+    def _noticed(self, pattern: str, started: float) -> float | None:
+        """Return when the site logged the fault, in seconds after its start."""
         if not pattern:
             return None
         for line in self.stack.output().splitlines():
@@ -164,13 +166,13 @@ class Conductor:
             else:  # supervisord's own
                 logged = datetime.fromisoformat(line[:23].replace(",", "."))
             moment = logged.timestamp() - self._clock
-            if moment >= began - 0.01:
-                return max(moment - began, 0.0)
+            if moment >= started - 0.01:
+                return max(moment - started, 0.0)
         return None
 
 
-def line_of(result: Result) -> str:
-    """Tell one result in a line for a terminal."""
+def format_result(result: Result) -> str:
+    """Format a result as a line for the terminal."""
     if result.not_run:
         return f"  –  {result.name:22} not run: {result.not_run}"
     during = result.during
@@ -178,11 +180,60 @@ def line_of(result: Result) -> str:
     return (
         f"  {mark}  {result.name:22} reads {during.reads_answered:7.2%}"
         f"  writes {during.writes_answered:7.2%}  p99 {during.read_p99_ms:6.0f} ms"
-        f"  old {during.stale:4}  noticed {_seconds(result.noticed_s)}"
-        f"  well after {_seconds(result.recovered_s)}"
+        f"  stale {during.stale:4}  detected {_seconds(result.noticed_s)}"
+        f"  recovered {_seconds(result.recovered_s)}"
         + "".join(f"\n       {miss}" for miss in result.verdict.misses)
     )
 
 
 def _seconds(value: float | None) -> str:
     return "    – " if value is None else f"{value:4.1f} s"
+
+
+@dataclass
+class Run:
+    name: str
+    results: list[Result]
+    # Parts that the machine lacks.
+    missing: list[str]
+    found: Findings
+    end: Verdict
+    seconds: float
+    timeline: Timeline = field(default_factory=Timeline)
+
+    @property
+    def is_kept(self) -> bool:
+        ran = [result for result in self.results if not result.not_run]
+        return self.end.is_kept and all(result.verdict.is_kept for result in ran)
+
+
+def run(
+    stack: Stack,
+    faults: Sequence[Fault],
+    objectives: Objectives,
+    print_line: Callable[[str], None],
+    seconds: float | None = None,
+) -> Run:
+    """Inject the faults one after another, each for `seconds` if given."""
+    begin = time.monotonic()
+    print_line(f"{stack.name}: starting")
+    with stack:
+        stack.record_start()
+        history = stack.history()
+        clients = Clients(
+            stack.address, stack.paths, history, stack.token, stack.session
+        )
+        runner = FaultRunner(stack, clients, objectives, print_line, seconds)
+        try:
+            results = runner.run(faults)
+        finally:
+            clients.end()
+        print_line("  …  comparing acknowledged with stored operations")
+        found = Findings()
+        stack.check(found, clients)
+        ended = time.monotonic()
+        timeline = Timeline.of(clients.samples, runner.started, runner.ended)
+    return Run(
+        stack.name, results, stack.missing, found, objectives.evaluate_end(found),
+        ended - begin, timeline,
+    )  # fmt: skip

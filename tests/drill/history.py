@@ -1,4 +1,4 @@
-"""What a client knows, and so what an answer may say; and what is there in the end."""
+"""History of acknowledged operations, and the checker of responses and final state."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,16 +12,16 @@ import orjson
 
 from tests.load.connections import Answer
 
-# A change is seen by its writer at once, by others who are signed in within so long.
+# The writer sees a change at once, other authenticated clients within this time.
 SEEN_WITHIN_S = 1.0
 JOB_SIZE_MAX = 2_000_000
 
 
 class Outcome(StrEnum):
     OK = "ok"
-    STALE = "old, and says so"
-    REFUSED = "refused"  # in good order: 503 or 429, and when to come again
-    UNREAD = "refused, and never read before"
+    STALE = "stale, marked"
+    REJECTED = "rejected"  # 503 or 429 with Retry-After
+    UNREAD = "rejected, never read before"
     FAILED = "failed"
     WRONG = "wrong"
 
@@ -30,12 +30,12 @@ IS_ANSWERED = frozenset({Outcome.OK, Outcome.STALE})
 
 
 @dataclass
-class Written:
-    """One item that is written again and again: what was sent, and what confirmed."""
+class WrittenItem:
+    """An item that is updated repeatedly: sent and confirmed texts."""
 
     name: str
     texts: list[str] = field(default_factory=list)
-    # When each confirmed text was confirmed, by its place in `texts`.
+    # Time of confirmation by index in `texts`.
     confirmed: dict[int, float] = field(default_factory=dict)
 
     def send(self, text: str) -> int:
@@ -45,24 +45,24 @@ class Written:
     def confirm(self, place: int) -> None:
         self.confirmed[place] = monotonic()
 
-    def oldest_allowed(self, began: float) -> int:
-        """Return the place of the text that a reader who asked then has to see."""
-        seen = (n for n, at in self.confirmed.items() if at < began - SEEN_WITHIN_S)
+    def oldest_allowed(self, started: float) -> int:
+        """Return the index of the oldest text that a read started then may see."""
+        seen = (n for n, at in self.confirmed.items() if at < started - SEEN_WITHIN_S)
         return max(seen, default=0)
 
 
-class Knowledge:
-    """Shared by all clients; and the threads that ask how it stands."""
+class History:
+    """Operations of all clients; shared between threads."""
 
     def __init__(self, names: dict[str, str]) -> None:
-        self.names = names  # of the items that nobody changes, by id
-        self.written: dict[str, Written] = {}  # by id
-        # Sent, but by the end not confirmed: by name.
-        self.unconfirmed: dict[str, Written] = {}
+        self.names = names  # of items that do not change, by id
+        self.written: dict[str, WrittenItem] = {}  # by id
+        # Sent, but not confirmed by the end: by name.
+        self.unconfirmed: dict[str, WrittenItem] = {}
         self.wrong: list[str] = []
         self._lock = threading.Lock()
 
-    def note_wrong(self, what: str) -> Outcome:
+    def record_wrong(self, what: str) -> Outcome:
         with self._lock:
             self.wrong.append(what[:300])
         return Outcome.WRONG
@@ -70,30 +70,32 @@ class Knowledge:
     # --- reading
 
     def of_item(
-        self, item_id: str, answer: Answer, began: float, may_be_late: bool
+        self, item_id: str, answer: Answer, started: float, may_be_late: bool
     ) -> Outcome:
-        """Judge an answer about one item; strangers may see changes later."""
+        """Check a response with an item; anonymous reads may see changes later."""
         outcome = outcome_of(answer)
         if outcome is Outcome.FAILED and 400 <= answer.status < 500:
-            return self.note_wrong(f"{item_id}: {answer.status} {answer.body!r}")
+            return self.record_wrong(f"{item_id}: {answer.status} {answer.body!r}")
         if outcome not in IS_ANSWERED:
             return outcome
         try:
-            told = orjson.loads(answer.body)
-            name, text = told["name"], told["description"]
+            item = orjson.loads(answer.body)
+            name, text = item["name"], item["description"]
         except (ValueError, KeyError, TypeError):
-            return self.note_wrong(f"{item_id}: not an item: {answer.body!r}")
+            return self.record_wrong(f"{item_id}: not an item: {answer.body!r}")
         if item_id in self.names:
             if name != self.names[item_id]:
-                return self.note_wrong(f"{item_id}: {name!r}, not his name")
+                return self.record_wrong(f"{item_id}: {name!r}, not its name")
             return outcome
         written = self.written[item_id]
         if name != written.name or text not in written.texts:
-            return self.note_wrong(f"{item_id}: says {text!r}, which nobody wrote")
-        is_late = written.texts.index(text) < written.oldest_allowed(began)
+            return self.record_wrong(
+                f"{item_id}: says {text!r}, which was never written"
+            )
+        is_late = written.texts.index(text) < written.oldest_allowed(started)
         if is_late and outcome is Outcome.OK and not may_be_late:
-            late = written.texts[written.oldest_allowed(began)]
-            return self.note_wrong(
+            late = written.texts[written.oldest_allowed(started)]
+            return self.record_wrong(
                 f"{item_id}: {text!r}, though {late!r} was confirmed"
             )
         return outcome
@@ -101,17 +103,17 @@ class Knowledge:
     def of_page(self, answer: Answer, wanted: bytes) -> Outcome:
         outcome = outcome_of(answer)
         if outcome in IS_ANSWERED and wanted not in answer.body:
-            return self.note_wrong(f"{wanted!r} is not in {answer.body[:200]!r}")
+            return self.record_wrong(f"{wanted!r} is not in {answer.body[:200]!r}")
         return outcome
 
 
 def outcome_of(answer: Answer) -> Outcome:
     if answer.status < 300:
-        # What nginx shows while it fetches a new one is as new as it has to be.
+        # A response that nginx revalidates in the background is fresh enough.
         is_old = "origin-failed" in answer.headers.get("cache-status", "")
         return Outcome.STALE if is_old else Outcome.OK
     if answer.status in (429, 503) and "retry-after" in answer.headers:
-        return Outcome.REFUSED
+        return Outcome.REJECTED
     return Outcome.FAILED
 
 
@@ -120,14 +122,14 @@ def age_of(answer: Answer) -> float:
     return float(age) if age.isdigit() else 0.0
 
 
-# --- in the end
+# --- final state
 
 WRONG = "wrong answers"
 
 
 @dataclass
-class Found:
-    """What the end shows; all but `checked` has to be empty."""
+class Findings:
+    """Findings of the final check; all but `checked` must be empty."""
 
     checked: dict[str, int] = field(default_factory=dict)
     lost_writes: list[str] = field(default_factory=list)
@@ -140,8 +142,8 @@ class Found:
     def counts(self) -> dict[str, int]:
         return {name: len(found) for name, found in self._lists()}
 
-    def in_words(self) -> dict[str, int]:
-        """Return the same for people: `lost_writes` are "writes lost"."""
+    def labels(self) -> dict[str, int]:
+        """Return the counts with labels: `lost_writes` is "writes lost"."""
         return {
             " ".join(reversed(name.split("_"))) if name != "wrong_answers" else WRONG: n
             for name, n in self.counts().items()
@@ -157,9 +159,9 @@ class Found:
 
 
 def check_items(
-    found: Found, knowledge: Knowledge, items: Iterable[dict[str, Any]]
+    found: Findings, history: History, items: Iterable[dict[str, Any]]
 ) -> None:
-    """Compare with the items that are there."""
+    """Compare with the stored items."""
     there: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         there.setdefault(item["name"], []).append(item)
@@ -167,11 +169,11 @@ def check_items(
         if len(same) > 1:
             found.doubled_writes.append(f"{len(same)} items are called {name}")
     number = 0
-    for written in knowledge.written.values():
+    for written in history.written.values():
         number += len(written.confirmed)
         last = max(written.confirmed, default=0)
         same = there.get(written.name, [])
-        # What was sent after it may be there or not.
+        # Later unconfirmed texts may be stored or not.
         if not any(one["description"] in written.texts[last:] for one in same):
             is_there = [one["description"] for one in same]
             text = written.texts[last]
@@ -180,14 +182,14 @@ def check_items(
 
 
 def check_changes(
-    found: Found, knowledge: Knowledge, changes: Iterable[dict[str, Any]]
+    found: Findings, history: History, changes: Iterable[dict[str, Any]]
 ) -> None:
-    """Compare with the log: each confirmed write is there once."""
+    """Compare with the change log: each confirmed write occurs once."""
     times: dict[str, int] = {}
     for change in changes:
         text = (change["after"] or {}).get("description")
         times[text] = times.get(text, 0) + 1
-    for written in (*knowledge.written.values(), *knowledge.unconfirmed.values()):
+    for written in (*history.written.values(), *history.unconfirmed.values()):
         for place, text in enumerate(written.texts):
             if times.get(text, 0) > 1:
                 found.doubled_writes.append(f"{text} is in the log {times[text]} times")
@@ -197,12 +199,12 @@ def check_changes(
 
 
 def check_jobs(
-    found: Found,
+    found: Findings,
     submitted: dict[str, int],
     jobs: Iterable[dict[str, Any]],
     result_of: Callable[[str], dict[str, Any]],
 ) -> None:
-    """Compare with the jobs that are there; `submitted` has the size of each id."""
+    """Compare with the stored jobs; `submitted` has the size of each id."""
     by_size: dict[int, dict[str, str]] = {}
     for job in jobs:
         by_size.setdefault(job["params"]["size"], {})[job["id"]] = job["state"]
@@ -219,7 +221,7 @@ def check_jobs(
 
 
 def primes_below(largest: int) -> "np.ndarray[Any, Any]":
-    """Return how many primes there are below each number: Eratosthenes' sieve."""
+    """Return the number of primes below each number (sieve of Eratosthenes)."""
     is_prime = np.ones(largest + 1, dtype=bool)
     is_prime[:2] = False
     for n in range(2, int(largest**0.5) + 1):
@@ -229,19 +231,19 @@ def primes_below(largest: int) -> "np.ndarray[Any, Any]":
 
 
 def check_events(
-    found: Found, changes: Iterable[dict[str, Any]], events: Iterable[dict[str, Any]]
+    found: Findings, changes: Iterable[dict[str, Any]], events: Iterable[dict[str, Any]]
 ) -> None:
-    """Each change came as an event, and those of one item in their order."""
-    came: dict[str, list[int]] = {}
+    """Each change was published as an event, in order per item."""
+    received: dict[str, list[int]] = {}
     for event in events:
-        came.setdefault(event["subject"], []).append(event["data"]["version"])
-    for subject, versions in came.items():
+        received.setdefault(event["subject"], []).append(event["data"]["version"])
+    for subject, versions in received.items():
         if list(first_of_each(versions)) != sorted(set(versions)):
-            found.lost_events.append(f"{subject} came out of order: {versions}")
+            found.lost_events.append(f"{subject} received out of order: {versions}")
     number = 0
     for change in changes:
         number += 1
-        if change["version"] not in came.get(str(change["item_id"]), ()):
+        if change["version"] not in received.get(str(change["item_id"]), ()):
             found.lost_events.append(f"{change['item_id']} {change['version']}")
     found.checked["events"] = number
 
