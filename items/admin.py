@@ -1,6 +1,7 @@
-"""The catalogue in the admin: fast with a million rows, writing as all others do.
+"""The catalogue in the admin, which stays fast with a million rows.
 
 No page counts a whole table, offers a million choices or collects a million rows.
+Writing goes through `items.catalogue`, as elsewhere.
 """
 
 from typing import Any
@@ -39,9 +40,9 @@ class TagFilter(admin.SimpleListFilter):
 
 
 class AdminItemForm(ItemForm):
-    """Tells of a taken id or another's edit at the form, not on an error page.
+    """Item form that reports a taken id or a concurrent edit as a form error.
 
-    What slips in between here and the write is still refused by the catalogue.
+    The catalogue checks both again when it writes.
     """
 
     def clean(self) -> dict[str, Any]:
@@ -52,8 +53,8 @@ class AdminItemForm(ItemForm):
         elif cleaned.get("version") not in (None, self.instance.version):
             self.add_error(
                 None,
-                "Someone changed this item after you opened it. Open it again, and "
-                "repeat your change.",
+                "Someone changed this item after you opened it, so yours was not "
+                "saved. Open it again, and repeat your change.",
             )
         return cleaned
 
@@ -91,8 +92,6 @@ class ItemAdmin(LargeTableAdmin):
     def tag_list(self, item: Item) -> str:
         return " ".join(item.tag_names())
 
-    # Writing goes through the catalogue, which keeps the one change log.
-
     def save_model(self, request: Any, obj: Item, form: Any, change: bool) -> None:
         data, actor = form.data_to_write(), Actor.from_request(request)
         if change:
@@ -104,7 +103,7 @@ class ItemAdmin(LargeTableAdmin):
         obj.__dict__.update(saved.__dict__)
 
     def save_related(self, *args: Any) -> None:
-        """The tags are written with the item."""
+        """Do nothing: the tags are written with the item."""
 
     def delete_model(self, request: HttpRequest, obj: Item) -> None:
         catalogue.delete_item(obj.pk, actor=Actor.from_request(request))
@@ -112,7 +111,7 @@ class ItemAdmin(LargeTableAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Say how many, and name some: all of them may be a million."""
+        """Return the number, and the names of some: all of them may be a million."""
         number = objs.count() if isinstance(objs, QuerySet) else len(objs)
         named = [str(item) for item in objs[:MAX_NAMED_OBJECTS]]
         if number > MAX_NAMED_OBJECTS:
@@ -128,7 +127,7 @@ class ItemAdmin(LargeTableAdmin):
         )
 
     def log_addition(self, *args: Any) -> None:  # type: ignore[override]
-        """The admin keeps no second log of items."""
+        """Do nothing: the change log records it."""
 
     log_change = log_deletions = log_addition  # type: ignore[assignment]
 
@@ -152,7 +151,7 @@ class TagAdmin(LargeTableAdmin):
     list_display = ("name", "description", "items_link")
     search_fields = ("name", "description")
     ordering = ("name",)
-    # Deleting in bulk would collect the items of every tag; unused ones go singly.
+    # Deleting in bulk would collect the items of every tag.
     actions = None
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
@@ -182,7 +181,7 @@ class DeletionFilter(admin.SimpleListFilter):
 
 @admin.register(ItemChange)
 class ItemChangeAdmin(ReadOnlyAdmin):
-    """The change log, deleted items included; any change can be undone from here."""
+    """The change log, with deleted items; any change can be undone from here."""
 
     list_display = ("at", "item_id", "name", "version", "action", "actor_name")
     list_filter = (DeletionFilter,)
@@ -205,7 +204,7 @@ class ItemChangeAdmin(ReadOnlyAdmin):
     @admin.action(description="Undo selected changes", permissions=["undo"])
     def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:
         actor, undone = Actor.from_request(request), 0
-        # The last one first, so that several of one item end at the earliest state.
+        # The latest first, so that several of one item end at the earliest state.
         for change in queryset.order_by("-id"):
             try:
                 catalogue.undo(change, actor=actor)

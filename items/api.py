@@ -1,4 +1,4 @@
-"""The catalogue over REST: thin callers of `items.catalogue` and `items.list_query`."""
+"""REST views of the catalogue, the change log and the change feed."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if not rules.is_id(kwargs.get("id", "0")):
-            # The database need not, and sometimes cannot, be asked for it.
+            # No item has this id, and not every database accepts it.
             raise catalogue.ItemNotFound
 
     @policy(shared=LIST_PARAMETERS)
@@ -62,7 +62,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @schema.creation
     def create(self, request: Request) -> Response:
         item = catalogue.create_item(self._clean(), actor=Actor.from_request(request))
-        response = self._answer(item, 201)
+        response = self._respond(item, 201)
         response["Location"] = request.build_absolute_uri(
             request.path.rstrip("/") + f"/{item.pk}"
         )
@@ -71,7 +71,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
     @policy(shared=())
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
-        response = self._answer(catalogue.get_item(id))
+        response = self._respond(catalogue.get_item(id))
         share(response, item_tag(id))
         return response
 
@@ -148,9 +148,9 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
             actor=Actor.from_request(request),
             precondition=_precondition(request),
         )
-        return self._answer(item)
+        return self._respond(item)
 
-    def _answer(self, item: Item, status: int = 200) -> Response:
+    def _respond(self, item: Item, status: int = 200) -> Response:
         response = Response(item.as_json(), status)
         response["ETag"] = item.etag
         response["Last-Modified"] = item.last_modified
@@ -159,7 +159,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
 
 
 class ChangeViewSet(GenericViewSet[ItemChange]):
-    """The change log of all items, for those who keep a copy."""
+    """The change feed: the change log of all items, for systems that keep a copy."""
 
     queryset = ItemChange.objects.all()
     serializer_class = ChangeSerializer
@@ -176,16 +176,16 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
             size=parse_page_size(request.query_params),
             named="since",
         )
-        # The way on is always given: a consumer comes back to it for what is new.
-        on = page.end or since or feed.cursor_of(feed.START)
-        page = replace(page, next=on, previous=None)
+        # There is always a next page: a client returns to it for new changes.
+        next_cursor = page.end or since or feed.cursor_of(feed.START)
+        page = replace(page, next=next_cursor, previous=None)
         rows = self.get_serializer(page.rows, many=True)
         response = list_response(request, page, rows, parameter="since")
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
         if preference.wait_s and not page.rows:
             query = request.query_params.copy()
-            query["since"] = on
+            query["since"] = next_cursor
             then = f"{request.path}?{query.urlencode()}"
             return stream.wait(response, since, preference.wait_s, then)
         return response

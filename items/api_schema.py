@@ -1,4 +1,4 @@
-"""How the catalogue's REST operations are described in the OpenAPI schema."""
+"""Descriptions of the catalogue's REST operations for the OpenAPI schema."""
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -86,7 +86,7 @@ export = extend_schema(
     },
 )
 history = extend_schema(
-    summary="The changes of one item, the last one first",
+    summary="List the changes of one item, the latest first",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
 )
@@ -94,12 +94,12 @@ SINCE = OpenApiParameter(
     "since",
     OpenApiTypes.STR,
     description=(
-        "As given in `next`, or as the `id` of an event; empty: all; `now`: the end."
+        "As given in `next`, or the `id` of an event; empty: all; `now`: the end."
     ),
 )
 PREFER = _header(
     "Prefer",
-    "`wait=N` answers when there is a change, after N seconds at most (RFC 7240).",
+    "`wait=N` responds when there is a change, after N seconds at most (RFC 7240).",
 )
 EVENT = {
     "type": "object",
@@ -110,14 +110,14 @@ EVENT = {
     },
 }
 ORDER = (
-    "Of two changes of one item that were made at the same time the later may come "
-    "first: the one with the higher `version` is the later."
+    "Of two changes of one item that were made at the same time, the later one may "
+    "come first: it is the one with the higher `version`."
 )
 changes = extend_schema(
-    summary="The changes of all items, as they become final",
+    summary="List the changes of all items, as they become final",
     description=(
-        "No change is left out. `next` is always there: come back to it for what is "
-        f"new. {ORDER}"
+        "No change is left out. `next` is always present: return to it for new "
+        f"changes. {ORDER}"
     ),
     parameters=[PAGE_SIZE_PARAMETER, SINCE, PREFER],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
@@ -126,11 +126,11 @@ change_events = extend_schema(
     summary="Follow the changes of all items",
     description=(
         "Server-sent events: one `change` for each, as in the list but without "
-        "`actor`. The `id` of an event is where to go on: browsers send the last one "
-        "when they come back. A stream may end at any time: of a client who reads too "
-        "slowly, or is so far behind that he gets a page at a time. No change is left "
-        f"out. {ORDER}"
+        "`actor`. The `id` of an event is the position after it: browsers send the "
+        "last one when they reconnect. A stream may end at any time, such as when its "
+        "client reads too slowly, or is so far behind that it gets one page at a time. "
+        f"No change is left out. {ORDER}"
     ),
-    parameters=[SINCE, _header("Last-Event-ID", "Counts before `since`.")],
+    parameters=[SINCE, _header("Last-Event-ID", "Takes precedence over `since`.")],
     responses={(200, "text/event-stream"): EVENT},
 )

@@ -1,4 +1,4 @@
-"""Addresses under /api/v1/; a slash at the end is optional in all of them."""
+"""URLs under /api/v1/; the trailing slash is optional in all of them."""
 
 from typing import Any
 

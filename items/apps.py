@@ -16,8 +16,8 @@ class ItemsConfig(AppConfig):
         from items.imports import uploads
         from resilient_site.operations import clean_up
 
-        clean_up.register("uploads that were left", uploads.forget_old)
-        post_migrate.connect(make_editors, sender=self)
+        clean_up.register("abandoned uploads", uploads.delete_abandoned)
+        post_migrate.connect(create_editors_group, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)
         if settings.EVENTS_URL:
@@ -26,8 +26,8 @@ class ItemsConfig(AppConfig):
             health.register_all()
 
 
-def make_editors(using: str, **kwargs: Any) -> None:
-    """Have a group whose members may write; permissions exist after migrations."""
+def create_editors_group(using: str, **kwargs: Any) -> None:
+    """Create the group whose members may write; permissions exist after migrations."""
     from django.contrib.auth.models import Group, Permission
 
     group, created = Group.objects.using(using).get_or_create(name=EDITORS)
@@ -40,11 +40,11 @@ def make_editors(using: str, **kwargs: Any) -> None:
 
 
 def settle_restored_changes(using: str, **kwargs: Any) -> None:
-    """Put the changes of a restored dump before all that this cluster will write."""
+    """Move the changes of a restored dump before all that this cluster will write."""
     from items.events.lease import settle_restored
     from items.events.models import EventRelay
 
-    # By a migration back to an earlier state the table goes.
+    # A migration back to an earlier state drops the table.
     if using == DEFAULT_DB_ALIAS and (
         EventRelay._meta.db_table in connection.introspection.table_names()
     ):
@@ -52,7 +52,7 @@ def settle_restored_changes(using: str, **kwargs: Any) -> None:
 
 
 def keep_search_in_step(using: str, **kwargs: Any) -> None:
-    """Make SQLite's triggers anew: a migration that rebuilds the table drops them."""
+    """Recreate SQLite's triggers: a migration that rebuilds the table drops them."""
     from django.db import connections
 
     from items.search import create_triggers

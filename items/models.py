@@ -195,7 +195,7 @@ class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
         horizon = first_open_transaction()
         return rows if horizon is None else rows.filter(transaction__lt=horizon)
 
-    def from_elsewhere(self) -> ItemChangeQuerySet:
+    def from_other_cluster(self) -> ItemChangeQuerySet:
         """Filter by what another cluster has numbered: changes of a restored dump."""
         unused = next_transaction()
         return self.none() if unused is None else self.filter(transaction__gte=unused)

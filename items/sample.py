@@ -1,7 +1,7 @@
-"""The sample catalogue: the ISO standards of countries, languages, currencies, …
+"""Sample catalogue: the ISO standards of countries, languages, currencies, …
 
 From the `pycountry` package. Ids are made of the codes, so that loading it again
-finds everything there.
+changes nothing.
 """
 
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ def rows() -> Iterator[ItemData]:
 
 
 def load() -> Counts:
-    """Bring the sample into the catalogue: what is there already stays as it is."""
+    """Import the sample into the catalogue; it is idempotent."""
     return staging.apply(list(rows()), actor=ACTOR)
 
 
-type Facts = Iterator[tuple[str, ...]]
+type Rows = Iterator[tuple[str, ...]]
 
 
-def _countries() -> Facts:
+def _countries() -> Rows:
     for country in pycountry.countries:
         official = getattr(country, "official_name", country.name)
         yield (
@@ -56,7 +56,7 @@ def _countries() -> Facts:
         )
 
 
-def _subdivisions() -> Facts:
+def _subdivisions() -> Rows:
     for part in pycountry.subdivisions:
         country = pycountry.countries.get(alpha_2=part.country_code)
         whole = country.name if country else part.country_code
@@ -71,7 +71,7 @@ def _subdivisions() -> Facts:
         )
 
 
-def _languages() -> Facts:
+def _languages() -> Rows:
     for language in pycountry.languages:
         short = getattr(language, "alpha_2", "")
         codes = f"{short}, {language.alpha_3}" if short else language.alpha_3
@@ -88,7 +88,7 @@ def _languages() -> Facts:
         )
 
 
-def _currencies() -> Facts:
+def _currencies() -> Rows:
     for currency in pycountry.currencies:
         yield (
             f"currency.{currency.alpha_3}",
@@ -99,7 +99,7 @@ def _currencies() -> Facts:
         )
 
 
-def _scripts() -> Facts:
+def _scripts() -> Rows:
     for script in pycountry.scripts:
         yield (
             f"script.{script.alpha_4}",

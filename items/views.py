@@ -1,4 +1,4 @@
-"""The pages of the catalogue: thin callers of the same functions as REST."""
+"""The pages of the catalogue."""
 
 from django.conf import settings
 from django.contrib import messages
@@ -39,14 +39,14 @@ def item_list(request: HtmxRequest) -> HttpResponse:
         "page": page,
         "query": query,
         "tags": popular_tags(),
-        # Every tag with the others, which remain when it is taken away.
+        # Every tag with the others, which remain when it is removed.
         "active_tags": [
             (tag, [other for other in query.tags if other != tag]) for tag in query.tags
         ],
     }
     part = "#results" if request.htmx and request.htmx.target == "results" else ""
     response = render(request, f"items/list.html{part}", context)
-    # "Back" must not show the part, kept by the browser, as if it were the page.
+    # "Back" must not show the fragment, cached by the browser, as the page.
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
     share_with_anonymous(request, response, catalogue.ITEMS)
     return response
@@ -64,7 +64,7 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     )
     if item is None and not history.rows:
         raise catalogue.ItemNotFound
-    # A deleted item is gone, not unknown: its history is here, and the way back.
+    # 410, not 404: the history of a deleted item stays, and can be undone.
     status = 200 if item else 410
     state = item.state() if item else history.rows[0].before
     context = {
@@ -112,7 +112,7 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
                 precondition=form.precondition,
             )
         except StaleVersion:
-            # Show what is there now, and let the next save be made knowing it.
+            # Show the current item, and base the next save on its version.
             item = theirs = catalogue.get_item(id)
             data = request.POST.copy()
             data["version"] = str(item.version)
@@ -137,22 +137,27 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
             precondition=catalogue.expect_version(version),
         )
     except StaleVersion:
-        messages.warning(request, "It was changed meanwhile. Look at it once more.")
+        messages.warning(
+            request,
+            "The item was changed meanwhile, so it was not deleted. Check it again.",
+        )
         return redirect("items:delete", id=id)
     messages.success(request, f"“{item.name}” was deleted.")
     return redirect("items:detail", id=id)
 
 
-# To undo may be to create, to change or to delete.
+# Undoing a change creates, changes or deletes the item.
 @require_permissions(*EDITING, "items.delete_item")
 @require_POST
 def change_undo(request: HttpRequest, id: str, change_id: int) -> HttpResponse:
     change = get_object_or_404(ItemChange, pk=change_id, item_id=id)
     item = catalogue.undo(change, actor=Actor.from_request(request))
     if item:
-        messages.success(request, f"“{item.name}” is as it was before that change.")
+        messages.success(
+            request, f"“{item.name}” was restored to the state before that change."
+        )
     else:
-        messages.success(request, f"“{change.name}” is gone again.")
+        messages.success(request, f"“{change.name}” was deleted.")
     return redirect("items:detail", id=id)
 
 
@@ -218,7 +223,7 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     run = _own_run(request, pk)
     path = uploads.rejects_path(run)
     if not path.exists():
-        raise NotFound("No row of this import was rejected.")
+        raise NotFound("This import has no rejected rows.")
     return FileResponse(
         open(path, "rb"), as_attachment=True, filename=f"{run.source}.rejects.csv"
     )
@@ -228,7 +233,7 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
 
 
 def _posted(request: HttpRequest) -> QueryDict | None:
-    """Return the data of a form that was sent; None shows an empty one."""
+    """Return the submitted data; None for an empty form."""
     return request.POST if request.method == "POST" else None
 
 

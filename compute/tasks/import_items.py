@@ -95,7 +95,9 @@ class RejectsFile:
             file = files.AppendableFile(
                 self.context.job, REJECTS, "text/csv; charset=utf-8"
             )
-            self.size = file.append(importing.as_csv(rejects, header=not self.size))
+            self.size = file.append(
+                importing.render_rejects(rejects, header=not self.size)
+            )
         return self.size
 
 

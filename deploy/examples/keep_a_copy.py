@@ -1,8 +1,8 @@
 """Keep a copy of the catalogue in an SQLite file: keep_a_copy.py SITE FILE
 
-SITE is the address of the site, such as http://127.0.0.1:8000. It may be stopped and
-started at any time: place and items are written in one transaction, so that it goes on
-where it was. Of each item the change with the highest version counts.
+SITE is the address of the site, such as http://127.0.0.1:8000. The program may be
+stopped and started at any time: position and items are written in one transaction, so
+that it resumes where it stopped. Of each item the highest version counts.
 """
 
 import json
@@ -20,16 +20,16 @@ COPY = sqlite3.connect(sys.argv[2], isolation_level=None)
 COPY.executescript("""
     PRAGMA journal_mode = WAL;
     CREATE TABLE IF NOT EXISTS item (id TEXT PRIMARY KEY, version INTEGER, state TEXT);
-    CREATE TABLE IF NOT EXISTS place (next TEXT);
+    CREATE TABLE IF NOT EXISTS position (next TEXT);
 """)
 
 
-def ask(address: str, **headers: str) -> Any:
+def get(address: str, **headers: str) -> Any:
     return urlopen(Request(address, headers=headers), timeout=90)
 
 
 def put(item_id: object, version: int, state: dict[str, Any] | None) -> None:
-    """Keep the newer version; of a deleted item its version alone."""
+    """Store the newer version; of a deleted item only its version."""
     COPY.execute(
         "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE"
         " SET version = excluded.version, state = excluded.state"
@@ -39,40 +39,40 @@ def put(item_id: object, version: int, state: dict[str, Any] | None) -> None:
 
 
 def export() -> str:
-    """Copy all items, and return where their changes go on: a place from before."""
-    place = json.load(ask(API + "changes?since=now"))["next"]
-    for line in ask(API + "items/export?format=ndjson"):
+    """Copy all items; return the position in the change feed before the copy."""
+    position = json.load(get(API + "changes?since=now"))["next"]
+    for line in get(API + "items/export?format=ndjson"):
         item = json.loads(line)
         state = {name: item[name] for name in item.keys() - NOT_STATE}
         put(item["id"], item["version"], state)
-    return str(place)
+    return str(position)
 
 
-def step() -> None:
+def update() -> None:
     """Take a page of changes, or the whole catalogue at first, in one transaction."""
-    row = COPY.execute("SELECT next FROM place").fetchone()
-    page = json.load(ask(row[0], Prefer="wait=30")) if row else None
+    row = COPY.execute("SELECT next FROM position").fetchone()
+    page = json.load(get(row[0], Prefer="wait=30")) if row else None
     with COPY:
         COPY.execute("BEGIN")
         for change in page["results"] if page else []:
             put(change["item_id"], change["version"], change["after"])
-        place = page["next"] if page else export()
-        COPY.execute("DELETE FROM place")
-        COPY.execute("INSERT INTO place VALUES (?)", [place])
+        position = page["next"] if page else export()
+        COPY.execute("DELETE FROM position")
+        COPY.execute("INSERT INTO position VALUES (?)", [position])
 
 
-def forget() -> None:
+def clear() -> None:
     with COPY:
         COPY.execute("BEGIN")
         COPY.execute("DELETE FROM item")
-        COPY.execute("DELETE FROM place")
+        COPY.execute("DELETE FROM position")
 
 
 while True:
     try:
-        step()
+        update()
     except (OSError, HTTPException, ValueError) as error:
         print(error, file=sys.stderr)
         if isinstance(error, HTTPError) and error.code == 400:
-            forget()  # the site was set up anew, say from an older dump
+            clear()  # the site was restored from an older dump
         time.sleep(1)

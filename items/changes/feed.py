@@ -1,4 +1,8 @@
-"""The change log in the order in which it becomes final, and places in it."""
+"""Change feed: the change log in the order in which it becomes final.
+
+A change appears once no later commit can precede it, so that a reader that remembers
+its position misses none and sees none twice.
+"""
 
 from typing import Any
 
@@ -11,7 +15,7 @@ from items.models import ItemChange
 from resilient_site.api.keyset import Cursor
 from resilient_site.errors import Invalid
 
-# Transaction and id of a change: what comes after it is greater.
+# Transaction and id of a change; what comes after it is greater.
 type Position = tuple[int, int]
 
 ORDERING = "transaction"
@@ -27,31 +31,31 @@ def cursor_of(position: Position) -> str:
     return Cursor(ORDERING, False, position).encode()
 
 
-def behind(position: Position) -> TupleGreaterThan:
-    """Return the condition of what comes after `position`."""
+def is_after(position: Position) -> TupleGreaterThan:
+    """Return the condition for changes after `position`."""
     return TupleGreaterThan((F("transaction"), F("id")), position)
 
 
 def changes_after(position: Position, limit: int) -> list[ItemChange]:
-    """Return the next changes that no later commit can slip in before."""
-    return list(ItemChange.objects.settled().filter(behind(position))[:limit])
+    """Return the next final changes."""
+    return list(ItemChange.objects.settled().filter(is_after(position))[:limit])
 
 
 def last_changes(limit: int) -> list[ItemChange]:
-    """Return the last final changes, in their order."""
+    """Return the last final changes, the earliest first."""
     return list(ItemChange.objects.settled().reverse()[:limit])[::-1]
 
 
 def end() -> Position:
-    """Return the place of the last final change."""
+    """Return the position of the last final change."""
     last = last_changes(1)
     return position_of(last[0]) if last else START
 
 
 def parse_cursor(text: str | None, named: str) -> str | None:
-    """Return the cursor that `text` means; `now` is the end of the log.
+    """Return the cursor that `text` stands for; `now` is the end of the feed.
 
-    Raises Invalid, for the parameter `named`, if it is none of this log.
+    Raises Invalid, for the parameter `named`, if it is not a cursor of this feed.
     """
     if not text:
         return None
@@ -64,13 +68,16 @@ def parse_cursor(text: str | None, named: str) -> str | None:
         raise Invalid(errors={named: [message]}) from error
     unused = next_transaction()
     if unused is not None and at.values[0] >= unused:
-        message = "This is from another copy of the catalogue. Begin without it."
+        message = (
+            "This cursor is from another copy of the catalogue, such as one before a "
+            "restore. Start again without it."
+        )
         raise Invalid(errors={named: [message]})
     return text
 
 
 def parse_position(cursor: str | None) -> Position:
-    """Return the place of a cursor that is known to be one; the start for None."""
+    """Return the position of a valid cursor; the start for None."""
     if cursor is None:
         return START
     transaction, pk = Cursor.decode(cursor, ItemChange, ORDERING).values
@@ -78,7 +85,7 @@ def parse_position(cursor: str | None) -> Position:
 
 
 def as_json(change: ItemChange) -> dict[str, Any]:
-    """Return a change as everybody may see it: without the one who made it."""
+    """Return a change as it is public: without its author."""
     return {
         "id": change.pk,
         "item_id": rules.public_id(change.item_id),

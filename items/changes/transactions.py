@@ -1,12 +1,13 @@
-"""The order in which transactions become visible, for readers of the change log.
+"""Transaction numbers: the order in which changes become visible to readers.
 
-Numbers from a sequence are handed out before the commit, so a reader that remembers
-the last number it saw misses a slower transaction's rows. PostgreSQL numbers its
-transactions and can tell below which one all have ended (pg_snapshot_xmin): rows
+A sequence assigns its numbers before the commit, so that a reader that remembers the
+last number misses the rows of a slower transaction. PostgreSQL numbers its
+transactions and knows below which number all have ended (pg_snapshot_xmin): rows
 ordered by that number, and read up to it, appear once and in order.
-SQLite has one writer at a time, so there its sequence is in commit order already.
-A new cluster counts anew, so numbers in a restored dump may be larger than any of its
-own: `migrate` sets these back to 0, and a cursor from before the restore is refused.
+SQLite has one writer at a time, so that its sequence is in commit order already.
+A new cluster starts its count again, so that numbers in a restored dump may exceed all
+of its own: `migrate` resets these to 0, and a cursor from before the restore is
+rejected.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from django.db.models import BigIntegerField, Func
 
 
 class TransactionId(Func):
-    """The number of the writing transaction; 0 where there is one writer only."""
+    """Number of the writing transaction; 0 where there is one writer only."""
 
     template = "0"
     arity = 0
@@ -32,12 +33,12 @@ class TransactionId(Func):
 
 
 def first_open_transaction() -> int | None:
-    """Return the number below which every transaction has ended; None: all have."""
+    """Return the number below which all transactions have ended; None: all have."""
     return _snapshot("pg_snapshot_xmin")
 
 
 def next_transaction() -> int | None:
-    """Return the number that none here has reached yet; None: they have no numbers."""
+    """Return the first unused number; None: transactions have no numbers."""
     return _snapshot("pg_snapshot_xmax")
 
 

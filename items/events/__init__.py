@@ -1,1 +1,1 @@
-"""The change log for other systems: each change, once it is final, to a broker."""
+"""Publishing of the change log to a message broker."""

@@ -1,4 +1,4 @@
-"""A change as a CloudEvent 1.0, in the structured mode of JSON."""
+"""Encoding of changes as CloudEvents 1.0, in JSON's structured mode."""
 
 import orjson
 
@@ -15,15 +15,15 @@ def type_of(change: ItemChange) -> str:
 
 
 def event_id(change: ItemChange) -> str:
-    """Return what no other change has, also after an older dump was restored.
+    """Return an id that stays unique after an older dump was restored.
 
-    There the ids of changes that it does not have are given once more.
+    A restored database assigns the ids of changes that it lacks a second time.
     """
     return f"{change.pk}-{round(change.at.timestamp() * 1_000_000)}"
 
 
 def encode(change: ItemChange) -> bytes:
-    """Return the event without the one who made the change: that is not for all."""
+    """Return the event, without the author of the change, who stays private."""
     event = {
         "specversion": "1.0",
         "id": event_id(change),
@@ -31,7 +31,7 @@ def encode(change: ItemChange) -> bytes:
         "type": type_of(change),
         "subject": change.item_id,
         "time": change.at,
-        # Of two events of one item the later has the greater one, as text.
+        # Of two events of one item the later one has the greater value, as text.
         "sequence": f"{change.pk:0{DIGITS}}",
         "datacontenttype": "application/json",
         "data": {

@@ -1,4 +1,4 @@
-"""How far behind the publishing of changes is, as the database tells it."""
+"""Health check of the event publishing: how far behind the relay is."""
 
 from collections.abc import Iterator
 
@@ -22,17 +22,17 @@ from resilient_site.resilience import deadlines
 PATIENCE_S = 2.0
 BEHIND_S = 10.0
 COUNTED_MAX = 10_000
-WELL = "Other systems are told of every change."
-NOBODY = "Changes are not published at the moment. They are when somebody works again."
-AWAY = "The broker does not answer. Other systems are told of changes when it is back."
-BEHIND = "Other systems are told of changes with a delay."
+OK = "Changes are published to the broker."
+NO_RELAY = "No relay is running. Changes are published once one is."
+NO_BROKER = "The broker does not respond. Changes are published once it does."
+DELAYED = "Changes are published with a delay."
 
 
 def check() -> CheckResult:
     with deadlines.within(PATIENCE_S):
         row = EventRelay.objects.first() or EventRelay()
         is_held = EventRelay.objects.filter(held_until__gte=Now()).exists()
-        waiting = ItemChange.objects.filter(feed.behind(row.position))
+        waiting = ItemChange.objects.filter(feed.is_after(row.position))
         number = waiting[:COUNTED_MAX].count()
         first = waiting.order_by("transaction", "id").first()
     behind_s = (timezone.now() - first.at).total_seconds() if first else 0.0
@@ -42,23 +42,23 @@ def check() -> CheckResult:
         ("Relay", row.holder.rpartition(":")[0] or "none"),
     )
     if not is_held:
-        return CheckResult(Status.FAIL, NOBODY, figures=figures)
+        return CheckResult(Status.FAIL, NO_RELAY, figures=figures)
     if row.trouble:
-        return CheckResult(Status.FAIL, AWAY, error=row.trouble, figures=figures)
+        return CheckResult(Status.FAIL, NO_BROKER, error=row.trouble, figures=figures)
     if behind_s >= BEHIND_S:
-        return CheckResult(Status.WARN, BEHIND, figures=figures)
-    return CheckResult(Status.PASS, WELL, figures=figures)
+        return CheckResult(Status.WARN, DELAYED, figures=figures)
+    return CheckResult(Status.PASS, OK, figures=figures)
 
 
 def examine() -> Iterator[doctor.Finding]:
-    """What `manage.py doctor` says of it."""
+    """Report the same for `manage.py doctor`."""
     yield doctor.reach(settings.EVENTS_URL)
     found = check()
     (_, number), (_, behind_s), _ = found.figures
     said = f"{found.meaning} {number} wait, for up to {behind_s} s."
     if found.status is Status.PASS:
         yield doctor.ok(said)
-    elif found.meaning == NOBODY:
+    elif found.meaning == NO_RELAY:
         yield doctor.failure(said, "Start manage.py relay_events.")
     else:
         yield doctor.failure(said, found.error or "See the log of relay_events.")

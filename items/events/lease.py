@@ -1,7 +1,9 @@
-"""The place up to which the log is published, held by one relay at a time.
+"""Lease on the publishing: one relay at a time publishes, from a stored position.
 
-By a lease in the database, not by a lock in a transaction: that would keep all changes
-from becoming settled while the broker is talked to.
+If the relay that holds the lease dies or hangs, another one takes over within
+LEASE_S, and publishes again what was not recorded as published. It is a lease in the
+database rather than a lock in a transaction, which would keep all changes from
+becoming settled while the relay waits for the broker.
 """
 
 import os
@@ -22,26 +24,26 @@ from items.events.models import TROUBLE_MAX, EventRelay
 from items.events.ordering import Batch
 from items.models import ItemChange
 
-# A relay that is silent for so long has lost the place to whoever asks first,
+# A relay that has not renewed its lease for so long loses it to the next one,
 LEASE_S = 10.0
-# and stops publishing a little earlier by itself.
+# and stops publishing by itself a little earlier.
 MARGIN_S = 3.0
 RENEW_EVERY_S = 3.0
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """Another relay may be publishing by now."""
 
 
-class Place:
+class Lease:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.holder = f"{socket.gethostname()[:50]}:{os.getpid()}:{uuid.uuid4().hex}"
         self.position, self.ahead = START, frozenset[int]()
         self._clock = clock
         self._renewed_at: float | None = None
 
-    def hold(self) -> bool:
-        """Tell whether it is held by this relay, after renewing that if need be."""
+    def acquire(self) -> bool:
+        """Acquire or renew the lease if due; return whether this relay holds it."""
         began = self._clock()
         if self._renewed_at is not None and began < self._renewed_at + RENEW_EVERY_S:
             return True
@@ -55,15 +57,15 @@ class Place:
         return self._renewed_at is not None
 
     def check(self) -> None:
-        """Raise Lost if this relay was held up for so long that it may be."""
+        """Raise LeaseLost if this relay was delayed for too long."""
         if self._renewed_at is None or (
             self._clock() >= self._renewed_at + LEASE_S - MARGIN_S
         ):
             self.forget()
-            raise Lost
+            raise LeaseLost
 
     def save(self, batch: Batch) -> None:
-        """Go on behind what is published. Raises Lost."""
+        """Record what is published. Raises LeaseLost."""
         began = self._clock()
         if not self._update(
             Q(holder=self.holder),
@@ -73,20 +75,20 @@ class Place:
             trouble="",
         ):
             self.forget()
-            raise Lost
+            raise LeaseLost
         self._renewed_at = began
         self.position, self.ahead = batch.end, batch.ahead
 
-    def note_trouble(self, text: str) -> None:
+    def record_failure(self, text: str) -> None:
         mine = EventRelay.objects.filter(holder=self.holder)
         mine.update(trouble=text[:TROUBLE_MAX])
 
     def forget(self) -> None:
-        """Do not take it for held any more."""
+        """Assume that the lease is lost."""
         self._renewed_at = None
 
     def release(self) -> None:
-        """Let another relay have it at once."""
+        """Free the lease for another relay at once."""
         EventRelay.objects.filter(holder=self.holder).update(holder="", held_until=None)
         self.forget()
 
@@ -105,26 +107,26 @@ class Place:
 
 
 def settle_restored() -> None:
-    """Put the changes of a restored dump before all that this cluster will write.
+    """Move the changes of a restored dump before all that this cluster will write.
 
-    What was not published yet when the dump was made stays behind the place; some of
-    what was may be published once more.
+    What was not published when the dump was made is published; some of what was may
+    be published again.
     """
     with transaction.atomic():
         row = EventRelay.objects.select_for_update().first() or EventRelay()
-        elsewhere = ItemChange.objects.from_elsewhere()
+        foreign = ItemChange.objects.from_other_cluster()
         unused = next_transaction()
-        if unused is None or not (row.transaction >= unused or elsewhere.exists()):
+        if unused is None or not (row.transaction >= unused or foreign.exists()):
             return
-        place = _place_after_restoring(row.position)
-        elsewhere.update(transaction=0)
-        row.transaction, row.change = place or feed.end()
+        position = _position_after_restore(row.position)
+        foreign.update(transaction=0)
+        row.transaction, row.change = position or feed.end()
         row.ahead = []
         row.save()
 
 
-def _place_after_restoring(position: Position) -> Position | None:
-    """Return the place before all that is not published; None: that is everything."""
-    left = ItemChange.objects.filter(feed.behind(position))
+def _position_after_restore(position: Position) -> Position | None:
+    """Return the position before all that is not published; None: nothing is left."""
+    left = ItemChange.objects.filter(feed.is_after(position))
     first = left.aggregate(first=Min("id"))["first"]
     return None if first is None else (0, first - 1)

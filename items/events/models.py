@@ -6,10 +6,10 @@ TROUBLE_MAX = 200
 
 
 class EventRelay(models.Model):
-    """How far the change log is published, and by whom: the one row there is.
+    """State of the publishing: position in the change log, and the lease. One row.
 
-    The place is written when the broker has confirmed all up to it. Who holds the row
-    has to renew that, or another relay goes on.
+    The position is written when the broker has confirmed everything up to it. The
+    relay that holds the lease has to renew it, or another one takes over.
     """
 
     ONLY = 1
@@ -17,7 +17,7 @@ class EventRelay(models.Model):
     id = models.SmallIntegerField(primary_key=True, default=ONLY)
     transaction = models.BigIntegerField(default=0)
     change = models.BigIntegerField(default=0)
-    # Ids of changes behind the place that are published already.
+    # Ids of changes after the position that are published already.
     ahead = models.JSONField(default=list)
     holder = models.CharField(max_length=100, blank=True)
     held_until = models.DateTimeField(null=True)

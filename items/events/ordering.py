@@ -1,8 +1,8 @@
-"""What is published next: in the order of the feed, and each item's changes in theirs.
+"""Order of publishing: that of the feed, but per item that of its versions.
 
-Two transactions that change one item one after the other may come into the feed the
-other way round (`ItemChangeQuerySet.settled`). Ids of changes are given while the item
-is locked, so of one item they are in order.
+Two transactions that change one item one after the other may enter the feed in
+reverse (`ItemChangeQuerySet.settled`). Ids of changes are assigned while the item is
+locked, so that the ids of one item are in order.
 """
 
 from collections import defaultdict, deque
@@ -16,7 +16,7 @@ from items.models import ItemChange
 
 @dataclass(frozen=True)
 class Batch:
-    """Changes to publish, the place after them, and which of them lie behind it."""
+    """Changes to publish, the position after them, and which lie ahead of it."""
 
     changes: Sequence[ItemChange]
     end: Position
@@ -24,23 +24,23 @@ class Batch:
 
 
 def next_batch(position: Position, ahead: Collection[int], size: int) -> Batch | None:
-    """Return what follows `position`; None if there is nothing."""
+    """Return the next batch after `position`; None if there is none."""
     rows = feed.changes_after(position, size)
     if not rows:
         return None
     end = feed.position_of(rows[-1])
-    return arrange(rows, _earlier_ones_behind(rows, end), end, frozenset(ahead))
+    return arrange(rows, _earlier_changes_after(rows, end), end, frozenset(ahead))
 
 
 def arrange(
     rows: Sequence[ItemChange],
-    behind: Iterable[ItemChange],
+    later: Iterable[ItemChange],
     end: Position,
     ahead: frozenset[int],
 ) -> Batch:
     """Put the earlier changes of an item before its later ones."""
     waiting: dict[str, deque[ItemChange]] = defaultdict(deque)
-    for change in sorted({*rows, *behind}, key=lambda change: change.pk):
+    for change in sorted({*rows, *later}, key=lambda change: change.pk):
         if change.pk not in ahead:
             waiting[change.item_id].append(change)
     changes: list[ItemChange] = []
@@ -53,12 +53,14 @@ def arrange(
     return Batch(changes, end, published - passed)
 
 
-def _earlier_ones_behind(rows: Sequence[ItemChange], end: Position) -> list[ItemChange]:
-    """Return changes behind `end` that were made before some of `rows`.
+def _earlier_changes_after(
+    rows: Sequence[ItemChange], end: Position
+) -> list[ItemChange]:
+    """Return changes after `end` that were made before some of `rows`.
 
-    They are final although they are not settled: what was made after them is.
+    They are final although not settled: later changes of their items are.
     """
     items = {row.item_id for row in rows}
     latest = max(row.pk for row in rows)
-    rows_behind = ItemChange.objects.filter(feed.behind(end))
-    return list(rows_behind.filter(item_id__in=items, pk__lt=latest))
+    later = ItemChange.objects.filter(feed.is_after(end))
+    return list(later.filter(item_id__in=items, pk__lt=latest))

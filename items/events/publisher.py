@@ -1,7 +1,7 @@
-"""To the broker and back: what `publish` has returned from, the broker has.
+"""Publisher: sends changes to the broker, and waits for its confirmation.
 
-Over AMQP to a durable topic exchange, as persistent messages. Their confirmations are
-waited for together: one by one a broker on a disk would take a few hundred a second.
+Over AMQP to a durable topic exchange, as persistent messages. The confirmations are
+awaited together: one by one, a broker on a disk takes a few hundred a second.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from items.events.cloudevents import CONTENT_TYPE, encode, type_of
 from items.models import ItemChange
 
 EXCHANGE = Exchange("resilient-site", type="topic", durable=True, delivery_mode=2)
-# For one step of talking to the broker: it may hang as well as be away.
+# For each network operation: the broker may hang as well as be down.
 TIMEOUT_S = 3
 ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ class Publisher:
     def publish(
         self, changes: Iterable[ItemChange], before_each: Callable[[], None]
     ) -> None:
-        """Return when the broker has them; raise one of ERRORS, maybe in between."""
+        """Return when the broker has confirmed them; raise one of ERRORS otherwise."""
         self._connect()
         for change in changes:
             before_each()
@@ -53,7 +53,7 @@ class Publisher:
 
     def close(self) -> None:
         if self._connection is not None:
-            # Unlike `close` it does not wait for an answer.
+            # Unlike `close`, which waits for an answer.
             self._connection.collect()
             self._connection = None
 
@@ -72,13 +72,13 @@ class Publisher:
 
 
 class Confirms:
-    """What RabbitMQ has confirmed of what was published over one channel."""
+    """Publisher confirms of one RabbitMQ channel."""
 
     def __init__(self, channel: Any) -> None:
         self.published = 0
         self._confirmed = 0
         self._early: set[int] = set()
-        self._is_refused = False
+        self._is_rejected = False
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.confirm_select()
@@ -86,11 +86,11 @@ class Confirms:
     def wait(self, connection: Any) -> None:
         while self._confirmed < self.published:
             connection.drain_events(timeout=TIMEOUT_S)
-            if self._is_refused:
-                raise MessageNacked("The broker has refused an event.")
+            if self._is_rejected:
+                raise MessageNacked("The broker has rejected an event.")
 
     def _on_ack(self, number: int, multiple: bool) -> None:
-        """Note them: they may come out of order."""
+        """Count confirmations, which may arrive out of order."""
         if multiple:
             self._confirmed = max(self._confirmed, number)
             self._early = {one for one in self._early if one > self._confirmed}
@@ -101,4 +101,4 @@ class Confirms:
             self._early.discard(self._confirmed)
 
     def _on_nack(self, number: int, multiple: bool) -> None:
-        self._is_refused = True
+        self._is_rejected = True

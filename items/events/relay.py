@@ -1,9 +1,9 @@
-"""Publishing every change, in order, at least once.
+"""Relay: publishes every change to the broker, in order, at least once.
 
-While the broker is away changes wait in the database. What is published but not noted,
-because the relay was killed in between, is published again: the other order would lose
-it. A change on this machine is seen at once, one made elsewhere at the next look: to be
-notified by the database would make all who write wait for each other (NOTIFY).
+While the broker is unavailable, changes wait in the database. What was published but
+not recorded, because the relay was killed in between, is published again: the other
+order would lose it. A change on this machine is seen at once, one from another machine
+at the next poll: NOTIFY of PostgreSQL would make all writers wait for each other.
 """
 
 import logging
@@ -12,7 +12,7 @@ import time
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from items.events.lease import Lost, Place
+from items.events.lease import Lease, LeaseLost
 from items.events.ordering import next_batch
 from items.events.publisher import ERRORS, Publisher
 from resilient_site.edge.cache.invalidation import CHANGES, generations, slot_of
@@ -29,96 +29,98 @@ RETRY_MAX_S = 2.0
 
 class Relay:
     def __init__(self, url: str) -> None:
-        self._publisher, self._place = Publisher(url), Place()
+        self._publisher, self._lease = Publisher(url), Lease()
         self._stopping = False
         self._size = BATCH
-        self._failures, self._missing = 0, ""
+        self._failures, self._failing = 0, ""
 
     def run(self) -> None:
         """Publish until `stop` is called."""
         while not self._stopping:
             seen = _last_change()
-            if pause_s := self.turn():
+            if pause_s := self.publish_pending():
                 self._pause(pause_s)
             else:
                 self._pause(READ_EVERY_S, seen)
         self._publisher.close()
         try:
-            self._place.release()
+            self._lease.release()
         except (DatabaseError, InterfaceError):
-            logger.warning("Another relay goes on when the lease has run out.")
+            logger.warning(
+                "The lease was not freed: another relay waits until it ends."
+            )
         connection.close()
 
     def stop(self) -> None:
         self._stopping = True
 
-    def turn(self) -> float:
-        """Publish what there is; return how long to wait whatever happens."""
+    def publish_pending(self) -> float:
+        """Publish all there is; return how long to pause in any case."""
         if breakers.broker.snapshot().override is State.OPEN:
             return READ_EVERY_S
         try:
-            if not self._place.hold():
+            if not self._lease.acquire():
                 return READ_EVERY_S
             while not self._stopping and self._publish_next():
                 pass
         except (DatabaseError, InterfaceError) as error:
             connection.close()
-            self._place.forget()
-            return self._failed("database", error)
-        except Lost as error:
-            self._start_over()
-            return self._failed("lease", error)
+            self._lease.forget()
+            return self._record_failure("database", error)
+        except LeaseLost as error:
+            self._reconnect()
+            return self._record_failure("lease", error)
         except ERRORS as error:
-            self._start_over()
+            self._reconnect()
             breakers.broker.trip(error)
-            return self._failed("broker", error)
+            return self._record_failure("broker", error)
         return 0
 
     def _publish_next(self) -> bool:
         """Publish a batch; return False if there is none."""
-        place = self._place
-        batch = next_batch(place.position, place.ahead, self._size)
+        lease = self._lease
+        batch = next_batch(lease.position, lease.ahead, self._size)
         if batch is None:
             return False
-        self._publisher.publish(batch.changes, place.check)
-        place.save(batch)
-        self._succeeded()
+        self._publisher.publish(batch.changes, lease.check)
+        lease.save(batch)
+        self._record_success()
         return True
 
-    def _start_over(self) -> None:
-        """Whether the last events have arrived is not known."""
+    def _reconnect(self) -> None:
+        """Close the connection: whether the last events have arrived is unknown."""
         self._publisher.close()
-        # Who is slow gets less at a time.
+        # A slow broker gets less at a time.
         self._size = max(self._size // 2, 1)
 
-    def _succeeded(self) -> None:
-        if self._missing:
+    def _record_success(self) -> None:
+        if self._failing:
             logger.warning("Events are published again.")
-        self._failures, self._missing = 0, ""
+        self._failures, self._failing = 0, ""
         self._size = min(self._size * 2, BATCH)
         breakers.broker.reset()
 
-    def _failed(self, what: str, error: Exception) -> float:
-        """Wait before the next try, but not before the first: a link may go stale."""
+    def _record_failure(self, what: str, error: Exception) -> float:
+        """Return the pause before the next attempt: short at first."""
         self._failures += 1
         if self._failures == 1:
             return LOOK_S
-        if what != self._missing:
-            logger.error("Events are not published, the %s failed: %s", what, error)
-        self._missing = what
+        if what != self._failing:
+            logger.error("Events are not published: the %s failed: %s", what, error)
+        self._failing = what
         if what == "broker":
-            self._tell(error)
+            self._store_failure(error)
         longest = min(0.2 * 2.0 ** min(self._failures, 9), RETRY_MAX_S)
         return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing to guess
 
-    def _tell(self, error: Exception) -> None:
+    def _store_failure(self, error: Exception) -> None:
         try:
-            self._place.note_trouble(describe(error))
+            self._lease.record_failure(describe(error))
         except (DatabaseError, InterfaceError):
             connection.close()
 
     def _pause(self, seconds: float, seen: int | None = None) -> None:
-        """Wait, but not through a stop, nor a change after `seen`."""
+        """Wait, until `stop` or a change after `seen` at most."""
         end = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < end:
             if seen is not None and _last_change() != seen:

@@ -1,8 +1,8 @@
-"""Reading files of items: CSV or NDJSON, gzip or not, told apart by their content.
+"""Parsing of import files: CSV or NDJSON, gzip or not, recognized by their content.
 
 Memory is bounded by the longest line, whatever the size of the file. A line that
-cannot be read is reported, and reading goes on behind it; a file that is no file of
-items is refused.
+cannot be read is reported, and reading continues after it; a file that is not one of
+items is rejected.
 """
 
 import csv
@@ -25,7 +25,7 @@ COLUMNS = [field.name for field in fields.FIELDS]
 REQUIRED = [field.name for field in fields.FIELDS if field.is_required]
 
 LINE_MAX_BYTES = 1024 * 1024
-# Well over what the rules let into one row, however it is written.
+# Well over what the rules allow in one row, however it is written.
 ROW_MAX_BYTES = 256 * 1024
 ROW_LINES_TRIED = 50
 TEXT_SHOWN = 500
@@ -35,12 +35,15 @@ csv.field_size_limit(LINE_MAX_BYTES)
 
 class Unreadable(Invalid):
     code = "unreadable_file"
-    detail = "This is not a file of items."
+    detail = (
+        "This is not a file of items. It must be CSV with a header line, or NDJSON "
+        "with one object on each line."
+    )
 
 
 @dataclass(slots=True)
 class Line:
-    """One row of the file: its fields or an error, and the position behind it.
+    """One row of the file: its fields or an error, and the position after it.
 
     An empty line has neither.
     """
@@ -59,7 +62,7 @@ def read_lines(
     line: int = 0,
     max_bytes: int | None = None,
 ) -> Iterator[Line]:
-    """Yield the rows behind `offset` (in uncompressed bytes) and `line`.
+    """Yield the rows after `offset` (in uncompressed bytes) and `line`.
 
     Raises Unreadable if the file is not one of items, is damaged, or is larger than
     `max_bytes` when unpacked.
@@ -85,7 +88,7 @@ def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
 
 
 class _Text(NamedTuple):
-    """A physical line, and the position behind it."""
+    """A physical line, and the position after it."""
 
     text: str
     line: int
@@ -94,20 +97,20 @@ class _Text(NamedTuple):
 
 
 class _TooLong(Exception):
-    """A line was met that is not kept in memory."""
+    """A line is too long to be kept in memory."""
 
 
 class _RowTooLong(Exception):
-    """The lines of one row have become more than a row may have."""
+    """The lines of one row are longer than a row may be."""
 
 
 class _Source:
-    """The physical lines. Those since `taken` was last cleared can be put back."""
+    """Iterator of physical lines; those in `taken` can be put back."""
 
     def __init__(self, stream: io.BufferedReader, max_bytes: int | None) -> None:
         self.stream = stream
         self.max_bytes = max_bytes
-        self.offset = self.line = 0  # behind the last line that was handed out
+        self.offset = self.line = 0  # after the last line that was returned
         self.read_offset = self.read_line = 0
         self.waiting: deque[_Text] = deque()
         self.taken: list[_Text] = []
@@ -156,8 +159,8 @@ class _Source:
         if self.max_bytes is not None and self.read_offset > self.max_bytes:
             raise Unreadable(f"The file has more than {self.max_bytes:,} bytes.")
 
-    def give_up_first(self) -> _Text:
-        """Return the first line taken, and put the others back to be read again."""
+    def drop_first(self) -> _Text:
+        """Return the first line taken, and put the others back."""
         first, *others = self.taken
         self.waiting.extendleft(reversed(others))
         self.line, self.offset = first.line, first.offset
@@ -206,7 +209,7 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
     try:
         header_text = next(source)
     except StopIteration:
-        return  # no row at all, as an empty catalogue is exported
+        return  # an empty catalogue is exported as an empty file
     except _TooLong:
         raise Unreadable from None
     separator = max(",;\t", key=header_text.count)
@@ -229,11 +232,11 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
 
 
 class _CsvRows:
-    """The rows as lists of cells, or as a Line with the error of the first line.
+    """Iterator of rows: lists of cells, or a Line with the error of its first line.
 
-    A quote that is not closed must not swallow the rows behind it, so after an error
-    reading goes on at the second line. Where many lines were read for nothing each of
-    them is a row from then on: the same could happen at every one of them.
+    A quote that is not closed must not swallow the rows after it, so after an error
+    reading continues at the second line. Where many lines were read in vain, each of
+    them is a row of its own from then on: the same could happen at every one of them.
     """
 
     def __init__(self, source: _Source, separator: str) -> None:
@@ -250,17 +253,17 @@ class _CsvRows:
             except StopIteration:
                 return
             except (csv.Error, _TooLong, _RowTooLong) as error:
-                yield self._give_up_first(error)
+                yield self._drop_first(error)
 
     def _next(self) -> list[str]:
         if self.source.line < self.alone_until:
             return next(csv.reader([next(self.source)], **self.options), [])
         return next(self.rows)
 
-    def _give_up_first(self, error: Exception) -> Line:
+    def _drop_first(self, error: Exception) -> Line:
         if len(self.source.taken) > ROW_LINES_TRIED or isinstance(error, _RowTooLong):
             self.alone_until = self.source.line
-        first = self.source.give_up_first()
+        first = self.source.drop_first()
         self.rows = csv.reader(self.source, **self.options)
         reason = first.fault or f"This is not CSV: {_explain(error)}."
         text = first.text[:TEXT_SHOWN].rstrip("\r\n")
@@ -268,7 +271,7 @@ class _CsvRows:
 
 
 def _explain(error: Exception) -> str:
-    # How the reader meets a quote that is never closed.
+    # The csv module's error for a quote that is never closed.
     if isinstance(error, _RowTooLong) or str(error) == "unexpected end of data":
         return "a quote is opened and not closed"
     return str(error)

@@ -1,8 +1,8 @@
-"""Files into the catalogue: read as a stream, checked by line, applied in batches.
+"""Import of files: read as a stream, validated by row, applied in batches.
 
-A batch and the position behind it are committed together. Whatever stops an import
-(a signal, a full disk, a lost database) leaves whole batches, and `ImportRun` knows
-where to go on. Rows that break the rules go to a file of rejects, with the line.
+A batch and the position after it are committed together. Whatever stops an import (a
+signal, a full disk, a lost database) leaves whole batches, and `ImportRun` records
+where to resume. Rows that break the rules go to a file of rejects, with the reason.
 """
 
 import hashlib
@@ -40,23 +40,23 @@ type Rejected = Sequence[tuple[int, str, str]]
 
 
 class Rejects(Protocol):
-    """Where the rows go that were refused."""
+    """Destination of the rejected rows."""
 
     def write(self, rejects: Rejected) -> int:
-        """Append `rejects`, and return the size with them.
+        """Append `rejects`, and return the new size.
 
-        Called in the transaction of the batch; what a batch that is broken off wrote
-        is cut off when the import goes on at the size before it.
+        Called in the transaction of the batch; what an interrupted batch wrote is cut
+        off when the import resumes at the size before it.
         """
 
 
-# Opens it behind as many bytes as belong to what is done.
+# Opens it after the bytes that belong to committed batches.
 type OpenRejects = Callable[[int], AbstractContextManager[Rejects]]
 
 
 @dataclass
 class Batch:
-    """Lines that are applied together; of two with one id the later one counts."""
+    """Rows that are applied together; of two with the same id the later one counts."""
 
     rows: dict[str, ItemData] = field(default_factory=dict)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Batch:
                 self._reject(line, str(error))
 
     def _reject(self, line: Line, reason: str) -> None:
-        # Null characters can be kept in no database, and are seen in no editor.
+        # No database stores null characters, and no editor shows them.
         reason, text = (part.replace("\0", "\\0") for part in (reason, line.text))
         self.rejects.append((line.number, reason, text))
 
@@ -105,7 +105,7 @@ def batches(lines: Iterator[Line], size: int = BATCH_ROWS) -> Iterator[Batch]:
 
 @dataclass
 class Preview:
-    """What an import would do, and the first rows and errors to look at."""
+    """Result that an import would have, with its first rows and errors."""
 
     created: int = 0
     updated: int = 0
@@ -127,7 +127,7 @@ def preview(
 ) -> Preview:
     """Read and compare `stream`, for about `seconds`, without changing anything.
 
-    Raises reading.Unreadable if it is not a file of items.
+    Raises Unreadable if it is not a file of items.
     """
     result = Preview()
     deadline = time.monotonic() + seconds
@@ -177,14 +177,14 @@ def begin(
 
 
 def fingerprint(path: Path) -> str:
-    """Tell a file by its place, size and time, as a run that is taken up again must."""
+    """Identify a file by path, size and time, to resume its import."""
     stat = path.stat()
     facts = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def unfinished(path: Path) -> ImportRun | None:
-    """Return the last run of this very file if it was broken off."""
+    """Return the last run of this file if it was interrupted."""
     run = (
         ImportRun.objects.filter(fingerprint=fingerprint(path))
         .order_by("-started_at")
@@ -203,16 +203,16 @@ def proceed(
     max_bytes: int | None = None,
     on_batch: Callable[[ImportRun], None] | None = None,
 ) -> ImportRun:
-    """Import `stream` from where `run` stands, to the end or for about `seconds`.
+    """Import `stream` from the position of `run`, to the end or for about `seconds`.
 
-    Raises reading.Unreadable if the file is damaged, and Conflict if another
-    process proceeds with the same run; what was committed stays.
+    Raises Unreadable if the file is damaged, and Conflict if another
+    process works on the same run; what was committed stays.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
-    with rejects(run.rejects_size) as reject_file:
+    with rejects(run.rejects_size) as file:
         for batch in batches(lines):
-            run = _apply(run, batch, actor=actor, rejects=reject_file)
+            run = _apply(run, batch, actor=actor, rejects=file)
             if on_batch:
                 on_batch(run)
             if deadline is not None and time.monotonic() >= deadline:
@@ -226,7 +226,7 @@ def proceed(
 def _apply(
     run: ImportRun, batch: Batch, *, actor: Actor, rejects: Rejects
 ) -> ImportRun:
-    # First of all: a second process with the same run waits here, then gives up.
+    # First: a second process with the same run waits here, then fails.
     _advance(
         run,
         offset=batch.offset,
@@ -253,16 +253,19 @@ def _advance(run: ImportRun, **changes: object) -> None:
         state=ImportRun.State.DONE
     )
     if not ours.update(**changes):
-        raise Conflict("This import is being done, or was done, by another process.")
+        raise Conflict(
+            "Another process runs this import, or has finished it. Reload the page to "
+            "see how far it is."
+        )
 
 
-def as_csv(rejects: Rejected, *, header: bool) -> bytes:
+def render_rejects(rejects: Rejected, *, header: bool) -> bytes:
     names = [("line", "reason", "row")] if header else []
     return render_csv(chain(names, rejects))
 
 
 class RejectFile:
-    """Rows that were refused: `line, reason, row` as CSV; made when one is refused."""
+    """Rejected rows as CSV: `line, reason, row`; created with the first of them."""
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path, self.size = path, size
@@ -270,10 +273,10 @@ class RejectFile:
 
     def __enter__(self) -> "RejectFile":
         written = self.path.stat().st_size if self.path.exists() else 0
-        # The file of an earlier part may have been taken away.
+        # The file of an earlier part may have been removed.
         self.size = min(self.size, written)
         if written > self.size:
-            # What a broken-off batch wrote here is written again with it.
+            # What an interrupted batch wrote is written again with it.
             os.truncate(self.path, self.size)
         return self
 
@@ -288,12 +291,12 @@ class RejectFile:
             self.path.touch()
             self.file = open(self.path, "r+b")  # noqa: SIM115 - closed in __exit__
             self.file.seek(self.size)
-        self.file.write(as_csv(rejects, header=not self.size))
+        self.file.write(render_rejects(rejects, header=not self.size))
         self.file.flush()
         self.size = self.file.tell()
         return self.size
 
 
-def into(path: Path) -> OpenRejects:
-    """Have the rows that are refused written to this file."""
+def reject_file(path: Path) -> OpenRejects:
+    """Return an opener of the file for the rejected rows."""
     return partial(RejectFile, path)

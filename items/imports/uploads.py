@@ -1,4 +1,4 @@
-"""Files that people upload to be imported, between the preview and the last batch."""
+"""Uploaded import files, from the preview to the last batch."""
 
 import uuid
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from items.imports.file_parsing import Unreadable
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 
-KEPT_FOR = timedelta(days=1)
-# A request works on an import for so long, then answers; the page goes on by itself.
+RETENTION = timedelta(days=1)
+# A request imports for so long, then responds; the page continues by itself.
 SLICE_SECONDS = 2.0
 
 
 def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
-    """Keep the file, and note what importing it would do.
+    """Store the file with a preview of its import.
 
-    Raises Unreadable, keeping nothing, if it is not a file of items.
+    Raises Unreadable, and stores nothing, if it is not a file of items.
     """
-    forget_old()
+    delete_abandoned()
     folder = _folder()
     path = folder / f"{uuid.uuid4()}.data"
     try:
@@ -55,7 +55,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
             run,
             file,
             actor=actor,
-            rejects=importing.into(rejects_path(run)),
+            rejects=importing.reject_file(rejects_path(run)),
             seconds=SLICE_SECONDS,
             max_bytes=settings.IMPORT_MAX_BYTES,
         )
@@ -72,8 +72,8 @@ def rejects_path(run: ImportRun) -> Path:
 def _opened(run: ImportRun) -> Iterator[BufferedReader]:
     if not Path(run.path).exists():
         raise Unreadable(
-            "The uploaded file is no longer on this server. Please upload it again; "
-            "what was imported already will be found unchanged."
+            "The uploaded file is no longer on this server. Please upload it again: "
+            "what was already imported is then unchanged."
         )
     with open(run.path, "rb") as file:
         yield file
@@ -85,10 +85,10 @@ def _folder() -> Path:
     return folder
 
 
-def forget_old() -> int:
-    """Delete the files that nobody came back to; return how many."""
+def delete_abandoned() -> int:
+    """Delete the files of imports that were not continued; return how many."""
     old = ImportRun.objects.filter(
-        started_at__lt=timezone.now() - KEPT_FOR, preview__isnull=False
+        started_at__lt=timezone.now() - RETENTION, preview__isnull=False
     )
     for run in old:
         Path(run.path).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 // The pages work without this file; it makes some of them more pleasant.
 
-// Filters that are not set stay out of the address.
+// Filters that are not set stay out of the URL.
 document.addEventListener("formdata", ({ target, formData }) => {
   if (target.id !== "filters") return;
   for (const name of new Set(formData.keys())) {
@@ -10,14 +10,14 @@ document.addEventListener("formdata", ({ target, formData }) => {
   }
 });
 
-// What is on the page stays when the server cannot answer, with a word about it.
-function tell(event) {
+// When the server cannot answer, the page stays as it is, with a notice above it.
+function showTrouble(event) {
   const { elt, xhr } = event.detail;
   const page = new DOMParser().parseFromString(xhr.responseText, "text/html");
   const detail = page.getElementById("error-detail");
   const trouble = document.getElementById("trouble");
   const wait = Number(xhr.getResponseHeader("Retry-After")) || (xhr.status ? 0 : 5);
-  trouble.textContent = detail?.textContent ?? "The site does not answer at the moment.";
+  trouble.textContent = detail?.textContent ?? "The site does not respond at the moment. Check your connection.";
   trouble.hidden = false;
   if (wait && elt.matches("[data-retry]")) {
     trouble.textContent += ` Trying again in ${wait} second${wait === 1 ? "" : "s"}.`;
@@ -25,13 +25,13 @@ function tell(event) {
   }
 }
 for (const name of ["responseError", "sendError", "timeout"]) {
-  document.addEventListener(`htmx:${name}`, tell);
+  document.addEventListener(`htmx:${name}`, showTrouble);
 }
 document.addEventListener("htmx:beforeSwap", () => {
   document.getElementById("trouble").hidden = true;
 });
 
-// A second click does not start a second job. Who stops the page may send it again.
+// A second click does not start a second job; after 5 seconds it may.
 const ONCE_MS = 5000;
 document.addEventListener("submit", (event) => {
   const { dataset } = event.target;
@@ -43,40 +43,40 @@ window.addEventListener("pageshow", () => {
   for (const { dataset } of document.querySelectorAll("[data-once]")) dataset.once = "";
 });
 
-// The page of a job follows its events; where none come, it asks again and again.
+// The page of a job follows its events; where none arrive, it polls.
 const SILENCE_MS = 5000;
-const ASK_AGAIN_MS = 2000;
+const POLL_MS = 2000;
 function follow(part) {
   const shown = () => part.querySelector("[data-state]").dataset;
-  let source, silence, asking, heard;
-  let said = shown().says;
+  let source, silence, polling, isAlive;
+  let announced = shown().says;
   const isOver = () => "finished" in shown();
   const reload = () => htmx.trigger(part, "reload");
 
   function stop() {
     source?.close();
     clearTimeout(silence);
-    clearInterval(asking);
+    clearInterval(polling);
   }
-  function ask() {
+  function poll() {
     stop();
-    asking = setInterval(reload, ASK_AGAIN_MS);
+    polling = setInterval(reload, POLL_MS);
   }
   function start() {
     stop();
-    // A hidden page leaves its connection to others: a browser has few.
+    // A hidden page frees its connection: a browser has few.
     if (isOver() || document.hidden) return;
-    if (!window.EventSource) return ask();
-    heard = false;
+    if (!window.EventSource) return poll();
+    isAlive = false;
     source = new EventSource(part.dataset.events);
-    silence = setTimeout(ask, SILENCE_MS);
+    silence = setTimeout(poll, SILENCE_MS);
     source.addEventListener("job", ({ data }) => show(JSON.parse(data)));
     source.addEventListener("error", () => {
-      if (!heard || source.readyState === EventSource.CLOSED) ask();
+      if (!isAlive || source.readyState === EventSource.CLOSED) poll();
     });
   }
   function show({ state, attempts, progress }) {
-    heard = true;
+    isAlive = true;
     clearTimeout(silence);
     const bar = part.querySelector("#progress");
     if (state !== shown().state || String(attempts) !== shown().attempts) return reload();
@@ -88,11 +88,11 @@ function follow(part) {
   }
   part.addEventListener("htmx:afterSwap", () => {
     const { says } = shown();
-    // What the page said when it came is no news.
-    if (says !== said) document.getElementById("announcer").textContent = said = says;
+    // What the page said when it was loaded is not announced.
+    if (says !== announced) document.getElementById("announcer").textContent = announced = says;
     if (isOver()) stop();
   });
-  // What is gone, or no longer ours, is not asked for again.
+  // A job that was deleted, or is not the user's, is not requested again.
   part.addEventListener("htmx:responseError", ({ detail }) => detail.xhr.status < 429 && stop());
   document.addEventListener("visibilitychange", start);
   start();

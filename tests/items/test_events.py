@@ -16,7 +16,7 @@ from items import catalogue
 from items.changes.feed import START, position_of
 from items.events import health
 from items.events.cloudevents import encode, event_id
-from items.events.lease import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lost, Place
+from items.events.lease import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lease, LeaseLost
 from items.events.models import EventRelay
 from items.events.ordering import arrange, next_batch
 from items.models import ItemChange
@@ -124,43 +124,43 @@ def expire() -> None:
 
 
 def test_one_holds_the_place_until_it_is_silent_for_too_long():
-    first, second = Place(), Place()
-    assert first.hold()
-    assert not second.hold()
+    first, second = Lease(), Lease()
+    assert first.acquire()
+    assert not second.acquire()
     expire()
-    assert second.hold()
+    assert second.acquire()
     make_item()
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         first.save(next_batch(START, (), 10))
     second.save(next_batch(START, (), 10))
     second.release()
-    assert first.hold()
+    assert first.acquire()
     assert first.position == position_of(ItemChange.objects.get())
 
 
 def test_who_was_held_up_does_not_publish_any_more():
     clock = Clock()
-    place = Place(clock)
-    with pytest.raises(Lost):
-        place.check()
-    assert place.hold()
-    place.check()
+    lease = Lease(clock)
+    with pytest.raises(LeaseLost):
+        lease.check()
+    assert lease.acquire()
+    lease.check()
     clock.now += LEASE_S - MARGIN_S
-    with pytest.raises(Lost):
-        place.check()
-    assert place.hold()
-    place.check()
+    with pytest.raises(LeaseLost):
+        lease.check()
+    assert lease.acquire()
+    lease.check()
 
 
 def test_the_place_is_renewed_now_and_then():
     clock = Clock()
-    place = Place(clock)
-    assert place.hold()
+    lease = Lease(clock)
+    assert lease.acquire()
     expire()
-    assert place.hold()
+    assert lease.acquire()
     assert EventRelay.objects.get().held_until < timezone.now()
     clock.now += RENEW_EVERY_S
-    assert place.hold()
+    assert lease.acquire()
     assert EventRelay.objects.get().held_until > timezone.now()
 
 
@@ -179,9 +179,9 @@ def test_what_a_restored_dump_has_not_published_is_published():
     call_command("migrate", verbosity=0)
     make_item(id="d")
 
-    place = Place()
-    assert place.hold()
-    batch = next_batch(place.position, place.ahead, 10)
+    lease = Lease()
+    assert lease.acquire()
+    batch = next_batch(lease.position, lease.ahead, 10)
     assert [one.item_id for one in batch.changes] == ["c", "d"]
 
 
@@ -190,10 +190,10 @@ def test_a_place_of_a_restored_dump_is_settled_by_the_relay_too():
         pytest.skip("SQLite does not number transactions")
     make_item(id="a")
     EventRelay.objects.create(transaction=10**15, change=1)
-    place = Place()
-    assert place.hold()
+    lease = Lease()
+    assert lease.acquire()
     make_item(id="b")
-    batch = next_batch(place.position, place.ahead, 10)
+    batch = next_batch(lease.position, lease.ahead, 10)
     assert [one.item_id for one in batch.changes] == ["b"]
 
 
@@ -202,8 +202,8 @@ def test_a_place_of_a_restored_dump_is_settled_by_the_relay_too():
 
 def test_the_status_tells_how_far_behind_it_is():
     assert health.check().status is Status.FAIL
-    place = Place()
-    assert place.hold()
+    lease = Lease()
+    assert lease.acquire()
     assert health.check().status is Status.PASS
     make_item()
     old = timezone.now() - timedelta(minutes=1)
@@ -212,10 +212,10 @@ def test_the_status_tells_how_far_behind_it_is():
     assert finding.status is Status.WARN
     assert dict(finding.figures)["Changes to publish"] == "1"
     assert 60 <= int(dict(finding.figures)["Seconds behind"]) < 100
-    place.note_trouble("TimeoutError: timed out")
+    lease.record_failure("TimeoutError: timed out")
     away = health.check()
     assert (away.status, away.error) == (Status.FAIL, "TimeoutError: timed out")
-    place.save(next_batch(START, (), 10))
+    lease.save(next_batch(START, (), 10))
     assert health.check().status is Status.PASS
 
 

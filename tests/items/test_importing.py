@@ -36,7 +36,11 @@ def load(content: str | bytes, folder: Path, **options) -> ImportRun:
     run = importing.begin(source="test", path="-", actor=TESTER)
     rejects = folder / "rejects.csv"
     return importing.proceed(
-        run, stream(content), actor=TESTER, rejects=importing.into(rejects), **options
+        run,
+        stream(content),
+        actor=TESTER,
+        rejects=importing.reject_file(rejects),
+        **options,
     )
 
 
@@ -279,7 +283,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatc
             run,
             stream(content),
             actor=TESTER,
-            rejects=importing.into(rejects),
+            rejects=importing.reject_file(rejects),
             on_batch=stop,
         )
     run.refresh_from_db()
@@ -289,7 +293,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatc
         file.write("half a line")
 
     run = importing.proceed(
-        run, stream(content), actor=TESTER, rejects=importing.into(rejects)
+        run, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
     )
 
     assert run.state == DONE
@@ -312,7 +316,7 @@ def test_a_slice_of_time_does_whole_batches_and_goes_on(tmp_path, monkeypatch):
             run,
             stream(content),
             actor=TESTER,
-            rejects=importing.into(tmp_path / "r"),
+            rejects=importing.reject_file(tmp_path / "r"),
             seconds=0,
         )
         slices += 1
@@ -327,11 +331,11 @@ def test_two_processes_do_not_do_the_same_batch(tmp_path):
     content = "id,name\n1,a\n"
     rejects = tmp_path / "r"
     importing.proceed(
-        run, stream(content), actor=TESTER, rejects=importing.into(rejects)
+        run, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
     )
     with pytest.raises(Conflict):
         importing.proceed(
-            stale, stream(content), actor=TESTER, rejects=importing.into(rejects)
+            stale, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
         )
     assert ItemChange.objects.count() == 1
 
@@ -350,7 +354,7 @@ def test_a_batch_that_fails_leaves_position_and_items_as_they_were(
             run,
             stream("name\na\n"),
             actor=TESTER,
-            rejects=importing.into(tmp_path / "r"),
+            rejects=importing.reject_file(tmp_path / "r"),
         )
     run.refresh_from_db()
     assert (run.offset, run.created, run.state) == (0, 0, "running")

@@ -115,15 +115,15 @@ def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp
     wait_for(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end", 5)
 
 
-def test_a_copy_begins_anew_when_its_place_is_of_no_use(site, start, tmp_path):
+def test_a_copy_starts_over_when_its_position_is_invalid(site, start, tmp_path):
     copy = tmp_path / "copy"
     process = start()
-    wait_for(lambda: read(copy, "SELECT next FROM place"))
+    wait_for(lambda: read(copy, "SELECT next FROM position"))
     process.kill()
     process.wait()
     with closing(sqlite3.connect(copy, isolation_level=None)) as written:
         wrong = f"http://127.0.0.1:{site.port}/api/v1/changes?since=nonsense"
-        written.execute("UPDATE place SET next = ?", [wrong])
+        written.execute("UPDATE position SET next = ?", [wrong])
         written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
     start()
     wait_for(lambda: copied(copy) == original(site))

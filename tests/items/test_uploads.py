@@ -133,7 +133,7 @@ def test_a_full_disk_is_503_and_nothing_is_kept(editor_client, own_folder, monke
     monkeypatch.setattr(importing, "preview", fail)
     response = upload(editor_client, b"name\na\n")
     assert response.status_code == 503
-    assert b"no room" in response.content
+    assert b"disk of the site is full" in response.content
     assert not list((own_folder / "imports").iterdir())
 
 
@@ -148,7 +148,7 @@ def test_an_import_is_its_owners_alone(client, editor_client, admin):
 def test_uploads_that_were_forgotten_are_removed(editor_client, own_folder, settings):
     upload(editor_client, b"name\na\n")
     run = ImportRun.objects.get()
-    run.started_at -= uploads.KEPT_FOR * 2
+    run.started_at -= uploads.RETENTION * 2
     run.save()
     upload(editor_client, b"name\nb\n")
     assert not Path(run.path).exists()

@@ -81,7 +81,7 @@ def imported_per_second(number: int) -> float:
     actor = Actor.from_command("bench")
     run = importing.begin(source="rows", path="-", actor=actor)
     begin = time.perf_counter()
-    rejects = importing.into(Path(os.devnull))
+    rejects = importing.reject_file(Path(os.devnull))
     run = importing.proceed(run, file, actor=actor, rejects=rejects)
     took = time.perf_counter() - begin
     assert run.created == number, run

@@ -13,12 +13,12 @@ from resilient_site.errors import Invalid
 
 
 class Command(BaseCommand):
-    help = "Export the catalogue as CSV or NDJSON; a name that ends in .gz is packed."
+    help = "Export the catalogue as CSV or NDJSON; compressed if FILE ends in .gz."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", help="the file, or - for standard output")
         parser.add_argument(
-            "--format", choices=FORMATS, help="as the name says, or csv"
+            "--format", choices=FORMATS, help="by the name of the file, else csv"
         )
         parser.add_argument("--search", default="")
         parser.add_argument("--tag", action="append", default=[])
@@ -39,8 +39,8 @@ class Command(BaseCommand):
             sys.stdout.buffer.flush()
             return
         path = Path(name).resolve()
-        # Whole or not at all: a reader never sees half of an export. A device or a
-        # pipe, though, is written to, not replaced.
+        # Atomic: a reader never sees half of an export. A device or a pipe, though, is
+        # written to, not replaced.
         whole = path.is_file() or not path.exists()
         draft = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
         opener = gzip.open if path.suffix == ".gz" else open

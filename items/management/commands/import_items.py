@@ -15,24 +15,26 @@ from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
 
-GOES_ON = "Whole batches are in; --resume goes on from there."
+RESUMABLE = "Whole batches were imported; --resume continues from there."
 
 
 class Command(BaseCommand):
     help = (
-        "Import items from CSV or NDJSON, gzip or not (told by the content). Items "
-        "whose id is there are updated, others created; a row without an id is new."
+        "Import items from CSV or NDJSON, gzip or not (recognized by the content). "
+        "Items with a known id are updated; all others are created."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", help="the file, or - for standard input")
         parser.add_argument(
-            "--reject", type=Path, help="where refused rows go (FILE.rejects.csv)"
+            "--reject", type=Path, help="file for rejected rows (FILE.rejects.csv)"
         )
         parser.add_argument(
-            "--resume", action="store_true", help="go on where a broken-off run stopped"
+            "--resume",
+            action="store_true",
+            help="continue where an interrupted run stopped",
         )
-        parser.add_argument("--user", help="who the change log names")
+        parser.add_argument("--user", help="user whom the change log names")
 
     def handle(self, *args: Any, **options: Any) -> None:
         actor = _actor(options["user"])
@@ -43,14 +45,16 @@ class Command(BaseCommand):
                 if rejects.exists() and (
                     not rejects.is_file() or (path and rejects.samefile(path))
                 ):
-                    raise CommandError(f"{rejects} cannot take the rejected rows.")
+                    raise CommandError(
+                        f"{rejects} cannot be used for the rejected rows."
+                    )
                 run = self._import(run, file, actor, rejects)
         except SiteError as error:
-            raise CommandError(f"{error.detail} {GOES_ON}") from error
+            raise CommandError(f"{error.detail} {RESUMABLE}") from error
         except OSError as error:
             raise CommandError(str(error)) from error
         except DatabaseError as error:
-            raise CommandError(f"The database failed: {error} {GOES_ON}") from error
+            raise CommandError(f"The database failed: {error} {RESUMABLE}") from error
         self.stdout.write(
             f"{run.created:,} items created, {run.updated:,} updated, "
             f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
@@ -61,7 +65,7 @@ class Command(BaseCommand):
     def _begin(self, path: Path | None, actor: Actor, *, resume: bool) -> ImportRun:
         earlier = importing.unfinished(path) if path and resume else None
         if earlier:
-            self.stderr.write(f"Going on behind line {earlier.line:,}.")
+            self.stderr.write(f"Resuming after line {earlier.line:,}.")
             return earlier
         return importing.begin(
             source=path.name if path else "standard input",
@@ -87,11 +91,11 @@ class Command(BaseCommand):
                     run,
                     file,
                     actor=actor,
-                    rejects=importing.into(rejects),
+                    rejects=importing.reject_file(rejects),
                     on_batch=show,
                 )
             except KeyboardInterrupt:
-                raise CommandError(f"Stopped. {GOES_ON}", returncode=130) from None
+                raise CommandError(f"Stopped. {RESUMABLE}", returncode=130) from None
 
 
 def _actor(username: str | None) -> Actor:

@@ -1,4 +1,4 @@
-"""Publish the changes of the catalogue to EVENTS_URL, until it is told to stop."""
+"""Publish the changes of the catalogue to EVENTS_URL until SIGTERM."""
 
 import logging
 import signal
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 class Command(BaseCommand):
     help = "Publish every change of the catalogue as an event (EVENTS_URL)."
-    requires_system_checks = []  # some ask the database, which may be away
+    requires_system_checks = []  # some need the database, which may be down
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.EVENTS_URL:
-            raise CommandError("EVENTS_URL must say where events are published.")
-        # Only here: no other process of the site needs to load what it imports.
+            raise CommandError("Set EVENTS_URL to the broker to publish to.")
+        # Imported here, as no other process needs kombu.
         from items.events.relay import Relay
 
         breaker_overrides.start()

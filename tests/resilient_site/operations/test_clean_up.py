@@ -53,7 +53,7 @@ def test_clean_up_deletes_only_what_has_expired(django_user_model):
         "expired API tokens": 1,
         "expired sessions": 1,
         "stored responses to writes": 1,
-        "uploads that were left": 0,
+        "abandoned uploads": 0,
         "old jobs": 1,
         "files of failed attempts": 0,
     }

@@ -15,7 +15,7 @@ from compute import jobs
 from compute.models import Job
 from compute.registry import get_task
 from items.events import health
-from items.events.lease import Place
+from items.events.lease import Lease
 from resilient_site.operations.doctor import Level, reach
 from tests.private_server import free_port
 
@@ -171,8 +171,8 @@ def test_changes_that_are_not_published_are_a_failure(settings, rabbitmq_server)
     assert (relay.level, relay.todo) == (
         Level.FAILURE, "Start manage.py relay_events.",
     )  # fmt: skip
-    place = Place()
-    place.hold()
+    lease = Lease()
+    lease.acquire()
     assert [found.level for found in health.examine()] == [Level.OK] * 2
-    place.note_trouble("TimeoutError: timed out")
+    lease.record_failure("TimeoutError: timed out")
     assert list(health.examine())[1].todo == "TimeoutError: timed out"
