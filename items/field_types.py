@@ -144,7 +144,7 @@ class TextField(ItemField):
 
     @property
     def limit(self) -> str:
-        return f"{self.max_length} characters"
+        return f"{self.max_length:,} characters"
 
     @property
     def widget(self) -> forms.Widget:

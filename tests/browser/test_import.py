@@ -43,13 +43,13 @@ def test_file_is_previewed_then_imported_and_bad_rows_are_handed_back(
     assert counts(page) == {
         "New": "2", "Changed": "0", "Unchanged": "0", "Rejected": "1",
     }  # fmt: skip
-    bad = page.get_by_role("region", name="Rows that will be left out")
+    bad = page.get_by_role("region", name="Rows that will be rejected")
     expect(bad.get_by_role("row").nth(1)).to_contain_text("name: Must not be empty.")
     expect(bad.get_by_role("rowheader")).to_have_text("4")
     assert not Item.objects.exists()
 
     page.get_by_role("button", name="Import").click()
-    expect(page.get_by_text("The import is done")).to_be_visible()
+    expect(page.get_by_text("The import has finished")).to_be_visible()
     assert counts(page) == {
         "Created": "2", "Updated": "0", "Unchanged": "0", "Rejected": "1",
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_file_is_previewed_then_imported_and_bad_rows_are_handed_back(
         page.get_by_role("link", name="Download the rejected rows").click()
     rejects = Path(download.value.path()).read_text()
     assert rejects.splitlines()[1].startswith("4,name: Must not be empty.,")
-    page.get_by_role("link", name="See the items").click()
+    page.get_by_role("link", name="View the items").click()
     expect(page.locator(".rows > li")).to_have_count(2)
 
 
@@ -75,7 +75,7 @@ def test_long_import_goes_on_by_itself(editor_page: Page) -> None:
     page.on("request", lambda request: sent.append(request.method))
     upload(page, FILE)
     page.get_by_role("button", name="Import").click()
-    expect(page.get_by_text("The import is done")).to_be_visible()
+    expect(page.get_by_text("The import has finished")).to_be_visible()
     assert sent.count("POST") == 1 + 4  # the upload; three rows and the end
     assert Item.objects.count() == 2
 
@@ -98,7 +98,7 @@ def test_import_goes_on_when_the_server_is_back(
     page.get_by_role("button", name="Import").click()
     expect(page.get_by_role("alert")).to_contain_text("Trying again in 1 second")
     expect(page.get_by_role("button", name="Continue")).to_be_visible()
-    expect(page.get_by_text("The import is done")).to_be_visible()
+    expect(page.get_by_text("The import has finished")).to_be_visible()
     expect(page.get_by_role("alert")).to_be_hidden()
     assert Item.objects.count() == 2
     browsers.trouble = [text for text in browsers.trouble if "503" not in text]

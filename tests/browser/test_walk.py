@@ -119,16 +119,16 @@ def test_second_of_two_editors_sees_the_conflict_and_decides(
     save(edith)
     expect(edith.get_by_role("alert").first).to_contain_text("Someone else saved")
     expect(edith.get_by_label("Name")).to_have_value("Bolt of Edith")
-    theirs = edith.get_by_role("region", name="What they saved")
+    theirs = edith.get_by_role("region", name="The other version")
     expect(theirs).to_contain_text("Bolt of Ada")
     assert Item.objects.get(pk="bolt").name == "Bolt of Ada"
 
-    save(edith, "Save mine over theirs")
+    save(edith, "Replace the other version")
     expect(edith.get_by_role("heading", level=1)).to_have_text("Bolt of Edith")
     expect(edith.locator(".changes > li")).to_have_count(3)
 
 
-def test_conflict_page_lets_go_of_ones_own_changes(
+def test_conflict_page_discards_own_changes(
     browsers: Browsers, admin: User, editor: User
 ) -> None:
     make_item(id="bolt", name="Bolt")
@@ -139,7 +139,7 @@ def test_conflict_page_lets_go_of_ones_own_changes(
     save(ada)
     expect(ada.get_by_role("heading", level=1)).to_have_text("Bolt of Ada")
     save(edith)
-    edith.get_by_role("link", name="drop your changes").click()
+    edith.get_by_role("link", name="discard your changes").click()
     expect(edith.get_by_label("Name")).to_have_value("Bolt of Ada")
 
 

@@ -59,4 +59,4 @@ def test_import_goes_on_by_its_button(browsers: Browsers, admin: User) -> None:
     page.get_by_label("File", exact=True).set_input_files([file])
     page.get_by_role("button", name="Upload and preview").click()
     page.get_by_role("button", name="Import").click()
-    expect(page.get_by_text("The import is done")).to_be_visible()
+    expect(page.get_by_text("The import has finished")).to_be_visible()
