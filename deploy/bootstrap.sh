@@ -122,7 +122,7 @@ if [ ! -f "$lock" ]; then
 fi
 
 # The mark stays when a run is cut off at any point. What is in .venv then cannot
-# be told from a whole installation, so the next run starts over.
+# be distinguished from a whole installation, so the next run starts over.
 if [ -e "$unfinished" ] || ! accept "$python" >/dev/null; then
     make_venv
 fi

@@ -1,4 +1,4 @@
-"""nginx with the site's own configuration, from a folder and without root."""
+"""nginx with the configuration of deploy/, in a folder and without root."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from tests.running import ROOT
 from tests.servers import _which
 
 CONFIG = ROOT / "deploy" / "nginx"
-# Left alone after a failure for as long as deploy/nginx/machine/upstream.conf says.
-FAIL_TIMEOUT_S = 3
 
 MAIN = "pid nginx.pid;\nerror_log error.log info;\n"
 HTTP = """
@@ -61,7 +59,7 @@ server {{
 
 
 class Nginx(Server):
-    """Three doors to the web processes: wide, with narrow limits, and over TLS."""
+    """Listens on three ports: with wide limits, with narrow ones, and with TLS."""
 
     name = "nginx"
     stop_signal = signal.SIGTERM
@@ -74,7 +72,7 @@ class Nginx(Server):
         self.config = self.dir / "conf"
 
     def serve(self, *ports: int) -> Self:
-        """Write what differs by machine: here all is below one folder."""
+        """Write machine/ so that everything is below one folder."""
         shutil.copytree(CONFIG, self.config, dirs_exist_ok=True)
         upstream = (CONFIG / "machine" / "upstream.conf").read_text()
         for given, port in zip(("8001", "8002"), ports, strict=True):
@@ -92,7 +90,7 @@ class Nginx(Server):
         return self
 
     def _hand_over(self) -> None:
-        """Let the files be of those whom nginx runs as."""
+        """Give the files to the user that nginx runs as."""
         for path in (self.dir, *self.dir.rglob("*")):
             if DEMOTE:
                 os.chown(path, DEMOTE["user"], DEMOTE["group"])

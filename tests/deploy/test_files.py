@@ -1,4 +1,4 @@
-"""What operators are given says nothing that is not so."""
+"""Units, images, compose files and instructions name what exists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def analyze(*args: str) -> str:
 
 @needs_systemd
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_a_unit_is_shut_in(unit: Path):
+def test_unit_is_sandboxed(unit: Path):
     found = analyze(
         "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)
     )
@@ -44,7 +44,7 @@ def test_a_unit_is_shut_in(unit: Path):
 
 
 @needs_systemd
-def test_the_units_are_valid(tmp_path: Path):
+def test_units_are_valid(tmp_path: Path):
     for path in (DEPLOY / "systemd").glob("resilient-site-*"):
         text = path.read_text().replace(f"{CURRENT}/.venv/bin/python", "/bin/true")
         (tmp_path / path.name.replace("@.", "@1.")).write_text(text)
@@ -52,7 +52,7 @@ def test_the_units_are_valid(tmp_path: Path):
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_a_unit_names_what_is_there(unit: Path):
+def test_unit_names_existing_files(unit: Path):
     text = unit.read_text()
     named = re.findall(rf"{CURRENT}/(\S+)", text)
     assert all((ROOT / name).exists() for name in named if ".venv" not in name)
@@ -60,14 +60,14 @@ def test_a_unit_names_what_is_there(unit: Path):
     assert int(re.findall(r"^TimeoutS\w+=(\d+)", text, re.M)[0]) >= 1
 
 
-def test_the_environment_has_known_settings():
+def test_environment_has_known_settings():
     text = (DEPLOY / "systemd" / "environment").read_text()
     named = set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.M))
     assert {"SECRET_KEY", "DATABASE_URL"} <= named <= SETTINGS
 
 
-def test_a_command_has_the_environment_that_the_units_have(tmp_path: Path):
-    """Also what a shell would take for its own."""
+def test_manage_sh_has_the_environment_of_the_units(tmp_path: Path):
+    """Values that a shell would expand included."""
     values = {
         "DATABASE_URL": "postgres://site:a$b`c@db/site?sslmode=require&connect_timeout=2",
         "EVENTS_URL": "amqp://one;amqp://two",
@@ -91,30 +91,30 @@ def test_a_command_has_the_environment_that_the_units_have(tmp_path: Path):
         ["sh", "-c", script, "manage.sh", "migrate", "two words"],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True,
     )  # fmt: skip
-    number, _, told = done.stdout.partition("\n")
+    number, _, environment = done.stdout.partition("\n")
     assert (number, done.stderr) == ("3", "")
-    found = dict(line.split("=", 1) for line in told.split("\0") if line)
+    found = dict(line.split("=", 1) for line in environment.split("\0") if line)
     assert found.items() >= (values | {"SECRET_KEY": "quoted"}).items()
 
 
-def test_an_image_is_made_of_what_is_there():
+def test_image_is_made_of_existing_files():
     text = (DEPLOY / "Dockerfile").read_text()
     copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).+", text, re.M)]
     names = {name for line in copied for name in line} - {"$LOCK"}
     names |= {"requirements.txt", "requirements-otel.txt"}  # what LOCK may be
     assert all((ROOT / name).exists() for name in names)
-    told = (DEPLOY / "Dockerfile.dockerignore").read_text()
-    assert set(re.findall(r"^!(\S+)", told, re.M)) == names
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    assert set(re.findall(r"^!(\S+)", ignored, re.M)) == names
     stages = text.split("\nFROM ")
     assert "\nUSER 10001:10001\n" in stages[-1]
     assert "--require-hashes" in stages[1]
-    # Nothing of the checkout is forgotten that the site is made of.
+    # No package of the site is missing.
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {
         "tests"
     } <= names
 
 
-def test_compose_runs_what_is_there():
+def test_compose_names_existing_files_and_settings():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
     for service in services.values():
@@ -134,7 +134,7 @@ def test_compose_runs_what_is_there():
     assert FOREIGN.isdisjoint(services["web1"]["environment"])
 
 
-def test_the_instructions_name_what_is_there():
+def test_instructions_name_existing_files():
     text = (DEPLOY / "README.md").read_text()
     commands = "\n".join(re.findall(r"^    (.*)", text, re.M))
     done = subprocess.run(["sh", "-n"], input=commands, text=True, capture_output=True)

@@ -1,11 +1,11 @@
-"""Whoever is woken by an alert finds what to do."""
+"""The runbook has a section for each alert."""
 
 import re
 
 from tests.deploy.test_files import DEPLOY
 
 
-def test_every_alert_has_its_place_in_the_runbook():
+def test_runbook_has_each_alert_in_order():
     alerts = re.findall(r"- alert: (\w+)", (DEPLOY / "alerts.yml").read_text())
-    places = re.findall(r"^## (\w+)$", (DEPLOY / "runbook.md").read_text(), re.M)
-    assert places == alerts
+    sections = re.findall(r"^## (\w+)$", (DEPLOY / "runbook.md").read_text(), re.M)
+    assert sections == alerts

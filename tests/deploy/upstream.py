@@ -1,4 +1,4 @@
-"""Two web processes that do as they are told, and note what they are asked."""
+"""Two scripted web processes, which record the requests that they get."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ KEEP = "public, s-maxage=1, stale-while-revalidate=1, stale-if-error=86400"
 
 
 class Scripted(ThreadingHTTPServer):
-    """What it answers goes by the path."""
+    """The response depends on the path."""
 
     daemon_threads = True
     # A handler may be waiting for the end of the test.
     block_on_close = False
 
-    def __init__(self, asked: list[tuple[str, str]], release: threading.Event) -> None:
+    def __init__(
+        self, requests: list[tuple[str, str]], release: threading.Event
+    ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.release = asked, release
+        self.requests, self.release = requests, release
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Scripted
 
     def answer(self) -> None:
-        self.server.asked.append((self.command, self.path))
+        self.server.requests.append((self.command, self.path))
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/api/break":
             self.close_connection = True
@@ -38,11 +40,11 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/busy"):
             self.send(503, b"busy")
         elif self.path.startswith("/gone"):
-            known = len(self.server.asked) == 1
+            known = len(self.server.requests) == 1
             self.send(200, b"here", KEEP) if known else self.send(404, b"gone")
         else:
-            told = json.dumps(dict(self.headers.items())).encode()
-            self.send(200, told)
+            headers = json.dumps(dict(self.headers.items())).encode()
+            self.send(200, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
@@ -63,19 +65,19 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *args: Any) -> None:
-        """Leave the output alone."""
+        """Log nothing."""
 
 
 @contextmanager
 def scripted() -> Iterator[tuple[list[int], list[tuple[str, str]]]]:
-    """Yield their ports, and what they have been asked."""
-    asked: list[tuple[str, str]] = []
+    """Yield their ports, and the requests that they got."""
+    requests: list[tuple[str, str]] = []
     release = threading.Event()
-    servers = [Scripted(asked, release) for _ in range(2)]
+    servers = [Scripted(requests, release) for _ in range(2)]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield [server.server_address[1] for server in servers], asked
+        yield [server.server_address[1] for server in servers], requests
     finally:
         release.set()
         for server in servers:
