@@ -77,8 +77,8 @@ class Load:
             self._begin(self._read, self.stack.signed_in)
         for _ in range(writers):
             self._begin(self._write, f"load.{uuid4()}")
-        # Everything is read by everybody, in both web processes.
-        wait_for(lambda: len(self.reads) > 600 and len(self.writes) > 10)
+        # By then each client has read everything, in both web processes.
+        wait_for(lambda: len(self.reads) > 600 and len(self.writes) > 10, 90)
         return self
 
     def go_on(self, seconds: float) -> None:
