@@ -218,7 +218,7 @@ AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", 5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKOUT_MINUTES", 15))
 # Both together, or one user could lock another out from elsewhere.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_CLIENT_IP_CALLABLE = "resilient_site.ratelimit.client_address.client_address"
+AXES_CLIENT_IP_CALLABLE = "resilient_site.ratelimit.middleware.client_address"
 AXES_LOCKOUT_CALLABLE = "resilient_site.errors.locked_out"
 AXES_USERNAME_CALLABLE = "resilient_site.accounts.views.attempted_username"
 AXES_RESET_ON_SUCCESS = True

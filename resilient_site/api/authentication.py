@@ -15,7 +15,8 @@ class TokenAuthentication(BaseAuthentication):
     keyword = "Token"
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
-        token = parse_token(get_authorization_header(request))
+        header = get_authorization_header(request)
+        token = parse_token(header) if header else None
         if token is None:
             return None
         verified = verified_tokens().verify_token(token)

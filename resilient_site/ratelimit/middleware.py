@@ -13,6 +13,8 @@ limits, and a client at the border of two windows may use both quotas.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from time import monotonic
 from typing import Any
 
@@ -33,12 +35,11 @@ from resilient_site.accounts.verified_tokens import (
 from resilient_site.edge.policy import READ, SAFE_METHODS, WRITE, policy_at
 from resilient_site.errors import TooManyRequests, is_rest, respond
 from resilient_site.observability.metrics import RATE_LIMITED
-from resilient_site.ratelimit.client_address import client_address
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
+    ANY_CLASS,
     AUTHENTICATED,
     UNVERIFIED,
-    Policies,
     Policy,
 )
 
@@ -49,6 +50,8 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 # Monitoring must not be rejected. Static files do not get here.
 NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 SIGN_IN = "sign-in"
+# One customer of a network usually gets all addresses of such a prefix.
+IPV6_PREFIX = 64
 WARN_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
@@ -96,7 +99,12 @@ class RateLimitMiddleware:
         if not settings.RATE_LIMITS:
             raise MiddlewareNotUsed
         self.get_response = get_response
-        self.policies = Policies(settings.RATE_LIMITS)
+        self.policies = {
+            (rate_class, client): Policy(name, quota, window_s)
+            for name, (rate_class, client, quota, window_s) in (
+                settings.RATE_LIMITS.items()
+            )
+        }
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         status = self._count_once(request)
@@ -138,8 +146,10 @@ class RateLimitMiddleware:
                 "Clients have no address, as behind a Unix socket: no rate limits."
             )
             return None
-        policy = self.policies.find(rate_class, general, client)
-        return get_status(request, policy, key) if policy else None
+        for candidate in (rate_class, general, ANY_CLASS):  # the most specific first
+            if policy := self.policies.get((candidate, client)):
+                return get_status(request, policy, key)
+        return None
 
 
 def get_status(
@@ -188,6 +198,8 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
 
 
 def _sent_token(request: HttpRequest) -> bytes | None:
+    if "HTTP_AUTHORIZATION" not in request.META or not is_rest(request):
+        return None
     return parse_token(get_authorization_header(request))  # type: ignore[arg-type]
 
 
@@ -196,6 +208,30 @@ def _identify_by_address(
 ) -> tuple[str, str | None]:
     # A trusted proxy may give an identifier that is not an address.
     return client, client_address(request) or request.META.get("REMOTE_ADDR") or None
+
+
+def client_address(request: HttpRequest) -> str | None:
+    """Return the client's IPv4 address or IPv6 network; None over a Unix socket.
+
+    Uvicorn has put the address into REMOTE_ADDR: that of the connection, or, where the
+    connection comes from a proxy in FORWARDED_ALLOW_IPS, the rightmost address in
+    X-Forwarded-For that is not such a proxy. A client cannot choose it by any header.
+    """
+    return _normalize_address(request.META.get("REMOTE_ADDR") or "")
+
+
+@lru_cache(4096)
+def _normalize_address(text: str) -> str | None:
+    try:
+        address: IPv4Address | IPv6Address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    network = IPv6Network((int(address), IPV6_PREFIX), strict=False)
+    return str(network.network_address)
 
 
 def session_user_id(request: HttpRequest) -> str | None:

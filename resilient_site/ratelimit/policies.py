@@ -27,23 +27,6 @@ class Policy:
     window_s: int
 
 
-class Policies:
-    """The policies of the site, by class of requests and kind of client."""
-
-    def __init__(self, table: Table) -> None:
-        self._policies = {
-            (rate_class, client): Policy(name, quota, window_s)
-            for name, (rate_class, client, quota, window_s) in table.items()
-        }
-
-    def find(self, rate_class: str, general: str, client: str) -> Policy | None:
-        """Return the most specific policy."""
-        for candidate in (rate_class, general, ANY_CLASS):
-            if policy := self._policies.get((candidate, client)):
-                return policy
-        return None
-
-
 def override_policies(table: Table, text: str) -> Table:
     """Return the table with the changes in `text`: `off`, or such as `write=600/m`."""
     if text.strip() == OFF:

@@ -20,7 +20,7 @@ from compute.models import Job
 from compute.outcomes import Succeeded
 from compute.registry import get_task
 from resilient_site.models import ApiToken
-from resilient_site.ratelimit.policies import Policies
+from resilient_site.ratelimit.middleware import RateLimitMiddleware
 from resilient_site.wsgi import application
 from tests.factories import make_items
 
@@ -52,7 +52,7 @@ def finished_job(owner: Any) -> Job:
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     """A 429 always conforms, and would hide all other responses."""
-    monkeypatch.setattr(Policies, "find", lambda *args: None)
+    monkeypatch.setattr(RateLimitMiddleware, "_count", lambda *args: None)
 
 
 # Real requests close the connection that a test's transaction would need.

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from resilient_site.ratelimit.client_address import client_address
+from resilient_site.ratelimit.middleware import client_address
 from tests.running import Site
 
 pytestmark = pytest.mark.once
