@@ -98,11 +98,16 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         rows = request.data
         if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
             raise Invalid(f"The body must be a list of 1 to {BULK_MAX:,} items.")
-        serializer = self.get_serializer(data=rows, many=True)
-        serializer.is_valid(raise_exception=True)
-        items = catalogue.create_items(
-            serializer.validated_data, actor=Actor.from_request(request)
-        )
+        data: list[ItemData] = []
+        errors = {}
+        for index, row in enumerate(rows):
+            try:
+                data.append(fields.clean(row, is_json=True))
+            except fields.InvalidItem as error:
+                errors[str(index)] = error.errors
+        if errors:
+            raise Invalid(errors=errors)
+        items = catalogue.create_items(data, actor=Actor.from_request(request))
         return Response({"results": self.get_serializer(items, many=True).data}, 201)
 
     @policy(is_heavy=True, read_rate="export")
@@ -134,10 +139,10 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         return response
 
     def _clean(self, partial: bool = False) -> ItemData:
-        serializer = self.get_serializer(data=self.request.data, partial=partial)
-        serializer.is_valid(raise_exception=True)
-        data: ItemData = serializer.validated_data
-        return data
+        try:
+            return fields.clean(self.request.data, partial=partial, is_json=True)
+        except fields.InvalidItem as error:
+            raise Invalid(errors=error.errors) from error
 
     def _update(self, request: Request, id: str, changes: ItemData) -> Response:
         if changes.get("id", id) != id:

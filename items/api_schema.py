@@ -3,8 +3,7 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
-from items.field_types import ID_SCHEMA
-from items.fields import FILTERS, SEARCHED_FIELDS
+from items.fields import FILTERS, ID_SCHEMA, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
 from items.list_query import ORDERINGS, SEARCH_MAX
 from items.serializers import (

@@ -1,19 +1,252 @@
-"""The fields of an item that people edit, each declared once.
+"""The fields of an item that people edit, each declared once: see FIELDS below.
 
 Rules, REST serializers, forms and admin, CSV and NDJSON columns, the staging SQL of
 imports, filters, the change log with its differences and the search text are made from
-this list. To add a plain field, add it to the model with its migration, and here.
+that list. To add a plain field, add it to the model with its migration, and there.
+The classes are the types of fields: what follows from a declaration. Import files are
+staged as text, whatever the type (see `items.imports.staging`).
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django import forms
+from django.core.exceptions import ValidationError
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
 
 from items import rules
-from items.field_types import IdField, ItemField, TagsField, TextField
 from items.search import search_words
 
 if TYPE_CHECKING:
-    from items.models import Item
+    from items.models import Item, ItemQuerySet
+
+type SerializerField = serializers.Field[Any, Any, Any, Any]
+
+ID_SCHEMA = {
+    "oneOf": [
+        {"type": "integer", "minimum": 0, "maximum": rules.INTEGER_MAX},
+        {
+            "type": "string",
+            "pattern": rules.ID_PATTERN,
+            "minLength": 1,
+            "maxLength": rules.ID_MAX,
+        },
+    ],
+    "description": 'A whole number, or text. `7` and `"7"` are the same id.',
+}
+
+
+@extend_schema_field(ID_SCHEMA)
+class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
+    def to_representation(self, value: str) -> int | str:
+        return rules.public_id(value)
+
+    def to_internal_value(self, data: Any) -> str:
+        return rules.clean_id(data)
+
+
+class CleanedFormField(forms.CharField):
+    """Form field that applies the rule of an item field."""
+
+    def __init__(self, field: "ItemField", **options: Any) -> None:
+        self.field = field
+        super().__init__(
+            strip=False,
+            required=field.is_required,
+            label=field.label,
+            help_text=field.help_text,
+            widget=field.widget,
+        )
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return self.field.clean(super().clean(value))
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+    def prepare_value(self, value: Any) -> Any:
+        return value if isinstance(value, str | None) else self.field.to_text(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemField:
+    """Declaration of a field: its name in REST, in files and as a model field."""
+
+    name: str
+    help_text: str = ""
+    # For the table of columns on the import page.
+    column_help: str
+    is_required: bool = False
+    # Whether the search looks into it.
+    is_searched: bool = False
+    # The query parameter that filters lists by it; empty: none.
+    filter_parameter: str = ""
+
+    # Whether the value is a list of words rather than one text.
+    is_list: ClassVar[bool] = False
+    # Whether it is a column of the table of items rather than a relation.
+    is_column: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+    @property
+    def limit(self) -> str:
+        """The limit of a value, in words."""
+        raise NotImplementedError
+
+    @property
+    def filter_help(self) -> str:
+        return f"Values of {self.name}, one of which the items must have."
+
+    @property
+    def widget(self) -> forms.Widget:
+        return forms.TextInput({"size": 60})
+
+    def serializer_field(self, **options: Any) -> SerializerField:
+        raise NotImplementedError
+
+    def read(self, item: "Item") -> Any:
+        return getattr(item, self.name)
+
+    def empty(self) -> Any:
+        return ""
+
+    def clean(self, value: Any) -> Any:
+        """Return the value as it is stored; raise ValueError if it breaks the rule."""
+        raise NotImplementedError
+
+    def clean_json(self, value: Any) -> Any:
+        """Clean a value from REST, where text from a file does not stand for others."""
+        return self.clean(value)
+
+    def to_text(self, value: Any) -> str:
+        """Return the value as CSV, forms and the staging table write it."""
+        return str(value)
+
+    def merge(self, kept: Any, dropped: Any) -> Any:
+        """Return the value of an item after another one was merged into it."""
+        return kept or dropped
+
+    def parse_filter(self, values: Sequence[str]) -> tuple[str, ...]:
+        """Return the values of the query parameter; raise ValueError."""
+        return tuple(self.clean(value) for value in values if value)
+
+    def filter(self, rows: "ItemQuerySet", values: Sequence[str]) -> "ItemQuerySet":
+        return rows.filter(**{f"{self.name}__in": values}) if values else rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextField(ItemField):
+    """Text: one line, or any number of lines."""
+
+    max_length: int
+    is_multiline: bool = False
+
+    @property
+    def limit(self) -> str:
+        return f"{self.max_length:,} characters"
+
+    @property
+    def widget(self) -> forms.Widget:
+        if self.is_multiline:
+            return forms.Textarea({"rows": 8})
+        return forms.TextInput({"maxlength": self.max_length, "size": 60})
+
+    def serializer_field(self, **options: Any) -> SerializerField:
+        options = {
+            "max_length": self.max_length,
+            "required": self.is_required,
+        } | options
+        if self.is_required:
+            return serializers.RegexField(r"^\s*[^\s]", min_length=1, **options)
+        return serializers.CharField(allow_blank=True, **options)
+
+    def clean(self, value: Any) -> str:
+        if self.is_multiline:
+            return rules.clean_text(value, max_length=self.max_length)
+        return rules.clean_line(
+            value, max_length=self.max_length, required=self.is_required
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdField(ItemField):
+    """The id: generated where none is given, and never changed."""
+
+    @property
+    def limit(self) -> str:
+        return f"{rules.ID_MAX} characters"
+
+    @property
+    def widget(self) -> forms.Widget:
+        return forms.TextInput({"maxlength": rules.ID_MAX, "size": 40})
+
+    def serializer_field(self, **options: Any) -> SerializerField:
+        return IdSerializerField(**{"required": False} | options)
+
+    def clean(self, value: Any) -> str | None:
+        """Return None where no id is given."""
+        return None if value is None or value == "" else rules.clean_id(value)
+
+    def clean_json(self, value: Any) -> str | None:
+        if value == "":
+            raise ValueError("Must not be empty.")
+        return self.clean(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagsField(ItemField):
+    """Tags: a relation, written as words with spaces between."""
+
+    is_list: ClassVar[bool] = True
+    is_column: ClassVar[bool] = False
+
+    @property
+    def limit(self) -> str:
+        return f"{rules.TAGS_MAX} tags of {rules.TAG_MAX} characters"
+
+    @property
+    def filter_help(self) -> str:
+        return "Tags the items must all have."
+
+    def serializer_field(self, **options: Any) -> SerializerField:
+        tag = serializers.RegexField(rules.TAG_PATTERN, max_length=rules.TAG_MAX)
+        options = {"max_length": rules.TAGS_MAX, "required": False} | options
+        return serializers.ListField(child=tag, **options)
+
+    def read(self, item: "Item") -> list[str]:
+        return item.tag_names()
+
+    def empty(self) -> list[str]:
+        return []
+
+    def clean(self, value: Any) -> list[str]:
+        return rules.clean_tags(value)
+
+    def clean_json(self, value: Any) -> list[str]:
+        if isinstance(value, str):
+            raise ValueError("Must be a list of tags.")
+        return self.clean(value)
+
+    def to_text(self, value: Any) -> str:
+        return " ".join(value)
+
+    def merge(self, kept: list[str], dropped: list[str]) -> list[str]:
+        """Raise ValueError if both have more tags together than an item may have."""
+        return self.clean([*kept, *dropped])
+
+    def parse_filter(self, values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.clean([value for value in values if value]))
+
+    def filter(self, rows: "ItemQuerySet", values: Sequence[str]) -> "ItemQuerySet":
+        return rows.tagged(values)
+
+
+# --- the declarations
 
 ID = IdField(
     name="id",
@@ -71,15 +304,15 @@ class InvalidItem(ValueError):
         super().__init__("; ".join(f"{f}: {' '.join(m)}" for f, m in errors.items()))
 
 
-def clean(
-    raw: Mapping[str, Any], *, partial: bool = False, is_json: bool = False
-) -> ItemData:
+def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData:
     """Return the declared fields of `raw` cleaned; an id of None counts as absent.
 
     Raises InvalidItem with every field that breaks its rule, and with the required
     ones that are missing unless `partial`. Forms and files write every type as text;
     with `is_json` only JSON's own types are accepted.
     """
+    if not isinstance(raw, Mapping):
+        raise InvalidItem({"non_field_errors": ["An item must be a JSON object."]})
     data: ItemData = {}
     errors: dict[str, list[str]] = {}
     for field in FIELDS:

@@ -5,8 +5,7 @@ from typing import Any
 from django import forms
 
 from items import catalogue, fields
-from items.field_types import CleanedFormField
-from items.fields import ItemData
+from items.fields import CleanedFormField, ItemData
 from items.models import Item
 
 

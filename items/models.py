@@ -19,7 +19,7 @@ from items.changes.transactions import (
     next_transaction,
 )
 from items.events.models import EventRelay as EventRelay  # a model of this app
-from items.field_types import ItemField
+from items.fields import ItemField
 from items.search import matching, search_words
 
 

@@ -1,18 +1,17 @@
 """Serializers of items and changes, made from the declarations in `items.fields`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from items import fields
-from items.field_types import IdSerializerField
+from items.fields import IdSerializerField
 from items.models import Item, ItemChange
 
 
 class ItemSerializer(serializers.Serializer[Item]):
-    """An item of the catalogue, in requests and responses."""
+    """An item of the catalogue. Input is cleaned by `items.fields`."""
 
     version = serializers.IntegerField(read_only=True, min_value=1)
     created_at = serializers.DateTimeField(read_only=True)
@@ -21,19 +20,6 @@ class ItemSerializer(serializers.Serializer[Item]):
     def get_fields(self) -> dict[str, Any]:
         declared = {field.name: field.serializer_field() for field in fields.FIELDS}
         return declared | super().get_fields()
-
-    def to_internal_value(self, data: Any) -> fields.ItemData:
-        if not isinstance(data, Mapping):
-            raise serializers.ValidationError(
-                {"non_field_errors": ["An item must be a JSON object."]}
-            )
-        try:
-            return fields.clean(data, partial=self.partial, is_json=True)
-        except fields.InvalidItem as error:
-            raise serializers.ValidationError(dict(error.errors)) from error
-
-    def run_validators(self, value: Any) -> None:
-        """There are none; looking for them costs a tenth of a write."""
 
     def to_representation(self, item: Item) -> dict[str, Any]:
         return item.as_json()
