@@ -23,7 +23,7 @@ class Scale:
     imported: int = 50_000
     heavy: int = 800_000_000
     delays: int = 40
-    loads: tuple[float, ...] = (0.5, 1, 2, 3, 5, 10)
+    loads: tuple[float, ...] = (1, 2, 3, 5)
     load_s: float = 3.0
 
     @property
@@ -40,7 +40,7 @@ QUICK = Scale(
     imported=10_000,
     heavy=200_000_000,
     delays=15,
-    loads=(5,),
+    loads=(1, 5),
     load_s=2.0,
 )
 
