@@ -12,7 +12,7 @@ from resilient_site.observability.memory_usage import private_bytes, resident_by
 from resilient_site.resilience.bounded_dict import all_latest
 
 
-def figures() -> dict[str, str]:
+def describe_process() -> dict[str, str]:
     from resilient_site.edge.cache.keys import response_cache
     from resilient_site.edge.cache.stale_store import stale_store
 
@@ -28,11 +28,11 @@ def figures() -> dict[str, str]:
         "Frozen objects": f"{gc.get_freeze_count():,}",
         "Garbage collections (young, middle, old)": ", ".join(collections),
         "Recycled after": f"{requests:,} requests" if requests else "never",
-        "Cached responses": _filled(
+        "Cached responses": _fill_level(
             len(response_cache), response_cache.bytes, response_cache.max_bytes
         ),
-        "Cache in memory": _filled(memory.entries, memory.bytes, memory.max_bytes),
-        "Stale responses on disk": _filled(*on_disk),
+        "Cache in memory": _fill_level(memory.entries, memory.bytes, memory.max_bytes),
+        "Stale responses on disk": _fill_level(*on_disk),
         **{
             name: f"{len(latest):,} of {latest.most:,}"
             for name, latest in sorted(all_latest.items())
@@ -40,5 +40,5 @@ def figures() -> dict[str, str]:
     }
 
 
-def _filled(entries: int, used: int, most: int) -> str:
+def _fill_level(entries: int, used: int, most: int) -> str:
     return f"{entries:,} in {filesizeformat(used)} of {filesizeformat(most)}"

@@ -101,7 +101,7 @@ def _details() -> dict[str, Any]:
             or settings.COMPUTE_BACKEND == "celery"
             or settings.EVENTS_URL
         ],
-        "process": process.figures(),
+        "process": process.describe_process(),
     }
 
 

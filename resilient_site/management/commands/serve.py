@@ -1,4 +1,4 @@
-"""Start the site: the database brought up to date, then web and compute processes."""
+"""Start the site: migrate the database, then run web and compute processes."""
 
 import errno
 import os
@@ -25,10 +25,8 @@ BACKLOG = 2048  # gunicorn's own
 
 
 class Command(BaseCommand):
-    help = (
-        "Serve the site and run its jobs. Set up, if need be, on the embedded default."
-    )
-    requires_system_checks = []  # not before the port is known to be free
+    help = "Serve the site and run its jobs. Creates the embedded database if needed."
+    requires_system_checks = []  # the port is checked first
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
@@ -56,7 +54,7 @@ class Command(BaseCommand):
         become(web_command(address))
 
     def _prepare(self) -> None:
-        """Make database, sample and administrator, as far as they are not there."""
+        """Create the database, the sample and the administrator if they are missing."""
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             call_command("migrate", verbosity=0)
@@ -64,7 +62,7 @@ class Command(BaseCommand):
         if users.exists():
             return
         call_command("load_sample", stdout=self.stdout)
-        # Last, so that a start that was broken off is made up for by the next one.
+        # Last, so that the next start completes one that was interrupted.
         password = secrets.token_urlsafe(12)
         users.create_superuser(ADMINISTRATOR, password=password)
         self.stdout.write(
@@ -74,7 +72,7 @@ class Command(BaseCommand):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Raise CommandError if nothing can listen there, before anything is done."""
+    """Return a listening socket, or raise CommandError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

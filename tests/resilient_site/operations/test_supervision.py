@@ -160,6 +160,7 @@ def test_ctrl_c_in_a_terminal_stops_the_site(own_site):
         shown = screen.read(100_000).decode()
     assert f"Serving on http://[::1]:{own_site.port}/" in shown
     assert "Traceback" not in shown
+    assert "Password" not in shown  # as this is not the first start
 
 
 def test_closed_terminal_stops_a_site_with_odd_paths_and_values(own_site, tmp_path):
