@@ -27,7 +27,7 @@ class SiteConfig(AppConfig):
 
         self.verified_tokens = VerifiedTokens()
         tracing.instrument()
-        invalidation_pubsub.begin()
+        invalidation_pubsub.start_publishing()
         clean_up.register_all()
         doctor.register_all()
         checks.register_all()

@@ -22,7 +22,7 @@ from django.http import HttpResponse
 from items.changes import feed
 from items.changes.feed import START, Position
 from items.models import ItemChange
-from resilient_site.edge.cache.invalidation import CHANGES, generations, slot_of
+from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience.poller import Poller
 
@@ -148,7 +148,7 @@ class Reader:
         self._read_at = 0.0
 
     def turn(self) -> None:
-        seen = generations.slots[slot_of(CHANGES)]
+        seen = invalidations.slots[slot_of(CHANGES)]
         if seen == self._seen and time.monotonic() < self._read_at:
             return
         if self._position is None:

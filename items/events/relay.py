@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from items.events.lease import Lease, LeaseLost
 from items.events.ordering import next_batch
 from items.events.publisher import ERRORS, Publisher
-from resilient_site.edge.cache.invalidation import CHANGES, generations, slot_of
+from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
 
@@ -129,4 +129,4 @@ class Relay:
 
 
 def _last_change() -> int:
-    return generations.slots[slot_of(CHANGES)]
+    return invalidations.slots[slot_of(CHANGES)]

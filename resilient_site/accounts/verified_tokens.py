@@ -25,8 +25,8 @@ from django.db.models.base import ModelState
 from django.utils import timezone
 from knox.crypto import hash_token
 
-from resilient_site.edge.cache.invalidation import Mark, generations, mark, now
-from resilient_site.resilience.bounded_dict import Latest
+from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
+from resilient_site.resilience.bounded_dict import BoundedDict
 from resilient_site.resilience.cache_control import GROUPS, user_tag
 
 # The edge imports this before the apps are loaded, and with them the models.
@@ -49,7 +49,7 @@ class Verified:
 
 class VerifiedTokens:
     def __init__(self) -> None:
-        self._entries = Latest[str, Verified](MAX_ENTRIES, "Verified credentials")
+        self._entries = BoundedDict[str, Verified](MAX_ENTRIES, "Verified credentials")
 
     def verify_token(self, token: bytes) -> "ApiToken | None":
         """Return the token with its user if it is valid: a copy for the caller."""
@@ -135,7 +135,7 @@ def _session_digest(session_key: str) -> str:
 
 
 def _is_valid(entry: Verified) -> bool:
-    return _is_younger(entry, FRESH_S) and generations.is_current(entry.mark)
+    return _is_younger(entry, FRESH_S) and invalidations.is_current(entry.mark)
 
 
 def _is_younger(entry: Verified, seconds: float) -> bool:

@@ -31,7 +31,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from resilient_site.api import conditional
-from resilient_site.edge.cache.invalidation import invalidate, to_be_invalidated
+from resilient_site.edge.cache.invalidation import invalidate, pending_tags
 from resilient_site.errors import Conflict, Invalid, NotSignedIn, SiteError
 from resilient_site.models import IdempotencyRecord
 from resilient_site.resilience.cache_control import TAGS
@@ -131,7 +131,7 @@ def run_once(
         key=key,
         fingerprint=fingerprint,
         status=response.status_code,
-        headers=[*response.items(), (TAGS, " ".join(to_be_invalidated()))],
+        headers=[*response.items(), (TAGS, " ".join(pending_tags()))],
         body=response.content,
     )
     return response

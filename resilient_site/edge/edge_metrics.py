@@ -22,7 +22,7 @@ def sample() -> None:
         metrics.ADMISSION_QUEUED.labels(word).set(queued[kind])
         follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[kind])
         follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[kind])
-    metrics.REDIS_SUBSCRIBED.set(subscriber.is_listening.is_set())
+    metrics.REDIS_SUBSCRIBED.set(subscriber.is_subscribed.is_set())
     metrics.CACHE_BYTES.labels("answers").set(response_cache.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
     if health_monitor.is_running:

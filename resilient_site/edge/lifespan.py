@@ -5,7 +5,7 @@ from django.db import connection
 
 from resilient_site.edge import edge_metrics, health_check
 from resilient_site.edge.asgi_types import Receive, Send
-from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.health import page
@@ -19,7 +19,7 @@ from resilient_site.resilience.breaker_overrides import breaker_overrides
 def start() -> None:
     start_listener()
     tracing.start("web")
-    generations.forget_earlier_boots()
+    invalidations.delete_earlier_boots()
     stale_store.start()
     if connection.vendor == "postgresql":
         heartbeat.start()

@@ -9,7 +9,7 @@ from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.memory import memory_usage
 from resilient_site.observability.memory_usage import private_bytes, resident_bytes
-from resilient_site.resilience.bounded_dict import all_latest
+from resilient_site.resilience.bounded_dict import bounded_dicts
 
 
 def describe_process() -> dict[str, str]:
@@ -34,8 +34,8 @@ def describe_process() -> dict[str, str]:
         "Cache in memory": _fill_level(memory.entries, memory.bytes, memory.max_bytes),
         "Stale responses on disk": _fill_level(*on_disk),
         **{
-            name: f"{len(latest):,} of {latest.most:,}"
-            for name, latest in sorted(all_latest.items())
+            name: f"{len(latest):,} of {latest.max_entries:,}"
+            for name, latest in sorted(bounded_dicts.items())
         },
     }
 

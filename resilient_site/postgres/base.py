@@ -14,7 +14,7 @@ import select
 from django.db import DatabaseError
 from django.db.backends.postgresql import base
 
-from resilient_site.edge.cache.invalidation import invalidate_anyway
+from resilient_site.edge.cache.invalidation import invalidate_pending
 from resilient_site.postgres import driver
 from resilient_site.postgres.connection import CommitUnknown
 
@@ -39,7 +39,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             super()._commit()  # type: ignore[misc]
         except DatabaseError as error:
             if self.connection is not None and self.connection.closed:
-                invalidate_anyway()
+                invalidate_pending()
                 # Otherwise Django reconnects, and raises only the error of that.
                 self.closed_in_transaction = True
                 raise CommitUnknown(*error.args) from error

@@ -1,27 +1,27 @@
-"""What a process notes of many, as long as it is among the latest."""
+"""Dictionary of the keys that were set last."""
 
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakValueDictionary
 
 
-class Latest[K, V](OrderedDict[K, V]):
-    """A dictionary of the `most` keys that were set last, for threads too.
+class BoundedDict[K, V](OrderedDict[K, V]):
+    """Dictionary of the `max_entries` keys that were set last; threads may share it.
 
-    It has a `name` for those who look what the process holds.
+    The status page shows how full it is, under `name`.
     """
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, max_entries: int, name: str) -> None:
         super().__init__()
-        self.most = most
-        all_latest[name] = self
+        self.max_entries = max_entries
+        bounded_dicts[name] = self
 
     def __setitem__(self, key: K, value: V) -> None:
         # Each is one step: what another thread does in between does no harm.
         self.pop(key, None)
         super().__setitem__(key, value)
-        if len(self) > self.most:
+        if len(self) > self.max_entries:
             self.popitem(last=False)
 
 
-all_latest: WeakValueDictionary[str, Latest[Any, Any]] = WeakValueDictionary()
+bounded_dicts: WeakValueDictionary[str, BoundedDict[Any, Any]] = WeakValueDictionary()

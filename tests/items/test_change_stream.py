@@ -208,7 +208,7 @@ async def test_a_change_of_which_nothing_is_heard_is_seen_at_the_next_look(monke
         next_event = asyncio.create_task(anext(events))
         await running_feed_has_begun()
         with monkeypatch.context() as deaf:
-            deaf.setattr(invalidation.generations, "renew", lambda tags: None)
+            deaf.setattr(invalidation.invalidations, "record", lambda tags: None)
             await make(id="a")
         assert ids(await next_event) == ["a"]
 

@@ -25,7 +25,7 @@ from resilient_site.edge.cache.cached_response import (
     Headers,
     invalidates_cached_response,
 )
-from resilient_site.edge.cache.invalidation import CHANGES, generations, mark, now
+from resilient_site.edge.cache.invalidation import CHANGES, invalidations, mark, now
 from resilient_site.edge.cache.keys import (
     Key,
     is_fresh,
@@ -45,7 +45,7 @@ from resilient_site.edge.request_body import ClientGone
 from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
-from resilient_site.resilience.bounded_dict import Latest
+from resilient_site.resilience.bounded_dict import BoundedDict
 
 # After a failure the stale response is sent for so long without a new attempt.
 PAUSE_S = 1.0
@@ -77,7 +77,7 @@ class Flight:
 
     def may_be_joined(self) -> bool:
         """Return whether nothing has changed: a later request must see a change."""
-        is_current = generations.is_current(mark(self.read_at, [CHANGES]))
+        is_current = invalidations.is_current(mark(self.read_at, [CHANGES]))
         return is_current and not self.is_given_up
 
     @contextmanager
@@ -99,7 +99,7 @@ class Flight:
 
 
 in_flight: dict[Key, Flight] = {}
-paused = Latest[Key, float](PAUSED_MAX, "Paused fetches")
+paused = BoundedDict[Key, float](PAUSED_MAX, "Paused fetches")
 
 
 def key_of_shared(request: EdgeRequest) -> Key | None:

@@ -1,11 +1,12 @@
-"""When things were changed last: moments that all processes on this machine share.
+"""Tag-based invalidation of cached responses, shared by the processes of a machine.
 
-Whoever keeps a copy notes the moment before he reads the original, and looks before
-he hands the copy out whether one of its tags was changed since. Whoever changes
-something says so when the change is committed. The moments lie in a file that every
-process maps into its memory: to look costs under a microsecond, a change is seen by
-all of them at once, and a process may be killed at any time. Tags that share a slot
-only make a copy be read once more than needed.
+A response carries a mark: the moment before its content was read, and its tags. A
+commit records the moment at which its tags were invalidated; a response whose mark is
+earlier is not current. The moments are in a file that every process maps into memory:
+to compare them costs less than a microsecond, all processes see an invalidation at
+once, and each may be killed at any time. Without room for the file no response is
+current, so none is cached. Tags share slots: at worst a response is read once more
+than needed. Other machines learn of invalidations in `invalidation_pubsub`.
 """
 
 import logging
@@ -25,22 +26,22 @@ from django.db import transaction
 logger = logging.getLogger(__name__)
 
 SLOTS = 1 << 16
-WIDTH = 8
-# Two who renew a slot at once may leave the earlier moment in it, earlier by less.
-BLUR_NS = 1_000_000
-# In place of the file, if there is no room for it: everything changes all the time.
-NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * WIDTH).cast("Q")
-# A tag of every copy, for the day when it is not known what has changed.
+SLOT_BYTES = 8
+# Two writers of a slot at once may leave the earlier moment in it, earlier by less.
+PRECISION_NS = 1_000_000
+# In place of the file, if there is no room for it: all is invalidated all the time.
+NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * SLOT_BYTES).cast("Q")
+# A tag of every response, for when it is not known what was changed.
 EVERYTHING = "everything"
-# Changed with each change.
+# A tag of every invalidation.
 CHANGES = "changes"
 
-# Called with the tags by the thread that has committed: what tells other machines.
+# Called with the tags, by the thread that has committed.
 listeners: list[Callable[[tuple[str, ...]], None]] = []
 
 
 class Mark(NamedTuple):
-    """When the original was read, and the slots of what was read."""
+    """Moment at which the content of a response was read, and the slots of its tags."""
 
     at: int
     slots: tuple[int, ...]
@@ -51,11 +52,13 @@ def now() -> int:
     return time.monotonic_ns()
 
 
-class Generations:
+class Invalidations:
+    """Moment of the last invalidation of each slot."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._slots: memoryview | None = None
-        self._has_complained = False
+        self._has_warned = False
 
     @property
     def slots(self) -> memoryview:
@@ -63,59 +66,60 @@ class Generations:
             try:
                 self._slots = memoryview(self._map()).cast("Q")
             except OSError as error:
-                if not self._has_complained:
-                    logger.error("Changes cannot be noted, so no copies: %s", error)
-                self._has_complained = True
+                if not self._has_warned:
+                    message = "Nothing is cached, as invalidations have no file: %s"
+                    logger.error(message, error)
+                self._has_warned = True
                 return NOTHING_IS_CURRENT
         return self._slots
 
     def _map(self) -> mmap.mmap:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"generations-{boot_id()}"
+        path = self.folder / f"invalidations-{boot_id()}"
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
                 # Room for all of it: a store on a full disk would kill the process.
-                os.posix_fallocate(file, 0, SLOTS * WIDTH)
+                os.posix_fallocate(file, 0, SLOTS * SLOT_BYTES)
             else:
-                os.truncate(file, SLOTS * WIDTH)
-            return mmap.mmap(file, SLOTS * WIDTH)
+                os.truncate(file, SLOTS * SLOT_BYTES)
+            return mmap.mmap(file, SLOTS * SLOT_BYTES)
         finally:
             os.close(file)
 
     def is_current(self, mark: Mark) -> bool:
-        """Tell whether nothing that `mark` speaks of has changed since."""
-        slots, at = self.slots, mark.at - BLUR_NS
-        # A loop, as this is on the way of every answer from memory.
+        """Return whether no tag of `mark` was invalidated since."""
+        slots, at = self.slots, mark.at - PRECISION_NS
+        # A loop, as every cache hit comes here.
         for slot in mark.slots:  # noqa: SIM110
             if slots[slot] >= at:
                 return False
         return True
 
-    def renew(self, tags: Iterable[str]) -> None:
-        """Say that these have changed.
+    def record(self, tags: Iterable[str]) -> None:
+        """Record that these tags are invalidated at this moment.
 
-        Writers need no lock, which one that is stopped would hold for ever: who was
-        held up before his store, and so may have undone a later one, stores again.
+        Without a lock, which a stopped writer would hold for ever: a writer that was
+        delayed before its store, and so may have replaced a later moment, stores again.
         """
         slots = self.slots
         if slots.readonly:
             return
         for slot in map(slot_of, (*tags, CHANGES)):
             moment = 0
-            while now() - moment >= BLUR_NS:
+            while now() - moment >= PRECISION_NS:
                 moment = now()
                 slots[slot] = moment
 
-    def forget_earlier_boots(self) -> None:
-        for path in self.folder.glob("generations-*"):
-            if path.name != f"generations-{boot_id()}":
+    def delete_earlier_boots(self) -> None:
+        for path in self.folder.glob("invalidations-*"):
+            if path.name != f"invalidations-{boot_id()}":
                 path.unlink(missing_ok=True)
 
 
 @cache
 def boot_id() -> str:
-    """Name this run of the machine: with each one its clock begins anew."""
+    """Return the id of this boot of the machine: the clock begins anew with each."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return "always"
@@ -129,27 +133,27 @@ def mark(at: int, tags: Iterable[str]) -> Mark:
     return Mark(at, tuple({slot_of(EVERYTHING), *map(slot_of, tags)}))
 
 
-generations = Generations(settings.DATA_DIR)
+invalidations = Invalidations(settings.DATA_DIR)
 
 
 def invalidate(*tags: str) -> None:
-    """Let no copy of these be taken for current, as soon as the change is committed."""
+    """Invalidate what carries one of these tags, when the transaction commits."""
     transaction.on_commit(partial(_invalidate, tags))
 
 
-def to_be_invalidated() -> tuple[str, ...]:
-    """Return what the commit of the transaction at hand will say has changed."""
+def pending_tags() -> tuple[str, ...]:
+    """Return the tags that the commit of the current transaction will invalidate."""
     hooks = [hook for _, hook, _ in transaction.get_connection().run_on_commit]
     ours = (hook for hook in hooks if getattr(hook, "func", None) is _invalidate)
     return tuple(tag for hook in ours for tag in hook.args[0])
 
 
-def invalidate_anyway() -> None:
-    """Say it at once: nobody knows whether the commit was made."""
-    _invalidate(to_be_invalidated())
+def invalidate_pending() -> None:
+    """Invalidate the pending tags at once: the outcome of the commit is not known."""
+    _invalidate(pending_tags())
 
 
 def _invalidate(tags: tuple[str, ...]) -> None:
-    generations.renew(tags)
+    invalidations.record(tags)
     for listener in listeners:
         listener(tags)

@@ -1,11 +1,11 @@
-"""Tells other machines, over Redis, what has changed here, and hears what has there.
+"""Invalidations between machines, by pub/sub of Redis.
 
-Beside the requests: a commit only puts its tags down for a thread to publish. What
-cannot be published is kept and tried again. Whoever may have missed something takes
-everything for changed. Without Redis others see a change when their copies have served
-their time (`sharing.FRESH_S`). If Redis is away for the machine alone that changes
-something, those who hear all the others show an old copy once more, to the first who
-asks for it within `sharing.STALE_S`.
+A commit only hands its tags to a thread that publishes them. What cannot be published
+is kept and tried again; more tags than `MAX_TAGS` become `EVERYTHING`. A subscriber
+that may have missed messages invalidates everything. Without Redis, other machines see
+a change when their responses are no longer fresh (`cache_control.FRESH_S`). Where Redis
+fails for the changing machine alone, the others do not know that they miss messages:
+they may send a response that is outdated once more, while they revalidate it.
 """
 
 import atexit
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHANNEL = "resilient-site:changed"
-# More names than this are more than all that is kept.
-TAGS_MAX = 5_000
+# More tags than this are more than all that is cached.
+MAX_TAGS = 5_000
 TIMEOUT_S = 1.0
-PAUSE_S = 0.1
-PAUSE_MAX_S = 1.0
-# What changes within so long after a message goes into the next one.
-GATHER_S = 0.05
-# A process that ends waits so long for what it has still to say.
-LAST_WORDS_S = 1.0
+RETRY_S = 0.1
+MAX_RETRY_S = 1.0
+# What is invalidated within so long after a message goes into the next one.
+BATCH_S = 0.05
+# How long a process that ends waits for what is not published yet.
+EXIT_TIMEOUT_S = 1.0
 
 
 def connect() -> "Redis":
-    from redis import Redis  # takes long: not without Redis
+    from redis import Redis  # slow to import: only where there is a Redis
 
     return Redis.from_url(
         settings.REDIS_URL,
@@ -52,94 +52,97 @@ def connect() -> "Redis":
 
 class Publisher:
     def __init__(self) -> None:
-        self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
 
-    def _begin(self) -> None:
-        # A thread does not come along into a child, nor does what it has to do.
+    def _reset(self) -> None:
+        # A child has no thread to publish with, and the parent publishes its own tags.
         self._tags: set[str] = set()
         self._is_publishing = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def tell(self, tags: Iterable[str]) -> None:
-        """Have it published soon. Waits for nothing."""
+    def publish(self, tags: Iterable[str]) -> None:
+        """Have the tags published soon; wait for nothing."""
         with self._changed:
-            self._put_down(tags)
+            self._add(tags)
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name="publisher", daemon=True
+                    target=self._run, name="invalidation-publisher", daemon=True
                 )
                 self._thread.start()
 
-    def flush(self, within_s: float = LAST_WORDS_S) -> bool:
-        """Wait until all is published; tell whether it is."""
+    def flush(self, timeout_s: float = EXIT_TIMEOUT_S) -> bool:
+        """Wait until all is published; return whether it is."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: not self._tags and not self._is_publishing, within_s
+                lambda: not self._tags and not self._is_publishing, timeout_s
             )
 
-    def _put_down(self, tags: Iterable[str]) -> None:
+    def _add(self, tags: Iterable[str]) -> None:
         self._tags.update(tags)
-        if len(self._tags) > TAGS_MAX:
+        if len(self._tags) > MAX_TAGS:
             self._tags = {EVERYTHING}
         self._changed.notify_all()
 
     def _run(self) -> None:
-        client, pause_s = connect(), PAUSE_S
+        client, retry_s = connect(), RETRY_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._tags))
                 tags, self._tags, self._is_publishing = self._tags, set(), True
-            is_done = self._publish(client, tags)
+            is_published = self._send(client, tags)
             with self._changed:
-                if not is_done:
-                    self._put_down(tags)
+                if not is_published:
+                    self._add(tags)
                 self._is_publishing = False
                 self._changed.notify_all()
-            time.sleep(GATHER_S if is_done else pause_s)
-            pause_s = PAUSE_S if is_done else min(pause_s * 2, PAUSE_MAX_S)
+            time.sleep(BATCH_S if is_published else retry_s)
+            retry_s = RETRY_S if is_published else min(retry_s * 2, MAX_RETRY_S)
 
-    def _publish(self, client: "Redis", tags: Iterable[str]) -> bool:
+    def _send(self, client: "Redis", tags: Iterable[str]) -> bool:
         try:
             client.publish(CHANNEL, orjson.dumps(sorted(tags)))
-        except Exception:  # noqa: BLE001 - nothing Redis says may end the thread
-            client.connection_pool.disconnect()  # its answers may be to other questions
-            return False  # the breaker of the cache says it for all
+        except Exception:  # noqa: BLE001 - no reply of Redis may end the thread
+            client.connection_pool.disconnect()  # a late reply would be to another
+            return False  # the circuit breaker of the cache logs the outage
         return True
 
 
 class Subscriber:
     def __init__(self) -> None:
-        self.is_listening = threading.Event()
-        self._listening_since = 0
+        self.is_subscribed = threading.Event()
+        self._subscribed_at = 0
         self._stopping = threading.Event()
 
     def start(self) -> None:
         self._stopping.clear()
-        threading.Thread(target=self._run, name="subscriber", daemon=True).start()
+        threading.Thread(
+            target=self._run, name="invalidation-subscriber", daemon=True
+        ).start()
 
     def stop(self) -> None:
         self._stopping.set()
 
-    def has_listened_since(self, moment: int) -> bool:
-        """Return whether every change after `moment` was heard of."""
-        return self.is_listening.is_set() and self._listening_since <= moment
+    def was_subscribed_at(self, moment: int) -> bool:
+        """Return whether every invalidation after `moment` was received."""
+        return self.is_subscribed.is_set() and self._subscribed_at <= moment
 
     def _run(self) -> None:
-        pause_s, has_missed = PAUSE_S, False
+        retry_s, has_missed = RETRY_S, False
         while not self._stopping.is_set():
             try:
-                self._listen(has_missed)
+                self._receive(has_missed)
             except Exception as error:  # noqa: BLE001 - as above
-                if self.is_listening.is_set() or not has_missed:
-                    logger.warning("Changes on other machines are not heard: %s", error)
-                    has_missed, pause_s = True, PAUSE_S
-                self.is_listening.clear()
-            self._stopping.wait(pause_s)
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+                if self.is_subscribed.is_set() or not has_missed:
+                    message = "Invalidations of other machines are not received: %s"
+                    logger.warning(message, error)
+                    has_missed, retry_s = True, RETRY_S
+                self.is_subscribed.clear()
+            self._stopping.wait(retry_s)
+            retry_s = min(retry_s * 2, MAX_RETRY_S)
 
-    def _listen(self, has_missed: bool) -> None:
+    def _receive(self, has_missed: bool) -> None:
         with connect() as client, client.pubsub() as channel:
             channel.subscribe(CHANNEL)
             is_silent = False
@@ -147,41 +150,41 @@ class Subscriber:
                 message = channel.get_message(timeout=TIMEOUT_S)
                 if message is None:
                     if is_silent:
-                        raise TimeoutError("No answer")
+                        raise TimeoutError("no reply to a ping")
                     channel.ping()
                 is_silent = message is None
                 if message and message["type"] == "subscribe":
-                    self._begin_listening(has_missed)
+                    self._on_subscribed(has_missed)
                 elif message and message["type"] == "message":
-                    heard(message["data"])
+                    apply_message(message["data"])
 
-    def _begin_listening(self, has_missed: bool) -> None:
+    def _on_subscribed(self, has_missed: bool) -> None:
         if has_missed:
-            logger.warning("Changes on other machines are heard again.")
-            invalidation.generations.renew([EVERYTHING])
-        self._listening_since = invalidation.now()
-        self.is_listening.set()
+            logger.warning("Invalidations of other machines are received again.")
+            invalidation.invalidations.record([EVERYTHING])
+        self._subscribed_at = invalidation.now()
+        self.is_subscribed.set()
 
 
-def hears_all() -> bool:
-    """Tell whether what changes on any machine is heard of here at once."""
-    return settings.EMBEDDED or subscriber.is_listening.is_set()
+def receives_all_invalidations() -> bool:
+    """Return whether an invalidation on any machine is known here within a second."""
+    return settings.EMBEDDED or subscriber.is_subscribed.is_set()
 
 
-def heard(data: bytes) -> None:
+def apply_message(data: bytes) -> None:
     try:
         tags = orjson.loads(data)
-        invalidation.generations.renew(map(str, tags))
+        invalidation.invalidations.record(map(str, tags))
     except (orjson.JSONDecodeError, TypeError):
-        logger.warning("Something else than changes is told: %.100r", data)
+        logger.warning("A message is no list of tags: %.100r", data)
 
 
 publisher = Publisher()
 subscriber = Subscriber()
 
 
-def begin() -> None:
-    """Publish what this process changes from here on."""
-    if settings.REDIS_URL and publisher.tell not in invalidation.listeners:
-        invalidation.listeners.append(publisher.tell)
+def start_publishing() -> None:
+    """Publish what this process invalidates from here on."""
+    if settings.REDIS_URL and publisher.publish not in invalidation.listeners:
+        invalidation.listeners.append(publisher.publish)
         atexit.register(publisher.flush)

@@ -14,7 +14,7 @@ from django.conf import settings
 
 from resilient_site.edge.cache import invalidation_pubsub
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.policy import Shared, policy_at
 from resilient_site.edge.request import EdgeRequest
 
@@ -151,7 +151,7 @@ class ResponseCache:
 
 
 def is_fresh(copy: CachedResponse) -> bool:
-    return copy.age < copy.fresh_s and generations.is_current(copy.mark)
+    return copy.age < copy.fresh_s and invalidations.is_current(copy.mark)
 
 
 def is_usable_while_revalidating(copy: CachedResponse) -> bool:
@@ -163,8 +163,8 @@ def is_usable_while_revalidating(copy: CachedResponse) -> bool:
     limit = copy.fresh_s + copy.stale_while_revalidate_s
     return (
         copy.age < limit
-        and generations.is_current(copy.mark)
-        and invalidation_pubsub.hears_all()
+        and invalidations.is_current(copy.mark)
+        and invalidation_pubsub.receives_all_invalidations()
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, generations, slot_of
+from resilient_site.edge.cache.invalidation import Mark, invalidations, slot_of
 from resilient_site.edge.cache.stale_store import stale_store
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.edge.request_context import Identity
@@ -49,7 +49,7 @@ async def find(request: EdgeRequest) -> CachedResponse | None:
     if not request.credentials:
         return None
     copy = await stale_store.get(_key(request), is_public=False)
-    return copy if copy and generations.is_current(copy.mark) else None
+    return copy if copy and invalidations.is_current(copy.mark) else None
 
 
 def _key(request: EdgeRequest) -> str:

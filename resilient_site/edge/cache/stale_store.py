@@ -30,7 +30,7 @@ from django.conf import settings
 from django.core.cache import caches
 
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, generations, now
+from resilient_site.edge.cache.invalidation import Mark, invalidations, now
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.response_codec import decode, encode
 from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
@@ -164,7 +164,7 @@ class StaleStore:
                 for key, (response, is_public) in pending.items()
                 # What was changed while it waited would replace what is newer.
                 if is_public
-                and (response is None or generations.is_current(response.mark))
+                and (response is None or invalidations.is_current(response.mark))
             }
             if public and self.slots and _redis().is_shared:
                 self._write_redis(public)
@@ -200,7 +200,7 @@ class StaleStore:
         if not isinstance(data, str) or clock_s is None:
             return None
         found = decode(key, data.encode("latin-1", "replace"), clock_s, moment)
-        if found and not subscriber.has_listened_since(found.mark.at):
+        if found and not subscriber.was_subscribed_at(found.mark.at):
             # A change of what it shows may have been missed here: it is outdated.
             return replace(found, mark=Mark(0, found.mark.slots))
         return found

@@ -5,7 +5,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
-from resilient_site.edge.cache.invalidation import EVERYTHING, generations
+from resilient_site.edge.cache.invalidation import EVERYTHING, invalidations
 from resilient_site.operations.backup import BackupFailed, restore
 
 
@@ -34,5 +34,5 @@ class Command(BaseCommand):
         connection.close()
         # The backup may be of an earlier version of the site.
         call_command("migrate", verbosity=0)
-        generations.renew([EVERYTHING])
+        invalidations.record([EVERYTHING])
         self.stdout.write("Restored. All cached responses are invalidated.")

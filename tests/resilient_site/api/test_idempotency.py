@@ -19,7 +19,7 @@ from items import catalogue
 from items.catalogue import item_tag
 from items.models import Item, ItemChange
 from resilient_site.api.idempotency import IdempotentWrites, delete_expired, run_once
-from resilient_site.edge.cache.invalidation import generations, mark, now
+from resilient_site.edge.cache.invalidation import invalidations, mark, now
 from resilient_site.models import IdempotencyRecord
 from tests.factories import make_item
 from tests.resilient_site.api.repeating import (
@@ -75,8 +75,8 @@ def test_replay_publishes_an_invalidation_that_was_lost(api, monkeypatch):
     again = send()
     assert is_replayed(again)
     assert not again.has_header("Cache-Tag")
-    assert not generations.is_current(bolt)
-    assert generations.is_current(nut)
+    assert not invalidations.is_current(bolt)
+    assert invalidations.is_current(nut)
 
 
 def test_failure_that_the_database_decided_is_replayed(api):

@@ -34,9 +34,9 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
         kept.clear()
     policy.policy_at.cache_clear()
     views.forget()
-    subscriber.is_listening.set()
+    subscriber.is_subscribed.set()
     yield
-    subscriber.is_listening.clear()
+    subscriber.is_subscribed.clear()
     stale_store.stop()
     policy.policy_at.cache_clear()
 

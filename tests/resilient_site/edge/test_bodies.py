@@ -88,8 +88,8 @@ sys.path.insert(0, "")
 os.environ["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
 from tests.resilient_site.edge.clients import ask
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-from resilient_site.edge.cache.invalidation import generations
-assert generations.slots
+from resilient_site.edge.cache.invalidation import invalidations
+assert invalidations.slots
 async def main():
     # All but the last bytes fit, which Python has not written when all is received.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, hard))

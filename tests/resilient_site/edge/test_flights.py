@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.cache import coalescing, keys
-from resilient_site.edge.cache.invalidation import BLUR_NS, generations
+from resilient_site.edge.cache.invalidation import PRECISION_NS, invalidations
 from resilient_site.edge.cache.invalidation import now as moment
 from resilient_site.resilience import deadlines
 from tests.resilient_site.edge.clients import ask, becomes, get, run
@@ -28,7 +28,7 @@ def hold(state: dict) -> None:
 
 def wait_out_the_blur() -> None:
     began = moment()
-    while moment() - began <= BLUR_NS:
+    while moment() - began <= PRECISION_NS:
         pass
 
 
@@ -159,7 +159,7 @@ async def test_the_haste_of_one_gives_nobody_an_outdated_answer():
     hold(state)
     now.go_on.set()
     await get()
-    generations.renew(["thing"])
+    invalidations.record(["thing"])
     state["n"] = 2
     now.go_on.clear()
     hasty = await get(**{"X-Request-Timeout": "20ms"})
@@ -177,7 +177,7 @@ async def test_a_change_is_seen_by_the_next_one_who_asks():
     for n in range(2, 12):
         assert (await get()).json()["n"] == n - 1
         state["n"] = n
-        generations.renew(["thing"])
+        invalidations.record(["thing"])
 
 
 @run
@@ -189,11 +189,11 @@ async def test_a_change_of_another_process_is_seen_by_the_next_one_who_asks(sett
     code = (
         "import sys; from pathlib import Path; from django.conf import settings\n"
         "settings.configure(DATA_DIR=Path(sys.argv[1]))\n"
-        "from resilient_site.edge.cache.invalidation import generations\n"
-        "generations.renew(['thing'])"
+        "from resilient_site.edge.cache.invalidation import invalidations\n"
+        "invalidations.record(['thing'])"
     )
     subprocess.run(
-        [sys.executable, "-c", code, generations.folder], cwd=ROOT, check=True
+        [sys.executable, "-c", code, invalidations.folder], cwd=ROOT, check=True
     )
     assert not (await get()).is_hit
     assert len(now.asked) == asked + 1
@@ -207,7 +207,7 @@ async def test_what_was_read_before_a_change_is_never_kept_as_current():
     await becomes(now.entered.is_set)  # it has read, and not answered
 
     state["n"] = 2
-    generations.renew(["thing"])
+    invalidations.record(["thing"])
     now.entered.clear()
     late = asyncio.create_task(get())
     await becomes(now.entered.is_set)
@@ -234,7 +234,7 @@ async def test_an_early_fetch_that_ends_late_does_not_displace_the_newer_one():
     now.go_on.clear()
     early = asyncio.create_task(get())
     await becomes(now.entered.is_set)
-    generations.renew(["thing"])
+    invalidations.record(["thing"])
     wait_out_the_blur()
     assert (await get()).json()["n"] == 2
     now.go_on.set()
@@ -247,7 +247,7 @@ async def test_an_early_fetch_that_ends_late_does_not_displace_the_newer_one():
 async def test_a_failing_origin_is_asked_once_a_moment():
     now.respond = lambda request: thing_response("old")
     await get()
-    generations.renew(["thing"])
+    invalidations.record(["thing"])
     now.respond = lambda request: HttpResponse(status=503)
     asked = len(now.asked)
     for _ in range(50):

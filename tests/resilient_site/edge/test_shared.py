@@ -213,7 +213,7 @@ async def test_who_may_have_missed_a_change_shows_no_old_copy_meanwhile(settings
     await get()
     with pytest.MonkeyPatch.context() as patch:
         pass_time(patch, FRESH_S - 1)
-        invalidation_pubsub.subscriber.is_listening.clear()
+        invalidation_pubsub.subscriber.is_subscribed.clear()
         assert (await get()).is_hit
         pass_time(patch, FRESH_S + 1)
         assert not (await get()).is_hit

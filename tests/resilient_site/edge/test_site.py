@@ -9,7 +9,7 @@ from django.test import Client
 from items import catalogue
 from items.models import Item
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.cache.invalidation import generations
+from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.models import ApiToken
 from tests.factories import TESTER, make_item
 from tests.resilient_site.edge.clients import ask, elsewhere, get, run, write_out
@@ -145,7 +145,7 @@ def test_without_a_database_pages_are_shown_as_they_were(
         before = await get("/items/", **who)
         assert (b"edith" in before.body, before.status) == (is_editor, 200)
         write_out(stale_store)
-        generations.renew([catalogue.ITEMS])
+        invalidations.record([catalogue.ITEMS])
         monkeypatch.setattr("items.views.ListQuery.parse", no_database)
         answer = await get("/items/", **who)
         assert (answer.status, answer.is_hit) == (200, True)

@@ -21,7 +21,7 @@ from resilient_site import settings as as_started
 from resilient_site.edge.cache import keys, response_codec
 from resilient_site.edge.cache import stale_store as module
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, generations, mark, now
+from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
 from resilient_site.edge.cache.invalidation_pubsub import subscriber
 from resilient_site.edge.cache.response_codec import decode, encode
 from resilient_site.edge.cache.stale_store import SLOT_BYTES, StaleStore
@@ -318,7 +318,7 @@ def server(redis_server, request):
 @pytest.fixture(autouse=True)
 def listening(monkeypatch):
     """All changes from here on are heard of."""
-    monkeypatch.setattr(subscriber, "_listening_since", -(2**62))
+    monkeypatch.setattr(subscriber, "_subscribed_at", -(2**62))
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_response_read_before_this_process_listens_is_outdated(
     store, elsewhere, monkeypatch
 ):
     put(store)
-    monkeypatch.setattr(subscriber, "_listening_since", now())
+    monkeypatch.setattr(subscriber, "_subscribed_at", now())
     found = asyncio.run(elsewhere.get_from_redis("key"))
     assert not keys.is_fresh(found)
     assert found.is_usable_if_error()
@@ -383,7 +383,7 @@ def test_age_counts_a_pause_before_the_response_is_stored(
 
 def test_response_changed_before_it_is_written_is_not_in_redis(store, elsewhere):
     store.put("key", make_response(mark=mark(now() - 10**9, ["x"])), is_public=True)
-    generations.renew(["x"])
+    invalidations.record(["x"])
     write_out(store)
     assert body_in(store) == b"body"
     assert body_in(elsewhere) is None
@@ -467,7 +467,7 @@ class TestAtTheEdge:
             first = await get()
             write_out(stale_store)
             self.forget()
-            generations.renew(["thing"])
+            invalidations.record(["thing"])
             view.respond = lambda request: HttpResponse(status=503)
             for _ in range(2):
                 answer = await get()
@@ -487,9 +487,9 @@ class TestAtTheEdge:
             write_out(stale_store)
             self.forget()
             if changed == "the response":
-                generations.renew(["thing"])
+                invalidations.record(["thing"])
             elif changed == "unknown":
-                monkeypatch.setattr(subscriber, "_listening_since", now())
+                monkeypatch.setattr(subscriber, "_subscribed_at", now())
             view.respond = lambda request: HttpResponse("from the origin")
             answer = await get()
             assert (answer.body == first.body) == (changed == "nothing")
@@ -516,7 +516,7 @@ class TestAtTheEdge:
         @run
         async def test() -> None:
             await get()
-            generations.renew(["thing"])
+            invalidations.record(["thing"])
             view.respond = lambda request: HttpResponse(status=404)
             assert (await get()).status == 404
             write_out(stale_store)

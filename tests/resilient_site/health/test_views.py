@@ -12,7 +12,7 @@ from django.test import Client
 from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
 from resilient_site.resilience import breakers
-from resilient_site.resilience.bounded_dict import Latest
+from resilient_site.resilience.bounded_dict import BoundedDict
 from resilient_site.resilience.breaker_overrides import BreakerOverrides
 from resilient_site.resilience.breakers import State
 
@@ -57,7 +57,7 @@ def test_status_page_shows_details_to_staff_only(client, reader, admin):
 
 
 def test_status_page_shows_staff_the_memory_of_the_process(staff):
-    known = Latest[str, int](7, "Known in this test")
+    known = BoundedDict[str, int](7, "Known in this test")
     known["a"] = 1
     options = {"OPTIONS": {"MEMORY_BYTES": 5 * 1024**3}}
     MemoryCache("status page", options).set("key", "x" * 2_000)

@@ -1,4 +1,4 @@
-"""What one machine changes the others take for changed, whatever Redis does."""
+"""Invalidations reach other machines, whatever Redis does."""
 
 from contextlib import closing
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from resilient_site.edge.cache import invalidation_pubsub
-from resilient_site.edge.cache.invalidation import Generations, mark, now
+from resilient_site.edge.cache.invalidation import Invalidations, mark, now
 from resilient_site.edge.cache.invalidation_pubsub import CHANNEL, Publisher, Subscriber
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
@@ -21,10 +21,10 @@ WITHIN_S = 5
 
 @pytest.fixture
 def there(tmp_path, monkeypatch, settings, redis_own):
-    """The moments that another machine keeps."""
+    """The invalidations of another machine."""
     settings.REDIS_URL = redis_own.url()
-    there = Generations(tmp_path)
-    monkeypatch.setattr(invalidation_pubsub.invalidation, "generations", there)
+    there = Invalidations(tmp_path)
+    monkeypatch.setattr(invalidation_pubsub.invalidation, "invalidations", there)
     return there
 
 
@@ -37,7 +37,7 @@ def publisher(there):
 def subscriber(there):
     subscriber = Subscriber()
     subscriber.start()
-    assert subscriber.is_listening.wait(WITHIN_S)
+    assert subscriber.is_subscribed.wait(WITHIN_S)
     yield subscriber
     subscriber.stop()
 
@@ -46,63 +46,65 @@ def copy_of(tag):
     return mark(now(), [tag])
 
 
-def is_heard(there, copy):
+def is_received(there, copy):
     wait_for(lambda: not there.is_current(copy), WITHIN_S)
 
 
-def test_a_change_is_heard_and_no_other(there, publisher, subscriber):
+def test_invalidation_is_received_and_no_other(there, publisher, subscriber):
     bolt, nut = copy_of("item:bolt"), copy_of("item:nut")
-    publisher.tell(["item:bolt"])
-    is_heard(there, bolt)
+    publisher.publish(["item:bolt"])
+    is_received(there, bolt)
     assert there.is_current(nut)
     assert publisher.flush()
 
 
-def test_what_changed_while_redis_hung_is_heard_after(
+def test_invalidation_is_published_after_redis_hung(
     there, publisher, subscriber, redis_own
 ):
     redis_own.pause()
     bolt, nut = copy_of("item:bolt"), copy_of("item:nut")
-    publisher.tell(["item:bolt"])
-    publisher.tell(["item:nut"])
+    publisher.publish(["item:bolt"])
+    publisher.publish(["item:nut"])
     assert not publisher.flush(0.1)
     redis_own.resume()
-    is_heard(there, bolt)
-    is_heard(there, nut)
+    is_received(there, bolt)
+    is_received(there, nut)
 
 
-def test_who_may_have_missed_something_takes_all_for_changed(
+def test_subscriber_that_may_have_missed_messages_invalidates_everything(
     there, subscriber, redis_own
 ):
     bolt = copy_of("item:bolt")
     redis_own.kill()
-    wait_for(lambda: not subscriber.is_listening.is_set(), WITHIN_S)
+    wait_for(lambda: not subscriber.is_subscribed.is_set(), WITHIN_S)
     assert there.is_current(bolt)
     redis_own.start()
-    is_heard(there, bolt)
+    is_received(there, bolt)
 
 
-def test_who_begins_without_redis_has_missed_what_was_before(there, redis_own, caplog):
+def test_subscriber_that_starts_without_redis_invalidates_everything(
+    there, redis_own, caplog
+):
     redis_own.kill()
     subscriber = Subscriber()
     subscriber.start()
-    wait_for(lambda: "are not heard" in caplog.text, WITHIN_S)
+    wait_for(lambda: "are not received" in caplog.text, WITHIN_S)
     bolt = copy_of("item:bolt")
     redis_own.start()
-    is_heard(there, bolt)
+    is_received(there, bolt)
     subscriber.stop()
 
 
-def test_a_server_that_hangs_is_noticed(there, subscriber, redis_own):
+def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
     redis_own.pause()
-    wait_for(lambda: not subscriber.is_listening.is_set(), WITHIN_S)
+    wait_for(lambda: not subscriber.is_subscribed.is_set(), WITHIN_S)
     redis_own.resume()
-    is_heard(there, bolt)
+    is_received(there, bolt)
 
 
 @pytest.mark.parametrize("handle", [garbage, wrong_shape])
-def test_who_was_answered_nonsense_goes_on_after(
+def test_publisher_and_subscriber_survive_nonsense(
     there, settings, redis_own, caplog, handle
 ):
     publisher, subscriber = Publisher(), Subscriber()
@@ -110,26 +112,26 @@ def test_who_was_answered_nonsense_goes_on_after(
         settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
         bolt = copy_of("item:bolt")
         subscriber.start()
-        publisher.tell(["item:bolt"])
-        wait_for(lambda: "are not heard" in caplog.text, WITHIN_S)
+        publisher.publish(["item:bolt"])
+        wait_for(lambda: "are not received" in caplog.text, WITHIN_S)
         assert not publisher.flush(0.1)
         way.target = redis_own.port
-        is_heard(there, bolt)
+        is_received(there, bolt)
         assert publisher.flush(WITHIN_S)
         subscriber.stop()
 
 
-def test_too_many_changes_are_told_as_everything(there, publisher, subscriber):
+def test_too_many_tags_are_published_as_everything(there, publisher, subscriber):
     bolt = copy_of("item:bolt")
-    publisher.tell(f"item:{n}" for n in range(invalidation_pubsub.TAGS_MAX + 1))
-    is_heard(there, bolt)
+    publisher.publish(f"item:{n}" for n in range(invalidation_pubsub.MAX_TAGS + 1))
+    is_received(there, bolt)
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"7", b"\xff"])
-def test_nonsense_is_not_heard(there, publisher, subscriber, redis_own, nonsense):
+def test_nonsense_is_ignored(there, publisher, subscriber, redis_own, nonsense):
     bolt = copy_of("item:bolt")
     redis.Redis.from_url(redis_own.url()).publish(CHANNEL, nonsense)
-    publisher.tell(["item:nut"])
+    publisher.publish(["item:nut"])
     assert there.is_current(bolt)
     redis.Redis.from_url(redis_own.url()).publish(CHANNEL, orjson.dumps(["item:bolt"]))
-    is_heard(there, bolt)
+    is_received(there, bolt)
