@@ -8,9 +8,9 @@ from contextlib import suppress
 from time import monotonic
 
 from tests.drill.context import Context
-from tests.load import arrivals
+from tests.load import load_generator
 from tests.load.connections import Address
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
 OVERLOAD_TIMES = 5.0
 CAPACITY_S = 1.0
@@ -23,17 +23,19 @@ def overload(context: Context) -> None:
     """Measure the capacity, then send five times as much."""
     stack = context.stack
     # Each request is a new search.
-    new = Question(stack.address.port, f"{stack.paths.items}?search=nothing{{count}}")
+    new = RequestTemplate(
+        stack.address.port, f"{stack.paths.items}?search=nothing{{count}}"
+    )
     rates = []
     for clients in CLIENTS:
-        load = arrivals.in_closed_loop, new, clients, CAPACITY_S
+        load = load_generator.in_closed_loop, new, clients, CAPACITY_S
         seen = context.generator.submit(*load).result()
         rates.append(sum(one.status == 200 for one in seen) / CAPACITY_S)
     capacity = max(rates)
     context.measured["capacity"] = capacity
     context.complete_at = monotonic()
     context.state["flood"] = context.generator.submit(
-        arrivals.in_open_loop, new, OVERLOAD_TIMES * capacity, context.seconds
+        load_generator.in_open_loop, new, OVERLOAD_TIMES * capacity, context.seconds
     )
 
 

@@ -1,4 +1,4 @@
-"""Peers that know nothing of the site: bare process pools, bare commits, bare work."""
+"""Baselines without the site: process pools, commits and computation."""
 
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -44,7 +44,7 @@ class Pools:
         return _per_second(futures, begin)
 
     def seconds_to_count(self, processes: int, size: int) -> float:
-        """Have so many processes do the same at a time, each for itself."""
+        """Run the same computation in several processes at once."""
         begin = time.perf_counter()
         futures = [self.futures.submit(count_primes, 0, size) for _ in range(processes)]
         for future in futures:
@@ -59,7 +59,7 @@ def _per_second(futures: list[Any], begin: float) -> float:
 
 
 def commits_per_second(url: str, number: int) -> float:
-    """Change single rows of the table of jobs, each in a transaction of its own."""
+    """Update single rows of the job table, each in its own transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute("SELECT id FROM compute_job").fetchall()
         ids = [row[0] for row in found]

@@ -1,4 +1,4 @@
-"""The limit: an ASGI application that gives one ready answer and does nothing else."""
+"""Upper limit: an ASGI application with one constant response."""
 
 BODY = b'{"id":1,"name":"Germany","description":"A country"}'
 HEADERS = [

@@ -1,4 +1,4 @@
-"""What a measurement does with the code of the catalogue: called by name.
+"""Measured functions of the catalogue, called by name.
 
 The peer of an import copies the same rows, prepared beforehand, straight into the table
 of items with its indexes and constraints, in batches of the same size: no check of a
@@ -88,23 +88,23 @@ def imported_per_second(number: int) -> float:
     return number / took
 
 
-# --- places in a large catalogue
+# --- cursors in a large catalogue
 
 
 def cursor_of_page(number: int, size: int) -> str:
-    """Return where this page of the list by name begins."""
+    """Return the cursor of this page of the list by name."""
     last = Item.objects.order_by("name", "pk")[(number - 1) * size - 1]
     return Cursor("name", False, (last.name, last.pk)).encode()
 
 
 def cursor_in_changes() -> str:
-    """Return a place in the middle of the change log."""
+    """Return a cursor in the middle of the change log."""
     middle = ItemChange.objects.order_by("pk")[ItemChange.objects.count() // 2]
     return feed.cursor_of(feed.position_of(middle))
 
 
 def count_tags() -> float:
-    """Return how many milliseconds it takes to count the items of the frequent tags."""
+    """Return the milliseconds of counting the items of popular tags."""
     begin = time.perf_counter()
     Tag.objects.popular(MAX_POPULAR_TAGS)
     return (time.perf_counter() - begin) * 1000

@@ -1,4 +1,4 @@
-"""Clients of a running site, of every kind: what they met with is counted."""
+"""Clients of a running site, of all kinds, with counts of their responses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Clients:
-    """Threads that do one thing over and over until the end of the `with` block.
+    """Threads that each repeat one action until the end of the `with` block.
 
-    An error of the transport, or a status that is not expected, is a failure.
+    A transport error or an unexpected status is a failure.
     """
 
     def __init__(self, site: Site, token: str = "") -> None:
@@ -56,7 +56,7 @@ class Clients:
                     step()
                 except (OSError, http.client.HTTPException) as error:
                     if self._end.is_set():
-                        return  # a stream that was cut off here
+                        return  # a stream that was closed here
                     self._fail(f"{step.__name__}: {error!r}")
 
         for _ in range(number):
@@ -80,11 +80,11 @@ class Clients:
         body: bytes | None = None,
         **headers: str,
     ) -> http.client.HTTPResponse:
-        began = time.monotonic()
+        started = time.monotonic()
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
-        took = time.monotonic() - began
+        took = time.monotonic() - started
         with self._lock:
             self.answers[response.status] += 1
             self.longest_s = max(self.longest_s, took)
@@ -97,10 +97,10 @@ class Clients:
             self.site.host, self.site.port, timeout=TIMEOUT_S
         )
 
-    # --- what one may do over and over
+    # --- actions
 
-    def read_on_and_on(self) -> None:
-        """In one connection, until the server says that it ends."""
+    def read_keep_alive(self) -> None:
+        """On one connection, until the server closes it."""
         with contextlib.closing(self.connect()) as connection:
             while not self._end.is_set():
                 if self.ask(connection, ITEM).getheader("Connection") == "close":
@@ -110,8 +110,8 @@ class Clients:
         with contextlib.closing(self.connect()) as connection:
             self.ask(connection, ITEM, Connection="close")
 
-    def read_now_and_then(self) -> None:
-        """In one connection that is idle most of the time."""
+    def read_with_pauses(self) -> None:
+        """On one connection that is mostly idle."""
         with contextlib.closing(self.connect()) as connection:
             while not self._end.is_set():
                 if self.ask(connection, ITEM).getheader("Connection") == "close":
@@ -119,7 +119,7 @@ class Clients:
                 self.pause(random.uniform(0.1, 0.5))
 
     def search(self) -> None:
-        """What no cache has."""
+        """Send searches that no cache has."""
         with contextlib.closing(self.connect()) as connection:
             for _ in range(20):
                 words = random.choice(["a", "island", "language", "north", "x"])
@@ -138,8 +138,8 @@ class Clients:
                 **self.headers, **{"Content-Type": "application/json"},
             )  # fmt: skip
 
-    def be_refused(self) -> None:
-        # Where there is much to do, a reader may be shown what is known already.
+    def send_invalid(self) -> None:
+        # Under load a read may get a stale response.
         for path, headers, statuses in (
             (f"/api/v1/items/none-{random.random()}", {}, (404, 503)),
             (
@@ -156,7 +156,7 @@ class Clients:
         self.pause(0.05)
 
     def drip(self) -> None:
-        """Send a head, byte by byte, until the server ends that."""
+        """Send a request head byte by byte, until the server closes."""
         with self._socket() as peer, contextlib.suppress(ConnectionError):
             for byte in b"GET " + ITEM.encode() + HEAD + b"X: " + b"y" * 10_000:
                 if self._end.is_set():
@@ -165,7 +165,7 @@ class Clients:
                 self.pause(0.05)
 
     def vanish(self) -> None:
-        """Ask for much, and be gone in the middle of it."""
+        """Disconnect in the middle of a response, and of a request."""
         with self._socket() as peer:
             peer.sendall(b"GET /api/v1/items/export" + HEAD + b"\r\n")
             peer.recv(1000)
@@ -175,7 +175,7 @@ class Clients:
 
     def watch(self, job: str) -> Callable[[], None]:
         def follow() -> None:
-            """Read a stream until it ends in good order, then ask again."""
+            """Read a stream until it ends, then reconnect."""
             path = f"/api/v1/jobs/{job}/events"
             with contextlib.closing(self.connect()) as connection:
                 connection.request("GET", path, headers=self.headers)

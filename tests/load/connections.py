@@ -1,4 +1,4 @@
-"""Clients over HTTP/1.1 in asyncio, as light as they can be, on kept connections."""
+"""Minimal HTTP/1.1 client in asyncio, with a pool of connections."""
 
 import asyncio
 import ssl
@@ -28,8 +28,8 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Gone(OSError):
-    """The connection ended before the answer; `was_silent`: before any of it."""
+class ConnectionClosed(OSError):
+    """The connection closed before the response; `was_silent`: before any byte."""
 
     def __init__(self, was_silent: bool) -> None:
         super().__init__("The connection was closed.")
@@ -47,9 +47,9 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     async def ask(self, request: bytes) -> Answer:
-        """Raise Gone if it ends before it is answered."""
+        """Raise ConnectionClosed if it closes before the response."""
         if self.transport.is_closing():
-            raise Gone(was_silent=True)
+            raise ConnectionClosed(was_silent=True)
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
@@ -60,16 +60,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self.transport.abort()  # nobody has asked
+            self.transport.abort()  # no request is pending
             return
         self._is_silent = False
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer and not self._answer.done():
-            self._answer.set_exception(Gone(self._is_silent))
+            self._answer.set_exception(ConnectionClosed(self._is_silent))
 
-    # --- the parser's findings
+    # --- callbacks of the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode().lower()] = value.decode("latin-1")
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """As many to one address as are needed at a time, up to `most`."""
+    """Pool of up to `most` connections to one address."""
 
     def __init__(self, address: Address, most: int = 1_000) -> None:
         self.address, self.most = address, most
@@ -96,18 +96,18 @@ class Connections:
         self._open = 0
 
     async def ask(self, request: bytes, is_safe: bool = False) -> Answer:
-        """Ask by a connection that is free, or by a new one.
+        """Send a request on an idle connection, or on a new one.
 
-        Raises OSError. A kept one may have been closed just before: what may be sent
-        twice (`is_safe`) goes to another one then, as browsers do it.
+        Raises OSError. A request that is safe to repeat (`is_safe`) is sent again if an
+        idle connection turns out to be closed, as browsers do.
         """
         while True:
             connection = await self._connection()
             was_kept = connection.is_kept
             try:
                 return await self._by(connection, request)
-            except Gone as gone:
-                if not (is_safe and was_kept and gone.was_silent):
+            except ConnectionClosed as closed:
+                if not (is_safe and was_kept and closed.was_silent):
                     raise
 
     async def _by(self, connection: Connection, request: bytes) -> Answer:

@@ -1,4 +1,4 @@
-"""Asks a server, from a process of its own: called by name, in a `Helper`."""
+"""Load generation in its own process: called by name, in a `RemoteProcess`."""
 
 import os
 import re
@@ -9,23 +9,24 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from tests.load.arrivals import Seen, in_closed_loop, in_open_loop, one_by_one
-from tests.load.arrivals import until_calm as until_calm  # for those who call it here
-from tests.load.questions import Question
+from tests.load.load_generator import Sample, in_closed_loop, in_open_loop, one_by_one
+from tests.load.load_generator import (
+    until_idle as until_idle,
+)  # called by name
+from tests.load.request_template import RequestTemplate
 
 CONNECTIONS = 16
 LEAST_ANSWERED = 0.9
 WARM_UP = 5
-# So few that hardly any waits for another, and so many that it does not take long.
+# A rate at which requests hardly ever wait for each other.
 LEISURELY_SHARE = 0.2
 LEISURELY_PER_S = 60
 
 
 def begin(cpus: Collection[int]) -> None:
-    """Keep to these cores, and let nothing else delay this process.
+    """Pin this process to these cores, at a high priority.
 
-    Those who ask stand for other machines. The kernel may weigh sessions before it
-    weighs the processes of each.
+    It stands for other machines. The kernel may weigh sessions before their processes.
     """
     os.setsid()
     if cpus:
@@ -35,79 +36,81 @@ def begin(cpus: Collection[int]) -> None:
         Path("/proc/self/autogroup").write_text("-10")
 
 
-def rate(question: Question, seconds: float) -> float:
-    """Return the answers per second to 16 who ask again as soon as they are answered.
+def rate(template: RequestTemplate, seconds: float) -> float:
+    """Return the successful responses per second of a closed loop of 16 connections.
 
-    Refusals are none. Raises RuntimeError if there are many.
+    Raises RuntimeError if many requests are rejected.
     """
     if shutil.which("wrk"):
-        return _rate_by_wrk(question, seconds)
-    return rate_by_python(question, seconds)
+        return _rate_by_wrk(template, seconds)
+    return rate_by_python(template, seconds)
 
 
-def _rate_by_wrk(question: Question, seconds: float) -> float:
-    # It knows whole seconds alone.
+def _rate_by_wrk(template: RequestTemplate, seconds: float) -> float:
+    # wrk takes whole seconds.
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(round(seconds), 1)}s"]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        if question.is_always_the_same:
-            for name, value in question.headers.items():
+        if template.is_constant:
+            for name, value in template.headers.items():
                 command += ["-H", f"{name}: {value}"]
         else:
-            script.write(question.as_lua())
+            script.write(template.as_lua())
             script.flush()
             command += ["-s", script.name]
-        told = subprocess.run(
-            [*command, question.url], check=True, capture_output=True, text=True
+        output = subprocess.run(
+            [*command, template.url], check=True, capture_output=True, text=True
         ).stdout
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
-    found = re.search(r"(\d+) requests in ", told)
-    per_second = re.search(r"Requests/sec: +([0-9.]+)", told)
-    if not found or not per_second or "Socket errors" in told:
-        raise RuntimeError(f"{question.url}: {told}")
+    rejected = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    found = re.search(r"(\d+) requests in ", output)
+    per_second = re.search(r"Requests/sec: +([0-9.]+)", output)
+    if not found or not per_second or "Socket errors" in output:
+        raise RuntimeError(f"{template.url}: {output}")
     number = int(found[1])
-    share = _share(question, number - int(refused[1] if refused else 0), number)
+    share = _share(template, number - int(rejected[1] if rejected else 0), number)
     return float(per_second[1]) * share
 
 
-def rate_by_python(question: Question, seconds: float) -> float:
-    seen = in_closed_loop(question, CONNECTIONS, seconds)
-    answered = sum(one.is_answered for one in seen)
-    return len(seen) * _share(question, answered, len(seen)) / seconds
+def rate_by_python(template: RequestTemplate, seconds: float) -> float:
+    samples = in_closed_loop(template, CONNECTIONS, seconds)
+    answered = sum(one.is_answered for one in samples)
+    return len(samples) * _share(template, answered, len(samples)) / seconds
 
 
-def _share(question: Question, answered: int, number: int) -> float:
+def _share(template: RequestTemplate, answered: int, number: int) -> float:
     if answered < LEAST_ANSWERED * number or not number:
-        raise RuntimeError(f"{question.url}: {answered} of {number} were answered")
+        raise RuntimeError(f"{template.url}: {answered} of {number} were answered")
     return answered / number
 
 
-def latencies(question: Question, per_second: float, seconds: float) -> list[float]:
-    """Return how many milliseconds the answers took, in an open loop.
+def latencies(
+    template: RequestTemplate, per_second: float, seconds: float
+) -> list[float]:
+    """Return the latencies of an open loop, in milliseconds.
 
-    Those who were refused or gave up have waited for ever.
+    Rejected and timed-out requests count as infinite.
     """
     return [
         one.took_s * 1000 if one.is_answered else float("inf")
-        for one in in_open_loop(question, per_second, seconds)
+        for one in in_open_loop(template, per_second, seconds)
     ]
 
 
-def warm_up(question: Question, number: int) -> None:
-    one_by_one(question, number)
+def warm_up(template: RequestTemplate, number: int) -> None:
+    one_by_one(template, number)
 
 
-def costs(question: Question, number: int) -> list[float]:
-    """Ask so seldom that nobody waits for another; return milliseconds."""
-    alone = one_by_one(question, WARM_UP)
-    _check(question, alone)
+def costs(template: RequestTemplate, number: int) -> list[float]:
+    """Return latencies in milliseconds at a low rate, without queueing."""
+    alone = one_by_one(template, WARM_UP)
+    _check(template, alone)
     alone_s = min(one.took_s for one in alone)
     per_second = min(LEISURELY_SHARE / alone_s, LEISURELY_PER_S)
-    seen = in_open_loop(question, per_second, number / per_second)
-    _check(question, seen)
-    return [one.took_s * 1000 for one in seen]
+    samples = in_open_loop(template, per_second, number / per_second)
+    _check(template, samples)
+    return [one.took_s * 1000 for one in samples]
 
 
-def _check(question: Question, seen: list[Seen]) -> None:
-    statuses = {one.status for one in seen if not one.is_answered}
-    if statuses or not seen:
-        raise RuntimeError(f"{question.url}: answered with {statuses or 'nothing'}")
+def _check(template: RequestTemplate, samples: list[Sample]) -> None:
+    statuses = {one.status for one in samples if not one.is_answered}
+    if statuses or not samples:
+        raise RuntimeError(f"{template.url}: answered with {statuses or 'nothing'}")

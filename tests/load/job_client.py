@@ -1,4 +1,4 @@
-"""What a measurement does with the site's own code: called by name, in a `Client`."""
+"""Measured functions of jobs, called by name."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ PROCESSES = 2
 _loop = asyncio.Runner()
 
 
-def forget() -> None:
+def delete_all() -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("TRUNCATE compute_job CASCADE")
@@ -33,12 +33,12 @@ def forget() -> None:
         Job.objects.all().delete()
 
 
-def _all_ended() -> bool:
+def _all_finished() -> bool:
     return not Job.objects.unfinished().exists()
 
 
 def _until(condition: Callable[[], bool], every_s: float = 0.1) -> None:
-    """Ask not too often: the database has other things to do."""
+    """Poll at a low rate."""
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
@@ -52,8 +52,8 @@ def _create(number: int) -> list[Job]:
 
 
 def _per_second(number: int) -> float:
-    """Wait until all is done; from the first start to the last end, by the rows."""
-    _until(_all_ended)
+    """Wait for all jobs; return their rate between the first start and the last end."""
+    _until(_all_finished)
     done = Job.objects.filter(state=Job.State.SUCCEEDED)
     assert done.count() == number, done.count()
     ends = done.aggregate(begin=Min("started_at"), end=Max("finished_at"))
@@ -61,8 +61,8 @@ def _per_second(number: int) -> float:
 
 
 def pool_rate(number: int) -> float:
-    """All jobs come to light at once."""
-    forget()
+    """Commit all jobs at once."""
+    delete_all()
     with transaction.atomic():
         _create(number)
         queue.notify_workers()
@@ -70,8 +70,8 @@ def pool_rate(number: int) -> float:
 
 
 def celery_rate(worker: int, number: int) -> float:
-    """The worker is stopped until all messages are there."""
-    forget()
+    """Suspend the worker until all messages are queued."""
+    delete_all()
     created = _create(number)
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -82,8 +82,8 @@ def celery_rate(worker: int, number: int) -> float:
     return _per_second(number)
 
 
-def slots_rate(number: int) -> float:
-    """Our processes and pipes alone, with no database."""
+def processes_rate(number: int) -> float:
+    """Measure processes and pipes without a database."""
     handles = [WorkerHandle() for _ in range(PROCESSES)]
     try:
         _feed(handles, PROCESSES * 10)
@@ -97,14 +97,14 @@ def slots_rate(number: int) -> float:
 
 def _feed(handles: list[WorkerHandle], number: int) -> None:
     claims = iter([_claim(n) for n in range(number)])
-    ended = 0
-    while ended < number:
+    finished = 0
+    while finished < number:
         for handle in handles:
             handle.start()
             if handle.is_free and (claim := next(claims, None)):
                 handle.run(claim)
         wait([thing for handle in handles for thing in handle.waitables()])
-        ended += sum(1 for handle in handles for _ in handle.poll())
+        finished += sum(1 for handle in handles for _ in handle.poll())
 
 
 def _claim(number: int) -> Claim:
@@ -141,14 +141,14 @@ def _submit_to_celery() -> Job:
 
 
 def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, float]]:
-    forget()
+    delete_all()
     delays = []
     for _ in range(number):
-        # At random times: a pool may look at its database in a rhythm of its own.
+        # At random times, independent of polling intervals.
         time.sleep(random.uniform(0.02, 0.08))
         job = submit()
         submitted = time.time()
-        _until(_all_ended, every_s=0.01)
+        _until(_all_finished, every_s=0.01)
         job.refresh_from_db()
         started_ms, ended_ms = (
             (moment.timestamp() - submitted) * 1000
@@ -158,7 +158,7 @@ def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, flo
     return delays
 
 
-def seen(number: int) -> list[float]:
+def wait_delays(number: int) -> list[float]:
     """Wait for a job as a request with `Prefer: wait` does: milliseconds."""
     times = []
     for _ in range(number):
@@ -197,7 +197,7 @@ def heavy_seconds(size: int) -> float:
 
 
 def saturate() -> None:
-    """Give the pool more to do than it can before `relieve`."""
+    """Keep the pool busy until `relieve`."""
     for _ in range(4):
         _submit("heavy_computation", size=4_000_000_000)
     held = Job.objects.filter(state=Job.State.RUNNING, lease_until__isnull=False)
@@ -207,5 +207,5 @@ def saturate() -> None:
 def relieve() -> None:
     for job in Job.objects.unfinished().filter(parent=None):
         jobs.cancel(job)
-    _until(_all_ended)
-    time.sleep(0.5)  # processes were killed, others take their places
+    _until(_all_finished)
+    time.sleep(0.5)  # killed processes are replaced

@@ -1,4 +1,4 @@
-"""Made-up items: the same ones every time, by their numbers."""
+"""Generated items, reproducible by their numbers."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ WORDS = """
     thermal timber turbine valve vessel washer zinc
 """.split()  # noqa: SIM905 - easier to read
 COLUMNS = ("id", "name", "description", "tags")
-# Of every so many items one has this tag.
+# One in so many items has this tag.
 TAGS = {"common": 1, "some": 10, "rare": 5_003}
 RARE_WORDS = 4_001
 

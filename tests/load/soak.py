@@ -1,6 +1,6 @@
-"""Does the web process grow? All kinds of clients at once, for as long as is said.
+"""Soak test: the memory of the web process under all kinds of clients.
 
-`python -m tests.load.soak [seconds]`, 300 unless told otherwise.
+`python -m tests.load.soak [seconds]`, by default 300.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import psutil
 from tests.load.clients import Clients
 from tests.running import Site, admin_token
 
-# By then all threads have done everything, also on a busy machine.
+# After the warm-up each thread has run each code path.
 WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 2_000
 # Small caches, so that they are full when the warm-up is over.
 ENVIRONMENT = {
@@ -30,7 +30,7 @@ ENVIRONMENT = {
 
 
 @dataclass
-class Found:
+class SoakResult:
     answers: Counter[int]
     failures: list[str]
     longest_s: float
@@ -38,13 +38,13 @@ class Found:
 
     @property
     def growth(self) -> float:
-        """From the first third to the last one, as a share."""
+        """Growth from the first to the last third, as a share."""
         third = max(1, len(self.sizes) // 3)
         before = statistics.median(self.sizes[:third])
         return statistics.median(self.sizes[-third:]) / before - 1
 
 
-def soak(site: Site, seconds: float) -> Found:
+def soak(site: Site, seconds: float) -> SoakResult:
     """Measure the one web process of a site that was started with `ENVIRONMENT`."""
     token = admin_token()
     headers = {"Authorization": f"Token {token}"}
@@ -53,11 +53,11 @@ def soak(site: Site, seconds: float) -> Found:
     (worker,) = psutil.Process(site.process.pid).children()
     sizes = []
     with Clients(site, token) as clients:
-        clients.run(clients.read_on_and_on)
+        clients.run(clients.read_keep_alive)
         clients.run(clients.read_once)
         clients.run(clients.search, 2)
         clients.run(clients.write)
-        clients.run(clients.be_refused)
+        clients.run(clients.send_invalid)
         clients.run(clients.drip, 4)
         clients.run(clients.vanish)
         clients.run(clients.watch(job), 3)
@@ -69,7 +69,7 @@ def soak(site: Site, seconds: float) -> Found:
             sizes.append(worker.memory_info().rss)
             clients.pause(min(1, seconds / 30))
     assert worker.is_running()
-    return Found(clients.answers, clients.failures, clients.longest_s, sizes)
+    return SoakResult(clients.answers, clients.failures, clients.longest_s, sizes)
 
 
 def main() -> None:

@@ -52,11 +52,11 @@ def report() -> Report:
     return Report({"processor": "a fast one"}, ["In turns."], {"reads": section})
 
 
-def test_ratios_are_taken_round_by_round():
+def test_ratios_are_taken_by_round():
     assert ratios([2, 9], [1, 3]) == [2, 3]
 
 
-def test_every_second_round_goes_the_other_way():
+def test_rounds_alternate_in_order():
     order: list[str] = []
 
     def take(name: str) -> float:
@@ -69,7 +69,7 @@ def test_every_second_round_goes_the_other_way():
     assert list(values.items()) == [("a", [2, 3]), ("b", [1, 4])]
 
 
-def test_a_percentile_is_one_of_the_values():
+def test_percentile_is_one_of_the_values():
     assert percentile([3, 1, 2], 0.5) == 2
     assert percentile(range(1, 101), 0.99) == 99
     assert percentile([7], 0.999) == 7
@@ -85,11 +85,11 @@ def test_a_percentile_is_one_of_the_values():
         (Goal("<", 25, "p99"), math.inf, "missed by inf%"),
     ],
 )
-def test_a_goal_is_missed_by_a_share_of_it(goal, value, verdict):
+def test_goal_is_missed_beyond_a_tolerance(goal, value, verdict):
     assert grids.verdict(goal, value) == verdict
 
 
-def test_markdown_has_the_goals_with_what_was_found(report):
+def test_markdown_has_the_goals_with_results(report):
     text = markdown.as_markdown(report)
 
     assert "| Reads: us to <them> | ≥ 3 | 3.50 | 2.00 – 4.00 | met |" in text
@@ -101,12 +101,12 @@ def test_markdown_has_the_goals_with_what_was_found(report):
     assert "- nginx: it is not installed" in text
 
 
-def test_every_row_of_a_markdown_table_has_as_many_cells(report):
+def test_markdown_tables_are_rectangular(report):
     for table in re.findall(r"(?:^\|.*\n)+", markdown.as_markdown(report), re.M):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_json_has_all_values_and_is_json(report):
+def test_json_has_all_values(report):
     told = json.loads(data.as_json(report), parse_constant=pytest.fail)
 
     rates, _, waits, costs, missing = told["sections"]["reads"]["measured"]
@@ -118,7 +118,7 @@ def test_json_has_all_values_and_is_json(report):
     assert [goal["is_met"] for goal in told["goals"]] == [True, False]
 
 
-def test_html_has_all_in_one_file(report):
+def test_html_is_self_contained(report):
     text = page.as_html(report)
 
     assert text.count("<svg ") == 3
@@ -127,7 +127,7 @@ def test_html_has_all_in_one_file(report):
     assert "<script" not in text
 
 
-def test_html_is_well_formed_where_it_is_drawn(report):
+def test_plots_are_well_formed(report):
     from xml.etree import ElementTree as tree
 
     for picture in re.findall(r"<svg .*?</svg>", page.as_html(report), re.S):
@@ -135,7 +135,7 @@ def test_html_is_well_formed_where_it_is_drawn(report):
         assert "a second" in words or "ms" in words
 
 
-def test_a_section_is_measured_from_the_command_to_the_report(tmp_path):
+def test_command_measures_a_section_and_writes_a_report(tmp_path):
     done = subprocess.run(
         [*BENCH, "--only", "cores", "--output", tmp_path],
         cwd=ROOT, capture_output=True, text=True,
@@ -150,7 +150,7 @@ def test_a_section_is_measured_from_the_command_to_the_report(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_when_it_is_stopped(tmp_path, signum):
+def test_interrupted_bench_leaves_nothing_behind(tmp_path, signum):
     process = subprocess.Popen(
         [*BENCH, "--only", "reads", "--output", tmp_path],
         cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""Those who ask: what they count, and whom they charge for waiting."""
+"""Load generator: what it counts, and how it measures latency."""
 
 import shutil
 import threading
@@ -10,7 +10,7 @@ from time import sleep
 import pytest
 
 from tests.load import generator
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
 pytestmark = pytest.mark.once
 
@@ -64,11 +64,11 @@ def serving(**how: float) -> Iterator[Server]:
         server.server_close()
 
 
-def asking(server: Server, path: str = "/items/1", **more: str) -> Question:
-    return Question(server.server_address[1], path, **more)
+def asking(server: Server, path: str = "/items/1", **more: str) -> RequestTemplate:
+    return RequestTemplate(server.server_address[1], path, **more)
 
 
-def test_python_counts_the_answers_where_there_is_no_wrk(monkeypatch):
+def test_rate_without_wrk_is_measured_by_python(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with serving() as server:
         per_second = generator.rate(asking(server), 0.5)
@@ -77,18 +77,18 @@ def test_python_counts_the_answers_where_there_is_no_wrk(monkeypatch):
     assert len(server.asked) == pytest.approx(per_second * 0.5, abs=1)
 
 
-def test_an_error_is_no_answer():
+def test_error_responses_are_not_counted():
     with serving(status=500) as server, pytest.raises(RuntimeError, match="0 of"):
         generator.rate_by_python(asking(server), 0.2)
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="there is no wrk")
-def test_wrk_and_python_ask_the_same():
-    question = {"path": "/{n}", "method": "PUT", "body": '{"name": "é \\"{count}\\""}'}
+def test_wrk_and_python_send_the_same_requests():
+    template = {"path": "/{n}", "method": "PUT", "body": '{"name": "é \\"{count}\\""}'}
     with serving() as by_wrk:
-        assert generator.rate(asking(by_wrk, **question), 1) > 20
+        assert generator.rate(asking(by_wrk, **template), 1) > 20
     with serving() as by_python:
-        generator.rate_by_python(asking(by_python, **question), 0.3)
+        generator.rate_by_python(asking(by_python, **template), 0.3)
 
     for method, path, body in (*by_wrk.asked, *by_python.asked):
         assert method == "PUT"
@@ -97,7 +97,7 @@ def test_wrk_and_python_ask_the_same():
         assert "{" not in body.decode()[1:]
 
 
-def test_all_who_had_to_wait_are_charged_for_it():
+def test_latency_includes_the_wait_of_requests_that_were_due():
     with serving(stalls_s=0.5) as server:
         took = generator.latencies(asking(server), 100, 0.4)
 
@@ -107,12 +107,12 @@ def test_all_who_had_to_wait_are_charged_for_it():
     assert sum(ms > 80 for ms in took) > len(took) / 2
 
 
-def test_who_is_refused_has_waited_for_ever():
+def test_latency_of_a_rejected_request_is_infinite():
     with serving(status=503) as server:
         assert set(generator.latencies(asking(server), 50, 0.2)) == {float("inf")}
 
 
-def test_a_cost_is_found_by_few_who_ask_now_and_then():
+def test_costs_are_measured_at_a_low_rate():
     with serving() as server:
         took = generator.costs(asking(server), 5)
 

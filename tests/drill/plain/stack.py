@@ -17,7 +17,7 @@ from tests.drill.history import Findings, History, check_items
 from tests.drill.readers import Paths
 from tests.drill.stack import Stack
 from tests.load.connections import Address
-from tests.load.stand import Program
+from tests.load.testbed import Program
 from tests.private_server import free_port
 from tests.running import ROOT, Site
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from tests.load.bench import places
 from tests.load.bench.peer import OURS
 from tests.load.bench.peers import Running
-from tests.load.helper import Helper
+from tests.load.remote_process import RemoteProcess
 from tests.load.rows import COLUMNS, rows
-from tests.load.stand import Stand
+from tests.load.testbed import Testbed
 from tests.running import ROOT
 
 CHUNK = 5_000
@@ -33,14 +33,14 @@ class Ran(NamedTuple):
 
 
 class Catalogue:
-    def __init__(self, stand: Stand, stack: ExitStack) -> None:
-        self.stand, self.size = stand, 0
+    def __init__(self, testbed: Testbed, stack: ExitStack) -> None:
+        self.testbed, self.size = testbed, 0
         self.imports: list[Ran] = []
-        peers = Running(stand, stack)
+        peers = Running(testbed, stack)
         self.site = peers.start_site("--no-compute", READ_CACHE_BYTES="0")
         self.peer = peers[OURS]
         self.client = stack.enter_context(
-            Helper("tests.load.catalogue_client", self.site.env)
+            RemoteProcess("tests.load.catalogue_client", self.site.env)
         )
 
     def grow(self, size: int) -> None:
@@ -65,7 +65,7 @@ class Catalogue:
         peak_mb = Path(self.site.env["DATA_DIR"], "peak")
         begin = time.perf_counter()
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.load.measured", peak_mb, *command],
+            [sys.executable, "-m", "tests.load.peak_memory", peak_mb, *command],
             cwd=ROOT, env=self.site.env, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as process:  # fmt: skip
@@ -86,7 +86,7 @@ class Catalogue:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Leave the load generator its core."""
-        servers = [*self.stand.processes(), *self.site.processes()]
+        servers = [*self.testbed.processes(), *self.site.processes()]
         with places.apart(servers):
             places.rank(servers, -10)
             yield

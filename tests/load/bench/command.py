@@ -20,8 +20,8 @@ from tests.load.bench.measuring import QUICK, Bench, Scale, say
 from tests.load.bench.methods import METHODS
 from tests.load.bench.results import Missing, Report, Section
 from tests.load.bench.sections import SECTIONS
-from tests.load.helper import Helper
-from tests.load.stand import Stand
+from tests.load.remote_process import RemoteProcess
+from tests.load.testbed import Testbed
 
 
 def main() -> int:
@@ -47,12 +47,12 @@ def run(report: Report, scale: Scale, names: Collection[str]) -> bool:
     """Fill the report; return whether a section failed."""
     failed = False
     with (
-        Stand() as stand,
-        Helper("tests.load.generator", os.environ) as generator,
+        Testbed() as testbed,
+        RemoteProcess("tests.load.generator", os.environ) as generator,
         ExitStack() as stack,
     ):
         generator.call("begin", places.GENERATOR)
-        bench = Bench(stand, generator, scale, stack)
+        bench = Bench(testbed, generator, scale, stack)
         for name, module in SECTIONS.items():
             if name in names:
                 say(f"{name}: {module.TITLE}")

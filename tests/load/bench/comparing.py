@@ -1,4 +1,4 @@
-"""The same question to several servers, in turns."""
+"""Comparison of servers by the same requests, in turns."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -16,35 +16,39 @@ from tests.load.bench.results import (
     Table,
     ratios,
 )
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
-# What the slowest of them can do with ease.
+# A rate that the slowest server sustains easily.
 LATENCY_PER_S = 100
 
 type Peers = Mapping[str, Peer]
-type Ask = Callable[[Peer], Question]
+type Template = Callable[[Peer], RequestTemplate]
 
 
 class Turn(NamedTuple):
     per_second: float
-    cpu_us: float  # of processor time for an answer
+    cpu_us: float  # of processor time per response
 
 
 def rates(
-    bench: Bench, title: str, peers: Peers, ask: Ask, goals: Mapping[str, Goal]
+    bench: Bench,
+    title: str,
+    peers: Peers,
+    template_of: Template,
+    goals: Mapping[str, Goal],
 ) -> Iterator[Piece]:
-    """Ask as fast as they answer; the goals are of this site's ratio to a peer."""
+    """Measure closed-loop rates; goals are ratios of this site to a peer."""
     for peer in peers.values():
-        turn(bench, peer, ask(peer), 1.0)  # to warm up
+        turn(bench, peer, template_of(peer), 1.0)  # to warm up
     turns = {
-        name: partial(turn, bench, peer, ask(peer), bench.scale.turn_s)
+        name: partial(turn, bench, peer, template_of(peer), bench.scale.turn_s)
         for name, peer in peers.items()
     }
     found = in_turns(bench.scale.rounds, turns)
     speeds = {name: [one.per_second for one in of] for name, of in found.items()}
     costs = {name: [one.cpu_us for one in of] for name, of in found.items()}
-    yield Table(title, "answers a second", rows_of(speeds), is_drawn=True)
-    yield Table(title, "µs of processor time for an answer", rows_of(costs))
+    yield Table(title, "responses a second", rows_of(speeds), is_drawn=True)
+    yield Table(title, "µs of processor time per response", rows_of(costs))
     yield Table(
         title,
         RATIO,
@@ -56,9 +60,9 @@ def rates(
     )
 
 
-def turn(bench: Bench, peer: Peer, question: Question, seconds: float) -> Turn:
+def turn(bench: Bench, peer: Peer, template: RequestTemplate, seconds: float) -> Turn:
     busy_s = peer.busy_s()
-    per_second = bench.generator.call("rate", question, seconds)
+    per_second = bench.generator.call("rate", template, seconds)
     answers = per_second * seconds
     return Turn(per_second, (peer.busy_s() - busy_s) / answers * 1e6)
 
@@ -67,12 +71,14 @@ def rows_of(values: Mapping[str, list[float]]) -> list[Row]:
     return [Row(name, of) for name, of in values.items()]
 
 
-def latencies(bench: Bench, title: str, peers: Peers, ask: Ask) -> Distribution:
-    """Ask as often as the slowest can answer."""
+def latencies(
+    bench: Bench, title: str, peers: Peers, template_of: Template
+) -> Distribution:
+    """Measure open-loop latencies at a common rate."""
     turns = {
         name: partial(
             bench.generator.call,
-            "latencies", ask(peer), LATENCY_PER_S, bench.scale.turn_s,
+            "latencies", template_of(peer), LATENCY_PER_S, bench.scale.turn_s,
         )
         for name, peer in peers.items()
     }  # fmt: skip

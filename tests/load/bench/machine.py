@@ -26,7 +26,7 @@ def described() -> dict[str, str]:
         "processor": f"{os.cpu_count()} x {_processor()}",
         "memory": f"{memory:.0f} GB",
         "system": f"{platform.system()} {platform.release()}",
-        "placement": places.told(),
+        "placement": places.describe(),
         "load generator": generator(),
         "Python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),

@@ -1,4 +1,4 @@
-"""What a section measures with, how much of it, and the order of the turns."""
+"""Tools and scale of the measurements, and the order of turns."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tests.load.bench.catalogue import Catalogue
-from tests.load.helper import Helper
-from tests.load.stand import Stand
+from tests.load.remote_process import RemoteProcess
+from tests.load.testbed import Testbed
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured."""
+    """Scale of the measurements."""
 
     rounds: int = 5
     turn_s: float = 2.0  # of one of those that are compared, in a round
@@ -28,7 +28,7 @@ class Scale:
 
     @property
     def few_rounds(self) -> int:
-        """Of what takes long."""
+        """Rounds of slow measurements."""
         return max(self.rounds // 2 + self.rounds % 2, 1)
 
 
@@ -47,26 +47,26 @@ QUICK = Scale(
 
 @dataclass
 class Bench:
-    stand: Stand
-    generator: Helper
+    testbed: Testbed
+    generator: RemoteProcess
     scale: Scale
     stack: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The one that grows, for all sections that use it."""
-        return Catalogue(self.stand, self.stack)
+        """The growing catalogue, shared by sections."""
+        return Catalogue(self.testbed, self.stack)
 
 
 def say(text: str) -> None:
-    """Tell who waits how far it is."""
+    """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def in_turns[T](
     rounds: int, turns: Mapping[str, Callable[[], T]]
 ) -> dict[str, list[T]]:
-    """Take each in each round, in every second one in the opposite order."""
+    """Run each turn in each round, in alternating order."""
     values: dict[str, list[T]] = {name: [] for name in turns}
     names = list(turns)
     for number in range(rounds):

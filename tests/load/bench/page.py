@@ -1,4 +1,4 @@
-"""A report as one HTML page with its pictures."""
+"""Report as one HTML page with its plots."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 def as_html(report: Report) -> str:
     template = Engine().from_string(TEMPLATE.read_text())
-    told = {
+    context = {
         "machine": grids.of_machine(report),
         "goals": grids.of_goals(report),
         "missing": report.missing(),
         "methods": report.methods,
         "sections": [_section(section) for section in report.sections.values()],
     }
-    return template.render(Context(told))
+    return template.render(Context(context))
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _section(section: Section) -> dict[str, Any]:
         "seconds": f"{section.seconds:.0f}",
         "load": section.load,
         "pieces": [
-            # Drawn here, of numbers and of names of ours.
+            # Drawn here.
             (mark_safe(plots.drawn(piece)), grids.of_piece(piece))  # noqa: S308
             for piece in pieces
         ],

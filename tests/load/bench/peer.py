@@ -1,4 +1,4 @@
-"""A catalogue that is served, by this site or another, and what can be asked of it."""
+"""A server of a catalogue, this site or another, and its request templates."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
 OURS = "this site"
 FASTAPI = "FastAPI, a dictionary"
@@ -15,7 +15,7 @@ NINJA = "Django Ninja, gunicorn"
 REST = "DRF ModelViewSet, gunicorn"
 BARE = "bare ASGI answer"
 NGINX = "nginx's cache before this site"
-# All have items that are about as large, with the numbers from 1 to this.
+# All servers have items of similar size, with numbers from 1 to this.
 ITEMS = 1_000
 ITEM = {"name": "Germany", "description": "A country"}
 BULK = 100
@@ -26,14 +26,14 @@ class Peer:
     port: int
     servers: Callable[[], Iterable[psutil.Process]]
     items: str = "/items/"
-    slash: str = ""  # at the end of what is below the items
+    slash: str = ""  # at the end of paths below items
     authorization: str = ""
     database: str = ""
 
     def busy_s(self) -> float:
-        """Return how much processor time those who serve it have used.
+        """Return the processor time of its processes.
 
-        That of processes that have ended is in the times of their parents.
+        That of ended processes is included in their parents.
         """
         total = 0.0
         for process in self.servers():
@@ -41,34 +41,36 @@ class Peer:
                 total += sum(process.cpu_times()[:4])
         return total
 
-    def read(self) -> Question:
-        return Question(self.port, f"{self.items}1{self.slash}")
+    def read(self) -> RequestTemplate:
+        return RequestTemplate(self.port, f"{self.items}1{self.slash}")
 
-    def read_any(self, numbers: int) -> Question:
-        return Question(self.port, f"{self.items}{{n}}{self.slash}", numbers=numbers)
+    def read_any(self, numbers: int) -> RequestTemplate:
+        return RequestTemplate(
+            self.port, f"{self.items}{{n}}{self.slash}", numbers=numbers
+        )
 
-    def read_signed_in(self) -> Question:
-        return replace(self.read(), headers=self._signed_in)
+    def read_authenticated(self) -> RequestTemplate:
+        return replace(self.read(), headers=self._authenticated)
 
-    def search(self) -> Question:
-        """Look for what is not there, and nobody has looked for."""
-        return Question(self.port, f"{self.items}?search=nothing{{count}}")
+    def search(self) -> RequestTemplate:
+        """A search that no cache has."""
+        return RequestTemplate(self.port, f"{self.items}?search=nothing{{count}}")
 
-    def create(self) -> Question:
+    def create(self) -> RequestTemplate:
         return self.write("POST", "", ITEM)
 
-    def update(self, item: str = "{n}", numbers: int = ITEMS) -> Question:
+    def update(self, item: str = "{n}", numbers: int = ITEMS) -> RequestTemplate:
         change = ITEM | {"description": "Change {count}"}
-        question = self.write("PUT", f"{item}{self.slash}", change)
-        return replace(question, numbers=numbers)
+        template = self.write("PUT", f"{item}{self.slash}", change)
+        return replace(template, numbers=numbers)
 
-    def create_many(self) -> Question:
+    def create_many(self) -> RequestTemplate:
         return self.write("POST", f"bulk{self.slash}", [ITEM] * BULK)
 
-    def write(self, method: str, path: str, data: object) -> Question:
+    def write(self, method: str, path: str, data: object) -> RequestTemplate:
         path, body = self.items + path, json.dumps(data)
-        return Question(self.port, path, method, body, self._signed_in)
+        return RequestTemplate(self.port, path, method, body, self._authenticated)
 
     @property
-    def _signed_in(self) -> dict[str, str]:
+    def _authenticated(self) -> dict[str, str]:
         return {"Authorization": self.authorization}

@@ -21,7 +21,7 @@ from tests.load.bench.peer import (
     REST,
     Peer,
 )
-from tests.load.stand import Program, Stand
+from tests.load.testbed import Program, Testbed
 from tests.private_server import free_port
 from tests.running import MAKE_EDITOR, ROOT, Site
 
@@ -34,14 +34,14 @@ call_command("create_token", "edith")
 class Running(dict[str, Peer]):
     """Peers by name. What is started here is stopped by `stack`."""
 
-    def __init__(self, stand: Stand, stack: ExitStack) -> None:
+    def __init__(self, testbed: Testbed, stack: ExitStack) -> None:
         super().__init__()
-        self.stand, self.stack = stand, stack
+        self.testbed, self.stack = testbed, stack
         self.missing: list[str] = []
         self.site: Site | None = None
 
     def start_site(self, *options: str, **settings: str) -> Site:
-        env = self.stand.on_postgres(WEB_PROCESSES="1", **settings)
+        env = self.testbed.on_postgres(WEB_PROCESSES="1", **settings)
         site = self.site = Site(Path(env["DATA_DIR"]), **env)
         shell = "shell", "-v", "0", "-c"
         made = site.manage(*shell, MAKE_EDITOR + PRINT_TOKEN, check=True)
@@ -50,7 +50,7 @@ class Running(dict[str, Peer]):
         site.start(*options)
         self[OURS] = Peer(
             site.port,
-            lambda: [*site.processes(), *self.stand.postgres.processes()],
+            lambda: [*site.processes(), *self.testbed.postgres.processes()],
             "/api/v1/items/",
             authorization=f"Token {token}",
             database=env["DATABASE_URL"],
@@ -82,14 +82,14 @@ class Running(dict[str, Peer]):
     def _uvicorn(self, app: str) -> Peer:
         port = free_port()
         command = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
-        program = self._run(self.stand.env(), *command, ready="Uvicorn running")
+        program = self._run(self.testbed.env(), *command, ready="Uvicorn running")
         return Peer(port, program.processes)
 
     def start_django(self, items: int = ITEMS) -> None:
         """Both frameworks, in one process with eight threads."""
-        url, port = self.stand.new_database(), free_port()
+        url, port = self.testbed.new_database(), free_port()
         settings = "tests.load.django_peer.settings"
-        env = self.stand.env(DATABASE_URL=url, DJANGO_SETTINGS_MODULE=settings)
+        env = self.testbed.env(DATABASE_URL=url, DJANGO_SETTINGS_MODULE=settings)
         prepare = ["-m", "tests.load.django_peer.prepare", str(items)]
         token = subprocess.run(
             [sys.executable, *prepare],
@@ -100,7 +100,7 @@ class Running(dict[str, Peer]):
         program = self._run(env, *command, ready="Booting worker")
 
         def servers() -> list[psutil.Process]:
-            return [*program.processes(), *self.stand.postgres.processes()]
+            return [*program.processes(), *self.testbed.postgres.processes()]
 
         self[REST] = Peer(port, servers, "/items/", "/", f"Token {token}", url)
         self[NINJA] = Peer(port, servers, "/ninja/items/", "", f"Bearer {token}", url)
@@ -114,15 +114,15 @@ class Running(dict[str, Peer]):
         self[NGINX] = Peer(nginx.port, nginx.processes, self[OURS].items)
 
     def _run(self, env: dict[str, str], *command: str, ready: str) -> Program:
-        program = self.stand.program(env, *command, ready=ready)
+        program = self.testbed.program(env, *command, ready=ready)
         return self.stack.enter_context(program)
 
 
 @contextmanager
-def running(stand: Stand, *starts: Callable[[Running], None]) -> Iterator[Running]:
+def running(testbed: Testbed, *starts: Callable[[Running], None]) -> Iterator[Running]:
     """Start these on the servers' cores, before all else that runs on the machine."""
-    with places.apart(stand.processes()), ExitStack() as stack:
-        peers = Running(stand, stack)
+    with places.apart(testbed.processes()), ExitStack() as stack:
+        peers = Running(testbed, stack)
         for start in starts:
             try:
                 start(peers)

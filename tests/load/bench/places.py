@@ -1,4 +1,4 @@
-"""Which cores servers and the load generator have, and who comes first."""
+"""Placement of servers and load generator on cores, and priorities."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ GENERATOR = {max(ALL)} if CAN_PLACE else set()
 SERVERS = ALL - GENERATOR or ALL
 
 
-def told() -> str:
+def describe() -> str:
     if not CAN_PLACE or len(ALL) == 1:
         return "servers and load generator share all cores"
     return (
@@ -28,10 +28,7 @@ def _list(cpus: Iterable[int]) -> str:
 
 @contextmanager
 def apart(servers: Iterable[psutil.Process]) -> Iterator[None]:
-    """Leave the generator its core, also by what is started in the block.
-
-    At the end of it these servers may use all cores again.
-    """
+    """Keep the core of the load generator free within the block."""
     servers = list(servers)
     _place(servers, SERVERS)
     try:
@@ -51,7 +48,7 @@ def _place(servers: Iterable[psutil.Process], cpus: set[int]) -> None:
 
 
 def rank(processes: Iterable[psutil.Process], nice: int) -> None:
-    """Have them come before all other sessions (-10) or not (0), where one may."""
+    """Set the priority of the sessions of processes, where permitted."""
     for process in processes:
         with suppress(OSError):
             Path(f"/proc/{process.pid}/autogroup").write_text(str(nice))

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.load import arrivals
-from tests.load.questions import Question
+from tests.load import load_generator
+from tests.load.request_template import RequestTemplate
 from tests.running import Site
 
 pytestmark = pytest.mark.once
@@ -18,8 +18,8 @@ def test_anonymous_clients_in_a_closed_loop_are_never_rejected(tmp_path):
     settings = {"RATE_LIMITS": "off", "ADMISSION_PATIENCE_ANONYMOUS_S": "20"}
     site = Site(tmp_path / "site", **settings, DEADLINE_READ_S="60").start_web()
     try:
-        search = Question(site.port, "/api/v1/items?search=nothing{count}")
-        seen = arrivals.in_closed_loop(search, CLIENTS, 2.0)
+        search = RequestTemplate(site.port, "/api/v1/items?search=nothing{count}")
+        seen = load_generator.in_closed_loop(search, CLIENTS, 2.0)
     finally:
         site.stop()
     assert len(seen) >= CLIENTS

@@ -32,9 +32,9 @@ def test_worker_is_replaced_without_a_failed_request(site):
     master = psutil.Process(site.process.pid)
     seen = set(master.children())
     with Clients(site, token) as clients:
-        clients.run(clients.read_on_and_on, 2)
+        clients.run(clients.read_keep_alive, 2)
         clients.run(clients.read_once, 2)
-        clients.run(clients.read_now_and_then, 4)
+        clients.run(clients.read_with_pauses, 4)
         clients.run(clients.write)
         clients.run(clients.watch(job), 3)
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Readers of items, while the pool does nothing and while it does all it can."""
+"""Latency of reads beside an idle and a saturated pool."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -46,21 +46,21 @@ def slower(taken: Taken, share: float, goal: Goal | None) -> Row:
 
 
 def measured(bench: Bench) -> Taken:
-    """Have site and pool on all cores, as on a user's machine."""
+    """Run site and pool on all cores."""
     taken: Taken = {"idle": [], "saturated": []}
     with ExitStack() as stack:
-        peers = Running(bench.stand, stack)
+        peers = Running(bench.testbed, stack)
         site = peers.start_site(COMPUTE_PROCESSES="2")
         peers.fill_ours()
-        client = stack.enter_context(bench.stand.job_client(site.env))
+        client = stack.enter_context(bench.testbed.job_client(site.env))
         read = peers[OURS].read_any(HOT)
-        question = read, PER_S, 1.5 * bench.scale.turn_s
+        template = read, PER_S, 1.5 * bench.scale.turn_s
         bench.generator.call("warm_up", read, 2 * HOT)
         for number in range(bench.scale.rounds):
             for state in list(taken)[:: 1 if number % 2 else -1]:
                 if state == "saturated":
                     client.call("saturate")
-                taken[state].append(bench.generator.call("latencies", *question))
+                taken[state].append(bench.generator.call("latencies", *template))
                 if state == "saturated":
                     client.call("relieve")
     return taken

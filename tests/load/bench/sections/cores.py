@@ -1,4 +1,4 @@
-"""One heavy job, done by one process and in parts by two."""
+"""Speed-up of a heavy job in parts on two processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -31,28 +31,28 @@ def measure(bench: Bench) -> Iterator[Piece]:
     ]
     yield Table("heavy_computation", "seconds", rows, is_drawn=True)
     ours = ratios(seconds["this site, 1 process"], seconds["this site, 2 processes"])
-    # Two do twice the work of one.
+    # Two processes do twice the work.
     limit = [2 * value for value in ratios(seconds["bare 1"], seconds["bare 2"])]
     yield Table(
         "heavy_computation",
         RATIO,
         [
             Row("this site, 1 process to 2", ours, Goal("≥", 1.9)),
-            Row("bare processes, each for itself: the most there can be", limit),
+            Row("independent processes: the upper limit", limit),
             Row("the first to the second", ratios(ours, limit)),
         ],
     )
 
 
 def measured(bench: Bench) -> dict[str, list[float]]:
-    stand, size = bench.stand, bench.scale.heavy
-    env_1 = stand.on_postgres(COMPUTE_PROCESSES="1")
-    env_2 = stand.on_postgres(COMPUTE_PROCESSES="2")
+    testbed, size = bench.testbed, bench.scale.heavy
+    env_1 = testbed.on_postgres(COMPUTE_PROCESSES="1")
+    env_2 = testbed.on_postgres(COMPUTE_PROCESSES="2")
     with (
-        stand.pool(env_1),
-        stand.job_client(env_1) as one,
-        stand.pool(env_2),
-        stand.job_client(env_2) as two,
+        testbed.pool(env_1),
+        testbed.job_client(env_1) as one,
+        testbed.pool(env_2),
+        testbed.job_client(env_2) as two,
         closing(bare.Pools()) as pools,
     ):
         turns: dict[str, Callable[[int], float]] = {

@@ -1,4 +1,4 @@
-"""One job at a time, for a pool that has nothing else to do: how soon it starts."""
+"""Latency of single jobs on an idle pool."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from tests.load.bench.measuring import Bench
 from tests.load.bench.results import Distribution, Goal, Piece, Row
 
 TITLE = "How soon a job starts"
-SEEN = 5
+WAITS = 5
 OURS, ON_SQLITE = "this site, PostgreSQL", "this site, SQLite"
 CELERY = "Celery, Redis"
 GOALS = {
@@ -15,9 +15,9 @@ GOALS = {
     (ON_SQLITE, "start"): Goal("<", 250, "p99"),
 }
 MOMENTS = {
-    "start": "From asking for a job to its start",
-    "end": "From asking for a job to its end",
-    "seen": "From asking for a job to the answer to who waits for it",
+    "start": "From the request to the start of the job",
+    "end": "From the request to the end of the job",
+    "seen": "From the request to the response with Prefer: wait",
 }
 
 type Taken = dict[tuple[str, str], list[float]]
@@ -35,17 +35,17 @@ def measure(bench: Bench) -> Iterator[Piece]:
 
 
 def measured(bench: Bench) -> Taken:
-    stand = bench.stand
-    env, celery_env = stand.on_postgres(), stand.on_postgres()
-    sqlite_env = stand.on_sqlite()
+    testbed = bench.testbed
+    env, celery_env = testbed.on_postgres(), testbed.on_postgres()
+    sqlite_env = testbed.on_sqlite()
     taken: Taken = defaultdict(list)
     with (
-        stand.pool(env),
-        stand.job_client(env) as postgres,
-        stand.pool(sqlite_env),
-        stand.job_client(sqlite_env) as sqlite,
-        stand.celery_worker(celery_env),
-        stand.job_client(celery_env) as celery,
+        testbed.pool(env),
+        testbed.job_client(env) as postgres,
+        testbed.pool(sqlite_env),
+        testbed.job_client(sqlite_env) as sqlite,
+        testbed.celery_worker(celery_env),
+        testbed.job_client(celery_env) as celery,
     ):
         clients = {OURS: postgres, ON_SQLITE: sqlite, CELERY: celery}
         for number in range(bench.scale.few_rounds + 1):
@@ -57,5 +57,5 @@ def measured(bench: Bench) -> Taken:
                 taken[name, "start"] += [start for start, _ in measured]
                 taken[name, "end"] += [end for _, end in measured]
                 if client is not celery:
-                    taken[name, "seen"] += client.call("seen", SEEN)
+                    taken[name, "seen"] += client.call("wait_delays", WAITS)
     return taken

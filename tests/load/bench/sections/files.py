@@ -6,7 +6,7 @@ from functools import partial
 from tests.load.bench.catalogue import Catalogue, Ran
 from tests.load.bench.measuring import Bench, in_turns
 from tests.load.bench.results import RATIO, Goal, Piece, Row, Table, ratios
-from tests.load.helper import Helper
+from tests.load.remote_process import RemoteProcess
 from tests.load.rows import TAGS
 
 TITLE = "Import and export"
@@ -17,7 +17,9 @@ CONSTANT = Goal("≤", 1.1)
 
 def measure(bench: Bench) -> Iterator[Piece]:
     number = bench.scale.imported
-    with Helper("tests.load.catalogue_client", bench.stand.on_postgres()) as client:
+    with RemoteProcess(
+        "tests.load.catalogue_client", bench.testbed.on_postgres()
+    ) as client:
         turns: dict[str, Callable[[], float]] = {
             COPY: partial(client.call, "copied_per_second", number),
             IMPORT: partial(client.call, "imported_per_second", number),

@@ -8,7 +8,7 @@ from statistics import median
 from tests.load.bench.catalogue import Catalogue
 from tests.load.bench.measuring import Bench, in_turns, say
 from tests.load.bench.results import Curves, Piece
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
 TITLE = "Growth"
 PAGE = 50
@@ -29,29 +29,31 @@ def measure(bench: Bench) -> Iterator[Piece]:
 def of_size(bench: Bench) -> dict[str, list[float]]:
     catalogue = bench.catalogue
     turns: dict[str, Callable[[], float]] = {
-        name: partial(cost, bench, question)
-        for name, question in questions(catalogue).items()
+        name: partial(cost, bench, template)
+        for name, template in templates(catalogue).items()
     }
     turns[COUNT] = partial(catalogue.client.call, "count_tags")
     return in_turns(bench.scale.few_rounds, turns)
 
 
-def cost(bench: Bench, question: Question) -> float:
-    return median(bench.generator.call("costs", question, bench.scale.asked))
+def cost(bench: Bench, template: RequestTemplate) -> float:
+    return median(bench.generator.call("costs", template, bench.scale.asked))
 
 
-def questions(catalogue: Catalogue) -> dict[str, Question]:
+def templates(catalogue: Catalogue) -> dict[str, RequestTemplate]:
     peer, port = catalogue.peer, catalogue.peer.port
     middle = catalogue.client.call("cursor_of_page", catalogue.size // PAGE // 2, PAGE)
     since = catalogue.client.call("cursor_in_changes")
     return {
-        "an item": Question(
+        "an item": RequestTemplate(
             port, f"{peer.items}load-{{n}}", numbers=catalogue.size - 1
         ),
-        "a list's first page": Question(port, peer.items),
-        "a page in its middle": Question(port, f"{peer.items}?cursor={middle}"),
-        "a search for two words": Question(port, f"{peer.items}?search=turbine+valve"),
-        "a page of changes": Question(
+        "a list's first page": RequestTemplate(port, peer.items),
+        "a page in its middle": RequestTemplate(port, f"{peer.items}?cursor={middle}"),
+        "a search for two words": RequestTemplate(
+            port, f"{peer.items}?search=turbine+valve"
+        ),
+        "a page of changes": RequestTemplate(
             port, f"/api/v1/changes?since={since}&page_size={PAGE}"
         ),
         "creating an item": peer.create(),

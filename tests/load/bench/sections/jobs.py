@@ -1,4 +1,4 @@
-"""Jobs that do nothing, as many as possible: what it costs to hand one out."""
+"""Throughput of jobs that do nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -9,14 +9,14 @@ from tests.load.bench.measuring import Bench, in_turns
 from tests.load.bench.results import RATIO, Goal, Piece, Row, Table, ratios
 
 TITLE = "Jobs that do nothing"
-# A turn has as many as take about so long.
-MOST = 10_000
-LEAST = 100
+# The number of jobs in a turn.
+MAX_JOBS = 10_000
+MIN_JOBS = 100
 
 OURS = "this site's pool, PostgreSQL"
 CELERY = "Celery prefork, Redis, a row for each job"
 COMMITS = "bare commits of one-row updates"
-SLOTS = "this site's processes and pipes, no database"
+PROCESSES = "this site's processes and pipes, no database"
 PEBBLE = "pebble.ProcessPool, no database"
 FUTURES = "concurrent.futures, no database"
 
@@ -34,27 +34,27 @@ def measure(bench: Bench) -> Iterator[Piece]:
             for name, ours, theirs, goal in (
                 ("this site's pool to Celery", OURS, CELERY, Goal("≥", 1.5)),
                 ("this site's pool to bare commits", OURS, COMMITS, Goal("≥", 0.3)),
-                ("processes and pipes to pebble", SLOTS, PEBBLE, None),
+                ("processes and pipes to pebble", PROCESSES, PEBBLE, None),
             )
         ],
     )
 
 
 def measured(bench: Bench) -> dict[str, list[float]]:
-    stand = bench.stand
-    env, celery_env = stand.on_postgres(), stand.on_postgres()
+    testbed = bench.testbed
+    env, celery_env = testbed.on_postgres(), testbed.on_postgres()
     with (
-        stand.pool(env),
-        stand.job_client(env) as ours,
-        stand.celery_worker(celery_env) as worker,
-        stand.job_client(celery_env) as celery,
+        testbed.pool(env),
+        testbed.job_client(env) as ours,
+        testbed.celery_worker(celery_env) as worker,
+        testbed.job_client(celery_env) as celery,
         closing(bare.Pools()) as pools,
     ):
         turns: dict[str, Callable[[int], float]] = {
             OURS: partial(ours.call, "pool_rate"),
             CELERY: partial(celery.call, "celery_rate", worker.process.pid),
             COMMITS: partial(bare.commits_per_second, env["DATABASE_URL"]),
-            SLOTS: partial(ours.call, "slots_rate"),
+            PROCESSES: partial(ours.call, "processes_rate"),
             PEBBLE: pools.pebble_rate,
             FUTURES: pools.futures_rate,
         }
@@ -65,7 +65,7 @@ def measured(bench: Bench) -> dict[str, list[float]]:
 
 
 def enough(turn: Callable[[int], float], seconds: float) -> Callable[[], float]:
-    """Warm it up, and see how many jobs take so long."""
-    turn(LEAST)
-    number = round(turn(2 * LEAST) * seconds)
-    return partial(turn, min(max(number, LEAST), MOST))
+    """Warm up, and return a turn of about this duration."""
+    turn(MIN_JOBS)
+    number = round(turn(2 * MIN_JOBS) * seconds)
+    return partial(turn, min(max(number, MIN_JOBS), MAX_JOBS))

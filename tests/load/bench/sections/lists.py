@@ -1,4 +1,4 @@
-"""Lists and searches in a large catalogue, first pages but for one."""
+"""Latency of lists and searches in a large catalogue."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +16,7 @@ from tests.load.bench.results import (
     Table,
     ratios,
 )
-from tests.load.questions import Question
+from tests.load.request_template import RequestTemplate
 
 TITLE = "Lists and searches"
 PAGE = 50
@@ -48,7 +48,7 @@ def named(query: dict[str, str]) -> str:
 
 
 def pages(bench: Bench, number: str) -> Iterator[Piece]:
-    """Half of the list is before the last of these pages."""
+    """Compare the first page with one in the middle."""
     last = bench.catalogue.size // PAGE // 2
     cursor = bench.catalogue.client.call("cursor_of_page", last, PAGE)
     names = "page 1", f"page {last:,}"
@@ -70,7 +70,7 @@ def rounds(bench: Bench, queries: list[dict[str, str]]) -> list[list[list[float]
     peer = bench.catalogue.peer
     turns = {}
     for query in queries:
-        question = Question(peer.port, f"{peer.items}?{urlencode(query)}")
-        ask = partial(bench.generator.call, "costs", question, bench.scale.asked)
-        turns[question.path] = ask
+        template = RequestTemplate(peer.port, f"{peer.items}?{urlencode(query)}")
+        ask = partial(bench.generator.call, "costs", template, bench.scale.asked)
+        turns[template.path] = ask
     return list(in_turns(bench.scale.few_rounds, turns).values())

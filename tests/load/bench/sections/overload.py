@@ -10,11 +10,11 @@ from statistics import mean
 
 import psycopg
 
-from tests.load.arrivals import Seen
 from tests.load.bench.measuring import Bench, say
 from tests.load.bench.peer import OURS, REST, Peer
 from tests.load.bench.peers import Running, running
 from tests.load.bench.results import RATIO, Curves, Goal, Piece, Row, Table, percentile
+from tests.load.load_generator import Sample
 
 TITLE = "Overload"
 CLIENTS = (1, 4, 16, 64, 128, 256)
@@ -54,7 +54,7 @@ class Target:
     """A server, and what came of the loads on it: one value of each round."""
 
     def __init__(self, bench: Bench, name: str, peer: Peer) -> None:
-        self.bench, self.name, self.question = bench, name, peer.search()
+        self.bench, self.name, self.template = bench, name, peer.search()
         self.capacities: list[float] = []
         self.closed: dict[str, Curve] = {what: defaultdict(list) for what in CLOSED}
         self.open: dict[str, Curve] = {what: defaultdict(list) for what in OPEN}
@@ -70,34 +70,36 @@ class Target:
         for load in self.bench.scale.loads:
             say(f"  {self.name}: {load:g} times {first:.0f} a second")
             seconds = self.bench.scale.load_s
-            arguments = self.question, load * first, seconds
-            self.bench.generator.call("until_calm", self.question)
+            arguments = self.template, load * first, seconds
+            self.bench.generator.call("until_idle", self.template)
             seen = self.bench.generator.call("in_open_loop", *arguments)
-            self.bench.generator.call("until_calm", self.question)
+            self.bench.generator.call("until_idle", self.template)
             # Neighbours on the machine change the capacity from second to second.
             after = self._capacity()
             capacity, before = mean([before, after]), after
             self.capacities.append(capacity)
             record(self.open, load, report(seen, seconds * capacity))
 
-    def _in_closed_loop(self, clients: int) -> list[Seen]:
-        arguments = self.question, clients, CLOSED_S
-        seen: list[Seen] = self.bench.generator.call("in_closed_loop", *arguments)
+    def _in_closed_loop(self, clients: int) -> list[Sample]:
+        arguments = self.template, clients, CLOSED_S
+        seen: list[Sample] = self.bench.generator.call("in_closed_loop", *arguments)
         return seen
 
     def _capacity(self) -> float:
         return len(durations(self._in_closed_loop(CAPACITY_CLIENTS))) / CLOSED_S
 
 
-def durations(seen: Sequence[Seen]) -> list[float]:
+def durations(seen: Sequence[Sample]) -> list[float]:
     """Return how long the answers took, in seconds."""
     return [one.took_s for one in seen if one.is_answered]
 
 
-def report(seen: Sequence[Seen], possible: float) -> dict[str, float]:
+def report(seen: Sequence[Sample], possible: float) -> dict[str, float]:
     """Return what came of a load; `possible` is the divisor of rates."""
     answered = durations(seen)
-    rejections = [one.took_s for one in seen if one.status == 503 and one.says_when]
+    rejections = [
+        one.took_s for one in seen if one.status == 503 and one.has_retry_after
+    ]
     answers_or_none = answered or [float("inf")]
     return {
         "per_second": len(answered) / possible,
@@ -118,7 +120,7 @@ def record(curves: dict[str, Curve], place: float, found: Mapping[str, float]) -
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
-    with running(bench.stand, Running.start_ours, Running.start_django) as peers:
+    with running(bench.testbed, Running.start_ours, Running.start_django) as peers:
         assert peers.site
         peers.site.manage("load_sample", check=True)
         level(peers)

@@ -11,7 +11,7 @@ from tests.load.bench.results import Goal, Missing, Piece
 
 TITLE = "Reading one item"
 ALL = (OURS, FASTAPI, NINJA, REST, BARE, NGINX)
-SIGNED_IN = (OURS, NINJA, REST)
+AUTHENTICATED = (OURS, NINJA, REST)
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -22,11 +22,11 @@ def measure(bench: Bench) -> Iterator[Piece]:
         Running.start_bare,
         Running.start_django,
     )
-    with running(bench.stand, *starts) as peers:
+    with running(bench.testbed, *starts) as peers:
         for why in peers.missing:
             yield Missing(NGINX, why)
         ours_and_all = {name: peers[name] for name in ALL if name in peers}
-        with_tokens = {name: peers[name] for name in SIGNED_IN}
+        with_tokens = {name: peers[name] for name in AUTHENTICATED}
         title = "GET of a hot item, nobody signed in"
         goals = {FASTAPI: Goal("≥", 3)}
         yield from comparing.rates(bench, title, ours_and_all, Peer.read, goals)
@@ -35,5 +35,5 @@ def measure(bench: Bench) -> Iterator[Piece]:
         )
         title, goals = "GET of a hot item by token", {REST: Goal("≥", 3)}
         yield from comparing.rates(
-            bench, title, with_tokens, Peer.read_signed_in, goals
+            bench, title, with_tokens, Peer.read_authenticated, goals
         )

@@ -18,7 +18,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
         "PUT of an item": (Peer.update, {}),
         f"POST of {BULK} items at once": (Peer.create_many, {}),
     }
-    with running(bench.stand, Running.start_ours, Running.start_django) as peers:
+    with running(bench.testbed, Running.start_ours, Running.start_django) as peers:
         chosen = {name: peers[name] for name in NAMES}
         for title, (ask, goals) in kinds.items():
             yield from comparing.rates(bench, title, chosen, ask, goals)

@@ -1,4 +1,4 @@
-"""What is asked of a server, for whichever program then asks it."""
+"""Request templates, for Python and for wrk."""
 
 import http.client
 import json
@@ -14,39 +14,39 @@ wrk.method = {method}
 local count = os.time() * 1000
 function request()
   count = count + 1
-  local told = {{["{{n}}"] = count % {numbers} + 1, ["{{count}}"] = count}}
-  local path = ({path}):gsub("{{%a+}}", told)
-  local body = ({body}):gsub("{{%a+}}", told)
+  local values = {{["{{n}}"] = count % {numbers} + 1, ["{{count}}"] = count}}
+  local path = ({path}):gsub("{{%a+}}", values)
+  local body = ({body}):gsub("{{%a+}}", values)
   return wrk.format(nil, path, nil, body)
 end
 """
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request; each time `{count}` is another number, `{n}` one of the first few."""
+class RequestTemplate:
+    """A request in which `{count}` is a new number each time, and `{n}` cycles."""
 
     port: int
     path: str
     method: str = "GET"
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    numbers: int = 1_000  # `{n}` goes from 1 to this, and begins anew
+    numbers: int = 1_000  # `{n}` cycles from 1 to this
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}{self.path}"
 
     @property
-    def is_always_the_same(self) -> bool:
+    def is_constant(self) -> bool:
         return not self.body and "{" not in self.path
 
     def as_bytes(self, count: int) -> bytes:
-        path, body = self._told(self.path, count), self._told(self.body, count)
+        path, body = self._fill(self.path, count), self._fill(self.body, count)
         return request_bytes(self.method, path, HOST, body.encode(), self.headers)
 
     def as_lua(self) -> str:
-        """Return it as wrk has it."""
+        """Return the script for wrk."""
         headers = self.headers | {"Content-Type": "application/json"}
         fields = (f"wrk.headers[{_lua(n)}] = {_lua(v)}" for n, v in headers.items())
         return LUA.format(
@@ -57,14 +57,14 @@ class Question:
             numbers=self.numbers,
         )
 
-    def ask(self, count: int = 0) -> bytes:
-        """Ask it once. Raises RuntimeError if the answer is an error."""
+    def send(self, count: int = 0) -> bytes:
+        """Send it once. Raises RuntimeError for an error response."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
         try:
             connection.request(
                 self.method,
-                self._told(self.path, count),
-                self._told(self.body, count),
+                self._fill(self.path, count),
+                self._fill(self.body, count),
                 {"Content-Type": "application/json", **self.headers},
             )
             answer = connection.getresponse()
@@ -75,11 +75,11 @@ class Question:
             raise RuntimeError(f"{self.method} {self.url}: {answer.status} {body!r}")
         return body
 
-    def _told(self, text: str, count: int) -> str:
+    def _fill(self, text: str, count: int) -> str:
         number = str(count % self.numbers + 1)
         return text.replace("{n}", number).replace("{count}", str(count))
 
 
 def _lua(text: str) -> str:
-    # As JSON has it, Lua has it too, for what is asked here.
+    # JSON strings without Unicode escapes are valid in Lua.
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a measurement stands on: private servers, and programs beside it."""
+"""Testbed of the benchmarks: private servers and programs."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from resilient_site.management.commands.serve import tied
-from tests.load.helper import Helper
+from tests.load.remote_process import RemoteProcess
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
 from tests.servers import Postgres, Redis
@@ -29,11 +29,8 @@ KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 MIGRATED = "migrated"
 
 
-class Stand:
-    """A PostgreSQL that forces every commit to the disk, a Redis, and a folder.
-
-    All that is started here ends with it, and nothing is left behind.
-    """
+class Testbed:
+    """A PostgreSQL that syncs every commit, a Redis, and a temporary folder."""
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
@@ -76,7 +73,7 @@ class Stand:
         )
 
     def env(self, **more: str) -> dict[str, str]:
-        """Return an environment that settles all that is measured."""
+        """Return the common environment of all measurements."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         folder = tempfile.mkdtemp(dir=self.folder)
         return kept | {
@@ -93,7 +90,7 @@ class Stand:
         } | more  # fmt: skip
 
     def on_postgres(self, **more: str) -> dict[str, str]:
-        """Return the environment of a new database with the site's tables, empty."""
+        """Return the environment of a new, migrated database."""
         return self.env(DATABASE_URL=self.new_database(MIGRATED), **more)
 
     def new_database(self, template: str = "template1") -> str:
@@ -107,7 +104,7 @@ class Stand:
         return env
 
     def processes(self) -> list[psutil.Process]:
-        """List those of the database and of Redis."""
+        """List the processes of PostgreSQL and Redis."""
         return [*self.postgres.processes(), *self.redis.processes()]
 
     def program(self, env: dict[str, str], *command: str, ready: str) -> "Program":
@@ -120,12 +117,12 @@ class Stand:
     def celery_worker(self, env: dict[str, str]) -> "Program":
         return self.program(env, *CELERY, ready="Celery is ready")
 
-    def job_client(self, env: dict[str, str]) -> Helper:
-        return Helper("tests.load.job_client", env)
+    def job_client(self, env: dict[str, str]) -> RemoteProcess:
+        return RemoteProcess("tests.load.job_client", env)
 
 
 class Program:
-    """A Python program beside this one, until the end of the `with` block."""
+    """A Python program that runs for the duration of the `with` block."""
 
     def __init__(self, env: dict[str, str], command: Sequence[str], ready: str) -> None:
         self.env, self.command, self.ready = env, command, ready
@@ -156,10 +153,10 @@ class Program:
         return []
 
     def __exit__(self, *exc: object) -> None:
-        """Stop it; what does not stop in time is killed with all its children."""
+        """Stop it, and kill it with its children after a timeout."""
         family = self.processes()[1:]
         self.process.terminate()
-        self.process.send_signal(signal.SIGCONT)  # if it was stopped
+        self.process.send_signal(signal.SIGCONT)  # if it is suspended
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A process beside this one that does what it is told."""
+"""Calls of functions in a process of their own."""
 
 import importlib
 import os
@@ -10,10 +10,10 @@ from multiprocessing import get_context
 from typing import Any, NoReturn, Self
 
 
-class Helper:
-    """A process with an environment of its own, and the functions of a module.
+class RemoteProcess:
+    """A process with its own environment that runs functions of a module.
 
-    They are called by name, so that this process need not load what they use.
+    They are called by name, so that this process need not import the module.
     """
 
     def __init__(self, module: str, env: Mapping[str, str]) -> None:
@@ -29,7 +29,7 @@ class Helper:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._pipe.close()  # who has nothing to do ends by that
+        self._pipe.close()  # an idle process exits
         self._process.join(0.5)
         while self._process.is_alive():
             self._process.terminate()
@@ -45,7 +45,7 @@ class Helper:
 
 
 def _serve(pipe: Any, module: str, env: dict[str, str]) -> None:
-    # By an exception, so that what it has started ends, too.
+    # An exception, so that its children end, too.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
@@ -62,7 +62,7 @@ def _serve(pipe: Any, module: str, env: dict[str, str]) -> None:
             return
         try:
             pipe.send((getattr(functions, name)(*args), None))
-        except Exception:  # noqa: BLE001 - whatever it is, the other side tells
+        except Exception:  # noqa: BLE001 - raised by the caller
             pipe.send((None, traceback.format_exc()))
 
 

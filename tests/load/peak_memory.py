@@ -1,8 +1,8 @@
-"""Run a command of `manage.py`, and write down its largest memory, in MB.
+"""Run a command of `manage.py`, and write its peak memory in MB to a file.
 
-    python -m tests.load.measured FILE COMMAND [ARGUMENTS]
+    python -m tests.load.peak_memory FILE COMMAND [ARGUMENTS]
 
-What the kernel tells a parent of it (ru_maxrss) counts the parent, too.
+The figure for its parent (ru_maxrss) would include the parent.
 """
 
 import atexit
