@@ -1,11 +1,11 @@
-"""Following the change log: server-sent events, and requests that wait for a change.
+"""Change stream: server-sent events, and requests that wait for the next change.
 
-All who follow in one web process share one reader in a thread of its own; where nobody
-follows there is none. It sees at once that something has changed on this machine, or
-was heard of from another one, and looks for the rest twice a second. The last changes
-are kept, in so many bytes; a stream that has not sent what was dropped ends, and its
-client comes back with the id of the last event. While the database fails or hangs,
-streams stay open, kept alive by comments.
+All streams of a web process share one reader in a thread of its own, which runs while
+there are any. It notices at once what has changed on this machine, or was announced by
+another one, and polls for the rest twice a second. The last changes are buffered, up
+to a number of bytes; a stream that has not sent what was dropped ends, and its client
+reconnects with the id of the last event. While the database fails or hangs, streams
+stay open, kept alive by comments.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience.poller import Poller
 
-LOOK_S = 0.05
+POLL_S = 0.05
 READ_EVERY_S = 0.5
-# Well below the time after which proxies take a connection for dead.
+# Well below the time after which proxies close an idle connection.
 KEEP_ALIVE_S = 15.0
 WAIT_MAX_S = 60
 
-# What the reader begins with, for those who asked the database just before.
-TAIL = 100
-BATCH = 500
-KEPT_BYTES = 4 * 1024 * 1024
-AT_ONCE = 100
-# Who is further behind gets so many, and comes back.
+# What the reader starts with, for requests that read the database just before.
+INITIAL_EVENTS = 100
+READ_BATCH = 500
+BUFFER_BYTES = 4 * 1024 * 1024
+SEND_BATCH = 100
+# A client that is further behind gets so many, and reconnects.
 PAGE = 1_000
 
 RETRY = b"retry: 2000\n\n"
@@ -46,180 +46,180 @@ KEEP_ALIVE = b":\n\n"
 
 
 @dataclass(frozen=True)
-class Told:
-    """One change as its event."""
+class ChangeEvent:
+    """A change as a server-sent event."""
 
     position: Position
     frame: bytes
 
 
-def tell(change: ItemChange) -> Told:
+def encode_event(change: ItemChange) -> ChangeEvent:
     position = feed.position_of(change)
     data = orjson.dumps(feed.as_json(change), option=orjson.OPT_UTC_Z)
     head = f"event: change\nid: {feed.cursor_of(position)}\ndata: ".encode()
-    return Told(position, head + data + b"\n\n")
+    return ChangeEvent(position, head + data + b"\n\n")
 
 
-class Tail:
-    """The last changes, and where they begin: whoever is not that far has missed some.
+class EventBuffer:
+    """The last events, bounded by bytes, and the position after which they start.
 
     The newest one is kept whatever its size.
     """
 
-    def __init__(self, told: Iterable[Told], begin: Position) -> None:
-        self.begin = self.end = begin
-        self._told: deque[Told] = deque()
+    def __init__(self, events: Iterable[ChangeEvent], start: Position) -> None:
+        self.start = self.end = start
+        self._events: deque[ChangeEvent] = deque()
         self._size = 0
-        self.extend(told)
+        self.extend(events)
 
-    def extend(self, told: Iterable[Told]) -> None:
-        for one in told:
-            self._told.append(one)
-            self._size += len(one.frame)
-            self.end = one.position
-        while self._size > KEPT_BYTES and len(self._told) > 1:
-            dropped = self._told.popleft()
+    def extend(self, events: Iterable[ChangeEvent]) -> None:
+        for event in events:
+            self._events.append(event)
+            self._size += len(event.frame)
+            self.end = event.position
+        while self._size > BUFFER_BYTES and len(self._events) > 1:
+            dropped = self._events.popleft()
             self._size -= len(dropped.frame)
-            self.begin = dropped.position
+            self.start = dropped.position
 
-    def after(self, position: Position) -> list[Told]:
-        newer = takewhile(lambda one: one.position > position, reversed(self._told))
+    def after(self, position: Position) -> list[ChangeEvent]:
+        newer = takewhile(lambda e: e.position > position, reversed(self._events))
         return list(newer)[::-1]
 
 
-class Feed:
-    """Reads the log for all requests of one event loop."""
+class ChangeStream:
+    """The change feed, shared by all requests of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.tail: Tail | None = None  # changed in the loop alone
-        self._poller = Poller[asyncio.Event](loop, "Changes", LOOK_S, self._reader)
+        self.buffer: EventBuffer | None = None  # changed only in the event loop
+        self._poller = Poller[asyncio.Event](loop, "Changes", POLL_S, self._reader)
 
-    async def events(self, begin: bytes, position: Position) -> AsyncGenerator[bytes]:
-        """Yield `begin`, then the events after `position`, until too many wait."""
-        with self._following() as changed:
-            yield begin
+    async def events(self, first: bytes, position: Position) -> AsyncGenerator[bytes]:
+        """Yield `first`, then the events after `position`, unless some were dropped."""
+        with self._subscribe() as changed:
+            yield first
             while True:
                 changed.clear()
-                if self.tail and position < self.tail.begin:
+                if self.buffer and position < self.buffer.start:
                     return
-                newer = self.tail.after(position)[:AT_ONCE] if self.tail else []
+                newer = self.buffer.after(position)[:SEND_BATCH] if self.buffer else []
                 if newer:
                     position = newer[-1].position
-                    yield b"".join(one.frame for one in newer)
-                elif not await _is_set(changed, KEEP_ALIVE_S):
+                    yield b"".join(event.frame for event in newer)
+                elif not await _wait_until_set(changed, KEEP_ALIVE_S):
                     yield KEEP_ALIVE
 
-    async def news(self, position: Position) -> None:
+    async def wait_for_change(self, position: Position) -> None:
         """Return when there is a change after `position`."""
-        with self._following() as changed:
-            while self.tail is None or self.tail.end <= position:
+        with self._subscribe() as changed:
+            while self.buffer is None or self.buffer.end <= position:
                 changed.clear()
                 await changed.wait()
 
-    def _following(self) -> AbstractContextManager[asyncio.Event]:
+    def _subscribe(self) -> AbstractContextManager[asyncio.Event]:
         return self._poller.wanted_by(asyncio.Event())
 
     def _reader(self) -> Callable[[], None]:
-        self.tail = None
-        return Reader(self).turn
+        self.buffer = None
+        return Reader(self).poll
 
-    def _begin(self, told: list[Told], begin: Position) -> None:
-        self.tail = Tail(told, begin)
-        self._ring()
+    def start_buffer(self, events: list[ChangeEvent], start: Position) -> None:
+        self.buffer = EventBuffer(events, start)
+        self._notify()
 
-    def _go_on(self, told: list[Told]) -> None:
-        if self.tail and told:
-            self.tail.extend(told)
-            self._ring()
+    def extend_buffer(self, events: list[ChangeEvent]) -> None:
+        if self.buffer:
+            self.buffer.extend(events)
+            self._notify()
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         for changed in self._poller.everybody():
             changed.set()
 
 
 class Reader:
-    """Reads on where it stopped, whenever there may be something."""
+    """Reads new changes into the buffer, in a thread."""
 
-    def __init__(self, reading: Feed) -> None:
-        self._feed = reading
+    def __init__(self, stream: ChangeStream) -> None:
+        self._stream = stream
         self._position: Position | None = None
         self._seen = 0
         self._read_at = 0.0
 
-    def turn(self) -> None:
+    def poll(self) -> None:
         seen = invalidations.slots[slot_of(CHANGES)]
         if seen == self._seen and time.monotonic() < self._read_at:
             return
         if self._position is None:
-            self._begin()
+            self._read_last()
         else:
-            self._go_on(self._position)
-        # Not before it has succeeded: after a failure it is to be tried again.
+            self._read_after(self._position)
+        # Only after success, so that a failed read is repeated.
         self._seen, self._read_at = seen, time.monotonic() + READ_EVERY_S
 
-    def _begin(self) -> None:
-        told = [tell(change) for change in feed.last_changes(TAIL)]
-        begin = told[0].position if len(told) == TAIL else START
-        self._position = told[-1].position if told else START
-        self._hand_over(self._feed._begin, told, begin)
+    def _read_last(self) -> None:
+        events = [encode_event(one) for one in feed.last_changes(INITIAL_EVENTS)]
+        start = events[0].position if len(events) == INITIAL_EVENTS else START
+        self._position = events[-1].position if events else START
+        self._call_in_loop(self._stream.start_buffer, events, start)
 
-    def _go_on(self, position: Position) -> None:
+    def _read_after(self, position: Position) -> None:
         is_full = True
         while is_full:
-            told = [tell(change) for change in feed.changes_after(position, BATCH)]
-            is_full = len(told) == BATCH
-            if told:
-                self._position = position = told[-1].position
-                self._hand_over(self._feed._go_on, told)
+            changes = feed.changes_after(position, READ_BATCH)
+            is_full = len(changes) == READ_BATCH
+            if changes:
+                self._position = position = feed.position_of(changes[-1])
+                events = [encode_event(change) for change in changes]
+                self._call_in_loop(self._stream.extend_buffer, events)
 
-    def _hand_over(self, receive: Callable[..., None], *what: object) -> None:
-        self._feed.loop.call_soon_threadsafe(receive, *what)
+    def _call_in_loop(self, function: Callable[..., None], *args: object) -> None:
+        self._stream.loop.call_soon_threadsafe(function, *args)
 
 
-async def _is_set(changed: asyncio.Event, within_s: float) -> bool:
+async def _wait_until_set(event: asyncio.Event, timeout_s: float) -> bool:
     try:
-        async with asyncio.timeout(within_s):
-            return await changed.wait()
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
     except TimeoutError:
         return False
 
 
-_feed: Feed | None = None
+_stream: ChangeStream | None = None
 
 
-def running_feed() -> Feed:
-    """Return that of the running event loop, made at its first use: after any fork."""
-    global _feed
+def running_stream() -> ChangeStream:
+    """Return the stream of the running event loop, created at its first use."""
+    global _stream
     loop = asyncio.get_running_loop()
-    if _feed is None or _feed.loop is not loop:
-        _feed = Feed(loop)
-    return _feed
+    if _stream is None or _stream.loop is not loop:
+        _stream = ChangeStream(loop)
+    return _stream
 
 
 # --- for views
 
 
 def stream(position: Position) -> HttpResponse:
-    """Answer with the changes after `position` as events, and go on with new ones.
+    """Return the changes after `position` as events, continued by new ones.
 
-    By itself the response is the next page of them, to be followed by the next one:
-    as it is for those who are so far behind that there is more.
+    A client that is far behind gets one page of them, and reconnects for the next.
     """
-    told = [tell(change) for change in feed.changes_after(position, PAGE)]
-    is_behind = len(told) == PAGE
-    if told:
-        position = told[-1].position
-    # An id without data is no event, and yet what the client comes back with.
-    place = f"id: {feed.cursor_of(position)}\n\n".encode()
+    events = [encode_event(change) for change in feed.changes_after(position, PAGE)]
+    is_behind = len(events) == PAGE
+    if events:
+        position = events[-1].position
+    # An id without data is no event, but the client reconnects with it.
+    last_id = f"id: {feed.cursor_of(position)}\n\n".encode()
     retry = RETRY_AT_ONCE if is_behind else RETRY
-    begin = b"".join([retry, *(one.frame for one in told), place])
-    response = HttpResponse(begin, content_type="text/event-stream")
+    first = b"".join([retry, *(event.frame for event in events), last_id])
+    response = HttpResponse(first, content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
     if not is_behind:
         response.continuation = Stream(  # type: ignore[attr-defined]
-            lambda: running_feed().events(begin, position)
+            lambda: running_stream().events(first, position)
         )
     return response
 
@@ -232,9 +232,9 @@ def wait[R: HttpResponse](
     A GET of `then` takes its place.
     """
     position = feed.parse_position(cursor)
-    # A tag by which it is known to be the same would have it answered at once.
+    # With an ETag, the conditional request would get its 304 at once.
     response["Cache-Control"] = "no-store"
     response.continuation = Wait(  # type: ignore[attr-defined]
-        lambda: running_feed().news(position), seconds, then
+        lambda: running_stream().wait_for_change(position), seconds, then
     )
     return response

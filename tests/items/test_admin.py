@@ -9,7 +9,7 @@ from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
 from tests.factories import TESTER, make_item, make_items
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 ITEMS = "/admin/items/item/"
 CHANGES = "/admin/items/itemchange/"
@@ -27,7 +27,7 @@ def sent(response) -> str:
     return response.content.decode()
 
 
-def test_an_item_is_added_changed_and_deleted_with_its_history(admin_site):
+def test_admin_adds_changes_and_deletes_items_with_history(admin_site):
     sent(admin_site.post(f"{ITEMS}add/", FORM | {"id": "bolt"}))
     assert catalogue.get_item("bolt").tag_names() == ["steel"]
 
@@ -45,13 +45,13 @@ def test_an_item_is_added_changed_and_deleted_with_its_history(admin_site):
     assert not LogEntry.objects.exists()
 
 
-def test_a_taken_id_is_an_error_of_the_form(admin_site):
+def test_taken_id_is_a_form_error(admin_site):
     make_item(id="bolt")
     response = admin_site.post(f"{ITEMS}add/", FORM | {"id": "bolt"})
     assert "Item already exists" in sent(response)
 
 
-def test_an_edit_of_another_version_is_an_error_of_the_form(admin_site):
+def test_edit_of_a_stale_version_is_a_form_error(admin_site):
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "Theirs"}, actor=TESTER)
     response = admin_site.post(f"{ITEMS}bolt/change/", FORM | {"version": "1"})
@@ -87,11 +87,11 @@ def test_deleting_many_items_names_some_and_counts_the_rest(admin_site):
 @pytest.mark.parametrize(
     "path", [f"{ITEMS}?tag=%00", f"{CHANGES}?action=%00", f"{ITEMS}%00/change/"]
 )
-def test_a_null_character_is_no_error_of_ours(admin_site, path):
+def test_null_character_is_a_client_error(admin_site, path):
     assert admin_site.get(path).status_code in (400, 404)
 
 
-def test_a_deletion_is_found_and_undone_from_the_change_log(admin_site):
+def test_deletion_is_undone_from_the_change_log(admin_site):
     make_item(id="bolt")
     make_item(id="nut")
     change = catalogue.delete_item("bolt", actor=TESTER)
@@ -108,7 +108,7 @@ def test_a_deletion_is_found_and_undone_from_the_change_log(admin_site):
     assert catalogue.get_item("bolt").version == 3
 
 
-def test_an_edit_is_undone_from_the_change_log(admin_site):
+def test_edit_is_undone_from_the_change_log(admin_site):
     make_item(id="bolt", name="Old")
     catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
     change = ItemChange.objects.of_item("bolt").first()
@@ -116,7 +116,7 @@ def test_an_edit_is_undone_from_the_change_log(admin_site):
     assert catalogue.get_item("bolt").name == "Old"
 
 
-def test_the_change_log_cannot_be_written_to(admin_site):
+def test_change_log_is_read_only(admin_site):
     make_item(id="bolt")
     change = ItemChange.objects.get()
     assert admin_site.get(f"{CHANGES}add/").status_code == 403
@@ -141,7 +141,7 @@ def test_items_are_searched_filtered_and_exported(admin_site):
         assert b"Beta" not in exported
 
 
-def test_a_tag_keeps_its_name_and_goes_only_when_unused(admin_site):
+def test_tag_keeps_its_name_and_is_deleted_only_when_unused(admin_site):
     make_item(tags=["used"])
     used, unused = Tag.objects.get(), Tag.objects.create(name="unused")
     tags = "/admin/items/tag/"

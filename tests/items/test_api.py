@@ -11,7 +11,7 @@ from items.imports import exporting
 from items.models import Item, ItemChange
 from tests.factories import TESTER, make_item, make_items
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 ITEMS = "/api/v1/items"
 
@@ -33,7 +33,7 @@ def assert_problem(response, status: int, code: str, detail: str | None = None):
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_created_item_is_read_back(api, slash):
+def test_created_item_is_read_back(api, slash):
     body = {"id": 7, "name": "Foo", "description": "Bar"}
 
     created = api.post(ITEMS + slash, body)
@@ -49,14 +49,14 @@ def test_a_created_item_is_read_back(api, slash):
     assert read["Cache-Control"]
 
 
-def test_a_taken_id_is_400_item_exists(api):
+def test_taken_id_is_400_item_exists(api):
     make_item(id="7")
     response = api.post(f"{ITEMS}/", {"id": 7, "name": "Foo"})
     assert_problem(response, 400, "item_exists", "Item already exists")
 
 
 @pytest.mark.parametrize("item_id", ["8", "nix", "with%20space", "..", "a:b~c"])
-def test_an_unknown_id_is_404(anonymous_api, item_id):
+def test_unknown_id_is_404(anonymous_api, item_id):
     response = anonymous_api.get(f"{ITEMS}/{item_id}")
     assert_problem(response, 404, "item_not_found", "Item not found")
 
@@ -64,7 +64,7 @@ def test_an_unknown_id_is_404(anonymous_api, item_id):
 # --- creating
 
 
-def test_an_item_without_an_id_gets_one(api):
+def test_post_without_id_generates_one(api):
     response = api.post(f"{ITEMS}/", {"name": "Foo", "tags": ["B", "a"]})
 
     assert response.status_code == 201
@@ -93,7 +93,7 @@ def test_an_item_without_an_id_gets_one(api):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_bad_body_is_400_and_names_the_fields(api, body, fields):
+def test_bad_body_is_400_and_names_the_fields(api, body, fields):
     response = api.post(f"{ITEMS}/", body)
 
     problem = assert_problem(response, 400, "invalid")
@@ -106,24 +106,24 @@ def test_a_bad_body_is_400_and_names_the_fields(api, body, fields):
     [b"", b"{", b"\xff", b'{"name": "\\ud800"}', b'{"id": NaN}', b"[" * 100_000],
     ids=lambda raw: repr(raw[:20]),
 )
-def test_a_body_that_is_not_json_is_400(api, raw):
+def test_body_that_is_not_json_is_400(api, raw):
     response = api.post(f"{ITEMS}/", raw, content_type="application/json")
     assert response.status_code == 400
     assert response["Content-Type"] == "application/problem+json"
 
 
-def test_another_content_type_is_415(api):
+def test_other_content_type_is_415(api):
     response = api.post(f"{ITEMS}/", "name=x", content_type="text/plain")
     assert_problem(response, 415, "unsupported_media_type")
 
 
-def test_a_body_over_the_limit_is_413(api, settings):
+def test_body_over_the_limit_is_413(api, settings):
     settings.MAX_BODY_BYTES = 100
     response = api.post(f"{ITEMS}/", {"name": "n", "description": "d" * 200})
     assert_problem(response, 413, "too_large")
 
 
-def test_a_body_of_unknown_length_is_411(api):
+def test_body_of_unknown_length_is_411(api):
     headers = {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}
     response = api.generic("POST", f"{ITEMS}/", b"", **headers)
     assert_problem(response, 411, "length_required")
@@ -166,13 +166,13 @@ def test_put_replaces_and_patch_changes(api):
     assert api.put(f"{ITEMS}/a", {"description": "x"}).status_code == 400
 
 
-def test_what_was_read_may_be_put_back(api):
+def test_get_response_can_be_put_back(api):
     make_item(id="5", name="A")
     body = api.get(f"{ITEMS}/5").json() | {"name": "B"}
     assert api.put(f"{ITEMS}/5", body).json()["name"] == "B"
 
 
-def test_the_id_cannot_be_changed(api):
+def test_id_cannot_be_changed(api):
     make_item(id="a")
     response = api.patch(f"{ITEMS}/a", {"id": "b"})
     assert "id" in assert_problem(response, 400, "invalid")["errors"]
@@ -226,14 +226,14 @@ def test_every_precondition_guards_every_write(api, method, header, value, code)
     assert catalogue.get_item("a").version == 1
 
 
-def test_if_match_can_be_demanded(api, settings):
+def test_if_match_can_be_required(api, settings):
     settings.REQUIRE_IF_MATCH = True
     make_item(id="a")
     response = api.patch(f"{ITEMS}/a", {"name": "x"})
     assert_problem(response, 428, "precondition_required")
 
 
-def test_a_conditional_get_is_304_until_the_item_changes(api):
+def test_conditional_get_is_304_until_the_item_changes(api):
     item = make_item(id="a")
     headers = {"If-None-Match": '"1"'}
     assert api.get(f"{ITEMS}/a", headers=headers).status_code == 304
@@ -244,7 +244,7 @@ def test_a_conditional_get_is_304_until_the_item_changes(api):
     assert api.get(f"{ITEMS}/a", headers=headers).status_code == 200
 
 
-def test_an_item_made_again_never_has_an_old_etag(api):
+def test_recreated_item_never_has_an_old_etag(api):
     make_item(id="a", name="old")
     api.delete(f"{ITEMS}/a")
     api.post(f"{ITEMS}/", {"id": "a", "name": "new"})
@@ -258,7 +258,7 @@ def test_an_item_made_again_never_has_an_old_etag(api):
 # --- lists
 
 
-def test_a_list_is_walked_by_its_links(anonymous_api):
+def test_list_is_paginated_by_links(anonymous_api):
     make_items(7)
     url, seen = f"{ITEMS}/?page_size=3", []
     while url:
@@ -271,7 +271,7 @@ def test_a_list_is_walked_by_its_links(anonymous_api):
     assert 'rel="prev"' in response["Link"]
 
 
-def test_a_list_searches_filters_and_orders(anonymous_api):
+def test_list_searches_filters_and_orders(anonymous_api):
     make_item(id="a", name="Alpha one", tags=["x", "y"])
     make_item(id="b", name="Beta one", tags=["x"])
     make_item(id="c", name="Gamma two", tags=["y"])
@@ -306,7 +306,7 @@ def test_a_list_searches_filters_and_orders(anonymous_api):
     ],
     ids=lambda value: value[:20],
 )
-def test_a_bad_query_is_400_and_names_the_parameter(anonymous_api, query, field):
+def test_bad_query_is_400_and_names_the_parameter(anonymous_api, query, field):
     response = anonymous_api.get(f"{ITEMS}?{query}")
     assert field in assert_problem(response, 400, "invalid")["errors"]
 
@@ -355,12 +355,12 @@ def test_export_streams_the_selection(anonymous_api):
     assert rows[2] == anonymous_api.get(f"{ITEMS}/b").json()
 
 
-def test_export_in_another_format_is_refused(anonymous_api):
+def test_export_in_an_unknown_format_is_rejected(anonymous_api):
     response = anonymous_api.get(f"{ITEMS}/export?format=xml")
     assert "format" in assert_problem(response, 400, "invalid")["errors"]
 
 
-def test_history_of_an_item_outlives_it(api, anonymous_api):
+def test_history_outlives_its_item(api, anonymous_api):
     api.post(f"{ITEMS}/", {"id": "a", "name": "A"}, headers={"X-Request-ID": "r-1"})
     api.patch(f"{ITEMS}/a", {"name": "B"})
     api.delete(f"{ITEMS}/a")
@@ -382,7 +382,7 @@ def test_history_of_an_item_outlives_it(api, anonymous_api):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_changes_are_followed_to_the_end_and_beyond(api):
+def test_change_feed_is_read_to_the_end_and_beyond(api):
     make_items(3)
     url, seen = "/api/v1/changes?page_size=2", []
     for _ in range(3):
@@ -400,35 +400,35 @@ def test_changes_are_followed_to_the_end_and_beyond(api):
 # --- what is outside the views
 
 
-def test_an_unknown_path_is_a_problem(anonymous_api):
+def test_unknown_path_is_a_problem(anonymous_api):
     response = anonymous_api.get("/api/v1/nothing/here")
     assert_problem(response, 404, "not_found")
 
 
-def test_a_wrong_method_is_a_problem(api):
+def test_wrong_method_is_a_problem(api):
     response = api.delete(f"{ITEMS}/")
     assert_problem(response, 405, "method_not_allowed")
     assert "GET" in response["Allow"]
 
 
 @pytest.mark.parametrize("path", ["items/%00", "items/a%00b/history", "%00"])
-def test_a_null_character_in_an_address_is_404(anonymous_api, path):
+def test_null_character_in_a_path_is_404(anonymous_api, path):
     assert_problem(anonymous_api.get(f"/api/v1/{path}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("method", ["options", "post"])
 @pytest.mark.parametrize("path", ["docs", "schema/"])
-def test_the_schema_and_the_docs_are_only_read(anonymous_api, method, path):
+def test_schema_and_docs_are_read_only(anonymous_api, method, path):
     response = getattr(anonymous_api, method)(f"/api/v1/{path}")
     assert_problem(response, 405, "method_not_allowed")
 
 
-def test_a_wrong_host_is_a_problem(anonymous_api):
+def test_wrong_host_is_a_problem(anonymous_api):
     response = anonymous_api.get(f"{ITEMS}/", headers={"Host": "evil.example"})
     assert_problem(response, 400, "host")
 
 
-def test_an_unexpected_error_is_a_problem_without_its_secrets(api, monkeypatch):
+def test_unexpected_error_is_a_problem_without_secrets(api, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("secret")
 
@@ -439,7 +439,7 @@ def test_an_unexpected_error_is_a_problem_without_its_secrets(api, monkeypatch):
     assert "secret" not in str(problem)
 
 
-def test_a_request_id_is_taken_over_or_made(anonymous_api):
+def test_request_id_is_accepted_or_generated(anonymous_api):
     given = anonymous_api.get(ITEMS, headers={"X-Request-ID": "abc.DEF-1"})
     assert given["X-Request-ID"] == "abc.DEF-1"
     made = anonymous_api.get(ITEMS, headers={"X-Request-ID": "no good\n"})

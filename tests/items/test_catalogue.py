@@ -21,7 +21,7 @@ def history(item_id: str) -> list[tuple[int, str]]:
     return [(change.version, change.action) for change in changes]
 
 
-def test_a_created_item_starts_at_version_1_with_one_change():
+def test_created_item_starts_at_version_1_with_one_change():
     item = make_item(id="bolt")
 
     assert (item.version, item.tag_names()) == (1, ["metal"])
@@ -33,14 +33,14 @@ def test_a_created_item_starts_at_version_1_with_one_change():
     assert change.actor_name == "tester"
 
 
-def test_an_item_without_an_id_is_given_one():
+def test_id_is_generated_when_missing():
     first, second = make_item(), make_item()
 
     assert first.pk != second.pk
     assert rules.clean_id(first.pk) == first.pk
 
 
-def test_a_taken_id_is_refused_and_nothing_is_logged():
+def test_taken_id_is_rejected_and_not_logged():
     make_item(id="bolt")
 
     with pytest.raises(ItemExists, match="Item already exists"):
@@ -49,7 +49,7 @@ def test_a_taken_id_is_refused_and_nothing_is_logged():
     assert history("bolt") == [(1, "created")]
 
 
-def test_an_update_counts_a_version_and_logs_both_states():
+def test_update_increments_the_version_and_logs_both_states():
     make_item(id="bolt")
 
     changes = {"name": "Steel bolt", "tags": ["steel"]}
@@ -62,7 +62,7 @@ def test_an_update_counts_a_version_and_logs_both_states():
     assert change.after["tags"] == ["steel"]
 
 
-def test_an_update_that_changes_nothing_counts_nothing():
+def test_update_without_a_difference_makes_no_version():
     make_item(id="bolt")
 
     item = catalogue.update_item("bolt", {"tags": ["metal"]}, actor=TESTER)
@@ -71,7 +71,7 @@ def test_an_update_that_changes_nothing_counts_nothing():
     assert history("bolt") == [(1, "created")]
 
 
-def test_an_update_of_another_version_is_refused():
+def test_update_of_a_stale_version_is_rejected():
     make_item(id="bolt")
 
     with pytest.raises(StaleVersion):
@@ -85,14 +85,14 @@ def test_an_update_of_another_version_is_refused():
     assert Item.objects.get(pk="bolt").name == "Brass bolt"
 
 
-def test_an_unknown_item_cannot_be_changed_or_deleted():
+def test_unknown_item_cannot_be_changed_or_deleted():
     with pytest.raises(ItemNotFound, match="Item not found"):
         catalogue.update_item("nix", {"name": "X"}, actor=TESTER)
     with pytest.raises(ItemNotFound):
         catalogue.delete_item("nix", actor=TESTER)
 
 
-def test_a_deletion_is_undone_with_tags_and_goes_on_counting():
+def test_undone_deletion_restores_tags_and_continues_versions():
     make_item(id="bolt")
     change = catalogue.delete_item("bolt", actor=TESTER)
     assert not Item.objects.filter(pk="bolt").exists()
@@ -103,7 +103,7 @@ def test_a_deletion_is_undone_with_tags_and_goes_on_counting():
     assert history("bolt") == [(3, "created"), (2, "deleted"), (1, "created")]
 
 
-def test_undoing_an_update_puts_the_state_before_it_back():
+def test_undoing_an_update_restores_the_state_before_it():
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "B"}, actor=TESTER)
     catalogue.update_item("bolt", {"name": "C"}, actor=TESTER)
@@ -114,7 +114,7 @@ def test_undoing_an_update_puts_the_state_before_it_back():
     assert (item.name, item.version) == ("Brass bolt", 4)
 
 
-def test_undoing_an_update_of_a_deleted_item_brings_it_back():
+def test_undoing_an_update_restores_a_deleted_item():
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "B"}, actor=TESTER)
     catalogue.delete_item("bolt", actor=TESTER)
@@ -154,7 +154,7 @@ def test_several_items_are_deleted_with_one_change_each():
     assert ItemChange.objects.filter(action="deleted").count() == 2
 
 
-def test_a_failure_in_the_middle_leaves_nothing_half_written(monkeypatch):
+def test_failed_write_leaves_nothing_half_written(monkeypatch):
     make_item(id="bolt")
 
     def fail(*args, **kwargs):
@@ -179,19 +179,19 @@ def test_a_failure_in_the_middle_leaves_nothing_half_written(monkeypatch):
         {"id": "bolt", "name": "n", "version": 0},
     ],
 )
-def test_the_database_itself_refuses_what_breaks_the_rules(bad):
+def test_database_constraints_enforce_the_rules(bad):
     # PostgreSQL calls a name that is too long for its column a DataError.
     with pytest.raises((IntegrityError, DataError)), transaction.atomic():
         Item.objects.create(**{"name": "n", "search_text": ""} | bad)
 
 
-def test_the_database_refuses_a_second_change_of_one_version():
+def test_database_rejects_a_second_change_of_one_version():
     make_item(id="bolt")
     with pytest.raises(IntegrityError), transaction.atomic():
         ItemChange.objects.create(item_id="bolt", version=1, action="updated")
 
 
-def test_a_tag_in_use_cannot_be_deleted():
+def test_tag_in_use_cannot_be_deleted():
     make_item()
     with pytest.raises(IntegrityError), transaction.atomic():
         Tag.objects.get(name="metal").delete()
@@ -252,7 +252,7 @@ def test_writers_of_many_items_in_any_order_do_not_deadlock():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_writers_of_one_version_one_wins():
+def test_one_of_two_writers_of_a_version_wins():
     """Both read version 1 and both write: exactly one edit is made."""
     make_item(id="bolt")
 
@@ -275,7 +275,7 @@ def test_of_two_writers_of_one_version_one_wins():
     assert ItemTag.objects.filter(item="bolt").count() == 1
 
 
-def test_of_two_merged_items_one_is_left_with_the_tags_of_both():
+def test_merged_item_has_the_tags_of_both():
     make_item(id="keep", name="Kept", description="", tags=["a", "b"])
     make_item(id="drop", description="M8", tags=["b", "c"])
 
@@ -291,14 +291,14 @@ def test_of_two_merged_items_one_is_left_with_the_tags_of_both():
     assert history("drop")[0] == (2, "deleted")
 
 
-def test_merging_keeps_a_description_that_is_there():
+def test_merge_keeps_an_existing_description():
     make_item(id="keep", description="Mine")
     make_item(id="drop", description="Theirs")
     item = catalogue.merge_items(keep="keep", drop="drop", actor=TESTER)
     assert (item.description, item.version) == ("Mine", 1)
 
 
-def test_what_cannot_be_merged_stays_as_it_is():
+def test_rejected_merge_changes_nothing():
     half = rules.TAGS_MAX // 2 + 1
     make_item(id="one", tags=[f"a{n}" for n in range(half)])
     make_item(id="two", tags=[f"b{n}" for n in range(half)])

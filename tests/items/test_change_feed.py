@@ -19,7 +19,7 @@ def read(since: str | None) -> tuple[list[str], str | None]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_transaction_that_commits_late_is_not_skipped():
+def test_late_commit_is_not_skipped():
     """The slow one writes first, and commits after a later one was read."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has one writer at a time")
@@ -46,7 +46,7 @@ def test_a_transaction_that_commits_late_is_not_skipped():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_restored_log_is_read_from_its_beginning(anonymous_api):
+def test_restored_log_is_read_from_the_start(anonymous_api):
     """Its transactions may have larger numbers than the new cluster has reached."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite does not number transactions")

@@ -13,14 +13,14 @@ from django.db import OperationalError
 
 from items.changes import feed, stream
 from items.changes.feed import START
-from items.changes.stream import KEEP_ALIVE, Tail, Told, running_feed
+from items.changes.stream import KEEP_ALIVE, ChangeEvent, EventBuffer, running_stream
 from items.models import ItemChange
 from resilient_site.edge.cache import invalidation
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience import poller
 from tests.factories import make_item
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
 CHANGES = "/api/v1/changes"
 EVENTS = "/api/v1/changes/events"
@@ -29,7 +29,7 @@ EVENTS = "/api/v1/changes/events"
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
     """Short times, and no thread left behind."""
-    monkeypatch.setattr(stream, "LOOK_S", 0.01)
+    monkeypatch.setattr(stream, "POLL_S", 0.01)
     monkeypatch.setattr(poller, "LINGER_S", 0.02)
     yield
     for thread in feed_threads():
@@ -78,7 +78,7 @@ def place(content: bytes) -> str:
 # --- the first answer
 
 
-def test_the_answer_by_itself_is_what_comes_after_the_place(anonymous_api):
+def test_stream_response_holds_the_changes_after_the_position(anonymous_api):
     for name in "abc":
         make_item(id=name)
     content = anonymous_api.get(EVENTS).content
@@ -96,7 +96,7 @@ def test_the_answer_by_itself_is_what_comes_after_the_place(anonymous_api):
     assert ids(back.content) == ["b", "c"]
 
 
-def test_who_is_far_behind_gets_a_page_and_comes_back(anonymous_api, monkeypatch):
+def test_client_far_behind_gets_one_page_and_reconnects(anonymous_api, monkeypatch):
     monkeypatch.setattr(stream, "PAGE", 2)
     for name in "abc":
         make_item(id=name)
@@ -111,7 +111,7 @@ def test_who_is_far_behind_gets_a_page_and_comes_back(anonymous_api, monkeypatch
 
 
 @pytest.mark.parametrize("wrong", ["x", "bm90IG9uZQ", "WzEsMl0"])
-def test_what_is_no_cursor_is_refused_by_name(anonymous_api, wrong):
+def test_invalid_cursor_is_rejected_by_parameter(anonymous_api, wrong):
     for path, headers, named in (
         (f"{CHANGES}?since={wrong}", {}, "since"),
         (f"{EVENTS}?since={wrong}", {}, "since"),
@@ -125,7 +125,7 @@ def test_what_is_no_cursor_is_refused_by_name(anonymous_api, wrong):
 # --- a request that waits
 
 
-def test_a_request_may_wait_only_where_there_is_nothing(anonymous_api):
+def test_request_waits_only_when_there_are_no_changes(anonymous_api):
     prefer = {"Prefer": "wait=100"}
     empty = anonymous_api.get(CHANGES, headers=prefer)
     assert isinstance(empty.continuation, Wait)
@@ -145,11 +145,11 @@ def test_a_request_may_wait_only_where_there_is_nothing(anonymous_api):
 
 
 @in_asyncio
-async def test_news_are_told_to_those_whose_place_they_come_after():
+async def test_wait_ends_for_clients_before_the_change():
     await make(id="a")
     place = await sync_to_async(feed.end)()
-    waiting = asyncio.create_task(running_feed().news(place))
-    await running_feed().news(START)
+    waiting = asyncio.create_task(running_stream().wait_for_change(place))
+    await running_stream().wait_for_change(START)
     assert not waiting.done()
     await make(id="b")
     await waiting
@@ -159,11 +159,11 @@ async def test_news_are_told_to_those_whose_place_they_come_after():
 
 
 @in_asyncio
-async def test_a_stream_goes_on_from_its_place():
+async def test_stream_continues_from_its_position():
     for name in "abc":
         await make(id=name)
     place = feed.position_of(await ItemChange.objects.aget(item_id="b"))
-    async with aclosing(running_feed().events(b"begin", place)) as events:
+    async with aclosing(running_stream().events(b"begin", place)) as events:
         assert await anext(events) == b"begin"
         assert ids(await anext(events)) == ["c"]
         await make(id="d")
@@ -177,7 +177,7 @@ async def test_streams_share_one_reader(monkeypatch):
     monkeypatch.setattr(
         feed, "changes_after", lambda *where: reads.append(where) or read(*where)
     )
-    streams = [running_feed().events(b"", START) for _ in range(200)]
+    streams = [running_stream().events(b"", START) for _ in range(200)]
     for events in streams:
         await anext(events)
     await make(id="a")
@@ -190,36 +190,36 @@ async def test_streams_share_one_reader(monkeypatch):
 
 
 @in_asyncio
-async def test_a_change_that_is_told_is_seen_long_before_the_next_look(monkeypatch):
+async def test_announced_change_is_sent_before_the_next_poll(monkeypatch):
     monkeypatch.setattr(stream, "READ_EVERY_S", 1000)
-    async with aclosing(running_feed().events(b"", START)) as events:
+    async with aclosing(running_stream().events(b"", START)) as events:
         await anext(events)
         next_event = asyncio.create_task(anext(events))
-        await running_feed_has_begun()
+        await running_stream_has_started()
         await make(id="a")
         assert ids(await next_event) == ["a"]
 
 
 @in_asyncio
-async def test_a_change_of_which_nothing_is_heard_is_seen_at_the_next_look(monkeypatch):
+async def test_unannounced_change_is_sent_at_the_next_poll(monkeypatch):
     monkeypatch.setattr(stream, "READ_EVERY_S", 0.1)
-    async with aclosing(running_feed().events(b"", START)) as events:
+    async with aclosing(running_stream().events(b"", START)) as events:
         await anext(events)
         next_event = asyncio.create_task(anext(events))
-        await running_feed_has_begun()
+        await running_stream_has_started()
         with monkeypatch.context() as deaf:
             deaf.setattr(invalidation.invalidations, "record", lambda tags: None)
             await make(id="a")
         assert ids(await next_event) == ["a"]
 
 
-async def running_feed_has_begun() -> None:
-    while running_feed().tail is None:
+async def running_stream_has_started() -> None:
+    while running_stream().buffer is None:
         await asyncio.sleep(0.01)
 
 
 @in_asyncio
-async def test_a_stream_is_kept_alive_while_the_database_fails(monkeypatch):
+async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
     monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.1)
     failing = threading.Event()
     failing.set()
@@ -232,7 +232,7 @@ async def test_a_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 
     monkeypatch.setattr(feed, "last_changes", fail)
     await make(id="a")
-    async with aclosing(running_feed().events(b"", START)) as events:
+    async with aclosing(running_stream().events(b"", START)) as events:
         await anext(events)
         assert await anext(events) == KEEP_ALIVE
         failing.clear()
@@ -242,9 +242,9 @@ async def test_a_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 
 
 @in_asyncio
-async def test_who_reads_too_slowly_is_cut_off(monkeypatch):
-    monkeypatch.setattr(stream, "KEPT_BYTES", 2_000)
-    slow, fast = (running_feed().events(b"", START) for _ in range(2))
+async def test_slow_client_is_disconnected(monkeypatch):
+    monkeypatch.setattr(stream, "BUFFER_BYTES", 2_000)
+    slow, fast = (running_stream().events(b"", START) for _ in range(2))
     async with aclosing(slow), aclosing(fast):
         await anext(slow)
         await anext(fast)
@@ -257,11 +257,11 @@ async def test_who_reads_too_slowly_is_cut_off(monkeypatch):
             await anext(slow)
 
 
-def test_what_is_kept_is_bounded_but_for_the_newest(monkeypatch):
-    monkeypatch.setattr(stream, "KEPT_BYTES", 250)
-    tail = Tail([Told((1, n), b"x" * 100) for n in (1, 2, 3)], START)
-    assert (tail.begin, tail.end) == ((1, 1), (1, 3))
+def test_buffer_is_bounded_except_for_the_newest_event(monkeypatch):
+    monkeypatch.setattr(stream, "BUFFER_BYTES", 250)
+    tail = EventBuffer([ChangeEvent((1, n), b"x" * 100) for n in (1, 2, 3)], START)
+    assert (tail.start, tail.end) == ((1, 1), (1, 3))
     assert [one.position for one in tail.after((1, 2))] == [(1, 3)]
-    tail.extend([Told((2, 1), b"x" * 1_000)])
-    assert (tail.begin, tail.end) == ((1, 3), (2, 1))
+    tail.extend([ChangeEvent((2, 1), b"x" * 1_000)])
+    assert (tail.start, tail.end) == ((1, 3), (2, 1))
     assert len(tail.after((1, 3))) == 1

@@ -22,7 +22,7 @@ def full_disk():
         cursor.execute("PRAGMA max_page_count = 4294967294")
 
 
-def test_a_write_is_refused_whole(api, full_disk):
+def test_write_on_a_full_disk_is_rejected_whole(api, full_disk):
     rows = [{"name": f"Item {n}", "description": "x" * 9_000} for n in range(100)]
     refused = api.post("/api/v1/items/bulk", rows)
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")

@@ -25,7 +25,7 @@ from resilient_site.health.components import Status
 from tests.factories import make_item
 from tests.running import ROOT
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
 
 class Clock:
@@ -43,7 +43,7 @@ def pks(changes) -> list[int]:
     return [one.pk for one in changes]
 
 
-def test_an_event_tells_what_everybody_may_know(editor):
+def test_event_holds_only_public_data(editor):
     item = make_item(id="bolt", tags=["metal"])
     catalogue.update_item(
         item.pk, {"name": "Steel bolt"}, actor=Actor(editor, editor.username)
@@ -66,14 +66,14 @@ def test_an_event_tells_what_everybody_may_know(editor):
 # --- order
 
 
-def test_the_earlier_change_of_an_item_comes_first_wherever_it_is_in_the_feed():
+def test_batch_orders_the_changes_of_an_item():
     rows = [change(1, "a"), change(4, "b"), change(2, "b"), change(5, "c")]
     batch = arrange(rows, [], (5, 5), frozenset())
     assert pks(batch.changes) == [1, 2, 4, 5]
     assert batch.ahead == frozenset()
 
 
-def test_what_is_fetched_from_behind_is_not_published_again():
+def test_change_published_ahead_is_not_published_again():
     behind = [change(2, "b")]
     batch = arrange([change(1, "a"), change(4, "b")], behind, (4, 4), frozenset())
     assert (pks(batch.changes), batch.ahead) == ([1, 2, 4], {2})
@@ -81,7 +81,7 @@ def test_what_is_fetched_from_behind_is_not_published_again():
     assert (pks(later.changes), later.ahead) == ([6], frozenset())
 
 
-def test_transactions_that_wait_for_each_other_are_published_in_their_order():
+def test_waiting_transactions_are_published_in_order():
     """The one that was numbered first changes the item last."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has one writer at a time")
@@ -123,7 +123,7 @@ def expire() -> None:
     EventRelay.objects.update(held_until=past)
 
 
-def test_one_holds_the_place_until_it_is_silent_for_too_long():
+def test_lease_is_lost_when_it_is_not_renewed():
     first, second = Lease(), Lease()
     assert first.acquire()
     assert not second.acquire()
@@ -138,7 +138,7 @@ def test_one_holds_the_place_until_it_is_silent_for_too_long():
     assert first.position == position_of(ItemChange.objects.get())
 
 
-def test_who_was_held_up_does_not_publish_any_more():
+def test_delayed_relay_stops_publishing():
     clock = Clock()
     lease = Lease(clock)
     with pytest.raises(LeaseLost):
@@ -152,7 +152,7 @@ def test_who_was_held_up_does_not_publish_any_more():
     lease.check()
 
 
-def test_the_place_is_renewed_now_and_then():
+def test_lease_is_renewed():
     clock = Clock()
     lease = Lease(clock)
     assert lease.acquire()
@@ -167,7 +167,7 @@ def test_the_place_is_renewed_now_and_then():
 # --- after a dump was restored
 
 
-def test_what_a_restored_dump_has_not_published_is_published():
+def test_unpublished_changes_of_a_restored_dump_are_published():
     if connection.vendor != "postgresql":
         pytest.skip("SQLite does not number transactions")
     for name in "abc":
@@ -185,7 +185,7 @@ def test_what_a_restored_dump_has_not_published_is_published():
     assert [one.item_id for one in batch.changes] == ["c", "d"]
 
 
-def test_a_place_of_a_restored_dump_is_settled_by_the_relay_too():
+def test_relay_settles_the_position_of_a_restored_dump():
     if connection.vendor != "postgresql":
         pytest.skip("SQLite does not number transactions")
     make_item(id="a")
@@ -200,7 +200,7 @@ def test_a_place_of_a_restored_dump_is_settled_by_the_relay_too():
 # --- health, and without it
 
 
-def test_the_status_tells_how_far_behind_it_is():
+def test_health_check_reports_how_far_behind_the_relay_is():
     assert health.check().status is Status.FAIL
     lease = Lease()
     assert lease.acquire()
@@ -219,7 +219,7 @@ def test_the_status_tells_how_far_behind_it_is():
     assert health.check().status is Status.PASS
 
 
-def test_without_a_broker_nothing_runs_and_nothing_is_imported():
+def test_relay_is_off_without_a_broker():
     code = (
         "import sys, django; django.setup();"
         "from resilient_site.health.components import all_components;"

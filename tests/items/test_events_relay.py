@@ -192,7 +192,7 @@ def test_every_change_is_published_once_and_in_order(
     assert EventRelay.objects.get().held_until is None
 
 
-def test_nothing_is_lost_over_kills_and_two_relays_take_turns(
+def test_relays_that_are_killed_lose_no_change(
     transactional_db, url, make_relay, make_consumer
 ):
     consumer = make_consumer(url)
@@ -219,7 +219,7 @@ def test_nothing_is_lost_over_kills_and_two_relays_take_turns(
     assert_equal_and_in_order(consumer, duplicates=2 * 500)
 
 
-def test_nothing_is_lost_over_a_broker_that_is_killed(
+def test_broker_that_is_killed_loses_no_change(
     transactional_db, rabbitmq_own, make_relay, make_consumer
 ):
     consumer = make_consumer(rabbitmq_own.url())
@@ -237,7 +237,7 @@ def test_nothing_is_lost_over_a_broker_that_is_killed(
     assert relay.stop() == 0
 
 
-def test_nothing_is_lost_over_a_database_that_is_killed(
+def test_database_that_is_killed_loses_no_change(
     own_database, postgres_own, url, make_relay, make_consumer
 ):
     consumer = make_consumer(url)
@@ -253,7 +253,9 @@ def test_nothing_is_lost_over_a_database_that_is_killed(
     assert relay.stop() == 0
 
 
-def test_redis_is_a_broker_too(transactional_db, redis_own, make_relay, make_consumer):
+def test_redis_works_as_a_broker(
+    transactional_db, redis_own, make_relay, make_consumer
+):
     consumer = make_consumer(redis_own.url())
     make_relay(database_of_tests(), redis_own.url())
     write(range(100))
@@ -261,7 +263,7 @@ def test_redis_is_a_broker_too(transactional_db, redis_own, make_relay, make_con
     assert_equal_and_in_order(consumer)
 
 
-def test_all_of_a_long_backlog_is_published(transactional_db, url, make_relay):
+def test_long_backlog_is_published(transactional_db, url, make_relay):
     rows = [
         ItemChange(
             item_id=f"i{n}", version=1, action="created", actor_name="test",

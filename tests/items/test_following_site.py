@@ -92,7 +92,7 @@ def reads(database: Postgres, seconds: float) -> int:
     return count() - before
 
 
-def test_a_thousand_streams_cost_one_reader(site, database):
+def test_thousand_streams_share_one_reader(site, database):
     (worker,) = psutil.Process(site.process.pid).children()
     with ExitStack() as stack:
         peers = [stack.enter_context(Peer(site, EVENTS)) for _ in range(STREAMS)]
@@ -113,7 +113,7 @@ def test_a_thousand_streams_cost_one_reader(site, database):
     wait_for(lambda: reads(database, 1) == 0)
 
 
-def test_a_request_that_waits_is_answered_at_the_change(site):
+def test_waiting_request_ends_at_the_change(site):
     path = "/api/v1/changes?since=now"
     with Peer(site, path, "GET wait=1") as peer:
         began = time.monotonic()
@@ -131,7 +131,7 @@ def test_a_request_that_waits_is_answered_at_the_change(site):
     assert (status, body["results"][0]["item_id"]) == (200, "waited-for")
 
 
-def test_who_does_not_read_is_cut_off_and_others_are_not(site):
+def test_client_that_does_not_read_is_disconnected_alone(site):
     with Peer(site, EVENTS) as slow, Peer(site, EVENTS) as quick:
         # Else the kernel would keep for him what the site does not.
         slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -146,9 +146,7 @@ def test_who_does_not_read_is_cut_off_and_others_are_not(site):
         assert b"large-19-9" not in left
 
 
-def test_serve_publishes_events_and_starts_a_killed_relay_again(
-    rabbitmq_server, tmp_path
-):
+def test_serve_publishes_events_and_restarts_a_killed_relay(rabbitmq_server, tmp_path):
     site = Site(tmp_path, EVENTS_URL=rabbitmq_server.url())
     with kombu.Connection(rabbitmq_server.url()) as broker:
         queue = QUEUE.bind(broker.default_channel)

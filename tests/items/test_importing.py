@@ -54,7 +54,7 @@ def counts(run: ImportRun) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_csv_is_read_with_its_separator(separator, end, mark):
+def test_csv_separator_is_recognized(separator, end, mark):
     text = mark + end.join(
         [separator.join(row) for row in (["ID ", "Name"], ["1", '"a ""b"""'])]
     )
@@ -62,13 +62,13 @@ def test_csv_is_read_with_its_separator(separator, end, mark):
     assert (line.fields, line.error) == ({"id": "1", "name": 'a "b"'}, "")
 
 
-def test_a_row_over_several_lines_is_one_row():
+def test_csv_row_spans_several_lines():
     first, second = lines('name,description\na,"one\ntwo"\nb,x\n')
     assert first.fields["description"] == "one\ntwo"
     assert (first.number, second.number) == (3, 4)
 
 
-def test_ndjson_and_gzip_are_known_by_their_content():
+def test_ndjson_and_gzip_are_recognized_by_content():
     text = '{"name": "a"}\n\n{"name": "b"}'
     for content in (text, gzip.compress(text.encode()), "\ufeff" + text):
         found = [line.fields.get("name") for line in lines(content)]
@@ -90,7 +90,7 @@ def test_ndjson_and_gzip_are_known_by_their_content():
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_no_file_of_items_is_refused(content, reason):
+def test_file_without_items_is_rejected(content, reason):
     with pytest.raises(Unreadable, match=reason):
         lines(content)
 
@@ -111,7 +111,7 @@ def test_what_is_no_file_of_items_is_refused(content, reason):
     ids=lambda value: repr(value)[:30],
 )
 @pytest.mark.django_db
-def test_a_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
+def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
     raw = row if isinstance(row, bytes) else row.encode()
     run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
 
@@ -123,7 +123,7 @@ def test_a_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
 
 
 @pytest.mark.django_db
-def test_a_quote_that_is_not_closed_swallows_no_row(tmp_path):
+def test_unclosed_quote_swallows_no_row(tmp_path):
     rows = ['q1,a,"x', "q2,b,y", 'q3,c,"two', 'lines"', 'q4,d,"e" f', "q5,g,h", 'q6,"']
     run = load("\n".join(["id,name,description", *rows]), tmp_path)
 
@@ -136,13 +136,13 @@ def test_a_quote_that_is_not_closed_swallows_no_row(tmp_path):
 
 
 @pytest.mark.django_db
-def test_a_huge_line_in_an_open_quote_costs_two_rows_and_no_more(tmp_path):
+def test_huge_line_in_an_open_quote_costs_two_rows(tmp_path):
     huge = "x" * (LINE_MAX_BYTES * 2)
     run = load(f'id,name\n1,"a\n{huge}\n2,b\n', tmp_path)
     assert counts(run) == (1, 0, 0, 2)
 
 
-def test_quotes_that_close_and_open_again_are_read_in_linear_time():
+def test_reopened_quotes_are_read_in_linear_time():
     """Each line alone could begin a row that goes on to the end of the file."""
     content = b"id,name\n" + b'a","b\n' * 200_000 + b"1,good\n"
     source = stream(content)
@@ -152,7 +152,7 @@ def test_quotes_that_close_and_open_again_are_read_in_linear_time():
     assert all(line.error for line in found[:-1])
 
 
-def test_a_file_is_not_read_beyond_its_bound():
+def test_file_is_not_read_beyond_its_limit():
     content = stream(gzip.compress(b"name\n" + b"\n" * 100_000))
     with pytest.raises(Unreadable, match="more than 50,000 bytes"):
         list(read_lines(content, max_bytes=50_000))
@@ -171,7 +171,7 @@ def test_a_file_is_not_read_beyond_its_bound():
     ids=lambda value: value[:30],
 )
 @pytest.mark.django_db
-def test_a_bad_line_of_ndjson_is_rejected(row, reason, tmp_path):
+def test_bad_ndjson_line_is_rejected(row, reason, tmp_path):
     run = load('{"name": "a"}\n' + row + '\n{"name": "b"}\n', tmp_path)
     assert counts(run) == (2, 0, 0, 1)
     assert reason in (tmp_path / "rejects.csv").read_text()
@@ -181,7 +181,7 @@ def test_a_bad_line_of_ndjson_is_rejected(row, reason, tmp_path):
 
 
 @pytest.mark.django_db
-def test_rows_are_created_updated_and_left_alone(tmp_path):
+def test_import_creates_updates_and_leaves_rows_unchanged(tmp_path):
     make_item(id="1", name="Old", description="keep", tags=["t"])
     make_item(id="2", name="Same", description="", tags=[])
 
@@ -202,7 +202,7 @@ def test_rows_are_created_updated_and_left_alone(tmp_path):
 
 
 @pytest.mark.django_db
-def test_tags_that_a_row_drops_are_gone(tmp_path):
+def test_import_removes_tags_that_a_row_lacks(tmp_path):
     make_item(id="1", name="A", tags=["a", "b"])
     load("id,name,tags\n1,A,b c\n", tmp_path)
     assert catalogue.get_item("1").tag_names() == ["b", "c"]
@@ -212,7 +212,7 @@ def test_tags_that_a_row_drops_are_gone(tmp_path):
 
 
 @pytest.mark.django_db
-def test_of_two_rows_with_one_id_the_later_one_counts(tmp_path):
+def test_later_of_two_rows_with_one_id_counts(tmp_path):
     text = '{"id": 1, "name": "a", "description": "d"}\n{"id": "1", "name": "b"}\n'
     run = load(text, tmp_path)
     assert counts(run) == (1, 0, 1, 0)
@@ -221,7 +221,7 @@ def test_of_two_rows_with_one_id_the_later_one_counts(tmp_path):
 
 
 @pytest.mark.django_db
-def test_an_id_that_was_deleted_goes_on_counting_versions(tmp_path):
+def test_imported_id_continues_the_versions_of_a_deleted_item(tmp_path):
     make_item(id="1")
     catalogue.delete_item("1", actor=TESTER)
     load("id,name\n1,again\n", tmp_path)
@@ -229,7 +229,7 @@ def test_an_id_that_was_deleted_goes_on_counting_versions(tmp_path):
 
 
 @pytest.mark.django_db
-def test_an_import_can_be_undone_item_by_item(tmp_path):
+def test_import_can_be_undone_item_by_item(tmp_path):
     make_item(id="1", name="Old", tags=["t"])
     load("id,name,tags\n1,New,u\n", tmp_path)
     change = ItemChange.objects.of_item("1").first()
@@ -250,7 +250,7 @@ def test_comparing_changes_nothing():
 
 
 @pytest.mark.django_db
-def test_a_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries):
+def test_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries):
     rows = [
         {"id": f"i{n}", "name": f"n{n}", "description": "d", "tags": ["a", "b"]}
         for n in range(500)
@@ -264,7 +264,7 @@ def test_a_batch_takes_a_fixed_number_of_statements(django_assert_max_num_querie
 
 
 @pytest.mark.django_db
-def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(importing.batches, "__defaults__", (10,))
     rows = [f"{n},name {n}" if n % 7 else f"bad id {n},x" for n in range(50)]
     content = gzip.compress("\n".join(["id,name", *rows]).encode())
@@ -306,7 +306,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatc
 
 
 @pytest.mark.django_db
-def test_a_slice_of_time_does_whole_batches_and_goes_on(tmp_path, monkeypatch):
+def test_time_slice_applies_whole_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(importing.batches, "__defaults__", (2,))
     content = "name\n" + "".join(f"n{n}\n" for n in range(7))
     run = importing.begin(source="test", path="-", actor=TESTER)
@@ -325,7 +325,7 @@ def test_a_slice_of_time_does_whole_batches_and_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_two_processes_do_not_do_the_same_batch(tmp_path):
+def test_second_process_does_not_apply_the_same_batch(tmp_path):
     run = importing.begin(source="test", path="-", actor=TESTER)
     stale = ImportRun.objects.get(pk=run.pk)
     content = "id,name\n1,a\n"
@@ -341,9 +341,7 @@ def test_two_processes_do_not_do_the_same_batch(tmp_path):
 
 
 @pytest.mark.django_db
-def test_a_batch_that_fails_leaves_position_and_items_as_they_were(
-    tmp_path, monkeypatch
-):
+def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("lost")
 
@@ -379,7 +377,7 @@ class ExportAndImport(TestCase):
         st.lists(st.tuples(ids, texts, texts, tag_lists), max_size=8),
         st.sampled_from(sorted(exporting.FORMATS)),
     )
-    def test_what_was_exported_is_imported_without_a_change(self, rows, name):
+    def test_importing_an_export_changes_nothing(self, rows, name):
         """Also into an empty catalogue, where the same items come out."""
         for pk, item_name, description, tags in rows:
             try:
@@ -408,7 +406,7 @@ class ExportAndImport(TestCase):
 
 
 @pytest.mark.django_db
-def test_an_export_is_ordered_by_id_in_chunks(monkeypatch):
+def test_export_is_ordered_by_id_in_chunks(monkeypatch):
     monkeypatch.setattr(exporting, "CHUNK_ROWS", 3)
     for name in "hgfedcba":
         make_item(id=name, name="same")

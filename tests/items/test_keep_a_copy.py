@@ -90,7 +90,7 @@ def write(send: Callable[..., int], end: threading.Event) -> None:
         number += 1
 
 
-def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp_path):
+def test_copy_that_is_killed_repeatedly_ends_equal(site, send, start, tmp_path):
     copy, end = tmp_path / "copy", threading.Event()
     writer = threading.Thread(target=write, args=(send, end))
     writer.start()
@@ -115,7 +115,7 @@ def test_a_copy_that_is_killed_again_and_again_ends_equal(site, send, start, tmp
     wait_for(lambda: copied(copy)["country.DE"]["name"] == "Changed at the end", 5)
 
 
-def test_a_copy_starts_over_when_its_position_is_invalid(site, start, tmp_path):
+def test_copy_starts_over_when_its_position_is_invalid(site, start, tmp_path):
     copy = tmp_path / "copy"
     process = start()
     wait_for(lambda: read(copy, "SELECT next FROM position"))

@@ -10,7 +10,7 @@ from items import catalogue
 from items.models import Item, ItemChange
 from tests.factories import TESTER, make_item, make_items
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 FORM = {"name": "Steel bolt", "description": "M8", "tags": "steel, Small"}
 
@@ -22,13 +22,13 @@ def text(response) -> str:
 # --- reading
 
 
-def test_the_front_page_leads_to_the_list(client):
+def test_front_page_redirects_to_the_list(client):
     response = client.get("/", follow=True)
     assert response.redirect_chain == [("/items/", 302)]
     assert "No items" in text(response) or "empty" in text(response).lower()
 
 
-def test_the_list_searches_filters_orders_and_pages(client):
+def test_list_page_searches_filters_orders_and_paginates(client):
     make_items(60, tags=["t"])
     make_item(name="Needle", tags=["u"])
 
@@ -43,7 +43,7 @@ def test_the_list_searches_filters_orders_and_pages(client):
     assert "Needle" not in text(client.get("/items/?tag=t&search=needle"))
 
 
-def test_a_search_as_you_type_gets_the_results_alone(client):
+def test_search_as_you_type_gets_only_the_results(client):
     make_item(name="Needle")
     headers = {"HX-Request": "true", "HX-Target": "results"}
     response = client.get("/items/?search=need", headers=headers)
@@ -52,7 +52,7 @@ def test_a_search_as_you_type_gets_the_results_alone(client):
     assert "<html" in text(client.get("/items/?search=need"))
 
 
-def test_an_item_shows_itself_and_its_history(client):
+def test_item_page_shows_item_and_history(client):
     make_item(id="bolt", name="Old <b>", description="line\nother")
     catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
     response = client.get("/items/bolt/")
@@ -61,7 +61,7 @@ def test_an_item_shows_itself_and_its_history(client):
     assert [c.version for c in response.context["history"].rows] == [2, 1]
 
 
-def test_a_deleted_item_is_gone_but_its_history_is_there(client):
+def test_deleted_item_is_410_with_its_history(client):
     make_item(id="bolt")
     catalogue.delete_item("bolt", actor=TESTER)
     response = client.get("/items/bolt/")
@@ -72,7 +72,7 @@ def test_a_deleted_item_is_gone_but_its_history_is_there(client):
 @pytest.mark.parametrize(
     "path", ["/items/nix/", "/nothing/", "/items/a%20b/", "/items/%00/"]
 )
-def test_what_is_not_there_is_an_error_page(client, path):
+def test_unknown_item_is_an_error_page(client, path):
     response = client.get(path)
     assert response.status_code == 404
     assert response["Content-Type"].startswith("text/html")
@@ -82,13 +82,13 @@ def test_what_is_not_there_is_an_error_page(client, path):
 @pytest.mark.parametrize(
     ("query", "word"), [("ordering=size", "ordering"), ("search=%00", "null")]
 )
-def test_a_bad_query_is_an_error_page(client, query, word):
+def test_bad_query_is_an_error_page(client, query, word):
     response = client.get(f"/items/?{query}")
     assert response.status_code == 400
     assert word in text(response)
 
 
-def test_the_changes_of_all_items_are_listed(client):
+def test_changes_page_lists_the_changes_of_all_items(client):
     make_item(id="bolt")
     catalogue.delete_item("bolt", actor=TESTER)
     response = client.get("/items/changes/")
@@ -99,7 +99,7 @@ def test_the_changes_of_all_items_are_listed(client):
 # --- writing
 
 
-def test_an_editor_creates_an_item(editor_client):
+def test_editor_creates_an_item(editor_client):
     response = editor_client.post("/items/new/", FORM | {"id": "bolt"}, follow=True)
     assert response.redirect_chain == [("/items/bolt/", 302)]
     item = catalogue.get_item("bolt")
@@ -107,7 +107,7 @@ def test_an_editor_creates_an_item(editor_client):
     assert ItemChange.objects.get().actor_name == "edith"
 
 
-def test_an_id_is_made_if_none_is_given(editor_client):
+def test_id_is_generated_if_left_empty(editor_client):
     editor_client.post("/items/new/", FORM | {"id": ""})
     assert Item.objects.count() == 1
 
@@ -124,7 +124,7 @@ def test_an_id_is_made_if_none_is_given(editor_client):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_bad_form_comes_back_with_the_error_at_its_field(editor_client, bad, field):
+def test_bad_form_shows_the_error_at_its_field(editor_client, bad, field):
     make_item(id="taken")
     response = editor_client.post("/items/new/", FORM | bad)
     assert response.status_code == 422
@@ -132,7 +132,7 @@ def test_a_bad_form_comes_back_with_the_error_at_its_field(editor_client, bad, f
     assert Item.objects.count() == 1
 
 
-def test_an_editor_changes_an_item(editor_client):
+def test_editor_changes_an_item(editor_client):
     make_item(id="bolt")
     page = editor_client.get("/items/bolt/edit/")
     version = page.context["form"]["version"].value()
@@ -142,7 +142,7 @@ def test_an_editor_changes_an_item(editor_client):
     assert (item.name, item.version) == ("Steel bolt", 2)
 
 
-def test_the_second_of_two_editors_is_shown_what_the_first_one_saved(editor_client):
+def test_conflicting_edit_shows_the_saved_version(editor_client):
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "Theirs"}, actor=TESTER)
 
@@ -159,13 +159,13 @@ def test_the_second_of_two_editors_is_shown_what_the_first_one_saved(editor_clie
     assert catalogue.get_item("bolt").name == "Steel bolt"
 
 
-def test_an_edit_without_its_version_is_refused(editor_client):
+def test_edit_without_a_version_is_rejected(editor_client):
     make_item(id="bolt")
     response = editor_client.post("/items/bolt/edit/", FORM)
     assert response.status_code == 422
 
 
-def test_a_deletion_is_confirmed_done_and_undone(editor_client):
+def test_deletion_is_confirmed_and_undone(editor_client):
     make_item(id="bolt")
     page = editor_client.get("/items/bolt/delete/")
     assert "Brass bolt" in text(page)
@@ -183,13 +183,13 @@ def test_a_deletion_is_confirmed_done_and_undone(editor_client):
 
 
 @pytest.mark.parametrize("version", ["", "-1", "1.5", "x", "9" * 5000, "²"])
-def test_a_deletion_names_the_version_it_was_shown(editor_client, version):
+def test_deletion_requires_the_version_shown(editor_client, version):
     make_item(id="bolt")
     editor_client.post("/items/bolt/delete/", {"version": version})
     assert Item.objects.exists()
 
 
-def test_a_deletion_of_what_changed_meanwhile_asks_again(editor_client):
+def test_deletion_of_a_changed_item_asks_again(editor_client):
     make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "X"}, actor=TESTER)
     response = editor_client.post("/items/bolt/delete/", {"version": "1"}, follow=True)
@@ -197,7 +197,7 @@ def test_a_deletion_of_what_changed_meanwhile_asks_again(editor_client):
     assert "changed" in text(response)
 
 
-def test_undoing_takes_all_that_an_editor_may(client, reader):
+def test_undo_requires_all_permissions_of_an_editor(client, reader):
     make_item(id="bolt")
     for permission in Permission.objects.filter(codename="change_item"):
         reader.user_permissions.add(permission)
@@ -208,7 +208,7 @@ def test_undoing_takes_all_that_an_editor_may(client, reader):
     assert Item.objects.exists()
 
 
-def test_a_change_of_another_item_is_not_undone(editor_client):
+def test_undo_rejects_a_change_of_another_item(editor_client):
     make_item(id="bolt")
     make_item(id="nut")
     change = ItemChange.objects.get(item_id="nut")
@@ -221,7 +221,7 @@ WRITING = [
 ]  # fmt: skip
 
 
-def test_importing_takes_the_right_to_change_items_too(client, reader):
+def test_import_requires_permission_to_change_items(client, reader):
     for permission in Permission.objects.filter(codename="add_item"):
         reader.user_permissions.add(permission)
     client.force_login(reader)
@@ -231,7 +231,7 @@ def test_importing_takes_the_right_to_change_items_too(client, reader):
 
 
 @pytest.mark.parametrize("path", WRITING)
-def test_writing_asks_strangers_to_sign_in_and_refuses_readers(client, reader, path):
+def test_writing_asks_anonymous_to_sign_in_and_rejects_readers(client, reader, path):
     make_item(id="bolt")
     response = client.get(path)
     assert response.status_code == 302
@@ -242,7 +242,7 @@ def test_writing_asks_strangers_to_sign_in_and_refuses_readers(client, reader, p
     assert catalogue.get_item("bolt").version == 1
 
 
-def test_a_form_without_its_token_is_refused(editor):
+def test_form_without_a_csrf_token_is_rejected(editor):
     client = Client(enforce_csrf_checks=True)
     client.force_login(editor)
     response = client.post("/items/new/", FORM)
@@ -251,7 +251,7 @@ def test_a_form_without_its_token_is_refused(editor):
     assert not Item.objects.exists()
 
 
-def test_the_api_refuses_a_session_without_its_token(editor):
+def test_api_rejects_a_session_without_a_csrf_token(editor):
     client = Client(enforce_csrf_checks=True)
     client.force_login(editor)
     response = client.post(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.once
     ],
     ids=repr,
 )
-def test_ids_are_text_and_whole_numbers_stay_numbers_in_json(given_id, stored, shown):
+def test_numeric_id_stays_a_number_in_json(given_id, stored, shown):
     assert rules.clean_id(given_id) == stored
     assert rules.public_id(stored) == shown
 
@@ -35,7 +35,7 @@ def test_ids_are_text_and_whole_numbers_stay_numbers_in_json(given_id, stored, s
      "export", "bulk", "import", "changes", "x" * 101],
     ids=repr,
 )  # fmt: skip
-def test_other_ids_are_refused_with_a_sentence(bad):
+def test_bad_id_is_rejected_with_a_sentence(bad):
     with pytest.raises(ValueError, match=r"\.$"):
         rules.clean_id(bad)
 
@@ -46,7 +46,7 @@ def test_clean_names_every_field_that_breaks_a_rule():
     assert set(caught.value.errors) == {"id", "name", "tags", "description"}
 
 
-def test_a_missing_name_is_an_error_unless_partial():
+def test_missing_name_is_an_error_unless_partial():
     with pytest.raises(fields.InvalidItem, match="required"):
         fields.clean({"description": "d"})
     assert fields.clean({"description": "d"}, partial=True) == {"description": "d"}
@@ -55,13 +55,13 @@ def test_a_missing_name_is_an_error_unless_partial():
 @pytest.mark.parametrize(
     "text", ["a\0b", "\ud800", "a\nb", "a\x7f", "a\u2028b"], ids=repr
 )
-def test_a_name_is_one_printable_line(text):
+def test_name_is_one_printable_line(text):
     with pytest.raises(ValueError, match="Must"):
         rules.clean_line("x" + text, max_length=200, required=True)
 
 
 @pytest.mark.parametrize("name", ["\u202e", "\u200b \u200b", "\u00ad"], ids=repr)
-def test_a_name_can_be_seen(name):
+def test_name_has_a_visible_character(name):
     with pytest.raises(ValueError, match="can be seen"):
         rules.clean_line(name, max_length=200, required=True)
 
@@ -74,7 +74,7 @@ def test_tags_are_sorted_lower_case_and_once():
 
 
 @given(st.text(max_size=50), st.text(max_size=80), st.lists(st.text(max_size=8)))
-def test_cleaning_what_was_cleaned_changes_nothing(name, description, tags):
+def test_cleaning_is_idempotent(name, description, tags):
     try:
         once = fields.clean({"name": name, "description": description, "tags": tags})
     except fields.InvalidItem:
@@ -99,6 +99,6 @@ def test_search_words_have_no_case_accents_or_punctuation(text, words):
 
 @given(st.text(max_size=60))
 @example("\N{MATHEMATICAL BOLD CAPITAL A}")
-def test_search_words_of_search_words_are_the_same(text):
+def test_search_words_are_idempotent(text):
     words = search_words(text)
     assert search_words(words) == words

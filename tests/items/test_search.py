@@ -43,11 +43,11 @@ def found(text: str) -> set[str]:
         ("nothinglikethis", set()),
     ],
 )
-def test_every_word_is_found_in_name_or_description(text, ids):
+def test_search_finds_every_word_in_name_or_description(text, ids):
     assert found(text) == ids
 
 
-def test_an_edit_and_a_deletion_are_searched_at_once():
+def test_search_sees_edits_and_deletions_at_once():
     catalogue.update_item("cpp", {"name": "Rust"}, actor=TESTER)
     assert found("rust") == {"cpp"}
     catalogue.update_item("cpp", {"description": "Crab"}, actor=TESTER)
@@ -56,7 +56,7 @@ def test_an_edit_and_a_deletion_are_searched_at_once():
     assert found("rust") == set()
 
 
-def test_tags_narrow_a_search():
+def test_search_is_filtered_by_tags():
     make_item(id="b", name="Bolt", tags=["metal", "small"])
 
     assert set(Item.objects.tagged(["metal", "small"])) == {Item(pk="b")}
@@ -64,7 +64,7 @@ def test_tags_narrow_a_search():
     assert not Item.objects.tagged(["nix"]).exists()
 
 
-def test_the_index_is_there_for_the_database():
+def test_search_index_exists():
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
             cursor.execute(

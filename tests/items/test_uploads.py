@@ -12,7 +12,7 @@ from items.imports import importing, uploads
 from items.models import ImportRun, Item
 from tests.factories import make_item
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 CSV = b"id,name,tags\n1,One,a b\n2,Two,\nbad id,Three,\n"
 
@@ -28,7 +28,7 @@ def upload(client, content: bytes, name: str = "items.csv"):
     return client.post("/items/import/", {"file": file})
 
 
-def test_a_file_is_previewed_then_applied(editor_client, own_folder):
+def test_upload_is_previewed_then_applied(editor_client, own_folder):
     make_item(id="1", name="One", description="", tags=["a"])
 
     response = upload(editor_client, CSV)
@@ -53,7 +53,7 @@ def test_a_file_is_previewed_then_applied(editor_client, own_folder):
     assert b'4,"id: May have' in rejects.getvalue()
 
 
-def test_a_large_file_is_applied_in_slices(editor_client, monkeypatch):
+def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
     monkeypatch.setattr(importing.batches, "__defaults__", (2,))
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     content = b"name\n" + b"".join(b"n%d\n" % n for n in range(5))
@@ -70,7 +70,7 @@ def test_a_large_file_is_applied_in_slices(editor_client, monkeypatch):
     assert (run.percent, Item.objects.count()) == (100, 5)
 
 
-def test_a_post_after_the_end_does_nothing(editor_client):
+def test_post_after_the_end_does_nothing(editor_client):
     location = upload(editor_client, b"name\na\n")["Location"]
     for _ in range(3):
         assert editor_client.post(location).status_code == 302
@@ -80,7 +80,7 @@ def test_a_post_after_the_end_does_nothing(editor_client):
 @pytest.mark.parametrize(
     "content", [b"colour\nred\n", b"\x1f\x8bno", b"\x89PNG", b"name,name\n"]
 )
-def test_what_is_no_file_of_items_is_refused_and_not_kept(
+def test_upload_of_another_file_is_rejected_and_deleted(
     editor_client, own_folder, content
 ):
     response = upload(editor_client, content)
@@ -96,7 +96,7 @@ def test_what_is_no_file_of_items_is_refused_and_not_kept(
      b"id,name,tags\nl1,a,a\0b\nl2,ok,\n"],
     ids=["latin", "null", "tag"],
 )  # fmt: skip
-def test_a_row_that_no_database_could_keep_is_shown_as_rejected(editor_client, content):
+def test_row_that_no_database_can_store_is_shown_as_rejected(editor_client, content):
     location = upload(editor_client, content)["Location"]
     page = editor_client.get(location)
     assert page.status_code == 200
@@ -105,12 +105,12 @@ def test_a_row_that_no_database_could_keep_is_shown_as_rejected(editor_client, c
     assert list(Item.objects.values_list("pk", flat=True)) == ["l2"]
 
 
-def test_no_file_is_an_error_at_the_field(editor_client):
+def test_missing_file_is_a_field_error(editor_client):
     response = editor_client.post("/items/import/", {})
     assert response.status_code == 422
 
 
-def test_a_file_over_the_limit_is_413(editor_client, settings):
+def test_upload_over_the_limit_is_413(editor_client, settings):
     settings.IMPORT_MAX_BYTES = 300
     response = upload(editor_client, b"name\n" + b"x" * 1000)
     assert response.status_code == 413
@@ -118,7 +118,7 @@ def test_a_file_over_the_limit_is_413(editor_client, settings):
     assert upload(editor_client, b"name\n" + b"x" * 100).status_code == 302
 
 
-def test_the_file_may_be_gone_when_it_is_applied(editor_client):
+def test_missing_upload_is_reported_when_applied(editor_client):
     location = upload(editor_client, b"name\na\n")["Location"]
     Path(ImportRun.objects.get().path).unlink()
     response = editor_client.post(location)
@@ -126,7 +126,9 @@ def test_the_file_may_be_gone_when_it_is_applied(editor_client):
     assert "upload it again" in response.content.decode()
 
 
-def test_a_full_disk_is_503_and_nothing_is_kept(editor_client, own_folder, monkeypatch):
+def test_upload_on_a_full_disk_is_503_and_deleted(
+    editor_client, own_folder, monkeypatch
+):
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -137,7 +139,7 @@ def test_a_full_disk_is_503_and_nothing_is_kept(editor_client, own_folder, monke
     assert not list((own_folder / "imports").iterdir())
 
 
-def test_an_import_is_its_owners_alone(client, editor_client, admin):
+def test_import_run_is_visible_to_its_owner_only(client, editor_client, admin):
     location = upload(editor_client, b"name\na\n")["Location"]
     client.force_login(admin)
     assert client.get(location).status_code == 404
@@ -145,7 +147,7 @@ def test_an_import_is_its_owners_alone(client, editor_client, admin):
     assert not Item.objects.exists()
 
 
-def test_uploads_that_were_forgotten_are_removed(editor_client, own_folder, settings):
+def test_abandoned_uploads_are_deleted(editor_client, own_folder, settings):
     upload(editor_client, b"name\na\n")
     run = ImportRun.objects.get()
     run.started_at -= uploads.RETENTION * 2
