@@ -1,0 +1,109 @@
+"""How many project files a request passes through: a hit, a miss and an update.
+
+Printed with `pytest -s`. The bounds only ever go down: a reader of the code has to
+follow a request through these files.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from resilient_site.models import ApiToken
+from tests.factories import make_item
+from tests.resilient_site.edge.clients import ask, get, run
+from tests.running import ROOT
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_connection_stays"),
+    # Without the files that connect to PostgreSQL, which only the first request does.
+    pytest.mark.skipif(
+        connection.vendor != "sqlite", reason="for the embedded default"
+    ),
+]
+ITEM = "/api/v1/items/bolt"
+HIT_FILES, MISS_FILES, UPDATE_FILES = 8, 34, 39
+PACKAGES = tuple(f"{ROOT / name}/" for name in ("resilient_site", "items", "compute"))
+
+
+class Trace:
+    """Functions of the project in the order of their calls, in all threads."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+
+    def record(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        is_ours = code.co_filename.startswith(PACKAGES) and "<" not in code.co_qualname
+        if event == "call" and is_ours:
+            path = Path(code.co_filename).relative_to(ROOT)
+            self.calls.append((str(path), code.co_qualname))
+
+    @property
+    def files(self) -> set[str]:
+        return {path for path, _ in self.calls}
+
+    def report(self, name: str) -> None:
+        switches = sum(one != next_ for (one, _), (next_, _) in pairwise(self.calls))
+        print(
+            f"\n{name}: {len(self.files)} files, {len(set(self.calls))} functions, "
+            f"{switches} switches between files"
+        )
+        for path in dict.fromkeys(path for path, _ in self.calls):
+            names = dict.fromkeys(name for found, name in self.calls if found == path)
+            print(f"  {path}: {', '.join(names)}")
+
+
+@contextmanager
+def traced(name: str) -> Iterator[Trace]:
+    trace, before = Trace(), sys.getprofile()
+    threading.setprofile_all_threads(trace.record)
+    try:
+        yield trace
+    finally:
+        threading.setprofile_all_threads(None)
+        sys.setprofile(before)
+    trace.report(name)
+
+
+@pytest.fixture
+def token(editor) -> str:
+    make_item(id="bolt")
+    make_item(id="nut")
+    return f"Token {ApiToken.objects.create(user=editor)[1]}"
+
+
+@run
+async def test_request_passes_few_files(token):
+    for name in ("Bolt", "Hex bolt"):  # so that everything has been loaded
+        await get(ITEM)
+        await update(name, token)
+    await get(ITEM)
+    with traced("A read from the shared cache") as hit:
+        assert (await get(ITEM)).is_hit
+    with traced("A read that is not cached") as miss:
+        assert (await get("/api/v1/items/nut")).status == 200
+    with traced("An update by token") as change:
+        assert await update("New", token) == 200
+    assert len(hit.files) <= HIT_FILES
+    assert len(miss.files) <= MISS_FILES
+    assert len(change.files) <= UPDATE_FILES
+
+
+async def update(name: str, token: str) -> int:
+    body = json.dumps({"name": name}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"authorization", token.encode()),
+    ]
+    return (await ask(ITEM, "PATCH", headers, [body])).status
