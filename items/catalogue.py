@@ -10,7 +10,7 @@ from functools import cache
 from itertools import batched
 from typing import Any
 
-from django.db import IntegrityError, connection
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection
 from django.db.models import Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
 from uuid_utils.compat import uuid7
@@ -23,9 +23,14 @@ from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.postgres.multi_table_insert import insert_together
+from resilient_site.postgres.prepared import fetch_row
 from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action
+# In the order of the columns that `_find_item_sql` selects.
+READ_COLUMNS = [
+    field.attname for field in Item._meta.concrete_fields if field.name != "search_text"
+]
 DELETE_BATCH = 1_000
 # Cache tag of all lists of items.
 ITEMS = "items"
@@ -75,11 +80,17 @@ def get_item(item_id: str) -> Item:
 def find_item(item_id: str) -> Item | None:
     """Return the item with its tags, by one query."""
     sql, params = _find_item_sql()
-    for item in Item.objects.raw(sql, [*params, item_id]):
-        names: str = vars(item)["tag_names_in_row"] or ""
-        item.set_loaded_tags([Tag(name=name) for name in names.split()])
-        return item
-    return None
+    item: Item | None
+    if connection.vendor == "postgresql":
+        row = fetch_row(sql, [*params, item_id])
+        item = Item.from_db(DEFAULT_DB_ALIAS, READ_COLUMNS, row[:-1]) if row else None
+        names = row[-1] if row else None
+    else:
+        item = next(iter(Item.objects.raw(sql, [*params, item_id])), None)
+        names = vars(item)["tag_names_in_row"] if item else None
+    if item:
+        item.set_loaded_tags([Tag(name=name) for name in (names or "").split()])
+    return item
 
 
 @cache

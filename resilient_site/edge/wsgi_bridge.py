@@ -73,7 +73,8 @@ class Django(WSGIHandler):
     def get_response(self, request: HttpRequest) -> HttpResponseBase:
         context: RequestContext = request.META["asgi.scope"][SCOPE_KEY]
         response = super().get_response(request)
-        record_response(response, context)
+        if response.streaming or hasattr(response, "continuation"):
+            record_response(response, context)
         return response
 
 
