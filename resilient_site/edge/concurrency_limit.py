@@ -23,6 +23,8 @@ TOLERANCE = 2.0
 WINDOW = 20
 WINDOW_S = 0.1
 PROBE_EVERY_S = 30.0
+# The first requests of a process are slow: what they took is soon probed again.
+FIRST_PROBE_S = 2.0
 PROBE_SAMPLES = 10
 # One slow request must not hold up the others for longer.
 PROBE_MAX_S = 0.25
@@ -38,7 +40,7 @@ class ConcurrencyLimit:
         self._ratios: list[float] = []
         self._window_began = clock()
         self._was_reached = False
-        self._probe_at = clock() + self._probe_interval_s()
+        self._probe_at = clock() + FIRST_PROBE_S
         self._samples_to_probe = 0
         self._probing_until = 0.0
 
@@ -71,7 +73,7 @@ class ConcurrencyLimit:
     def _record_baseline(self, kind: Priority, seconds: float) -> None:
         known = self._baselines.get(kind, seconds)
         # One slow request says little, and a fast one that it can be done.
-        weight = SMOOTHING if seconds > known else 2 * SMOOTHING
+        weight = SMOOTHING if seconds > known else 3 * SMOOTHING
         self._baselines[kind] = known + weight * (min(seconds, 4 * known) - known)
         self._samples_to_probe = max(self._samples_to_probe - 1, 0)
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge.concurrency_limit import (
+    FIRST_PROBE_S,
     LIMIT_MIN,
     PROBE_EVERY_S,
     PROBE_MAX_S,
@@ -30,8 +31,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def limit(clock) -> ConcurrencyLimit:
-    """A limit whose baseline of reads is 10 ms."""
+    """A limit whose baseline of reads is 10 ms, after the first probe."""
     limit = ConcurrencyLimit(16, clock)
+    limit._probe_at += PROBE_EVERY_S
     for _ in range(50):
         limit.record(Priority.ANONYMOUS_READ, 0.01, 1)
     return limit
@@ -105,8 +107,8 @@ def test_limit_has_a_baseline_for_each_class(limit, clock):
     assert limit.value == 16
 
 
-def start_probe(limit, clock) -> None:
-    clock.now += 2 * PROBE_EVERY_S
+def start_probe(limit, clock, after_s=2 * PROBE_EVERY_S) -> None:
+    clock.now += after_s
     for _ in range(30):
         clock.now += 0.01
         limit.record(Priority.ANONYMOUS_READ, 0.01, 16)
@@ -169,3 +171,11 @@ def test_limit_stays_in_its_bounds(largest, notes):
         limit.record(kind, seconds, running)
         assert LIMIT_MIN <= limit.value <= limit.largest
         assert 1 <= limit.current <= limit.largest
+
+
+def test_limit_probes_the_baseline_soon_after_the_start(clock):
+    limit = ConcurrencyLimit(16, clock)
+    limit.record(Priority.ANONYMOUS_READ, 1.0, 1)  # the first request is slow
+    load(limit, clock, 0.01, 600)
+    assert not limit.is_probing_baseline
+    start_probe(limit, clock, FIRST_PROBE_S)
