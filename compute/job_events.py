@@ -108,10 +108,10 @@ class JobWatcher:
     def _subscribe(
         self, job_id: UUID, known: State
     ) -> AbstractContextManager[Subscription]:
-        return self._poller.wanted_by(Subscription(job_id, known))
+        return self._poller.subscribed(Subscription(job_id, known))
 
     def _poll(self) -> None:
-        subscriptions = self._poller.everybody()
+        subscriptions = self._poller.subscribers()
         states = read({one.job_id for one in subscriptions})
         self.loop.call_soon_threadsafe(_publish, subscriptions, states)
 

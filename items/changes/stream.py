@@ -118,7 +118,7 @@ class ChangeStream:
                 await changed.wait()
 
     def _subscribe(self) -> AbstractContextManager[asyncio.Event]:
-        return self._poller.wanted_by(asyncio.Event())
+        return self._poller.subscribed(asyncio.Event())
 
     def _reader(self) -> Callable[[], None]:
         self.buffer = None
@@ -134,7 +134,7 @@ class ChangeStream:
             self._notify()
 
     def _notify(self) -> None:
-        for changed in self._poller.everybody():
+        for changed in self._poller.subscribers():
             changed.set()
 
 

@@ -1,4 +1,9 @@
-"""A thread that asks the database again and again, for as long as somebody wants it."""
+"""Poller: one thread that polls the database while it has subscribers.
+
+What fails: the database; the thread polls less often then, and logs it once. The
+subscribers see no change meanwhile. Not handled: a query that hangs, which holds up
+the thread until it is given up.
+"""
 
 import asyncio
 import logging
@@ -12,15 +17,15 @@ from django.db import Error, connection
 logger = logging.getLogger(__name__)
 
 BACK_OFF_MAX_S = 2.0
-# The thread and its connection are kept for so long after the last who wanted it.
+# The thread and its connection are kept for so long after the last subscriber.
 LINGER_S = 10.0
 
 
-class Poller[Who]:
-    """Asks every `every_s` seconds, and less often while that fails.
+class Poller[Subscriber]:
+    """Polls every `every_s` seconds, and less often while that fails.
 
-    `begin` is called for each new thread, and returns what the thread does each time.
-    `what` names what is followed so, for the log: in the plural, as in "Jobs".
+    `begin` is called for each new thread, and returns the function that polls. `what`
+    names what is followed, for the log: in the plural, as in "Jobs".
     """
 
     def __init__(
@@ -31,44 +36,44 @@ class Poller[Who]:
         begin: Callable[[], Callable[[], None]],
     ) -> None:
         self.loop, self.what, self.every_s, self.begin = loop, what, every_s, begin
-        self._wanted_by: set[Who] = set()
-        self._is_wanted = Event()
+        self._subscribers: set[Subscriber] = set()
+        self._has_subscribers = Event()
         self._lock = Lock()
         self._thread: Thread | None = None
 
     @contextmanager
-    def wanted_by(self, who: Who) -> Iterator[Who]:
-        """Have it asked as long as the block lasts."""
+    def subscribed(self, subscriber: Subscriber) -> Iterator[Subscriber]:
+        """Poll as long as the block lasts."""
         try:
             with self._lock:
-                self._wanted_by.add(who)
-                self._is_wanted.set()
+                self._subscribers.add(subscriber)
+                self._has_subscribers.set()
                 if self._thread is None:
                     args = (self.begin(),)
                     thread = Thread(target=self._run, args=args, daemon=True)
                     thread.name = f"{self.what.lower()}-poller"
                     thread.start()
                     self._thread = thread
-            yield who
+            yield subscriber
         finally:
             with self._lock:
-                self._wanted_by.remove(who)
-                if not self._wanted_by:
-                    self._is_wanted.clear()
+                self._subscribers.remove(subscriber)
+                if not self._subscribers:
+                    self._has_subscribers.clear()
 
-    def everybody(self) -> set[Who]:
-        """Return all who want it at this moment."""
+    def subscribers(self) -> set[Subscriber]:
+        """Return the present subscribers."""
         with self._lock:
-            return self._wanted_by.copy()
+            return self._subscribers.copy()
 
     # --- in the thread
 
-    def _run(self, ask: Callable[[], None]) -> None:
+    def _run(self, poll: Callable[[], None]) -> None:
         delay_s = self.every_s
         try:
             while self._goes_on():
                 try:
-                    ask()
+                    poll()
                 except Exception as error:  # noqa: BLE001 - whatever it is, go on
                     if self.loop.is_closed():
                         return
@@ -85,10 +90,10 @@ class Poller[Who]:
             connection.close()
 
     def _goes_on(self) -> bool:
-        if self._is_wanted.wait(LINGER_S):
+        if self._has_subscribers.wait(LINGER_S):
             return True
         with self._lock:
-            if not self._wanted_by:
+            if not self._subscribers:
                 self._thread = None
             return self._thread is not None
 
