@@ -19,11 +19,12 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, wraps
+from inspect import signature
 from typing import Any
 
 from django.conf import settings
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.cache.backends.base import BaseCache
 from django_redis.cache import RedisCache
 from django_redis.util import CacheKey
 from redis.exceptions import OutOfMemoryError
@@ -35,8 +36,9 @@ from resilient_site.resilience.breakers import BreakerOpen, State
 GENERATION_KEY = CacheKey("resilient-site:cache-generation")
 REFRESH_S = 1.0
 MAX_MISSED = 10_000
-# Errors with which Redis has answered: the breaker does not count them.
-ANSWERED = (OutOfMemoryError, ValueError, TypeError, RecursionError)
+# Errors of values, which the breaker does not count, and of a Redis that is full.
+NOT_DECODED = (ValueError, TypeError, RecursionError)
+ANSWERED = (OutOfMemoryError, *NOT_DECODED)
 
 
 class CacheUnavailable(Exception):
@@ -74,6 +76,23 @@ def server_state(location: str) -> ServerState:
     if not settings.CACHE_BREAKER:
         breakers.cache.override(State.CLOSED)
     return ServerState()
+
+
+def _guarded(name: str, *, is_write: bool = False) -> Any:
+    """Return the method `name` of Django's cache, with process memory behind it."""
+
+    @wraps(getattr(BaseCache, name))
+    def method(self: "ResilientRedisCache", *args: Any, **options: Any) -> Any:
+        if name.endswith("_many"):
+            named = "data" if name == "set_many" else "keys"
+            values = args[0] if args else options.pop(named)
+            # A fallback iterates once more.
+            values = values if isinstance(values, Mapping) else list(values)
+            args = (values, *args[1:])
+        found = self._call_or_fall_back(name, is_write, args, options)
+        return [] if name == "set_many" else found
+
+    return method
 
 
 class ResilientRedisCache(RedisCache):  # type: ignore[misc]
@@ -119,96 +138,18 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         self.server_state.refresh_at = 0.0
         self.has_key("ping")
 
-    # --- Django's interface
-
-    def get(
-        self, key: Any, default: Any = None, version: int | None = None, **options: Any
-    ) -> Any:
-        return self._read("get", [key], version, key, default, version, **options)
-
-    def get_many(
-        self, keys: Iterable[Any], version: int | None = None, **options: Any
-    ) -> dict[Any, Any]:
-        keys = list(keys)
-        found: dict[Any, Any]
-        found = self._read("get_many", keys, version, keys, version, **options)
-        return found
-
-    def has_key(self, key: Any, version: int | None = None, **options: Any) -> bool:
-        return bool(self._read("has_key", [key], version, key, version, **options))
-
-    def set(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-        **options: Any,
-    ) -> bool | None:
-        arguments = (key, value, timeout, version)
-        done: bool | None = self._write("set", [key], version, *arguments, **options)
-        return done
-
-    def set_many(
-        self,
-        data: Mapping[Any, Any],
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-        **options: Any,
-    ) -> list[Any]:
-        self._write("set_many", list(data), version, data, timeout, version, **options)
-        return []
-
-    def add(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-        **options: Any,
-    ) -> bool:
-        arguments = (key, value, timeout, version)
-        return bool(self._write("add", [key], version, *arguments, **options))
-
-    def touch(
-        self,
-        key: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-        **options: Any,
-    ) -> bool:
-        return bool(
-            self._write("touch", [key], version, key, timeout, version, **options)
-        )
-
-    def incr(
-        self, key: Any, delta: int = 1, version: int | None = None, **options: Any
-    ) -> int:
-        arguments = (key, delta, version)
-        count = self._write("incr", [key], version, *arguments, **options)
-        if not isinstance(count, int):
-            raise ValueError(f"Key {key!r} is not a number")
-        return count
-
-    def decr(
-        self, key: Any, delta: int = 1, version: int | None = None, **options: Any
-    ) -> int:
-        return self.incr(key, -delta, version, **options)
-
-    def incr_version(
-        self, key: Any, delta: int = 1, version: int | None = None, **options: Any
-    ) -> int:
-        arguments = (key, delta, version)
-        return int(self._write("incr_version", [key], version, *arguments, **options))
-
-    def delete(self, key: Any, version: int | None = None, **options: Any) -> bool:
-        return bool(self._write("delete", [key], version, key, version, **options))
-
-    def delete_many(
-        self, keys: Iterable[Any], version: int | None = None, **options: Any
-    ) -> None:
-        keys = list(keys)
-        self._write("delete_many", keys, version, keys, version, **options)
+    get = _guarded("get")
+    get_many = _guarded("get_many")
+    has_key = _guarded("has_key")
+    set = _guarded("set", is_write=True)
+    set_many = _guarded("set_many", is_write=True)
+    add = _guarded("add", is_write=True)
+    touch = _guarded("touch", is_write=True)
+    incr = _guarded("incr", is_write=True)
+    decr = BaseCache.decr
+    incr_version = _guarded("incr_version", is_write=True)
+    delete = _guarded("delete", is_write=True)
+    delete_many = _guarded("delete_many", is_write=True)
 
     def clear(self) -> None:
         try:
@@ -240,43 +181,31 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
 
     # --- Redis, or else process memory
 
-    def _read(
-        self,
-        name: str,
-        keys: list[Any],
-        version: int | None,
-        *args: Any,
-        **options: Any,
+    def _call_or_fall_back(
+        self, name: str, is_write: bool, args: Any, options: dict[str, Any]
     ) -> Any:
+        """Call the method of django-redis, or else that of process memory."""
+        is_missed = is_write
         try:
             return self._call(getattr(super(), name), *args, **options)
-        except ANSWERED:
-            # A value that cannot be decoded: a miss, and deleted by the next call.
-            self._add_missed(keys, version)
-        except Exception:  # noqa: BLE001 - nothing that Redis does may get out
-            self.server_state.fallbacks += 1
-        return getattr(self.memory, name)(*args)
-
-    def _write(
-        self,
-        name: str,
-        keys: list[Any],
-        version: int | None,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
-        try:
-            return self._call(getattr(super(), name), *args, **options)
-        except (ValueError, TypeError, RecursionError) as error:
+        except NOT_DECODED as error:
             if name == "incr":
-                raise ValueError(f"Key {keys[0]!r} is not a number") from error
-            raise  # the caller's: a value that is not JSON, or no such key
+                raise ValueError("The value is not a number.") from error
+            if is_write:
+                raise  # the caller's: a value that is not JSON, or no such key
+            is_missed = True  # it is deleted by the next call
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
             self.server_state.fallbacks += 1
-        self._add_missed(keys, version)
-        if options.get("nx"):
+        if options.pop("nx", False):
             name = "add"
-        return getattr(self.memory, name)(*args)
+        method = getattr(self.memory, name)
+        parameters = signature(method)
+        known = {k: v for k, v in options.items() if k in parameters.parameters}
+        bound = parameters.bind(*args, **known).arguments
+        if is_missed:
+            keys = args[0] if name.endswith("_many") else [bound["key"]]
+            self._add_missed(keys, bound.get("version"))
+        return method(*args, **known)
 
     def _call(self, method: Any, *args: Any, **options: Any) -> Any:
         """Call django-redis through the breaker. Raises what that raises."""

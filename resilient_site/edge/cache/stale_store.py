@@ -40,7 +40,9 @@ logger = logging.getLogger(__name__)
 MAX_PENDING = 1_000
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 WRITE_PERIOD_S = 0.2
-READ_TIMEOUT_S = 1
+# Of each of disk and Redis: stale responses are at most half a second late.
+READ_TIMEOUT_S = 0.25
+LOCK_TIMEOUT_S = 1
 STOP_TIMEOUT_S = 5.0
 # Redis has a fixed number of slots, and the last response of a slot stays: that bounds
 # the room. So large is the average response there, and at most 16 times that.
@@ -230,7 +232,7 @@ class StaleStore:
             if self._disk is None or _inode(database) != self._inode:
                 self._disk = Cache(
                     self.folder,
-                    timeout=READ_TIMEOUT_S,
+                    timeout=LOCK_TIMEOUT_S,
                     disk=BytesDisk,
                     disk_min_file_size=2**31,
                     eviction_policy="least-recently-stored",

@@ -18,6 +18,8 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 @pytest.fixture(autouse=True)
 def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge that has been asked nothing yet, with a folder of its own."""
+    # A busy machine may take longer than a reader waits.
+    monkeypatch.setattr(stale_store_module, "READ_TIMEOUT_S", 10)
     stale_store = stale_store_module.stale_store
     keys.response_cache.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
     stale_store.__init__(  # type: ignore[misc]

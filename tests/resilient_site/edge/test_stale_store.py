@@ -245,6 +245,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, "")
 from tests.resilient_site.edge.test_stale_store import *
+module.READ_TIMEOUT_S = 10
 store = StaleStore(Path(sys.argv[1]) / "store", 10**8, 0)
 store.start()
 put(store, "early")
