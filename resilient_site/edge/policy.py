@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from django.urls import Resolver404, resolve
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from resilient_site.observability.route_names import (
     PROBE,
@@ -22,6 +22,8 @@ from resilient_site.observability.route_names import (
 )
 
 READ, WRITE = "read", "write"
+# Class of requests without a rate limit, such as those of monitoring.
+UNLIMITED = "unlimited"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # Longer paths are not looked up: the entry would be larger than what it saves.
 PATH_MAX = 512
@@ -115,9 +117,17 @@ def policy_at(path: str, method: str) -> ViewPolicy:
     """Return the policy for a request; resolving costs more than a cache hit."""
     if len(path) > PATH_MAX:
         return DEFAULT
-    try:
-        match = resolve(path)
-    except Resolver404:
+    match = resolve_path(path)
+    if match is None:
         return replace(DEFAULT, route=route_of(path))
     route = PROBE if path.rstrip("/") in PROBES else name_pattern(match.route)
     return replace(policy_of(match.func, method), route=route)
+
+
+# A few entries are enough: Django resolves a path right after its policy was found.
+@lru_cache(maxsize=256)
+def resolve_path(path: str) -> ResolverMatch | None:
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None

@@ -25,9 +25,11 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.urls import ResolverMatch
 
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
+from resilient_site.edge.policy import resolve_path
 from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.edge.request_body import IDLE_S, ClientGone
 from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
@@ -76,6 +78,14 @@ class Django(WSGIHandler):
         if response.streaming or hasattr(response, "continuation"):
             record_response(response, context)
         return response
+
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        """Return what the policy was found by; resolving again costs 6 to 20 %."""
+        match = resolve_path(request.path_info)
+        if match is None or hasattr(request, "urlconf"):
+            return super().resolve_request(request)
+        request.resolver_match = match
+        return match
 
 
 setup()  # unless it is done

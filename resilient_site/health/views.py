@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from resilient_site.edge.policy import UNLIMITED, policy
 from resilient_site.errors import Invalid, NotFound
 from resilient_site.health import health_json, page, process
 from resilient_site.health.monitor import health_monitor
@@ -24,12 +25,14 @@ logger = logging.getLogger(__name__)
 STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
+@policy(read_rate=UNLIMITED)
 @require_safe
 def live(request: HttpRequest) -> HttpResponse:
     """Liveness probe: the process answers."""
     return _plain("ok")
 
 
+@policy(read_rate=UNLIMITED)
 @require_safe
 def ready(request: HttpRequest) -> HttpResponse:
     """Readiness probe: the process can answer requests, from a cache if need be."""

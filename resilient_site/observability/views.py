@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+from resilient_site.edge.policy import UNLIMITED, policy
 from resilient_site.errors import NotFound
 from resilient_site.observability.metrics import CONTENT_TYPE, render
 
@@ -12,6 +13,7 @@ from resilient_site.observability.metrics import CONTENT_TYPE, render
 FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 
 
+@policy(read_rate=UNLIMITED)
 def metrics(request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD") or not may_read(request):
         raise NotFound

@@ -32,7 +32,7 @@ from resilient_site.accounts.verified_tokens import (
     token_digest,
     verified_tokens,
 )
-from resilient_site.edge.policy import READ, SAFE_METHODS, WRITE, policy_at
+from resilient_site.edge.policy import READ, SAFE_METHODS, UNLIMITED, WRITE, policy_at
 from resilient_site.errors import TooManyRequests, is_rest, respond
 from resilient_site.observability.metrics import RATE_LIMITED
 from resilient_site.ratelimit.policies import (
@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
-# Monitoring must not be rejected. Static files do not get here.
-NEVER_LIMITED = frozenset({"/livez", "/readyz", "/metrics"})
 SIGN_IN = "sign-in"
 # One customer of a network usually gets all addresses of such a prefix.
 IPV6_PREFIX = 64
@@ -124,8 +122,6 @@ class RateLimitMiddleware:
 
         The internal GET that ends a wait has the scope of its request: both count once.
         """
-        if request.path_info.rstrip("/") in NEVER_LIMITED:
-            return None
         scope = request.META.get("asgi.scope", {})
         try:
             if STATUS_KEY not in scope:
@@ -138,6 +134,8 @@ class RateLimitMiddleware:
 
     def _count(self, request: HttpRequest) -> RateLimitStatus | None:
         rate_class, general = _rate_classes(request)
+        if rate_class == UNLIMITED:
+            return None
         # An authenticated client may still try to guess another user's password.
         identify = _identify_by_address if rate_class == SIGN_IN else _identify
         client, key = identify(request)

@@ -35,12 +35,14 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     ):
         kept.clear()
     policy.policy_at.cache_clear()
+    policy.resolve_path.cache_clear()
     views.forget()
     subscriber.is_subscribed.set()
     yield
     subscriber.is_subscribed.clear()
     stale_store.stop()
     policy.policy_at.cache_clear()
+    policy.resolve_path.cache_clear()
 
 
 @pytest.fixture
