@@ -36,13 +36,18 @@ PACKAGES = tuple(f"{ROOT / name}/" for name in ("resilient_site", "items", "comp
 
 
 class Trace:
-    """Functions of the project in the order of their calls, in all threads."""
+    """Functions of the project in the order of their calls.
+
+    In the event loop and Django's threads: other tests may have left some at work.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
 
     def record(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
+        if not threading.current_thread().name.startswith(("MainThread", "django")):
+            return
         is_ours = code.co_filename.startswith(PACKAGES) and "<" not in code.co_qualname
         if event == "call" and is_ours:
             path = Path(code.co_filename).relative_to(ROOT)
