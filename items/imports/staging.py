@@ -129,18 +129,19 @@ def _lock(cursor: CursorWrapper, ids: list[str]) -> None:
 
 def _staged(rows: Sequence[ItemData]) -> list[tuple[str | None, ...]]:
     """Return the rows of the staging table, with their search text."""
-    searched = [field.name for field in SEARCHED_FIELDS]
-    partial = [row["id"] for row in rows if not all(name in row for name in searched)]
+    searched = {field.name for field in SEARCHED_FIELDS}
+    partial = [row["id"] for row in rows if not row.keys() >= searched]
     found = Item.objects.filter(pk__in=partial).values("pk", *searched)
     kept = {item.pop("pk"): item for item in found} if partial else {}
-    empty = fields.empty_state()
+    columns = [(field.name, field.to_text) for field in STATE_FIELDS]
     staged = []
     for row in rows:
-        texts = (
-            field.to_text(row[field.name]) if field.name in row else None
-            for field in STATE_FIELDS
-        )
-        state = empty | kept.get(row["id"], {}) | row
+        texts = [
+            to_text(row[name]) if name in row else None for name, to_text in columns
+        ]
+        state = row
+        if not row.keys() >= searched:
+            state = fields.empty_state() | kept.get(row["id"], {}) | row
         staged.append((row["id"], *texts, fields.search_text(state)))
     return staged
 

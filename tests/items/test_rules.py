@@ -5,6 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from items import fields, rules
+from items.models import Item
 from items.search import search_words
 
 pytestmark = pytest.mark.once
@@ -102,3 +103,9 @@ def test_search_words_have_no_case_accents_or_punctuation(text, words):
 def test_search_words_are_idempotent(text):
     words = search_words(text)
     assert search_words(words) == words
+
+
+@pytest.mark.parametrize("field", fields.COLUMN_FIELDS, ids=lambda field: field.name)
+def test_declared_length_fits_the_column(field):
+    column = Item._meta.get_field(field.name)
+    assert column.max_length in (None, field.max_length)
