@@ -1,4 +1,4 @@
-"""What the tests of this package share."""
+"""Fixtures of this package."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from resilient_site.resilience.breakers import Breaker
 
 @pytest.fixture
 def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
-    """The cache's own for this test, whose outages are none of the next one."""
+    """The circuit breaker of the cache, fresh for this test."""
     breaker = Breaker("cache", open_s=0.5, open_max_s=1.0)
     monkeypatch.setattr(breakers, "cache", breaker)
     return breaker

@@ -13,6 +13,8 @@ from items import catalogue, list_query
 from resilient_site import errors
 from resilient_site.errors import SiteError, as_site_error
 
+pytestmark = pytest.mark.once
+
 
 def all_errors(kind: type[SiteError] = SiteError) -> list[type[SiteError]]:
     return [kind, *(e for sub in kind.__subclasses__() for e in all_errors(sub))]
@@ -76,7 +78,6 @@ def test_unavailable_database_is_503_for_rest_and_pages(client, monkeypatch, exc
     assert b"database" in page.content
 
 
-@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 def test_read_only_database_is_503_for_writers(api):
     with connection.cursor() as cursor:

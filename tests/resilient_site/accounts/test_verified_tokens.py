@@ -19,7 +19,7 @@ from resilient_site.accounts.verified_tokens import (
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.models import ApiToken
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 
 def token_of(user: User, **options: object) -> bytes:

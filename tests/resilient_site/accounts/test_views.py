@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from resilient_site.models import ApiToken
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 SIGN_IN = "/account/sign-in/"
 TOKENS = "/account/tokens/"

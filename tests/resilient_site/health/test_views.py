@@ -16,7 +16,7 @@ from resilient_site.resilience.bounded_dict import BoundedDict
 from resilient_site.resilience.breaker_overrides import BreakerOverrides
 from resilient_site.resilience.breakers import State
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 
 @pytest.fixture
