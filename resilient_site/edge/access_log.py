@@ -74,11 +74,12 @@ class RequestRecorder:
         route = policy_at(scope["path"], method).route
         edge = self.edge_action()
         requests[route, method, status, edge] += 1
-        if route == PROBE:
+        wanted = settings.ACCESS_LOG
+        # A rejection must cost as little as possible: it is counted.
+        if route == PROBE or (edge == REJECTED and wanted != ALL):
             return
         REQUEST_DURATION.labels(route, method, f"{status // 100}xx").observe(seconds)
-        wanted = settings.ACCESS_LOG
-        if wanted == ALL or (wanted == MOST and edge not in (HIT, REJECTED)):
+        if wanted == ALL or (wanted == MOST and edge != HIT):
             log(scope, status, seconds, self._size, edge)
 
     def edge_action(self) -> str:

@@ -22,7 +22,7 @@ from resilient_site.edge.request import Priority
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed, Overloaded
 
-LIGHT = tuple(kind for kind in Priority if kind is not Priority.HEAVY)
+LIGHT = tuple(priority for priority in Priority if priority is not Priority.HEAVY)
 # The setting of the patience of each class.
 PATIENCE = {
     Priority.AUTHENTICATED_WRITE: "write",
@@ -70,16 +70,16 @@ class DrainRate:
         now = self._clock()
         if is_full:
             decay = math.exp((self._updated_at - now) / self._window_s)
-            for kind in self._per_s:
-                self._per_s[kind] *= decay
+            for priority in self._per_s:
+                self._per_s[priority] *= decay
         self._updated_at = now
 
-    def record_completion(self, kind: Priority) -> None:
-        self._per_s[kind] += 1 / self._window_s
+    def record_completion(self, priority: Priority) -> None:
+        self._per_s[priority] += 1 / self._window_s
 
-    def available_to(self, kind: Priority) -> float:
+    def available_to(self, priority: Priority) -> float:
         """Return the rate that more urgent classes leave to this one."""
-        left = sum(rate for other, rate in self._per_s.items() if other >= kind)
+        left = sum(rate for other, rate in self._per_s.items() if other >= priority)
         fair = sum(self._per_s.values()) / FAIR_TURN
         return max(left, fair, SLOWEST_PER_S)
 
@@ -106,59 +106,59 @@ class Pool:
     def is_full(self) -> bool:
         return sum(self.running.values()) >= self.limit()
 
-    def estimate_completion_s(self, kind: Priority) -> float:
+    def estimate_completion_s(self, priority: Priority) -> float:
         """Return in how many seconds one more request of this class is answered."""
         self.rate.update(self.is_full)
-        queued = sum(len(q) for other, q in self.waiting.items() if other <= kind)
+        queued = sum(len(q) for other, q in self.waiting.items() if other <= priority)
         before = sum(self.running.values()) + queued
-        return (before + 1) / self.rate.available_to(kind)
+        return (before + 1) / self.rate.available_to(priority)
 
-    def start(self, kind: Priority) -> None:
+    def start(self, priority: Priority) -> None:
         self.rate.update(self.is_full)
-        self.running[kind] += 1
+        self.running[priority] += 1
 
-    def finish(self, kind: Priority) -> None:
+    def finish(self, priority: Priority) -> None:
         is_full = self.is_full
         self.rate.update(is_full)
         if is_full:
-            self.rate.record_completion(kind)
-        self.running[kind] -= 1
+            self.rate.record_completion(priority)
+        self.running[priority] -= 1
         self._start_waiting()
 
     async def wait(
-        self, kind: Priority, seconds: float, is_gone: Callable[[], bool]
+        self, priority: Priority, seconds: float, is_gone: Callable[[], bool]
     ) -> None:
         """Wait for a thread. Raises TimeoutError, or ClientGone."""
         waiter = Waiter(asyncio.get_running_loop().create_future(), is_gone)
-        self.waiting[kind].append(waiter)
+        self.waiting[priority].append(waiter)
         try:
             async with asyncio.timeout(seconds):
                 await waiter.admitted
         except (TimeoutError, asyncio.CancelledError):
             if waiter.admitted.cancelled():
                 with suppress(ValueError):
-                    self.waiting[kind].remove(waiter)
+                    self.waiting[priority].remove(waiter)
             elif not waiter.admitted.exception():
-                self.running[kind] -= 1  # admitted at this very moment
+                self.running[priority] -= 1  # admitted at this very moment
                 self._start_waiting()
             raise
 
     def _start_waiting(self) -> None:
         while not self.is_full and any(self.waiting.values()):
-            kind = self._next_class()
-            waiter = self.waiting[kind].popleft()
+            priority = self._next_class()
+            waiter = self.waiting[priority].popleft()
             if waiter.admitted.done():
                 continue
             if waiter.is_gone():
                 waiter.admitted.set_exception(ClientGone())
                 continue
-            self.start(kind)
+            self.start(priority)
             waiter.admitted.set_result(None)
             self._turn += 1
-            self._served_at_turn[kind] = self._turn
+            self._served_at_turn[priority] = self._turn
 
     def _next_class(self) -> Priority:
-        waiting = [kind for kind, queue in self.waiting.items() if queue]
+        waiting = [priority for priority, queue in self.waiting.items() if queue]
         if (self._turn + 1) % FAIR_TURN:
             return min(waiting)
         return min(waiting, key=self._served_at_turn.__getitem__)
@@ -175,7 +175,9 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.threads, self.heavy_max = threads, max(threads // 4, 1)
-        self.patience_s = {kind: patience_s[name] for kind, name in PATIENCE.items()}
+        self.patience_s = {
+            priority: patience_s[name] for priority, name in PATIENCE.items()
+        }
         self.limit = ConcurrencyLimit(threads - self.heavy_max, clock)
         self.is_on, self._clock = is_on, clock
         light = Pool(
@@ -189,62 +191,70 @@ class Admission:
             DrainRate([Priority.HEAVY], HEAVY_PER_S, HEAVY_WINDOW_S, clock),
         )
         self.pools = {
-            kind: heavy if kind is Priority.HEAVY else light for kind in Priority
+            priority: heavy if priority is Priority.HEAVY else light
+            for priority in Priority
         }
         self.admitted = dict.fromkeys(Priority, 0)
         self.rejected = dict.fromkeys(Priority, 0)
 
     @property
     def running(self) -> dict[Priority, int]:
-        return {kind: pool.running[kind] for kind, pool in self.pools.items()}
+        return {
+            priority: pool.running[priority] for priority, pool in self.pools.items()
+        }
 
     @property
     def queued(self) -> dict[Priority, int]:
-        return {kind: len(pool.waiting[kind]) for kind, pool in self.pools.items()}
+        return {
+            priority: len(pool.waiting[priority])
+            for priority, pool in self.pools.items()
+        }
 
-    def check(self, kind: Priority, deadline: float) -> None:
+    def check(self, priority: Priority, deadline: float) -> None:
         """Raise Rejected if one more request would not be answered in time."""
         left_s = deadline - self._clock()
         if left_s <= 0:
             raise DeadlinePassed
-        pool = self.pools[kind]
+        pool = self.pools[priority]
         # One request of each class may always wait: the estimate may be wrong.
-        if not pool.waiting[kind] or not pool.is_full:
+        if not pool.waiting[priority] or not pool.is_full:
             return
-        completion_s = pool.estimate_completion_s(kind)
-        usable_s = min(self.patience_s[kind] * USABLE_PATIENCE, left_s)
+        completion_s = pool.estimate_completion_s(priority)
+        usable_s = min(self.patience_s[priority] * USABLE_PATIENCE, left_s)
         if completion_s > usable_s:
-            raise self._rejection(kind, completion_s - usable_s)
+            raise self._rejection(priority, completion_s - usable_s)
 
     async def enter(
-        self, kind: Priority, deadline: float, is_gone: Callable[[], bool]
+        self, priority: Priority, deadline: float, is_gone: Callable[[], bool]
     ) -> int:
         """Wait for a thread, and return how many run then; `leave` gives it back.
 
         Raises Rejected, DeadlinePassed, or ClientGone if `is_gone()` at its turn.
         """
-        self.check(kind, deadline)
-        pool = self.pools[kind]
+        self.check(priority, deadline)
+        pool = self.pools[priority]
         if not pool.is_full:
-            pool.start(kind)
+            pool.start(priority)
         else:
             left_s = deadline - self._clock()
             try:
-                await pool.wait(kind, min(self.patience_s[kind], left_s), is_gone)
+                await pool.wait(
+                    priority, min(self.patience_s[priority], left_s), is_gone
+                )
             except TimeoutError:
                 if self._clock() >= deadline:
                     raise DeadlinePassed from None
-                raise self._rejection(kind, 0) from None
-        self.admitted[kind] += 1
+                raise self._rejection(priority, 0) from None
+        self.admitted[priority] += 1
         return sum(pool.running.values())
 
-    def leave(self, kind: Priority, seconds: float, running: int) -> None:
+    def leave(self, priority: Priority, seconds: float, running: int) -> None:
         """Give a thread back, after so long, with so many running at its start."""
-        if kind is not Priority.HEAVY:
-            self.limit.record(kind, seconds, running)
-        self.pools[kind].finish(kind)
+        if priority is not Priority.HEAVY:
+            self.limit.record(priority, seconds, running)
+        self.pools[priority].finish(priority)
 
-    def _rejection(self, kind: Priority, room_in_s: float) -> Rejected:
-        self.rejected[kind] += 1
+    def _rejection(self, priority: Priority, room_in_s: float) -> Rejected:
+        self.rejected[priority] += 1
         seconds = min(max(math.ceil(room_in_s), 1), RETRY_AFTER_MAX_S)
         return Rejected(retry_after_s=seconds)

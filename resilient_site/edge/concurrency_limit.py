@@ -52,12 +52,12 @@ class ConcurrencyLimit:
     def current(self) -> int:
         return 1 if self.is_probing_baseline else int(self.value)
 
-    def record(self, kind: Priority, seconds: float, running: int) -> None:
+    def record(self, priority: Priority, seconds: float, running: int) -> None:
         """Take the duration of a request, and how many ran when it started."""
         if running <= 1:
-            self._record_baseline(kind, seconds)
+            self._record_baseline(priority, seconds)
         self._was_reached |= running >= self.current
-        self._ratios.append(seconds / max(self._baselines.get(kind, seconds), 1e-6))
+        self._ratios.append(seconds / max(self._baselines.get(priority, seconds), 1e-6))
         now = self._clock()
         if len(self._ratios) < WINDOW or now - self._window_began < WINDOW_S:
             return
@@ -70,11 +70,11 @@ class ConcurrencyLimit:
             self._probing_until = now + PROBE_MAX_S
             self._probe_at = now + self._probe_interval_s()
 
-    def _record_baseline(self, kind: Priority, seconds: float) -> None:
-        known = self._baselines.get(kind, seconds)
+    def _record_baseline(self, priority: Priority, seconds: float) -> None:
+        known = self._baselines.get(priority, seconds)
         # One slow request says little, and a fast one that it can be done.
         weight = SMOOTHING if seconds > known else 3 * SMOOTHING
-        self._baselines[kind] = known + weight * (min(seconds, 4 * known) - known)
+        self._baselines[priority] = known + weight * (min(seconds, 4 * known) - known)
         self._samples_to_probe = max(self._samples_to_probe - 1, 0)
 
     def _adjust(self, ratio: float) -> None:

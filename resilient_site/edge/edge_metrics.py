@@ -16,12 +16,12 @@ def sample() -> None:
     gate = wsgi_bridge.admission
     running, queued = gate.running, gate.queued
     metrics.ADMISSION_LIMIT.set(gate.limit.current if gate.is_on else gate.threads)
-    for kind in Priority:
-        word = kind.name.lower()
-        metrics.ADMISSION_RUNNING.labels(word).set(running[kind])
-        metrics.ADMISSION_QUEUED.labels(word).set(queued[kind])
-        follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[kind])
-        follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[kind])
+    for priority in Priority:
+        word = priority.name.lower()
+        metrics.ADMISSION_RUNNING.labels(word).set(running[priority])
+        metrics.ADMISSION_QUEUED.labels(word).set(queued[priority])
+        follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[priority])
+        follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[priority])
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_subscribed.is_set())
     metrics.CACHE_BYTES.labels("answers").set(response_cache.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
