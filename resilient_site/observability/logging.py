@@ -182,7 +182,7 @@ class LineHandler(QueueHandler):
         except BlockingIOError:
             self._drop()
         except OSError:
-            pass  # the reader has ended
+            pass  # the reader has ended, or the disk is full
 
     def _drop(self) -> None:
         self.dropped += 1
