@@ -70,11 +70,11 @@ class Running(dict[str, Peer]):
 
     def fill_ours(self) -> None:
         rows = [ITEM | {"id": number} for number in range(1, ITEMS + 1)]
-        self[OURS].write("POST", "bulk", rows).ask()
+        self[OURS].write("POST", "bulk", rows).send()
 
     def start_fastapi(self) -> None:
         self[FASTAPI] = self._uvicorn("tests.load.fastapi_peer:app")
-        self[FASTAPI].write("POST", "", ITEM | {"id": "1"}).ask()
+        self[FASTAPI].write("POST", "", ITEM | {"id": "1"}).send()
 
     def start_bare(self) -> None:
         self[BARE] = self._uvicorn("tests.load.bare_asgi:app")
