@@ -44,24 +44,24 @@ class Machine:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         began = time.monotonic()
-        told = {"Host": "127.0.0.1"} | (headers or {})
-        answer = self.site.request(method, path, body, told)
+        sent = {"Host": "127.0.0.1"} | (headers or {})
+        answer = self.site.request(method, path, body, sent)
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)
         assert answer.status < 500, answer.body
         return answer
 
-    def keep(self, *paths: str) -> None:
-        """Have it show these to everybody from its memory."""
-        # What it hears of an earlier change may come in between.
-        wait_for(lambda: all(map(self._is_kept, paths)))
+    def cache(self, *paths: str) -> None:
+        """Have these in its shared cache."""
+        # An invalidation of an earlier change may arrive meanwhile.
+        wait_for(lambda: all(map(self._is_cached, paths)))
 
-    def _is_kept(self, path: str) -> bool:
+    def _is_cached(self, path: str) -> bool:
         return "; hit" in self.get(path).headers["Cache-Status"]
 
 
 @dataclass
 class Ground:
-    """What all machines stand on."""
+    """Servers that all machines share."""
 
     postgres: Postgres
     redis: Redis
@@ -69,7 +69,7 @@ class Ground:
 
     @contextmanager
     def machine(self, name: str) -> Iterator[Machine]:
-        """Start one that knows nothing."""
+        """Start one that has cached nothing."""
         to_redis = Proxy(self.redis.port)
         site = self.site(name, f"redis://127.0.0.1:{to_redis.port}/0")
         try:
@@ -99,8 +99,8 @@ class Pair:
     session: str
     token: str
 
-    def are_well(self) -> None:
-        """Wait until neither lacks anything."""
+    def are_ready(self) -> None:
+        """Wait until both are ready."""
         machines = (self.here, self.there)
         wait_for(lambda: all(m.get("/readyz").body == b"ok\n" for m in machines))
 
