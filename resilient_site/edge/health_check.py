@@ -71,4 +71,7 @@ edge = Edge(admission)
 def register_all() -> None:
     register(Component("edge", "Requests", "component", edge.check))
     health_monitor.is_stopping = lambda: in_flight_responses.is_ending
-    health_monitor.has_stale_responses = lambda: edge.has_answers
+    # What was cached since the last check counts as well.
+    health_monitor.has_stale_responses = lambda: (
+        edge.has_answers or len(response_cache) > 0
+    )
