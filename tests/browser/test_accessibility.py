@@ -127,7 +127,7 @@ def test_catalogue_is_used_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Item 00002")
 
 
-def test_catalogue_without_items_shows_editors_the_way(
+def test_empty_catalogue_shows_editors_how_to_start(
     browsers: Browsers, admin: User
 ) -> None:
     editor, reader = browsers.open(admin), browsers.open()

@@ -34,7 +34,7 @@ def counts(page: Page) -> dict[str, str]:
     }
 
 
-def test_file_is_previewed_then_imported_and_bad_rows_are_handed_back(
+def test_file_is_previewed_then_imported_and_bad_rows_are_returned(
     editor_page: Page,
 ) -> None:
     page = editor_page
@@ -69,7 +69,7 @@ def one_row_per_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_row_per_request")
-def test_long_import_goes_on_by_itself(editor_page: Page) -> None:
+def test_long_import_continues_by_itself(editor_page: Page) -> None:
     page = editor_page
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
@@ -81,7 +81,7 @@ def test_long_import_goes_on_by_itself(editor_page: Page) -> None:
 
 
 @pytest.mark.usefixtures("one_row_per_request")
-def test_import_goes_on_when_the_server_is_back(
+def test_import_continues_when_the_server_is_back(
     browsers: Browsers, admin: User
 ) -> None:
     page = browsers.open(admin)
@@ -104,7 +104,7 @@ def test_import_goes_on_when_the_server_is_back(
     browsers.trouble = [text for text in browsers.trouble if "503" not in text]
 
 
-def test_file_of_something_else_is_refused_with_a_reason(editor_page: Page) -> None:
+def test_other_file_is_rejected_with_a_reason(editor_page: Page) -> None:
     upload(editor_page, b"colour;size\nred;7\n")
     expect(editor_page.get_by_role("alert")).to_contain_text("no column “name”")
     expect(editor_page.get_by_label("File", exact=True)).to_be_visible()

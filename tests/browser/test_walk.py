@@ -38,7 +38,7 @@ def test_editor_signs_in_by_the_form_and_out_again(page: Page, admin: User) -> N
     expect(page.get_by_role("link", name="Sign in")).to_be_visible()
 
 
-def test_results_follow_the_typing_and_the_address_follows_them(page: Page) -> None:
+def test_results_and_url_follow_the_typing(page: Page) -> None:
     make_items(3)
     make_item(id="bolt", name="Brass bolt", tags=["metal"])
     make_item(id="nut", name="Brass nut", tags=["metal", "small"])
@@ -161,9 +161,7 @@ def test_deletion_is_confirmed_and_can_be_undone(editor_page: Page) -> None:
     expect(rows(page)).to_have_count(1)
 
 
-def test_person_who_may_not_edit_is_offered_nothing_to_edit(
-    browsers: Browsers, reader: User
-) -> None:
+def test_reader_sees_no_editing_controls(browsers: Browsers, reader: User) -> None:
     make_item(id="bolt")
     page = browsers.open(reader)
     page.goto("/items/bolt/")

@@ -39,7 +39,7 @@ def test_search_and_filters_work(plain_page: Page) -> None:
     expect(page.locator(".rows > li")).to_have_count(4)
 
 
-def test_pages_follow_each_other_forth_and_back(plain_page: Page) -> None:
+def test_list_is_paginated_forwards_and_backwards(plain_page: Page) -> None:
     make_items(PAGE_ROWS + 1)
     page = plain_page
     page.goto("/items/?ordering=id")
@@ -52,7 +52,7 @@ def test_pages_follow_each_other_forth_and_back(plain_page: Page) -> None:
     expect(rows.first).to_contain_text("Item 00000")
 
 
-def test_import_goes_on_by_its_button(browsers: Browsers, admin: User) -> None:
+def test_import_continues_by_its_button(browsers: Browsers, admin: User) -> None:
     page = browsers.open(admin, java_script_enabled=False)
     page.goto("/items/import/")
     file = {"name": "a.csv", "mimeType": "text/csv", "buffer": b"name\nOne\nTwo\n"}
