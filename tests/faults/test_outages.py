@@ -1,4 +1,4 @@
-"""What the site stands on goes away under load: what each reader and writer is told."""
+"""PostgreSQL and Redis fail under load: the responses that readers and writers get."""
 
 import time
 from collections import Counter
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import Both, Load, Seen, Stack
+from tests.faults.load import Both, Load, Sample, Stack
 from tests.private_server import BUSY_S, wait_for
 
 pytestmark = pytest.mark.faults
 
 FAULT_S = 2.0
-# An answer or a refusal comes within a second, more what this machine adds to any.
+# A response or a rejection comes within a second, beside what this machine adds.
 LATEST_S = 1.3
-BACK_S = 5.0
-# For so long after a failure the last known answer is shown without a new attempt.
+RECOVERY_S = 5.0
+# For so long after a failure stale responses are served without a new attempt.
 SETTLING_S = 1.5
 
 
@@ -42,7 +42,7 @@ POSTGRES: dict[str, tuple[Callable[[Stack], object], Callable[[Stack], object]]]
 
 
 @pytest.mark.parametrize("fault", REDIS)
-def test_without_redis_nothing_is_missed(stack, load, fault):
+def test_redis_outage_changes_no_response(stack, load, fault):
     during, after = outage(stack, load, *REDIS[fault])
     for reads, writes in (during, after):
         assert statuses(reads) == {200}
@@ -51,34 +51,34 @@ def test_without_redis_nothing_is_missed(stack, load, fault):
 
 
 @pytest.mark.parametrize("fault", POSTGRES)
-def test_without_the_database_readers_see_no_error(stack, load, fault):
+def test_database_outage_serves_stale_responses(stack, load, fault):
     during, after = outage(stack, load, *POSTGRES[fault])
     assert_read_only(*during)
-    assert_well(*after)
+    assert_recovered(*after)
 
 
 @pytest.mark.parametrize("fault", ["hung", "killed"])
-def test_without_both_readers_see_no_error(stack, load, fault):
+def test_outage_of_both_serves_stale_responses(stack, load, fault):
     def break_both(stack: Stack) -> None:
         REDIS[fault][0](stack)
         POSTGRES[fault][0](stack)
 
-    def mend_both(stack: Stack) -> None:
+    def restore_both(stack: Stack) -> None:
         REDIS[fault][1](stack)
         POSTGRES[fault][1](stack)
 
-    during, after = outage(stack, load, break_both, mend_both)
+    during, after = outage(stack, load, break_both, restore_both)
     assert_read_only(*during)
-    assert_well(*after)
+    assert_recovered(*after)
 
 
-def test_a_slow_database_fails_no_reader(stack, load):
+def test_slow_database_fails_no_read(stack, load):
     during, after = outage(
         stack, load, lambda s: slow_postgres(s, 0.02), lambda s: slow_postgres(s, 0)
     )
     assert statuses(during[0]) == {200}
     assert statuses(during[1]) <= {200, 201, 503}
-    assert_well(*after)
+    assert_recovered(*after)
 
 
 def outage(
@@ -87,7 +87,7 @@ def outage(
     begin: Callable[[Stack], object],
     end: Callable[[Stack], object],
 ) -> tuple[Both, Both]:
-    """Return what was read and written during the fault, and after it."""
+    """Return the samples during the fault, and those after it."""
     load.start()
     usual_s = min(slowest(load.reads + load.writes), BUSY_S)
     began = time.monotonic()
@@ -97,40 +97,40 @@ def outage(
     end(stack)
     back = time.monotonic()
     wait_for(lambda: any(w.began > back and w.status == 200 for w in load.writes), 10)
-    assert time.monotonic() - back < BACK_S
+    assert time.monotonic() - back < RECOVERY_S
     load.go_on(SETTLING_S)
     settled = time.monotonic()
     wait_for(lambda: all(len(some) > 5 for some in load.between(settled)), 30)
     load.end()
     load.assert_nothing_is_lost()
     during, after = load.between(began, ended), load.between(settled)
-    told(during, "during")
-    told(after, "after")
+    print_statuses(during, "during")
+    print_statuses(after, "after")
     assert max(slowest(some) for some in during + after) < LATEST_S + usual_s
     return during, after
 
 
-def told(seen: Both, when: str) -> None:
+def print_statuses(seen: Both, when: str) -> None:
     for kind, some in zip(("reads", "writes"), seen, strict=True):
         print(when, kind, Counter(one.status for one in some), f"{slowest(some):.3f} s")
 
 
-def assert_read_only(reads: list[Seen], writes: list[Seen]) -> None:
+def assert_read_only(reads: list[Sample], writes: list[Sample]) -> None:
     assert statuses(reads) == {200}
     assert any("origin-failed" in read.how for read in reads)
     assert statuses(writes) <= {200, 201, 503}
     assert 503 in statuses(writes)
 
 
-def assert_well(reads: list[Seen], writes: list[Seen]) -> None:
+def assert_recovered(reads: list[Sample], writes: list[Sample]) -> None:
     assert statuses(reads) == {200}
     assert statuses(writes) == {200}
     assert not any("origin-failed" in read.how for read in reads)
 
 
-def statuses(seen: list[Seen]) -> set[int]:
+def statuses(seen: list[Sample]) -> set[int]:
     return {one.status for one in seen}
 
 
-def slowest(seen: list[Seen]) -> float:
+def slowest(seen: list[Sample]) -> float:
     return max(one.took_s for one in seen)
