@@ -40,8 +40,7 @@ def method_of(method: str) -> str:
     return method if method in METHODS else "other"
 
 
-def record_hit(scope: Message, size: int) -> None:
-    route = policy_at(scope["path"], "GET").route
+def record_hit(scope: Message, route: str, size: int) -> None:
     requests[route, scope["method"], 200, HIT] += 1
     if settings.ACCESS_LOG == ALL:
         log(scope, 200, 0.0, size, HIT)

@@ -9,8 +9,6 @@ process of the machine has one; else a problem document with 503.
 
 from time import monotonic
 
-from django.conf import settings
-
 from resilient_site.edge import lifespan, probes, wsgi_bridge
 from resilient_site.edge.access_log import RequestRecorder, record_hit
 from resilient_site.edge.admission import Rejected
@@ -54,8 +52,9 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
 async def send_cache_hit(scope: Message, send: Send) -> bool:
     """Send the fresh shared response; return False if there is more to decide."""
     method, path, query = scope["method"], scope["path"], scope["query_string"]
-    shared = policy_at(path, "GET").shared
-    if shared is None or method not in SAFE or not settings.READ_CACHE:
+    policy = policy_at(path, "GET")
+    shared = policy.shared
+    if shared is None or method not in SAFE:
         return False
     host = offered_id = traceparent = b""
     for name, value in scope["headers"]:
@@ -87,7 +86,7 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
     body = response.body if method == "GET" else b""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-    record_hit(scope, len(body))
+    record_hit(scope, policy.route, len(body))
     return True
 
 

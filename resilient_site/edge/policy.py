@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.urls import Resolver404, ResolverMatch, resolve
 
 from resilient_site.observability.route_names import (
@@ -121,7 +122,9 @@ def policy_at(path: str, method: str) -> ViewPolicy:
     if match is None:
         return replace(DEFAULT, route=route_of(path))
     route = PROBE if path.rstrip("/") in PROBES else name_pattern(match.route)
-    return replace(policy_of(match.func, method), route=route)
+    stated = policy_of(match.func, method)
+    shared = stated.shared if settings.READ_CACHE else None
+    return replace(stated, route=route, shared=shared)
 
 
 # A few entries are enough: Django resolves a path right after its policy was found.
