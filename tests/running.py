@@ -95,6 +95,7 @@ class Site:
         self.env = {name: os.environ[name] for name in kept if name in os.environ}
         self.env |= {
             "DATA_DIR": str(data_dir), "PORT": str(self.port),
+            "PROMETHEUS_MULTIPROC_DIR": str(data_dir / "metrics"),
             "WEB_PROCESSES": "1", "COMPUTE_PROCESSES": "1",
             "DJANGO_SETTINGS_MODULE": "resilient_site.settings",
         } | env  # fmt: skip

@@ -6,6 +6,7 @@ would kill the process that writes: so they are in a file system in memory, wher
 is one, and not on the disk of the data. That it is full itself is not handled.
 """
 
+import atexit
 import os
 import zlib
 from contextlib import suppress
@@ -26,6 +27,7 @@ def share(data_dir: Path) -> None:
             if candidate.stat().st_uid == os.getuid():  # not another user's
                 os.environ[VARIABLE] = str(candidate)
                 remove_dead()
+                atexit.register(remove_dead, is_ending=True)
                 return
 
 
@@ -35,7 +37,7 @@ def _candidates(data_dir: Path) -> list[Path]:
     return [*in_memory, data_dir / "metrics"]
 
 
-def remove_dead() -> None:
+def remove_dead(*, is_ending: bool = False) -> None:
     """Remove the gauges of processes that have ended, and all once none is alive.
 
     Counters of ended processes stay in the sum meanwhile, so that it does not fall.
@@ -47,7 +49,8 @@ def remove_dead() -> None:
     files = {
         path: path.stem.rpartition("_")[2] for path in Path(directory).glob("*.db")
     }
-    alive = {pid for pid in files.values() if _is_alive(pid)}
+    ended = {str(os.getpid())} if is_ending else set()
+    alive = {pid for pid in files.values() if _is_alive(pid)} - ended
     for path, pid in files.items():
         if not alive or (pid not in alive and path.name.startswith("gauge_live")):
             path.unlink(missing_ok=True)

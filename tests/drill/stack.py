@@ -217,6 +217,7 @@ class ProductionStack(Stack):
             "COMPUTE_TASKS": "tests.compute.faults",
             # As deploy/systemd/environment has it.
             "DEADLINE_READ_S": "4",
+            "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills
         } | OFF.get(self.without, {})
 
     def _prepare(self, site: Site) -> tuple[str, str]:

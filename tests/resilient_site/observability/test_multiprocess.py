@@ -64,9 +64,13 @@ def test_counters_outlive_their_process_and_gauges_do_not(directory):
     assert left == {"counter", "histogram", "gauge_livemax"}
 
 
-def test_directory_is_emptied_once_no_process_is_alive(directory):
+def test_last_process_that_ends_empties_the_directory(directory):
     page_of_process(directory, 10)
-    assert list(directory.iterdir())
+    assert not list(directory.iterdir())
+
+
+def test_start_empties_the_directory_after_a_kill(directory):
+    MmapedDict(str(directory / "counter_4194305.db")).close()  # above any process id
     multiprocess.remove_dead()
     assert not list(directory.iterdir())
 
