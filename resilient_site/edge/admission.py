@@ -31,8 +31,10 @@ PATIENCE = {
     Priority.ANONYMOUS_WRITE: "write",
     Priority.HEAVY: "heavy",
 }
-# The rest is for the error of the estimate, and for what a request waits elsewhere.
+# Shares of the patience: what the estimate may promise, and when the wait is over. The
+# rest is for its error, for the answer itself, and for what a request waits elsewhere.
 USABLE_PATIENCE = 0.8
+WAIT_MAX = 0.9
 # One free thread in so many goes to the class that was served longest ago.
 FAIR_TURN = 8
 RETRY_AFTER_MAX_S = 60
@@ -236,11 +238,10 @@ class Admission:
         if not pool.is_full:
             pool.start(priority)
         else:
+            longest_s = self.patience_s[priority] * WAIT_MAX
             left_s = deadline - self._clock()
             try:
-                await pool.wait(
-                    priority, min(self.patience_s[priority], left_s), is_gone
-                )
+                await pool.wait(priority, min(longest_s, left_s), is_gone)
             except TimeoutError:
                 if self._clock() >= deadline:
                     raise DeadlinePassed from None
