@@ -1,8 +1,7 @@
-"""Servers that take what is meant for Redis, and answer something else."""
+"""Servers in place of Redis that reply nonsense, or nothing."""
 
 import socket
 import threading
-import time
 from contextlib import contextmanager, suppress
 
 
@@ -42,14 +41,6 @@ def garbage(client):
 def wrong_shape(client):
     while client.recv(4096):
         client.sendall(b"+OK\r\n")
-
-
-def drip(client):
-    client.recv(4096)
-    client.sendall(b"$1000\r\n")
-    while True:
-        client.sendall(b"x")
-        time.sleep(0.01)
 
 
 def silence(client):
