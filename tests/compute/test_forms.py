@@ -37,7 +37,7 @@ class Everything(serializers.Serializer[Any]):
     on = serializers.DateField(required=False)
     file = serializers.FileField(required=False)
     secret = serializers.HiddenField(default="kept")
-    told = serializers.CharField(read_only=True)
+    computed = serializers.CharField(read_only=True)
 
 
 GOOD = "share=0.5&word=bolt"
@@ -95,7 +95,7 @@ def test_form_returns_the_values_of_the_serializer(task):
     form = sent(
         task,
         f"{GOOD}&size=&shape=json&letters=c&letters=a&parts=y&careful=on"
-        "&names=one%0D%0A%0D%0A two &on=2026-02-28&colour=&price=1.5&told=me",
+        "&names=one%0D%0A%0D%0A two &on=2026-02-28&colour=&price=1.5&computed=me",
         file=[SimpleUploadedFile("a.csv", b"name")],
     )
     assert form.is_valid(), form.errors

@@ -1,4 +1,4 @@
-"""Whether anybody works on the jobs, as the database tells it."""
+"""Health check of the pool."""
 
 from datetime import timedelta
 

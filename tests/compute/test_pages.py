@@ -1,4 +1,4 @@
-"""The pages of jobs: what people see of them, may do, and are told."""
+"""Pages of jobs."""
 
 import re
 import uuid
@@ -35,7 +35,7 @@ def member(client: Client, reader: User) -> Client:
 
 @pytest.fixture
 def read_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that takes a file, and one for nobody."""
+    """A task that takes a file, and one that requires a missing permission."""
     monkeypatch.setattr(registry, "tasks", registry.tasks.copy())
 
     @registry.task(params=Upload)
@@ -46,7 +46,7 @@ def read_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @registry.task(may_run=has_permissions("items.no_such_permission"))
     def forbidden(context: TaskContext) -> None:
-        """Do what nobody may."""
+        """Require a missing permission."""
 
 
 def text(response) -> str:
@@ -137,7 +137,7 @@ def test_task_list_has_the_permitted_tasks(member, read_file):
     response = member.get("/jobs/new/")
     assert "Give the number back." in words(response)
     assert "Read a file. Limits: 10 min and 512 MB" in words(response)
-    assert "Do what nobody may." not in words(response)
+    assert "Require a missing permission." not in words(response)
 
 
 def test_task_without_permission_is_forbidden(member, read_file):

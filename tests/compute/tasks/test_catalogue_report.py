@@ -33,9 +33,11 @@ class Report:
     def __init__(self, owner, tag: str = "") -> None:
         task = get_task("catalogue_report")
         self.job = jobs.submit(task=task, params={"tag": tag}, owner=owner)
-        self.told: list[float] = []
+        self.reported: list[float] = []
         (claim,) = queue.claim("worker", 1)
-        context = TaskContext(claim, lambda fraction, text: self.told.append(fraction))
+        context = TaskContext(
+            claim, lambda fraction, text: self.reported.append(fraction)
+        )
         result = orjson.loads(orjson.dumps(task.main(context, **claim.params)))
         assert completion.finish(claim, Succeeded(result))
         self.result: dict[str, Any] = result
@@ -186,11 +188,11 @@ def test_progress_of_a_report_rises(reader, monkeypatch):
     monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
     monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
     make_items(50)
-    told = Report(reader).told
-    assert told == sorted(told)
-    assert len(set(told)) >= 10
-    assert told[0] == 0
-    assert told[-1] > 0.9
+    reported = Report(reader).reported
+    assert reported == sorted(reported)
+    assert len(set(reported)) >= 10
+    assert reported[0] == 0
+    assert reported[-1] > 0.9
 
 
 # --- the charts

@@ -149,7 +149,7 @@ def test_search_in_both_fields_has_each_pair_once(search, monkeypatch, split_fro
         ]
         assert first < second
         assert float(row["score"]) == pytest.approx(max(scores), abs=1e-4)
-    # Nothing that one of the fields tells is lost: whatever agrees is connected.
+    # No match of either field is lost: matching items are connected.
     groups = connected(found)
     for field in ("name", "description"):
         for first, second in expected(field, 0.8):

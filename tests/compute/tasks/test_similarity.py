@@ -126,12 +126,12 @@ def test_best_pairs_are_kept_up_to_the_limit():
 
 
 def test_progress_of_a_join_rises_to_one():
-    told = []
+    reported = []
     texts = make_texts(random.Random(8), 400, 3)
-    near_matches(texts, Best(0.85, 10), on_progress=lambda *now: told.append(now))
-    fractions = [fraction for fraction, _ in told]
+    near_matches(texts, Best(0.85, 10), on_progress=lambda *now: reported.append(now))
+    fractions = [fraction for fraction, _ in reported]
     assert fractions == sorted(fractions)
-    assert told[-1] == (1, len(texts))
+    assert reported[-1] == (1, len(texts))
     assert max(np.diff(fractions)) < 0.1
 
 

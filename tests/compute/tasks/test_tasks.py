@@ -204,11 +204,11 @@ def test_import_reads_gzip(editor):
 
 def test_frequent_progress_reports_are_dropped(reader):
     context, _ = begin(get_task("echo"), reader)
-    told = []
-    context._on_progress = lambda fraction, message: told.append(fraction)
+    reported = []
+    context._on_progress = lambda fraction, message: reported.append(fraction)
     for step in range(1000):
         context.progress(step / 1000)
-    assert 1 <= len(told) < 10
+    assert 1 <= len(reported) < 10
 
 
 def test_files_of_failed_attempts_are_deleted(reader):
