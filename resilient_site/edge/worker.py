@@ -21,9 +21,6 @@ from resilient_site.edge.streaming import in_flight_responses
 # How long a thread runs before the event loop gets its turn; the default is 5 ms.
 SWITCH_S = 0.0005
 LEAVE_S = 0.5
-# uvloop accepts one connection of a listener in each turn of the loop, and turns are
-# long in an overload: new clients would wait for seconds, unseen by admission control.
-ACCEPTED_PER_TURN = 8
 
 
 class Server(uvicorn.Server):
@@ -67,8 +64,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         server = Server(self.config)
         self._install_sigquit_handler()
-        turns = range(ACCEPTED_PER_TURN)
-        await server.serve([each.dup() for each in self.sockets for _ in turns])
+        await server.serve(self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
