@@ -85,10 +85,7 @@ def _in_ci() -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # The servers and the rest of the environment are the main process's.
-        _make_data_dir(early_config)
-        return
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
     for name in UNSET:
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
@@ -103,6 +100,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     elif url := os.environ.get("TEST_DATABASE_URL"):
         os.environ["DATABASE_URL"] = url
         early_config.stash[database] = "TEST_DATABASE_URL"
+    elif not is_worker and any(arg.startswith("-n") for arg in args):
+        # The order of the change feed depends on all transactions of a server.
+        early_config.stash[database] = "a private PostgreSQL for each worker"
     elif not INFORM_ONLY & set(args):
         _start_postgres(early_config)
 

@@ -86,7 +86,7 @@ def test_page_recovers_from_a_server_that_does_not_answer(
             route.continue_()
 
     page.route(f"**{job.get_absolute_url()}", answer)
-    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("does not respond")
     expect_state(page, "Running")
     down = False
     job.delete()
