@@ -31,7 +31,7 @@ run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 
 # Three at a time on two cores, as tests also wait; hash seed: all name the tests alike.
 PYTEST = env PYTHONHASHSEED=0 TEST_DB=$(1) $(PYTHON_BIN) -m pytest -n 3 --dist loadfile \
-	-m $(2) $(ARGS) || { code=$$?; [ -n "$(strip $(ARGS))" ] && [ $$code -eq 5 ]; }
+	--no-loadscope-reorder -m $(2) $(ARGS) || { code=$$?; [ -n "$(strip $(ARGS))" ] && [ $$code -eq 5 ]; }
 
 test: .system ## Run the tests (ARGS: pytest's)
 	@$(call PYTEST,postgres,"not browser")

@@ -72,6 +72,9 @@ UNSET = (
     "WEB_PROCESSES",
     "WEB_THREADS",
 )
+# Folders and files whose tests start sites and servers of their own.
+SLOW = {"faults", "deploy", "drill", "load", "celery", "pool", "operations"}
+SLOW |= {"test_streams", "test_idempotency_kills", "test_events_relay", "browser"}
 # These end before a test runs.
 INFORM_ONLY = {"--collect-only", "--co", "--fixtures", "--help", "-h", "--version"}
 
@@ -136,9 +139,12 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"database: {config.stash.get(database, 'none')}"
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    # Files that mostly wait go first, so that the workers end at the same time.
+    items.sort(key=lambda item: not SLOW & set(item.path.with_suffix("").parts))
     if reason := config.stash.get(lacking, None):
         for item in items:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import select
 import shlex
 import shutil
 import subprocess
@@ -126,18 +125,22 @@ class Clients:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         headers = self.production.signed_in | {"Content-Type": "application/json"}
         while not self.ending.wait(0.005):
-            # As urllib3 does: nginx closes idle connections when it is reloaded.
-            if connection.sock and select.select([connection.sock], [], [], 0)[0]:
-                connection.close()
             method, path, body = next_request()
-            try:
-                connection.request(method, path, body, headers)
-                answer = connection.getresponse()
-                answer.read()
-                self.seen[f"{method} {answer.status}"] += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.seen[f"{method} {error!r}"] += 1
-                connection.close()
+            key = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
+            # nginx closes idle connections when it is reloaded, maybe under a request
+            # on its way: clients repeat what is safe to repeat (RFC 9110, 9.2.2).
+            for is_last in (connection.sock is None, True):
+                try:
+                    connection.request(method, path, body, headers | key)
+                    answer = connection.getresponse()
+                    answer.read()
+                    self.seen[f"{method} {answer.status}"] += 1
+                    break
+                except (OSError, http.client.HTTPException) as error:
+                    connection.close()
+                    if is_last:
+                        self.seen[f"{method} {error!r}"] += 1
+                        break
         connection.close()
 
 

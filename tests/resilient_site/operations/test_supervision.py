@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -163,7 +164,16 @@ def test_ctrl_c_in_a_terminal_stops_the_site(own_site):
     assert "Password" not in shown  # as this is not the first start
 
 
-def test_closed_terminal_stops_a_site_with_odd_paths_and_values(own_site, tmp_path):
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a Unix socket (108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_closed_terminal_stops_a_site_with_odd_paths_and_values(
+    own_site, tmp_path, short_path
+):
     root = tmp_path / 'it\'s 100 %(x)s; "odd" #1'
     root.mkdir()
     for name in ("resilient_site", "items", "compute", "templates", "deploy"):
@@ -172,8 +182,7 @@ def test_closed_terminal_stops_a_site_with_odd_paths_and_values(own_site, tmp_pa
     shutil.copy(ROOT / "manage.py", root)
     (root / "venv").symlink_to(Path(sys.prefix))
     python = root / "venv" / "bin" / Path(sys.executable).name
-    here = tmp_path / "here"
-    here.mkdir()
+    here = short_path
     own_site.env |= {"ODD": "100%, %(x)s 'so' \"so\" ;#\n", "TMPDIR": str(here)}
     command = [str(python), str(root / "manage.py"), "serve"]
     terminal = run_in_terminal(own_site, command, here)
