@@ -209,7 +209,7 @@ async def test_database_failure_is_logged_once_and_streams_continue(
 
     def failing(job_ids):
         loop.call_soon_threadsafe(tried.put_nowait, None)
-        raise OperationalError("is away")
+        raise OperationalError("is down")
 
     async with events(job) as stream:
         await anext(stream)
@@ -226,7 +226,7 @@ async def test_database_failure_is_logged_once_and_streams_continue(
         await asyncio.to_thread(thread.join, 10)
     messages = [r.message for r in caplog.records if r.name == poller.__name__]
     assert messages == [
-        "Jobs cannot be followed, the database failed: is away",
+        "Jobs cannot be followed, the database failed: is down",
         "Jobs can be followed again.",
     ]
 

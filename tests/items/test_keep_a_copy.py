@@ -77,7 +77,7 @@ def original(site: Site) -> dict[str, dict]:
 
 
 def write(send: Callable[..., int], end: threading.Event) -> None:
-    """Create, change and delete until told to end."""
+    """Create, change and delete until it has to end."""
     number = 0
     while not end.is_set():
         item = f"items/copy-{number % 50}"

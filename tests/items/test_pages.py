@@ -1,4 +1,4 @@
-"""The pages of the catalogue: what people see, may do, and are told."""
+"""The pages of the catalogue: what people see and may do."""
 
 import pytest
 from django.contrib.auth.models import Permission

@@ -36,5 +36,5 @@ def work(job_id: str) -> None:
 
 
 @signals.worker_ready.connect
-def tell(**options: object) -> None:
+def report(**options: object) -> None:
     print("Celery is ready.", flush=True)

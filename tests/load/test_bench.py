@@ -107,15 +107,15 @@ def test_markdown_tables_are_rectangular(report):
 
 
 def test_json_has_all_values(report):
-    told = json.loads(data.as_json(report), parse_constant=pytest.fail)
+    report = json.loads(data.as_json(report), parse_constant=pytest.fail)
 
-    rates, _, waits, costs, missing = told["sections"]["reads"]["measured"]
+    rates, _, waits, costs, missing = report["sections"]["reads"]["measured"]
     assert rates["rows"][0]["rounds"] == [90, 100, 120]
     assert waits["rows"][0]["maximum"] is None
     assert waits["rows"][0]["percentiles"]["50.0%"] == 50
     assert costs["lines"]["us"] == {"10": [1, 2, 3], "1000": [4]}
     assert missing == {"missing": "nginx", "why": "it is not installed"}
-    assert [goal["is_met"] for goal in told["goals"]] == [True, False]
+    assert [goal["is_met"] for goal in report["goals"]] == [True, False]
 
 
 def test_html_is_self_contained(report):
@@ -143,8 +143,8 @@ def test_command_measures_a_section_and_writes_a_report(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "this site, 1 process to 2 | ≥ 1.9 |" in done.stdout
-    told = json.loads((tmp_path / "report.json").read_text())
-    assert list(told["sections"]) == ["cores"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["sections"]) == ["cores"]
     assert "heavy_computation" in (tmp_path / "report.md").read_text()
     assert "<svg " in (tmp_path / "report.html").read_text()
 
@@ -161,7 +161,7 @@ def test_interrupted_bench_leaves_nothing_behind(tmp_path, signum):
     me = psutil.Process(process.pid)
     family = wait_for(lambda: len(found := me.children(recursive=True)) > 4 and found)
     process.send_signal(signum)
-    process.send_signal(signum)  # nobody can be that impatient
+    process.send_signal(signum)
 
     assert process.wait(60) == 130
     process.stderr.close()

@@ -91,7 +91,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _stop(signum: int, frame: object) -> None:
-    """End everything, and let nobody interrupt that."""
+    """End everything, and ignore signals meanwhile."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -20,7 +20,7 @@ SHARES = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
 
 
 def as_json(report: Report) -> str:
-    told = {
+    document = {
         "machine": report.machine,
         "methods": report.methods,
         "goals": [
@@ -37,7 +37,7 @@ def as_json(report: Report) -> str:
             name: _section(section) for name, section in report.sections.items()
         },
     }
-    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -52,27 +52,29 @@ def _section(section: Section) -> dict[str, Any]:
 def _piece(piece: Piece) -> dict[str, Any]:
     if isinstance(piece, Missing):
         return {"missing": piece.what, "why": piece.why}
-    told: dict[str, Any] = {"title": piece.title, "unit": piece.unit}
+    document: dict[str, Any] = {"title": piece.title, "unit": piece.unit}
     if isinstance(piece, Curves):
         lines = {
             name: {f"{place:g}": _numbers(values) for place, values in line.items()}
             for name, line in piece.lines.items()
         }
-        return told | {"over": piece.over, "lines": lines}
-    return told | {"rows": _rows(piece)}
+        return document | {"over": piece.over, "lines": lines}
+    return document | {"rows": _rows(piece)}
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
     rows = []
     for row in table.rows:
-        statistics = {name: _number(value) for name, value in table.told(row).items()}
-        told = {"name": row.name, "goal": row.goal and str(row.goal)} | statistics
+        statistics = {
+            name: _number(value) for name, value in table.summarize(row).items()
+        }
+        document = {"name": row.name, "goal": row.goal and str(row.goal)} | statistics
         if isinstance(table, Distribution):
-            told["number"] = len(row.values)
-            told["percentiles"] = _percentiles(row.values)
+            document["number"] = len(row.values)
+            document["percentiles"] = _percentiles(row.values)
         else:
-            told["rounds"] = _numbers(row.values)
-        rows.append(told)
+            document["rounds"] = _numbers(row.values)
+        rows.append(document)
     return rows
 
 

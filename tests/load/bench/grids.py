@@ -41,7 +41,7 @@ def of_goals(report: Report) -> Grid:
 
 def _outcome(outcome: Outcome) -> list[str]:
     unit = "" if outcome.unit == RATIO else f" {outcome.unit}"
-    least, *_, most = outcome.told.values()
+    least, *_, most = outcome.summary.values()
     return [
         outcome.name,
         f"{outcome.goal}{unit}",
@@ -69,10 +69,10 @@ def _of_table(table: Table) -> Grid:
 
 
 def _row(table: Table, row: Row, has_goals: bool) -> list[str]:
-    told = table.told(row)
-    cells = [row.name, *map(short, told.values())]
+    summary = table.summarize(row)
+    cells = [row.name, *map(short, summary.values())]
     if row.goal:
-        result = verdict(row.goal, told[row.goal.of])
+        result = verdict(row.goal, summary[row.goal.of])
         return [*cells, f"{row.goal}: {result}"]
     return [*cells, *[""] * has_goals]
 

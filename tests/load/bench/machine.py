@@ -36,11 +36,11 @@ def described() -> dict[str, str]:
 
 
 def in_a_line() -> str:
-    told = described()
+    found = described()
     names = ("processor", "memory", "system")
-    line = ", ".join(told[name] for name in names)
+    line = ", ".join(found[name] for name in names)
     return (
-        f"{line}, Python {told['Python']}; load average at the start {load_average()}"
+        f"{line}, Python {found['Python']}; load average at the start {load_average()}"
     )
 
 
@@ -78,6 +78,6 @@ def _servers() -> Iterable[str]:
 
 
 def _first_line(*command: str) -> str:
-    told = subprocess.run(command, capture_output=True, text=True)
-    line = (told.stdout or told.stderr).splitlines()[0]
+    found = subprocess.run(command, capture_output=True, text=True)
+    line = (found.stdout or found.stderr).splitlines()[0]
     return line.partition(" sha=")[0].strip()

@@ -1,4 +1,4 @@
-"""What was measured as pictures (SVG), which can be told apart without colours."""
+"""What was measured as pictures (SVG), which can be distinguished without colours."""
 
 import io
 import math

@@ -58,8 +58,8 @@ class Table:
         "maximum": max,
     }
 
-    def told(self, row: Row) -> dict[str, float]:
-        return {name: told(row.values) for name, told in self.statistics.items()}
+    def summarize(self, row: Row) -> dict[str, float]:
+        return {name: compute(row.values) for name, compute in self.statistics.items()}
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class Outcome(NamedTuple):
     name: str
     unit: str
     goal: Goal
-    told: Mapping[str, float]
+    summary: Mapping[str, float]
 
     @property
     def value(self) -> float:
-        return self.told[self.goal.of]
+        return self.summary[self.goal.of]
 
     @property
     def is_met(self) -> bool:
@@ -136,7 +136,7 @@ class Section:
             for row in table.rows:
                 if row.goal:
                     name = f"{table.title}: {row.name}"
-                    yield Outcome(name, table.unit, row.goal, table.told(row))
+                    yield Outcome(name, table.unit, row.goal, table.summarize(row))
 
 
 @dataclass

@@ -28,14 +28,14 @@ class ByToken(HttpBearer):
         return found and found.user
 
 
-def nobody(request: HttpRequest) -> bool:
+def no_credentials(request: HttpRequest) -> bool:
     return "Authorization" not in request.headers
 
 
 api = NinjaAPI(auth=ByToken(), docs_url=None)
 
 
-@api.get("items/{int:item_id}", response=ItemOut, auth=[nobody, ByToken()])
+@api.get("items/{int:item_id}", response=ItemOut, auth=[no_credentials, ByToken()])
 def read(request: HttpRequest, item_id: int) -> Item:
     return get_object_or_404(Item, pk=item_id)
 

@@ -1,4 +1,4 @@
-"""Make the tables, a user and as many items as are said; print his token."""
+"""Make the tables, a user and as many items as are said; print a token of that user."""
 
 import sys
 

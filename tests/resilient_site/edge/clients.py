@@ -47,8 +47,8 @@ class Answer:
 
 
 async def get(target: str = "/thing", method: str = "GET", **headers: str) -> Answer:
-    told = [(n.lower().replace("_", "-"), v) for n, v in headers.items()]
-    return await ask(target, method, [(n.encode(), v.encode()) for n, v in told])
+    fields = [(n.lower().replace("_", "-"), v) for n, v in headers.items()]
+    return await ask(target, method, [(n.encode(), v.encode()) for n, v in fields])
 
 
 async def ask(
@@ -117,7 +117,7 @@ async def elsewhere[**P, R](
 
 
 async def becomes(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in another thread, and tells nobody."""
+    """Wait for an effect of another thread that has no event."""
     while not condition():
         await asyncio.sleep(0.002)
 

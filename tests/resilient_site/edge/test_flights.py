@@ -117,7 +117,7 @@ async def test_the_failure_of_the_fetch_is_told_to_all():
     first, *others = await asyncio.gather(*asking)
     assert first.status == 500
     assert {a.status for a in others} == {500}
-    # One fetch; and what of it is the first one's own goes to nobody else.
+    # One fetch; its private part goes to no other client.
     assert not coalescing.in_flight
     assert not any(wsgi_bridge.admission.running.values())
 
@@ -211,7 +211,7 @@ async def test_what_was_read_before_a_change_is_never_kept_as_current():
     now.entered.clear()
     late = asyncio.create_task(get())
     await becomes(now.entered.is_set)
-    # He who asks after the change does not wait for what was read before it.
+    # A request after the change does not wait for what was read before it.
     assert len(now.asked) == 2
     now.go_on.set()
     assert (await early).json()["n"] == 1

@@ -21,9 +21,9 @@ def key(n: int, query: str = "") -> Key:
 
 def copy(body: bytes, at: int = 1, headers: int = 12) -> CachedResponse:
     """As one comes from Django: nothing in it is shared with another."""
-    told = [(b"x-header-%d" % n, os.urandom(20)) for n in range(headers)]
-    told.append((b"cache-control", SHARED.encode()))
-    made = CachedResponse.of(told, body, Mark(at, (at + 1000, at + 2000)))
+    fields = [(b"x-header-%d" % n, os.urandom(20)) for n in range(headers)]
+    fields.append((b"cache-control", SHARED.encode()))
+    made = CachedResponse.of(fields, body, Mark(at, (at + 1000, at + 2000)))
     assert made is not None
     return made
 

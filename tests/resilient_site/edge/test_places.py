@@ -1,4 +1,4 @@
-"""However a request ends, its place in Django is given back; nobody is served late."""
+"""However a request ends, it frees its place; no request is served too late."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What one person was told is shown to nobody else, and not to him when he is gone."""
+"""What one person was shown reaches no other client, nor that one after sign-out."""
 
 from datetime import timedelta
 
@@ -49,7 +49,7 @@ def fail() -> None:
     now.respond = lambda request: HttpResponse(status=503)
 
 
-async def told(path: str = PAGE, **headers: str):
+async def fetch(path: str = PAGE, **headers: str):
     """Ask, and be sure that what may be kept is on the disk."""
     answer = await get(path, **headers)
     write_out(stale_store)
@@ -62,14 +62,14 @@ async def test_who_is_signed_in_is_shown_his_own_when_nothing_can_be_had(
 ):
     for headers in ({"Cookie": cookie}, {"Authorization": token}):
         path = PAGE if "Cookie" in headers else REST
-        before = await told(path, **headers)
+        before = await fetch(path, **headers)
         assert before.body == b"of rita"
     fail()
     for path, headers in ((PAGE, {"Cookie": cookie}), (REST, {"Authorization": token})):
         after = await get(path, **headers)
         assert (after.status, after.body, after.is_hit) == (200, b"of rita", True)
         assert (await get(path, "HEAD", **headers)).status == 200
-        # Nobody else is.
+        # No other client is.
         for other in ({}, {"Cookie": "sessionid=x"}, {"Authorization": "Token x"}):
             assert (await get(path, **other)).status in (401, 503)
 
@@ -80,7 +80,7 @@ async def test_nothing_of_one_session_is_shown_to_another_with_the_same_header(
 ):
     """Behind a proxy with a password all requests have the same Authorization."""
     proxy = {"Authorization": "Basic c2hhcmVk"}
-    assert (await told(PAGE, Cookie=cookie, **proxy)).body == b"of rita"
+    assert (await fetch(PAGE, Cookie=cookie, **proxy)).body == b"of rita"
     theirs = await elsewhere(cookie_of, editor)
     fail()
     assert (await get(PAGE, Cookie=cookie, **proxy)).status == 200
@@ -163,8 +163,8 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
 ):
     @run
     async def test():
-        await told(Cookie=cookie)
-        await told(REST, Authorization=token)
+        await fetch(Cookie=cookie)
+        await fetch(REST, Authorization=token)
         await elsewhere(change, reader, cookie)
         fail()
         assert (await get(PAGE, Cookie=cookie)).status == 503
@@ -177,7 +177,7 @@ def test_a_change_of_who_he_is_makes_his_copies_void(
 async def test_a_copy_lasts_no_longer_than_its_token(stale_store, reader):
     expiry = timedelta(seconds=30)
     _, token = await elsewhere(ApiToken.objects.create, user=reader, expiry=expiry)
-    await told(REST, Authorization=f"Token {token}")
+    await fetch(REST, Authorization=f"Token {token}")
     request = incoming([(b"authorization", f"Token {token}".encode())])
     copy = await private_cache.find(request)
     assert copy is not None
@@ -188,9 +188,9 @@ async def test_a_copy_lasts_no_longer_than_its_token(stale_store, reader):
 async def test_what_he_is_refused_now_is_not_shown_as_the_last_known(
     stale_store, cookie
 ):
-    await told(Cookie=cookie)
+    await fetch(Cookie=cookie)
     now.respond = lambda request: HttpResponse(status=403)
-    assert (await told(Cookie=cookie)).status == 403
+    assert (await fetch(Cookie=cookie)).status == 403
     fail()
     assert (await get(PAGE, Cookie=cookie)).status == 503
 
@@ -204,7 +204,7 @@ async def test_a_page_with_a_form_is_kept_without_its_cookie(stale_store, cookie
         return response
 
     now.respond = respond
-    assert "set-cookie" in (await told(Cookie=cookie)).headers
+    assert "set-cookie" in (await fetch(Cookie=cookie)).headers
     fail()
     after = await get(PAGE, Cookie=cookie)
     assert (after.status, "set-cookie" in after.headers) == (200, False)
@@ -217,7 +217,7 @@ async def test_an_answer_that_rotates_the_session_is_not_kept(stale_store, cooki
         return HttpResponse(f"of {request.user}", headers={"Cache-Control": OWN})
 
     now.respond = respond
-    assert (await told(Cookie=cookie)).body == b"of rita"
+    assert (await fetch(Cookie=cookie)).body == b"of rita"
     fail()
     assert (await get(PAGE, Cookie=cookie)).status == 503
 
@@ -232,18 +232,18 @@ async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
         return response
 
     now.respond = respond
-    assert (await told("/thing", Cookie=cookie)).body == b"for rita"
-    assert (await told("/thing")).body == b"for AnonymousUser"
-    assert (await told("/thing", Cookie=cookie)).body == b"for rita"
+    assert (await fetch("/thing", Cookie=cookie)).body == b"for rita"
+    assert (await fetch("/thing")).body == b"for AnonymousUser"
+    assert (await fetch("/thing", Cookie=cookie)).body == b"for rita"
     # A form's cookie says nothing about who it is.
-    answer = await told("/thing", Cookie="csrftoken=x")
+    answer = await fetch("/thing", Cookie="csrftoken=x")
     assert (answer.body, answer.is_hit) == (b"for AnonymousUser", True)
     for headers in (
         {"Cookie": "sessionid=unknown"},
         {"Authorization": "Token unknown"},
         {"Authorization": "Basic x", "Cookie": "csrftoken=x"},
     ):
-        answer = await told("/thing", **headers)
+        answer = await fetch("/thing", **headers)
         assert (answer.body, answer.is_hit) == (b"for AnonymousUser", False)
     assert [seen["cookie"] for seen in now.asked].count(None) >= 1
 
@@ -252,5 +252,5 @@ async def test_what_a_person_is_told_of_a_shared_thing_stays_his(
 async def test_nobody_gets_something_of_his_own_into_the_shared_copy(stale_store):
     now.respond = lambda request: thing_response(request.get_full_path())
     for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):
-        await told("/thing?q=1&poison=1", **headers)
+        await fetch("/thing?q=1&poison=1", **headers)
     assert (await get("/thing?q=1")).json() == "/thing?q=1"

@@ -87,9 +87,9 @@ def test_conditions_are_evaluated_on_the_copy(condition, status, method):
         assert (answer.status, answer.is_hit, len(now.asked)) == (status, True, 1)
         if status == 304:
             assert answer.body == b""
-            told = answer.headers
-            assert (told["etag"], "cache-control" in told) == ('"a"', True)
-            assert not {"content-type", "content-length", "x-other"} & set(told)
+            fields = answer.headers
+            assert (fields["etag"], "cache-control" in fields) == ('"a"', True)
+            assert not {"content-type", "content-length", "x-other"} & set(fields)
 
     test()
 
@@ -164,9 +164,9 @@ async def test_nothing_of_one_client_goes_with_a_copy():
     )  # fmt: skip
     first, second = await get(), await get()
     for answer in (first, second):
-        told = [name for name, _ in answer.raw_headers]
-        assert len(told) == len(set(told))
-        assert not {b"cache-tag", b"retry-after", b"set-cookie"} & set(told)
+        fields = [name for name, _ in answer.raw_headers]
+        assert len(fields) == len(set(fields))
+        assert not {b"cache-tag", b"retry-after", b"set-cookie"} & set(fields)
         assert STATUS.fullmatch(answer.cached)
     assert not [name for name in second.headers if name.startswith("ratelimit")]
     assert second.headers["age"] == "0"

@@ -96,7 +96,7 @@ async def test_a_token_that_is_known_is_answered_from_memory(token):
     again = await get(ITEM, Authorization=token)
     assert (first.is_hit, again.is_hit, first.body == again.body) == (False, True, True)
     assert (await get(ITEM)).is_hit
-    # The list tells him more, and is his own.
+    # The list shows an editor more, and is private.
     for _ in range(2):
         assert not (await get("/api/v1/items/", Authorization=token)).is_hit
     assert not (await get(ITEM, Authorization="Token unknown")).is_hit
@@ -128,7 +128,7 @@ async def test_a_hit_takes_no_thread():
 
 
 def no_database(*args: object, **kwargs: object) -> None:
-    raise OperationalError("The server is away.")
+    raise OperationalError("The server is down.")
 
 
 @pytest.mark.parametrize("is_editor", [True, False])
@@ -153,7 +153,7 @@ def test_without_a_database_pages_are_shown_as_they_were(
         assert b'class="notice degraded"' in answer.body
         assert "set-cookie" not in answer.headers
         assert (await get("/items/?tag=never", **who)).status == 503
-        # To others, signed in or not, the same happens as if he were not.
+        # Other clients, signed in or not, see no difference.
         other = await get("/items/", Cookie="sessionid=other")
         assert b"edith" not in other.body
 

@@ -185,7 +185,7 @@ def test_breaker_forced_closed_permits_all_calls(breaker):
 def test_snapshot_describes_the_breaker_without_secrets(breaker):
     begun = breaker.snapshot().since
     with pytest.raises(Broken):
-        call(breaker, Broken("redis://site:geheim@cache/0 is away"))
+        call(breaker, Broken("redis://site:geheim@cache/0 is down"))
     fail(breaker, 2)
     with pytest.raises(BreakerOpen):
         call(breaker)
@@ -199,8 +199,8 @@ def test_snapshot_describes_the_breaker_without_secrets(breaker):
 
 
 def test_errors_are_described_without_credentials():
-    text = breakers.describe(Broken("redis://site:geheim@cache/0 is away"))
-    assert text == "Broken: redis://***@cache/0 is away"
+    text = breakers.describe(Broken("redis://site:geheim@cache/0 is down"))
+    assert text == "Broken: redis://***@cache/0 is down"
 
 
 def test_listeners_get_every_transition_and_cannot_break_a_call(breaker, clock, caplog):

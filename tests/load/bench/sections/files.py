@@ -32,8 +32,8 @@ def measure(bench: Bench) -> Iterator[Piece]:
     yield Table(title, RATIO, [ratio])
     for size in bench.scale.sizes:
         bench.catalogue.grow(size)
-    yield from told("import_items", bench.catalogue.imports[1:])
-    yield from told("export_items", exports(bench.catalogue))
+    yield from compare_sizes("import_items", bench.catalogue.imports[1:])
+    yield from compare_sizes("export_items", exports(bench.catalogue))
 
 
 def exports(catalogue: Catalogue) -> list[Ran]:
@@ -42,8 +42,8 @@ def exports(catalogue: Catalogue) -> list[Ran]:
     return [part, catalogue.export(catalogue.size)]
 
 
-def told(title: str, ran: list[Ran]) -> Iterator[Piece]:
-    """Tell of commands with more and more rows."""
+def compare_sizes(title: str, ran: list[Ran]) -> Iterator[Piece]:
+    """Compare commands with more and more rows."""
     rates = [Row(f"{one.rows:,} rows", [one.rows / one.seconds]) for one in ran]
     yield Table(title, "rows a second, its start included", rates)
     peaks = [Row(f"{one.rows:,} rows", [one.peak_mb]) for one in ran]
