@@ -26,7 +26,7 @@ from amqp.exceptions import AMQPError, MessageNacked
 from celery import Celery, bootsteps, signals
 from celery.exceptions import CPendingDeprecationWarning, Reject
 from celery.platforms import EX_FAILURE, EX_OK
-from celery.worker import consumer, state
+from celery.worker import consumer, request, state
 from django.conf import settings
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -59,12 +59,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+_TRANSPORT = "redis" if settings.BROKER_URL.startswith("redis") else "amqp"
+
 app = Celery("compute")
 app.conf.update(
     broker_url=settings.BROKER_URL,
-    broker_transport_options=_OPTIONS[
-        "redis" if settings.BROKER_URL.startswith("redis") else "amqp"
-    ],
+    broker_transport_options=_OPTIONS[_TRANSPORT],
     broker_connection_timeout=BROKER_TIMEOUT_S,
     broker_connection_retry_on_startup=True,
     broker_channel_error_retry=True,
@@ -84,7 +84,20 @@ app.conf.update(
 )
 
 
-@app.task(name="compute.run")  # type: ignore[untyped-decorator]
+class Request(request.Request):  # type: ignore[misc]
+    """A message; one that Redis cannot acknowledge ends the connection.
+
+    kombu counts such a message as unacknowledged for ever: after as many as a worker
+    may hold, it would stop consuming. A new connection begins a new count.
+    """
+
+    def __init__(self, *args: Any, connection_errors: Any = (), **options: Any) -> None:
+        if _TRANSPORT == "redis":
+            connection_errors = ()  # those that are logged, and nothing else is done
+        super().__init__(*args, connection_errors=connection_errors, **options)
+
+
+@app.task(name="compute.run", Request=Request)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Run the job, if it can be claimed."""
     if not _supervisor_step.deliver(UUID(job_id)):
