@@ -1,4 +1,4 @@
-"""Refusals that are rendered once, and what of them differs by request."""
+"""Error responses of the edge are rendered once; path and request id are filled in."""
 
 import asyncio
 
@@ -13,10 +13,10 @@ from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.observability.request_id import current_request_id, start_request
 from tests.resilient_site.edge.clients import Answer, ask, get, run
 
-pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
+pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
 
 
-def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") -> Answer:
+def reject(path: str, error: SiteError, method: str = "GET", id: bytes = b"") -> Answer:
     async def send() -> Answer:
         headers = [(b"x-request-id", id)] if id else []
         scope = {
@@ -30,9 +30,9 @@ def refuse(path: str, error: SiteError, method: str = "GET", id: bytes = b"") ->
     return asyncio.run(send())
 
 
-def test_programs_get_a_problem_with_what_is_theirs():
+def test_rest_client_gets_a_problem_with_its_path_and_request_id():
     for n in range(3):
-        answer = refuse(
+        answer = reject(
             f"/api/v1/items/{n}", Rejected(retry_after_s=2), id=b"id-%d" % n
         )
         assert answer.headers["content-type"] == "application/problem+json"
@@ -50,9 +50,9 @@ def test_programs_get_a_problem_with_what_is_theirs():
         }
 
 
-def test_people_get_a_page_with_what_is_theirs():
+def test_browser_gets_a_page_with_its_path_and_request_id():
     for n in range(3):
-        answer = refuse(f"/items/{n}/", DeadlinePassed(), id=b"id-%d" % n)
+        answer = reject(f"/items/{n}/", DeadlinePassed(), id=b"id-%d" % n)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert f'href="/items/{n}/"'.encode() in answer.body
         assert b"id-%d" % n in answer.body
@@ -61,22 +61,20 @@ def test_people_get_a_page_with_what_is_theirs():
 
 
 @pytest.mark.parametrize("path", ["/api/v1/items/x", "/items/x/"])
-def test_the_head_has_the_length_and_no_body(path):
-    whole, head = (
-        refuse(path, Rejected(retry_after_s=1), id=b"a"),
-        refuse(path, Rejected(retry_after_s=1), "HEAD", id=b"a"),
-    )
+def test_head_has_the_length_and_no_body(path):
+    error = Rejected(retry_after_s=1)
+    whole, head = reject(path, error, id=b"a"), reject(path, error, "HEAD", id=b"a")
     assert (head.status, head.body) == (503, b"")
     assert head.headers["content-length"] == whole.headers["content-length"]
 
 
 @given(st.text(max_size=40), st.sampled_from(["/api/", "/"]))
-def test_no_path_gets_into_the_answer_as_anything_else(path, prefix):
-    answer = refuse(prefix + path, Rejected(retry_after_s=1), id=b"a")
+def test_path_is_not_interpreted_in_the_response(path, prefix):
+    answer = reject(prefix + path, Rejected(retry_after_s=1), id=b"a")
     if prefix == "/api/":
         assert answer.json()["instance"] in (prefix + path, "/")
     elif set(path) & set("<>\"'& "):
-        assert answer.body == refuse("/", Rejected(retry_after_s=1), id=b"a").body
+        assert answer.body == reject("/", Rejected(retry_after_s=1), id=b"a").body
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_no_path_gets_into_the_answer_as_anything_else(path, prefix):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("target", ["/thing", "/plain"])
-def test_forged_headers_get_into_no_answer(name, value, target):
+def test_forged_headers_get_into_no_response(name, value, target):
     @run
     async def test():
         answer = await ask(target, headers=[(name, value)])
@@ -105,7 +103,7 @@ def test_forged_headers_get_into_no_answer(name, value, target):
 
 
 @run
-async def test_a_good_request_id_is_taken_over_also_by_a_copy():
+async def test_valid_request_id_is_kept_in_a_cached_response_too():
     for _ in range(2):
         answer = await get(**{"X-Request-ID": "my-own_id.1"})
         assert answer.headers["x-request-id"] == "my-own_id.1"

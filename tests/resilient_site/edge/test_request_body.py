@@ -1,4 +1,4 @@
-"""The bodies of requests, and what is answered where none can be taken."""
+"""Bodies of requests, and the errors where one cannot be received."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from tests.resilient_site.edge.clients import ask, run
 from tests.resilient_site.edge.views import now
 from tests.running import ROOT
 
-pytestmark = pytest.mark.urls("tests.resilient_site.edge.views")
+pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
 
 
 def sized(length: object, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -23,7 +23,7 @@ def sized(length: object, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes
 
 
 @pytest.mark.parametrize("pieces", [[b""], [b"x"], [b"a", b"", b"bc"], [b"x" * 9] * 99])
-def test_a_body_arrives_whole_however_it_comes(pieces):
+def test_body_in_any_pieces_arrives_whole(pieces):
     length = sum(map(len, pieces))
 
     @run
@@ -35,7 +35,7 @@ def test_a_body_arrives_whole_however_it_comes(pieces):
 
 
 @run
-async def test_a_large_body_goes_over_the_disk():
+async def test_large_body_is_kept_on_disk():
     pieces = [b"x" * 100_000] * 50
     answer = await ask("/plain", "POST", sized(5_000_000), pieces)
     assert answer.status in (200, 400, 413)  # Django's own limit for the memory
@@ -52,7 +52,7 @@ async def test_a_large_body_goes_over_the_disk():
         ([(b"transfer-encoding", b"chunked")], 411),
     ],
 )
-def test_what_is_refused_is_refused_unread(headers, status):
+def test_body_over_the_limit_is_rejected_unread(headers, status):
     @run
     async def test():
         pieces = [b"x"] * 1000
@@ -63,7 +63,7 @@ def test_what_is_refused_is_refused_unread(headers, status):
 
 
 @run
-async def test_who_goes_in_the_middle_of_his_body_takes_no_place():
+async def test_client_that_leaves_during_its_body_takes_no_thread():
     gone = asyncio.Event()
     asking = asyncio.create_task(ask("/plain", "POST", sized(9), [b"x", None], gone))
     await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def test_who_goes_in_the_middle_of_his_body_takes_no_place():
 
 
 @run
-async def test_who_sends_too_slowly_is_told_so():
+async def test_body_that_comes_too_slowly_is_408():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(request_body, "IDLE_S", 0.02)
         answer = await ask("/api/v1/x", "POST", sized(9), [b"x", None])
@@ -81,7 +81,7 @@ async def test_who_sends_too_slowly_is_told_so():
     assert now.asked == []
 
 
-def test_a_full_disk_is_told_as_such():
+def test_full_disk_is_503():
     code = """
 import asyncio, os, resource, sys
 sys.path.insert(0, "")

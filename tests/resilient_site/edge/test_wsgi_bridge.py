@@ -1,0 +1,94 @@
+"""Every request gives back its thread, whatever becomes of it or of its client."""
+
+import asyncio
+
+import pytest
+from django.http import HttpResponse, StreamingHttpResponse
+
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.cache import coalescing
+from resilient_site.edge.request import Priority
+from tests.resilient_site.edge.clients import Answer, ask, becomes, run
+from tests.resilient_site.edge.views import held, now
+
+pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
+
+
+async def take_all_threads() -> list[asyncio.Task[Answer]]:
+    """Occupy all threads for light requests until the test sets `now.go_on`."""
+    now.respond = held(HttpResponse)
+    now.go_on.clear()
+    admission = wsgi_bridge.admission
+    threads = admission.threads - admission.heavy_max
+    inside = [asyncio.create_task(ask("/plain")) for _ in range(threads)]
+    await becomes(lambda: len(now.asked) == threads)
+    return inside
+
+
+def assert_all_free() -> None:
+    assert not any(wsgi_bridge.admission.running.values())
+    assert not any(wsgi_bridge.admission.queued.values())
+
+
+@pytest.mark.parametrize("how", ["leaves", "is cancelled"])
+@pytest.mark.parametrize("target", ["/plain", "/thing"])
+def test_client_that_leaves_the_queue_is_not_served(target, how):
+    @run
+    async def test():
+        inside = await take_all_threads()
+        gone = asyncio.Event()
+        waiting = asyncio.create_task(ask(target, gone=gone))
+        await becomes(lambda: sum(wsgi_bridge.admission.queued.values()) == 1)
+        gone.set() if how == "leaves" else waiting.cancel()
+        await asyncio.wait([waiting])
+        fetches = coalescing.in_flight.values()
+        await becomes(lambda: all(fetch.is_given_up for fetch in fetches))
+        now.go_on.set()
+        await asyncio.gather(*inside)
+        await becomes(lambda: not any(wsgi_bridge.admission.running.values()))
+        assert len(now.asked) == len(inside)
+        assert_all_free()
+
+    test()
+
+
+def fail(request):
+    raise ValueError("A fault of ours.")
+
+
+def fail_in_the_middle(request):
+    def pieces():
+        yield b"x"
+        raise ValueError("A fault of ours.")
+
+    return StreamingHttpResponse(pieces())
+
+
+@pytest.mark.parametrize("respond", [fail, fail_in_the_middle])
+@pytest.mark.parametrize("target", ["/plain", "/thing", "/jobs/new/"])
+def test_view_that_fails_gives_back_its_thread(respond, target):
+    @run
+    async def test():
+        now.respond = respond
+        for _ in range(2 * wsgi_bridge.admission.threads):
+            results = await asyncio.gather(ask(target), return_exceptions=True)
+            assert not isinstance(results[0], TimeoutError)
+        assert_all_free()
+        now.respond = lambda request: HttpResponse("well")
+        assert (await ask("/plain")).status == 200
+
+    test()
+
+
+@run
+async def test_heavy_requests_leave_threads_for_readers():
+    admission = wsgi_bridge.admission
+    for _ in range(admission.heavy_max):
+        await admission.enter(Priority.HEAVY, 1e12, lambda: False)
+    impatient = [(b"x-request-timeout", b"20ms")]
+    heavy = await ask("/api/v1/heavy_computation", headers=impatient)
+    assert heavy.status == 503
+    assert (await ask("/plain")).status == 200
+    for _ in range(admission.heavy_max):
+        admission.leave(Priority.HEAVY, 1.0, 1)
+    assert_all_free()
