@@ -183,6 +183,9 @@ class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
         wakeup = Wakeup()
         self.deliveries = Deliveries(wakeup)
         self.supervisor = Supervisor(source=self.deliveries, wakeup=wakeup)
+        # Before the worker consumes: it would hold messages that others could take.
+        for one in self.supervisor.workers:
+            one.start()
         self.thread = start_thread("supervisor", self._run_supervisor)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._on_signal)

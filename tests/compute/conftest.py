@@ -18,7 +18,7 @@ from django.db import connection, connections
 
 from compute import jobs, registry
 from compute.models import Job
-from tests.compute import faults, recorded  # noqa: F401 - tasks of pool and tests
+from tests.compute import faults  # noqa: F401 - tasks of pool and tests
 from tests.private_server import wait_for
 from tests.running import ROOT
 
@@ -134,7 +134,7 @@ def environment(data_dir: Path) -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "DATA_DIR": str(data_dir),
-        "COMPUTE_TASKS": "tests.compute.faults,tests.compute.recorded",
+        "COMPUTE_TASKS": "tests.compute.faults",
         "COMPUTE_PROCESSES": "2",
     }
 
@@ -193,6 +193,12 @@ def pool(module_pool, transactional_db) -> Iterator[Pool]:
     """A running pool of two processes, shared by the tests of a module."""
     yield module_pool
     cancel_all()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file whose creation ends the jobs that wait for it."""
+    return tmp_path / "gate"
 
 
 @pytest.fixture

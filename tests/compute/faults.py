@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rest_framework import serializers
@@ -34,10 +35,15 @@ if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
 
 class Seconds(serializers.Serializer[Any]):
     seconds = serializers.FloatField(default=0)
+    gate = serializers.CharField(default="")
 
 
 class Number(serializers.Serializer[Any]):
     number = serializers.IntegerField(default=0)
+
+
+class Record(Number, Seconds):
+    seconds = serializers.FloatField(default=0.02)
 
 
 @task(params=Number)
@@ -46,14 +52,28 @@ def echo(context: TaskContext, *, number: int = 0) -> Any:
     return {"number": number}
 
 
-@task(params=Seconds, time_limit_s=60)
-def nap(context: TaskContext, *, seconds: float) -> Any:
-    """Take some time, with progress."""
+def take_time(context: TaskContext, seconds: float, gate: str = "") -> None:
+    """Take so many seconds, with progress, or until the file `gate` exists."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    while (left := end - time.monotonic()) > 0 and not (gate and Path(gate).exists()):
         context.progress(1 - left / seconds, f"{left:.1f} s left")
         time.sleep(min(left, 0.02))
+
+
+@task(params=Seconds, time_limit_s=60)
+def nap(context: TaskContext, *, seconds: float, gate: str = "") -> Any:
+    """Take some time, with progress."""
+    take_time(context, seconds, gate)
     return {"attempt": context.attempt}
+
+
+@task(params=Record, time_limit_s=60, retries=20)
+def recorded(context: TaskContext, *, number: int, seconds: float, gate: str) -> Any:
+    """Write each of its runs into the file RECORD, and take some time."""
+    with open(os.environ["RECORD"], "a") as record:
+        record.write(f"{context.job_id} {context.claim.epoch}\n")
+    take_time(context, seconds, gate)
+    return {"number": number, "epoch": context.claim.epoch}
 
 
 @task(time_limit_s=60)
@@ -160,35 +180,27 @@ def count_items(context: TaskContext, *, number: int = 0) -> Any:
     return {"items": Item.objects.count()}
 
 
-class Split(serializers.Serializer[Any]):
+class Split(Seconds):
     parts = serializers.IntegerField(default=4)
     bad = serializers.IntegerField(default=-1)
-    seconds = serializers.FloatField(default=0)
 
 
 @task(params=Split, may_run=is_authenticated, retries=1)
-def in_parts(context: TaskContext, *, parts: int, bad: int, seconds: float) -> Any:
+def in_parts(context: TaskContext, *, parts: int, bad: int, **time: Any) -> Any:
     """Add up the squares, each in a part of its own."""
-    return Parts(
-        [{"number": n, "bad": n == bad, "seconds": seconds} for n in range(parts)]
-    )
+    return Parts([{"number": n, "bad": n == bad} | time for n in range(parts)])
 
 
 @in_parts.part
-def square(context: TaskContext, *, number: int, bad: bool, seconds: float) -> Any:
+def square(context: TaskContext, *, number: int, bad: bool, **time: Any) -> Any:
     if bad:
         raise TaskFailed("The bad one.")
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        context.progress(1 - left / seconds, f"{left:.1f} s left")
-        time.sleep(min(left, 0.02))
+    take_time(context, **time)
     return number**2
 
 
 @in_parts.merge
-def add_up(
-    context: TaskContext, results: list[int], *, parts: int, bad: int, seconds: float
-) -> Any:
+def add_up(context: TaskContext, results: list[int], **params: Any) -> Any:
     return {"sum": sum(results), "parts": len(results)}
 
 
