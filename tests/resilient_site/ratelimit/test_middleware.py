@@ -1,9 +1,7 @@
-"""Rate limits: whom a request counts for, by which policy, and the response fields."""
+"""Rate limits: the client and the policy that a request counts for, and the fields."""
 
 import re
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +26,6 @@ from resilient_site.ratelimit.middleware import (
     get_status,
 )
 from resilient_site.ratelimit.policies import Policy, override_policies
-from resilient_site.resilience import breakers
 from tests.factories import make_item
 from tests.resilient_site.cache.test_backend import recover
 
@@ -113,11 +110,17 @@ def test_browser_rejection_is_the_error_page(client, limits):
 
 
 @pytest.mark.django_db
-def test_every_response_has_the_rate_limit_fields(client, clock, settings):
+def test_every_response_has_the_rate_limit_fields(client, clock, settings, monkeypatch):
     make_item(id="country.DE")
     read = client.get(ITEM)
     etag = {"If-None-Match": read["ETag"]}
     page = client.get("/items/")
+    client.raise_request_exception = False
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("x")
+
+    monkeypatch.setattr("items.views.ListQuery.parse", fail)
     answers = [
         (200, read),
         (304, client.get(ITEM, headers=etag)),
@@ -128,6 +131,7 @@ def test_every_response_has_the_rate_limit_fields(client, clock, settings):
         (302, client.get("/account/tokens/")),
         (413, client.post("/items/new/", "x" * (settings.MAX_BODY_BYTES + 1), "a/b")),
         (403, Client(enforce_csrf_checks=True).post("/account/sign-in/")),
+        (500, client.get("/items/")),
     ]
     for status, answer in answers:
         assert answer.status_code == status
@@ -136,19 +140,6 @@ def test_every_response_has_the_rate_limit_fields(client, clock, settings):
         assert answer["RateLimit-Policy"] == f'"{name}";q={quota};w=60'
         assert 0 <= r < quota
         assert 1 <= t <= 60
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("y")])
-def test_failed_view_has_the_rate_limit_fields(client, monkeypatch, error):
-    def fail(*args: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("items.catalogue.get_item", fail)
-    client.raise_request_exception = False
-    answer = client.get(ITEM)
-    assert answer.status_code == 500
-    assert left(answer)[0] == "anonymous-read"
 
 
 @given(
@@ -174,10 +165,8 @@ def test_rate_limit_fields_are_structured_lists(name, quota, window, count, loca
 # --- who is counted, and for what
 
 
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("method", "path", "policy"),
-    [
+POLICIES = {
+    "client": [
         ("GET", "/items/", "anonymous-read"),
         ("HEAD", "/api/v1/items", "anonymous-read"),
         ("OPTIONS", "/api/v1/items", "anonymous-read"),
@@ -191,38 +180,25 @@ def test_rate_limit_fields_are_structured_lists(name, quota, window, count, loca
         ("GET", "/api/v1/jobs/", "anonymous-read"),
         ("POST", "/jobs/new/find_duplicates/", "anonymous-heavy"),
     ],
-)
-def test_anonymous_client_has_the_policy_of_the_view(client, method, path, policy):
-    assert left(client.generic(method, path))[0] == policy
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("method", "path", "policy"),
-    [
+    "editor_client": [
         ("GET", "/items/", "read"),
         ("POST", "/items/new/", "write"),
         ("GET", "/api/v1/items/export", "export"),
         ("POST", "/jobs/new/nothing/", "heavy"),
         ("POST", "/account/tokens/", "tokens"),
+        # By address: an account is no way around this limit.
+        ("POST", "/account/sign-in/", "sign-in"),
+        ("POST", "/admin/login/", "sign-in"),
     ],
-)
-def test_authenticated_client_has_the_policy_of_the_view(
-    editor_client, method, path, policy
-):
-    assert left(editor_client.generic(method, path))[0] == policy
+}
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/account/sign-in/", "/admin/login/"])
-def test_sign_in_is_limited_by_address_for_authenticated_clients_too(
-    editor_client, limits, path
-):
-    limits("sign-in=2/m")
-    as_ada = {"username": "ada", "password": "guessed"}
-    answers = [editor_client.post(path, as_ada) for _ in range(3)]
-    assert answers[-1].status_code == 429
-    assert left(answers[-1])[0] == "sign-in"
+@pytest.mark.parametrize("kind", POLICIES)
+def test_request_has_the_policy_of_its_view_and_client(request, kind):
+    client = request.getfixturevalue(kind)
+    found = [left(client.generic(m, path))[0] for m, path, _ in POLICIES[kind]]
+    assert found == [policy for _, _, policy in POLICIES[kind]]
 
 
 @pytest.mark.django_db
@@ -304,20 +280,6 @@ def test_probes_and_static_files_are_never_limited(client, limits):
     assert (answer.status_code, "RateLimit" in answer) == (200, False)
 
 
-def test_ipv6_network_is_one_client(limits):
-    limits("anonymous-read=2/m")
-    limited, requests = middleware(), RequestFactory()
-
-    def status(address: str) -> int:
-        return limited(requests.get(ITEM, REMOTE_ADDR=address)).status_code
-
-    same = ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::3"]
-    assert [status(address) for address in same] == [200, 200, 429]
-    assert status("2001:db8:0:1::1") == 200
-    mapped = ["::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"]
-    assert [status(address) for address in mapped] == [200, 200, 429, 200]
-
-
 def test_request_that_comes_again_after_a_wait_counts_once(limits):
     limits("anonymous-heavy=5/m")
     request = RequestFactory().get("/api/v1/heavy_computation")
@@ -327,19 +289,6 @@ def test_request_that_comes_again_after_a_wait_counts_once(limits):
 
 
 # --- windows
-
-
-def test_window_ends_after_retry_after_and_not_before(limits, clock):
-    limits("anonymous-read=1/m")
-    limited, requests = middleware(), RequestFactory()
-    limited(requests.get(ITEM))
-    rejected = limited(requests.get(ITEM))
-    assert rejected.status_code == 429
-    wait = int(rejected["Retry-After"])
-    clock.now += wait - 0.01
-    assert limited(requests.get(ITEM)).status_code == 429
-    clock.now += 0.01
-    assert limited(requests.get(ITEM)).status_code == 200
 
 
 @given(start=st.floats(1.7e9, 2e9), address=st.ip_addresses(v=4))
@@ -358,42 +307,6 @@ def test_retry_after_is_the_end_of_the_window(start, address):
         assert not get_status(requests.get("/"), policy, str(address)).is_exceeded
 
 
-# --- exactness
-
-
-@pytest.mark.parametrize("where", ["memory", "redis"])
-def test_threads_share_one_quota_exactly(where, limits, request):
-    limits("anonymous-read=100/m")
-    # A database of its own: django-redis has one pool, with its timeouts, for each URL.
-    url = request.getfixturevalue("redis_server").url(1) if where == "redis" else ""
-    limited, requests = middleware(), RequestFactory()
-    aliases = as_started.caches(url)
-    # So many threads wait for each other longer than one call may.
-    aliases["rates"]["OPTIONS"] |= {"SOCKET_TIMEOUT": 10, "SOCKET_CONNECT_TIMEOUT": 10}
-    with (
-        override_settings(CACHES=aliases),
-        ThreadPoolExecutor(50) as threads,
-    ):
-        caches["rates"].clear()
-        answers = [
-            answer.result()
-            for answer in [
-                threads.submit(limited, requests.get(ITEM)) for _ in range(200)
-            ]
-        ]
-    admitted = [answer for answer in answers if answer.status_code == 200]
-    assert sorted(left(answer)[1] for answer in admitted) == list(range(100))
-    assert not caches["rates"].is_degraded
-
-
-def test_evicted_counter_starts_anew(limits):
-    limited, requests = middleware(), RequestFactory()
-    first = limited(requests.get(ITEM))
-    caches["rates"].clear()
-    second = limited(requests.get(ITEM))
-    assert left(first)[1] == left(second)[1]
-
-
 # --- without Redis
 
 
@@ -401,37 +314,21 @@ def in_redis(server: Any) -> Any:
     return override_settings(CACHES=as_started.caches(server.url()))
 
 
-@pytest.mark.parametrize("fault", ["kill", "pause"])
-def test_without_redis_each_process_limits_and_headers_say_so(
-    redis_own, limits, caplog, fault
-):
+def test_each_process_limits_during_an_outage_of_redis_and_says_so(redis_own, limits):
     limits("anonymous-read=5/m")
     limited, requests = middleware(), RequestFactory()
     with in_redis(redis_own):
         assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
-        getattr(redis_own, fault)()
-        started = time.monotonic()
+        redis_own.pause()
         answers = [limited(requests.get(ITEM)) for _ in range(50)]
-        assert time.monotonic() - started < 3
         assert caches["rates"].is_degraded
+        redis_own.resume()
+        recover(caches["rates"])
+        assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
     assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 46
     # Two failures are not yet an outage.
     policies = {answer["RateLimit-Policy"] for answer in answers[3:]}
     assert policies == {'"anonymous-read";q=5;w=60;scope="process"'}
-    said = [record for record in caplog.records if record.name == breakers.__name__]
-    assert len(said) == 1
-
-
-def test_redis_counts_for_all_processes_once_it_is_back(redis_own, limits):
-    limited, requests = middleware(), RequestFactory()
-    with in_redis(redis_own):
-        redis_own.kill()
-        for _ in range(4):
-            rejected = limited(requests.get(ITEM))
-        assert "scope" in rejected["RateLimit-Policy"]
-        redis_own.start()
-        recover(caches["rates"])
-        assert "scope" not in limited(requests.get(ITEM))["RateLimit-Policy"]
 
 
 def test_request_costs_one_redis_round_trip(redis_server, limits):
