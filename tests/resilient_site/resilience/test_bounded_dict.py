@@ -2,7 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from resilient_site.resilience.bounded_dict import BoundedDict, bounded_dicts
+
+pytestmark = pytest.mark.once
 
 
 def test_bounded_dict_drops_the_key_that_was_set_first():

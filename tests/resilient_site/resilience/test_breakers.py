@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Breaker, BreakerOpen, State
 
 pytestmark = pytest.mark.once
@@ -63,32 +62,17 @@ def test_breaker_opens_with_the_third_failure(breaker):
     assert 0.75 <= caught.value.retry_after_s <= 1
 
 
-def test_breaker_opens_however_many_calls_succeeded_before(breaker):
-    for _ in range(1_000):
-        call(breaker)
-    fail(breaker, 3)
-    assert breaker.state is State.OPEN
-
-
 def test_breaker_stays_closed_while_some_calls_succeed(breaker):
     for _ in range(10):
         fail(breaker, 2)
         call(breaker)
-    assert breaker.state is State.CLOSED
+    assert (breaker.state, breaker.snapshot().failures) == (State.CLOSED, 0)
 
 
 def test_breaker_ignores_an_error_of_another_class(breaker):
     for _ in range(5):
         with pytest.raises(ValueError, match="theirs"):
             call(breaker, ValueError("theirs"))
-    assert breaker.state is State.CLOSED
-    assert breaker.snapshot().failures == 0
-
-
-def test_breaker_closes_after_one_success(breaker, clock):
-    fail(breaker, 3)
-    reopen_time(breaker, clock)
-    call(breaker)
     assert breaker.state is State.CLOSED
     assert breaker.snapshot().failures == 0
 
@@ -121,14 +105,6 @@ def test_breaker_pauses_have_jitter(clock):
         return breaker.retry_after_s
 
     assert len({pause() for _ in range(10)}) > 5
-
-
-def test_half_open_breaker_permits_one_call_at_a_time(breaker, clock):
-    fail(breaker, 3)
-    reopen_time(breaker, clock)
-    with breaker.guard(), pytest.raises(BreakerOpen):
-        call(breaker)
-    call(breaker)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
@@ -184,26 +160,21 @@ def test_breaker_forced_closed_permits_all_calls(breaker):
 
 def test_snapshot_describes_the_breaker_without_secrets(breaker):
     begun = breaker.snapshot().since
-    with pytest.raises(Broken):
-        call(breaker, Broken("redis://site:geheim@cache/0 is down"))
     fail(breaker, 2)
+    with pytest.raises(Broken):
+        call(breaker, Broken("redis://site:secret@cache/0 is down"))
     with pytest.raises(BreakerOpen):
         call(breaker)
     found = breaker.snapshot()
     assert (found.state, found.override, found.opens) == (State.OPEN, None, 1)
     assert found.failures == 3
-    assert found.last_error == "Broken: no answer"
+    assert found.last_error == "Broken: redis://***@cache/0 is down"
     assert found.since.tzinfo is not None
     assert found.since > begun
     assert 0 < found.retry_after_s <= 1
 
 
-def test_errors_are_described_without_credentials():
-    text = breakers.describe(Broken("redis://site:geheim@cache/0 is down"))
-    assert text == "Broken: redis://***@cache/0 is down"
-
-
-def test_listeners_get_every_transition_and_cannot_break_a_call(breaker, clock, caplog):
+def test_listeners_get_every_transition_and_cannot_break_a_call(breaker, clock):
     heard = []
     breaker.on_transition(lambda snapshot: 1 / 0)
     breaker.on_transition(lambda snapshot: heard.append(snapshot.state))
@@ -274,25 +245,6 @@ def test_one_of_many_threads_makes_the_trial(breaker, clock):
     assert tried == [1]
 
 
-def test_coroutines_are_guarded():
-    breaker = Breaker("test")
-
-    async def ask(error: Exception | None) -> None:
-        with breaker.guard(failures=(Broken,)):
-            await asyncio.sleep(0)
-            if error:
-                raise error
-
-    async def ask_all() -> list[object]:
-        calls = [ask(Broken()) for _ in range(3)]
-        failed = await asyncio.gather(*calls, return_exceptions=True)
-        with pytest.raises(BreakerOpen):
-            await ask(None)
-        return failed
-
-    assert [type(error) for error in asyncio.run(ask_all())] == [Broken] * 3
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forked_child_does_not_inherit_a_held_lock(breaker):
     fail(breaker, 3)
@@ -327,8 +279,3 @@ def test_probe_does_not_change_an_override(breaker):
     breaker.reset()
     with pytest.raises(BreakerOpen):
         call(breaker)
-
-
-def test_site_has_three_breakers():
-    names = [breaker.name for breaker in breakers.all_breakers()]
-    assert names == ["cache", "database", "broker"]

@@ -18,36 +18,35 @@ def without_waits(monkeypatch):
 
 
 @pytest.mark.django_db
-def test_write_is_not_retried_past_the_deadline(without_waits, monkeypatch):
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("error", "remaining_s", "raised", "attempts"),
+    [
+        (IntegrityError("taken"), None, Conflict, ATTEMPTS),
+        (IntegrityError("taken"), 0.0, Conflict, 1),
+        (OperationalError("the connection is closed"), None, OperationalError, 1),
+    ],
+    ids=["conflict", "past the deadline", "database fails"],
+)
+def test_write_is_retried_after_a_conflict_within_its_deadline(
+    without_waits, monkeypatch, error, remaining_s, raised, attempts
+):
     ran = []
 
     @atomic_with_retries
     def write():
         ran.append(1)
-        raise IntegrityError("taken")
+        raise error
 
     # An expired deadline would end the write itself.
-    monkeypatch.setattr(deadlines, "remaining", lambda: 0.0)
-    with pytest.raises(Conflict):
+    monkeypatch.setattr(deadlines, "remaining", lambda: remaining_s)
+    with pytest.raises(raised):
         write()
-    assert ran == [1]
+    assert len(ran) == attempts
 
 
 @pytest.mark.django_db
-def test_lost_write_is_retried_and_a_conflict_in_the_end(without_waits):
-    ran = []
-
-    @atomic_with_retries
-    def write():
-        ran.append(1)
-        raise IntegrityError("taken")
-
-    with pytest.raises(Conflict):
-        write()
-    assert len(ran) == ATTEMPTS
-
-
-@pytest.mark.django_db
+@pytest.mark.once
 def test_write_inside_another_is_retried_with_that(without_waits):
     ran = []
 
@@ -64,20 +63,6 @@ def test_write_inside_another_is_retried_with_that(without_waits):
 
     outer()
     assert ran == ["outer", "inner"] * 2
-
-
-@pytest.mark.django_db
-def test_write_is_not_retried_when_the_database_fails(without_waits):
-    ran = []
-
-    @atomic_with_retries
-    def write():
-        ran.append(1)
-        raise OperationalError("the connection is closed")
-
-    with pytest.raises(OperationalError):
-        write()
-    assert ran == [1]
 
 
 @pytest.mark.django_db(transaction=True)
