@@ -4,6 +4,7 @@ import pytest
 
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import Breaker
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -12,3 +13,8 @@ def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
     breaker = Breaker("cache", open_s=0.5, open_max_s=1.0)
     monkeypatch.setattr(breakers, "cache", breaker)
     return breaker
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -21,6 +21,7 @@ from resilient_site.edge.concurrency_limit import LIMIT_MIN
 from resilient_site.edge.request import Priority
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed
+from tests.clock import Clock
 from tests.resilient_site.edge.clients import run
 
 PATIENCE_S = {
@@ -29,16 +30,8 @@ PATIENCE_S = {
 FAR_S = 3600.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Frozen:
-    """Admission to four threads, of which three are for light requests, in no time."""
+    """Admission to four threads, three of them for light requests; no time passes."""
 
     def __init__(self, per_s: float = 1.0, **patience_s: float) -> None:
         self.clock = Clock()
@@ -59,9 +52,13 @@ class Frozen:
             self.tasks.append(asyncio.create_task(entering))
             await settle()
 
+    async def leave(self, kind: Priority = Priority.ANONYMOUS_READ) -> None:
+        self.admission.leave(kind, 0.001, 9)
+        await settle()
+
     @property
     def outcomes(self) -> list[BaseException | None]:
-        """What came of those that do not wait any more: a rejection, or None."""
+        """What became of those that do not wait any more: a rejection, or None."""
         return [task.exception() for task in self.tasks if task.done()]
 
     async def stop(self) -> None:
@@ -83,21 +80,6 @@ def assert_empty(admission: Admission) -> None:
 # --- the estimate
 
 
-@run
-async def test_request_waits_as_long_as_it_is_answered_within_the_patience():
-    frozen = Frozen(per_s=1.0, anonymous_read=10.0)
-    last = round(10 * USABLE_PATIENCE)  # the one that takes all usable patience
-
-    await frozen.enter(count=last)
-    assert frozen.outcomes == [None] * 3
-    await frozen.enter()
-
-    assert isinstance(frozen.outcomes[-1], Rejected)
-    assert len(frozen.pool.waiting[Priority.ANONYMOUS_READ]) == last - 3
-    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 1
-    await frozen.stop()
-
-
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -107,7 +89,7 @@ async def test_request_waits_as_long_as_it_is_answered_within_the_patience():
         (Priority.ANONYMOUS_WRITE, "write"),
     ],
 )
-def test_each_class_has_its_own_patience(kind, name):
+def test_request_waits_within_the_patience_of_its_class(kind, name):
     @run
     async def test() -> None:
         frozen = Frozen(per_s=1.0, **{name: 20.0})
@@ -220,8 +202,7 @@ async def order_of(frozen: Frozen, leaving: int) -> list[Priority]:
     for _ in range(leaving):
         before = dict(frozen.pool.running)
         kind = next(kind for kind, number in before.items() if number)
-        frozen.admission.leave(kind, 0.001, 9)
-        await settle()
+        await frozen.leave(kind)
         before[kind] -= 1
         order += [k for k in LIGHT if frozen.pool.running[k] > before[k]]
     return order
@@ -248,11 +229,9 @@ async def test_requests_of_one_class_are_admitted_in_their_order():
     frozen = Frozen()
     await frozen.enter(count=7)
     for n in range(4):
-        assert [task.done() for task in frozen.tasks] == [True] * (3 + n) + [False] * (
-            4 - n
-        )
-        frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
-        await settle()
+        done = [task.done() for task in frozen.tasks]
+        assert done == [True] * (3 + n) + [False] * (4 - n)
+        await frozen.leave()
 
 
 @run
@@ -274,8 +253,7 @@ async def test_heavy_requests_have_threads_of_their_own():
     assert len(frozen.outcomes) == 1
     await frozen.enter(count=3)
     assert len(frozen.outcomes) == 4
-    frozen.admission.leave(Priority.HEAVY, 1, 1)
-    await settle()
+    await frozen.leave(Priority.HEAVY)
     assert len(frozen.outcomes) == 5
     await frozen.stop()
 
@@ -351,25 +329,23 @@ async def test_client_that_has_left_is_not_served_and_not_rejected():
     assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 0
 
 
-@run
-async def test_request_cancelled_as_it_is_admitted_gives_its_thread_to_the_next():
-    frozen = Frozen()
-    await frozen.enter(count=5)
-    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)  # admits the first one
-    frozen.tasks[3].cancel()  # which has not noticed yet
-    await frozen.tasks[4]
-    assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
-    assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
+@pytest.mark.parametrize("is_admitted_by_then", [True, False])
+def test_cancelled_request_gives_its_thread_to_the_next(is_admitted_by_then):
+    @run
+    async def test():
+        frozen = Frozen()
+        await frozen.enter(count=5)
+        if is_admitted_by_then:
+            frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
+            frozen.tasks[3].cancel()  # it has not noticed yet
+        else:
+            frozen.tasks[3].cancel()  # it is still in the queue
+            frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
+        await frozen.tasks[4]
+        assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
+        assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
 
-
-@run
-async def test_request_cancelled_in_the_queue_is_passed_over():
-    frozen = Frozen()
-    await frozen.enter(count=5)
-    frozen.tasks[3].cancel()  # and is still in the queue
-    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
-    await frozen.tasks[4]
-    assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
+    test()
 
 
 class Clients:

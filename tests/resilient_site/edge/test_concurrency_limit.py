@@ -14,19 +14,7 @@ from resilient_site.edge.concurrency_limit import (
     ConcurrencyLimit,
 )
 from resilient_site.edge.request import Priority
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.clock import Clock
 
 
 @pytest.fixture

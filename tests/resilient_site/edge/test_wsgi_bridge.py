@@ -7,7 +7,6 @@ from django.http import HttpResponse, StreamingHttpResponse
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache import coalescing
-from resilient_site.edge.request import Priority
 from tests.resilient_site.edge.clients import Answer, ask, becomes, run
 from tests.resilient_site.edge.views import held, now
 
@@ -78,17 +77,3 @@ def test_view_that_fails_gives_back_its_thread(respond, target):
         assert (await ask("/plain")).status == 200
 
     test()
-
-
-@run
-async def test_heavy_requests_leave_threads_for_readers():
-    admission = wsgi_bridge.admission
-    for _ in range(admission.heavy_max):
-        await admission.enter(Priority.HEAVY, 1e12, lambda: False)
-    impatient = [(b"x-request-timeout", b"20ms")]
-    heavy = await ask("/api/v1/heavy_computation", headers=impatient)
-    assert heavy.status == 503
-    assert (await ask("/plain")).status == 200
-    for _ in range(admission.heavy_max):
-        admission.leave(Priority.HEAVY, 1.0, 1)
-    assert_all_free()

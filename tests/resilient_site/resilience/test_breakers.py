@@ -12,20 +12,8 @@ from resilient_site.resilience.breakers import Breaker, BreakerOpen, State
 pytestmark = pytest.mark.once
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Broken(Exception):
     pass
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
