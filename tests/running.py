@@ -57,6 +57,17 @@ call_command("load_sample", stdout=StringIO())
 {MAKE_EDITOR}{SIGN_IN}
 call_command("create_token", "edith")
 """
+# The same without the sample: an administrator alone.
+MIGRATE = """
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import Client
+call_command("migrate", verbosity=0)
+client = Client()
+client.force_login(User.objects.create_superuser("ada"))
+print(client.cookies["sessionid"].value)
+call_command("create_token", "ada")
+"""
 
 
 @functools.cache
@@ -116,6 +127,20 @@ class Site:
             raise RuntimeError(done.stderr)
         session, token = done.stdout.split()[-2:]
         return token, session
+
+    @classmethod
+    def on_postgres(cls, url: str, folder: Path, **env: str) -> tuple[Self, str, str]:
+        """Return a site with new tables, and its administrator's token and session."""
+        site = cls(
+            folder, DATABASE_URL=url, SECRET_KEY="s" * 50, HTTPS="0",
+            ALLOWED_HOSTS="localhost,127.0.0.1", **env,
+        )  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        done = site.manage("shell", "-v0", "-c", MIGRATE)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        session, token = done.stdout.split()[-2:]
+        return site, token, session
 
     def start(
         self, *options: str, timeout: float = 60, for_the_first_time: bool = False

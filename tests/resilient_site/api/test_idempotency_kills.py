@@ -12,39 +12,41 @@ import psycopg
 import pytest
 
 from tests.private_server import has_ended, wait_for
-from tests.running import Answer, Site
+from tests.running import Answer, Site, admin_token
 from tests.servers import Postgres
+from tests.services_plugin import running
 
 pytestmark = pytest.mark.once
 
 ITEMS = "/api/v1/items/"
-ITEM = {"name": "Sent once"}
-ADMIN = """
-from django.contrib.auth.models import User
-User.objects.create_superuser("ada")
-"""
 
 
 class Client:
     """Client that repeats one write with its key."""
 
-    def __init__(self, site: Site, user: str) -> None:
-        self.site = site
-        token = site.manage("create_token", user).stdout.strip()
+    def __init__(self, site: Site, token: str, name: str) -> None:
+        self.site, self.item = site, {"name": name}
         self.headers = {
             "Authorization": f"Token {token}",
-            "Idempotency-Key": '"sent-once"',
+            "Idempotency-Key": f'"{name}"',
             "Content-Type": "application/json",
         }
 
     def send(self) -> Answer:
-        return self.site.request("POST", ITEMS, ITEM, self.headers)
+        return self.site.request("POST", ITEMS, self.item, self.headers)
 
     def begin(self) -> http.client.HTTPConnection:
         """Send the write; do not read the response."""
         to = http.client.HTTPConnection(self.site.host, self.site.port, timeout=20)
-        to.request("POST", ITEMS, json.dumps(ITEM).encode(), self.headers)
+        to.request("POST", ITEMS, json.dumps(self.item).encode(), self.headers)
         return to
+
+    @property
+    def search(self) -> str:
+        return f"{ITEMS}?search={self.item['name']}"
+
+    def found(self) -> list[Any]:
+        return self.site.get(self.search).json()["results"]
 
     def send_again(self) -> Answer:
         """Wait for the next web process, and repeat the write."""
@@ -64,8 +66,7 @@ def check(answer: Answer, client: Client) -> None:
     assert answer.status == 201
     assert answer.headers["Idempotent-Replayed"] == "true"
     assert client.send().body == answer.body
-    found = client.site.get(f"{ITEMS}?search=sent+once").json()["results"]
-    assert found == [answer.json()]
+    assert client.found() == [answer.json()]
 
 
 def test_repeated_write_is_replayed_after_a_kill_on_sqlite(tmp_path):
@@ -74,11 +75,11 @@ def test_repeated_write_is_replayed_after_a_kill_on_sqlite(tmp_path):
     def is_written() -> bool:
         with closing(sqlite3.connect(tmp_path / "site.sqlite3")) as database:
             sql = "SELECT COUNT(*) FROM items_item WHERE name = ?"
-            return bool(database.execute(sql, [ITEM["name"]]).fetchone()[0])
+            return bool(database.execute(sql, ["sent-once"]).fetchone()[0])
 
     try:
         site.start_web()
-        client = Client(site, "admin")
+        client = Client(site, admin_token(), "sent-once")
         with closing(client.begin()):
             wait_for(is_written)
             kill_web_worker(site)
@@ -87,17 +88,15 @@ def test_repeated_write_is_replayed_after_a_kill_on_sqlite(tmp_path):
         site.stop()
 
 
-@pytest.fixture
-def site(postgres_own, tmp_path) -> Iterator[Site]:
-    site = Site(
-        tmp_path,
-        DATABASE_URL=postgres_own.url(),
-        SECRET_KEY="s" * 50,
-        HTTPS="0",
-        ALLOWED_HOSTS="localhost,127.0.0.1",
-    )
-    assert site.manage("migrate", "-v0").returncode == 0
-    assert site.manage("shell", "-v0", "-c", ADMIN).returncode == 0
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    yield from running(Postgres)
+
+
+@pytest.fixture(scope="module")
+def site(postgres, tmp_path_factory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    site, site.token, _ = Site.on_postgres(postgres.url(), folder)
     try:
         yield site.start_web()
     finally:
@@ -132,12 +131,12 @@ class Commits:
 
 
 @pytest.fixture
-def commits(postgres_own) -> Commits:
-    return Commits(postgres_own)
+def commits(postgres) -> Commits:
+    return Commits(postgres)
 
 
 def test_repeated_write_is_replayed_after_a_kill_on_postgresql(site, commits):
-    client = Client(site, "ada")
+    client = Client(site, site.token, "sent-and-killed")
     commits.hold()
     with closing(client.begin()) as connection:
         wait_for(commits.one_waits)
@@ -152,32 +151,28 @@ def test_repeated_write_is_replayed_after_a_kill_on_postgresql(site, commits):
 
 
 def test_response_says_that_the_outcome_of_a_hung_commit_is_unknown(
-    site, commits, postgres_own
+    site, commits, postgres
 ):
-    client = Client(site, "ada")
-    path = f"{ITEMS}?search=sent+once"
-
-    def found() -> int:
-        return len(site.get(path).json()["results"])
+    client = Client(site, site.token, "sent-and-hung")
 
     def is_cache_hit() -> bool:
         """Return whether it comes from the cache, and is not stale."""
-        status = site.get(path).headers["Cache-Status"]
+        status = site.get(client.search).headers["Cache-Status"]
         return "; hit" in status and "detail=" not in status
 
-    assert found() == 0
+    assert client.found() == []
     commits.hold()
     with closing(client.begin()) as connection:
         wait_for(commits.one_waits)
-        postgres_own.pause()
+        postgres.pause()
         answer = connection.getresponse()
         assert answer.status == 503
         assert "Check whether it was" in json.load(answer)["detail"]
-    postgres_own.resume()
+    postgres.resume()
     wait_for(lambda: site.get("/readyz").body == b"ok\n")
     # The commit becomes visible without an invalidation; until then it stays cached.
     wait_for(is_cache_hit)
-    assert found() == 0
+    assert client.found() == []
     commits.release()
     assert client.send().status == 201
-    assert found() == 1
+    assert len(client.found()) == 1
