@@ -16,7 +16,6 @@ class SiteConfig(AppConfig):
     def ready(self) -> None:
         from resilient_site.accounts import invalidation  # noqa: F401 - signals
         from resilient_site.accounts.verified_tokens import VerifiedTokens
-        from resilient_site.edge.cache import invalidation_pubsub
         from resilient_site.health import checks
         from resilient_site.observability import tracing
         from resilient_site.operations import clean_up, doctor
@@ -27,7 +26,6 @@ class SiteConfig(AppConfig):
 
         self.verified_tokens = VerifiedTokens()
         tracing.instrument()
-        invalidation_pubsub.start_publishing()
         clean_up.register_all()
         doctor.register_all()
         checks.register_all()

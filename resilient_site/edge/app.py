@@ -12,23 +12,15 @@ from time import monotonic
 from resilient_site.edge import lifespan, probes, wsgi_bridge
 from resilient_site.edge.access_log import RequestRecorder, record_hit
 from resilient_site.edge.admission import Rejected
-from resilient_site.edge.asgi_types import Message, Receive, Send
+from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.cache import coalescing, private_cache
 from resilient_site.edge.cache.cached_response import (
     CachedResponse,
-    Headers,
     invalidates_cached_response,
 )
 from resilient_site.edge.cache.invalidation import now
-from resilient_site.edge.cache.keys import (
-    Key,
-    is_fresh,
-    key_of,
-    may_be_shared,
-    query_of,
-    response_cache,
-)
-from resilient_site.edge.cache.stale_responses import send_stale_response, store_shared
+from resilient_site.edge.cache.keys import Key, key_of, may_be_shared, query_of
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SAFE, EdgeRequest, identifies_client, normalize
@@ -72,13 +64,12 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
     if counting is None:
         return False
     key = Key(host, scope["scheme"], path, counting, shared.without_headers)
-    response = response_cache.get(key)
-    if response is None or not is_fresh(response):
+    response = response_store.memory.get(key)
+    if response is None or not response.is_fresh():
         return False
     age = monotonic() - response.stored
     headers = [
         *response.headers,
-        response.length_header,
         (b"age", b"%d" % age),
         (b"cache-status", b"resilient-site; hit; ttl=%d" % (response.fresh_s - age)),
         (b"x-request-id", choose_id(offered_id, traceparent)),
@@ -140,9 +131,9 @@ async def forward(
 async def answer_without_django(
     request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
 ) -> bool:
-    return await probes.show_status(request, send, extra) or await send_stale_response(
-        request, send, extra, is_overload
-    )
+    return await probes.show_status(
+        request, send, extra
+    ) or await coalescing.send_stale_response(request, send, extra, is_overload)
 
 
 def store_response(
@@ -166,6 +157,6 @@ def store_response(
         and not request.has_cookie
         and request.query == key.query.encode()
     ):
-        store_shared(key, copy)
+        response_store.put(key, copy)
     elif copy.stale_if_error_s:
         private_cache.keep(request, identity, copy)

@@ -2,8 +2,8 @@
 
 from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.keys import response_cache
+from resilient_site.edge.cache.invalidation import subscriber
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import Priority
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import health_monitor
@@ -23,7 +23,7 @@ def sample() -> None:
         follow(metrics.ADMISSION_ADMITTED.labels(word), gate.admitted[priority])
         follow(metrics.ADMISSION_REJECTED.labels(word), gate.rejected[priority])
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_subscribed.is_set())
-    metrics.CACHE_BYTES.labels("answers").set(response_cache.bytes)
+    metrics.CACHE_BYTES.labels("answers").set(response_store.memory.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
     if health_monitor.is_running:
         for status in health_monitor.report().components:

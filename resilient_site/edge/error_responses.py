@@ -6,12 +6,8 @@ from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse
 
-from resilient_site.edge.asgi_types import Send
-from resilient_site.edge.cache.cached_response import (
-    Headers,
-    headers_of,
-    send_answer,
-)
+from resilient_site.edge.asgi_types import Headers, Send
+from resilient_site.edge.cache.cached_response import headers_of, send_answer
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.errors import SiteError, respond
 from resilient_site.observability.request_id import HEADER_BYTES, set_request_id

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache.keys import response_cache
-from resilient_site.edge.cache.stale_store import stale_store
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import Priority
 from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.edge.wsgi_bridge import admission
@@ -40,7 +39,7 @@ class Edge:
 
     def check(self) -> CheckResult:
         figures = tuple(self._figures())
-        self.has_answers = len(response_cache) > 0 or not stale_store.is_empty()
+        self.has_answers = not response_store.is_empty()
         if self._is_rejecting():
             return CheckResult(Status.WARN, OVERLOADED, figures=figures)
         return CheckResult(Status.PASS, ACCEPTING, figures=figures)
@@ -73,5 +72,5 @@ def register_all() -> None:
     health_monitor.is_stopping = lambda: in_flight_responses.is_ending
     # What was cached since the last check counts as well.
     health_monitor.has_stale_responses = lambda: (
-        edge.has_answers or len(response_cache) > 0
+        edge.has_answers or len(response_store.memory) > 0
     )

@@ -5,9 +5,8 @@ from django.db import connection
 
 from resilient_site.edge import edge_metrics, health_check
 from resilient_site.edge.asgi_types import Receive, Send
-from resilient_site.edge.cache.invalidation import invalidations
-from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.stale_store import stale_store
+from resilient_site.edge.cache.invalidation import subscriber
+from resilient_site.edge.cache.store import response_store
 from resilient_site.health import page
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import tracing
@@ -19,8 +18,7 @@ from resilient_site.resilience.breaker_overrides import breaker_overrides
 def start() -> None:
     start_listener()
     tracing.start("web")
-    invalidations.delete_earlier_boots()
-    stale_store.start()
+    response_store.start()
     if connection.vendor == "postgresql":
         heartbeat.start()
     if settings.REDIS_URL:
@@ -39,7 +37,7 @@ def stop() -> None:
     breaker_overrides.stop()
     subscriber.stop()
     heartbeat.stop()
-    stale_store.stop()
+    response_store.stop()
 
 
 async def run(receive: Receive, send: Send) -> None:

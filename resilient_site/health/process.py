@@ -13,12 +13,10 @@ from resilient_site.resilience.bounded_dict import bounded_dicts
 
 
 def describe_process() -> dict[str, str]:
-    from resilient_site.edge.cache.keys import response_cache
-    from resilient_site.edge.cache.stale_store import stale_store
+    from resilient_site.edge.cache.store import response_store
 
-    memory = memory_usage()
+    memory, responses = memory_usage(), response_store.memory
     collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
-    on_disk = stale_store.count(), stale_store.size(), stale_store.max_bytes
     requests = settings.WEB_MAX_REQUESTS
     return {
         "Process id": str(os.getpid()),
@@ -29,10 +27,12 @@ def describe_process() -> dict[str, str]:
         "Garbage collections (young, middle, old)": ", ".join(collections),
         "Recycled after": f"{requests:,} requests" if requests else "never",
         "Cached responses": _fill_level(
-            len(response_cache), response_cache.bytes, response_cache.max_bytes
+            len(responses), responses.bytes, responses.max_bytes
         ),
         "Cache in memory": _fill_level(memory.entries, memory.bytes, memory.max_bytes),
-        "Stale responses on disk": _fill_level(*on_disk),
+        "Stale responses on disk": _fill_level(
+            response_store.count(), response_store.size(), response_store.max_disk_bytes
+        ),
         **{
             name: f"{len(latest):,} of {latest.max_entries:,}"
             for name, latest in sorted(bounded_dicts.items())

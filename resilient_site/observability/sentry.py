@@ -27,7 +27,7 @@ SHUTDOWN_TIMEOUT_S = 1
 STATE_LOGGERS = {
     "resilient_site.health.monitor",
     "resilient_site.resilience.breakers",
-    "resilient_site.edge.cache.invalidation_pubsub",
+    "resilient_site.edge.cache.invalidation",
 }
 REDACTED = ("message", "logentry", "exception", "breadcrumbs", "extra")
 

@@ -1,20 +1,31 @@
-"""Cached responses: how old they are, and how they are sent fresh or stale."""
+"""Cached responses: how old they are, how they are stored, and sent fresh or stale."""
 
+import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Self
+from zlib import crc32
 
+import orjson
 from django.http import HttpResponse
 
 from resilient_site.api.conditional import conditional_headers, evaluate
-from resilient_site.edge.asgi_types import Headers as Headers
-from resilient_site.edge.asgi_types import Send
-from resilient_site.edge.cache.invalidation import Mark, mark
+from resilient_site.edge.asgi_types import Headers, Send
+from resilient_site.edge.cache.invalidation import (
+    Mark,
+    boot_id,
+    invalidations,
+    mark,
+    now,
+    receives_all_invalidations,
+)
 from resilient_site.edge.request import CSRF_COOKIE, EdgeRequest
 from resilient_site.edge.wsgi_bridge import Response
+
+logger = logging.getLogger(__name__)
 
 CACHE_NAME = b"resilient-site"
 BODY_MAX_BYTES = 1024 * 1024
@@ -22,11 +33,12 @@ BODY_MAX_BYTES = 1024 * 1024
 NOT_STORED = {
     b"connection", b"keep-alive", b"date", b"age", b"cache-status", b"cache-tag",
     b"x-request-id", b"ratelimit", b"ratelimit-policy", b"retry-after", b"set-cookie",
-    b"transfer-encoding", b"content-length",
+    b"transfer-encoding",
 }  # fmt: skip
 # Responses that say nothing about whether a stored one still holds.
 SAYS_NOTHING = {304, 408, 429}
 IN_304 = {b"cache-control", b"content-location", b"etag", b"expires", b"vary"}
+NOT_WITH_NOTICE = IN_304 | {b"last-modified", b"content-length"}
 # The place in a page where the notice goes.
 NOTICE_PLACE = b"<!-- notice -->"
 NOTICE = (
@@ -36,6 +48,8 @@ NOTICE = (
 )
 # Memory of one response beside its text: measured, and rounded up.
 OVERHEAD_BYTES, HEADER_BYTES = 1024, 192
+AGE_MAX_S = 2**31
+_AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
 _directive = re.compile(r"([a-z-]+)(?:=\"?([0-9]+)\"?)?").findall
 
 
@@ -45,42 +59,22 @@ class CachedResponse:
 
     headers: Headers
     body: bytes
+    mark: Mark
     fresh_s: int
     stale_while_revalidate_s: int
     stale_if_error_s: int
-    mark: Mark
-    # The names of the request headers that the response depends on.
-    vary: frozenset[bytes] = frozenset()
-    stored_at: float = field(default_factory=time.time)
-    stored: float = field(default_factory=time.monotonic)
-    etag: bytes | None = None
-    modified: bytes | None = None
-    length_header: tuple[bytes, bytes] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        length = b"content-length", b"%d" % len(self.body)
-        object.__setattr__(self, "length_header", length)
+    stored: float = field(default_factory=time.monotonic, kw_only=True)
 
     @classmethod
     def from_response(cls, response: Response, read_at: int) -> Self | None:
         """Return what was read at the moment `read_at`, if it may be stored at all."""
         headers, body = response.headers, response.body
-        if response.status != 200 or len(body) > BODY_MAX_BYTES:
-            return None
         # Without its length it cannot be known to be whole.
-        if (b"content-length", b"%d" % len(body)) not in headers:
+        is_whole = (b"content-length", b"%d" % len(body)) in headers
+        if response.status != 200 or not is_whole or len(body) > BODY_MAX_BYTES:
             return None
-        return cls.of(headers, body, mark(read_at, response.tags.split()))
-
-    @classmethod
-    def of(cls, headers: Headers, body: bytes, mark: Mark) -> Self | None:
-        """Return the response if its headers allow some use of it."""
-        values = dict(headers)
-        cache_control = values.get(b"cache-control", b"").decode("latin-1").lower()
-        rules = dict(_directive(cache_control))
-        vary = vary_of(values)
-        if "no-store" in rules or b"*" in vary:
-            return None
+        cache_control = dict(headers).get(b"cache-control", b"").decode("latin-1")
+        rules = dict(_directive(cache_control.lower()))
         cookies = [value for name, value in headers if name == b"set-cookie"]
         # The CSRF cookie of a private page is renewed with each response.
         if not all(value.startswith(CSRF_COOKIE) for value in cookies):
@@ -88,25 +82,87 @@ class CachedResponse:
         ages = {name: min(int(rules.get(name) or 0), AGE_MAX_S) for name in _AGES}
         if "public" not in rules or cookies or rules.keys() & {"private", "no-cache"}:
             ages |= {"s-maxage": 0, "stale-while-revalidate": 0}
-        if not any(ages.values()):
+        kept = [(n, v) for n, v in headers if n not in NOT_STORED]
+        copy = cls(kept, body, mark(read_at, response.tags.split()), *ages.values())
+        is_usable = any(ages.values()) and "no-store" not in rules
+        return copy if is_usable and b"*" not in copy.vary else None
+
+    def encode(self, key: str, clock_s: float) -> bytes:
+        """Return it as bytes: JSON of all the rest, then the body.
+
+        `clock_s` is a time at or before this moment, of the clock that its age is
+        counted by.
+        """
+        about = {
+            "key": key,
+            "headers": [
+                (n.decode("latin-1"), v.decode("latin-1")) for n, v in self.headers
+            ],
+            "limits": (
+                self.fresh_s,
+                self.stale_while_revalidate_s,
+                self.stale_if_error_s,
+            ),
+            "boot": boot_id(),
+            "mark": tuple(self.mark),
+            "read_s": clock_s - (now() - self.mark.at) / 1e9,
+            "stored_s": clock_s - self.age,
+            "check": crc32(self.body),
+        }
+        return orjson.dumps(about) + b"\0" + self.body
+
+    @classmethod
+    def decode(
+        cls, key: str, data: bytes, clock_s: float, moment: int | None = None
+    ) -> Self | None:
+        """Return the response of `key`, None if it is of another key or damaged.
+
+        `clock_s` is the present time of the clock that `encode` was given. `moment` is
+        one at or before `clock_s`, for what another machine may have encoded.
+        """
+        try:
+            text, _, body = data.partition(b"\0")
+            about = orjson.loads(text)
+            if about["key"] != key:
+                return None
+            if about["check"] != crc32(body):
+                raise ValueError("its body is damaged")
+            read_at, slots = about["mark"]
+            if about["boot"] != boot_id():
+                # Without `moment`, changes before this boot are not known.
+                read_age_s = max(0.0, clock_s - about["read_s"])
+                read_at = 0 if moment is None else moment - int(read_age_s * 1e9)
+            return cls(
+                [
+                    (n.encode("latin-1"), v.encode("latin-1"))
+                    for n, v in about["headers"]
+                ],
+                body,
+                Mark(read_at, tuple(slots)),
+                *map(int, about["limits"]),
+                stored=time.monotonic() - max(0.0, clock_s - about["stored_s"]),
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            logger.warning("A stored response cannot be read: %s", error)
             return None
-        return cls(
-            headers=[(n, v) for n, v in headers if n not in NOT_STORED],
-            body=body,
-            fresh_s=ages["s-maxage"],
-            stale_while_revalidate_s=ages["stale-while-revalidate"],
-            stale_if_error_s=ages["stale-if-error"],
-            mark=mark,
-            vary=vary,
-            etag=values.get(b"etag"),
-            modified=values.get(b"last-modified"),
-        )
 
     @property
     def size(self) -> int:
         text = sum(len(name) + len(value) for name, value in self.headers)
         beside = HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
         return len(self.body) + text + beside
+
+    @property
+    def vary(self) -> frozenset[bytes]:
+        """The names of the request headers that the response depends on."""
+        names = dict(self.headers).get(b"vary", b"").lower().split(b",")
+        return frozenset(name.strip() for name in names if name.strip())
 
     @property
     def varies_by_token(self) -> bool:
@@ -116,70 +172,78 @@ class CachedResponse:
     def age(self) -> float:
         return time.monotonic() - self.stored
 
+    def is_fresh(self) -> bool:
+        return self.age < self.fresh_s and invalidations.is_current(self.mark)
+
+    def is_usable_while_revalidating(self) -> bool:
+        """Return whether it is usable while it is fetched anew (RFC 5861, section 3).
+
+        Not if it is known to be outdated, as a change is seen at once; nor where the
+        change of another machine may have been missed.
+        """
+        limit = self.fresh_s + self.stale_while_revalidate_s
+        return (
+            self.age < limit
+            and invalidations.is_current(self.mark)
+            and receives_all_invalidations()
+        )
+
     def is_usable_if_error(self) -> bool:
         return self.age < self.fresh_s + self.stale_if_error_s
 
-    def answer(
-        self, request: EdgeRequest, extra: Headers
-    ) -> tuple[int, Headers, bytes]:
-        """Return status, headers and body; 304 if the client has it already."""
+    async def send(
+        self,
+        request: EdgeRequest,
+        send: Send,
+        extra: Headers,
+        how: bytes = b"hit",
+        detail: bytes = b"",
+    ) -> None:
+        """Send it with Age and Cache-Status (RFC 9211); 304 if the client has it."""
+        age = self.age
+        status = b"%b; %b; ttl=%d%b" % (CACHE_NAME, how, self.fresh_s - age, detail)
+        more = [(b"age", b"%d" % age), (b"cache-status", status), *extra]
         if self._is_known_to(request):
             kept = [(n, v) for n, v in self.headers if n in IN_304]
-            return 304, kept + extra, b""
-        return 200, [*self.headers, *extra, self.length_header], self.body
-
-    async def send(self, request: EdgeRequest, send: Send, extra: Headers) -> None:
-        await send_answer(request, send, *self.answer(request, extra))
+            await send_answer(request, send, 304, kept + more, b"")
+        else:
+            await send_answer(request, send, 200, self.headers + more, self.body)
 
     async def send_stale(
-        self, request: EdgeRequest, send: Send, extra: Headers, why: bytes
+        self, request: EdgeRequest, send: Send, extra: Headers
     ) -> None:
         """Send it marked as stale, in its headers and on a page."""
-        headers, body = self.headers, self.body
-        if NOTICE_PLACE in body and _is_page(headers):
-            then = datetime.fromtimestamp(self.stored_at, UTC)
-            text = f"{then:%H:%M:%S} UTC on {then:%-d %B %Y}"
-            notice = NOTICE.format(iso=then.isoformat(timespec="seconds"), text=text)
-            body = body.replace(NOTICE_PLACE, notice.encode(), 1)
-            headers = [(n, v) for n, v in headers if n not in IN_304]
-            headers.append((b"cache-control", b"no-store"))
-        elif self._is_known_to(request):
-            await self.send(request, send, [*self.status(b"hit", why), *extra])
-            return
-        status = self.status(b"hit", why)
-        length = (b"content-length", b"%d" % len(body))
-        await send_answer(request, send, 200, [*headers, *status, *extra, length], body)
+        is_page = NOTICE_PLACE in self.body and _is_page(self.headers)
+        stale = self._with_notice() if is_page else self
+        await stale.send(request, send, extra, detail=b"; detail=origin-failed")
 
-    def status(self, what: bytes, detail: bytes = b"") -> Headers:
-        """Return Cache-Status (RFC 9211) and Age."""
-        age = self.age
-        value = b"%b; %b; ttl=%d" % (CACHE_NAME, what, self.fresh_s - age)
-        if detail:
-            value += b"; detail=%b" % detail
-        return [(b"age", b"%d" % age), (b"cache-status", value)]
+    def _with_notice(self) -> Self:
+        """Return the page with the notice, which is neither stored nor revalidated."""
+        then = datetime.fromtimestamp(time.time() - self.age, UTC)
+        text = f"{then:%H:%M:%S} UTC on {then:%-d %B %Y}"
+        notice = NOTICE.format(iso=then.isoformat(timespec="seconds"), text=text)
+        body = self.body.replace(NOTICE_PLACE, notice.encode(), 1)
+        headers = [(n, v) for n, v in self.headers if n not in NOT_WITH_NOTICE]
+        headers.append((b"cache-control", b"no-store"))
+        headers.append((b"content-length", b"%d" % len(body)))
+        return replace(self, headers=headers, body=body)
 
     def _is_known_to(self, request: EdgeRequest) -> bool:
         """Return whether the answer is 304. Raises SiteError for 412."""
-        return request.is_conditional and evaluate(
+        if not request.is_conditional:
+            return False
+        values = {name: value.decode("latin-1") for name, value in self.headers}
+        return evaluate(
             request.method,
             conditional_headers(request.headers),
-            etag=self.etag.decode("latin-1") if self.etag else None,
-            last_modified=self.modified.decode("latin-1") if self.modified else None,
+            etag=values.get(b"etag"),
+            last_modified=values.get(b"last-modified"),
         )
 
 
 def invalidates_cached_response(status: int) -> bool:
     """Return whether a response with 200 that was stored before does not hold now."""
     return 300 <= status < 500 and status not in SAYS_NOTHING
-
-
-AGE_MAX_S = 2**31
-_AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
-
-
-def vary_of(values: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    names = values.get(b"vary", b"").lower().split(b",")
-    return frozenset(name.strip() for name in names if name.strip())
 
 
 def _is_page(headers: Headers) -> bool:

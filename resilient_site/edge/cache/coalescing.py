@@ -10,8 +10,6 @@ changes are seen at once anyway. `only-if-cached` is followed.
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.conf import settings
@@ -19,27 +17,15 @@ from django.conf import settings
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
-from resilient_site.edge.asgi_types import Message, Receive, Send
+from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
+from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.cached_response import (
     CachedResponse,
-    Headers,
     invalidates_cached_response,
 )
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, mark, now
-from resilient_site.edge.cache.keys import (
-    Key,
-    is_fresh,
-    is_usable_while_revalidating,
-    key_of,
-    may_be_shared,
-    response_cache,
-)
-from resilient_site.edge.cache.stale_responses import (
-    delete_shared,
-    find_fresh_in_redis,
-    send_stale_response,
-    store_shared,
-)
+from resilient_site.edge.cache.keys import Key, key_of, may_be_shared
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.edge.request_body import ClientGone
 from resilient_site.edge.request_context import RequestContext
@@ -80,21 +66,28 @@ class Flight:
         is_current = invalidations.is_current(mark(self.read_at, [CHANGES]))
         return is_current and not self.is_given_up
 
-    @contextmanager
-    def awaited(self) -> Iterator[None]:
+    async def wait(self, request: EdgeRequest, receive: Receive) -> Fetched:
+        """Wait as this client does. Raises ClientGone, DeadlinePassed, SiteError."""
+        left = request.deadline - time.monotonic()
+        gone = asyncio.ensure_future(until_gone(receive, lambda: None))
         self.waiting += 1
         try:
-            yield
+            await asyncio.wait(
+                {self.task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
+            gone.cancel()
             self.waiting -= 1
             # One that has a thread goes on a little: other clients may come for it.
             grace_s = ABANDONED_GRACE_S if self.context.was_admitted else 0.0
-            if not self.waiting and not self.task.done():
-                loop = asyncio.get_running_loop()
-                loop.call_later(grace_s, self._give_up_if_abandoned)
+            loop = asyncio.get_running_loop()
+            loop.call_later(grace_s, self._give_up_if_abandoned)
+        if self.task.done():
+            return self.task.result()
+        raise ClientGone if gone.done() else DeadlinePassed
 
     def _give_up_if_abandoned(self) -> None:
-        if not self.waiting:
+        if not self.waiting and not self.task.done():
             self.context.client_gone.set()
 
 
@@ -115,12 +108,6 @@ def key_of_shared(request: EdgeRequest) -> Key | None:
     return key_of(request)
 
 
-def find_fresh(request: EdgeRequest, key: Key) -> CachedResponse | None:
-    """Return the shared response if it is fresh and for this client."""
-    copy = response_cache.get(key)
-    return copy if copy and is_fresh(copy) and _is_for(request, copy) else None
-
-
 async def answer(
     request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> bool:
@@ -128,16 +115,16 @@ async def answer(
     key = key_of_shared(request)
     if key is None:
         return False
-    copy = response_cache.get(key)
-    if copy and is_fresh(copy) and _is_for(request, copy):
-        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+    copy = response_store.memory.get(key)
+    if copy and copy.is_fresh() and _is_for(request, copy):
+        await copy.send(request, send, extra)
         return True
     if not request.is_anonymous:
         return False
-    if copy and is_usable_while_revalidating(copy):
+    if copy and copy.is_usable_while_revalidating():
         if not _is_paused(key):
             _join_or_start(key, request)
-        await copy.send(request, send, [*copy.status(b"hit"), *extra])
+        await copy.send(request, send, extra)
         return True
     if request.is_only_if_cached:
         raise NotCached
@@ -160,14 +147,14 @@ async def _answer_with_new(
         if key not in in_flight:
             wsgi_bridge.admission.check(request.priority(False), request.deadline)
         flight, has_joined = _join_or_start(key, request)
-        how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
-        fetched = await _wait_for(flight, request, receive)
+        fetched = await flight.wait(request, receive)
     except SiteError as error:
         if await send_stale_response(request, send, extra, isinstance(error, Rejected)):
             return True
         raise
     if isinstance(fetched, CachedResponse):
-        await fetched.send(request, send, [*fetched.status(how), *extra])
+        how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
+        await fetched.send(request, send, extra, how)
         return True
     if fetched.status >= 500:
         if await send_stale_response(request, send, extra):
@@ -178,23 +165,25 @@ async def _answer_with_new(
     return True
 
 
-async def _wait_for(flight: Flight, request: EdgeRequest, receive: Receive) -> Fetched:
-    left = request.deadline - time.monotonic()
-    gone = asyncio.ensure_future(until_gone(receive, _do_nothing))
-    try:
-        with flight.awaited():
-            await asyncio.wait(
-                {flight.task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
-    finally:
-        gone.cancel()
-    if flight.task.done():
-        return flight.task.result()
-    raise ClientGone if gone.done() else DeadlinePassed
+async def send_stale_response(
+    request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
+) -> bool:
+    """Send a reader its own stale response, or else the shared one; return whether.
 
-
-def _do_nothing() -> None:
-    pass
+    In an overload at most one of these searches the disk at a time: to do that in vain
+    costs more than a rejection.
+    """
+    if not request.is_safe:
+        return False
+    copy = await private_cache.find(request)
+    if copy is None or not copy.is_usable_if_error():
+        key = key_of(request)
+        in_memory_only = is_overload and response_store.reads > 0
+        copy = await response_store.find_stale(key, in_memory_only) if key else None
+    if copy is None or not copy.is_usable_if_error():
+        return False
+    await copy.send_stale(request, send, extra)
+    return True
 
 
 def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
@@ -220,7 +209,7 @@ def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
 
 
 async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
-    if found := await find_fresh_in_redis(key):
+    if found := await response_store.find_fresh_in_redis(key):
         return found
     asked = request.as_shared(key.query, key.headers)
     try:
@@ -241,9 +230,9 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
     copy = CachedResponse.from_response(response, flight.read_at)
     if copy is None or not may_be_shared(copy, key):
         if copy or invalidates_cached_response(response.status):
-            delete_shared(key)
+            response_store.delete(key)
         return response
-    store_shared(key, copy)
+    response_store.put(key, copy)
     if key in paused:
         del paused[key]
     return copy

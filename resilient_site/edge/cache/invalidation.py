@@ -1,4 +1,4 @@
-"""Tag-based invalidation of cached responses, shared by the processes of a machine.
+"""Tag-based invalidation of cached responses, on this machine and between machines.
 
 A response carries a mark: the moment before its content was read, and its tags. A
 commit records the moment at which its tags were invalidated; a response whose mark is
@@ -6,22 +6,34 @@ earlier is not current. The moments are in a file that every process maps into m
 to compare them costs less than a microsecond, all processes see an invalidation at
 once, and each may be killed at any time. Without room for the file no response is
 current, so none is cached. Tags share slots: at worst a response is read once more
-than needed. Other machines learn of invalidations in `invalidation_pubsub`.
+than needed.
+
+Other machines learn of invalidations by pub/sub of Redis, from a thread: a commit waits
+for nothing. Without Redis they see a change when their responses are no longer fresh
+(`cache_control.FRESH_S`). Where Redis fails for the changing machine alone, the others
+do not know that they miss messages: they may send a response that is outdated once
+more, while they revalidate it.
 """
 
+import atexit
 import logging
 import mmap
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
+import orjson
 from django.conf import settings
 from django.db import transaction
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +48,15 @@ EVERYTHING = "everything"
 # A tag of every invalidation.
 CHANGES = "changes"
 
-# Called with the tags, by the thread that has committed.
-listeners: list[Callable[[tuple[str, ...]], None]] = []
+CHANNEL = "resilient-site:changed"
+# More tags than this are more than all that is cached.
+MAX_TAGS = 5_000
+TIMEOUT_S = 1.0
+RETRY_S = 0.25
+# What is invalidated within so long after a message goes into the next one.
+BATCH_S = 0.05
+# How long a process that ends waits for what is not published yet.
+EXIT_TIMEOUT_S = 1.0
 
 
 class Mark(NamedTuple):
@@ -52,30 +71,49 @@ def now() -> int:
     return time.monotonic_ns()
 
 
+@cache
+def boot_id() -> str:
+    """Return the id of this boot of the machine: the clock begins anew with each."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "always"
+
+
+def slot_of(tag: str) -> int:
+    return crc32(tag.encode()) % SLOTS
+
+
+def mark(at: int, tags: Iterable[str]) -> Mark:
+    return Mark(at, tuple({slot_of(EVERYTHING), *map(slot_of, tags)}))
+
+
+# --- on this machine
+
+
 class Invalidations:
-    """Moment of the last invalidation of each slot."""
+    """Moment of the last invalidation of each slot, in a file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._slots: memoryview | None = None
         self._has_warned = False
 
     @property
     def slots(self) -> memoryview:
-        if self._slots is None:
-            try:
-                self._slots = memoryview(self._map()).cast("Q")
-            except OSError as error:
-                if not self._has_warned:
-                    message = "Nothing is cached, as invalidations have no file: %s"
-                    logger.error(message, error)
-                self._has_warned = True
-                return NOTHING_IS_CURRENT
-        return self._slots
+        try:
+            return self._mapped
+        except OSError as error:
+            if not self._has_warned:
+                message = "Nothing is cached, as invalidations have no file: %s"
+                logger.error(message, error)
+            self._has_warned = True
+            return NOTHING_IS_CURRENT
 
-    def _map(self) -> mmap.mmap:
+    @cached_property
+    def _mapped(self) -> memoryview:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"invalidations-{boot_id()}"
+        for earlier in set(self.folder.glob("invalidations-*")) - {path}:
+            earlier.unlink(missing_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -83,7 +121,7 @@ class Invalidations:
                 os.posix_fallocate(file, 0, SLOTS * SLOT_BYTES)
             else:
                 os.truncate(file, SLOTS * SLOT_BYTES)
-            return mmap.mmap(file, SLOTS * SLOT_BYTES)
+            return memoryview(mmap.mmap(file, SLOTS * SLOT_BYTES)).cast("Q")
         finally:
             os.close(file)
 
@@ -111,29 +149,158 @@ class Invalidations:
                 moment = now()
                 slots[slot] = moment
 
-    def delete_earlier_boots(self) -> None:
-        for path in self.folder.glob("invalidations-*"):
-            if path.name != f"invalidations-{boot_id()}":
-                path.unlink(missing_ok=True)
+
+# --- between machines
 
 
-@cache
-def boot_id() -> str:
-    """Return the id of this boot of the machine: the clock begins anew with each."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return "always"
+def connect() -> "Redis":
+    from redis import Redis  # slow to import: only where there is a Redis
+
+    return Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        socket_keepalive=True,
+    )
 
 
-def slot_of(tag: str) -> int:
-    return crc32(tag.encode()) % SLOTS
+class Publisher:
+    """Publishes tags from a thread; those that cannot be are kept and tried again."""
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        # A child has no thread to publish with, and the parent publishes its own tags.
+        self._tags: set[str] = set()
+        self._is_publishing = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def publish(self, tags: Iterable[str]) -> None:
+        """Have the tags published soon; wait for nothing."""
+        with self._changed:
+            self._add(tags)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="invalidation-publisher", daemon=True
+                )
+                self._thread.start()
+
+    def flush(self, timeout_s: float = EXIT_TIMEOUT_S) -> bool:
+        """Wait until all is published; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._tags and not self._is_publishing, timeout_s
+            )
+
+    def _add(self, tags: Iterable[str]) -> None:
+        self._tags.update(tags)
+        if len(self._tags) > MAX_TAGS:
+            self._tags = {EVERYTHING}
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        client = connect()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._tags))
+                tags, self._tags, self._is_publishing = self._tags, set(), True
+            try:
+                client.publish(CHANNEL, orjson.dumps(sorted(tags)))
+                unpublished = set[str]()
+            except Exception:  # noqa: BLE001 - no reply of Redis may end the thread
+                # The circuit breaker of the cache logs the outage.
+                client.connection_pool.disconnect()  # a late reply would be to another
+                unpublished = tags
+            with self._changed:
+                self._is_publishing = False
+                self._add(unpublished)
+            time.sleep(RETRY_S if unpublished else BATCH_S)
 
 
-def mark(at: int, tags: Iterable[str]) -> Mark:
-    return Mark(at, tuple({slot_of(EVERYTHING), *map(slot_of, tags)}))
+class Subscriber:
+    """Records in `invalidations` what other machines publish, in a thread.
+
+    When it may have missed messages, it invalidates everything.
+    """
+
+    def __init__(self, invalidations: Invalidations) -> None:
+        self.invalidations = invalidations
+        self.is_subscribed = threading.Event()
+        self._subscribed_at = 0
+        self._has_missed = False
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(
+            target=self._run, name="invalidation-subscriber", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def was_subscribed_at(self, moment: int) -> bool:
+        """Return whether every invalidation after `moment` was received."""
+        return self.is_subscribed.is_set() and self._subscribed_at <= moment
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._receive()
+            except Exception as error:  # noqa: BLE001 - as above
+                if self.is_subscribed.is_set() or not self._has_missed:
+                    message = "Invalidations of other machines are not received: %s"
+                    logger.warning(message, error)
+                self._has_missed = True
+                self.is_subscribed.clear()
+                self._stopping.wait(RETRY_S)
+
+    def _receive(self) -> None:
+        with connect() as client, client.pubsub() as channel:
+            channel.subscribe(CHANNEL)
+            is_silent = False
+            while not self._stopping.is_set():
+                message = channel.get_message(timeout=TIMEOUT_S)
+                if message is None:
+                    if is_silent:
+                        raise TimeoutError("no reply to a ping")
+                    channel.ping()
+                is_silent = message is None
+                if message and message["type"] == "subscribe":
+                    self._on_subscribed()
+                elif message and message["type"] == "message":
+                    self._on_message(message["data"])
+
+    def _on_subscribed(self) -> None:
+        if self._has_missed:
+            logger.warning("Invalidations of other machines are received again.")
+            self.invalidations.record([EVERYTHING])
+        self._subscribed_at = now()
+        self.is_subscribed.set()
+
+    def _on_message(self, data: bytes) -> None:
+        try:
+            self.invalidations.record(map(str, orjson.loads(data)))
+        except (orjson.JSONDecodeError, TypeError):
+            logger.warning("A message is no list of tags: %.100r", data)
 
 
+# They are the machine's rather than this process's: every process that writes to the
+# database records and publishes here, whether it serves requests or not.
 invalidations = Invalidations(settings.DATA_DIR)
+publisher = Publisher()
+atexit.register(publisher.flush)
+subscriber = Subscriber(invalidations)
+
+
+def receives_all_invalidations() -> bool:
+    """Return whether an invalidation on any machine is known here within a second."""
+    return settings.EMBEDDED or subscriber.is_subscribed.is_set()
+
+
+# --- by a commit
 
 
 def invalidate(*tags: str) -> None:
@@ -155,5 +322,5 @@ def invalidate_pending() -> None:
 
 def _invalidate(tags: tuple[str, ...]) -> None:
     invalidations.record(tags)
-    for listener in listeners:
-        listener(tags)
+    if settings.REDIS_URL:
+        publisher.publish(tags)

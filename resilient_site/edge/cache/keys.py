@@ -1,29 +1,22 @@
-"""The shared cache of this process (RFC 9111), and the keys of its responses.
-
-It is bounded by bytes. New responses share a small part of it until they are requested
-for a second time, so that a crawler or a flood of odd searches evicts nothing else.
-"""
+"""Keys of cached responses: of those for all clients, and of those for one."""
 
 import re
-from collections import OrderedDict
 from operator import itemgetter
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from django.conf import settings
 
-from resilient_site.edge.cache import invalidation_pubsub
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.policy import Shared, policy_at
 from resilient_site.edge.request import EdgeRequest
 
-PROBATION_SHARE = 0.2
 # Longer ones are for Django alone: they would take more room than the response.
 VARYING_MAX = 1024
 # Requests with credentials are kept apart by other means.
 CREDENTIAL_HEADERS = {b"authorization", b"cookie"}
-
+# Headers that the responses to one client depend on.
+PRIVATE_HEADERS = (b"host", b"hx-request", b"hx-target")
 
 # What needs no decoding, as most queries do: that takes longer than all the rest.
 _is_plain = re.compile(
@@ -41,6 +34,23 @@ class Key(NamedTuple):
     path: str
     query: str
     headers: Varying
+
+
+class PrivateKey(NamedTuple):
+    """Key of a response to one client; `credentials` are digests."""
+
+    credentials: tuple[str, ...]
+    path: str
+    query: bytes
+    headers: Varying
+
+
+def private_key_of(request: EdgeRequest) -> PrivateKey | None:
+    """Return the key of what is for this client alone; None if it is anonymous."""
+    if not request.credentials:
+        return None
+    varying = tuple((name, request.headers.get(name, b"")) for name in PRIVATE_HEADERS)
+    return PrivateKey(request.credentials, request.path, request.query, varying)
 
 
 def key_of(request: EdgeRequest) -> Key | None:
@@ -90,82 +100,3 @@ def query_of(query: bytes, shared: Shared) -> str | None:
         (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
     )
     return urlencode(counting)
-
-
-class ResponseCache:
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._probation: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._proven: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._probation_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._probation) + len(self._proven)
-
-    def get(self, key: Key) -> CachedResponse | None:
-        if copy := self._proven.get(key):
-            self._proven.move_to_end(key)
-            return copy
-        if copy := self._probation.pop(key, None):
-            self._probation_bytes -= copy.size
-            self._proven[key] = copy
-        return copy
-
-    def put(self, key: Key, copy: CachedResponse) -> bool:
-        """Store it unless a later one is stored; return whether it is the latest."""
-        known = self._proven.get(key) or self._probation.get(key)
-        if known and known.mark.at > copy.mark.at:
-            return False
-        if copy.size > PROBATION_SHARE * self.max_bytes:
-            self.forget(key)
-            return True
-        if key in self._proven:
-            self.bytes += copy.size - self._proven[key].size
-            self._proven[key] = copy
-        else:
-            self.forget(key)
-            self._probation[key] = copy
-            self._probation_bytes += copy.size
-            self.bytes += copy.size
-        self._make_room()
-        return True
-
-    def forget(self, key: Key) -> None:
-        if old := self._probation.pop(key, None):
-            self._probation_bytes -= old.size
-        else:
-            old = self._proven.pop(key, None)
-        if old:
-            self.bytes -= old.size
-
-    def _make_room(self) -> None:
-        while self.bytes > self.max_bytes:
-            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
-            if self._probation and (on_probation or not self._proven):
-                _, copy = self._probation.popitem(last=False)
-                self._probation_bytes -= copy.size
-            else:
-                _, copy = self._proven.popitem(last=False)
-            self.bytes -= copy.size
-
-
-def is_fresh(copy: CachedResponse) -> bool:
-    return copy.age < copy.fresh_s and invalidations.is_current(copy.mark)
-
-
-def is_usable_while_revalidating(copy: CachedResponse) -> bool:
-    """Return whether it is usable while it is fetched anew (RFC 5861, section 3).
-
-    Not if it is known to be outdated, as a change is seen at once; nor where the change
-    of another machine may have been missed.
-    """
-    limit = copy.fresh_s + copy.stale_while_revalidate_s
-    return (
-        copy.age < limit
-        and invalidations.is_current(copy.mark)
-        and invalidation_pubsub.receives_all_invalidations()
-    )
-
-
-response_cache = ResponseCache(settings.READ_CACHE_BYTES)

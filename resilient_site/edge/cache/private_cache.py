@@ -10,12 +10,11 @@ from dataclasses import replace
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import Mark, invalidations, slot_of
-from resilient_site.edge.cache.stale_store import stale_store
+from resilient_site.edge.cache.keys import private_key_of
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.edge.request_context import Identity
 from resilient_site.resilience.cache_control import GROUPS
-
-VARYING_HEADERS = (b"host", b"hx-request", b"hx-target")
 
 
 def is_recognized(request: EdgeRequest) -> bool:
@@ -26,32 +25,23 @@ def is_recognized(request: EdgeRequest) -> bool:
 
 def keep(request: EdgeRequest, identity: Identity, copy: CachedResponse) -> None:
     """Store the response for this client alone, until its identity changes."""
-    mark = _mark(copy.mark.at, identity)
+    # Not of EVERYTHING: it is for an outage, when changes may have been missed.
+    mark = Mark(copy.mark.at, (slot_of(identity.tag), slot_of(GROUPS)))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
-    mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
-    if request.credentials and left > 0:
-        stale_store.put(_key(request), mine, is_public=False)
+    key = private_key_of(request)
+    if key and left > 0:
+        mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
+        response_store.put(key, mine)
 
 
 def forget(request: EdgeRequest) -> None:
     """Delete the response that is stored for this client."""
-    if request.credentials:
-        stale_store.delete(_key(request), is_public=False)
-
-
-def _mark(at: int, identity: Identity) -> Mark:
-    # Not of EVERYTHING: these are for an outage, when changes may have been missed.
-    return Mark(at, (slot_of(identity.tag), slot_of(GROUPS)))
+    if key := private_key_of(request):
+        response_store.delete(key)
 
 
 async def find(request: EdgeRequest) -> CachedResponse | None:
     """Return the last response to this client; None if it has signed out since."""
-    if not request.credentials:
-        return None
-    copy = await stale_store.get(_key(request), is_public=False)
+    key = private_key_of(request)
+    copy = await response_store.find_stale(key) if key else None
     return copy if copy and invalidations.is_current(copy.mark) else None
-
-
-def _key(request: EdgeRequest) -> str:
-    varying = [request.headers.get(name, b"") for name in VARYING_HEADERS]
-    return repr((request.credentials, request.path, request.query, varying))

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 from django.db import connections
 
 from resilient_site.asgi import application
-from resilient_site.edge.cache.stale_store import StaleStore
 from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8
@@ -120,9 +119,3 @@ async def becomes(condition: Callable[[], bool]) -> None:
     """Wait for an effect of another thread that has no event."""
     while not condition():
         await asyncio.sleep(0.002)
-
-
-def write_out(stale_store: StaleStore) -> None:
-    """Write what is pending in the stale store."""
-    stale_store.stop()
-    stale_store.start()

@@ -7,10 +7,9 @@ from django.db import connection
 
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, keys
-from resilient_site.edge.cache import stale_store as stale_store_module
-from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.stale_store import StaleStore
+from resilient_site.edge.cache import coalescing, store
+from resilient_site.edge.cache.invalidation import subscriber
+from resilient_site.edge.cache.store import response_store
 from tests.resilient_site.edge import views
 from tests.resilient_site.edge.clients import ORIGIN_THREADS
 
@@ -19,13 +18,12 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge that has been asked nothing yet, with a folder of its own."""
     # A busy machine may take longer than a reader waits.
-    monkeypatch.setattr(stale_store_module, "READ_TIMEOUT_S", 10)
-    stale_store = stale_store_module.stale_store
-    keys.response_cache.__init__(settings.READ_CACHE_BYTES)  # type: ignore[misc]
-    stale_store.__init__(  # type: ignore[misc]
+    monkeypatch.setattr(store, "READ_TIMEOUT_S", 10)
+    response_store.__init__(  # type: ignore[misc]
         tmp_path / "stale-responses",
-        settings.LAST_KNOWN_BYTES,
+        settings.READ_CACHE_BYTES,
         settings.LAST_KNOWN_REDIS_BYTES,
+        settings.LAST_KNOWN_BYTES,
     )
     admission = Admission(ORIGIN_THREADS, settings.ADMISSION_PATIENCE_S)
     monkeypatch.setattr(wsgi_bridge, "admission", admission)
@@ -40,16 +38,8 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     subscriber.is_subscribed.set()
     yield
     subscriber.is_subscribed.clear()
-    stale_store.stop()
     policy.policy_at.cache_clear()
     policy.resolve_path.cache_clear()
-
-
-@pytest.fixture
-def stale_store() -> StaleStore:
-    """The store of this process, started; `write_out` writes what is pending."""
-    stale_store_module.stale_store.start()
-    return stale_store_module.stale_store
 
 
 @pytest.fixture

@@ -7,9 +7,17 @@ import orjson
 import pytest
 import redis
 
-from resilient_site.edge.cache import invalidation_pubsub
-from resilient_site.edge.cache.invalidation import Invalidations, mark, now
-from resilient_site.edge.cache.invalidation_pubsub import CHANNEL, Publisher, Subscriber
+from resilient_site.edge.cache import invalidation
+from resilient_site.edge.cache.invalidation import (
+    CHANNEL,
+    MAX_TAGS,
+    Invalidations,
+    Publisher,
+    Subscriber,
+    invalidate,
+    mark,
+    now,
+)
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
@@ -20,12 +28,10 @@ WITHIN_S = 5
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch, settings, redis_own):
+def there(tmp_path, settings, redis_own):
     """The invalidations of another machine."""
     settings.REDIS_URL = redis_own.url()
-    there = Invalidations(tmp_path)
-    monkeypatch.setattr(invalidation_pubsub.invalidation, "invalidations", there)
-    return there
+    return Invalidations(tmp_path)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def publisher(there):
 
 @pytest.fixture
 def subscriber(there):
-    subscriber = Subscriber()
+    subscriber = Subscriber(there)
     subscriber.start()
     assert subscriber.is_subscribed.wait(WITHIN_S)
     yield subscriber
@@ -56,6 +62,14 @@ def test_invalidation_is_received_and_no_other(there, publisher, subscriber):
     is_received(there, bolt)
     assert there.is_current(nut)
     assert publisher.flush()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_commit_publishes_its_tags(there, publisher, subscriber, monkeypatch):
+    monkeypatch.setattr(invalidation, "publisher", publisher)
+    bolt = copy_of("item:bolt")
+    invalidate("item:bolt")
+    is_received(there, bolt)
 
 
 def test_invalidation_is_published_after_redis_hung(
@@ -86,7 +100,7 @@ def test_subscriber_that_starts_without_redis_invalidates_everything(
     there, redis_own, caplog
 ):
     redis_own.kill()
-    subscriber = Subscriber()
+    subscriber = Subscriber(there)
     subscriber.start()
     wait_for(lambda: "are not received" in caplog.text, WITHIN_S)
     bolt = copy_of("item:bolt")
@@ -107,7 +121,7 @@ def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
 def test_publisher_and_subscriber_survive_nonsense(
     there, settings, redis_own, caplog, handle
 ):
-    publisher, subscriber = Publisher(), Subscriber()
+    publisher, subscriber = Publisher(), Subscriber(there)
     with answering(handle) as url, closing(Proxy(urlsplit(url).port)) as way:
         settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
         bolt = copy_of("item:bolt")
@@ -123,7 +137,7 @@ def test_publisher_and_subscriber_survive_nonsense(
 
 def test_too_many_tags_are_published_as_everything(there, publisher, subscriber):
     bolt = copy_of("item:bolt")
-    publisher.publish(f"item:{n}" for n in range(invalidation_pubsub.MAX_TAGS + 1))
+    publisher.publish(f"item:{n}" for n in range(MAX_TAGS + 1))
     is_received(there, bolt)
 
 

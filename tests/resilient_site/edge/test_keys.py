@@ -7,8 +7,8 @@ from django.http import QueryDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge.cache import keys
-from resilient_site.edge.cache.keys import VARYING_MAX, Key, key_of
+from resilient_site.edge.cache.keys import VARYING_MAX, Key, key_of, query_of
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.policy import PATH_MAX, Shared
 from resilient_site.edge.request import EdgeRequest, normalize
 from tests.resilient_site.edge.clients import HOST, ask, get, run
@@ -19,7 +19,7 @@ SHARED = Shared(("q", "tag"))
 
 
 def canonical(query: bytes) -> str | None:
-    return keys.query_of(query, SHARED)
+    return query_of(query, SHARED)
 
 
 @run
@@ -28,7 +28,7 @@ async def test_irrelevant_parameters_cause_no_fetch():
     for n in range(100):
         assert (await get(f"/thing?utm_{n}={n}&q=a&{n}")).is_hit
     assert [seen["query"] for seen in now.asked] == ["q=a"]
-    assert len(keys.response_cache) == 1
+    assert len(response_store.memory) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_response_with_a_long_key_is_not_stored(target):
             answer = await get(target)
             assert (answer.status, answer.cached) == (200, "")
         assert len(now.asked) == 2
-        assert len(keys.response_cache) == 0
+        assert len(response_store.memory) == 0
 
     test()
 

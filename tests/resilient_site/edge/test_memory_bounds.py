@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from resilient_site.edge.cache.cached_response import BODY_MAX_BYTES, CachedResponse
-from resilient_site.edge.cache.invalidation import Mark
-from resilient_site.edge.cache.keys import PROBATION_SHARE, Key, ResponseCache
+from resilient_site.edge.cache.keys import Key
+from resilient_site.edge.cache.store import PROBATION_SHARE, ResponseCache
 from resilient_site.edge.wsgi_bridge import Response
 from resilient_site.resilience.cache_control import SHARED
 
@@ -23,7 +23,9 @@ def copy(body: bytes, at: int = 1, headers: int = 12) -> CachedResponse:
     """As one comes from Django: nothing in it is shared with another."""
     fields = [(b"x-header-%d" % n, os.urandom(20)) for n in range(headers)]
     fields.append((b"cache-control", SHARED.encode()))
-    made = CachedResponse.of(fields, body, Mark(at, (at + 1000, at + 2000)))
+    fields.append((b"content-length", b"%d" % len(body)))
+    response = Response(200, fields, f"tag-{at} tag", body)
+    made = CachedResponse.from_response(response, at)
     assert made is not None
     return made
 
@@ -84,7 +86,7 @@ def test_what_is_forgotten_gives_its_room_back():
         cache.put(key(n), copy(b"x" * 1000))
     cache.get(key(1))
     for n in range(5):
-        cache.forget(key(n))
+        cache.delete(key(n))
     assert (len(cache), cache.bytes, cache._probation_bytes) == (0, 0, 0)
 
 

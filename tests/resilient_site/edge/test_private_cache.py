@@ -8,11 +8,11 @@ from django.http import HttpResponse
 from django.test import Client
 
 from resilient_site.edge.cache import private_cache
-from resilient_site.edge.cache.stale_store import stale_store
+from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.models import ApiToken
 from resilient_site.resilience.cache_control import OWN, share_with_anonymous
-from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run, write_out
+from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run
 from tests.resilient_site.edge.views import now, thing_response
 
 pytestmark = [
@@ -52,14 +52,12 @@ def fail() -> None:
 async def fetch(path: str = PAGE, **headers: str):
     """Send a request, and write what may be stored to the disk."""
     answer = await get(path, **headers)
-    write_out(stale_store)
+    response_store.write_pending()
     return answer
 
 
 @run
-async def test_stale_private_response_is_sent_to_its_own_client(
-    stale_store, cookie, token
-):
+async def test_stale_private_response_is_sent_to_its_own_client(cookie, token):
     for path, headers in ((PAGE, {"Cookie": cookie}), (REST, {"Authorization": token})):
         assert (await fetch(path, **headers)).body == b"of rita"
     fail()
@@ -72,9 +70,7 @@ async def test_stale_private_response_is_sent_to_its_own_client(
 
 
 @run
-async def test_sessions_with_the_same_authorization_are_two_clients(
-    stale_store, cookie, editor
-):
+async def test_sessions_with_the_same_authorization_are_two_clients(cookie, editor):
     """Behind a proxy with a password all requests have the same Authorization."""
     proxy = {"Authorization": "Basic c2hhcmVk"}
     assert (await fetch(PAGE, Cookie=cookie, **proxy)).body == b"of rita"
@@ -94,14 +90,14 @@ async def test_sessions_with_the_same_authorization_are_two_clients(
         "\u00a0{}", "a=b;\t{}", "{}; a=b",
     ],
 )  # fmt: skip
-def test_session_is_recognized_where_django_reads_it(stale_store, cookie, spelling):
+def test_session_is_recognized_where_django_reads_it(cookie, spelling):
     @run
     async def test():
         header = (b"cookie", spelling.format(cookie).encode())
         answer = await ask(PAGE, headers=[header])
         request = incoming([header])
         assert (answer.status == 200) == private_cache.is_recognized(request)
-        write_out(stale_store)
+        response_store.write_pending()
         fail()
         assert (await get(PAGE)).status == 503
         assert (await get(PAGE, Cookie="sessionid=other")).status == 503
@@ -110,7 +106,7 @@ def test_session_is_recognized_where_django_reads_it(stale_store, cookie, spelli
 
 
 @run
-async def test_two_cookie_headers_are_read_as_one(stale_store, cookie):
+async def test_two_cookie_headers_are_read_as_one(cookie):
     headers = [(b"cookie", b"csrftoken=x"), (b"cookie", cookie.encode())]
     for both in (headers, headers[::-1]):
         assert (await ask(PAGE, headers=both)).body == b"of rita"
@@ -137,9 +133,7 @@ def give_permission(user: User, cookie: str) -> None:
 
 
 @pytest.mark.parametrize("change", [sign_out, deactivate, give_permission, revoke])
-def test_change_of_a_user_voids_their_private_responses(
-    stale_store, reader, cookie, token, change
-):
+def test_change_of_a_user_voids_their_private_responses(reader, cookie, token, change):
     @run
     async def test():
         await fetch(Cookie=cookie)
@@ -153,7 +147,7 @@ def test_change_of_a_user_voids_their_private_responses(
 
 
 @run
-async def test_private_response_expires_with_its_token(stale_store, reader):
+async def test_private_response_expires_with_its_token(reader):
     expiry = timedelta(seconds=30)
     _, token = await elsewhere(ApiToken.objects.create, user=reader, expiry=expiry)
     await fetch(REST, Authorization=f"Token {token}")
@@ -164,7 +158,7 @@ async def test_private_response_expires_with_its_token(stale_store, reader):
 
 
 @run
-async def test_private_response_is_deleted_when_it_is_forbidden(stale_store, cookie):
+async def test_private_response_is_deleted_when_it_is_forbidden(cookie):
     await fetch(Cookie=cookie)
     now.respond = lambda request: HttpResponse(status=403)
     assert (await fetch(Cookie=cookie)).status == 403
@@ -173,7 +167,7 @@ async def test_private_response_is_deleted_when_it_is_forbidden(stale_store, coo
 
 
 @run
-async def test_page_with_a_form_is_stored_without_its_cookie(stale_store, cookie):
+async def test_page_with_a_form_is_stored_without_its_cookie(cookie):
     def respond(request):
         response = HttpResponse("a form", headers={"Cache-Control": OWN})
         assert request.user.is_authenticated
@@ -188,7 +182,7 @@ async def test_page_with_a_form_is_stored_without_its_cookie(stale_store, cookie
 
 
 @run
-async def test_response_that_rotates_the_session_is_not_stored(stale_store, cookie):
+async def test_response_that_rotates_the_session_is_not_stored(cookie):
     def respond(request):
         request.session.cycle_key()
         return HttpResponse(f"of {request.user}", headers={"Cache-Control": OWN})
@@ -200,7 +194,7 @@ async def test_response_that_rotates_the_session_is_not_stored(stale_store, cook
 
 
 @run
-async def test_response_to_a_session_is_not_shared(stale_store, cookie, token):
+async def test_response_to_a_session_is_not_shared(cookie, token):
     def respond(request):
         response = HttpResponse(f"for {request.user}")
         share_with_anonymous(request, response, "thing")
@@ -224,9 +218,7 @@ async def test_response_to_a_session_is_not_shared(stale_store, cookie, token):
 
 
 @run
-async def test_request_of_one_client_does_not_change_the_shared_response(
-    stale_store,
-):
+async def test_request_of_one_client_does_not_change_the_shared_response():
     now.respond = lambda request: thing_response(request.get_full_path())
     for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):
         await fetch("/thing?q=1&poison=1", **headers)

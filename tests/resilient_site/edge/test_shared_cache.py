@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from django.http import HttpResponse, JsonResponse
 
-from resilient_site.edge.cache import cached_response, coalescing, keys
-from resilient_site.edge.cache.invalidation_pubsub import subscriber
+from resilient_site.edge.cache import cached_response, coalescing
+from resilient_site.edge.cache.invalidation import subscriber
+from resilient_site.edge.cache.store import response_store
 from resilient_site.resilience.cache_control import FRESH_S, STALE_S
 from tests.resilient_site.edge.clients import becomes, get, run
 from tests.resilient_site.edge.views import now, page_response, thing_response
@@ -115,7 +116,7 @@ def test_response_that_may_not_be_shared_is_not_stored(status, headers):
             answer = await get()
             assert (answer.status, len(now.asked)) == (status, asked)
             assert "cache-status" not in answer.headers
-        assert len(keys.response_cache) == 0
+        assert len(response_store.memory) == 0
 
     test()
 

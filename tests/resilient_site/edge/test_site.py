@@ -10,9 +10,10 @@ from items import catalogue
 from items.models import Item
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache.invalidation import invalidations
+from resilient_site.edge.cache.store import response_store
 from resilient_site.models import ApiToken
 from tests.factories import TESTER, make_item
-from tests.resilient_site.edge.clients import ask, elsewhere, get, run, write_out
+from tests.resilient_site.edge.clients import ask, elsewhere, get, run
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -69,7 +70,7 @@ def test_who_writes_sees_it_at_once_and_so_does_everybody(target):
 
 
 @run
-async def test_what_is_deleted_is_gone_at_once(stale_store):
+async def test_what_is_deleted_is_gone_at_once():
     await get(ITEM)
     await elsewhere(catalogue.delete_item, "bolt", actor=TESTER)
     assert (await get(ITEM)).status == 404
@@ -133,7 +134,7 @@ def no_database(*args: object, **kwargs: object) -> None:
 
 @pytest.mark.parametrize("is_editor", [True, False])
 def test_without_a_database_pages_are_shown_as_they_were(
-    stale_store, editor, monkeypatch, is_editor
+    editor, monkeypatch, is_editor
 ):
     client = Client()
     client.force_login(editor)
@@ -144,7 +145,7 @@ def test_without_a_database_pages_are_shown_as_they_were(
     async def test():
         before = await get("/items/", **who)
         assert (b"edith" in before.body, before.status) == (is_editor, 200)
-        write_out(stale_store)
+        response_store.write_pending()
         invalidations.record([catalogue.ITEMS])
         monkeypatch.setattr("items.views.ListQuery.parse", no_database)
         answer = await get("/items/", **who)

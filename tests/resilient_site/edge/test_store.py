@@ -12,24 +12,36 @@ from dataclasses import replace
 import pytest
 import redis
 import time_machine
+from django.core.cache import caches
 from django.http import HttpResponse
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site import settings as as_started
-from resilient_site.edge.cache import keys, response_codec
-from resilient_site.edge.cache import stale_store as module
+from resilient_site.edge.cache import cached_response
+from resilient_site.edge.cache import store as module
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
-from resilient_site.edge.cache.invalidation_pubsub import subscriber
-from resilient_site.edge.cache.response_codec import decode, encode
-from resilient_site.edge.cache.stale_store import SLOT_BYTES, StaleStore
+from resilient_site.edge.cache.invalidation import (
+    Mark,
+    invalidations,
+    mark,
+    now,
+    subscriber,
+)
+from resilient_site.edge.cache.keys import Key, PrivateKey
+from resilient_site.edge.cache.store import (
+    SAMPLE_EVERY,
+    SLOT_BYTES,
+    ResponseCache,
+    ResponseStore,
+    response_store,
+)
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 from resilient_site.resilience.cache_control import OWN, STALE_IF_ERROR_S
 from tests.private_server import wait_for
-from tests.resilient_site.edge.clients import get, run, write_out
+from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.views import now as view
 from tests.running import ROOT
 
@@ -39,38 +51,47 @@ MAX_BYTES = 1024 * 1024
 REDIS_BYTES = 64 * SLOT_BYTES
 
 
+def make_store(folder, redis_bytes=REDIS_BYTES, disk_bytes=MAX_BYTES) -> ResponseStore:
+    """A store that holds nothing in memory: what it finds is on disk or in Redis."""
+    return ResponseStore(folder, 0, redis_bytes, disk_bytes)
+
+
 @pytest.fixture
 def store(tmp_path):
-    store = StaleStore(tmp_path / "store", MAX_BYTES, REDIS_BYTES)
-    store.start()
-    yield store
-    store.stop()
+    return make_store(tmp_path / "store")
+
+
+def shared(name: str) -> Key:
+    return Key(b"localhost", "https", f"/{name}", "", ())
+
+
+KEY, OTHER = shared("key"), shared("other")
+PRIVATE = PrivateKey(("token",), "/key", b"", ())
 
 
 def make_response(body: bytes = b"body", **changes) -> CachedResponse:
     headers = [(b"content-type", b"text/plain"), (b"etag", b'"\xe4"')]
     of_nothing = mark(now(), [])
-    made = CachedResponse(headers, body, 10, 60, 86400, of_nothing, etag=b'"\xe4"')
-    return replace(made, **changes)
+    return replace(CachedResponse(headers, body, of_nothing, 10, 60, 86400), **changes)
 
 
 def put(
-    store: StaleStore, key: str = "key", response: CachedResponse | None = None
+    store: ResponseStore, key: Key = KEY, response: CachedResponse | None = None
 ) -> None:
-    store.put(key, response or make_response(), is_public=True)
-    write_out(store)
+    store.put(key, response or make_response())
+    store.write_pending()
 
 
-def body_in(store: StaleStore, key: str = "key") -> bytes | None:
-    found = asyncio.run(store.get(key, is_public=True))
+def body_in(store: ResponseStore, key: Key | PrivateKey = KEY) -> bytes | None:
+    found = asyncio.run(store.find_stale(key))
     return found.body if found else None
 
 
-def database(store: StaleStore) -> sqlite3.Connection:
+def database(store: ResponseStore) -> sqlite3.Connection:
     return closing(sqlite3.connect(store.folder / "cache.db", isolation_level=None))
 
 
-def stored_keys(store: StaleStore) -> set[str]:
+def stored_keys(store: ResponseStore) -> set[str]:
     with database(store) as connection:
         return {key for (key,) in connection.execute("SELECT key FROM Cache")}
 
@@ -81,12 +102,10 @@ def stored_keys(store: StaleStore) -> set[str]:
 def test_response_comes_back_as_it_was(store):
     original = make_response()
     put(store, response=original)
-    found = asyncio.run(store.get("key", is_public=True))
+    found = asyncio.run(store.find_stale(KEY))
     assert abs(found.age - original.age) < 5
-    assert abs(found.stored_at - original.stored_at) < 5
-    as_found = replace(original, stored=found.stored, stored_at=found.stored_at)
-    assert found == as_found
-    assert body_in(store, "other") is None
+    assert found == replace(original, stored=found.stored)
+    assert body_in(store, OTHER) is None
 
 
 def test_database_is_readable_by_its_owner_alone(store):
@@ -96,32 +115,28 @@ def test_database_is_readable_by_its_owner_alone(store):
 
 def test_other_processes_share_the_store(store):
     put(store)
-    other = StaleStore(store.folder, MAX_BYTES, 0)
-    other.start()
-    try:
-        assert body_in(other) == b"body"
-        put(other, response=make_response(b"newer"))
-    finally:
-        other.stop()
+    other = make_store(store.folder)
+    assert body_in(other) == b"body"
+    put(other, response=make_response(b"newer"))
     assert body_in(store) == b"newer"
     assert (store.count(), store.is_empty()) == (1, False)
 
 
 def test_deleted_response_is_gone(store):
     put(store)
-    store.delete("key", is_public=True)
-    write_out(store)
+    store.delete(KEY)
+    store.write_pending()
     assert body_in(store) is None
     assert store.is_empty()
 
 
 def test_the_last_change_of_a_key_counts(store):
-    store.put("a", make_response(), is_public=True)
-    store.delete("a", is_public=True)
-    store.delete("b", is_public=True)
-    store.put("b", make_response(), is_public=True)
-    write_out(store)
-    assert stored_keys(store) == {"b"}
+    store.put(KEY, make_response())
+    store.delete(KEY)
+    store.delete(OTHER)
+    store.put(OTHER, make_response())
+    store.write_pending()
+    assert stored_keys(store) == {repr(OTHER)}
 
 
 def test_response_expires_after_a_day(store):
@@ -159,8 +174,8 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_database_is_replaced(store, damage):
     for n in range(50):
-        store.put(f"key {n}", make_response(os.urandom(2_000)), is_public=True)
-    write_out(store)
+        store.put(shared(str(n)), make_response(os.urandom(2_000)))
+    store.write_pending()
     store._disk.close()
     for suffix in ("-wal", "-shm"):
         (store.folder / f"cache.db{suffix}").unlink(missing_ok=True)
@@ -194,42 +209,39 @@ def test_entries_that_are_not_of_the_store_are_not_read(store, tmp_path):
 
 
 def test_body_that_changed_on_disk_is_not_shown():
-    data = encode("key", make_response(), 0)
-    assert decode("key", data, 0).body == b"body"
-    assert decode("key", data[:-1] + b"x", 0) is None
-    assert decode("other", data, 0) is None
+    data = make_response().encode("key", 0)
+    assert CachedResponse.decode("key", data, 0).body == b"body"
+    assert CachedResponse.decode("key", data[:-1] + b"x", 0) is None
+    assert CachedResponse.decode("other", data, 0) is None
 
 
 def test_size_is_bounded_and_the_oldest_responses_go_first(store):
     for n in range(100):
-        store.put(f"key {n:03}", make_response(os.urandom(20_000)), is_public=True)
+        store.put(shared(str(n)), make_response(os.urandom(20_000)))
         if n % 5 == 4:
-            write_out(store)
+            store.write_pending()
     left = stored_keys(store)
-    assert "key 099" in left
-    assert "key 000" not in left
+    assert repr(shared("99")) in left
+    assert repr(shared("0")) not in left
     assert len(left) > 10
     assert (store.folder / "cache.db").stat().st_size < 1.3 * MAX_BYTES
 
 
 def test_store_without_room_stores_nothing(tmp_path):
-    off = StaleStore(tmp_path / "store", 0, 0)
-    off.start()
+    off = make_store(tmp_path / "store", 0, 0)
     put(off)
     assert body_in(off) is None
     assert off.is_empty()
     assert not off.folder.exists()
-    off.stop()
 
 
 def test_pending_responses_are_bounded_and_deletions_come_first(store):
-    store.stop()
     for n in range(3_000):
-        store.put(f"key {n}", make_response(b"x" * 20_000), is_public=True)
+        store.put(shared(str(n)), make_response(b"x" * 20_000))
     assert store._pending_bytes <= module.MAX_PENDING_BYTES
     assert len(store._pending) <= module.MAX_PENDING
-    store.delete("key 1", is_public=True)
-    assert store._pending["key 1"] == (None, True)
+    store.delete(KEY)
+    assert store._pending[KEY] is None
 
 
 def test_reads_do_not_wait_for_a_writer(store):
@@ -244,20 +256,19 @@ def test_full_disk_costs_only_what_was_to_be_stored(tmp_path):
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, "")
-from tests.resilient_site.edge.test_stale_store import *
+from tests.resilient_site.edge.test_store import *
 module.READ_TIMEOUT_S = 10
-store = StaleStore(Path(sys.argv[1]) / "store", 10**8, 0)
-store.start()
-put(store, "early")
+store = make_store(Path(sys.argv[1]) / "store", 0, 10**8)
+early, late = shared("early"), shared("late")
+put(store, early)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
-put(store, "too much", make_response(b"x" * 500_000))
-assert body_in(store, "early") == b"body"
+put(store, OTHER, make_response(b"x" * 500_000))
+assert body_in(store, early) == b"body"
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-put(store, "late", make_response(b"late"))
-assert body_in(store, "late") == b"late", body_in(store, "late")
-assert body_in(store, "early") == b"body"
-store.stop()
+put(store, late, make_response(b"late"))
+assert body_in(store, late) == b"late", body_in(store, late)
+assert body_in(store, early) == b"body"
 """
     environment = {"DATA_DIR": str(tmp_path), "PYTHONPATH": "."}
     environment["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
@@ -271,20 +282,19 @@ store.stop()
 
 def test_folder_that_cannot_be_made_does_no_harm(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
-    store = StaleStore(tmp_path / "file" / "store", MAX_BYTES, 0)
-    store.start()
+    store = make_store(tmp_path / "file" / "store")
     for _ in range(3):
         put(store)
         assert body_in(store) is None
-    store.stop()
     assert caplog.text.count("is unavailable") == 1
 
 
 def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
-    data = encode("key", make_response(), 0)
-    monkeypatch.setattr(response_codec, "boot_id", lambda: "another")
-    assert not keys.is_fresh(decode("key", data, 0))
-    assert decode("key", data, 0).is_usable_if_error()
+    data = make_response().encode("key", 0)
+    monkeypatch.setattr(cached_response, "boot_id", lambda: "another")
+    found = CachedResponse.decode("key", data, 0)
+    assert not found.is_fresh()
+    assert found.is_usable_if_error()
 
 
 @given(
@@ -294,8 +304,8 @@ def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
     st.lists(st.integers(0, 65535)),
 )
 def test_any_response_survives_encoding(body, headers, limit, slots):
-    made = CachedResponse(headers, body, limit, limit, limit, Mark(now(), tuple(slots)))
-    found = decode("key", encode("key", made, 0), 0)
+    made = CachedResponse(headers, body, Mark(now(), tuple(slots)), limit, limit, limit)
+    found = CachedResponse.decode("key", made.encode("key", 0), 0)
     assert (found.headers, found.body, found.mark) == (headers, body, made.mark)
     assert (found.fresh_s, found.stale_if_error_s) == (limit, limit)
 
@@ -311,7 +321,7 @@ def server(redis_server, request):
         alias["OPTIONS"] |= {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}
     client = redis.Redis.from_url(redis_server.url(5))
     with override_settings(CACHES=aliases):
-        module._redis().clear()
+        caches["responses"].clear()
         yield client
     client.close()
 
@@ -325,22 +335,19 @@ def listening(monkeypatch):
 @pytest.fixture
 def elsewhere(server, store, tmp_path):
     """The store of another machine."""
-    other = StaleStore(tmp_path / "elsewhere", MAX_BYTES, REDIS_BYTES)
-    other.start()
-    yield other
-    other.stop()
+    return make_store(tmp_path / "elsewhere")
 
 
 def test_another_machine_finds_the_response(store, elsewhere):
     original = make_response()
     put(store, response=original)
     assert not elsewhere.is_empty()
-    found = asyncio.run(elsewhere.get_from_redis("key"))
+    found = asyncio.run(elsewhere._find_in_redis(KEY))
     assert found.body == original.body
     assert abs(found.age - original.age) < 5
-    assert keys.is_fresh(found)
+    assert found.is_fresh()
     assert body_in(elsewhere) == b"body"
-    assert body_in(elsewhere, "other") is None
+    assert body_in(elsewhere, OTHER) is None
 
 
 def test_response_read_before_this_process_listens_is_outdated(
@@ -348,8 +355,8 @@ def test_response_read_before_this_process_listens_is_outdated(
 ):
     put(store)
     monkeypatch.setattr(subscriber, "_subscribed_at", now())
-    found = asyncio.run(elsewhere.get_from_redis("key"))
-    assert not keys.is_fresh(found)
+    found = asyncio.run(elsewhere._find_in_redis(KEY))
+    assert not found.is_fresh()
     assert found.is_usable_if_error()
 
 
@@ -359,10 +366,10 @@ def test_age_does_not_depend_on_the_clocks_of_machines(
 ):
     read_at = now()
     put(store, response=make_response(mark=mark(read_at, ["x"])))
-    monkeypatch.setattr(response_codec, "boot_id", lambda: "another")
+    monkeypatch.setattr(cached_response, "boot_id", lambda: "another")
     monkeypatch.setattr(module, "now", lambda: now() + skew_s * 10**9)
     with time_machine.travel(1_700_000_000 + skew_s, tick=True):
-        found = asyncio.run(elsewhere.get_from_redis("key"))
+        found = asyncio.run(elsewhere._find_in_redis(KEY))
     assert 0 < found.age < 5
     # Never taken to be read later than it was.
     latest = read_at + skew_s * 10**9
@@ -372,67 +379,63 @@ def test_age_does_not_depend_on_the_clocks_of_machines(
 def test_age_counts_a_pause_before_the_response_is_stored(
     store, elsewhere, monkeypatch
 ):
-    encode_at_once = module.encode
+    encode = CachedResponse.encode
 
-    def encode_and_pause(key, response, clock_s):
-        return encode_at_once(key, response, clock_s - 7)
+    def encode_and_pause(self, key, clock_s):
+        return encode(self, key, clock_s - 7)
 
-    monkeypatch.setattr(module, "encode", encode_and_pause)
+    monkeypatch.setattr(CachedResponse, "encode", encode_and_pause)
     put(store)
-    assert asyncio.run(elsewhere.get_from_redis("key")).age > 7
+    assert asyncio.run(elsewhere._find_in_redis(KEY)).age > 7
 
 
 def test_response_changed_before_it_is_written_is_not_in_redis(store, elsewhere):
-    store.put("key", make_response(mark=mark(now() - 10**9, ["x"])), is_public=True)
+    store.put(KEY, make_response(mark=mark(now() - 10**9, ["x"])))
     invalidations.record(["x"])
-    write_out(store)
+    store.write_pending()
     assert body_in(store) == b"body"
     assert body_in(elsewhere) is None
 
 
 def test_private_responses_are_not_in_redis(store, server):
-    store.put("key", make_response(), is_public=False)
-    store.delete("other", is_public=False)
-    write_out(store)
-    assert body_in(store) == b"body"
+    store.put(PRIVATE, make_response())
+    store.write_pending()
+    assert body_in(store, PRIVATE) == b"body"
     assert server.keys("*response*") == []
 
 
 def test_deleted_response_is_gone_from_redis(store, elsewhere):
     put(store)
-    store.delete("key", is_public=True)
-    write_out(store)
+    store.delete(KEY)
+    store.write_pending()
     assert body_in(elsewhere) is None
 
 
 def test_redis_holds_a_bounded_number_of_responses(store, elsewhere, server):
     for n in range(3 * store.slots):
-        store.put(f"key {n}", make_response(b"%d" % n), is_public=True)
-    store.put(
-        "large", make_response(os.urandom(module.MAX_REDIS_BYTES)), is_public=True
-    )
-    write_out(store)
+        store.put(shared(str(n)), make_response(b"%d" % n))
+    store.put(OTHER, make_response(os.urandom(module.MAX_REDIS_BYTES)))
+    store.write_pending()
     names = server.keys("*response:*")
     assert len(names) <= store.slots
     assert all(0 < server.ttl(name) <= STALE_IF_ERROR_S for name in names)
-    found = [body_in(elsewhere, f"key {n}") for n in range(3 * store.slots)]
+    found = [body_in(elsewhere, shared(str(n))) for n in range(3 * store.slots)]
     assert all(body in (None, b"%d" % n) for n, body in enumerate(found))
     assert found[-1] is not None
-    assert body_in(elsewhere, "large") is None
+    assert body_in(elsewhere, OTHER) is None
 
 
 @pytest.mark.parametrize("value", ["x", 7, [], {}, "ä", "[]\0", True])
 def test_value_of_somebody_else_is_not_shown(store, elsewhere, value):
     put(store)
-    module._redis().set(store._slot("key"), value)
+    caches["responses"].set(store._slot(repr(KEY)), value)
     assert body_in(elsewhere) is None
 
 
 @pytest.mark.usefixtures("breaker")
 def test_redis_that_hangs_is_left_alone(redis_own, tmp_path):
     with override_settings(CACHES=as_started.caches(redis_own.url())):
-        store = StaleStore(tmp_path / "store", 0, REDIS_BYTES)
-        store.start()
+        store = make_store(tmp_path / "store", disk_bytes=0)
         redis_own.pause()
         for _ in range(3):
             assert body_in(store) is None
@@ -442,12 +445,32 @@ def test_redis_that_hangs_is_left_alone(redis_own, tmp_path):
         redis_own.resume()
 
         def is_stored():
-            module._redis().ping()
+            caches["responses"].ping()
             put(store)
             return body_in(store) == b"body"
 
         wait_for(is_stored)
-        store.stop()
+
+
+def test_lookups_that_find_nothing_become_rare_and_come_back(store, monkeypatch):
+    made, found = [], None
+
+    async def find(key):
+        made.append(key)
+        return found
+
+    monkeypatch.setattr(store, "_find_in_redis", find)
+
+    async def look_up(times):
+        made.clear()
+        for _ in range(times):
+            await store.find_fresh_in_redis(KEY)
+        return len(made)
+
+    assert asyncio.run(look_up(1_000)) < 400
+    found = make_response()
+    asyncio.run(look_up(SAMPLE_EVERY))
+    assert asyncio.run(look_up(10)) == 10
 
 
 # --- at the edge
@@ -459,14 +482,14 @@ class TestAtTheEdge:
     @staticmethod
     def forget() -> None:
         """Be another machine, with nothing in memory or on disk."""
-        keys.response_cache.__init__(keys.response_cache.max_bytes)  # type: ignore[misc]
-        module.stale_store.max_bytes = 0
+        response_store.memory = ResponseCache(response_store.memory.max_bytes)
+        response_store.max_disk_bytes = 0
 
-    def test_stale_response_of_another_machine_is_sent(self, server, stale_store):
+    def test_stale_response_of_another_machine_is_sent(self, server):
         @run
         async def test() -> None:
             first = await get()
-            write_out(stale_store)
+            response_store.write_pending()
             self.forget()
             invalidations.record(["thing"])
             view.respond = lambda request: HttpResponse(status=503)
@@ -480,12 +503,12 @@ class TestAtTheEdge:
 
     @pytest.mark.parametrize("changed", ["nothing", "the response", "unknown"])
     def test_fresh_response_of_another_machine_spares_the_origin(
-        self, server, stale_store, monkeypatch, changed
+        self, server, monkeypatch, changed
     ):
         @run
         async def test() -> None:
             first = await get()
-            write_out(stale_store)
+            response_store.write_pending()
             self.forget()
             if changed == "the response":
                 invalidations.record(["thing"])
@@ -497,7 +520,7 @@ class TestAtTheEdge:
 
         test()
 
-    def test_private_response_is_not_in_redis(self, server, stale_store):
+    def test_private_response_is_not_in_redis(self, server):
         def respond(request):
             response = HttpResponse("of rita")
             response["Cache-Control"] = OWN
@@ -508,19 +531,19 @@ class TestAtTheEdge:
             view.respond = respond
             for headers in ({}, {"Cookie": "sessionid=x"}, {"Authorization": "x"}):
                 assert (await get("/thing", **headers)).body == b"of rita"
-            write_out(stale_store)
+            response_store.write_pending()
             assert server.keys("*response*") == []
 
         test()
 
-    def test_deleted_thing_is_not_shown(self, server, stale_store):
+    def test_deleted_thing_is_not_shown(self, server):
         @run
         async def test() -> None:
             await get()
             invalidations.record(["thing"])
             view.respond = lambda request: HttpResponse(status=404)
             assert (await get()).status == 404
-            write_out(stale_store)
+            response_store.write_pending()
             self.forget()
             view.respond = lambda request: HttpResponse(status=503)
             assert (await get()).status == 503

@@ -1,0 +1,378 @@
+"""Store of cached responses: in process memory, in Redis, and in a cache on disk.
+
+Memory holds what this process sends. Redis holds public responses for all machines;
+fresh ones spare them the database. The disk holds those and private ones for the
+processes of this machine. With PostgreSQL and Redis both unavailable, a reader still
+gets what any process of the machine has sent within 24 hours, marked as stale.
+
+Redis and disk are written behind the answer; what exceeds the queue is dropped. A
+damaged database is replaced, and one that cannot be written costs nothing else.
+Nothing that is read is ever unpickled.
+"""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from diskcache_community import Cache, SafeDisk
+from diskcache_community.core import MODE_RAW
+from django.conf import settings
+from django.core.cache import caches
+
+from resilient_site.edge.cache.cached_response import CachedResponse
+from resilient_site.edge.cache.invalidation import (
+    Mark,
+    invalidations,
+    now,
+    subscriber,
+)
+from resilient_site.edge.cache.keys import Key, PrivateKey, may_be_shared
+from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
+
+logger = logging.getLogger(__name__)
+
+PROBATION_SHARE = 0.2
+MAX_PENDING = 1_000
+MAX_PENDING_BYTES = 16 * 1024 * 1024
+WRITE_PERIOD_S = 0.2
+# Of each of disk and Redis: stale responses are at most half a second late.
+READ_TIMEOUT_S = 0.25
+LOCK_TIMEOUT_S = 1
+STOP_TIMEOUT_S = 5.0
+# Redis has a fixed number of slots, and the last response of a slot stays: that bounds
+# the room. So large is the average response there, and at most 16 times that.
+SLOT_BYTES = 4 * 1024
+MAX_REDIS_BYTES = 64 * 1024
+NOT_EMPTY = "not-empty"
+# When fewer fresh responses are found in Redis, only one in so many is looked up.
+MIN_FOUND = 1 / 50
+SAMPLE_EVERY = 16
+# Of SQLite; the first is that there is no such table.
+DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class ResponseCache:
+    """Responses in process memory, bounded by bytes.
+
+    New ones share a small part of it until they are requested for a second time, so
+    that a crawler or a flood of odd searches evicts nothing else.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._probation: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._proven: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._probation_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._probation) + len(self._proven)
+
+    def get(self, key: Key) -> CachedResponse | None:
+        if copy := self._proven.get(key):
+            self._proven.move_to_end(key)
+            return copy
+        if copy := self._probation.pop(key, None):
+            self._probation_bytes -= copy.size
+            self._proven[key] = copy
+        return copy
+
+    def put(self, key: Key, copy: CachedResponse) -> bool:
+        """Store it unless a later one is stored; return whether it is the latest."""
+        known = self._proven.get(key) or self._probation.get(key)
+        if known and known.mark.at > copy.mark.at:
+            return False
+        if copy.size > PROBATION_SHARE * self.max_bytes:
+            self.delete(key)
+            return True
+        if key in self._proven:
+            self.bytes += copy.size - self._proven[key].size
+            self._proven[key] = copy
+        else:
+            self.delete(key)
+            self._probation[key] = copy
+            self._probation_bytes += copy.size
+            self.bytes += copy.size
+        self._make_room()
+        return True
+
+    def delete(self, key: Key) -> None:
+        if old := self._probation.pop(key, None):
+            self._probation_bytes -= old.size
+        else:
+            old = self._proven.pop(key, None)
+        if old:
+            self.bytes -= old.size
+
+    def _make_room(self) -> None:
+        while self.bytes > self.max_bytes:
+            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
+            if self._probation and (on_probation or not self._proven):
+                _, copy = self._probation.popitem(last=False)
+                self._probation_bytes -= copy.size
+            else:
+                _, copy = self._proven.popitem(last=False)
+            self.bytes -= copy.size
+
+
+class BytesDisk(SafeDisk):
+    """Storage of diskcache that holds bytes within the database, and nothing else."""
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: bool) -> Any:
+        if mode != MODE_RAW or not isinstance(value, bytes):
+            raise ValueError("The entry is not of this store.")
+        return value
+
+
+class ResponseStore:
+    """The three tiers. What has a `PrivateKey` is on disk alone."""
+
+    def __init__(
+        self, folder: Path, memory_bytes: int, redis_bytes: int, disk_bytes: int
+    ) -> None:
+        self.folder, self.max_disk_bytes = folder, disk_bytes
+        self.memory = ResponseCache(memory_bytes)
+        self.slots = redis_bytes // SLOT_BYTES
+        self.reads = 0  # under way
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
+        self._lookups, self._found_share = 0, 1.0
+        # What to write, or None to delete it.
+        self._pending: dict[Key | PrivateKey, CachedResponse | None] = {}
+        self._pending_bytes = 0
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._writer = threading.Thread(
+            target=self._write_periodically, name="stale-writer", daemon=True
+        )
+        self._disk: Cache | None = None
+        self._inode = 0
+        self._disk_lock = threading.Lock()
+        self._is_failing = False
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Write what is pending, unless the disk does not answer."""
+        self._ending.set()
+        self._writer.join(STOP_TIMEOUT_S)
+
+    def put(self, key: Key | PrivateKey, response: CachedResponse) -> None:
+        """Store the response, unless a later one is in memory."""
+        if isinstance(key, PrivateKey) or self.memory.put(key, response):
+            self._add_pending(key, response)
+
+    def delete(self, key: Key | PrivateKey) -> None:
+        if isinstance(key, Key):
+            self.memory.delete(key)
+        self._add_pending(key, None)
+
+    async def find_fresh_in_redis(self, key: Key) -> CachedResponse | None:
+        """Return the response that another process has fetched, if it is fresh.
+
+        Reads that are spread evenly over many items find next to none there, and a
+        look-up costs as much as a query: most are left out then.
+        """
+        self._lookups += 1
+        if self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY:
+            return None
+        found = await self._find_in_redis(key)
+        is_found = (
+            found is not None
+            and found.is_fresh()
+            and may_be_shared(found, key)
+            and self.memory.put(key, found)
+        )
+        self._found_share += (is_found - self._found_share) * MIN_FOUND
+        return found if is_found else None
+
+    async def find_stale(
+        self, key: Key | PrivateKey, in_memory_only: bool = False
+    ) -> CachedResponse | None:
+        """Return the response however old it is: from memory, disk, or else Redis."""
+        if isinstance(key, PrivateKey):
+            return await self._in_thread(self._read_disk, key)
+        found = self.memory.get(key)
+        if found is None and not in_memory_only:
+            found = await self._in_thread(self._read_disk, key)
+            if found := found or await self._find_in_redis(key):
+                self.memory.put(key, found)  # with its age
+        return found
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing to show; waits for disk and Redis."""
+        is_here = self.memory or self.count()
+        return not is_here and not _redis().has_key(NOT_EMPTY)
+
+    def count(self) -> int:
+        """Return the number of responses on disk."""
+        return self._attempt(len) or 0
+
+    def size(self) -> int:
+        """Return the bytes of the database on disk."""
+        return sum(file.stat().st_size for file in self.folder.glob("cache.db*"))
+
+    # --- reading
+
+    async def _in_thread[K](
+        self, read: Callable[[K], CachedResponse | None], key: K
+    ) -> CachedResponse | None:
+        found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
+        self.reads += 1
+        try:
+            return await asyncio.wait_for(found, READ_TIMEOUT_S)
+        except TimeoutError:
+            return None
+        finally:
+            self.reads -= 1
+
+    def _read_disk(self, key: Key | PrivateKey) -> CachedResponse | None:
+        name = repr(key)
+        data = self._attempt(lambda disk: disk.get(name))
+        return CachedResponse.decode(name, data, time.time()) if data else None
+
+    async def _find_in_redis(self, key: Key) -> CachedResponse | None:
+        if not self._has_redis() or _redis().is_degraded:
+            return None
+        return await self._in_thread(self._read_redis, key)
+
+    def _read_redis(self, key: Key) -> CachedResponse | None:
+        moment, name = now(), repr(key)
+        data, clock_s = _redis().get_with_time(self._slot(name))
+        if not isinstance(data, str) or clock_s is None:
+            return None
+        encoded = data.encode("latin-1", "replace")
+        found = CachedResponse.decode(name, encoded, clock_s, moment)
+        if found and not subscriber.was_subscribed_at(found.mark.at):
+            # A change of what it shows may have been missed here: it is outdated.
+            return replace(found, mark=Mark(0, found.mark.slots))
+        return found
+
+    # --- writing
+
+    def _add_pending(
+        self, key: Key | PrivateKey, response: CachedResponse | None
+    ) -> None:
+        size = response.size if response else 0
+        # What does not hold any more matters more than what does.
+        most = MAX_PENDING if response else 10 * MAX_PENDING
+        with self._lock:
+            if len(self._pending) < most and (
+                self._pending_bytes + size <= MAX_PENDING_BYTES
+            ):
+                self._pending[key] = response
+                self._pending_bytes += size
+
+    def _write_periodically(self) -> None:
+        while not self._ending.wait(WRITE_PERIOD_S):
+            self.write_pending()
+        self.write_pending()
+
+    def write_pending(self) -> None:
+        with self._lock:
+            pending, self._pending, self._pending_bytes = self._pending, {}, 0
+        if not pending:
+            return
+        if self._has_redis():
+            self._write_redis(pending)
+        self._attempt(lambda disk: _write_disk(disk, pending))
+
+    def _has_redis(self) -> bool:
+        return self.slots > 0 and _redis().is_shared
+
+    def _slot(self, name: str) -> str:
+        return f"response:{crc32(name.encode()) % self.slots}"
+
+    def _write_redis(
+        self, pending: dict[Key | PrivateKey, CachedResponse | None]
+    ) -> None:
+        public = {repr(k): r for k, r in pending.items() if isinstance(k, Key)}
+        _redis().delete_many([self._slot(name) for name in public if not public[name]])
+        # Clocks of machines differ: ages are counted by the clock of Redis.
+        _, clock_s = _redis().get_with_time(NOT_EMPTY)
+        if clock_s is None:
+            return
+        stored: dict[str, object] = {}
+        for name, response in public.items():
+            # What was changed while it waited would replace what is newer.
+            if (
+                response
+                and response.size <= MAX_REDIS_BYTES
+                and invalidations.is_current(response.mark)
+            ):
+                data = response.encode(name, clock_s)
+                stored[self._slot(name)] = data.decode("latin-1")
+        if stored:
+            _redis().set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
+
+    # --- the database on disk
+
+    def _attempt[T](self, use: Callable[[Cache], T]) -> T | None:
+        """Return what `use` returns, or None. Replaces a database that is damaged."""
+        if not self.max_disk_bytes:
+            return None
+        try:
+            done = use(self._open())
+            self._is_failing = False
+            return done
+        except Exception as error:  # noqa: BLE001 - to lose this store costs nothing else
+            if not self._is_failing:
+                logger.warning("The stale store on disk is unavailable: %s", error)
+            self._is_failing = True
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+
+    def _open(self) -> Cache:
+        """Return the cache on disk, opened anew if its files were replaced."""
+        database = self.folder / "cache.db"
+        with self._disk_lock:
+            inode = database.stat().st_ino if database.exists() else 0
+            if self._disk is None or inode != self._inode:
+                self._disk = Cache(
+                    self.folder,
+                    timeout=LOCK_TIMEOUT_S,
+                    disk=BytesDisk,
+                    disk_min_file_size=2**31,
+                    eviction_policy="least-recently-stored",
+                    size_limit=self.max_disk_bytes,
+                    sqlite_synchronous=0,
+                )
+                self._inode = database.stat().st_ino
+            return self._disk
+
+
+def _write_disk(
+    disk: Cache, entries: dict[Key | PrivateKey, CachedResponse | None]
+) -> None:
+    with disk.transact():
+        for key, response in entries.items():
+            name = repr(key)
+            if response is None:
+                disk.delete(name)
+            else:
+                data = response.encode(name, time.time())
+                disk.set(name, data, STALE_IF_ERROR_S)
+
+
+def _redis() -> Any:
+    """Return the cache of public responses; each thread has one of its own."""
+    return caches["responses"]
+
+
+response_store = ResponseStore(
+    settings.DATA_DIR / "stale-responses",
+    settings.READ_CACHE_BYTES,
+    settings.LAST_KNOWN_REDIS_BYTES,
+    settings.LAST_KNOWN_BYTES,
+)
