@@ -34,7 +34,7 @@ if os.geteuid() == 0:
 
 
 # How much a busy machine may add to any time.
-BUSY_S = 2.0
+BUSY_S = 4.0
 
 
 def free_port() -> int:

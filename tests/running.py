@@ -275,7 +275,7 @@ class Site:
         path: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 20,
+        timeout: float = 60,
     ) -> Answer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:

@@ -61,8 +61,9 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
-        if left := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(left, timeout=1)
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._refuse()  # also what was being connected
+            await asyncio.wait(left, timeout=0.1)
 
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -87,5 +88,7 @@ class Proxy:
                 await self._flowing.wait()
                 writer.write(piece)
                 await writer.drain()
-        self._writers.discard(writer)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        self._writers.discard(writer)

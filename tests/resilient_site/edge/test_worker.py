@@ -16,7 +16,7 @@ pytestmark = pytest.mark.once
 def site(tmp_path_factory) -> Iterator[Site]:
     """One web process at a time. No job ends, as there is no pool."""
     site = Site(
-        tmp_path_factory.mktemp("site"), RATE_LIMITS="off", WEB_MAX_REQUESTS="2000"
+        tmp_path_factory.mktemp("site"), RATE_LIMITS="off", WEB_MAX_REQUESTS="500"
     )
     try:
         yield site.start_web()
