@@ -93,22 +93,11 @@ class CachedResponse:
         `clock_s` is a time at or before this moment, of the clock that its age is
         counted by.
         """
-        about = {
-            "key": key,
-            "headers": [
-                (n.decode("latin-1"), v.decode("latin-1")) for n, v in self.headers
-            ],
-            "limits": (
-                self.fresh_s,
-                self.stale_while_revalidate_s,
-                self.stale_if_error_s,
-            ),
-            "boot": boot_id(),
-            "mark": tuple(self.mark),
-            "read_s": clock_s - (now() - self.mark.at) / 1e9,
-            "stored_s": clock_s - self.age,
-            "check": crc32(self.body),
-        }
+        headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.headers]
+        limits = self.fresh_s, self.stale_while_revalidate_s, self.stale_if_error_s
+        read_s = clock_s - (now() - self.mark.at) / 1e9
+        times = boot_id(), *self.mark, read_s, clock_s - self.age
+        about = key, crc32(self.body), headers, limits, times
         return orjson.dumps(about) + b"\0" + self.body
 
     @classmethod
@@ -122,33 +111,24 @@ class CachedResponse:
         """
         try:
             text, _, body = data.partition(b"\0")
-            about = orjson.loads(text)
-            if about["key"] != key:
+            name, check, headers, limits, times = orjson.loads(text)
+            if name != key:
                 return None
-            if about["check"] != crc32(body):
+            if check != crc32(body):
                 raise ValueError("its body is damaged")
-            read_at, slots = about["mark"]
-            if about["boot"] != boot_id():
+            boot, read_at, slots, read_s, stored_s = times
+            if boot != boot_id():
                 # Without `moment`, changes before this boot are not known.
-                read_age_s = max(0.0, clock_s - about["read_s"])
+                read_age_s = max(0.0, clock_s - read_s)
                 read_at = 0 if moment is None else moment - int(read_age_s * 1e9)
             return cls(
-                [
-                    (n.encode("latin-1"), v.encode("latin-1"))
-                    for n, v in about["headers"]
-                ],
+                [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers],
                 body,
                 Mark(read_at, tuple(slots)),
-                *map(int, about["limits"]),
-                stored=time.monotonic() - max(0.0, clock_s - about["stored_s"]),
+                *map(int, limits),
+                stored=time.monotonic() - max(0.0, clock_s - stored_s),
             )
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            OverflowError,
-        ) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             logger.warning("A stored response cannot be read: %s", error)
             return None
 

@@ -12,8 +12,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from django.conf import settings
-
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
@@ -95,26 +93,16 @@ in_flight: dict[Key, Flight] = {}
 paused = BoundedDict[Key, float](PAUSED_MAX, "Paused fetches")
 
 
-def key_of_shared(request: EdgeRequest) -> Key | None:
-    """Return the key of the shared response to this request; None if there is none."""
-    # A client with a session gets pages of its own, and Django alone reads bodies.
-    if (
-        not settings.READ_CACHE
-        or not request.is_safe
-        or (request.has_cookie and not request.is_anonymous)
-        or request.has_body
-    ):
-        return None
-    return key_of(request)
-
-
 async def answer(
     request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> bool:
     """Send a shared response; return False if Django has to answer this client."""
-    key = key_of_shared(request)
+    # A client with a session gets pages of its own, and Django alone reads bodies.
+    has_own = request.has_body or (request.has_cookie and not request.is_anonymous)
+    key = key_of(request) if request.is_safe and not has_own else None
     if key is None:
         return False
+    is_paused = time.monotonic() < paused.get(key, 0.0)
     copy = response_store.memory.get(key)
     if copy and copy.is_fresh() and _is_for(request, copy):
         await copy.send(request, send, extra)
@@ -122,13 +110,13 @@ async def answer(
     if not request.is_anonymous:
         return False
     if copy and copy.is_usable_while_revalidating():
-        if not _is_paused(key):
+        if not is_paused:
             _join_or_start(key, request)
         await copy.send(request, send, extra)
         return True
     if request.is_only_if_cached:
         raise NotCached
-    if _is_paused(key) and await send_stale_response(request, send, extra):
+    if is_paused and await send_stale_response(request, send, extra):
         return True
     return await _answer_with_new(key, request, receive, send, extra)
 
@@ -192,10 +180,9 @@ def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
         return flight, True
     flight = in_flight[key] = Flight()
     # Eager, so that it has its place in the queue before the next request is checked.
+    loop = asyncio.get_running_loop()
     flight.task = asyncio.Task(
-        _fetch(key, request, flight),
-        loop=asyncio.get_running_loop(),
-        eager_start=True,
+        _fetch(key, request, flight), loop=loop, eager_start=True
     )
 
     def on_done(task: asyncio.Task[Fetched]) -> None:
@@ -218,14 +205,14 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         )
     except SiteError:
         if not flight.is_given_up:
-            _pause(key)
+            paused[key] = time.monotonic() + PAUSE_S
         raise
     if response is None:
         raise ClientGone
     if flight.is_given_up:
         return response
     if response.status >= 500:
-        _pause(key)
+        paused[key] = time.monotonic() + PAUSE_S
         return response
     copy = CachedResponse.from_response(response, flight.read_at)
     if copy is None or not may_be_shared(copy, key):
@@ -233,18 +220,9 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
             response_store.delete(key)
         return response
     response_store.put(key, copy)
-    if key in paused:
-        del paused[key]
+    paused.pop(key, None)
     return copy
 
 
 async def _send_nothing(message: Message) -> None:
     """A response that is shared is never streamed."""
-
-
-def _pause(key: Key) -> None:
-    paused[key] = time.monotonic() + PAUSE_S
-
-
-def _is_paused(key: Key) -> bool:
-    return time.monotonic() < paused.get(key, 0.0)

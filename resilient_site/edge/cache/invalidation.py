@@ -263,14 +263,14 @@ class Subscriber:
             is_silent = False
             while not self._stopping.is_set():
                 message = channel.get_message(timeout=TIMEOUT_S)
-                if message is None:
-                    if is_silent:
-                        raise TimeoutError("no reply to a ping")
-                    channel.ping()
+                if message is None and is_silent:
+                    raise TimeoutError("no reply to a ping")
                 is_silent = message is None
-                if message and message["type"] == "subscribe":
+                if message is None:
+                    channel.ping()
+                elif message["type"] == "subscribe":
                     self._on_subscribed()
-                elif message and message["type"] == "message":
+                elif message["type"] == "message":
                     self._on_message(message["data"])
 
     def _on_subscribed(self) -> None:

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -60,6 +61,8 @@ SAMPLE_EVERY = 16
 # Of SQLite; the first is that there is no such table.
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
+type AnyKey = Key | PrivateKey
+
 
 class ResponseCache:
     """Responses in process memory, bounded by bytes.
@@ -70,10 +73,9 @@ class ResponseCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.bytes = 0
+        self.bytes = self._probation_bytes = 0
         self._probation: OrderedDict[Key, CachedResponse] = OrderedDict()
         self._proven: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._probation_bytes = 0
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._proven)
@@ -89,21 +91,23 @@ class ResponseCache:
 
     def put(self, key: Key, copy: CachedResponse) -> bool:
         """Store it unless a later one is stored; return whether it is the latest."""
+        is_proven = key in self._proven
         known = self._proven.get(key) or self._probation.get(key)
         if known and known.mark.at > copy.mark.at:
             return False
+        self.delete(key)
         if copy.size > PROBATION_SHARE * self.max_bytes:
-            self.delete(key)
             return True
-        if key in self._proven:
-            self.bytes += copy.size - self._proven[key].size
+        self.bytes += copy.size
+        if is_proven:
             self._proven[key] = copy
         else:
-            self.delete(key)
             self._probation[key] = copy
             self._probation_bytes += copy.size
-            self.bytes += copy.size
-        self._make_room()
+        while self.bytes > self.max_bytes:
+            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
+            is_odd = self._probation and (on_probation or not self._proven)
+            self.delete(next(iter(self._probation if is_odd else self._proven)))
         return True
 
     def delete(self, key: Key) -> None:
@@ -111,18 +115,7 @@ class ResponseCache:
             self._probation_bytes -= old.size
         else:
             old = self._proven.pop(key, None)
-        if old:
-            self.bytes -= old.size
-
-    def _make_room(self) -> None:
-        while self.bytes > self.max_bytes:
-            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
-            if self._probation and (on_probation or not self._proven):
-                _, copy = self._probation.popitem(last=False)
-                self._probation_bytes -= copy.size
-            else:
-                _, copy = self._proven.popitem(last=False)
-            self.bytes -= copy.size
+        self.bytes -= old.size if old else 0
 
 
 class BytesDisk(SafeDisk):
@@ -147,17 +140,25 @@ class ResponseStore:
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
         self._lookups, self._found_share = 0, 1.0
         # What to write, or None to delete it.
-        self._pending: dict[Key | PrivateKey, CachedResponse | None] = {}
+        self._pending: dict[AnyKey, CachedResponse | None] = {}
         self._pending_bytes = 0
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._writer = threading.Thread(
             target=self._write_periodically, name="stale-writer", daemon=True
         )
-        self._disk: Cache | None = None
-        self._inode = 0
-        self._disk_lock = threading.Lock()
+        # Of the database on disk: its inode before it was opened, and the open cache.
+        self._opened: tuple[int, Cache] | None = None
         self._is_failing = False
+
+    @cached_property
+    def _redis(self) -> Any:
+        """The cache of public responses in Redis; None without one.
+
+        One object for all threads: Django would make one for each task of asyncio.
+        """
+        made: Any = caches.create_connection("responses")
+        return made if self.slots and made.is_shared else None
 
     def start(self) -> None:
         self._writer.start()
@@ -167,12 +168,12 @@ class ResponseStore:
         self._ending.set()
         self._writer.join(STOP_TIMEOUT_S)
 
-    def put(self, key: Key | PrivateKey, response: CachedResponse) -> None:
+    def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
             self._add_pending(key, response)
 
-    def delete(self, key: Key | PrivateKey) -> None:
+    def delete(self, key: AnyKey) -> None:
         if isinstance(key, Key):
             self.memory.delete(key)
         self._add_pending(key, None)
@@ -184,9 +185,10 @@ class ResponseStore:
         look-up costs as much as a query: most are left out then.
         """
         self._lookups += 1
-        if self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY:
+        is_in_vain = self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY
+        if is_in_vain or self._redis is None or self._redis.is_degraded:
             return None
-        found = await self._find_in_redis(key)
+        found = await self._in_thread(self._read_redis, key)
         is_found = (
             found is not None
             and found.is_fresh()
@@ -197,7 +199,7 @@ class ResponseStore:
         return found if is_found else None
 
     async def find_stale(
-        self, key: Key | PrivateKey, in_memory_only: bool = False
+        self, key: AnyKey, in_memory_only: bool = False
     ) -> CachedResponse | None:
         """Return the response however old it is: from memory, disk, or else Redis."""
         if isinstance(key, PrivateKey):
@@ -205,14 +207,15 @@ class ResponseStore:
         found = self.memory.get(key)
         if found is None and not in_memory_only:
             found = await self._in_thread(self._read_disk, key)
-            if found := found or await self._find_in_redis(key):
+            found = found or await self._in_thread(self._read_redis, key)
+            if found:
                 self.memory.put(key, found)  # with its age
         return found
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to show; waits for disk and Redis."""
         is_here = self.memory or self.count()
-        return not is_here and not _redis().has_key(NOT_EMPTY)
+        return not is_here and not (self._redis and self._redis.has_key(NOT_EMPTY))
 
     def count(self) -> int:
         """Return the number of responses on disk."""
@@ -236,19 +239,16 @@ class ResponseStore:
         finally:
             self.reads -= 1
 
-    def _read_disk(self, key: Key | PrivateKey) -> CachedResponse | None:
+    def _read_disk(self, key: AnyKey) -> CachedResponse | None:
         name = repr(key)
         data = self._attempt(lambda disk: disk.get(name))
         return CachedResponse.decode(name, data, time.time()) if data else None
 
-    async def _find_in_redis(self, key: Key) -> CachedResponse | None:
-        if not self._has_redis() or _redis().is_degraded:
-            return None
-        return await self._in_thread(self._read_redis, key)
-
     def _read_redis(self, key: Key) -> CachedResponse | None:
+        if self._redis is None:
+            return None
         moment, name = now(), repr(key)
-        data, clock_s = _redis().get_with_time(self._slot(name))
+        data, clock_s = self._redis.get_with_time(self._slot(name))
         if not isinstance(data, str) or clock_s is None:
             return None
         encoded = data.encode("latin-1", "replace")
@@ -260,9 +260,7 @@ class ResponseStore:
 
     # --- writing
 
-    def _add_pending(
-        self, key: Key | PrivateKey, response: CachedResponse | None
-    ) -> None:
+    def _add_pending(self, key: AnyKey, response: CachedResponse | None) -> None:
         size = response.size if response else 0
         # What does not hold any more matters more than what does.
         most = MAX_PENDING if response else 10 * MAX_PENDING
@@ -283,23 +281,20 @@ class ResponseStore:
             pending, self._pending, self._pending_bytes = self._pending, {}, 0
         if not pending:
             return
-        if self._has_redis():
+        if self._redis:
             self._write_redis(pending)
         self._attempt(lambda disk: _write_disk(disk, pending))
-
-    def _has_redis(self) -> bool:
-        return self.slots > 0 and _redis().is_shared
 
     def _slot(self, name: str) -> str:
         return f"response:{crc32(name.encode()) % self.slots}"
 
-    def _write_redis(
-        self, pending: dict[Key | PrivateKey, CachedResponse | None]
-    ) -> None:
+    def _write_redis(self, pending: dict[AnyKey, CachedResponse | None]) -> None:
         public = {repr(k): r for k, r in pending.items() if isinstance(k, Key)}
-        _redis().delete_many([self._slot(name) for name in public if not public[name]])
+        self._redis.delete_many(
+            [self._slot(name) for name in public if not public[name]]
+        )
         # Clocks of machines differ: ages are counted by the clock of Redis.
-        _, clock_s = _redis().get_with_time(NOT_EMPTY)
+        _, clock_s = self._redis.get_with_time(NOT_EMPTY)
         if clock_s is None:
             return
         stored: dict[str, object] = {}
@@ -313,7 +308,7 @@ class ResponseStore:
                 data = response.encode(name, clock_s)
                 stored[self._slot(name)] = data.decode("latin-1")
         if stored:
-            _redis().set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
+            self._redis.set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
 
     # --- the database on disk
 
@@ -336,25 +331,22 @@ class ResponseStore:
     def _open(self) -> Cache:
         """Return the cache on disk, opened anew if its files were replaced."""
         database = self.folder / "cache.db"
-        with self._disk_lock:
-            inode = database.stat().st_ino if database.exists() else 0
-            if self._disk is None or inode != self._inode:
-                self._disk = Cache(
-                    self.folder,
-                    timeout=LOCK_TIMEOUT_S,
-                    disk=BytesDisk,
-                    disk_min_file_size=2**31,
-                    eviction_policy="least-recently-stored",
-                    size_limit=self.max_disk_bytes,
-                    sqlite_synchronous=0,
-                )
-                self._inode = database.stat().st_ino
-            return self._disk
+        inode = database.stat().st_ino if database.exists() else 0
+        if not inode or self._opened is None or self._opened[0] != inode:
+            cache = Cache(
+                self.folder,
+                timeout=LOCK_TIMEOUT_S,
+                disk=BytesDisk,
+                disk_min_file_size=2**31,
+                eviction_policy="least-recently-stored",
+                size_limit=self.max_disk_bytes,
+                sqlite_synchronous=0,
+            )
+            self._opened = inode, cache
+        return self._opened[1]
 
 
-def _write_disk(
-    disk: Cache, entries: dict[Key | PrivateKey, CachedResponse | None]
-) -> None:
+def _write_disk(disk: Cache, entries: dict[AnyKey, CachedResponse | None]) -> None:
     with disk.transact():
         for key, response in entries.items():
             name = repr(key)
@@ -363,11 +355,6 @@ def _write_disk(
             else:
                 data = response.encode(name, time.time())
                 disk.set(name, data, STALE_IF_ERROR_S)
-
-
-def _redis() -> Any:
-    """Return the cache of public responses; each thread has one of its own."""
-    return caches["responses"]
 
 
 response_store = ResponseStore(

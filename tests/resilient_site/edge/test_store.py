@@ -176,7 +176,7 @@ def test_damaged_database_is_replaced(store, damage):
     for n in range(50):
         store.put(shared(str(n)), make_response(os.urandom(2_000)))
     store.write_pending()
-    store._disk.close()
+    store._opened[1].close()
     for suffix in ("-wal", "-shm"):
         (store.folder / f"cache.db{suffix}").unlink(missing_ok=True)
     damage(store.folder / "cache.db")
@@ -342,7 +342,7 @@ def test_another_machine_finds_the_response(store, elsewhere):
     original = make_response()
     put(store, response=original)
     assert not elsewhere.is_empty()
-    found = asyncio.run(elsewhere._find_in_redis(KEY))
+    found = elsewhere._read_redis(KEY)
     assert found.body == original.body
     assert abs(found.age - original.age) < 5
     assert found.is_fresh()
@@ -355,7 +355,7 @@ def test_response_read_before_this_process_listens_is_outdated(
 ):
     put(store)
     monkeypatch.setattr(subscriber, "_subscribed_at", now())
-    found = asyncio.run(elsewhere._find_in_redis(KEY))
+    found = elsewhere._read_redis(KEY)
     assert not found.is_fresh()
     assert found.is_usable_if_error()
 
@@ -369,7 +369,7 @@ def test_age_does_not_depend_on_the_clocks_of_machines(
     monkeypatch.setattr(cached_response, "boot_id", lambda: "another")
     monkeypatch.setattr(module, "now", lambda: now() + skew_s * 10**9)
     with time_machine.travel(1_700_000_000 + skew_s, tick=True):
-        found = asyncio.run(elsewhere._find_in_redis(KEY))
+        found = elsewhere._read_redis(KEY)
     assert 0 < found.age < 5
     # Never taken to be read later than it was.
     latest = read_at + skew_s * 10**9
@@ -386,7 +386,7 @@ def test_age_counts_a_pause_before_the_response_is_stored(
 
     monkeypatch.setattr(CachedResponse, "encode", encode_and_pause)
     put(store)
-    assert asyncio.run(elsewhere._find_in_redis(KEY)).age > 7
+    assert elsewhere._read_redis(KEY).age > 7
 
 
 def test_response_changed_before_it_is_written_is_not_in_redis(store, elsewhere):
@@ -452,14 +452,16 @@ def test_redis_that_hangs_is_left_alone(redis_own, tmp_path):
         wait_for(is_stored)
 
 
-def test_lookups_that_find_nothing_become_rare_and_come_back(store, monkeypatch):
+def test_lookups_that_find_nothing_become_rare_and_come_back(
+    server, store, monkeypatch
+):
     made, found = [], None
 
-    async def find(key):
+    def read(key):
         made.append(key)
         return found
 
-    monkeypatch.setattr(store, "_find_in_redis", find)
+    monkeypatch.setattr(store, "_read_redis", read)
 
     async def look_up(times):
         made.clear()
