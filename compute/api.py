@@ -28,7 +28,7 @@ from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.parsers import JSONParser
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.policy import policy
-from resilient_site.edge.request_context import is_after_wait
+from resilient_site.edge.request import is_after_wait
 from resilient_site.errors import (
     Conflict,
     Invalid,

@@ -14,7 +14,7 @@ from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.policy import policy_of
-from resilient_site.edge.request_context import Identity, context_of
+from resilient_site.edge.request import Identity, context_of
 from resilient_site.errors import (
     Invalid,
     LengthRequired,
@@ -28,7 +28,7 @@ from resilient_site.errors import (
 )
 from resilient_site.observability import request_id
 from resilient_site.ratelimit.middleware import session_user_id
-from resilient_site.resilience.cache_control import OWN, user_tag
+from resilient_site.resilience.cache_control import OWN
 
 # https://www.w3.org/TR/permissions-policy/
 PERMISSIONS = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=()"
@@ -37,12 +37,14 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestIdMiddleware:
-    """Assigns the request id, and returns it in a header."""
+    """Assigns the request id, and returns it in a header; the edge does so itself."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        if context_of(request):
+            return self.get_response(request)
         current = request_id.set_request_id(request.headers.get(request_id.HEADER, ""))
         response = self.get_response(request)
         response[request_id.HEADER] = current
@@ -80,7 +82,7 @@ class IdentityMiddleware:
             return response
         expires = getattr(getattr(request, "auth", None), "expiry", None)
         expires_at = expires.timestamp() if expires else math.inf
-        context.identity = Identity(user_tag(user.pk), expires_at)
+        context.identity = Identity(user.pk, expires_at)
         session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         if session_key and not getattr(request, "auth", None):
             verified_tokens().record_session(session_key, user.pk, began)

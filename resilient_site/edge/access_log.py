@@ -13,7 +13,7 @@ from django.conf import settings
 
 from resilient_site.edge.asgi_types import Message, Send
 from resilient_site.edge.policy import policy_at
-from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
+from resilient_site.edge.request import SCOPE_KEY, RequestContext
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
 from resilient_site.observability.route_names import PROBE
@@ -121,4 +121,4 @@ def not_passing() -> tuple[Any, ...]:
 def _user(scope: Message) -> str | None:
     context: RequestContext | None = scope.get(SCOPE_KEY)
     identity = context.identity if context else None
-    return identity.tag.removeprefix("user:") if identity else None
+    return str(identity.user_id) if identity else None

@@ -23,9 +23,14 @@ from resilient_site.edge.cache.keys import Key, key_of, may_be_shared, query_of
 from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
-from resilient_site.edge.request import SAFE, EdgeRequest, identifies_client, normalize
+from resilient_site.edge.request import (
+    SAFE,
+    EdgeRequest,
+    RequestContext,
+    identifies_client,
+    normalize,
+)
 from resilient_site.edge.request_body import ClientGone, received_body
-from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, watched
 from resilient_site.errors import SiteError
 from resilient_site.observability.request_id import choose_id, start_request
@@ -109,12 +114,11 @@ async def forward(
     request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Send Django's response; if that fails a reader, the stale response."""
-    kind = request.priority(private_cache.is_recognized(request))
     context, read_at = RequestContext(), now()
     try:
-        wsgi_bridge.admission.check(kind, request.deadline)
+        wsgi_bridge.admission.check(request.priority, request.deadline)
         async with received_body(request, receive) as body, watched(receive, context):
-            response = await run_django(request, kind, body, context, send)
+            response = await run_django(request, body, context, send)
     except SiteError as error:
         is_overload = isinstance(error, Rejected)
         if not await answer_without_django(request, send, extra, is_overload):

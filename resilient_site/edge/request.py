@@ -1,21 +1,27 @@
-"""A request as the edge sees it: its client, priority and deadline."""
+"""A request as the edge sees it, and what Django's thread shares with it."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Self
+from threading import Event
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from django.conf import settings
-from django.http import parse_cookie
+from django.http import HttpRequest, parse_cookie
 
-from resilient_site.accounts.verified_tokens import credentials
+from resilient_site.accounts.verified_tokens import credentials, verified_tokens
 from resilient_site.api import conditional
 from resilient_site.edge.asgi_types import Message
 from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
+
+if TYPE_CHECKING:
+    from resilient_site.edge.streaming import Stream, Wait
 
 SAFE = ("GET", "HEAD")
 SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
@@ -28,6 +34,7 @@ identifies_client = re.compile(
 ).search
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
 TIMEOUT_HEADER = b"x-request-timeout"
+SCOPE_KEY = "resilient_site.context"
 
 # Headers that a request for a shared response keeps.
 SHARED_REQUEST_HEADERS = {b"host", *REQUEST_ID_HEADERS}
@@ -150,35 +157,76 @@ class EdgeRequest:
             "query_string": query.encode(),
             "headers": headers,
         }
-        return type(self)({**self.scope, **changes})
+        internal = type(self)({**self.scope, **changes})
+        internal.priority = self.priority  # it keeps its place in the queue
+        return internal
 
-    def priority(self, is_recognized: bool) -> Priority:
+    @cached_property
+    def priority(self) -> Priority:
         if self.policy.is_heavy:
             return Priority.HEAVY
-        if self.is_safe:
-            return (
-                Priority.AUTHENTICATED_READ
-                if is_recognized
-                else Priority.ANONYMOUS_READ
-            )
-        return (
-            Priority.AUTHENTICATED_WRITE if is_recognized else Priority.ANONYMOUS_WRITE
-        )
+        # Whether the client was authenticated when Django last answered it.
+        if (self.has_authorization or self.has_cookie) and any(
+            map(verified_tokens().is_recognized, self.credentials)
+        ):
+            read, write = Priority.AUTHENTICATED_READ, Priority.AUTHENTICATED_WRITE
+        else:
+            read, write = Priority.ANONYMOUS_READ, Priority.ANONYMOUS_WRITE
+        return read if self.is_safe else write
 
     @cached_property
     def deadline(self) -> float:
         """A time of the monotonic clock."""
-        return time.monotonic() + self._timeout_s()
+        return time.monotonic() + self.timeout_s
 
-    def _timeout_s(self) -> float:
-        """Return the limit of the site, or the lower one that the client asks for."""
-        priority = self.priority(False)
-        name = {Priority.HEAVY: "heavy", Priority.ANONYMOUS_READ: "read"}.get(
-            priority, "write"
-        )
-        granted: float = settings.DEADLINES_S[name]
+    @property
+    def timeout_s(self) -> float:
+        """The limit of the site, or the lower one that the client asks for."""
+        name = "read" if self.is_safe else "write"
+        granted: float = settings.DEADLINES_S["heavy" if self.policy.is_heavy else name]
         asked = _seconds(self.headers.get(TIMEOUT_HEADER, b""))
         if asked is None:
             return granted
         seconds = float(asked[1]) / (1000 if asked[2] == b"ms" else 1)
         return min(granted, seconds)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The client of a response, and when its session or token expires."""
+
+    user_id: object
+    expires_at: float
+
+
+class RequestContext:
+    """What the event loop and Django's thread share about one request.
+
+    A shared response (`is_shared`) is neither streamed nor waited for.
+    """
+
+    def __init__(self, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
+        self.client_gone = Event()
+        # Done when the client has gone, for the event loop.
+        self.gone: asyncio.Future[Any] | None = None
+        self.was_admitted = False
+        self.is_streamed_by_thread = False
+        self.identity: Identity | None = None
+        self.continuation: Stream | Wait | None = None
+        # From here on Django gets the internal GET that ends a wait.
+        self.is_after_wait = False
+
+
+def context_of(request: HttpRequest) -> RequestContext | None:
+    """Return the context of a request that came through the edge."""
+    # In the ASGI scope, where no header of a client can get.
+    context: RequestContext | None
+    context = request.META.get("asgi.scope", {}).get(SCOPE_KEY)
+    return context
+
+
+def is_after_wait(request: HttpRequest) -> bool:
+    """Return whether this is the internal GET that ends a wait."""
+    context = context_of(request)
+    return context is not None and context.is_after_wait

@@ -21,7 +21,7 @@ from typing import Any
 from django.http.response import HttpResponseBase
 
 from resilient_site.edge.asgi_types import Send
-from resilient_site.edge.request_context import RequestContext
+from resilient_site.edge.request import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Stream:
 class Wait:
     """Send nothing until `until` is done or the time is up; then GET `then`.
 
-    It is the same client's GET, for which `request_context.is_after_wait` is true; it
+    It is the same client's GET, for which `request.is_after_wait` is true; it
     is not counted by rate limits, and may not wait again. If it fails, the first
     response is sent.
     """

@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
-from contextvars import copy_context
 from functools import partial
 from io import BytesIO
 from time import monotonic
@@ -30,9 +29,8 @@ from django.urls import ResolverMatch
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.policy import resolve_path
-from resilient_site.edge.request import EdgeRequest, Priority
+from resilient_site.edge.request import SCOPE_KEY, EdgeRequest, RequestContext
 from resilient_site.edge.request_body import IDLE_S, ClientGone
-from resilient_site.edge.request_context import SCOPE_KEY, RequestContext
 from resilient_site.edge.streaming import (
     STREAM_MAX_S,
     Stream,
@@ -42,7 +40,12 @@ from resilient_site.edge.streaming import (
     send_pieces,
 )
 from resilient_site.errors import SiteError
-from resilient_site.resilience import deadlines
+from resilient_site.observability.request_id import (
+    HEADER_BYTES,
+    RequestIds,
+    request_ids,
+)
+from resilient_site.resilience.deadlines import Deadline, never, set_deadline
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +101,6 @@ admission = Admission(
 
 async def run_django(
     request: EdgeRequest,
-    kind: Priority,
     body: IO[bytes] | None,
     context: RequestContext,
     send: Send,
@@ -109,7 +111,7 @@ async def run_django(
     """
     request.scope[SCOPE_KEY] = context
     send_piece = partial(_send_piece, send, context)
-    response = await _run_in_thread(request, kind, body, context, send_piece)
+    response = await _run_in_thread(request, body, context, send_piece)
     if isinstance(context.continuation, Wait) and response and context.gone:
         wait, context.continuation = context.continuation, None
         await in_flight_responses.run(wait.until(), context.gone, wait.timeout_s)
@@ -118,7 +120,7 @@ async def run_django(
         context.is_after_wait = True
         get = request.as_internal_get(wait.then)
         try:
-            final = await _run_in_thread(get, kind, None, context, send_piece)
+            final = await _run_in_thread(get, None, context, send_piece)
         except (SiteError, ClientGone):
             return response
         response = _after_wait(response, final)
@@ -151,27 +153,25 @@ def _after_wait(first: Response, final: Response | None) -> Response | None:
 
 async def _run_in_thread(
     request: EdgeRequest,
-    kind: Priority,
     body: IO[bytes] | None,
     context: RequestContext,
     send_piece: Send,
 ) -> Response | None:
     is_gone = context.client_gone.is_set
-    running = await admission.enter(kind, request.deadline, is_gone)
+    running = await admission.enter(request.priority, request.deadline, is_gone)
     context.was_admitted = True
     # A read is given up without its client; a write is carried through.
-    is_abandoned = is_gone if request.is_safe else deadlines.never
-    deadlines.set_deadline(deadlines.Deadline(request.deadline, is_abandoned))
+    deadline = Deadline(request.deadline, is_gone if request.is_safe else never)
     began = monotonic()
     try:
         if body:
             body.seek(0)
         environ = build_environ(request.scope, body or BytesIO())  # type: ignore[arg-type]
-        loop = asyncio.get_running_loop()
-        call = partial(_call_django, environ, context, send_piece, loop)
-        response = await loop.run_in_executor(pool, copy_context().run, call)
+        loop, ids = asyncio.get_running_loop(), request_ids.get()
+        call = partial(_call_django, environ, deadline, ids, context, send_piece, loop)
+        response = await loop.run_in_executor(pool, call)
     finally:
-        admission.leave(kind, monotonic() - began, running)
+        admission.leave(request.priority, monotonic() - began, running)
     if context.is_streamed_by_thread:
         await send_piece({"type": "http.response.body"})
     return response
@@ -179,13 +179,21 @@ async def _run_in_thread(
 
 def _call_django(
     environ: Any,
+    deadline: Deadline,
+    ids: RequestIds,
     context: RequestContext,
     send_piece: Send,
     loop: asyncio.AbstractEventLoop,
 ) -> Response | None:
     """Run in a thread. Return the response unless it is streamed."""
+    # In the context of the thread: in a copy of the event loop's, Django would make its
+    # caches anew for each request, and with them the clients of Redis.
+    set_deadline(deadline)
+    request_ids.set(ids)
     status, tags = 0, ""
-    headers: Headers = []
+    # Each request that a shared response answers has an id of its own.
+    id_header = HEADER_BYTES, ids.request_id.encode()
+    headers: Headers = [] if context.is_shared else [id_header]
 
     def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> Any:
         nonlocal status, tags

@@ -8,15 +8,23 @@ import random
 import re
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 HEADER = "X-Request-ID"
 HEADER_BYTES = HEADER.lower().encode()
 HEADERS = {HEADER_BYTES, b"traceparent"}
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="")
-_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
-_user_key: ContextVar[str] = ContextVar("user_key", default="")
+
+class RequestIds(NamedTuple):
+    """The id and trace of a request, and the key of a user for whom it failed."""
+
+    request_id: str = ""
+    trace_id: str = ""
+    user_key: str = ""
+
+
+NO_IDS = RequestIds()
+request_ids: ContextVar[RequestIds] = ContextVar("request_ids", default=NO_IDS)
 _is_valid_id = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 _is_valid_traceparent = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -25,21 +33,21 @@ _is_valid_traceparent = re.compile(
 
 def current_request_id() -> str:
     """Return the id of the current request, or "" outside of one."""
-    return _request_id.get()
+    return request_ids.get().request_id
 
 
 def current_trace_id() -> str:
     """Return the trace that the request belongs to, or "" outside of one."""
-    return _trace_id.get()
+    return request_ids.get().trace_id
 
 
 def current_user_key() -> str:
     """Return the key of the user whose request failed unexpectedly, or ""."""
-    return _user_key.get()
+    return request_ids.get().user_key
 
 
 def set_user_key(key: object) -> None:
-    _user_key.set(str(key))
+    request_ids.set(request_ids.get()._replace(user_key=str(key)))
 
 
 def start_request(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -52,8 +60,7 @@ def start_request(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
     if not _is_valid_traceparent(traceparent):
         traceparent = b"00-%b-%016x-01" % (new_id(), random.getrandbits(64) or 1)  # noqa: S311 - no secret
     request_id = choose_id(headers.get(HEADER_BYTES, b""), traceparent)
-    _request_id.set(request_id.decode())
-    _trace_id.set(traceparent[3:35].decode())
+    request_ids.set(RequestIds(request_id.decode(), traceparent[3:35].decode()))
     scope["headers"] = [
         *((n, v) for n, v in scope["headers"] if n not in HEADERS),
         (HEADER_BYTES, request_id),
@@ -77,5 +84,5 @@ def new_id() -> bytes:
 def set_request_id(offered: str) -> str:
     """Take over the id of the edge, of the job or of a client, if it is valid."""
     request_id = choose_id(offered.encode(errors="replace")).decode()
-    _request_id.set(request_id)
+    request_ids.set(RequestIds(request_id))
     return request_id

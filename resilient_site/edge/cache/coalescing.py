@@ -24,9 +24,8 @@ from resilient_site.edge.cache.cached_response import (
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, mark, now
 from resilient_site.edge.cache.keys import Key, key_of, may_be_shared
 from resilient_site.edge.cache.store import response_store
-from resilient_site.edge.request import EdgeRequest
+from resilient_site.edge.request import EdgeRequest, RequestContext
 from resilient_site.edge.request_body import ClientGone
-from resilient_site.edge.request_context import RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import BoundedDict
@@ -133,7 +132,7 @@ async def _answer_with_new(
 ) -> bool:
     try:
         if key not in in_flight:
-            wsgi_bridge.admission.check(request.priority(False), request.deadline)
+            wsgi_bridge.admission.check(request.priority, request.deadline)
         flight, has_joined = _join_or_start(key, request)
         fetched = await flight.wait(request, receive)
     except SiteError as error:
@@ -200,9 +199,7 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         return found
     asked = request.as_shared(key.query, key.headers)
     try:
-        response = await run_django(
-            asked, asked.priority(False), None, flight.context, _send_nothing
-        )
+        response = await run_django(asked, None, flight.context, _send_nothing)
     except SiteError:
         if not flight.is_given_up:
             paused[key] = time.monotonic() + PAUSE_S

@@ -7,26 +7,18 @@ with the session or token, and with any change of the user or of a group.
 import time
 from dataclasses import replace
 
-from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import Mark, invalidations, slot_of
 from resilient_site.edge.cache.keys import private_key_of
 from resilient_site.edge.cache.store import response_store
-from resilient_site.edge.request import EdgeRequest
-from resilient_site.edge.request_context import Identity
-from resilient_site.resilience.cache_control import GROUPS
-
-
-def is_recognized(request: EdgeRequest) -> bool:
-    """Return whether this client was authenticated when Django last answered it."""
-    verified = verified_tokens()
-    return any(map(verified.is_recognized, request.credentials))
+from resilient_site.edge.request import EdgeRequest, Identity
+from resilient_site.resilience.cache_control import GROUPS, user_tag
 
 
 def keep(request: EdgeRequest, identity: Identity, copy: CachedResponse) -> None:
     """Store the response for this client alone, until its identity changes."""
     # Not of EVERYTHING: it is for an outage, when changes may have been missed.
-    mark = Mark(copy.mark.at, (slot_of(identity.tag), slot_of(GROUPS)))
+    mark = Mark(copy.mark.at, (slot_of(user_tag(identity.user_id)), slot_of(GROUPS)))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
     key = private_key_of(request)
     if key and left > 0:

@@ -20,7 +20,7 @@ TIMEOUT = b"x-request-timeout"
 def timeout_s(method: str = "GET", path: str = "/x", *asked: bytes) -> float:
     headers = [(TIMEOUT, value) for value in asked]
     scope = {"method": method, "path": path, "query_string": b"", "headers": headers}
-    return EdgeRequest(scope)._timeout_s()
+    return EdgeRequest(scope).timeout_s
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from django.http import HttpResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from resilient_site.edge.request import EdgeRequest
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.observability.request_id import current_request_id, start_request
 from tests.resilient_site.edge.clients import Answer, ask, get, run
+from tests.resilient_site.edge.views import now
 
 pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
 
@@ -108,3 +110,12 @@ async def test_valid_request_id_is_kept_in_a_cached_response_too():
         answer = await get(**{"X-Request-ID": "my-own_id.1"})
         assert answer.headers["x-request-id"] == "my-own_id.1"
         assert [n for n, _ in answer.raw_headers].count(b"x-request-id") == 1
+
+
+@run
+async def test_response_that_is_not_shared_has_one_request_id():
+    now.respond = lambda request: HttpResponse(status=404)
+    for target in ("/thing", "/plain"):
+        answer = await ask(target, headers=[(b"x-request-id", b"mine")])
+        ids = [value for name, value in answer.raw_headers if name == b"x-request-id"]
+        assert (answer.status, ids) == (404, [b"mine"])

@@ -9,7 +9,7 @@ from django.test import Client
 
 from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.store import response_store
-from resilient_site.edge.request import EdgeRequest
+from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.models import ApiToken
 from resilient_site.resilience.cache_control import OWN, share_with_anonymous
 from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run
@@ -96,7 +96,8 @@ def test_session_is_recognized_where_django_reads_it(cookie, spelling):
         header = (b"cookie", spelling.format(cookie).encode())
         answer = await ask(PAGE, headers=[header])
         request = incoming([header])
-        assert (answer.status == 200) == private_cache.is_recognized(request)
+        is_recognized = request.priority is Priority.AUTHENTICATED_READ
+        assert (answer.status == 200) == is_recognized
         response_store.write_pending()
         fail()
         assert (await get(PAGE)).status == 503

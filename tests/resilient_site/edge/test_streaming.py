@@ -17,7 +17,7 @@ from django.views.decorators.csrf import csrf_exempt
 from resilient_site import asgi
 from resilient_site.edge import streaming, wsgi_bridge
 from resilient_site.edge.admission import Rejected
-from resilient_site.edge.request_context import SCOPE_KEY, is_after_wait
+from resilient_site.edge.request import SCOPE_KEY, is_after_wait
 from resilient_site.edge.streaming import Stream, Wait, in_flight_responses
 from resilient_site.edge.worker import Server, Worker
 

@@ -1,8 +1,10 @@
 """Every request gives back its thread, whatever becomes of it or of its client."""
 
 import asyncio
+from threading import current_thread
 
 import pytest
+from django.core.cache import caches
 from django.http import HttpResponse, StreamingHttpResponse
 
 from resilient_site.edge import wsgi_bridge
@@ -77,3 +79,18 @@ def test_view_that_fails_gives_back_its_thread(respond, target):
         assert (await ask("/plain")).status == 200
 
     test()
+
+
+@run
+async def test_thread_keeps_its_caches():
+    """Making one anew, with its client of Redis, takes as long as some queries."""
+    caches_of: dict[object, set[object]] = {}
+
+    def respond(request):
+        caches_of.setdefault(current_thread(), set()).add(caches["rates"])
+        return HttpResponse()
+
+    now.respond = respond
+    for _ in range(wsgi_bridge.admission.threads + 1):
+        await ask("/plain")
+    assert all(len(found) == 1 for found in caches_of.values())
