@@ -8,20 +8,18 @@ in one call, so that lines of several processes in one pipe do not mix; a long c
 line may.
 """
 
-import atexit
 import json
 import logging
 import os
-import re
 import select
 import sys
+import threading
 import time
 from contextlib import suppress
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
 
-import orjson
 import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
@@ -31,6 +29,7 @@ from resilient_site.observability.request_id import current_request_id, current_
 
 logger = logging.getLogger(__name__)
 
+STDERR = 2
 MAX_LINE_BYTES = select.PIPE_BUF - 1
 MAX_QUEUED = 2_000
 WRITE_TIMEOUT_MS = 1_000
@@ -40,8 +39,7 @@ FLUSH_TIMEOUT_S = 1.0
 PAUSE_S = 0.01
 # Extras of Django and uvicorn that repeat what the message says.
 IGNORED_EXTRAS = ("request", "server_time", "color_message")
-# Clients send them in paths: terminals obey some, and others begin a new line.
-_control_characters = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+to_json = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 
 
 def line_formatter(style: str) -> ProcessorFormatter:
@@ -82,39 +80,27 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def redact_event(_: Any, __: str, event: EventDict) -> EventDict:
-    return redact(event) if may_hold_secret(to_json(event)) else event
+    return redact(event) if may_hold_secret(repr(event)) else event
 
 
 def escape_control(_: Any, __: str, event: EventDict) -> EventDict:
-    """Escape control characters in texts; a traceback keeps its line ends."""
+    """Escape what terminals obey or take for a new line, as clients may send it."""
     for key, text in event.items():
         if isinstance(text, str) and not text.isprintable():
-            lines = text.split("\n") if key == "exception" else [text]
-            event[key] = "\n".join(
-                _control_characters.sub(lambda found: ascii(found[0])[1:-1], line)
-                for line in lines
+            kept = "\n" if key == "exception" else ""
+            event[key] = "".join(
+                c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text
             )
     return event
 
 
 def render_json(_: Any, __: str, event: EventDict) -> str:
-    """Render on one line, shortened until it fits into MAX_LINE_BYTES."""
+    """Render on one line in ASCII, shortened until it fits into MAX_LINE_BYTES."""
     line, limit = to_json(event), MAX_LINE_BYTES
-    while len(line.encode()) >= MAX_LINE_BYTES and limit > 20:
+    while len(line) >= MAX_LINE_BYTES and limit > 20:
         limit = limit * 3 // 4
         line = to_json({key: shorten(value, limit) for key, value in event.items()})
     return line
-
-
-def to_json(event: EventDict) -> str:
-    try:
-        line = orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # half a surrogate pair, or a number of more than 64 bits
-        return json.dumps(event, default=repr)
-    text = line.decode()
-    if text.isprintable():
-        return text
-    return _control_characters.sub(lambda found: rf"\u{ord(found[0]):04x}", text)
 
 
 def shorten(value: Any, limit: int) -> Any:
@@ -129,18 +115,28 @@ class LineHandler(QueueHandler):
 
     queue: SimpleQueue[str]
 
-    def __init__(self, descriptor: int = 2) -> None:
+    def __init__(self) -> None:
         super().__init__(SimpleQueue())
-        self.descriptor = descriptor
-        self.dropped = self._unreported = 0
+        self._reset()
         os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        # A forked process inherits neither the thread nor what it has to write.
+        self.queue = SimpleQueue()
+        self.has_thread = False
+        self.dropped = self._reported = 0
 
     def start(self) -> None:
         """Write in a thread of this process from now on."""
-        if self.listener is None:
-            self.listener = LineListener(self.queue, self)
-            self.listener.start()
-            atexit.register(self.flush)
+        if not self.has_thread:
+            self.has_thread = True
+            threading.Thread(target=self._run, name="logging", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            if self.queue.empty():
+                time.sleep(PAUSE_S)
+            self._write(self.queue.get(), timeout_ms=None)
 
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that has stopped."""
@@ -149,44 +145,38 @@ class LineHandler(QueueHandler):
             time.sleep(PAUSE_S)
         time.sleep(PAUSE_S)  # for the last one, which has left the queue
 
-    def _reset(self) -> None:
-        # A forked process inherits neither the thread nor what it has to write.
-        self.queue, self.listener = SimpleQueue(), None
-        self.dropped = self._unreported = 0
-
     def prepare(self, record: logging.LogRecord) -> str:
         return f"{self.format(record)}\n"
 
     def enqueue(self, line: Any) -> None:
-        if self.listener is None:
-            self.write(line, WRITE_TIMEOUT_MS)
+        if not self.has_thread:
+            self._write(line, WRITE_TIMEOUT_MS)
         elif self.queue.qsize() >= MAX_QUEUED:
-            self._drop()
+            self.dropped += 1
         else:
             self.queue.put(line)
-            if self._unreported and self.queue.qsize() < MAX_QUEUED // 2:
-                number, self._unreported = self._unreported, 0
+            number = self.dropped - self._reported
+            if number and self.queue.qsize() < MAX_QUEUED // 2:
+                self._reported = self.dropped
+                extra = {"event_name": "log_lines_dropped", "number": number}
                 logger.warning(
-                    "%d log lines were dropped: the queue was full.", number,
-                    extra={"event_name": "log_lines_dropped", "number": number},
-                )  # fmt: skip
+                    "%d log lines were dropped: the queue was full.",
+                    number,
+                    extra=extra,
+                )
 
-    def write(self, line: str, timeout_ms: int | None = None) -> None:
+    def _write(self, line: str, timeout_ms: int | None) -> None:
         """Write the line in one call, as soon as the reader has room for it."""
         poll = select.poll()
-        poll.register(self.descriptor, select.POLLOUT)
+        poll.register(STDERR, select.POLLOUT)
         try:
-            if timeout_ms is not None and not poll.poll(timeout_ms):
+            if not poll.poll(timeout_ms):
                 raise BlockingIOError
-            os.write(self.descriptor, line.encode(errors="backslashreplace"))
+            os.write(STDERR, line.encode(errors="backslashreplace"))
         except BlockingIOError:
-            self._drop()
+            self.dropped += 1
         except OSError:
             pass  # the reader has ended, or the disk is full
-
-    def _drop(self) -> None:
-        self.dropped += 1
-        self._unreported += 1
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Log that a record cannot be rendered; the standard prints a traceback."""
@@ -194,21 +184,6 @@ class LineHandler(QueueHandler):
         fields = {"name": record.name, "levelname": "ERROR", "msg": text}
         with suppress(Exception):
             self.enqueue(self.prepare(logging.makeLogRecord(fields)))
-
-
-class LineListener(QueueListener):
-    """Writes the queued lines of a handler, in a thread."""
-
-    queue: SimpleQueue[str]
-    handlers: tuple[LineHandler]
-
-    def dequeue(self, block: bool) -> Any:
-        if self.queue.empty():
-            time.sleep(PAUSE_S)
-        return self.queue.get(block)
-
-    def handle(self, line: Any) -> None:
-        self.handlers[0].write(line)
 
 
 def line_handler() -> LineHandler | None:
