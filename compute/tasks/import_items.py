@@ -1,5 +1,4 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from typing import Any, cast
 
@@ -74,7 +73,7 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
                 position,
                 cast(BufferedReader, stream),
                 actor=context.actor,
-                rejects=lambda size: _rejects(context, size),
+                rejects=partial(_write_rejects, context),
                 max_bytes=settings.IMPORT_MAX_BYTES,
                 on_batch=report,
             )
@@ -82,25 +81,8 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
             raise TaskFailed(error.detail) from error
 
 
-class RejectsFile:
-    """File of the rejected rows, created with the first one."""
-
-    def __init__(self, context: TaskContext, size: int) -> None:
-        self.context, self.size = context, size
-
-    def write(self, rejects: Rejected) -> int:
-        if rejects:
-            # Opened for each batch: the transaction of the last one may have rolled
-            # back.
-            file = files.AppendableFile(
-                self.context.job, REJECTS, "text/csv; charset=utf-8"
-            )
-            self.size = file.append(
-                importing.render_rejects(rejects, header=not self.size)
-            )
-        return self.size
-
-
-@contextmanager
-def _rejects(context: TaskContext, size: int) -> Iterator[RejectsFile]:
-    yield RejectsFile(context, size)
+def _write_rejects(context: TaskContext, rejects: Rejected, size: int) -> int:
+    if rejects:
+        file = files.AppendableFile(context.job, REJECTS, "text/csv; charset=utf-8")
+        size = file.append(importing.render_rejects(rejects, header=not size))
+    return size

@@ -11,12 +11,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from django.db import transaction
 from django.db.models import F
@@ -37,21 +34,9 @@ BATCH_ROWS = 5_000
 
 
 type Rejected = Sequence[tuple[int, str, str]]
-
-
-class Rejects(Protocol):
-    """Destination of the rejected rows."""
-
-    def write(self, rejects: Rejected) -> int:
-        """Append `rejects`, and return the new size.
-
-        Called in the transaction of the batch; what an interrupted batch wrote is cut
-        off when the import resumes at the size before it.
-        """
-
-
-# Opens it after the bytes that belong to committed batches.
-type OpenRejects = Callable[[int], AbstractContextManager[Rejects]]
+# Writes rejected rows after the given number of bytes, and returns the new number.
+# Called in the transaction of their batch: what an interrupted one wrote is cut off.
+type WriteRejects = Callable[[Rejected, int], int]
 
 
 @dataclass
@@ -198,7 +183,7 @@ def proceed(
     stream: io.BufferedReader,
     *,
     actor: Actor,
-    rejects: OpenRejects,
+    rejects: WriteRejects,
     seconds: float | None = None,
     max_bytes: int | None = None,
     on_batch: Callable[[ImportRun], None] | None = None,
@@ -210,13 +195,12 @@ def proceed(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
-    with rejects(run.rejects_size) as file:
-        for batch in batches(lines):
-            run = _apply(run, batch, actor=actor, rejects=file)
-            if on_batch:
-                on_batch(run)
-            if deadline is not None and time.monotonic() >= deadline:
-                return run
+    for batch in batches(lines):
+        run = _apply(run, batch, actor=actor, rejects=rejects)
+        if on_batch:
+            on_batch(run)
+        if deadline is not None and time.monotonic() >= deadline:
+            return run
     _advance(run, state=ImportRun.State.DONE, finished_at=timezone.now())
     run.refresh_from_db()
     return run
@@ -224,7 +208,7 @@ def proceed(
 
 @transaction.atomic
 def _apply(
-    run: ImportRun, batch: Batch, *, actor: Actor, rejects: Rejects
+    run: ImportRun, batch: Batch, *, actor: Actor, rejects: WriteRejects
 ) -> ImportRun:
     # First: a second process with the same run waits here, then fails.
     _advance(
@@ -240,7 +224,7 @@ def _apply(
         else Counts(0, 0, 0)
     )
     ImportRun.objects.filter(pk=run.pk).update(
-        rejects_size=rejects.write(batch.rejects),
+        rejects_size=rejects(batch.rejects, run.rejects_size),
         created=F("created") + counts.created,
         updated=F("updated") + counts.updated,
         unchanged=F("unchanged") + counts.unchanged + batch.superseded,
@@ -264,39 +248,15 @@ def render_rejects(rejects: Rejected, *, header: bool) -> bytes:
     return render_csv(chain(names, rejects))
 
 
-class RejectFile:
-    """Rejected rows as CSV: `line, reason, row`; created with the first of them."""
-
-    def __init__(self, path: Path, size: int = 0) -> None:
-        self.path, self.size = path, size
-        self.file: io.BufferedRandom | None = None
-
-    def __enter__(self) -> "RejectFile":
-        written = self.path.stat().st_size if self.path.exists() else 0
-        # The file of an earlier part may have been removed.
-        self.size = min(self.size, written)
-        if written > self.size:
-            # What an interrupted batch wrote is written again with it.
-            os.truncate(self.path, self.size)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.file:
-            self.file.close()
-
-    def write(self, rejects: Rejected) -> int:
-        if not rejects:
-            return self.size
-        if self.file is None:
-            self.path.touch()
-            self.file = open(self.path, "r+b")  # noqa: SIM115 - closed in __exit__
-            self.file.seek(self.size)
-        self.file.write(render_rejects(rejects, header=not self.size))
-        self.file.flush()
-        self.size = self.file.tell()
-        return self.size
-
-
-def reject_file(path: Path) -> OpenRejects:
-    """Return an opener of the file for the rejected rows."""
-    return partial(RejectFile, path)
+def write_rejects(path: Path, rejects: Rejected, size: int) -> int:
+    """Write rejected rows to a CSV file: `line, reason, row`; see WriteRejects."""
+    written = path.stat().st_size if path.exists() else 0
+    # The file of an earlier part may have been removed.
+    size = min(size, written)
+    if size < written:
+        os.truncate(path, size)
+    if rejects:
+        with open(path, "ab") as file:
+            file.write(render_rejects(rejects, header=not size))
+            size = file.tell()
+    return size

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
             run,
             file,
             actor=actor,
-            rejects=importing.reject_file(rejects_path(run)),
+            rejects=partial(importing.write_rejects, rejects_path(run)),
             seconds=SLICE_SECONDS,
             max_bytes=settings.IMPORT_MAX_BYTES,
         )

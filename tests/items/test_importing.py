@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def load(content: str | bytes, folder: Path, **options) -> ImportRun:
         run,
         stream(content),
         actor=TESTER,
-        rejects=importing.reject_file(rejects),
+        rejects=partial(importing.write_rejects, rejects),
         **options,
     )
 
@@ -283,7 +284,7 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
             run,
             stream(content),
             actor=TESTER,
-            rejects=importing.reject_file(rejects),
+            rejects=partial(importing.write_rejects, rejects),
             on_batch=stop,
         )
     run.refresh_from_db()
@@ -293,7 +294,10 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
         file.write("half a line")
 
     run = importing.proceed(
-        run, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
+        run,
+        stream(content),
+        actor=TESTER,
+        rejects=partial(importing.write_rejects, rejects),
     )
 
     assert run.state == DONE
@@ -316,7 +320,7 @@ def test_time_slice_applies_whole_batches(tmp_path, monkeypatch):
             run,
             stream(content),
             actor=TESTER,
-            rejects=importing.reject_file(tmp_path / "r"),
+            rejects=partial(importing.write_rejects, tmp_path / "r"),
             seconds=0,
         )
         slices += 1
@@ -331,11 +335,17 @@ def test_second_process_does_not_apply_the_same_batch(tmp_path):
     content = "id,name\n1,a\n"
     rejects = tmp_path / "r"
     importing.proceed(
-        run, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
+        run,
+        stream(content),
+        actor=TESTER,
+        rejects=partial(importing.write_rejects, rejects),
     )
     with pytest.raises(Conflict):
         importing.proceed(
-            stale, stream(content), actor=TESTER, rejects=importing.reject_file(rejects)
+            stale,
+            stream(content),
+            actor=TESTER,
+            rejects=partial(importing.write_rejects, rejects),
         )
     assert ItemChange.objects.count() == 1
 
@@ -352,7 +362,7 @@ def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch)
             run,
             stream("name\na\n"),
             actor=TESTER,
-            rejects=importing.reject_file(tmp_path / "r"),
+            rejects=partial(importing.write_rejects, tmp_path / "r"),
         )
     run.refresh_from_db()
     assert (run.offset, run.created, run.state) == (0, 0, "running")

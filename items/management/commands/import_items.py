@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class Command(BaseCommand):
                     run,
                     file,
                     actor=actor,
-                    rejects=importing.reject_file(rejects),
+                    rejects=partial(importing.write_rejects, rejects),
                     on_batch=show,
                 )
             except KeyboardInterrupt:
