@@ -160,7 +160,6 @@ CACHE_TIMEOUT_MS = env.int("CACHE_TIMEOUT_MS", 50, validate=at_least_one)
 CACHE_MEMORY_BYTES = env.int(
     "CACHE_MEMORY_BYTES", 32 * 1024 * 1024, validate=not_negative
 )
-CACHE_BREAKER = env.bool("CACHE_BREAKER", True)
 
 
 def caches(url: str) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,6 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,7 @@ import orjson
 from django.conf import settings
 
 from resilient_site.resilience import breakers
-from resilient_site.resilience.breakers import Breaker, State
+from resilient_site.resilience.breakers import State
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +67,15 @@ class BreakerOverrides:
 
     def set(self, name: str, state: State | None, by: str) -> None:
         """Force the breaker `name` open or closed; None removes the override."""
-        if state is State.HALF_OPEN:
-            raise ValueError("A breaker is forced open or closed.")
-        with self._changing() as overrides:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            overrides = self.current()
             overrides.pop(name, None)
             if state:
                 overrides[name] = Override(state, by, datetime.now(UTC))
+            content = orjson.dumps(overrides, option=orjson.OPT_INDENT_2)
+            _write_atomically(self.path, content)
         self.apply()
 
     def apply(self) -> None:
@@ -85,7 +86,7 @@ class BreakerOverrides:
                 self._version, self._overrides = version, self.current()
             for breaker in breakers.all_breakers():
                 override = self._overrides.get(breaker.name)
-                state = override.state if override else _state_by_settings(breaker)
+                state = override.state if override else None
                 if breaker.snapshot().override is not state:
                     breaker.override(state)
 
@@ -100,17 +101,6 @@ class BreakerOverrides:
             return 0, 0
         return status.st_mtime_ns, status.st_ino
 
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, Override]]:
-        """Yield the overrides and write them; one process at a time."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            overrides = self.current()
-            yield overrides
-            content = orjson.dumps(overrides, option=orjson.OPT_INDENT_2)
-            _write_atomically(self.path, content)
-
 
 def _parse(entry: Any) -> Override:
     state = State(entry["state"])
@@ -119,11 +109,6 @@ def _parse(entry: Any) -> Override:
     since = entry.get("since")
     by = str(entry.get("by", ""))
     return Override(state, by, datetime.fromisoformat(since) if since else None)
-
-
-def _state_by_settings(breaker: Breaker) -> State | None:
-    is_off = breaker is breakers.cache and not settings.CACHE_BREAKER
-    return State.CLOSED if is_off else None
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -15,13 +15,11 @@ import random
 import re
 import threading
 import time
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import TracebackType
-from typing import Self
 
 logger = logging.getLogger(__name__)
 
@@ -66,32 +64,6 @@ class Snapshot:
 type Listener = Callable[[Snapshot], object]
 
 
-class Guard:
-    """One guarded call."""
-
-    __slots__ = ("breaker", "epoch", "failures")
-
-    def __init__(self, breaker: "Breaker", failures: tuple[type[Exception], ...]):
-        self.breaker, self.failures = breaker, failures
-
-    def __enter__(self) -> Self:
-        self.epoch = self.breaker._acquire_permit()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, self.failures):
-            self.breaker._record_failure(self.epoch, error)
-        elif error is None or isinstance(error, Exception):
-            self.breaker._record_success(self.epoch)
-        else:  # cancelled, or the process ends: that says nothing about the service
-            self.breaker._release_permit(self.epoch)
-
-
 class Breaker:
     """Circuit breaker of one service, in one process."""
 
@@ -113,13 +85,31 @@ class Breaker:
         self._opens = 0
         self._epoch = 0
         self._state = State.CLOSED
-        self._has_permit = False
         self._enter(State.CLOSED)
-        _instances.add(self)
+        os.register_at_fork(after_in_child=self._unlock_in_child)
 
-    def guard(self, failures: tuple[type[Exception], ...] = (Exception,)) -> Guard:
-        """Return the context of one call; an error of another class is a success."""
-        return Guard(self, failures)
+    @contextmanager
+    def guard(
+        self, failures: tuple[type[Exception], ...] = (Exception,)
+    ) -> Iterator[None]:
+        """Guard one call, of a thread or a coroutine; raises BreakerOpen.
+
+        An error of another class than `failures` is a success.
+        """
+        epoch = self._acquire_permit()
+        try:
+            yield
+        except failures as error:
+            self._record_failure(epoch, error)
+            raise
+        except Exception:
+            self._record_success(epoch)
+            raise
+        except BaseException:
+            # Cancelled, or the process ends: that says nothing about the service.
+            self._release_permit(epoch)
+            raise
+        self._record_success(epoch)
 
     @property
     def state(self) -> State:
@@ -131,39 +121,31 @@ class Breaker:
         """How long calls are rejected from now on."""
         if self._override:
             return self.open_max_s if self._override is State.OPEN else 0.0
-        if self._state is not State.OPEN:
+        if self._state is State.CLOSED:
             return 0.0
         return max(0.0, self._until - self._clock())
 
     def override(self, state: State | None) -> None:
         """Stay open or closed whatever happens, until None removes the override."""
-        if state is State.HALF_OPEN:
-            raise ValueError("A breaker is forced open or closed.")
         with self._lock:
             self._override = state
         done = f"forced {state}" if state else "override removed"
         extra = {"event_name": "breaker_overridden", "breaker": self.name}
         logger.warning("Circuit breaker for the %s: %s.", self.name, done, extra=extra)
-        self._notify()
+        self._call_listeners()
 
     def trip(self, error: BaseException) -> None:
         """Open, or stay open: a probe of the service has failed."""
-        with self._lock:
-            was_closed = self._state is State.CLOSED
+        with self._transition():
             self._last_error = describe(error)
-            self._opens += was_closed
             if self._state is not State.OPEN:
                 self._enter(State.OPEN)
-        if was_closed:
-            self._log_opened()
 
     def reset(self) -> None:
         """Close: a probe of the service has succeeded."""
-        if self._state is State.CLOSED:
-            return
-        with self._lock:
-            self._enter(State.CLOSED)
-        self._log_closed()
+        if self._state is not State.CLOSED:
+            with self._transition():
+                self._enter(State.CLOSED)
 
     def on_transition(self, callback: Listener) -> None:
         """Call `callback` after every transition, in the thread that caused it."""
@@ -185,57 +167,57 @@ class Breaker:
     # --- the steps of a call
 
     def _acquire_permit(self) -> int:
-        with self._lock:
-            if self._override is not None or self._state is State.CLOSED:
-                if self._override is not State.OPEN:
-                    return self._epoch
+        with self._transition():
+            is_open = self._state is not State.CLOSED and self._clock() < self._until
+            if self._override is State.OPEN or (self._override is None and is_open):
                 raise BreakerOpen(self.name, self.retry_after_s)
-            now = self._clock()
-            if now < self._until and not self._has_permit:
-                raise BreakerOpen(self.name, self._until - now)
-            # A trial that never ends must not keep the breaker open for ever.
-            is_new_trial = self._state is State.OPEN or now >= self._until
-            if is_new_trial:
+            if self._override is None and self._state is not State.CLOSED:
+                # Also in place of a trial that never ends.
                 self._enter(State.HALF_OPEN)
-            self._has_permit = False
-            epoch = self._epoch
-        if is_new_trial:
-            self._notify()
-        return epoch
+            return self._epoch
 
     def _record_failure(self, epoch: int, error: BaseException) -> None:
-        with self._lock:
+        with self._transition():
             # A call from before a transition says nothing about the time after it.
             if epoch != self._epoch:
                 return
             self._failures += 1
             self._last_error = describe(error)
-            if self._override is not None:
-                return
-            was_closed = self._state is State.CLOSED
-            if was_closed and self._failures < MAX_FAILURES:
-                return
-            self._opens += was_closed
-            self._enter(State.OPEN)
-        if was_closed:
-            self._log_opened()
-        else:
-            self._notify()
+            is_trial = self._state is not State.CLOSED
+            if self._override is None and (is_trial or self._failures >= MAX_FAILURES):
+                self._enter(State.OPEN)
 
     def _record_success(self, epoch: int) -> None:
-        with self._lock:
+        with self._transition():
             if epoch != self._epoch:
                 return
             self._failures = 0
-            if self._override is not None or self._state is State.CLOSED:
-                return
-            self._enter(State.CLOSED)
-        self._log_closed()
+            if self._override is None and self._state is not State.CLOSED:
+                self._enter(State.CLOSED)
 
     def _release_permit(self, epoch: int) -> None:
+        """Have the next call make the trial."""
         with self._lock:
-            if epoch == self._epoch and self._state is State.HALF_OPEN:
-                self._has_permit = True
+            if epoch == self._epoch:
+                self._until = self._clock()
+
+    @contextmanager
+    def _transition(self) -> Iterator[None]:
+        """Hold the lock; then log a transition that was made, and call listeners."""
+        with self._lock:
+            before, epoch = self._state, self._epoch
+            yield
+            after, has_changed = self._state, self._epoch != epoch
+        if not has_changed:
+            return
+        if after is State.CLOSED:
+            extra = {"event_name": "breaker_closed", "breaker": self.name}
+            logger.info("Circuit breaker for the %s closed.", self.name, extra=extra)
+        elif before is State.CLOSED:
+            extra = {"event_name": "breaker_opened", "breaker": self.name}
+            message = "Circuit breaker for the %s opened: %s"
+            logger.warning(message, self.name, self._last_error, extra=extra)
+        self._call_listeners()
 
     def _enter(self, state: State) -> None:
         """Make a transition; under the lock."""
@@ -245,30 +227,17 @@ class Breaker:
             self._failures = 0
             self._until = now
         elif state is State.OPEN:
+            self._opens += self._state is State.CLOSED
             # At random, so that processes do not make their trials together.
             self._until = now + self._pause_s * _random.uniform(0.75, 1)
             self._pause_s = min(self._pause_s * 2, self.open_max_s)
         else:
             self._until = now + self.open_max_s
-        self._has_permit = state is State.HALF_OPEN
         self._state = state
         self._epoch += 1
         self._since = datetime.now(UTC)
 
-    # --- outside the lock
-
-    def _log_opened(self) -> None:
-        message = "Circuit breaker for the %s opened: %s"
-        extra = {"event_name": "breaker_opened", "breaker": self.name}
-        logger.warning(message, self.name, self._last_error, extra=extra)
-        self._notify()
-
-    def _log_closed(self) -> None:
-        extra = {"event_name": "breaker_closed", "breaker": self.name}
-        logger.info("Circuit breaker for the %s closed.", self.name, extra=extra)
-        self._notify()
-
-    def _notify(self) -> None:
+    def _call_listeners(self) -> None:
         snapshot = self.snapshot()
         for listener in tuple(self._listeners):
             try:
@@ -276,23 +245,16 @@ class Breaker:
             except Exception:
                 logger.exception("A listener of a circuit breaker failed.")
 
+    def _unlock_in_child(self) -> None:
+        # Another thread of the parent may have held it; no thread of the child does.
+        self._lock = threading.Lock()
+
 
 def describe(error: BaseException) -> str:
     """Return class and message of an error, without the credentials of a URL."""
     text = _CREDENTIALS.sub("://***@", str(error))
     return f"{type(error).__name__}: {text}"[:MAX_ERROR_CHARACTERS]
 
-
-_instances: weakref.WeakSet[Breaker] = weakref.WeakSet()
-
-
-def _unlock_in_child() -> None:
-    # Another thread of the parent may have held it; no thread of the child does.
-    for breaker in _instances:
-        breaker._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_unlock_in_child)
 
 # A cache is tried often: process memory stands in meanwhile.
 cache = Breaker("cache", open_s=0.5, open_max_s=1.0)

@@ -365,17 +365,6 @@ def test_breaker_opens_with_the_third_call_and_answers_at_once(cache, redis_own)
     assert min(took_s) < TIMEOUT_S / 2
 
 
-def test_without_the_breaker_each_call_tries(redis_own, settings):
-    settings.CACHE_BREAKER = False
-    cache = connect(redis_own.url())
-    redis_own.kill()
-    for _ in range(5):
-        cache.get("a")
-    redis_own.start()
-    cache.set("a", 1)
-    assert not cache.is_degraded
-
-
 # --- recovery
 
 

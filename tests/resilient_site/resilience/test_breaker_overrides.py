@@ -5,7 +5,6 @@ import stat
 import threading
 
 import pytest
-from django.test import override_settings
 
 from resilient_site.resilience import breaker_overrides, breakers
 from resilient_site.resilience.breaker_overrides import BreakerOverrides
@@ -74,15 +73,6 @@ def test_file_that_cannot_be_read_overrides_nothing(tmp_path, two, content):
     assert two[0].snapshot().override is None
     overrides.set("cache", State.CLOSED, "ada")
     assert json.loads(overrides.path.read_text())["cache"]["state"] == "closed"
-
-
-def test_breaker_forced_closed_by_the_settings_stays_so(tmp_path, two):
-    overrides = BreakerOverrides(tmp_path / "breakers.json")
-    with override_settings(CACHE_BREAKER=False):
-        overrides.set("cache", State.OPEN, "ada")
-        assert two[0].state is State.OPEN
-        overrides.set("cache", None, "ada")
-        assert two[0].snapshot().override is State.CLOSED
 
 
 def test_concurrent_overrides_are_all_stored(tmp_path, two):
