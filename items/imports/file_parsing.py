@@ -96,11 +96,7 @@ class _Text(NamedTuple):
     fault: str = ""
 
 
-class _TooLong(Exception):
-    """A line is too long to be kept in memory."""
-
-
-class _RowTooLong(Exception):
+class _RowTooLong(csv.Error):
     """The lines of one row are longer than a row may be."""
 
 
@@ -122,8 +118,6 @@ class _Source:
         line = self.waiting.popleft() if self.waiting else self._read()
         self.line, self.offset = line.line, line.offset
         self.taken.append(line)
-        if line.fault and not line.text:
-            raise _TooLong
         if len(self.taken) > 1 and line.offset - self.taken[0].offset > ROW_MAX_BYTES:
             raise _RowTooLong
         return line.text
@@ -179,12 +173,8 @@ class _Source:
 def _read_ndjson(source: _Source) -> Iterator[Line]:
     while True:
         source.taken.clear()
-        try:
-            text = next(source)
-        except StopIteration:
+        if (text := next(source, None)) is None:
             return
-        except _TooLong:
-            text = ""
         line = Line(source.line, source.offset, {}, text[:TEXT_SHOWN].rstrip("\n"))
         line.error = source.taken[0].fault
         if text.strip() and not line.error:
@@ -206,18 +196,38 @@ def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
 
 
 def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
-    try:
-        header_text = next(source)
-    except StopIteration:
+    """Yield the rows of a CSV file.
+
+    A quote that is not closed must not swallow the rows after it, so after an error
+    reading continues at the second line. Where many lines were read in vain, each of
+    them is a row of its own from then on: the same could happen at every one of them.
+    """
+    if (header_text := next(source, None)) is None:
         return  # an empty catalogue is exported as an empty file
-    except _TooLong:
-        raise Unreadable from None
+    if not header_text:
+        raise Unreadable  # the line is too long
     separator = max(",;\t", key=header_text.count)
     header = _header(header_text, separator)
-    rows = _CsvRows(source.skip_to(offset, line), separator)
-    for cells in rows:
-        if isinstance(cells, Line):
-            yield cells
+    source.skip_to(offset, line)
+    options: Any = {"delimiter": separator, "strict": True}
+    rows, alone_until = csv.reader(source, **options), 0
+    while True:
+        source.taken.clear()
+        try:
+            if source.line < alone_until:
+                cells = next(csv.reader([next(source)], **options), [])
+            else:
+                cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if len(source.taken) > ROW_LINES_TRIED or isinstance(error, _RowTooLong):
+                alone_until = source.line
+            first = source.drop_first()
+            rows = csv.reader(source, **options)
+            text = first.text[:TEXT_SHOWN].rstrip("\r\n")
+            reason = first.fault or f"This is not CSV: {_explain(error)}."
+            yield Line(first.line, first.offset, {}, text, reason)
             continue
         row = Line(source.line, source.offset, {}, separator.join(cells)[:TEXT_SHOWN])
         row.error = next((taken.fault for taken in source.taken if taken.fault), "")
@@ -231,46 +241,7 @@ def _read_csv(source: _Source, offset: int, line: int) -> Iterator[Line]:
         yield row
 
 
-class _CsvRows:
-    """Iterator of rows: lists of cells, or a Line with the error of its first line.
-
-    A quote that is not closed must not swallow the rows after it, so after an error
-    reading continues at the second line. Where many lines were read in vain, each of
-    them is a row of its own from then on: the same could happen at every one of them.
-    """
-
-    def __init__(self, source: _Source, separator: str) -> None:
-        self.source = source
-        self.options: Any = {"delimiter": separator, "strict": True}
-        self.rows = csv.reader(source, **self.options)
-        self.alone_until = 0
-
-    def __iter__(self) -> Iterator[list[str] | Line]:
-        while True:
-            self.source.taken.clear()
-            try:
-                yield self._next()
-            except StopIteration:
-                return
-            except (csv.Error, _TooLong, _RowTooLong) as error:
-                yield self._drop_first(error)
-
-    def _next(self) -> list[str]:
-        if self.source.line < self.alone_until:
-            return next(csv.reader([next(self.source)], **self.options), [])
-        return next(self.rows)
-
-    def _drop_first(self, error: Exception) -> Line:
-        if len(self.source.taken) > ROW_LINES_TRIED or isinstance(error, _RowTooLong):
-            self.alone_until = self.source.line
-        first = self.source.drop_first()
-        self.rows = csv.reader(self.source, **self.options)
-        reason = first.fault or f"This is not CSV: {_explain(error)}."
-        text = first.text[:TEXT_SHOWN].rstrip("\r\n")
-        return Line(first.line, first.offset, {}, text, reason)
-
-
-def _explain(error: Exception) -> str:
+def _explain(error: csv.Error) -> str:
     # The csv module's error for a quote that is never closed.
     if isinstance(error, _RowTooLong) or str(error) == "unexpected end of data":
         return "a quote is opened and not closed"

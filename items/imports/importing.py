@@ -31,6 +31,9 @@ from resilient_site.api.csv_escaping import render_csv
 from resilient_site.errors import Conflict
 
 BATCH_ROWS = 5_000
+PREVIEW_ROWS = 20
+PREVIEW_REJECTS = 100
+PREVIEW_S = 20.0
 
 
 type Rejected = Sequence[tuple[int, str, str]]
@@ -103,28 +106,22 @@ class Preview:
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
 
 
-def preview(
-    stream: io.BufferedReader,
-    *,
-    show: int = 20,
-    seconds: float = 20,
-    max_bytes: int | None = None,
-) -> Preview:
-    """Read and compare `stream`, for about `seconds`, without changing anything.
+def preview(stream: io.BufferedReader, *, max_bytes: int | None = None) -> Preview:
+    """Read and compare `stream`, for some seconds, without changing anything.
 
     Raises Unreadable if it is not a file of items.
     """
     result = Preview()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PREVIEW_S
     for batch in batches(read_lines(stream, max_bytes=max_bytes)):
         counts = staging.compare(list(batch.rows.values()))
         result.created += counts.created
         result.updated += counts.updated
         result.unchanged += counts.unchanged + batch.superseded
         result.rejected += len(batch.rejects)
-        for row in list(batch.rows.values())[: show - len(result.rows)]:
+        for row in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
             result.rows.append(_cells(row, batch))
-        result.rejects += batch.rejects[: show * 5 - len(result.rejects)]
+        result.rejects += batch.rejects[: PREVIEW_REJECTS - len(result.rejects)]
         result.bytes_read = batch.offset
         if time.monotonic() > deadline:
             result.complete = False

@@ -1,11 +1,8 @@
 """Uploaded import files, from the preview to the last batch."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 
 from django.conf import settings
@@ -51,7 +48,12 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
 
 def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
     """Import the next slice of the file; the file is removed with the last one."""
-    with _opened(run) as file:
+    if not Path(run.path).exists():
+        raise Unreadable(
+            "The uploaded file is no longer on this server. Please upload it again: "
+            "what was already imported is then unchanged."
+        )
+    with open(run.path, "rb") as file:
         run = importing.proceed(
             run,
             file,
@@ -67,17 +69,6 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
 
 def rejects_path(run: ImportRun) -> Path:
     return _folder() / f"{run.pk}.rejects.csv"
-
-
-@contextmanager
-def _opened(run: ImportRun) -> Iterator[BufferedReader]:
-    if not Path(run.path).exists():
-        raise Unreadable(
-            "The uploaded file is no longer on this server. Please upload it again: "
-            "what was already imported is then unchanged."
-        )
-    with open(run.path, "rb") as file:
-        yield file
 
 
 def _folder() -> Path:
