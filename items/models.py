@@ -181,10 +181,6 @@ class Difference(NamedTuple):
 
 
 class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
-    def of_item(self, item_id: str) -> ItemChangeQuerySet:
-        """Filter by item, the latest change first."""
-        return self.filter(item_id=item_id).order_by("-version")
-
     def settled(self) -> ItemChangeQuerySet:
         """Filter by what no later commit can precede, in the order of the feed.
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
+
 from items import catalogue, fields
-from items.models import Item
+from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 
 TESTER = Actor.from_command("tester")
@@ -20,3 +22,8 @@ def make_items(number: int, **overrides: Any) -> list[Item]:
         for n in range(number)
     ]
     return catalogue.create_items(rows, actor=TESTER)
+
+
+def changes_of(item_id: str) -> QuerySet[ItemChange]:
+    """Return the changes of an item, the latest first."""
+    return ItemChange.objects.filter(item_id=item_id).order_by("-version")

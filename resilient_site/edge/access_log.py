@@ -109,13 +109,8 @@ def log(scope: Message, status: int, seconds: float, size: int, edge: str) -> No
     if edge != NONE:
         fields["cache"] = edge
     if status >= 500 or edge in (STALE, REJECTED):
-        fields["degraded"] = [component.name for component in not_passing()]
+        fields["degraded"] = health_monitor.degraded()
     logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
-
-
-def not_passing() -> tuple[Any, ...]:
-    # Without the monitor, a report would check the components itself.
-    return health_monitor.report().not_passing if health_monitor.is_running else ()
 
 
 def _user(scope: Message) -> str | None:

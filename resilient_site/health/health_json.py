@@ -39,9 +39,9 @@ def _check(component: ComponentStatus) -> dict[str, Any]:
     return members
 
 
-def with_details(report: Report, why_not_ready: str = "") -> dict[str, Any]:
+def with_details(report: Report) -> dict[str, Any]:
     """Return the document for staff: with figures and errors."""
-    members = health(report, why_not_ready)
+    members = health(report)
     for component in report.components:
         (check,) = members["checks"][component.name]
         check["figures"] = dict(component.figures)

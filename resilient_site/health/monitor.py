@@ -174,6 +174,11 @@ class HealthMonitor:
                 monitor.run_check()
         return Report(tuple(monitor.status for monitor in self.monitors))
 
+    def degraded(self) -> list[str]:
+        """Return the names of components that do not pass; [] if no threads run."""
+        report = self.report() if self.is_running else Report(())
+        return [component.name for component in report.not_passing]
+
     def _run(self, monitor: ComponentMonitor, stopping: threading.Event) -> None:
         while not stopping.is_set():
             with suppress(Exception):  # the check itself then fails as well

@@ -1,11 +1,9 @@
-"""The public status page: render_page without a database, user or session."""
+"""The status page; the public one is rendered without a database or a session."""
 
 import logging
 from functools import lru_cache
 from typing import Any
 
-import orjson
-from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
 from resilient_site.health import health_json
@@ -21,16 +19,6 @@ HEADLINES = {
 }
 
 
-def public(
-    request: HttpRequest, report: Report, why_not_ready: str = ""
-) -> HttpResponse:
-    if wants_json(request):
-        return json_response(health_json.health(report, why_not_ready))
-    response = HttpResponse(render_page(report, why_not_ready))
-    response["Cache-Control"] = "no-store"
-    return response
-
-
 def context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
     overall = health_json.overall(report, why_not_ready)
     return {
@@ -39,17 +27,6 @@ def context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
         "headline": HEADLINES[overall],
         "why_not_ready": why_not_ready,
     }
-
-
-def json_response(content: dict[str, Any]) -> HttpResponse:
-    headers = {"Cache-Control": "no-store"}
-    return HttpResponse(orjson.dumps(content), "application/json", headers=headers)
-
-
-def wants_json(request: HttpRequest) -> bool:
-    asked = request.GET.get("format")
-    accepted = request.get_preferred_type(["text/html", "application/json"])
-    return asked == "json" or accepted == "application/json"
 
 
 def warm_up() -> None:

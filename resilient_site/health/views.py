@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST, require_safe
 
 from resilient_site.edge.policy import UNLIMITED, policy
@@ -22,18 +23,22 @@ from resilient_site.resilience.breakers import State, all_breakers
 
 logger = logging.getLogger(__name__)
 
+PLAIN = "text/plain; charset=utf-8"
+no_store = cache_control(no_store=True)
 STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
 @policy(read_rate=UNLIMITED)
 @require_safe
+@no_store
 def live(request: HttpRequest) -> HttpResponse:
     """Liveness probe: the process answers."""
-    return _plain("ok")
+    return HttpResponse("ok\n", PLAIN)
 
 
 @policy(read_rate=UNLIMITED)
 @require_safe
+@no_store
 def ready(request: HttpRequest) -> HttpResponse:
     """Readiness probe: the process can answer requests, from a cache if need be."""
     report = health_monitor.report()
@@ -41,28 +46,25 @@ def ready(request: HttpRequest) -> HttpResponse:
     status = 503 if why_not else 200
     if "verbose" in request.GET:
         body = orjson.dumps(health_json.health(report, why_not))
-        headers = {"Cache-Control": "no-store"}
-        return HttpResponse(body, health_json.TYPE, status, headers=headers)
+        return HttpResponse(body, health_json.TYPE, status)
     degraded = ", ".join(component.name for component in report.not_passing)
-    return _plain(
-        why_not or (f"ok, but degraded: {degraded}" if degraded else "ok"), status
-    )
-
-
-def _plain(text: str, status: int = 200) -> HttpResponse:
-    headers = {"Cache-Control": "no-store"}
-    content_type = "text/plain; charset=utf-8"
-    return HttpResponse(f"{text}\n", content_type, status, headers=headers)
+    text = why_not or (f"ok, but degraded: {degraded}" if degraded else "ok")
+    return HttpResponse(f"{text}\n", PLAIN, status)
 
 
 @require_safe
+@no_store
 def public_status(request: HttpRequest) -> HttpResponse:
     """Status page without a user or a database."""
     report = health_monitor.report()
-    return page.public(request, report, health_monitor.why_not_ready(report))
+    why_not = health_monitor.why_not_ready(report)
+    if _wants_json(request):
+        return _json(health_json.health(report, why_not))
+    return HttpResponse(page.render_page(report, why_not))
 
 
 @require_safe
+@no_store
 def status(request: HttpRequest) -> HttpResponse:
     try:
         if request.user.is_authenticated:
@@ -75,19 +77,21 @@ def status(request: HttpRequest) -> HttpResponse:
 
 def _for_user(request: HttpRequest) -> HttpResponse:
     report = health_monitor.report()
-    if not request.user.is_staff:
-        if page.wants_json(request):
-            return page.json_response(health_json.health(report))
-        return _render(request, page.context(report))
-    if page.wants_json(request):
-        return page.json_response(health_json.with_details(report) | _details())
-    return _render(request, page.context(report) | {"staff": _details()})
+    is_staff = request.user.is_staff
+    if _wants_json(request):
+        document = health_json.with_details if is_staff else health_json.health
+        return _json(document(report) | (_details() if is_staff else {}))
+    staff = {"staff": _details()} if is_staff else {}
+    return render(request, "status.html", page.context(report) | staff)
 
 
-def _render(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
-    response = render(request, "status.html", context)
-    response["Cache-Control"] = "no-store"
-    return response
+def _wants_json(request: HttpRequest) -> bool:
+    accepted = request.get_preferred_type(["text/html", "application/json"])
+    return request.GET.get("format") == "json" or accepted == "application/json"
+
+
+def _json(content: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(orjson.dumps(content), "application/json")
 
 
 def _details() -> dict[str, Any]:
@@ -121,12 +125,8 @@ def override_breaker(request: HttpRequest, name: str) -> HttpResponse:
         raise Invalid("The state of an override must be open, closed or free.")
     state, username = STATES[asked], request.user.get_username()
     breaker_overrides.set(name, state, username)
-    logger.warning(
-        "Circuit breaker %s: %s by %s.",
-        name,
-        f"forced {state}" if state else "override removed",
-        username,
-    )
+    done = f"forced {state}" if state else "override removed"
+    logger.warning("Circuit breaker %s: %s by %s.", name, done, username)
     messages.success(
         request,
         f"The circuit breaker “{name}” is forced {state}."

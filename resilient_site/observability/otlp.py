@@ -22,8 +22,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from resilient_site.observability.redaction import redact, redact_text
 from resilient_site.observability.route_names import route_of
 
-EXPORT_TIMEOUT_S = 5.0
-EXPORT_PERIOD_MS = 1_000
 STOP_TIMEOUT_S = 1.0
 PROBES = r"://[^/]+/(livez|readyz|metrics)/?$"
 _propagator = TraceContextTextMapPropagator()
@@ -66,10 +64,7 @@ def start(role: str) -> None:
         shutdown_on_exit=False,
     )
     provider.sampler = WithinRequests(provider.sampler)
-    exporter = RedactingExporter(timeout=EXPORT_TIMEOUT_S)
-    provider.add_span_processor(
-        BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_PERIOD_MS)
-    )
+    provider.add_span_processor(BatchSpanProcessor(RedactingExporter()))
     trace.set_tracer_provider(provider)
     if role == "compute" and settings.COMPUTE_BACKEND == "celery":
         from opentelemetry.instrumentation.celery import CeleryInstrumentor

@@ -55,6 +55,8 @@ def start(dsn: str, release: str) -> None:
 
 def prepare_event(event: Any, hint: dict[str, Any]) -> Any:
     """Return the event redacted and tagged; None if it is not to be sent."""
+    from resilient_site.health.monitor import health_monitor  # needs the settings
+
     if not is_wanted(hint):
         return None
     request = event.pop("request", {})
@@ -70,7 +72,7 @@ def prepare_event(event: Any, hint: dict[str, Any]) -> Any:
     tags = {
         "request_id": current_request_id(),
         "trace_id": current_trace_id(),
-        "degraded": ",".join(_degraded()),
+        "degraded": ",".join(health_monitor.degraded()),
     }
     event["tags"] = event.get("tags") or {}
     event["tags"] |= {name: value for name, value in tags.items() if value}
@@ -94,13 +96,3 @@ def is_expected(error: BaseException) -> bool:
     from resilient_site.resilience.breakers import BreakerOpen
 
     return isinstance(error, RedisError | BreakerOpen)
-
-
-def _degraded() -> list[str]:
-    from resilient_site.health.monitor import health_monitor
-
-    # Without the monitor, a report would check the components itself.
-    not_passing = (
-        health_monitor.report().not_passing if health_monitor.is_running else ()
-    )
-    return [component.name for component in not_passing]

@@ -183,8 +183,7 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
     By a token that was verified before, else by user, else by address: a client that
     makes up a new token for each request would otherwise never meet a limit.
     """
-    has_token = "HTTP_AUTHORIZATION" in request.META and is_rest(request)
-    token = _sent_token(request) if has_token else None
+    token = _sent_token(request)
     if token is not None:
         digest = token_digest(token)
         if verified_tokens().is_recognized(digest):

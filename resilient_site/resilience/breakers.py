@@ -89,21 +89,13 @@ class Breaker:
         os.register_at_fork(after_in_child=self._unlock_in_child)
 
     @contextmanager
-    def guard(
-        self, failures: tuple[type[Exception], ...] = (Exception,)
-    ) -> Iterator[None]:
-        """Guard one call, of a thread or a coroutine; raises BreakerOpen.
-
-        An error of another class than `failures` is a success.
-        """
+    def guard(self) -> Iterator[None]:
+        """Guard one call, of a thread or a coroutine; raises BreakerOpen."""
         epoch = self._acquire_permit()
         try:
             yield
-        except failures as error:
+        except Exception as error:
             self._record_failure(epoch, error)
-            raise
-        except Exception:
-            self._record_success(epoch)
             raise
         except BaseException:
             # Cancelled, or the process ends: that says nothing about the service.

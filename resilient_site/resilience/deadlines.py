@@ -13,10 +13,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 
-class DeadlineExceeded(Exception):
-    """No time is left for the operation."""
-
-
 def never() -> bool:
     return False
 
@@ -30,8 +26,6 @@ class Deadline:
 
 
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
-
-
 # Sets the deadline of the current context.
 set_deadline = _current.set
 

@@ -7,7 +7,7 @@ from django.urls import reverse
 from items import catalogue
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
-from tests.factories import TESTER, make_item, make_items
+from tests.factories import TESTER, changes_of, make_item, make_items
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -39,7 +39,7 @@ def test_admin_adds_changes_and_deletes_items_with_history(admin_site):
     assert (item.name, item.tag_names(), item.version) == ("Brass bolt", ["brass"], 2)
 
     sent(admin_site.post(f"{ITEMS}bolt/delete/", {"post": "yes"}))
-    changes = ItemChange.objects.of_item("bolt")
+    changes = changes_of("bolt")
     assert [c.action for c in changes] == ["deleted", "updated", "created"]
     assert {c.actor_name for c in changes} == {"ada"}
     assert not LogEntry.objects.exists()
@@ -111,7 +111,7 @@ def test_deletion_is_undone_from_the_change_log(admin_site):
 def test_edit_is_undone_from_the_change_log(admin_site):
     make_item(id="bolt", name="Old")
     catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
-    change = ItemChange.objects.of_item("bolt").first()
+    change = changes_of("bolt").first()
     sent(admin_site.post(CHANGES, {"action": "undo", "_selected_action": [change.pk]}))
     assert catalogue.get_item("bolt").name == "Old"
 

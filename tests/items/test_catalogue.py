@@ -11,13 +11,13 @@ from items.catalogue import ItemExists, ItemNotFound
 from items.imports import staging
 from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, StaleVersion
-from tests.factories import TESTER, make_item, make_items
+from tests.factories import TESTER, changes_of, make_item, make_items
 
 pytestmark = pytest.mark.django_db
 
 
 def history(item_id: str) -> list[tuple[int, str]]:
-    changes = ItemChange.objects.of_item(item_id)
+    changes = changes_of(item_id)
     return [(change.version, change.action) for change in changes]
 
 
@@ -57,7 +57,7 @@ def test_update_increments_the_version_and_logs_both_states():
 
     assert (item.version, item.name, item.tag_names()) == (2, "Steel bolt", ["steel"])
     assert item.description == "M8, 40 mm"
-    change = ItemChange.objects.of_item("bolt").first()
+    change = changes_of("bolt").first()
     assert change.before["tags"] == ["metal"]
     assert change.after["tags"] == ["steel"]
 

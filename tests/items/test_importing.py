@@ -19,7 +19,7 @@ from items.imports.file_parsing import LINE_MAX_BYTES, Unreadable, read_lines
 from items.imports.staging import Counts
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict
-from tests.factories import TESTER, make_item
+from tests.factories import TESTER, changes_of, make_item
 
 DONE = ImportRun.State.DONE
 
@@ -193,7 +193,7 @@ def test_import_creates_updates_and_leaves_rows_unchanged(tmp_path):
     assert (item.name, item.description, item.version) == ("New", "keep", 2)
     assert item.tag_names() == ["t", "u"]
     assert Item.objects.search("new keep").get() == item
-    change = ItemChange.objects.of_item("1").first()
+    change = changes_of("1").first()
     assert change.before["description"] == change.after["description"] == "keep"
     assert (change.before["tags"], change.after["tags"]) == (["t"], ["t", "u"])
     assert (change.action, change.actor_name) == ("updated", "tester")
@@ -233,7 +233,7 @@ def test_imported_id_continues_the_versions_of_a_deleted_item(tmp_path):
 def test_import_can_be_undone_item_by_item(tmp_path):
     make_item(id="1", name="Old", tags=["t"])
     load("id,name,tags\n1,New,u\n", tmp_path)
-    change = ItemChange.objects.of_item("1").first()
+    change = changes_of("1").first()
     item = catalogue.undo(change, actor=TESTER)
     assert (item.name, item.tag_names(), item.version) == ("Old", ["t"], 3)
 
