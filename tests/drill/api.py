@@ -1,11 +1,14 @@
 """State of the site by its REST API, before and after a drill."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.drill.clients import Clients
+import orjson
+
+from tests.drill.clients import TIMEOUT_S, Clients, Paths
 from tests.drill.history import (
     Findings,
     History,
@@ -13,9 +16,8 @@ from tests.drill.history import (
     check_items,
     check_jobs,
 )
-from tests.drill.readers import Paths
+from tests.load.connections import Address, Answer, Connections, request_bytes
 from tests.private_server import wait_for
-from tests.running import Answer
 
 API = Paths(
     items="/api/v1/items/",
@@ -28,12 +30,10 @@ KNOWN_ITEMS = 40
 JOBS_END_S = 60
 EVENTS_END_S = 20
 
-type Ask = Callable[..., Answer]  # method, path, body, headers
-
 
 class Api:
-    def __init__(self, ask: Ask, token: str = "") -> None:
-        self._ask = ask
+    def __init__(self, address: Address, token: str = "") -> None:
+        self._address = address
         self._headers = {"Authorization": f"Token {token}"} if token else {}
         # The start of this drill in the change log.
         self._begin = self.get("/api/v1/changes?since=now")["next"]
@@ -59,35 +59,44 @@ class Api:
         if clients.submitted:
             with suppress(TimeoutError):
                 wait_for(lambda: not self._unfinished_jobs(), JOBS_END_S)
-            jobs = self._pages("/api/v1/jobs?task=heavy_computation&page_size=200")
-            check_jobs(found, clients.submitted, jobs, self._result)
+            jobs = self._pages(f"{API.jobs}?task=heavy_computation&page_size=200")
+            check_jobs(
+                found, clients.submitted, jobs,
+                lambda job_id: self.get(f"{API.jobs}{job_id}")["result"],
+            )  # fmt: skip
         found.wrong_answers += clients.history.wrong
 
     def wait_for_last(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the events once the last change has arrived, or after a timeout."""
         last = self.changes[-1]
 
-        def has_come() -> bool:
-            return any(
-                event["subject"] == str(last["item_id"])
-                and event["data"]["version"] == last["version"]
-                for event in events
-            )
+        wanted = str(last["item_id"]), last["version"]
+
+        def has_arrived() -> bool:
+            return wanted in [(e["subject"], e["data"]["version"]) for e in events]
 
         with suppress(TimeoutError):
-            wait_for(has_come, EVENTS_END_S)
+            wait_for(has_arrived, EVENTS_END_S)
         return list(events)
 
-    def delete(self, item_id: str) -> None:
-        self._ask("DELETE", f"{API.items}{item_id}/", None, self._headers)
-
-    def get(self, path: str) -> Any:
-        parts = urlsplit(path)
+    def get(self, url: str) -> Any:
+        parts = urlsplit(url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        answer = self._ask("GET", path, None, self._headers)
-        if answer.status != 200:
+        return orjson.loads(self.send("GET", path))
+
+    def send(self, method: str, path: str, content: Any = None) -> bytes:
+        """Return the body of the response. Raises RuntimeError for an error."""
+        body = b"" if content is None else orjson.dumps(content)
+        request = request_bytes(method, path, self._address.host, body, self._headers)
+
+        async def ask() -> Answer:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await Connections(self._address).ask(request)
+
+        answer = asyncio.run(ask())
+        if answer.status >= 300:
             raise RuntimeError(f"{path}: {answer.status} {answer.body!r}")
-        return answer.json()
+        return answer.body
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         while path:
@@ -103,9 +112,5 @@ class Api:
 
     def _unfinished_jobs(self) -> list[Any]:
         states = ("queued", "running")
-        pages = [self._pages(f"/api/v1/jobs?state={state}") for state in states]
+        pages = [self._pages(f"{API.jobs}?state={state}") for state in states]
         return [job for page in pages for job in page]
-
-    def _result(self, job_id: str) -> dict[str, Any]:
-        result: dict[str, Any] = self.get(f"/api/v1/jobs/{job_id}")["result"]
-        return result

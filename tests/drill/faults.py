@@ -1,20 +1,76 @@
-"""Faults of the drill: how each is injected, healed and detected.
+"""Faults of the drill: how each is injected and healed, and what must recover.
 
-An instantaneous fault (a kill) is not healed: the site must recover by itself.
+A fault is a generator: what comes before its `yield` injects it, what comes after heals
+it. An instantaneous fault (a kill) is not healed: the site must recover by itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import asyncio
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from tests.drill import fault_injection, traffic_faults
-from tests.drill.context import Context
-from tests.drill.stack import ProductionStack, Stack
+import psutil
+import psycopg
+
+from tests.drill.stack import Stack
+from tests.load import load_generator
+from tests.load.connections import Address
+from tests.load.request_template import RequestTemplate
+from tests.private_server import Server, wait_for
 
 REDIS_DELAY_S = 0.3
+OVERLOAD_TIMES = 5.0
+CAPACITY_S = 1.0
+CAPACITY_CLIENTS = (8, 32)
+HERD = 200
+DRIPPING, NOT_READING = 150, 50
+CLOCK_STEP_S = 3600
+CLOCK = Path(__file__).parent / "clock"
+
 # Patterns in the log of the site.
 CACHE = r"breaker for the cache opened"
 DATABASE = r"breaker for the database opened"
-SLOW = f"{traffic_faults.DRIPPING + traffic_faults.NOT_READING} slow clients"
+BROKER = r"breaker for the broker opened"
+
+# What a fault needs in the stack, and why it cannot be injected without.
+NEEDS = {
+    "jobs": (lambda stack: stack.paths.jobs, "the stack has no jobs"),
+    "broker": (lambda stack: stack.rabbitmq, "there is no broker"),
+    "small disk": (
+        lambda stack: stack.disk.is_small,
+        "no small disk can be mounted here",
+    ),
+    "two sites": (
+        lambda stack: len(stack.sites) > 1,
+        "it restarts a web process, and there is only one",
+    ),
+}
+
+
+@dataclass
+class Context:
+    """State of one fault; the fault sets what comes after `generator`."""
+
+    stack: Any
+    seconds: float
+    # A process beside this one, for the traffic of many clients.
+    generator: Executor
+    # Figures for the report.
+    measured: dict[str, float] = field(default_factory=dict)
+    # When the injection was complete, if later than its start.
+    complete_at: float | None = None
+    # Called repeatedly during the fault.
+    sustain: Callable[[], object] = lambda: None
+    # Returns whether what the load does not show has recovered.
+    is_recovered: Callable[[], bool] = lambda: True
 
 
 @dataclass
@@ -24,186 +80,299 @@ class Fault:
     name: str
     title: str
     seconds: float
-    inject: Callable[[Context], None]
-    heal: Callable[[Context], None] = lambda context: None
-    # Before the load is measured; repeatedly during the fault.
-    prepare: Callable[[Context], None] = lambda context: None
-    sustain: Callable[[Context], None] = lambda context: None
+    inject: Callable[[Context], Iterator[None]]
     # Its pattern in the log of the site; "": none.
     log_pattern: str = ""
-    # What must be restored besides the responses.
-    is_recovered: Callable[[Context], bool] = lambda context: True
-    # Why it cannot be injected here; "": it can.
-    why_impossible: Callable[[Stack], str] = lambda stack: ""
+    needs: str = ""
+    # Called before the load is measured.
+    prepare: Callable[[Context], None] = lambda context: None
     is_quick: bool = False
 
-
-def without_pool(stack: Stack) -> str:
-    return "" if stack.paths.jobs else "the stack has no jobs"
-
-
-def without_broker(stack: Stack) -> str:
-    has_one = isinstance(stack, ProductionStack) and stack.rabbitmq is not None
-    return "" if has_one else "there is no broker"
+    def why_impossible(self, stack: Stack) -> str:
+        """Return why it cannot be injected into a stack; "" if it can."""
+        has_it, reason = NEEDS.get(self.needs, (lambda stack: True, ""))
+        return "" if has_it(stack) else reason
 
 
-def delay_redis(seconds: float) -> Callable[[Context], None]:
-    def delay(context: Context) -> None:
-        context.stack.to_redis.delay_s = seconds
+# --- servers
 
-    return delay
+
+def kill(server: Server) -> Iterator[None]:
+    server.kill()
+    yield
+    server.start()
+
+
+def pause(server: Server) -> Iterator[None]:
+    server.pause()
+    yield
+    server.resume()
+
+
+def slow_redis(context: Context) -> Iterator[None]:
+    context.stack.to_redis.delay_s = REDIS_DELAY_S
+    yield
+    context.stack.to_redis.delay_s = 0
+
+
+def stop_postgres(context: Context) -> Iterator[None]:
+    context.stack.postgres.stop()
+    yield
+    context.stack.postgres.start()
+
+
+def take_all_connections(context: Context) -> Iterator[None]:
+    """Terminate the connections of the site, and occupy every slot."""
+    url = context.stack.postgres.url()
+    taken: list[psycopg.Connection] = []
+    end_others = """
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> ALL(%s)
+    """
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            taken.append(psycopg.connect(url, connect_timeout=2, autocommit=True))
+        except psycopg.OperationalError:
+            ours = [one.info.backend_pid for one in taken]
+            ended = taken[0].execute(end_others, [ours]).fetchall() if taken else []
+            if not ended:
+                break
+    context.complete_at = time.monotonic()
+    yield
+    for connection in taken:
+        connection.close()
+
+
+def kill_broker(context: Context) -> Iterator[None]:
+    received = context.stack.events.bodies
+    context.stack.rabbitmq.kill()
+    number = len(received)
+    context.is_recovered = lambda: len(received) > number
+    yield
+    context.stack.rabbitmq.start()
+
+
+# --- processes and jobs
+
+
+def kill_web(context: Context) -> Iterator[None]:
+    before = context.stack.web_processes()
+    before[0].kill()
+
+    def is_restarted() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            now = context.stack.web_processes()
+            return len(now) >= len(before) and before[0] not in now
+        return False
+
+    context.is_recovered = is_restarted
+    yield
+
+
+def kill_supervisor(context: Context) -> Iterator[None]:
+    site = context.stack.sites[0]
+    killed = site.compute()
+    killed.kill()
+    context.is_recovered = lambda: any(p != killed for p in site._having("compute"))
+    yield
+
+
+def kill_pool_process(context: Context) -> Iterator[None]:
+    site = context.stack.sites[0]
+    before = wait_for(site.pool)
+    before[0].kill()
+
+    def is_complete() -> bool:
+        now = site.pool()
+        return len(now) >= len(before) and before[0] not in now
+
+    context.is_recovered = is_complete
+    yield
+
+
+def submit_job(task: str, context: Context) -> Iterator[None]:
+    """Submit a job that ends badly."""
+    ask = partial(
+        context.stack.sites[0].request,
+        headers={"Authorization": f"Token {context.stack.token}"},
+    )
+    job = ask("POST", "/api/v1/jobs/", {"task": task}).json()["id"]
+    path = f"/api/v1/jobs/{job}"
+    context.is_recovered = lambda: ask("GET", path).json()["state"] == "failed"
+    yield
+
+
+# --- traffic
+
+
+def overload(context: Context) -> Iterator[None]:
+    """Measure the capacity, then send five times as much."""
+    stack = context.stack
+    # Each request is a new search.
+    path = f"{stack.paths.items}?search=nothing{{count}}"
+    search = RequestTemplate(stack.address.port, path)
+    rates = []
+    for clients in CAPACITY_CLIENTS:
+        load = load_generator.in_closed_loop, search, clients, CAPACITY_S
+        seen = context.generator.submit(*load).result()
+        rates.append(sum(one.is_answered for one in seen) / CAPACITY_S)
+    capacity = max(rates)
+    context.complete_at = time.monotonic()
+    load = load_generator.in_open_loop, search, OVERLOAD_TIMES * capacity
+    flood = context.generator.submit(*load, context.seconds)
+    yield
+    good = sum(one.is_answered and one.took_s < 1 for one in flood.result())
+    goodput = good / context.seconds / max(capacity, 1.0)
+    context.measured |= {"capacity": capacity, "goodput": goodput}
+
+
+def herd(context: Context) -> Iterator[None]:
+    """Send one uncached request from all clients at once."""
+    path = f"{context.stack.paths.items}?search={os.urandom(8).hex()}"
+    heads = asyncio.run(_herd(context.stack.address, path))
+    found = [re.search(r"(?i)cache-status: (.*)", head) for head in heads]
+    sources = [one[1] if one else "" for one in found]
+    context.measured["answered"] = sum(head[9:12] == "200" for head in heads)
+    if any(sources):
+        context.measured["fetched"] = sum(
+            "hit" not in source and "collapsed" not in source for source in sources
+        )
+    yield
+
+
+async def _herd(address: Address, path: str) -> list[str]:
+    """Return the head of each response; "" without one."""
+    all_connected = asyncio.Barrier(HERD)
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+    async def client() -> str:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(10):
+                reader, writer = await asyncio.open_connection(*address[:2])
+                await all_connected.wait()
+                writer.write(request.encode())
+                head = (await reader.read()).partition(b"\r\n\r\n")[0]
+                writer.close()
+                return head.decode("latin-1")
+        return ""
+
+    return await asyncio.gather(*(client() for _ in range(HERD)))
+
+
+def slow_clients(context: Context) -> Iterator[None]:
+    """Some clients send a request byte by byte, others do not read the response."""
+    export = f"GET {context.stack.paths.export} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    sockets = []
+    for number in range(DRIPPING + NOT_READING):
+        peer = socket.create_connection(context.stack.address[:2], timeout=5)
+        if number < DRIPPING:
+            peer.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        else:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.sendall(export.encode())
+        sockets.append(peer)
+
+    def drip() -> None:
+        for peer in sockets:
+            with suppress(OSError):
+                peer.sendall(b"x")
+
+    context.sustain = drip
+    yield
+    for peer in sockets:
+        peer.close()
+
+
+# --- the machine
+
+
+def fill_disk(context: Context) -> Iterator[None]:
+    context.stack.disk.fill()
+    yield
+    # As an operator would: PostgreSQL may have stopped.
+    context.stack.disk.make_room()
+    if not context.stack.postgres.running():
+        context.stack.postgres.start()
+
+
+def install_clock(context: Context) -> None:
+    """Restart a web process with a clock that can be set."""
+    clock_file(context).write_text("0")
+    site = context.stack.sites[-1]
+    site.stop()
+    site.env |= {"PYTHONPATH": str(CLOCK), "CLOCK_FILE": str(clock_file(context))}
+    site.start_web()
+
+
+def clock_file(context: Context) -> Path:
+    return context.stack.disk.folder / "clock"
+
+
+def step_clock(context: Context) -> Iterator[None]:
+    clock_file(context).write_text(str(CLOCK_STEP_S))
+    yield
+    clock_file(context).write_text("0")
 
 
 FAULTS = (
+    Fault("redis-killed", "Redis is killed", 4, lambda c: kill(c.stack.redis), CACHE),
     Fault(
-        "redis-killed",
-        "Redis is killed",
-        4,
-        lambda c: c.stack.redis.kill(),
-        lambda c: c.stack.redis.start(),
-        log_pattern=CACHE,
+        "redis-stopped", "Redis hangs (SIGSTOP)", 4,
+        lambda c: pause(c.stack.redis), CACHE, is_quick=True,
     ),
     Fault(
-        "redis-stopped",
-        "Redis hangs (SIGSTOP)",
-        4,
-        lambda c: c.stack.redis.pause(),
-        lambda c: c.stack.redis.resume(),
-        log_pattern=CACHE,
-        is_quick=True,
+        "redis-slow", f"Redis takes {REDIS_DELAY_S} s for each answer", 4,
+        slow_redis, CACHE,
     ),
     Fault(
-        "redis-slow",
-        "Redis takes 0.3 s for each answer",
-        4,
-        delay_redis(REDIS_DELAY_S),
-        delay_redis(0),
-        log_pattern=CACHE,
+        "postgres-killed", "PostgreSQL is killed", 4,
+        lambda c: kill(c.stack.postgres), DATABASE, is_quick=True,
     ),
     Fault(
-        "postgres-killed",
-        "PostgreSQL is killed",
-        4,
-        lambda c: c.stack.postgres.kill(),
-        lambda c: c.stack.postgres.start(),
-        log_pattern=DATABASE,
-        is_quick=True,
+        "postgres-stopped", "PostgreSQL hangs (SIGSTOP)", 4,
+        lambda c: pause(c.stack.postgres), DATABASE,
     ),
     Fault(
-        "postgres-stopped",
-        "PostgreSQL hangs (SIGSTOP)",
-        4,
-        lambda c: c.stack.postgres.pause(),
-        lambda c: c.stack.postgres.resume(),
-        log_pattern=DATABASE,
+        "postgres-restarted", "PostgreSQL is restarted", 0.01, stop_postgres, DATABASE
     ),
     Fault(
-        "postgres-restarted",
-        "PostgreSQL is restarted",
-        0.01,
-        lambda c: c.stack.postgres.stop(),
-        lambda c: c.stack.postgres.start(),
-        log_pattern=DATABASE,
+        "postgres-connections", "PostgreSQL has no connection left", 4,
+        take_all_connections, DATABASE,
     ),
     Fault(
-        "postgres-connections",
-        "PostgreSQL has no connection left",
-        4,
-        fault_injection.take_all_connections,
-        fault_injection.give_connections_back,
-        log_pattern=DATABASE,
+        "web-killed", "A web process is killed", 0, kill_web, "SIGKILL", is_quick=True
     ),
     Fault(
-        "web-killed",
-        "A web process is killed",
-        0,
-        fault_injection.kill_web,
-        is_recovered=fault_injection.web_is_restarted,
-        log_pattern="SIGKILL",
-        is_quick=True,
+        "supervisor-killed", "The supervisor of the pool is killed", 0,
+        kill_supervisor, r"exited: compute", "jobs", is_quick=True,
     ),
     Fault(
-        "supervisor-killed",
-        "The supervisor of the pool is killed",
-        0,
-        fault_injection.kill_supervisor,
-        is_recovered=fault_injection.supervisor_is_restarted,
-        why_impossible=without_pool,
-        log_pattern=r"exited: compute",
-        is_quick=True,
+        "pool-killed", "A process of the pool is killed", 0,
+        kill_pool_process, needs="jobs",
     ),
     Fault(
-        "pool-killed",
-        "A process of the pool is killed",
-        0,
-        fault_injection.kill_pool_process,
-        is_recovered=fault_injection.pool_is_complete,
-        why_impossible=without_pool,
+        "poison-job", "A job crashes its process", 0,
+        partial(submit_job, "segfault"), r"A pool process ended", "jobs",
     ),
     Fault(
-        "poison-job",
-        "A job crashes its process",
-        0,
-        fault_injection.submit_job("segfault"),
-        is_recovered=fault_injection.job_has_failed,
-        why_impossible=without_pool,
-        log_pattern=r"A pool process ended",
+        "hungry-job", "A job allocates memory without limit", 0,
+        partial(submit_job, "eat_memory"), needs="jobs",
+    ),
+    Fault("overload", "Overload: five times the capacity", 4, overload, is_quick=True),
+    Fault(
+        "cold-herd", f"{HERD} clients send one uncached request at once", 0, herd
     ),
     Fault(
-        "hungry-job",
-        "A job allocates memory without limit",
-        0,
-        fault_injection.submit_job("eat_memory"),
-        is_recovered=fault_injection.job_has_failed,
-        why_impossible=without_pool,
+        "slow-clients", f"{DRIPPING + NOT_READING} slow clients", 4, slow_clients
     ),
     Fault(
-        "overload",
-        "Overload: five times the capacity",
-        4,
-        traffic_faults.overload,
-        traffic_faults.measure_overload,
-        is_quick=True,
+        "broker-restarted", "RabbitMQ is killed and started again", 0.01,
+        kill_broker, BROKER, "broker",
     ),
+    Fault("disk-full", "The disk is full", 4, fill_disk, needs="small disk"),
     Fault(
-        "cold-herd",
-        f"{traffic_faults.HERD} clients send one uncached request at once",
-        0,
-        traffic_faults.herd,
+        "clock-step", "The clock of a web process steps by an hour, and back", 4,
+        step_clock, needs="two sites", prepare=install_clock,
     ),
-    Fault(
-        "slow-clients",
-        SLOW,
-        4,
-        traffic_faults.slow_clients,
-        traffic_faults.close_slow_clients,
-        sustain=traffic_faults.drip,
-    ),
-    Fault(
-        "broker-restarted",
-        "RabbitMQ is killed and started again",
-        0.01,
-        fault_injection.kill_broker,
-        fault_injection.start_broker,
-        is_recovered=fault_injection.events_arrive,
-        why_impossible=without_broker,
-        log_pattern=r"breaker for the broker opened",
-    ),
-    Fault(
-        "disk-full",
-        "The disk is full",
-        4,
-        lambda c: c.stack.disk.fill(),
-        fault_injection.make_room,
-        why_impossible=fault_injection.without_small_disk,
-    ),
-    Fault(
-        "clock-step",
-        "The clock of a web process steps by an hour, and back",
-        4,
-        fault_injection.step_clock,
-        fault_injection.step_clock_back,
-        prepare=fault_injection.install_clock,
-        why_impossible=fault_injection.without_second_site,
-    ),
-)
+)  # fmt: skip

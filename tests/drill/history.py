@@ -1,7 +1,6 @@
 """History of acknowledged operations, and the checker of responses and final state."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -52,7 +51,7 @@ class WrittenItem:
 
 
 class History:
-    """Operations of all clients; shared between threads."""
+    """Operations of all clients."""
 
     def __init__(self, names: dict[str, str]) -> None:
         self.names = names  # of items that do not change, by id
@@ -60,11 +59,9 @@ class History:
         # Sent, but not confirmed by the end: by name.
         self.unconfirmed: dict[str, WrittenItem] = {}
         self.wrong: list[str] = []
-        self._lock = threading.Lock()
 
     def record_wrong(self, what: str) -> Outcome:
-        with self._lock:
-            self.wrong.append(what[:300])
+        self.wrong.append(what[:300])
         return Outcome.WRONG
 
     # --- reading
@@ -124,8 +121,6 @@ def age_of(answer: Answer) -> float:
 
 # --- final state
 
-WRONG = "wrong answers"
-
 
 @dataclass
 class Findings:
@@ -139,23 +134,17 @@ class Findings:
     lost_events: list[str] = field(default_factory=list)
     wrong_answers: list[str] = field(default_factory=list)
 
-    def counts(self) -> dict[str, int]:
-        return {name: len(found) for name, found in self._lists()}
+    def lists(self) -> dict[str, list[str]]:
+        """Return what was found, by label ("lost writes")."""
+        found = {name.replace("_", " "): one for name, one in vars(self).items()}
+        del found["checked"]
+        return found
 
-    def labels(self) -> dict[str, int]:
-        """Return the counts with labels: `lost_writes` is "writes lost"."""
-        return {
-            " ".join(reversed(name.split("_"))) if name != "wrong_answers" else WRONG: n
-            for name, n in self.counts().items()
-        }
+    def counts(self) -> dict[str, int]:
+        return {label: len(found) for label, found in self.lists().items()}
 
     def all(self) -> list[str]:
-        return [one for _, found in self._lists() for one in found]
-
-    def _lists(self) -> list[tuple[str, list[str]]]:
-        return [
-            (name, found) for name, found in vars(self).items() if name != "checked"
-        ]
+        return [one for found in self.lists().values() for one in found]
 
 
 def check_items(
@@ -238,7 +227,8 @@ def check_events(
     for event in events:
         received.setdefault(event["subject"], []).append(event["data"]["version"])
     for subject, versions in received.items():
-        if list(first_of_each(versions)) != sorted(set(versions)):
+        first_of_each = list(dict.fromkeys(versions))
+        if first_of_each != sorted(first_of_each):
             found.lost_events.append(f"{subject} received out of order: {versions}")
     number = 0
     for change in changes:
@@ -246,7 +236,3 @@ def check_events(
         if change["version"] not in received.get(str(change["item_id"]), ()):
             found.lost_events.append(f"{change['item_id']} {change['version']}")
     found.checked["events"] = number
-
-
-def first_of_each(values: Iterable[int]) -> Iterator[int]:
-    return iter(dict.fromkeys(values))

@@ -1,27 +1,30 @@
 """Objectives of the site, which users edit, and their evaluation."""
 
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from tests.running import ROOT
 
-if TYPE_CHECKING:
-    from tests.drill.history import Findings
-    from tests.drill.runner import Result
-
 FILE = ROOT / "deploy" / "objectives.toml"
 
-
-@dataclass
-class Verdict:
-    misses: list[str] = field(default_factory=list)
-
-    @property
-    def is_kept(self) -> bool:
-        return not self.misses
+# What an objective may limit: label, lower limit or upper, unit, and its value in the
+# result of a fault (None: there is none).
+LEAST, MOST = "at least", "at most"
+KNOWN = {
+    "reads_percent": ("reads answered", LEAST, " %",
+                      lambda r: r.during.reads_answered * 100),
+    "writes_percent": ("writes answered", LEAST, " %",
+                       lambda r: r.during.writes_answered * 100),
+    "read_p99_ms": ("p99 of reads", MOST, " ms", lambda r: r.during.read_p99_ms),
+    "write_p99_ms": ("p99 of writes", MOST, " ms", lambda r: r.during.write_p99_ms),
+    "refused_within_s": ("slowest rejection", MOST, " s",
+                         lambda r: r.during.slowest_rejection_s),
+    "stale_percent": ("stale responses", MOST, " %",
+                      lambda r: 100 * r.during.stale / max(r.during.reads, 1)),
+    "noticed_s": ("detected after", MOST, " s", lambda r: r.noticed_s),
+    "recovered_s": ("recovered after", MOST, " s", lambda r: r.recovered_s),
+    "goodput": ("goodput", LEAST, "", lambda r: r.measured.get("goodput")),
+}  # fmt: skip
 
 
 class Objectives:
@@ -40,63 +43,27 @@ class Objectives:
                 f"{path}: unknown objectives {sorted({*table, *unknown})}."
             )
 
-    def of(self, fault: str) -> dict[str, float]:
-        return self.every | self.faults.get(fault, {})
-
-    def evaluate(self, result: "Result") -> Verdict:
+    def misses(self, result) -> list[str]:
+        """Return what the result of a fault misses, as sentences."""
         misses = []
-        for name, limit in self.of(result.name).items():
-            label, is_at_least, unit, value_of = KNOWN[name]
+        limits = self.every | self.faults.get(result.name, {})
+        for name, limit in limits.items():
+            label, bound, unit, value_of = KNOWN[name]
             value = value_of(result)
             if value is None:
                 if name == "recovered_s":
                     misses.append("It did not recover.")
-                continue
-            if value < limit if is_at_least else value > limit:
-                bound = "at least" if is_at_least else "at most"
+            elif value < limit if bound == LEAST else value > limit:
                 misses.append(
                     f"{label}: {value:.4g}{unit}, not {bound} {limit:g}{unit}"
                 )
-        return Verdict(misses)
+        return misses
 
-    def evaluate_end(self, found: "Findings") -> Verdict:
-        return Verdict(
-            [
-                f"{name.replace('_', ' ')}: {number}, not {self.end.get(name, 0)}"
-                for name, number in found.counts().items()
-                if number > self.end.get(name, 0)
-            ]
-        )
-
-
-class Known(NamedTuple):
-    """A quantity that an objective may limit."""
-
-    label: str
-    is_at_least: bool
-    unit: str
-    value_of: Callable[["Result"], float | None]
-
-
-KNOWN = {
-    "reads_percent": Known(
-        "reads answered", True, " %", lambda r: r.during.reads_answered * 100
-    ),
-    "writes_percent": Known(
-        "writes answered", True, " %", lambda r: r.during.writes_answered * 100
-    ),
-    "read_p99_ms": Known("p99 of reads", False, " ms", lambda r: r.during.read_p99_ms),
-    "write_p99_ms": Known(
-        "p99 of writes", False, " ms", lambda r: r.during.write_p99_ms
-    ),
-    "refused_within_s": Known(
-        "slowest rejection", False, " s", lambda r: r.during.slowest_rejection_s
-    ),
-    "stale_percent": Known(
-        "stale responses", False, " %",
-        lambda r: 100 * r.during.stale / max(r.during.reads, 1),
-    ),
-    "noticed_s": Known("detected after", False, " s", lambda r: r.noticed_s),
-    "recovered_s": Known("recovered after", False, " s", lambda r: r.recovered_s),
-    "goodput": Known("goodput", True, "", lambda r: r.measured.get("goodput")),
-}  # fmt: skip
+    def misses_at_the_end(self, counts: dict[str, int]) -> list[str]:
+        """Return which findings (by label) are more than allowed, as sentences."""
+        limits = {what: self.end.get(what.replace(" ", "_"), 0) for what in counts}
+        return [
+            f"{what}: {number}, not {limits[what]}"
+            for what, number in counts.items()
+            if number > limits[what]
+        ]

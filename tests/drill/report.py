@@ -49,48 +49,24 @@ def write(folder: Path, runs: list[Run], objectives: Objectives) -> Path:
 
 
 def _page(runs: list[Run], about: dict[str, Any]) -> str:
-    names = [result.name for result in runs[0].results]
     rows = [
-        {
-            "number": number,
-            "title": runs[0].results[number - 1].title,
-            "name": name,
-            "results": [
-                {"run": run.name, "result": result, "notes": _notes(result)}
-                for run in runs
-                for result in run.results
-                if result.name == name
-            ],
-        }
-        for number, name in enumerate(names, start=1)
+        [(run.name, run.results[place], _notes(run.results[place])) for run in runs]
+        for place in range(len(runs[0].results))
     ]
+    first = runs[0]
+    checked = {
+        run.name: [run.found.checked.get(what, "–") for what in first.found.checked]
+        for run in runs
+    }
     plots = [mark_safe(over_time(run)) for run in runs]  # noqa: S308 - drawn here
     template = Engine().from_string(TEMPLATE.read_text())
     context = about | {
-        "runs": list(zip(runs, plots, strict=True)),
-        "first": runs[0],
+        "runs": list(zip(runs, checked.values(), plots, strict=True)),
+        "first": first,
         "rows": rows,
-        "ends": _ends(runs),
         "are_several": len(runs) > 1,
     }
     return template.render(Context(context))
-
-
-def _ends(runs: list[Run]) -> dict[str, Any]:
-    """Return the table of the final check."""
-    checked = list(runs[0].found.checked)
-    return {
-        "checked": checked,
-        "found": list(runs[0].found.labels()),
-        "rows": [
-            {
-                "name": run.name,
-                "checked": [run.found.checked.get(what, "–") for what in checked],
-                "found": list(run.found.counts().values()),
-            }
-            for run in runs
-        ],
-    }
 
 
 def _notes(result: Result) -> list[str]:
@@ -103,10 +79,11 @@ def _notes(result: Result) -> list[str]:
 
 def summary(run: Run) -> str:
     """Format the final check for the terminal."""
-    found, checked = run.found.labels(), run.found.checked
-    compared = ", ".join(f"{number:,} {what}" for what, number in checked.items())
-    counts = ", ".join(f"{number} {what}" for what, number in found.items())
+    found = run.found
+    compared = ", ".join(f"{number:,} {what}" for what, number in found.checked.items())
+    counts = ", ".join(f"{number} {what}" for what, number in found.counts().items())
     lines = [f"  compared: {compared}", f"  found: {counts}"]
-    lines += [f"  ✗  {miss}" for miss in run.end.misses]
-    lines += [f"     {one}" for one in run.found.all()[:10]]
+    lines += [f"  ✗  {miss}" for miss in run.misses]
+    lines += [f"     {one}" for one in found.all()[:10]]
+    lines += [f"  –  not available: {missing}" for missing in run.missing]
     return "\n".join(lines)

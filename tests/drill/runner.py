@@ -5,15 +5,15 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
 
 from tests.drill.clients import Clients
-from tests.drill.context import Context
-from tests.drill.faults import Fault
+from tests.drill.faults import Context, Fault
 from tests.drill.history import Findings, Outcome
-from tests.drill.objectives import Objectives, Verdict
+from tests.drill.objectives import Objectives
 from tests.drill.stack import Stack
 from tests.drill.windows import Timeline, Window
 
@@ -41,10 +41,85 @@ class Result:
     noticed_s: float | None = None
     recovered_s: float | None = None
     measured: dict[str, float] = field(default_factory=dict)
-    verdict: Verdict = field(default_factory=Verdict)
+    # Objectives that are missed, as sentences.
+    misses: list[str] = field(default_factory=list)
 
     def windows(self) -> tuple[Window, Window, Window]:
         return self.before, self.during, self.after
+
+    def line(self) -> str:
+        """Format it for the terminal."""
+        if self.not_run:
+            return f"  –  {self.name:22} not run: {self.not_run}"
+        during = self.during
+        return (
+            f"  {'✗' if self.misses else '✓'}  {self.name:22}"
+            f" reads {during.reads_answered:7.2%}"
+            f"  writes {during.writes_answered:7.2%}  p99 {during.read_p99_ms:6.0f} ms"
+            f"  stale {during.stale:4}  detected {_seconds(self.noticed_s)}"
+            f"  recovered {_seconds(self.recovered_s)}"
+            + "".join(f"\n       {miss}" for miss in self.misses)
+        )
+
+
+def _seconds(value: float | None) -> str:
+    return "    – " if value is None else f"{value:4.1f} s"
+
+
+@dataclass
+class Run:
+    """What came of all faults in one stack."""
+
+    name: str
+    results: list[Result]
+    # Parts that the machine lacks.
+    missing: list[str]
+    found: Findings
+    # Objectives of the final check that are missed, as sentences.
+    misses: list[str]
+    seconds: float
+    timeline: Timeline
+
+    @property
+    def is_kept(self) -> bool:
+        return not self.misses and not any(result.misses for result in self.results)
+
+
+def run(
+    stack: Stack,
+    faults: Sequence[Fault],
+    objectives: Objectives,
+    seconds: float | None = None,
+) -> Run:
+    """Inject the faults one after another, each for `seconds` if given."""
+    begin = time.monotonic()
+    print(f"{stack.name}: starting", flush=True)
+    with stack:
+        stack.record_start()
+        clients = Clients(
+            stack.address, stack.paths, stack.history(), stack.token, stack.session
+        )
+        runner = FaultRunner(stack, clients, objectives, seconds)
+        started = time.monotonic()
+        clients.start()
+        try:
+            results = runner.run(faults)
+            ended = time.monotonic()
+        finally:
+            clients.end()
+        print("  …  comparing acknowledged with stored operations", flush=True)
+        found = Findings()
+        stack.check(found, clients)
+        seconds = time.monotonic() - begin
+    return Run(
+        name=stack.name,
+        results=results,
+        missing=stack.missing,
+        found=found,
+        misses=objectives.misses_at_the_end(found.counts()),
+        seconds=seconds,
+        timeline=Timeline.of(clients.samples, started, ended),
+    )
 
 
 class FaultRunner:
@@ -55,70 +130,61 @@ class FaultRunner:
         stack: Stack,
         clients: Clients,
         objectives: Objectives,
-        print_line: Callable[[str], None],
         seconds: float | None,
     ) -> None:
         self.stack, self.clients, self.objectives = stack, clients, objectives
-        self._print_line, self._seconds = print_line, seconds
-        self.started = self.ended = time.monotonic()
+        self.seconds = seconds
+        self.started = time.monotonic()
         # Offset from the clock of logs to that of samples.
         self._clock = time.time() - time.monotonic()
 
     def run(self, faults: Iterable[Fault]) -> list[Result]:
         results = []
         with ProcessPoolExecutor(1, get_context("spawn")) as generator:
-            self.started = time.monotonic()
-            self.clients.start()
             self._wait(WARM_UP_S)
             for fault in faults:
                 if why := fault.why_impossible(self.stack):
                     result = Result(fault.name, fault.title, not_run=why)
                 else:
                     result = self._break(fault, generator)
+                    result.misses = self.objectives.misses(result)
                 results.append(result)
-                self._print_line(format_result(result))
-            self.ended = time.monotonic()
+                print(result.line(), flush=True)
         return results
 
     def _break(self, fault: Fault, generator: ProcessPoolExecutor) -> Result:
         seconds = fault.seconds
-        if self._seconds is not None and seconds > 1:
-            seconds = self._seconds
+        if self.seconds is not None and seconds > 1:
+            seconds = self.seconds
         context = Context(self.stack, seconds, generator)
         fault.prepare(context)
         self._wait_for_calm(time.monotonic(), lambda: True)
         self._wait(max(0.0, BEFORE_S - CALM_S))
         started = time.monotonic()
-        fault.inject(context)
-        left = (context.complete_at or started) + seconds - time.monotonic()
-        self._wait(left, lambda: fault.sustain(context))
-        fault.heal(context)
+        with contextmanager(fault.inject)(context):
+            left = (context.complete_at or started) + seconds - time.monotonic()
+            self._wait(left, context.sustain)
         ended = time.monotonic()
         recovered = self._wait_for_calm(
-            ended if fault.seconds else started, lambda: fault.is_recovered(context)
+            ended if fault.seconds else started, context.is_recovered
         )
-        well = time.monotonic()
+        calm_at = time.monotonic()
         self._wait(AFTER_S)
         samples = self.clients.since(started - BEFORE_S)
-        result = Result(
+        # An instantaneous fault lasts until the recovery.
+        end = ended if fault.seconds else calm_at
+        return Result(
             fault.name,
             fault.title,
             started=started - self.started,
             ended=ended - self.started,
             before=Window.of(one for one in samples if one.due < started),
-            # An instantaneous fault lasts until the recovery.
-            during=Window.of(
-                one
-                for one in samples
-                if started <= one.due < (ended if fault.seconds else well)
-            ),
-            after=Window.of(one for one in samples if one.due >= well),
+            during=Window.of(one for one in samples if started <= one.due < end),
+            after=Window.of(one for one in samples if one.due >= calm_at),
             noticed_s=self._noticed(fault.log_pattern, context.complete_at or started),
             recovered_s=recovered,
             measured=context.measured,
         )
-        result.verdict = self.objectives.evaluate(result)
-        return result
 
     def _wait(
         self, seconds: float, sustain: Callable[[], object] = lambda: None
@@ -169,71 +235,3 @@ class FaultRunner:
             if moment >= started - 0.01:
                 return max(moment - started, 0.0)
         return None
-
-
-def format_result(result: Result) -> str:
-    """Format a result as a line for the terminal."""
-    if result.not_run:
-        return f"  –  {result.name:22} not run: {result.not_run}"
-    during = result.during
-    mark = "✓" if result.verdict.is_kept else "✗"
-    return (
-        f"  {mark}  {result.name:22} reads {during.reads_answered:7.2%}"
-        f"  writes {during.writes_answered:7.2%}  p99 {during.read_p99_ms:6.0f} ms"
-        f"  stale {during.stale:4}  detected {_seconds(result.noticed_s)}"
-        f"  recovered {_seconds(result.recovered_s)}"
-        + "".join(f"\n       {miss}" for miss in result.verdict.misses)
-    )
-
-
-def _seconds(value: float | None) -> str:
-    return "    – " if value is None else f"{value:4.1f} s"
-
-
-@dataclass
-class Run:
-    name: str
-    results: list[Result]
-    # Parts that the machine lacks.
-    missing: list[str]
-    found: Findings
-    end: Verdict
-    seconds: float
-    timeline: Timeline = field(default_factory=Timeline)
-
-    @property
-    def is_kept(self) -> bool:
-        ran = [result for result in self.results if not result.not_run]
-        return self.end.is_kept and all(result.verdict.is_kept for result in ran)
-
-
-def run(
-    stack: Stack,
-    faults: Sequence[Fault],
-    objectives: Objectives,
-    print_line: Callable[[str], None],
-    seconds: float | None = None,
-) -> Run:
-    """Inject the faults one after another, each for `seconds` if given."""
-    begin = time.monotonic()
-    print_line(f"{stack.name}: starting")
-    with stack:
-        stack.record_start()
-        history = stack.history()
-        clients = Clients(
-            stack.address, stack.paths, history, stack.token, stack.session
-        )
-        runner = FaultRunner(stack, clients, objectives, print_line, seconds)
-        try:
-            results = runner.run(faults)
-        finally:
-            clients.end()
-        print_line("  …  comparing acknowledged with stored operations")
-        found = Findings()
-        stack.check(found, clients)
-        ended = time.monotonic()
-        timeline = Timeline.of(clients.samples, runner.started, runner.ended)
-    return Run(
-        stack.name, results, stack.missing, found, objectives.evaluate_end(found),
-        ended - begin, timeline,
-    )  # fmt: skip

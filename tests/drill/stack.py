@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,9 +14,8 @@ import psutil
 
 from tests.deploy.nginx import Nginx
 from tests.drill.api import API, Api
-from tests.drill.clients import Clients
+from tests.drill.clients import Clients, Paths
 from tests.drill.history import Findings, History, check_events
-from tests.drill.readers import Paths
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
 from tests.load.connections import Address
@@ -79,8 +78,13 @@ class Stack:
 
     name = "ours"
     paths = Paths("", "", "")
+    token = session = ""
+    # Parts that some stacks have.
+    sites: Sequence[Site] = ()
+    rabbitmq: RabbitMQ | None = None
 
     def __init__(self) -> None:
+        # Parts that the machine lacks.
         self.missing: list[str] = []
         self._cleanup = ExitStack()
 
@@ -94,59 +98,58 @@ class Stack:
         self._cleanup.close()
 
     def _start(self, cleanup: ExitStack) -> None:
-        self._start_servers(cleanup)
-        self._start_site(cleanup)
-
-    def _start_servers(self, cleanup: ExitStack) -> None:
         folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         self.disk = Disk(folder)
         cleanup.callback(self.disk.close)
-        self.postgres = Postgres(self.disk.folder)
-        cleanup.callback(self.postgres.close)
+        self.postgres, self.redis = Postgres(self.disk.folder), Redis()
         self.postgres.settings |= {
             "fsync": "on",
             "full_page_writes": "on",
             "max_connections": "60",
             "max_wal_size": "128MB",
         }
-        self.postgres.start()
-        self.redis = Redis()
-        cleanup.callback(self.redis.close)
-        self.redis.start()
+        for server in (self.postgres, self.redis):
+            cleanup.callback(server.close)
+            server.start()
         self.to_redis = Proxy(self.redis.port)
         cleanup.callback(self.to_redis.close)
+        self._start_site(cleanup)
 
     def _start_site(self, cleanup: ExitStack) -> None:
         raise NotImplementedError
 
-    # --- for clients
-
-    token = session = ""
-
     @property
     def address(self) -> Address:
-        raise NotImplementedError
-
-    def history(self) -> History:
-        """Return a history with the items that clients may read."""
+        """Return where clients connect."""
         raise NotImplementedError
 
     def record_start(self) -> None:
         """Record the state before the load."""
+        self.api = Api(self.address, self.token)
+
+    def history(self) -> History:
+        """Return a history with the items that clients may read."""
+        return self.api.history()
 
     def check(self, found: Findings, clients: Clients) -> None:
         """Compare the history with the stored state, after the load."""
-        raise NotImplementedError
-
-    # --- for faults
+        self.api.check(found, clients)
 
     def web_processes(self) -> list[psutil.Process]:
-        raise NotImplementedError
+        return []
 
     def output(self) -> str:
         """Return its log, in lines of JSON."""
         return ""
+
+    def _made[S: Server](self, kind: Callable[[], S]) -> S | None:
+        """Return a server; None, and a note, if the machine has no such program."""
+        try:
+            return kind()
+        except LookupError as error:
+            self.missing.append(str(error))
+            return None
 
 
 class ProductionStack(Stack):
@@ -158,9 +161,6 @@ class ProductionStack(Stack):
         super().__init__()
         self.without = without
         self.name = f"without {without}" if without else "ours"
-        self.rabbitmq: RabbitMQ | None = None
-        self.events: Consumer | None = None
-        self.nginx: Nginx | None = None
 
     def _start_site(self, cleanup: ExitStack) -> None:
         data = self.disk.folder / "site"
@@ -174,9 +174,9 @@ class ProductionStack(Stack):
             env["EVENTS_URL"] = self.rabbitmq.url()
         first = Site(data, **env)
         self.sites = [first]
-        if nginx := self._made(Nginx):
-            self.nginx = nginx
-            cleanup.callback(nginx.close)
+        self.nginx = self._made(Nginx)
+        if self.nginx:
+            cleanup.callback(self.nginx.close)
             self.sites.append(Site(data, **env))
         else:
             first.env["WEB_PROCESSES"] = "2"
@@ -187,8 +187,8 @@ class ProductionStack(Stack):
         first.start()
         for site in self.sites[1:]:
             site.start_web()
-        if nginx:
-            nginx.serve(*(site.port for site in self.sites)).start()
+        if self.nginx:
+            self.nginx.serve(*(site.port for site in self.sites)).start()
 
     def _start_broker(self, cleanup: ExitStack) -> None:
         self.rabbitmq = self._made(RabbitMQ)
@@ -198,13 +198,6 @@ class ProductionStack(Stack):
         self.rabbitmq.start()
         self.events = Consumer(self.rabbitmq.url())
         cleanup.callback(self.events.close)
-
-    def _made[S: Server](self, kind: Callable[[], S]) -> S | None:
-        try:
-            return kind()
-        except LookupError as error:
-            self.missing.append(str(error))
-            return None
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -233,26 +226,47 @@ class ProductionStack(Stack):
     def address(self) -> Address:
         return Address("127.0.0.1", (self.nginx or self.sites[0]).port)
 
-    def history(self) -> History:
-        return self.api.history()
-
     def web_processes(self) -> list[psutil.Process]:
         workers = self.sites[0].web_workers()
         for site in self.sites[1:]:
-            assert site.process
             workers += psutil.Process(site.process.pid).children()
         return workers
 
     def output(self) -> str:
         return "".join(site.output() for site in self.sites)
 
-    # --- final check
-
     def record_start(self) -> None:
-        self.api = Api(self.sites[0].request, self.token)
+        # Not through nginx, which may answer with what it has.
+        self.api = Api(Address("127.0.0.1", self.sites[0].port), self.token)
 
     def check(self, found: Findings, clients: Clients) -> None:
-        self.api.check(found, clients)
-        if self.events:
+        super().check(found, clients)
+        if self.rabbitmq:
             events = self.api.wait_for_last(self.events.bodies)
             check_events(found, self.api.changes, events)
+
+
+class RemoteStack(Stack):
+    """The site at a URL. Written items are deleted in the end."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__()
+        self.name, self.url, self.token = url, url, token
+        # Writes need a token.
+        self.paths = API if token else API._replace(jobs="")
+        if not token:
+            self.missing.append("no token was given: anonymous reads only")
+
+    def _start(self, cleanup: ExitStack) -> None:
+        """Do nothing: the site is running."""
+
+    @property
+    def address(self) -> Address:
+        return Address.of(self.url)
+
+    def check(self, found: Findings, clients: Clients) -> None:
+        try:
+            super().check(found, clients)
+        finally:
+            for item_id in clients.history.written:
+                self.api.send("DELETE", f"{API.items}{item_id}/")

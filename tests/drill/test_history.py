@@ -14,7 +14,6 @@ from tests.drill.history import (
     check_events,
     check_items,
     check_jobs,
-    primes_below,
 )
 from tests.load.connections import Answer
 
@@ -136,11 +135,6 @@ def test_final_jobs_are_checked(jobs, primes, counts):
     check_jobs(found, {"a": 100}, jobs, lambda job_id: {"primes": primes})
     findings = found.lost_jobs, found.doubled_jobs, found.wrong_answers
     assert tuple(map(len, findings)) == counts
-
-
-def test_primes_below():
-    primes = primes_below(1_000)
-    assert [int(primes[n]) for n in (2, 3, 100, 1_000)] == [0, 1, 25, 168]
 
 
 def event(subject: str, version: int) -> dict[str, object]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from tests.drill.clients import Sample
 from tests.drill.history import IS_ANSWERED, Outcome
-from tests.drill.http_client import Sample
 from tests.load.bench.results import percentile
+
+BIN_S = 0.5
 
 
 @dataclass
@@ -32,28 +34,30 @@ class Window:
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Self:
         samples = list(samples)
-        kinds = {kind: [one for one in samples if one.kind == kind]
-                 for kind in ("read", "write", "job")}  # fmt: skip
-        reads, writes = kinds["read"], kinds["write"]
-        stale = [one.age_s for one in samples if one.outcome is Outcome.STALE]
+        window = cls()
         counted = Counter(f"{one.kind}: {one.outcome}" for one in samples)
-        return cls(
-            reads=len(reads),
-            writes=len(writes),
-            reads_answered=share_answered(reads),
-            writes_answered=share_answered(writes),
-            read_p50_ms=milliseconds(reads, 0.5),
-            read_p99_ms=milliseconds(reads, 0.99),
-            write_p50_ms=milliseconds(writes, 0.5),
-            write_p99_ms=milliseconds(writes, 0.99),
-            slowest_rejection_s=slowest(
-                s for s in samples if s.outcome not in IS_ANSWERED
-            ),
-            slowest_job_s=slowest(kinds["job"]),
-            stale=len(stale),
-            oldest_s=max(stale, default=0.0),
-            outcomes=dict(counted),
+        window.outcomes = dict(counted)
+        for kind in ("read", "write"):
+            chosen = [one for one in samples if one.kind == kind]
+            # A rejected first read is not counted.
+            promised = sum(one.outcome is not Outcome.UNREAD for one in chosen)
+            answered = sum(one.outcome in IS_ANSWERED for one in chosen)
+            share = answered / promised if promised else 1.0
+            vars(window).update({
+                f"{kind}s": len(chosen),
+                f"{kind}s_answered": share,
+                f"{kind}_p50_ms": milliseconds(chosen, 0.5),
+                f"{kind}_p99_ms": milliseconds(chosen, 0.99),
+            })  # fmt: skip
+        ages = [one.age_s for one in samples if one.outcome is Outcome.STALE]
+        window.stale, window.oldest_s = len(ages), max(ages, default=0.0)
+        window.slowest_rejection_s = max(
+            (one.took_s for one in samples if one.outcome not in IS_ANSWERED), default=0
         )
+        window.slowest_job_s = max(
+            (one.took_s for one in samples if one.kind == "job"), default=0
+        )
+        return window
 
     @property
     def reads_percent(self) -> str:
@@ -69,30 +73,17 @@ def percent(share: float) -> str:
     return f"{int(share * 10_000) / 100:.4g} %"
 
 
-def share_answered(samples: Sequence[Sample]) -> float:
-    answered = sum(one.outcome in IS_ANSWERED for one in samples)
-    promised = sum(one.outcome is not Outcome.UNREAD for one in samples)
-    return answered / promised if promised else 1.0
-
-
 def milliseconds(samples: Sequence[Sample], share: float) -> float:
-    """Return a percentile of the latency, in milliseconds."""
+    """Return a percentile of the latency of the answered, in milliseconds."""
     took = [one.took_s * 1000 for one in samples if one.outcome in IS_ANSWERED]
     return percentile(took, share) if took else 0.0
-
-
-def slowest(samples: Iterable[Sample]) -> float:
-    return max((one.took_s for one in samples), default=0.0)
-
-
-BIN_S = 0.5
 
 
 @dataclass
 class Timeline:
     """Time series by half seconds, for plots; None without samples."""
 
-    at_s: list[float] = field(default_factory=list)
+    at_s: list[float]
     # Requests a second, by kind and outcome.
     rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     # Percentiles in milliseconds, by name.
@@ -101,24 +92,21 @@ class Timeline:
     @classmethod
     def of(cls, samples: Sequence[Sample], started: float, ended: float) -> Self:
         number = max(int((ended - started) / BIN_S), 1)
-        bins: list[list[Sample]] = [[] for _ in range(number)]
-        for one in samples:
-            place = int((one.due - started) / BIN_S)
-            if 0 <= place < number:
-                bins[place].append(one)
         timeline = cls([(place + 0.5) * BIN_S for place in range(number)])
         for kind in ("read", "write"):
-            timeline._add(kind, [[s for s in one if s.kind == kind] for one in bins])
+            bins: list[list[Sample]] = [[] for _ in range(number)]
+            for one in samples:
+                place = int((one.due - started) / BIN_S)
+                if one.kind == kind and 0 <= place < number:
+                    bins[place].append(one)
+            timeline.rates[kind] = {
+                str(outcome): [
+                    sum(s.outcome is outcome for s in one) / BIN_S for one in bins
+                ]
+                for outcome in Outcome
+            }
+            for name, share in (("p50", 0.5), ("p99", 0.99)):
+                timeline.latencies[f"{kind} {name}"] = [
+                    milliseconds(one, share) or None for one in bins
+                ]
         return timeline
-
-    def _add(self, kind: str, bins: Sequence[Sequence[Sample]]) -> None:
-        self.rates[kind] = {
-            str(outcome): [
-                sum(s.outcome is outcome for s in one) / BIN_S for one in bins
-            ]
-            for outcome in Outcome
-        }
-        for name, share in (("p50", 0.5), ("p99", 0.99)):
-            self.latencies[f"{kind} {name}"] = [
-                milliseconds(one, share) or None for one in bins
-            ]

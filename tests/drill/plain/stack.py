@@ -12,9 +12,8 @@ import psycopg
 from items.sample import rows
 from tests.deploy.nginx import MAIN, Nginx
 from tests.drill.api import KNOWN_ITEMS
-from tests.drill.clients import Clients
+from tests.drill.clients import Clients, Paths
 from tests.drill.history import Findings, History, check_items
-from tests.drill.readers import Paths
 from tests.drill.stack import Stack
 from tests.load.connections import Address
 from tests.load.testbed import Program
@@ -75,15 +74,10 @@ class PlainStack(Stack):
         cleanup.enter_context(self.program)
         self.site = Site(data)
         self.site.port = port
-        try:
-            nginx = PlainNginx()
-        except LookupError as error:
-            self.missing.append(str(error))
-            self.door = port
-            return
-        cleanup.callback(nginx.close)
-        nginx.serve(port).start()
-        self.door = nginx.port
+        self.nginx = self._made(PlainNginx)
+        if self.nginx:
+            cleanup.callback(self.nginx.close)
+            self.nginx.serve(port).start()
 
     def _prepare(self, env: dict[str, str]) -> str:
         command = [sys.executable, "-m", "tests.load.django_peer.prepare"]
@@ -101,7 +95,10 @@ class PlainStack(Stack):
 
     @property
     def address(self) -> Address:
-        return Address("127.0.0.1", self.door)
+        return Address("127.0.0.1", (self.nginx or self.site).port)
+
+    def record_start(self) -> None:
+        """Do nothing: it has no change log."""
 
     def history(self) -> History:
         items = self._pages(f"{self.paths.items}?page=2")
