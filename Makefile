@@ -62,7 +62,7 @@ drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: d
 	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server
 	@exec env DATA_DIR=$(DATA_DIR) $(PYTHON_BIN) -m tests.drill $(ARGS)
 
-bench: .venv/.dev ## Measure the site beside its peers (ARGS: --help tells them)
+bench: .venv/.dev ## Measure the site beside its peers (ARGS: see --help)
 	@sh deploy/system_packages.sh wrk nginx redis-server
 	@exec $(PYTHON_BIN) -m tests.load.bench $(ARGS)
 

@@ -70,10 +70,10 @@ class Api:
         """Return the events once the last change has arrived, or after a timeout."""
         last = self.changes[-1]
 
-        wanted = str(last["item_id"]), last["version"]
+        last_event = str(last["item_id"]), last["version"]
 
         def has_arrived() -> bool:
-            return wanted in [(e["subject"], e["data"]["version"]) for e in events]
+            return last_event in [(e["subject"], e["data"]["version"]) for e in events]
 
         with suppress(TimeoutError):
             wait_for(has_arrived, EVENTS_END_S)
@@ -89,11 +89,11 @@ class Api:
         body = b"" if content is None else orjson.dumps(content)
         request = request_bytes(method, path, self._address.host, body, self._headers)
 
-        async def ask() -> Answer:
+        async def exchange() -> Answer:
             async with asyncio.timeout(TIMEOUT_S):
-                return await Connections(self._address).ask(request)
+                return await Connections(self._address).send(request)
 
-        answer = asyncio.run(ask())
+        answer = asyncio.run(exchange())
         if answer.status >= 300:
             raise RuntimeError(f"{path}: {answer.status} {answer.body!r}")
         return answer.body

@@ -154,7 +154,7 @@ class Clients:
         left = timeout_s - (monotonic() - due)
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(max(left, 0.0)):
-                return await self._connections.ask(request, method == "GET")
+                return await self._connections.send(request, method == "GET")
         return None
 
     async def send_until_confirmed(
@@ -240,7 +240,7 @@ class Readers:
         headers = {} if is_anonymous else self.clients.token
         chance = random.random()
         if chance < 0.1:
-            judge = partial(self.history.of_page, wanted=b'"name"')
+            judge = partial(self.history.judge_page, expected=b'"name"')
             await self._read(self.paths.list, judge, headers, due)
             return
         if chance < 0.4 and self.history.written:
@@ -250,14 +250,14 @@ class Readers:
     async def _read_page(
         self, item_id: str, headers: dict[str, str], due: float
     ) -> None:
-        judge = partial(self.history.of_page, wanted=b"<h1")
+        judge = partial(self.history.judge_page, expected=b"<h1")
         await self._read(f"{self.paths.pages}{item_id}/", judge, headers, due)
 
     async def _read_item(
         self, item_id: str, headers: dict[str, str], due: float
     ) -> None:
         judge = partial(
-            self.history.of_item, item_id, started=due, may_be_late=not headers
+            self.history.judge_item, item_id, started=due, may_be_late=not headers
         )
         await self._read(f"{self.paths.items}{item_id}/", judge, headers, due)
 

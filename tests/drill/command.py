@@ -12,7 +12,7 @@ from pathlib import Path
 from django.conf import settings
 
 from tests.drill import report
-from tests.drill.faults import FAULTS, Fault
+from tests.drill.faults import FAULTS, Fault, inject_nothing
 from tests.drill.objectives import FILE, Objectives
 from tests.drill.plain.stack import PlainStack
 from tests.drill.runner import run
@@ -87,7 +87,7 @@ def stacks(options: Namespace) -> Iterator[Stack]:
 def chosen_faults(options: Namespace) -> list[Fault]:
     if options.url:
         # No faults in a site elsewhere.
-        return [Fault("load", "Load alone", options.seconds, lambda context: iter([0]))]
+        return [Fault("load", "Load alone", options.seconds, inject_nothing)]
     if options.fault:
         return [fault for fault in FAULTS if fault.name in options.fault]
     return [fault for fault in FAULTS if fault.is_quick or not options.quick]

@@ -66,7 +66,7 @@ class History:
 
     # --- reading
 
-    def of_item(
+    def judge_item(
         self, item_id: str, answer: Answer, started: float, may_be_late: bool
     ) -> Outcome:
         """Check a response with an item; anonymous reads may see changes later."""
@@ -97,10 +97,10 @@ class History:
             )
         return outcome
 
-    def of_page(self, answer: Answer, wanted: bytes) -> Outcome:
+    def judge_page(self, answer: Answer, expected: bytes) -> Outcome:
         outcome = outcome_of(answer)
-        if outcome in IS_ANSWERED and wanted not in answer.body:
-            return self.record_wrong(f"{wanted!r} is not in {answer.body[:200]!r}")
+        if outcome in IS_ANSWERED and expected not in answer.body:
+            return self.record_wrong(f"{expected!r} is not in {answer.body[:200]!r}")
         return outcome
 
 

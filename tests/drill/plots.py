@@ -1,25 +1,13 @@
 """Plots of a run over time as SVG, readable without colour."""
 
-import io
 from collections.abc import Sequence
 
-import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tests.drill.history import Outcome
 from tests.drill.runner import Run
-
-mpl.use("svg")
-mpl.rcParams |= {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "drill",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
-from matplotlib.axes import Axes  # noqa: E402 - after the settings
-from matplotlib.figure import Figure  # noqa: E402
+from tests.load.bench.plots import as_svg
 
 WIDTH_PER_S, WIDTH_MIN = 0.07, 9.0
 # Stacked layers from below, with colour and hatch.
@@ -46,7 +34,7 @@ def over_time(run: Run) -> str:
     reads.legend(loc="lower left", ncols=4, frameon=False, bbox_to_anchor=(0, 1.12))
     latency.set_xlabel("seconds from the start")
     latency.set_xlim(0, timeline.at_s[-1] if timeline.at_s else 1)
-    return as_svg(figure)
+    return as_svg(figure, "Reads and writes a second, and their latencies, over time")
 
 
 def _draw_rates(axes: Axes, at: Sequence[float], rates: dict[str, list[float]]) -> None:
@@ -88,11 +76,3 @@ def _shade(run: Run, *all_axes: Axes) -> None:
             f"{number}", (result.started, 1.0), xycoords=("data", "axes fraction"),
             xytext=(1, 2), textcoords="offset points",
         )  # fmt: skip
-
-
-def as_svg(figure: Figure) -> str:
-    """Return the <svg> element."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-    text = file.getvalue()
-    return text[text.index("<svg") :]

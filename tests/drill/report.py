@@ -12,7 +12,7 @@ from django.utils.safestring import mark_safe
 from tests.drill.objectives import Objectives
 from tests.drill.plots import over_time
 from tests.drill.runner import Result, Run
-from tests.load.bench.machine import in_a_line
+from tests.load.bench import machine
 
 # Slower jobs are mentioned in the report.
 SLOW_JOB_S = 2.0
@@ -29,9 +29,11 @@ MEASURED = {
 def write(folder: Path, runs: list[Run], objectives: Objectives) -> Path:
     """Write both files below `folder`; return the page."""
     folder.mkdir(parents=True, exist_ok=True)
+    found = machine.describe()
+    names = "processor", "memory", "system", "Python", "load average at the start"
     about = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": in_a_line(),
+        "machine": "; ".join(f"{name}: {found[name]}" for name in names),
         "objectives": {
             "every": objectives.every,
             "fault": objectives.faults,

@@ -68,7 +68,7 @@ def _seconds(value: float | None) -> str:
 
 @dataclass
 class Run:
-    """What came of all faults in one stack."""
+    """Results of all faults in one stack."""
 
     name: str
     results: list[Result]
@@ -94,7 +94,7 @@ def run(
     """Inject the faults one after another, each for `seconds` if given."""
     begin = time.monotonic()
     print(f"{stack.name}: starting", flush=True)
-    with stack:
+    with stack.running():
         stack.record_start()
         clients = Clients(
             stack.address, stack.paths, stack.history(), stack.token, stack.session
@@ -118,7 +118,7 @@ def run(
         found=found,
         misses=objectives.misses_at_the_end(found.counts()),
         seconds=seconds,
-        timeline=Timeline.of(clients.samples, started, ended),
+        timeline=Timeline.from_samples(clients.samples, started, ended),
     )
 
 
@@ -159,7 +159,7 @@ class FaultRunner:
         context = Context(self.stack, seconds, generator)
         fault.prepare(context)
         self._wait_for_calm(time.monotonic(), lambda: True)
-        self._wait(max(0.0, BEFORE_S - CALM_S))
+        self._wait(BEFORE_S - CALM_S)
         started = time.monotonic()
         with contextmanager(fault.inject)(context):
             left = (context.complete_at or started) + seconds - time.monotonic()
@@ -178,9 +178,11 @@ class FaultRunner:
             fault.title,
             started=started - self.started,
             ended=ended - self.started,
-            before=Window.of(one for one in samples if one.due < started),
-            during=Window.of(one for one in samples if started <= one.due < end),
-            after=Window.of(one for one in samples if one.due >= calm_at),
+            before=Window.from_samples(one for one in samples if one.due < started),
+            during=Window.from_samples(
+                one for one in samples if started <= one.due < end
+            ),
+            after=Window.from_samples(one for one in samples if one.due >= calm_at),
             noticed_s=self._noticed(fault.log_pattern, context.complete_at or started),
             recovered_s=recovered,
             measured=context.measured,

@@ -4,11 +4,10 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import psutil
 
@@ -74,7 +73,7 @@ def _run(*command: str) -> bool:
 
 
 class Stack:
-    """Servers and sites for the duration of the `with` block."""
+    """Servers and sites, which run for the duration of `with stack.running()`."""
 
     name = "ours"
     paths = Paths("", "", "")
@@ -86,16 +85,12 @@ class Stack:
     def __init__(self) -> None:
         # Parts that the machine lacks.
         self.missing: list[str] = []
-        self._cleanup = ExitStack()
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def running(self) -> Iterator[None]:
         with ExitStack() as cleanup:
             self._start(cleanup)
-            self._cleanup = cleanup.pop_all()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._cleanup.close()
+            yield
 
     def _start(self, cleanup: ExitStack) -> None:
         folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
@@ -135,9 +130,6 @@ class Stack:
     def check(self, found: Findings, clients: Clients) -> None:
         """Compare the history with the stored state, after the load."""
         self.api.check(found, clients)
-
-    def web_processes(self) -> list[psutil.Process]:
-        return []
 
     def output(self) -> str:
         """Return its log, in lines of JSON."""
@@ -262,7 +254,7 @@ class RemoteStack(Stack):
 
     @property
     def address(self) -> Address:
-        return Address.of(self.url)
+        return Address.from_url(self.url)
 
     def check(self, found: Findings, clients: Clients) -> None:
         try:

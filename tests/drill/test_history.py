@@ -54,7 +54,7 @@ def history(written: WrittenItem) -> History:
     ],
 )
 def test_unchanged_item_is_checked(history, answer, outcome):
-    assert history.of_item("country.DE", answer, monotonic(), False) is outcome
+    assert history.judge_item("country.DE", answer, monotonic(), False) is outcome
     assert bool(history.wrong) == (outcome is Outcome.WRONG)
 
 
@@ -73,13 +73,13 @@ def test_written_item_is_as_new_as_its_confirmation(
     history, text, headers, may_be_late, outcome
 ):
     answer = Answer(200, headers, item("drill", text).body)
-    assert history.of_item("7", answer, monotonic(), may_be_late) is outcome
+    assert history.judge_item("7", answer, monotonic(), may_be_late) is outcome
 
 
 def test_recent_confirmation_may_not_be_visible_yet(history, written):
     written.confirm(2)
     answer = item("drill", "drill 1")
-    assert history.of_item("7", answer, monotonic(), False) is Outcome.OK
+    assert history.judge_item("7", answer, monotonic(), False) is Outcome.OK
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Window:
     outcomes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, samples: Iterable[Sample]) -> Self:
+    def from_samples(cls, samples: Iterable[Sample]) -> Self:
         samples = list(samples)
         window = cls()
         counted = Counter(f"{one.kind}: {one.outcome}" for one in samples)
@@ -90,7 +90,9 @@ class Timeline:
     latencies: dict[str, list[float | None]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], started: float, ended: float) -> Self:
+    def from_samples(
+        cls, samples: Sequence[Sample], started: float, ended: float
+    ) -> Self:
         number = max(int((ended - started) / BIN_S), 1)
         timeline = cls([(place + 0.5) * BIN_S for place in range(number)])
         for kind in ("read", "write"):

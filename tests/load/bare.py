@@ -1,10 +1,10 @@
 """Baselines without the site: process pools, commits and computation."""
 
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import cycle, islice
 from multiprocessing import get_context
-from typing import Any
 
 import pebble
 import psycopg
@@ -34,37 +34,30 @@ class Pools:
         self.futures.shutdown(cancel_futures=True)
 
     def pebble_rate(self, number: int) -> float:
-        begin = time.perf_counter()
-        futures = [self.pebble.schedule(echo, args=[n]) for n in range(number)]
-        return _per_second(futures, begin)
+        return number / _seconds(number, lambda n: self.pebble.submit(echo, None, n))
 
     def futures_rate(self, number: int) -> float:
-        begin = time.perf_counter()
-        futures = [self.futures.submit(echo, n) for n in range(number)]
-        return _per_second(futures, begin)
+        return number / _seconds(number, lambda n: self.futures.submit(echo, n))
 
     def seconds_to_count(self, processes: int, size: int) -> float:
         """Run the same computation in several processes at once."""
-        begin = time.perf_counter()
-        futures = [self.futures.submit(count_primes, 0, size) for _ in range(processes)]
-        for future in futures:
-            future.result()
-        return time.perf_counter() - begin
+        return _seconds(processes, lambda n: self.futures.submit(count_primes, 0, size))
 
 
-def _per_second(futures: list[Any], begin: float) -> float:
-    for future in futures:
+def _seconds(number: int, submit: Callable[[int], Future]) -> float:
+    """Submit so many jobs and wait for them; return the duration."""
+    begin = time.perf_counter()
+    for future in [submit(n) for n in range(number)]:
         future.result()
-    return len(futures) / (time.perf_counter() - begin)
+    return time.perf_counter() - begin
 
 
 def commits_per_second(url: str, number: int) -> float:
     """Update single rows of the job table, each in its own transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute("SELECT id FROM compute_job").fetchall()
-        ids = [row[0] for row in found]
         statement = "UPDATE compute_job SET message = 'changed' WHERE id = %s"
         begin = time.perf_counter()
-        for job_id in islice(cycle(ids), number):
-            connection.execute(statement, [job_id])
+        for job_id in islice(cycle(found), number):
+            connection.execute(statement, job_id)
         return number / (time.perf_counter() - begin)

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Sequence
+from itertools import batched
 from pathlib import Path
 
 from django.db import connection, transaction
@@ -46,31 +46,20 @@ def vacuum() -> None:
 
 def copied_per_second(number: int) -> float:
     empty()
-    now = timezone.now()
-    ready = [
-        (
-            pk,
-            name,
-            text,
-            1,
-            now,
-            now,
-            fields.search_text({"name": name, "description": text}),
-        )
-        for pk, name, text, _ in rows(0, number)
-    ]
-    size = importing.BATCH_ROWS
+    now, ready = timezone.now(), []
+    for pk, name, text, _ in rows(0, number):
+        search_text = fields.search_text({"name": name, "description": text})
+        ready.append((pk, name, text, 1, now, now, search_text))
     begin = time.perf_counter()
-    for start in range(0, number, size):
-        _copy(ready[start : start + size])
+    for batch in batched(ready, importing.BATCH_ROWS, strict=False):
+        with (
+            transaction.atomic(),
+            connection.cursor() as cursor,
+            cursor.copy(COPY) as copy,
+        ):
+            for row in batch:
+                copy.write_row(row)
     return number / (time.perf_counter() - begin)
-
-
-@transaction.atomic
-def _copy(batch: Sequence[tuple[object, ...]]) -> None:
-    with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        for row in batch:
-            copy.write_row(row)
 
 
 def imported_per_second(number: int) -> float:

@@ -8,9 +8,8 @@ import json
 import random
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from tests.running import Site
@@ -32,7 +31,6 @@ class Clients:
         self.failures: list[str] = []
         self.answers: Counter[int] = Counter()
         self.streams = 0
-        self.longest_s = 0.0
         self._end = threading.Event()
         self._streams: set[http.client.HTTPConnection] = set()
         self._threads: list[threading.Thread] = []
@@ -55,9 +53,9 @@ class Clients:
                 try:
                     step()
                 except (OSError, http.client.HTTPException) as error:
-                    if self._end.is_set():
-                        return  # a stream that was closed here
-                    self._fail(f"{step.__name__}: {error!r}")
+                    # At the end, a stream that was closed here.
+                    if not self._end.is_set():
+                        self.failures.append(f"{step.__name__}: {error!r}")
 
         for _ in range(number):
             thread = threading.Thread(target=loop, daemon=True)
@@ -67,11 +65,15 @@ class Clients:
     def pause(self, seconds: float) -> None:
         self._end.wait(seconds)
 
-    def _fail(self, what: str) -> None:
-        with self._lock:
-            self.failures.append(what)
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPConnection]:
+        address = self.site.host, self.site.port
+        with contextlib.closing(
+            http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+        ) as connection:
+            yield connection
 
-    def ask(
+    def _send(
         self,
         connection: http.client.HTTPConnection,
         path: str,
@@ -79,79 +81,65 @@ class Clients:
         method: str = "GET",
         body: bytes | None = None,
         **headers: str,
-    ) -> http.client.HTTPResponse:
-        started = time.monotonic()
+    ) -> bool:
+        """Return whether the connection can be used again."""
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
-        took = time.monotonic() - started
         with self._lock:
             self.answers[response.status] += 1
-            self.longest_s = max(self.longest_s, took)
         if response.status not in expected:
-            self._fail(f"{method} {path}: {response.status} {content[:300]!r}")
-        return response
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(
-            self.site.host, self.site.port, timeout=TIMEOUT_S
-        )
+            text = f"{method} {path}: {response.status} {content[:300]!r}"
+            self.failures.append(text)
+        return response.getheader("Connection") != "close"
 
     # --- actions
 
-    def read_keep_alive(self) -> None:
+    def read_keep_alive(self, longest_pause_s: float = 0) -> None:
         """On one connection, until the server closes it."""
-        with contextlib.closing(self.connect()) as connection:
-            while not self._end.is_set():
-                if self.ask(connection, ITEM).getheader("Connection") == "close":
-                    return
-
-    def read_once(self) -> None:
-        with contextlib.closing(self.connect()) as connection:
-            self.ask(connection, ITEM, Connection="close")
+        with self._connection() as connection:
+            while self._send(connection, ITEM) and not self._end.is_set():
+                if longest_pause_s:
+                    self.pause(random.uniform(0.1, longest_pause_s))
 
     def read_with_pauses(self) -> None:
         """On one connection that is mostly idle."""
-        with contextlib.closing(self.connect()) as connection:
-            while not self._end.is_set():
-                if self.ask(connection, ITEM).getheader("Connection") == "close":
-                    return
-                self.pause(random.uniform(0.1, 0.5))
+        self.read_keep_alive(0.5)
+
+    def read_once(self) -> None:
+        with self._connection() as connection:
+            self._send(connection, ITEM, Connection="close")
 
     def search(self) -> None:
         """Send searches that no cache has."""
-        with contextlib.closing(self.connect()) as connection:
+        with self._connection() as connection:
             for _ in range(20):
                 words = random.choice(["a", "island", "language", "north", "x"])
                 number = random.randrange(10**9)
                 path = f"/api/v1/items?search={words}&page_size=10&none={number}"
-                response = self.ask(connection, path, (200, 503))
-                if response.getheader("Connection") == "close":
+                if not self._send(connection, path, (200, 503)):
                     return
 
     def write(self) -> None:
-        with contextlib.closing(self.connect()) as connection:
+        with self._connection() as connection:
             name = f"Soak {random.randrange(10**9)}"
             body = json.dumps({"name": name, "description": "d" * 500}).encode()
-            self.ask(
+            self._send(
                 connection, "/api/v1/items/", (201, 503), "POST", body,
                 **self.headers, **{"Content-Type": "application/json"},
             )  # fmt: skip
 
     def send_invalid(self) -> None:
+        unknown = {"Authorization": f"Token {random.random()}"}
         # Under load a read may get a stale response.
         for path, headers, statuses in (
             (f"/api/v1/items/none-{random.random()}", {}, (404, 503)),
-            (
-                "/api/v1/items",
-                {"Authorization": f"Token {random.random()}"},
-                (401, 200, 503),
-            ),
+            ("/api/v1/items", unknown, (401, 200, 503)),
             ("/api/v1/items?cursor=broken", {}, (400, 503)),
             ("/api/v1/items", {"X-Long": "x" * 60_000}, (200, 503)),
         ):
-            with contextlib.closing(self.connect()) as connection:
-                self.ask(connection, path, statuses, **headers)
+            with self._connection() as connection:
+                self._send(connection, path, statuses, **headers)
         self.pause(0.05)
 
     def drip(self) -> None:
@@ -175,8 +163,8 @@ class Clients:
     def watch(self, job: str) -> Callable[[], None]:
         def follow() -> None:
             """Read a stream until it ends, then reconnect."""
-            path = f"/api/v1/jobs/{job}/events"
-            with contextlib.closing(self.connect()) as connection:
+            with self._connection() as connection:
+                path = f"/api/v1/jobs/{job}/events"
                 connection.request("GET", path, headers=self.headers)
                 response = connection.getresponse()
                 with self._lock:

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import httptools
@@ -15,7 +15,7 @@ class Address(NamedTuple):
     is_secure: bool = False
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def from_url(cls, url: str) -> Self:
         parts = urlsplit(url)
         is_secure = parts.scheme == "https"
         port = parts.port or (443 if is_secure else 80)
@@ -29,32 +29,28 @@ class Answer(NamedTuple):
 
 
 class ConnectionClosed(OSError):
-    """The connection closed before the response; `was_silent`: before any byte."""
-
-    def __init__(self, was_silent: bool) -> None:
-        super().__init__("The connection was closed.")
-        self.was_silent = was_silent
+    """The connection closed before the response."""
 
 
 class Connection(asyncio.Protocol):
     """One connection, with one request at a time."""
 
-    def __init__(self) -> None:
-        self.is_kept = False
-        self._answer: asyncio.Future[Answer] | None = None
+    # Whether it has been kept open after a response.
+    is_kept = False
+    _answer: asyncio.Future[Answer] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
 
-    async def ask(self, request: bytes) -> Answer:
+    async def send(self, request: bytes) -> Answer:
         """Raise ConnectionClosed if it closes before the response."""
+        self.is_silent = True  # no byte of the response has been received
         if self.transport.is_closing():
-            raise ConnectionClosed(was_silent=True)
+            raise ConnectionClosed
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._pieces: list[bytes] = []
-        self._is_silent = True
         self.transport.write(request)
         return await self._answer
 
@@ -62,12 +58,12 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._answer.done():
             self.transport.abort()  # no request is pending
             return
-        self._is_silent = False
+        self.is_silent = False
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer and not self._answer.done():
-            self._answer.set_exception(ConnectionClosed(self._is_silent))
+            self._answer.set_exception(ConnectionClosed())
 
     # --- callbacks of the parser
 
@@ -82,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.is_kept = self._parser.should_keep_alive()
         if not self.is_kept:
             self.transport.close()
-        if self._answer and not self._answer.done():
+        if not self._answer.done():
             body = b"".join(self._pieces)
             self._answer.set_result(Answer(status, self._headers, body))
 
@@ -93,54 +89,47 @@ class Connections:
     def __init__(self, address: Address, most: int = 1_000) -> None:
         self.address, self.most = address, most
         self._idle: list[Connection] = []
-        self._open = 0
+        self._in_use = 0
 
-    async def ask(self, request: bytes, is_safe: bool = False) -> Answer:
+    async def send(self, request: bytes, is_safe: bool = False) -> Answer:
         """Send a request on an idle connection, or on a new one.
 
         Raises OSError. A request that is safe to repeat (`is_safe`) is sent again if an
         idle connection turns out to be closed, as browsers do.
         """
-        while True:
-            connection = await self._connection()
-            was_kept = connection.is_kept
-            try:
-                return await self._by(connection, request)
-            except ConnectionClosed as closed:
-                if not (is_safe and was_kept and closed.was_silent):
-                    raise
-
-    async def _by(self, connection: Connection, request: bytes) -> Answer:
+        if self._in_use >= self.most:
+            raise OSError("There are too many connections.")
+        self._in_use += 1
         try:
-            return await connection.ask(request)
-        except BaseException:
-            connection.transport.abort()
-            raise
+            while True:
+                connection = await self._connection()
+                was_kept = connection.is_kept
+                try:
+                    answer = await connection.send(request)
+                except ConnectionClosed:
+                    if not (was_kept and connection.is_silent and is_safe):
+                        raise
+                except BaseException:
+                    connection.transport.abort()
+                    raise
+                else:
+                    if connection.is_kept:
+                        self._idle.append(connection)
+                    return answer
         finally:
-            if connection.transport.is_closing():
-                self._open -= 1
-            else:
-                self._idle.append(connection)
+            self._in_use -= 1
 
     async def _connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.transport.is_closing():
                 return connection
-            self._open -= 1
-        if self._open >= self.most:
-            raise OSError("There are too many connections.")
-        self._open += 1
-        try:
-            host, port, is_secure = self.address
-            context = ssl.create_default_context() if is_secure else None
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(
-                Connection, host, port, ssl=context
-            )
-        except BaseException:
-            self._open -= 1
-            raise
+        host, port, is_secure = self.address
+        context = ssl.create_default_context() if is_secure else None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            Connection, host, port, ssl=context
+        )
         return connection
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable
 from multiprocessing.connection import wait
-from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
@@ -20,8 +19,10 @@ from compute.pool.worker_handle import WorkerHandle
 from compute.queue import Claim, Step
 from compute.registry import get_task
 from tests.load import celery_peer
+from tests.private_server import wait_for
 
 PROCESSES = 2
+LONGEST_S = 120
 _loop = asyncio.Runner()
 
 
@@ -33,16 +34,8 @@ def delete_all() -> None:
         Job.objects.all().delete()
 
 
-def _all_finished() -> bool:
-    return not Job.objects.unfinished().exists()
-
-
-def _until(condition: Callable[[], bool], every_s: float = 0.1) -> None:
-    """Poll at a low rate."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(every_s)
+def _wait_for_all() -> None:
+    wait_for(lambda: not Job.objects.unfinished().exists(), LONGEST_S)
 
 
 def _create(number: int) -> list[Job]:
@@ -51,13 +44,15 @@ def _create(number: int) -> list[Job]:
     )
 
 
-def _per_second(number: int) -> float:
-    """Wait for all jobs; return their rate between the first start and the last end."""
-    _until(_all_finished)
-    done = Job.objects.filter(state=Job.State.SUCCEEDED)
-    assert done.count() == number, done.count()
-    ends = done.aggregate(begin=Min("started_at"), end=Max("finished_at"))
-    return number / (ends["end"] - ends["begin"]).total_seconds()
+def _submit(task: str, **params: int) -> Job:
+    chosen = get_task(task)
+    serializer = chosen.params(data=params)
+    serializer.is_valid(raise_exception=True)
+    owner, _ = User.objects.get_or_create(username="measurer")
+    return jobs.submit(task=chosen, params=serializer.validated_data, owner=owner)
+
+
+# --- rates
 
 
 def pool_rate(number: int) -> float:
@@ -82,44 +77,45 @@ def celery_rate(worker: int, number: int) -> float:
     return _per_second(number)
 
 
+def _per_second(number: int) -> float:
+    """Wait for all jobs; return their rate between the first start and the last end."""
+    _wait_for_all()
+    done = Job.objects.filter(state=Job.State.SUCCEEDED)
+    assert done.count() == number, done.count()
+    ends = done.aggregate(begin=Min("started_at"), end=Max("finished_at"))
+    return number / (ends["end"] - ends["begin"]).total_seconds()
+
+
 def processes_rate(number: int) -> float:
     """Measure processes and pipes without a database."""
     handles = [WorkerHandle() for _ in range(PROCESSES)]
     try:
-        _feed(handles, PROCESSES * 10)
+        _run_claims(handles, PROCESSES * 10)
         begin = time.perf_counter()
-        _feed(handles, number)
+        _run_claims(handles, number)
         return number / (time.perf_counter() - begin)
     finally:
         for handle in handles:
             handle.close()
 
 
-def _feed(handles: list[WorkerHandle], number: int) -> None:
-    claims = iter([_claim(n) for n in range(number)])
+def _run_claims(handles: list[WorkerHandle], number: int) -> None:
+    nothing = {"owner_id": None, "request_id": "", "parent_id": None, "traceparent": ""}
+    claims = iter([
+        Claim(
+            job_id=uuid.uuid4(), epoch=1, task="echo", params={"number": n}, attempt=1,
+            step=Step.MAIN, **nothing,
+        )
+        for n in range(number)
+    ])  # fmt: skip
     finished = 0
     while finished < number:
         for handle in handles:
             handle.start()
             if handle.is_free and (claim := next(claims, None)):
                 handle.run(claim)
-        wait([thing for handle in handles for thing in handle.waitables()])
+        wait([one for handle in handles for one in handle.waitables()])
         finished += sum(1 for handle in handles for _ in handle.poll())
-
-
-def _claim(number: int) -> Claim:
-    return Claim(
-        job_id=uuid.uuid4(),
-        epoch=1,
-        task="echo",
-        params={"number": number},
-        attempt=1,
-        owner_id=None,
-        request_id="",
-        parent_id=None,
-        traceparent="",
-        step=Step.MAIN,
-    )
 
 
 # --- one job at a time
@@ -131,13 +127,12 @@ def delays(number: int) -> list[tuple[float, float]]:
 
 
 def celery_delays(number: int) -> list[tuple[float, float]]:
-    return _one_by_one(number, _submit_to_celery)
+    def submit() -> Job:
+        (job,) = _create(1)
+        celery_peer.work.delay(str(job.pk))
+        return job
 
-
-def _submit_to_celery() -> Job:
-    (job,) = _create(1)
-    celery_peer.work.delay(str(job.pk))
-    return job
+    return _one_by_one(number, submit)
 
 
 def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, float]]:
@@ -148,7 +143,7 @@ def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, flo
         time.sleep(random.uniform(0.02, 0.08))
         job = submit()
         submitted = time.time()
-        _until(_all_finished, every_s=0.01)
+        _wait_for_all()
         job.refresh_from_db()
         started_ms, ended_ms = (
             (moment.timestamp() - submitted) * 1000
@@ -165,21 +160,16 @@ def wait_delays(number: int) -> list[float]:
         time.sleep(random.uniform(0.02, 0.08))
         job = _submit("echo", number=1)
         begin = time.perf_counter()
-        _loop.run(_finished(job.pk))
+        _finish(job)
         times.append((time.perf_counter() - begin) * 1000)
     return times
 
 
-async def _finished(job_id: uuid.UUID) -> None:
-    await job_events.watcher().finished(job_id)
+def _finish(job: Job) -> None:
+    async def finished() -> None:
+        await job_events.watcher().finished(job.pk)
 
-
-def _submit(task: str, **params: Any) -> Job:
-    chosen = get_task(task)
-    serializer = chosen.params(data=params)
-    serializer.is_valid(raise_exception=True)
-    owner, _ = User.objects.get_or_create(username="measurer")
-    return jobs.submit(task=chosen, params=serializer.validated_data, owner=owner)
+    _loop.run(finished())
 
 
 # --- heavy jobs
@@ -188,11 +178,9 @@ def _submit(task: str, **params: Any) -> Job:
 def heavy_seconds(size: int) -> float:
     """Do a heavy computation, in parts if there is more than one process."""
     job = _submit("heavy_computation", size=size)
-    _loop.run(_finished(job.pk))
+    _finish(job)
     job.refresh_from_db()
     assert job.state == Job.State.SUCCEEDED, job.error_detail
-    assert job.started_at
-    assert job.finished_at
     return (job.finished_at - job.started_at).total_seconds()
 
 
@@ -201,11 +189,12 @@ def saturate() -> None:
     for _ in range(4):
         _submit("heavy_computation", size=4_000_000_000)
     held = Job.objects.filter(state=Job.State.RUNNING, lease_until__isnull=False)
-    _until(lambda: held.exclude(parent=None).count() == PROCESSES)
+    parts = held.exclude(parent=None)
+    wait_for(lambda: parts.count() == PROCESSES, LONGEST_S)
 
 
 def relieve() -> None:
     for job in Job.objects.unfinished().filter(parent=None):
         jobs.cancel(job)
-    _until(_all_finished)
+    _wait_for_all()
     time.sleep(0.5)  # killed processes are replaced

@@ -1,6 +1,5 @@
 """Request templates, for Python and for wrk."""
 
-import http.client
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,24 +55,6 @@ class RequestTemplate:
             body=_lua(self.body),
             numbers=self.numbers,
         )
-
-    def send(self, count: int = 0) -> bytes:
-        """Send it once. Raises RuntimeError for an error response."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
-        try:
-            connection.request(
-                self.method,
-                self._fill(self.path, count),
-                self._fill(self.body, count),
-                {"Content-Type": "application/json", **self.headers},
-            )
-            answer = connection.getresponse()
-            body = answer.read()
-        finally:
-            connection.close()
-        if not 200 <= answer.status < 300:
-            raise RuntimeError(f"{self.method} {self.url}: {answer.status} {body!r}")
-        return body
 
     def _fill(self, text: str, count: int) -> str:
         number = str(count % self.numbers + 1)

@@ -1,18 +1,28 @@
-"""The benchmarks' report, and how they run, end and count."""
+"""The benchmarks: what the load generator counts, the report, the command."""
 
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
+from xml.etree import ElementTree
 
 import psutil
 import pytest
 
-from tests.load.bench import data, grids, markdown, page
-from tests.load.bench.measuring import in_turns
+from tests.load import load_generator
+from tests.load.bench import report
+from tests.load.bench.command import run
+from tests.load.bench.measuring import QUICK, in_turns
 from tests.load.bench.results import (
     RATIO,
     Curves,
@@ -24,49 +34,93 @@ from tests.load.bench.results import (
     Section,
     Table,
     percentile,
-    ratios,
 )
+from tests.load.request_template import RequestTemplate
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
-BENCH = (sys.executable, "-m", "tests.load.bench", "--quick", "--rounds", "1")
+# --- the load generator
 
 
-@pytest.fixture
-def report() -> Report:
-    pieces = [
-        Table("Reads", "a second", [Row("us", [90, 100, 120])], is_drawn=True),
-        Table("Reads", RATIO, [Row("us to <them>", [2, 4, 3.5], Goal("≥", 3))]),
-        Distribution(
-            "Waits",
-            "ms",
-            [Row("us", [*range(1, 100), math.inf], Goal("<", 50, "p99"))],
-            is_drawn=True,
-        ),
-        Curves("Costs", "items", "ms", {"us": {10: [1, 2, 3], 1000: [4]}}, is_log=True),
-        Missing("nginx", "it is not installed"),
-    ]
-    section = Section("Reading", pieces, "0.5, 0.4, 0.3", 12.3)
-    return Report({"processor": "a fast one"}, ["In turns."], {"reads": section})
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length).decode()
+        with self.server.gate:
+            if not self.server.requests:
+                sleep(self.server.stall_s)
+            self.server.requests.append((self.command, self.path, body))
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_GET
+
+    def log_message(self, *args: object) -> None:
+        """Log nothing."""
 
 
-def test_ratios_are_taken_by_round():
-    assert ratios([2, 9], [1, 3]) == [2, 3]
+@contextmanager
+def serving(status: int = 200, stall_s: float = 0) -> Iterator[ThreadingHTTPServer]:
+    """Serve with this status; the first response comes after so many seconds."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.status, server.stall_s, server.requests = status, stall_s, []
+        server.gate = threading.Lock()
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def template(server: ThreadingHTTPServer, path: str = "/1", **more) -> RequestTemplate:
+    return RequestTemplate(server.server_address[1], path, **more)
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="there is no wrk")
+def test_wrk_and_python_send_the_same_requests():
+    request = {"path": "/{n}", "method": "PUT", "body": '{"name": "é \\"{count}\\""}'}
+    for measure in (load_generator.rate, load_generator.rate_by_python):
+        with serving() as server:
+            assert measure(template(server, **request), 1) > 1
+        for method, path, body in server.requests:
+            assert method == "PUT"
+            assert 1 <= int(path.removeprefix("/")) <= 1000
+            assert re.fullmatch(r'\{"name": "é \\"\d+\\""\}', body)
+
+
+def test_rejected_requests_are_no_rate_and_infinitely_late():
+    with serving(status=503) as server:
+        with pytest.raises(RuntimeError, match="0 of"):
+            load_generator.rate_by_python(template(server), 0.2)
+        took = load_generator.latencies(template(server), 50, 0.2)
+    assert set(took) == {math.inf}
+
+
+def test_latency_includes_the_wait_of_requests_that_were_due():
+    with serving(stall_s=0.5) as server:
+        took = load_generator.latencies(template(server), 100, 0.4)
+    assert len(took) > 20
+    # Each was due at another moment of the half second, and none answered before it.
+    assert max(took) > 450
+    assert sum(ms > 80 for ms in took) > len(took) / 2
+
+
+# --- the report
 
 
 def test_rounds_alternate_in_order():
     order: list[str] = []
-
-    def take(name: str) -> float:
-        order.append(name)
-        return len(order)
-
-    values = in_turns(2, {"a": lambda: take("a"), "b": lambda: take("b")})
-
+    values = in_turns(2, {name: lambda n=name: order.append(n) for name in "ab"})
     assert order == ["b", "a", "a", "b"]
-    assert list(values.items()) == [("a", [2, 3]), ("b", [1, 4])]
+    assert list(values) == ["a", "b"]
 
 
 def test_percentile_is_one_of_the_values():
@@ -75,94 +129,66 @@ def test_percentile_is_one_of_the_values():
     assert percentile([7], 0.999) == 7
 
 
-@pytest.mark.parametrize(
-    ("goal", "value", "verdict"),
-    [
-        (Goal("≥", 3), 3, "met"),
-        (Goal("≥", 2), 1.5, "missed by 25.0%"),
-        (Goal("≤", 2), 2, "met"),
-        (Goal("<", 25, "p99"), 25, "missed by 0.0%"),
-        (Goal("<", 25, "p99"), math.inf, "missed by inf%"),
-    ],
-)
-def test_goal_is_missed_beyond_a_tolerance(goal, value, verdict):
-    assert grids.verdict(goal, value) == verdict
+def test_report_has_goals_and_values_in_each_format(tmp_path):
+    waits = [*range(1, 100), math.inf]
+    pieces = [
+        Table("Reads", "a second", [Row("us", [90, 100, 120])], is_drawn=True),
+        Table("Reads", RATIO, [Row("us to <them>", [2, 4, 3.5], Goal("≥", 3))]),
+        Distribution("Waits", "ms", [Row("us", waits, Goal("<", 50, "p99"))], True),
+        Curves("Costs", "items", "ms", {"us": {10: [1, 2, 3], 1000: [4]}}, is_log=True),
+        Missing("nginx", "it is not installed"),
+    ]
+    section = Section("Reading", pieces, "0.5, 0.4, 0.3", 12)
+    report.write(Report({"processor": "a fast one"}, {"reads": section}), tmp_path)
 
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| Reads: us to <them> | ≥ 3 | 3.50 | 2.00 – 4.00 | met |" in markdown
+    late = "| Waits: us | p99 < 50 ms | 99.00 ms | 50.00 – ∞ | missed by 98.0% |"
+    assert late in markdown
+    assert "| us | 90.00 | 100 | 120 |" in markdown
+    assert "| us | 2.00 (1.00 – 3.00) | 4.00 |" in markdown
+    assert "- nginx: it is not installed" in markdown
 
-def test_markdown_has_the_goals_with_results(report):
-    text = markdown.as_markdown(report)
-
-    assert "| Reads: us to <them> | ≥ 3 | 3.50 | 2.00 – 4.00 | met |" in text
-    assert (
-        "| Waits: us | p99 < 50 ms | 99.00 ms | 50.00 – ∞ | missed by 98.0% |" in text
-    )
-    assert "| us | 90.00 | 100 | 120 |" in text
-    assert "| us | 2.00 (1.00 – 3.00) | 4.00 |" in text
-    assert "- nginx: it is not installed" in text
-
-
-def test_markdown_tables_are_rectangular(report):
-    for table in re.findall(r"(?:^\|.*\n)+", markdown.as_markdown(report), re.M):
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_json_has_all_values(report):
-    report = json.loads(data.as_json(report), parse_constant=pytest.fail)
-
-    rates, _, waits, costs, missing = report["sections"]["reads"]["measured"]
+    in_json = json.loads((tmp_path / "report.json").read_text())
+    rates, _, waits, costs, missing = in_json["sections"]["reads"]["measured"]
     assert rates["rows"][0]["rounds"] == [90, 100, 120]
     assert waits["rows"][0]["maximum"] is None
     assert waits["rows"][0]["percentiles"]["50.0%"] == 50
     assert costs["lines"]["us"] == {"10": [1, 2, 3], "1000": [4]}
     assert missing == {"missing": "nginx", "why": "it is not installed"}
-    assert [goal["is_met"] for goal in report["goals"]] == [True, False]
+    assert [goal["is_met"] for goal in in_json["goals"]] == [True, False]
+
+    html = (tmp_path / "report.html").read_text()
+    pictures = re.findall(r"<svg .*?</svg>", html, re.S)
+    for picture, unit in zip(pictures, ("a second", "ms", "ms"), strict=True):
+        assert unit in "".join(ElementTree.fromstring(picture).itertext())
+    assert "us to &lt;them&gt;" in html
+    assert not re.search(r'(src|href)="(?!#)', html)  # self-contained
 
 
-def test_html_is_self_contained(report):
-    text = page.as_html(report)
-
-    assert text.count("<svg ") == 3
-    assert "us to &lt;them&gt;" in text
-    assert not re.search(r'(src|href)="(?!#)', text)
-    assert "<script" not in text
+# --- the command
 
 
-def test_plots_are_well_formed(report):
-    from xml.etree import ElementTree as tree
-
-    for picture in re.findall(r"<svg .*?</svg>", page.as_html(report), re.S):
-        words = "".join(tree.fromstring(picture).itertext())
-        assert "a second" in words or "ms" in words
-
-
-def test_command_measures_a_section_and_writes_a_report(tmp_path):
-    done = subprocess.run(
-        [*BENCH, "--only", "cores", "--output", tmp_path],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stderr
-    assert "this site, 1 process to 2 | ≥ 1.9 |" in done.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert list(report["sections"]) == ["cores"]
-    assert "heavy_computation" in (tmp_path / "report.md").read_text()
-    assert "<svg " in (tmp_path / "report.html").read_text()
+def test_section_is_measured():
+    results = Report({})
+    scale = replace(QUICK, rounds=1, heavy=1_000_000)
+    assert run(results, scale, ["cores"]), results
+    seconds, factors = results.sections["cores"].pieces
+    assert [len(row.values) for row in (*seconds.rows, *factors.rows)] == [1] * 5
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_bench_leaves_nothing_behind(tmp_path, signum):
+def test_interrupted_bench_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-m", "tests.load.bench", "--only=reads"]
     process = subprocess.Popen(
-        [*BENCH, "--only", "reads", "--output", tmp_path],
+        [*command, "--output", tmp_path],
         cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr
     assert "reads" in process.stderr.readline()
     me = psutil.Process(process.pid)
     family = wait_for(lambda: len(found := me.children(recursive=True)) > 4 and found)
-    process.send_signal(signum)
-    process.send_signal(signum)
-
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     process.stderr.close()
     wait_for(lambda: all(map(has_ended, family)), 10)

@@ -32,12 +32,9 @@ MIGRATED = "migrated"
 class Testbed:
     """A PostgreSQL that syncs every commit, a Redis, and a temporary folder."""
 
-    def __init__(self) -> None:
-        self._cleanup = contextlib.ExitStack()
-        self._numbers = count(1)
-
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
+            self._numbers = count(1)
             self.folder = Path(tempfile.mkdtemp(prefix="rs-load-"))
             cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.postgres, self.redis = Postgres(), Redis()
@@ -50,27 +47,17 @@ class Testbed:
             for server in (self.postgres, self.redis):
                 cleanup.callback(server.close)
                 server.start()
-            self._migrate()
+            self._sql(f"CREATE DATABASE {MIGRATED}")
+            _migrate(self.env(DATABASE_URL=self.postgres.url(MIGRATED)))
             self._cleanup = cleanup.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._cleanup.close()
 
-    def _migrate(self) -> None:
-        self._sql(f"CREATE DATABASE {MIGRATED}")
-        env = self.env(DATABASE_URL=self.postgres.url(MIGRATED))
-        self.manage("migrate", "--verbosity=0", env=env)
-
     def _sql(self, statement: str) -> None:
         with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
             connection.execute(statement)
-
-    def manage(self, *args: str, env: dict[str, str]) -> None:
-        command = [sys.executable, "manage.py", *args]
-        subprocess.run(
-            command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL
-        )
 
     def env(self, **more: str) -> dict[str, str]:
         """Return the common environment of all measurements."""
@@ -98,27 +85,19 @@ class Testbed:
         self._sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.postgres.url(name)
 
-    def on_sqlite(self, **more: str) -> dict[str, str]:
-        env = self.env(**more)
-        self.manage("migrate", "--verbosity=0", env=env)
+    def on_sqlite(self) -> dict[str, str]:
+        env = self.env()
+        _migrate(env)
         return env
 
     def processes(self) -> list[psutil.Process]:
         """List the processes of PostgreSQL and Redis."""
         return [*self.postgres.processes(), *self.redis.processes()]
 
-    def program(self, env: dict[str, str], *command: str, ready: str) -> "Program":
-        return Program(env, command, ready)
 
-    def pool(self, env: dict[str, str]) -> "Program":
-        """Start `manage.py compute` as an operator does."""
-        return self.program(env, "manage.py", "compute", ready="are waiting for jobs")
-
-    def celery_worker(self, env: dict[str, str]) -> "Program":
-        return self.program(env, *CELERY, ready="Celery is ready")
-
-    def job_client(self, env: dict[str, str]) -> RemoteProcess:
-        return RemoteProcess("tests.load.job_client", env)
+def _migrate(env: dict[str, str]) -> None:
+    command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
 
 
 class Program:
@@ -153,17 +132,26 @@ class Program:
         return []
 
     def __exit__(self, *exc: object) -> None:
-        """Stop it, and kill it with its children after a timeout."""
-        family = self.processes()[1:]
+        """Stop it, and kill what is left after a timeout."""
+        family = self.processes()
         self.process.terminate()
         self.process.send_signal(signal.SIGCONT)  # if it is suspended
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
         with contextlib.suppress(TimeoutError):
-            wait_for(lambda: all(map(has_ended, family)), 5)
+            wait_for(lambda: all(map(has_ended, family)), 15)
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        self.process.wait()
+
+
+def pool(env: dict[str, str]) -> Program:
+    """Start `manage.py compute` as an operator does."""
+    return Program(env, ["manage.py", "compute"], ready="are waiting for jobs")
+
+
+def celery_worker(env: dict[str, str]) -> Program:
+    return Program(env, CELERY, ready="Celery is ready")
+
+
+def job_client(env: dict[str, str]) -> RemoteProcess:
+    return RemoteProcess("tests.load.job_client", env)

@@ -80,7 +80,7 @@ class PlainStack(Stack):
             self.nginx.serve(port).start()
 
     def _prepare(self, env: dict[str, str]) -> str:
-        command = [sys.executable, "-m", "tests.load.django_peer.prepare"]
+        command = [sys.executable, "-m", "tests.load.django_peer.prepare", "0"]
         done = subprocess.run(
             command, cwd=ROOT, env=env, check=True, capture_output=True, text=True
         )

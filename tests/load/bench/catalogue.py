@@ -4,28 +4,24 @@ What is read comes from the database: nothing is kept in memory.
 """
 
 import csv
-import io
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.load.bench import places
-from tests.load.bench.peer import OURS
-from tests.load.bench.peers import Running
+from tests.load.bench.peers import OURS, Running
 from tests.load.remote_process import RemoteProcess
 from tests.load.rows import COLUMNS, rows
 from tests.load.testbed import Testbed
 from tests.running import ROOT
 
-CHUNK = 5_000
 
-
-class Ran(NamedTuple):
-    """A command of `manage.py`: how many rows, how long, and its largest memory."""
+class Command(NamedTuple):
+    """A command of `manage.py` that has run."""
 
     rows: int
     seconds: float
@@ -35,7 +31,7 @@ class Ran(NamedTuple):
 class Catalogue:
     def __init__(self, testbed: Testbed, stack: ExitStack) -> None:
         self.testbed, self.size = testbed, 0
-        self.imports: list[Ran] = []
+        self.imports: list[Command] = []
         peers = Running(testbed, stack)
         self.site = peers.start_site("--no-compute", READ_CACHE_BYTES="0")
         self.peer = peers[OURS]
@@ -47,41 +43,26 @@ class Catalogue:
         """Import so many more items that there are `size` of them."""
         if size <= self.size:
             return
-        ran = self._run(size - self.size, "import_items", "-", stdin=self._new(size))
-        self.imports.append(ran)
+        path = self.testbed.folder / "rows.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+            csv.writer(file).writerows(rows(self.size, size))
+        done = self.manage(size - self.size, "import_items", str(path))
+        self.imports.append(done)
         self.size = size
         self.client.call("vacuum")
 
-    def _new(self, size: int) -> Iterator[bytes]:
-        yield as_csv([COLUMNS])
-        for start in range(self.size, size, CHUNK):
-            yield as_csv(rows(start, min(start + CHUNK, size)))
-
-    def export(self, rows: int, *options: str) -> Ran:
-        return self._run(rows, "export_items", "-", *options)
-
-    def _run(self, rows: int, *command: str, stdin: Iterable[bytes] = ()) -> Ran:
-        """Raise RuntimeError if it fails."""
+    def manage(self, rows: int, *command: str) -> Command:
+        """Run a command. Raises CalledProcessError if it fails."""
         peak_mb = Path(self.site.env["DATA_DIR"], "peak")
         begin = time.perf_counter()
-        with subprocess.Popen(
+        subprocess.run(
             [sys.executable, "-m", "tests.load.peak_memory", peak_mb, *command],
-            cwd=ROOT, env=self.site.env, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
-            try:
-                assert process.stdin
-                for piece in stdin:
-                    process.stdin.write(piece)
-                process.stdin.close()
-                status = process.wait()
-            except BaseException:
-                process.kill()
-                raise
-        if status:
-            raise RuntimeError(f"{command}: {status}")
+            cwd=ROOT, env=self.site.env, check=True, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         seconds = time.perf_counter() - begin
-        return Ran(rows, seconds, float(peak_mb.read_text()))
+        return Command(rows, seconds, float(peak_mb.read_text()))
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -90,9 +71,3 @@ class Catalogue:
         with places.apart(servers):
             places.rank(servers, -10)
             yield
-
-
-def as_csv(lines: Iterable[Sequence[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(lines)
-    return text.getvalue().encode()

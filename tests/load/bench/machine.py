@@ -1,11 +1,10 @@
 """What all this was measured on."""
 
-import contextlib
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,37 +19,29 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def described() -> dict[str, str]:
+def describe() -> dict[str, str]:
     memory = psutil.virtual_memory().total / 2**30
+    servers = (
+        _version(Postgres.find, "--version"),
+        _version(Redis.find, "--version"),
+        _version(lambda: _which("nginx", "nginx"), "-v"),
+    )
     return {
         "processor": f"{os.cpu_count()} x {_processor()}",
         "memory": f"{memory:.0f} GB",
         "system": f"{platform.system()} {platform.release()}",
         "placement": places.describe(),
-        "load generator": generator(),
+        "load generator": (
+            "wrk for rates, Python (uvloop, httptools) for open loops"
+            if shutil.which("wrk")
+            else "Python (uvloop, httptools), as wrk is not installed: rates above "
+            "some thousands a second are the generator's"
+        ),
         "Python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "servers": "; ".join(_servers()),
+        "servers": "; ".join(servers),
         "load average at the start": load_average(),
     }
-
-
-def in_a_line() -> str:
-    found = described()
-    names = ("processor", "memory", "system")
-    line = ", ".join(found[name] for name in names)
-    return (
-        f"{line}, Python {found['Python']}; load average at the start {load_average()}"
-    )
-
-
-def generator() -> str:
-    if shutil.which("wrk"):
-        return "wrk for rates, Python (uvloop, httptools) for open loops"
-    return (
-        "Python (uvloop, httptools): wrk is not installed, so rates above some "
-        "thousands a second are the generator's"
-    )
 
 
 def load_average() -> str:
@@ -58,26 +49,18 @@ def load_average() -> str:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def _servers() -> Iterable[str]:
-    for find, option in (
-        (Postgres.find, "--version"),
-        (Redis.find, "--version"),
-        (lambda: _which("nginx", "nginx"), "-v"),
-    ):
-        try:
-            yield _first_line(str(find()), option)
-        except LookupError as error:
-            yield str(error)
-
-
-def _first_line(*command: str) -> str:
-    found = subprocess.run(command, capture_output=True, text=True)
-    line = (found.stdout or found.stderr).splitlines()[0]
+def _version(find, option: str) -> str:
+    try:
+        command = [str(find()), option]
+    except LookupError as error:
+        return str(error)
+    done = subprocess.run(command, capture_output=True, text=True)
+    line = (done.stdout or done.stderr).splitlines()[0]
     return line.partition(" sha=")[0].strip()

@@ -19,7 +19,7 @@ class Scale:
     rounds: int = 5
     turn_s: float = 2.0  # of one of those that are compared, in a round
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
-    asked: int = 15  # times, in a round, where the cost of one answer is looked for
+    requests: int = 15  # in a round, where the cost of one response is measured
     imported: int = 50_000
     heavy: int = 800_000_000
     delays: int = 40
@@ -29,14 +29,14 @@ class Scale:
     @property
     def few_rounds(self) -> int:
         """Rounds of slow measurements."""
-        return max(self.rounds // 2 + self.rounds % 2, 1)
+        return (self.rounds + 1) // 2
 
 
 QUICK = Scale(
     rounds=2,
     turn_s=1.0,
     sizes=(1_000, 10_000, 30_000),
-    asked=5,
+    requests=5,
     imported=10_000,
     heavy=200_000_000,
     delays=15,

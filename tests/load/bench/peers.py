@@ -1,34 +1,89 @@
 """The site and those that it is measured against, one web process each."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from tests.deploy.nginx import Nginx
 from tests.load.bench import places
-from tests.load.bench.peer import (
-    BARE,
-    FASTAPI,
-    ITEM,
-    ITEMS,
-    NGINX,
-    NINJA,
-    OURS,
-    REST,
-    Peer,
-)
+from tests.load.request_template import RequestTemplate
 from tests.load.testbed import Program, Testbed
 from tests.private_server import free_port
 from tests.running import MAKE_EDITOR, ROOT, Site
+
+OURS = "this site"
+FASTAPI = "FastAPI, a dictionary"
+NINJA = "Django Ninja, gunicorn"
+REST = "DRF ModelViewSet, gunicorn"
+BARE = "bare ASGI answer"
+NGINX = "nginx's cache before this site"
+# All servers have items of similar size, with numbers from 1 to this.
+ITEMS = 1_000
+ITEM = {"name": "Germany", "description": "A country"}
+BULK = 100
 
 PRINT_TOKEN = """
 from django.core.management import call_command
 call_command("create_token", "edith")
 """
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server of a catalogue, this site or another, and its request templates."""
+
+    port: int
+    servers: Callable[[], Iterable[psutil.Process]]
+    items: str = "/items/"
+    slash: str = ""  # at the end of paths below items
+    authorization: str = ""
+    database: str = ""
+
+    def busy_s(self) -> float:
+        """Return the processor time of its processes.
+
+        That of ended processes is included in their parents.
+        """
+        total = 0.0
+        for process in self.servers():
+            with suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])
+        return total
+
+    def read(self, numbers: int = 1, **headers: str) -> RequestTemplate:
+        """Read items by turns, up to this number."""
+        item = "{n}" if numbers > 1 else "1"
+        path = f"{self.items}{item}{self.slash}"
+        return RequestTemplate(self.port, path, headers=headers, numbers=numbers)
+
+    def read_authenticated(self, numbers: int = 1) -> RequestTemplate:
+        return self.read(numbers, Authorization=self.authorization)
+
+    def search(self) -> RequestTemplate:
+        """A search that no cache has."""
+        return RequestTemplate(self.port, f"{self.items}?search=nothing{{count}}")
+
+    def create(self) -> RequestTemplate:
+        return self._write("POST", "", ITEM)
+
+    def update(self, item: str = "{n}", numbers: int = ITEMS) -> RequestTemplate:
+        change = ITEM | {"description": "Change {count}"}
+        template = self._write("PUT", f"{item}{self.slash}", change)
+        return replace(template, numbers=numbers)
+
+    def create_many(self) -> RequestTemplate:
+        return self._write("POST", f"bulk{self.slash}", [ITEM] * BULK)
+
+    def _write(self, method: str, path: str, content: object) -> RequestTemplate:
+        headers = {"Authorization": self.authorization}
+        body = json.dumps(content)
+        return RequestTemplate(self.port, self.items + path, method, body, headers)
 
 
 class Running(dict[str, Peer]):
@@ -38,43 +93,34 @@ class Running(dict[str, Peer]):
         super().__init__()
         self.testbed, self.stack = testbed, stack
         self.missing: list[str] = []
-        self.site: Site | None = None
 
     def start_site(self, *options: str, **settings: str) -> Site:
         env = self.testbed.on_postgres(WEB_PROCESSES="1", **settings)
         site = self.site = Site(Path(env["DATA_DIR"]), **env)
         shell = "shell", "-v", "0", "-c"
         made = site.manage(*shell, MAKE_EDITOR + PRINT_TOKEN, check=True)
-        token = made.stdout.strip()
         self.stack.callback(site.stop)
         site.start(*options)
         self[OURS] = Peer(
             site.port,
             lambda: [*site.processes(), *self.testbed.postgres.processes()],
             "/api/v1/items/",
-            authorization=f"Token {token}",
+            authorization=f"Token {made.stdout.strip()}",
             database=env["DATABASE_URL"],
         )
         return site
 
-    def start_ours(self, items: int = ITEMS) -> None:
-        site = self.start_site("--no-compute")
-        if items == ITEMS:
-            self.fill_ours()
-            return
-        rows = (
-            f"{n},{ITEM['name']},{ITEM['description']}" for n in range(1, items + 1)
-        )
+    def fill_ours(self, items: int = ITEMS) -> None:
+        rows = [f"{n},{','.join(ITEM.values())}" for n in range(1, items + 1)]
         text = "\n".join(["id,name,description", *rows])
-        site.manage("import_items", "-", input=text, check=True)
+        self.site.manage("import_items", "-", input=text, check=True)
 
-    def fill_ours(self) -> None:
-        rows = [ITEM | {"id": number} for number in range(1, ITEMS + 1)]
-        self[OURS].write("POST", "bulk", rows).send()
+    def start_ours(self, items: int = ITEMS) -> None:
+        self.start_site("--no-compute")
+        self.fill_ours(items)
 
     def start_fastapi(self) -> None:
         self[FASTAPI] = self._uvicorn("tests.load.fastapi_peer:app")
-        self[FASTAPI].write("POST", "", ITEM | {"id": "1"}).send()
 
     def start_bare(self) -> None:
         self[BARE] = self._uvicorn("tests.load.bare_asgi:app")
@@ -114,8 +160,7 @@ class Running(dict[str, Peer]):
         self[NGINX] = Peer(nginx.port, nginx.processes, self[OURS].items)
 
     def _run(self, env: dict[str, str], *command: str, ready: str) -> Program:
-        program = self.testbed.program(env, *command, ready=ready)
-        return self.stack.enter_context(program)
+        return self.stack.enter_context(Program(env, command, ready))
 
 
 @contextmanager

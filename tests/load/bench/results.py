@@ -1,4 +1,4 @@
-"""What the benchmarks find: values by name, what is aimed at, and curves."""
+"""What the benchmarks find: tables of values by name, goals, and curves."""
 
 import math
 import operator
@@ -9,19 +9,18 @@ from statistics import median
 from typing import ClassVar, NamedTuple
 
 type Values = Sequence[float]
-type Statistics = Mapping[str, Callable[[Values], float]]
 
 RATIO = "ratio"
 SIGNS = {"≥": operator.ge, "≤": operator.le, "<": operator.lt}
 
 
 def percentile(values: Values, share: float) -> float:
-    """Return the value that so many of them do not pass."""
+    """Return the smallest value that a share (0 to 1) of them does not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def ratios(ours: Values, theirs: Values) -> list[float]:
-    """Divide round by round, as what is near in time has the same neighbours."""
+    """Divide round by round, as machines change from minute to minute."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -32,6 +31,11 @@ class Goal(NamedTuple):
 
     def is_met_by(self, value: float) -> bool:
         return SIGNS[self.sign](value, self.bound)
+
+    def verdict(self, value: float) -> str:
+        if self.is_met_by(value):
+            return "met"
+        return f"missed by {abs(value / self.bound - 1):.1%}"
 
     def __str__(self) -> str:
         of = "" if self.of == "median" else f"{self.of} "
@@ -52,7 +56,7 @@ class Table:
     unit: str
     rows: Sequence[Row]
     is_drawn: bool = False
-    statistics: ClassVar[Statistics] = {
+    statistics: ClassVar[Mapping[str, Callable[[Values], float]]] = {
         "minimum": min,
         "median": median,
         "maximum": max,
@@ -66,7 +70,7 @@ class Table:
 class Distribution(Table):
     """Values of which there are many."""
 
-    statistics: ClassVar[Statistics] = {
+    statistics: ClassVar[Mapping[str, Callable[[Values], float]]] = {
         "p50": partial(percentile, share=0.5),
         "p99": partial(percentile, share=0.99),
         "maximum": max,
@@ -84,10 +88,6 @@ class Curves:
     is_drawn: bool = True
     is_log: bool = False
 
-    @property
-    def places(self) -> list[float]:
-        return sorted({place for line in self.lines.values() for place in line})
-
 
 class Missing(NamedTuple):
     """What could not be measured, and why."""
@@ -99,57 +99,27 @@ class Missing(NamedTuple):
 type Piece = Table | Curves | Missing
 
 
-class Outcome(NamedTuple):
-    """What is aimed at and what came of it."""
-
-    name: str
-    unit: str
-    goal: Goal
-    summary: Mapping[str, float]
-
-    @property
-    def value(self) -> float:
-        return self.summary[self.goal.of]
-
-    @property
-    def is_met(self) -> bool:
-        return self.goal.is_met_by(self.value)
-
-
 @dataclass
 class Section:
     title: str
     pieces: list[Piece] = field(default_factory=list)
-    load: str = ""  # the machine's, when it began
-    seconds: float = 0.0
-
-    @property
-    def tables(self) -> list[Table]:
-        return [piece for piece in self.pieces if isinstance(piece, Table)]
-
-    @property
-    def missing(self) -> list[Missing]:
-        return [piece for piece in self.pieces if isinstance(piece, Missing)]
-
-    def outcomes(self) -> Iterator[Outcome]:
-        for table in self.tables:
-            for row in table.rows:
-                if row.goal:
-                    name = f"{table.title}: {row.name}"
-                    yield Outcome(name, table.unit, row.goal, table.summarize(row))
+    load_average: str = ""  # at the beginning
+    seconds: int = 0
 
 
 @dataclass
 class Report:
     machine: dict[str, str]
-    methods: Sequence[str]
     sections: dict[str, Section] = field(default_factory=dict)
 
-    def outcomes(self) -> list[Outcome]:
-        sections = self.sections.values()
-        return [outcome for section in sections for outcome in section.outcomes()]
+    def pieces(self) -> list[Piece]:
+        return [piece for one in self.sections.values() for piece in one.pieces]
 
     def missing(self) -> list[Missing]:
-        return [
-            piece for section in self.sections.values() for piece in section.missing
-        ]
+        return [piece for piece in self.pieces() if isinstance(piece, Missing)]
+
+    def goals(self) -> Iterator[tuple[Table, Row]]:
+        """Yield the rows with a goal, each with its table."""
+        for piece in self.pieces():
+            if isinstance(piece, Table):
+                yield from ((piece, row) for row in piece.rows if row.goal)

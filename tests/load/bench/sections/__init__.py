@@ -1,32 +1,10 @@
 """What is measured, in this order: first what needs no large catalogue."""
 
-from types import ModuleType
+from importlib import import_module
 
-from tests.load.bench.sections import (
-    beside,
-    cold,
-    cores,
-    delays,
-    files,
-    growth,
-    jobs,
-    lists,
-    overload,
-    reads,
-    writes,
-)
-
+NAMES = (
+    "reads", "cold", "writes", "overload", "jobs", "delays", "cores", "beside",
+    "growth", "lists", "files",
+)  # fmt: skip
 # Each has a TITLE, and `measure(bench)`, which yields what it finds.
-SECTIONS: dict[str, ModuleType] = {
-    "reads": reads,
-    "cold": cold,
-    "writes": writes,
-    "overload": overload,
-    "jobs": jobs,
-    "delays": delays,
-    "cores": cores,
-    "beside": beside,
-    "growth": growth,
-    "lists": lists,
-    "files": files,
-}
+SECTIONS = {name: import_module(f"{__name__}.{name}") for name in NAMES}

@@ -1,31 +1,16 @@
-"""Reads spread evenly over many items, so that no cache has what is asked for."""
+"""Reads spread evenly over many items, so that no cache has what is requested."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 from tests.load.bench import comparing
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peer import NINJA, OURS, REST, Peer
-from tests.load.bench.peers import Running, running
+from tests.load.bench.peers import NINJA, OURS, REST, Peer, Running, running
 from tests.load.bench.results import Goal, Piece
-from tests.load.request_template import RequestTemplate
 
 TITLE = "Reading items that are not cached"
 # Each is read again after 100 seconds: until then its cached response has expired.
 ITEMS = 100_000
-
-
-def read_any(peer: Peer) -> RequestTemplate:
-    return peer.read_any(ITEMS)
-
-
-def read_with_foreign_cookie(peer: Peer) -> RequestTemplate:
-    return replace(read_any(peer), headers={"Cookie": "_ga=1"})
-
-
-def read_by_token(peer: Peer) -> RequestTemplate:
-    return replace(read_any(peer), headers={"Authorization": peer.authorization})
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -33,12 +18,13 @@ def measure(bench: Bench) -> Iterator[Piece]:
         partial(Running.start_ours, items=ITEMS),
         partial(Running.start_django, items=ITEMS),
     )
+    templates = {
+        f"GET of one of {ITEMS:,} items, anonymous": lambda peer: peer.read(ITEMS),
+        "The same with a foreign cookie": lambda peer: peer.read(ITEMS, Cookie="_ga=1"),
+        "The same by token": partial(Peer.read_authenticated, numbers=ITEMS),
+    }
     with running(bench.testbed, *starts) as peers:
         compared = {name: peers[name] for name in (OURS, REST, NINJA)}
-        goals = {REST: Goal("≥", 1)}
-        for title, template in {
-            "GET of one of 100,000 items, anonymous": read_any,
-            "The same with a foreign cookie": read_with_foreign_cookie,
-            "The same by token": read_by_token,
-        }.items():
+        for title, template in templates.items():
+            goals = {REST: Goal("≥", 1)}
             yield from comparing.rates(bench, title, compared, template, goals)

@@ -1,61 +1,55 @@
 """Latency of single jobs on an idle pool."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.load.bench.measuring import Bench
 from tests.load.bench.results import Distribution, Goal, Piece, Row
+from tests.load.testbed import celery_worker, job_client, pool
 
 TITLE = "How soon a job starts"
 WAITS = 5
-OURS, ON_SQLITE = "this site, PostgreSQL", "this site, SQLite"
+POSTGRES, SQLITE = "this site, PostgreSQL", "this site, SQLite"
 CELERY = "Celery, Redis"
+START, END = "start", "end"
+ANSWER = "response with Prefer: wait"
 GOALS = {
-    (OURS, "start"): Goal("<", 25, "p99"),
-    (ON_SQLITE, "start"): Goal("<", 250, "p99"),
+    (POSTGRES, START): Goal("<", 25, "p99"),
+    (SQLITE, START): Goal("<", 250, "p99"),
 }
-MOMENTS = {
-    "start": "From the request to the start of the job",
-    "end": "From the request to the end of the job",
-    "seen": "From the request to the response with Prefer: wait",
-}
-
-type Taken = dict[tuple[str, str], list[float]]
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
-    taken = measured(bench)
-    for moment, title in MOMENTS.items():
-        rows = [
-            Row(name, values, GOALS.get((name, moment)))
-            for (name, of), values in taken.items()
-            if of == moment
-        ]
-        yield Distribution(title, "ms", rows, is_drawn=moment == "start")
-
-
-def measured(bench: Bench) -> Taken:
     testbed = bench.testbed
     env, celery_env = testbed.on_postgres(), testbed.on_postgres()
     sqlite_env = testbed.on_sqlite()
-    taken: Taken = defaultdict(list)
+    names = POSTGRES, SQLITE, CELERY
+    taken: dict[str, dict[str, list[float]]] = {
+        START: {name: [] for name in names},
+        END: {name: [] for name in names},
+        ANSWER: {POSTGRES: [], SQLITE: []},
+    }
     with (
-        testbed.pool(env),
-        testbed.job_client(env) as postgres,
-        testbed.pool(sqlite_env),
-        testbed.job_client(sqlite_env) as sqlite,
-        testbed.celery_worker(celery_env),
-        testbed.job_client(celery_env) as celery,
+        pool(env),
+        job_client(env) as postgres,
+        pool(sqlite_env),
+        job_client(sqlite_env) as sqlite,
+        celery_worker(celery_env),
+        job_client(celery_env) as celery,
     ):
-        clients = {OURS: postgres, ON_SQLITE: sqlite, CELERY: celery}
+        clients = dict(zip(names, (postgres, sqlite, celery), strict=True))
         for number in range(bench.scale.few_rounds + 1):
             for name, client in clients.items():
-                function = "celery_delays" if client is celery else "delays"
-                measured = client.call(function, bench.scale.delays)
+                function = "celery_delays" if name == CELERY else "delays"
+                delays = client.call(function, bench.scale.delays)
                 if not number:
                     continue  # the first round is to warm up
-                taken[name, "start"] += [start for start, _ in measured]
-                taken[name, "end"] += [end for _, end in measured]
-                if client is not celery:
-                    taken[name, "seen"] += client.call("wait_delays", WAITS)
-    return taken
+                taken[START][name] += [started for started, _ in delays]
+                taken[END][name] += [ended for _, ended in delays]
+                if name != CELERY:
+                    taken[ANSWER][name] += client.call("wait_delays", WAITS)
+    for moment, of in taken.items():
+        title = f"From the request to the {moment}"
+        if moment != ANSWER:
+            title += " of the job"
+        rows = [Row(name, of[name], GOALS.get((name, moment))) for name in of]
+        yield Distribution(title, "ms", rows, is_drawn=moment == START)

@@ -7,6 +7,7 @@ from functools import partial
 from tests.load import bare
 from tests.load.bench.measuring import Bench, in_turns
 from tests.load.bench.results import RATIO, Goal, Piece, Row, Table, ratios
+from tests.load.testbed import celery_worker, job_client, pool
 
 TITLE = "Jobs that do nothing"
 # The number of jobs in a turn.
@@ -22,35 +23,16 @@ FUTURES = "concurrent.futures, no database"
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
-    rates = measured(bench)
-    title = "Jobs that do nothing, 2 processes"
-    rows = [Row(name, values) for name, values in rates.items()]
-    yield Table(title, "a second", rows, is_drawn=True)
-    yield Table(
-        title,
-        RATIO,
-        [
-            Row(name, ratios(rates[ours], rates[theirs]), goal)
-            for name, ours, theirs, goal in (
-                ("this site's pool to Celery", OURS, CELERY, Goal("≥", 1.5)),
-                ("this site's pool to bare commits", OURS, COMMITS, Goal("≥", 0.3)),
-                ("processes and pipes to pebble", PROCESSES, PEBBLE, None),
-            )
-        ],
-    )
-
-
-def measured(bench: Bench) -> dict[str, list[float]]:
     testbed = bench.testbed
     env, celery_env = testbed.on_postgres(), testbed.on_postgres()
     with (
-        testbed.pool(env),
-        testbed.job_client(env) as ours,
-        testbed.celery_worker(celery_env) as worker,
-        testbed.job_client(celery_env) as celery,
+        pool(env),
+        job_client(env) as ours,
+        celery_worker(celery_env) as worker,
+        job_client(celery_env) as celery,
         closing(bare.Pools()) as pools,
     ):
-        turns: dict[str, Callable[[int], float]] = {
+        turns = {
             OURS: partial(ours.call, "pool_rate"),
             CELERY: partial(celery.call, "celery_rate", worker.process.pid),
             COMMITS: partial(bare.commits_per_second, env["DATABASE_URL"]),
@@ -59,12 +41,23 @@ def measured(bench: Bench) -> dict[str, list[float]]:
             FUTURES: pools.futures_rate,
         }
         seconds = bench.scale.turn_s / 2
-        timed = {name: enough(turn, seconds) for name, turn in turns.items()}
-        found = in_turns(bench.scale.rounds, timed)
-    return {name: found[name] for name in turns}
+        timed = {name: of_duration(turn, seconds) for name, turn in turns.items()}
+        rates = in_turns(bench.scale.rounds, timed)
+    title = "Jobs that do nothing, 2 processes"
+    rows = [Row(name, values) for name, values in rates.items()]
+    yield Table(title, "a second", rows, is_drawn=True)
+    rows = [
+        Row(name, ratios(rates[ours], rates[theirs]), goal)
+        for name, ours, theirs, goal in (
+            ("this site's pool to Celery", OURS, CELERY, Goal("≥", 1.5)),
+            ("this site's pool to bare commits", OURS, COMMITS, Goal("≥", 0.3)),
+            ("processes and pipes to pebble", PROCESSES, PEBBLE, None),
+        )
+    ]
+    yield Table(title, RATIO, rows)
 
 
-def enough(turn: Callable[[int], float], seconds: float) -> Callable[[], float]:
+def of_duration(turn: Callable[[int], float], seconds: float) -> Callable[[], float]:
     """Warm up, and return a turn of about this duration."""
     turn(MIN_JOBS)
     number = round(turn(2 * MIN_JOBS) * seconds)

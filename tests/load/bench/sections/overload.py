@@ -5,14 +5,13 @@ open loop, at multiples of the capacity that was found. No cache has any answer.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean
 
 import psycopg
 
 from tests.load.bench.measuring import Bench, say
-from tests.load.bench.peer import OURS, REST, Peer
-from tests.load.bench.peers import Running, running
+from tests.load.bench.peers import OURS, REST, Peer, Running, running
 from tests.load.bench.results import RATIO, Curves, Goal, Piece, Row, Table, percentile
 from tests.load.load_generator import Sample
 
@@ -25,78 +24,98 @@ PATIENCE_S = 1.0
 GOAL_CLIENTS = (16, 64, 128)
 GOAL_LOAD = 5.0
 
-CLIENTS_OVER = "anonymous clients in a closed loop"
-LOAD_OVER = "searches sent, as multiples of the capacity"
-# What is reported, and in which unit.
-CLOSED = {
-    "per_second": ("answers", "a second"),
-    "p50": ("p50 of the answers", "ms"),
-    "p99": ("p99 of the answers", "ms"),
-    "answered": ("answered", "share of the requests"),
-    "rejected": ("rejected with Retry-After", "share of the requests"),
-    "errors": ("no answer, or another error", "share of the requests"),
-}
-OPEN = {
-    "goodput": ("answers within the patience", "share of the capacity"),
-    "p50": ("p50 of the admitted", "ms"),
-    "p99": ("p99 of the admitted", "ms"),
-    "rejected": ("rejected with Retry-After", "share of the requests"),
-    "rejection": ("time to a rejection: median", "ms"),
-    "errors": ("no answer, or another error", "share of the requests"),
-    "lag": ("sent too late by the load generator: p99", "ms"),
-}
-DRAWN = ("goodput", "p99", "rejected")
+CLOSED, OPEN = (
+    "anonymous clients in a closed loop",
+    "searches sent, as multiples of the capacity",
+)
+SHARE = "share of the requests"
+# What is reported: in which loop, its title and unit, and whether it is drawn.
+REPORTED = (
+    (CLOSED, "per_second", "answers", "a second", False),
+    (CLOSED, "p50", "p50 of the answers", "ms", False),
+    (CLOSED, "p99", "p99 of the answers", "ms", False),
+    (CLOSED, "answered", "answered", SHARE, False),
+    (CLOSED, "rejected", "rejected with Retry-After", SHARE, False),
+    (CLOSED, "errors", "no answer, or another error", SHARE, False),
+    (OPEN, "goodput", "answers within the patience", "share of the capacity", True),
+    (OPEN, "p50", "p50 of the admitted", "ms", False),
+    (OPEN, "p99", "p99 of the admitted", "ms", True),
+    (OPEN, "rejected", "rejected with Retry-After", SHARE, True),
+    (OPEN, "rejection", "time to a rejection: median", "ms", False),
+    (OPEN, "errors", "no answer, or another error", SHARE, False),
+    (OPEN, "lag", "sent too late by the load generator: p99", "ms", False),
+)
 
-type Curve = dict[float, list[float]]
+
+def measure(bench: Bench) -> Iterator[Piece]:
+    with running(bench.testbed, Running.start_ours, Running.start_django) as peers:
+        peers.site.manage("load_sample", check=True)
+        copy_items(peers[OURS], peers[REST])
+        targets = {name: Target(bench, name, peers[name]) for name in (OURS, REST)}
+        for number in range(bench.scale.few_rounds):
+            for target in list(targets.values())[:: 1 if number % 2 else -1]:
+                target.measure()
+    ours = targets[OURS]
+    rows = [Row(name, target.capacities) for name, target in targets.items()]
+    yield Table("Searches, 1 web process", "a second", rows)
+    answered = ours.found[CLOSED, "answered"]
+    rows = [Row(f"{n} clients", answered[n], Goal("≥", 1)) for n in GOAL_CLIENTS]
+    yield Table(f"Answered in a closed loop, {OURS}", RATIO, rows)
+    title = f"{GOAL_LOAD:g} times the capacity, {OURS}"
+    goodput, p99 = (ours.found[OPEN, what][GOAL_LOAD] for what in ("goodput", "p99"))
+    yield Table(title, RATIO, [Row("goodput", goodput, Goal("≥", 0.85))])
+    row = Row("p99 of the admitted", p99, Goal("≤", PATIENCE_S * 1000))
+    yield Table(title, "ms", [row])
+    for over, what, title, unit, is_drawn in REPORTED:
+        lines = {name: target.found[over, what] for name, target in targets.items()}
+        yield Curves(title, over, unit, lines, is_drawn=is_drawn)
 
 
 class Target:
-    """A server, and what came of the loads on it: one value of each round."""
+    """A server, and the effect of the loads on it."""
 
     def __init__(self, bench: Bench, name: str, peer: Peer) -> None:
         self.bench, self.name, self.template = bench, name, peer.search()
         self.capacities: list[float] = []
-        self.closed: dict[str, Curve] = {what: defaultdict(list) for what in CLOSED}
-        self.open: dict[str, Curve] = {what: defaultdict(list) for what in OPEN}
+        # By loop and figure: by clients or load, a value of each round.
+        self.found: dict[tuple[str, str], dict[float, list[float]]] = {
+            (over, what): defaultdict(list) for over, what, *_ in REPORTED
+        }
 
     def measure(self) -> None:
-        self._in_closed_loop(CAPACITY_CLIENTS)  # to warm up
+        call, seconds = self.bench.generator.call, self.bench.scale.load_s
+        self._capacity()  # to warm up
         for clients in CLIENTS:
             say(f"  {self.name}: {clients} clients")
-            record(
-                self.closed, clients, report(self._in_closed_loop(clients), CLOSED_S)
-            )
+            seen = call("in_closed_loop", self.template, clients, CLOSED_S)
+            self._record(CLOSED, clients, figures(seen, CLOSED_S))
         before = first = self._capacity()
         for load in self.bench.scale.loads:
             say(f"  {self.name}: {load:g} times {first:.0f} a second")
-            seconds = self.bench.scale.load_s
-            arguments = self.template, load * first, seconds
-            self.bench.generator.call("until_idle", self.template)
-            seen = self.bench.generator.call("in_open_loop", *arguments)
-            self.bench.generator.call("until_idle", self.template)
-            # Neighbours on the machine change the capacity from second to second.
+            call("until_idle", self.template)
+            seen = call("in_open_loop", self.template, load * first, seconds)
+            call("until_idle", self.template)
+            # Other programs on the machine change the capacity from second to second.
             after = self._capacity()
             capacity, before = mean([before, after]), after
             self.capacities.append(capacity)
-            record(self.open, load, report(seen, seconds * capacity))
-
-    def _in_closed_loop(self, clients: int) -> list[Sample]:
-        arguments = self.template, clients, CLOSED_S
-        seen: list[Sample] = self.bench.generator.call("in_closed_loop", *arguments)
-        return seen
+            self._record(OPEN, load, figures(seen, seconds * capacity))
 
     def _capacity(self) -> float:
-        return len(durations(self._in_closed_loop(CAPACITY_CLIENTS))) / CLOSED_S
+        """Return the answers a second."""
+        arguments = self.template, CAPACITY_CLIENTS, CLOSED_S
+        seen = self.bench.generator.call("in_closed_loop", *arguments)
+        return sum(one.is_answered for one in seen) / CLOSED_S
+
+    def _record(self, over: str, place: float, values: dict[str, float]) -> None:
+        for (loop, what), curve in self.found.items():
+            if loop == over:
+                curve[place].append(values[what])
 
 
-def durations(seen: Sequence[Sample]) -> list[float]:
-    """Return how long the answers took, in seconds."""
-    return [one.took_s for one in seen if one.is_answered]
-
-
-def report(seen: Sequence[Sample], possible: float) -> dict[str, float]:
-    """Return what came of a load; `possible` is the divisor of rates."""
-    answered = durations(seen)
+def figures(seen: Sequence[Sample], possible: float) -> dict[str, float]:
+    """Return the figures of a load; `possible` is the divisor of rates."""
+    answered = [one.took_s for one in seen if one.is_answered]
     rejections = [
         one.took_s for one in seen if one.status == 503 and one.has_retry_after
     ]
@@ -114,58 +133,19 @@ def report(seen: Sequence[Sample], possible: float) -> dict[str, float]:
     }
 
 
-def record(curves: dict[str, Curve], place: float, found: Mapping[str, float]) -> None:
-    for what, curve in curves.items():
-        curve[place].append(found[what])
-
-
-def measure(bench: Bench) -> Iterator[Piece]:
-    with running(bench.testbed, Running.start_ours, Running.start_django) as peers:
-        assert peers.site
-        peers.site.manage("load_sample", check=True)
-        level(peers)
-        targets = [Target(bench, name, peers[name]) for name in (OURS, REST)]
-        for number in range(bench.scale.few_rounds):
-            for target in targets[:: 1 if number % 2 else -1]:
-                target.measure()
-    yield from pieces({target.name: target for target in targets})
-
-
-def pieces(targets: Mapping[str, Target]) -> Iterator[Piece]:
-    ours = targets[OURS]
-    capacities = [Row(name, target.capacities) for name, target in targets.items()]
-    yield Table("Searches, 1 web process", "a second", capacities)
-    answered = [
-        Row(f"{clients} clients", ours.closed["answered"][clients], Goal("≥", 1))
-        for clients in GOAL_CLIENTS
-    ]
-    yield Table(f"Answered in a closed loop, {OURS}", RATIO, answered)
-    goodput, p99 = (ours.open[what][GOAL_LOAD] for what in ("goodput", "p99"))
-    at = f"{GOAL_LOAD:g} times the capacity, {OURS}"
-    yield Table(at, RATIO, [Row("goodput", goodput, Goal("≥", 0.85))])
-    slowest = Row("p99 of the admitted", p99, Goal("≤", PATIENCE_S * 1000))
-    yield Table(at, "ms", [slowest])
-    for loop, over, texts in (
-        ("closed", CLIENTS_OVER, CLOSED),
-        ("open", LOAD_OVER, OPEN),
-    ):
-        for what, (title, unit) in texts.items():
-            lines = {name: getattr(t, loop)[what] for name, t in targets.items()}
-            is_drawn = loop == "open" and what in DRAWN
-            yield Curves(title, over, unit, lines, is_drawn=is_drawn)
-
-
-def level(peers: Running) -> None:
+def copy_items(ours: Peer, theirs: Peer) -> None:
     """Give both the same items."""
-    ours, theirs = peers[OURS].database, peers[REST].database
     read = "COPY (SELECT name, description, now(), now() FROM items_item) TO STDOUT"
     columns = "name, description, created_at, updated_at"
-    with psycopg.connect(ours) as source, psycopg.connect(theirs) as sink:
+    write = f"COPY django_peer_item ({columns}) FROM STDIN"
+    with (
+        psycopg.connect(ours.database) as source,
+        psycopg.connect(theirs.database) as sink,
+    ):
         sink.execute("TRUNCATE django_peer_item")
-        write = f"COPY django_peer_item ({columns}) FROM STDIN"
         with source.cursor().copy(read) as rows, sink.cursor().copy(write) as into:
             for piece in rows:
                 into.write(piece)
-    for url in (ours, theirs):
-        with psycopg.connect(url, autocommit=True) as connection:
+    for peer in (ours, theirs):
+        with psycopg.connect(peer.database, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")

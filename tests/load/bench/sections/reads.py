@@ -3,15 +3,23 @@
 from collections.abc import Iterator
 
 from tests.load.bench import comparing
-from tests.load.bench.comparing import LATENCY_PER_S as PER_S
+from tests.load.bench.comparing import LATENCY_PER_S
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peer import BARE, FASTAPI, NGINX, NINJA, OURS, REST, Peer
-from tests.load.bench.peers import Running, running
+from tests.load.bench.peers import (
+    BARE,
+    FASTAPI,
+    NGINX,
+    NINJA,
+    OURS,
+    REST,
+    Peer,
+    Running,
+    running,
+)
 from tests.load.bench.results import Goal, Missing, Piece
 
 TITLE = "Reading one item"
 ALL = (OURS, FASTAPI, NINJA, REST, BARE, NGINX)
-AUTHENTICATED = (OURS, NINJA, REST)
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -25,15 +33,12 @@ def measure(bench: Bench) -> Iterator[Piece]:
     with running(bench.testbed, *starts) as peers:
         for why in peers.missing:
             yield Missing(NGINX, why)
-        ours_and_all = {name: peers[name] for name in ALL if name in peers}
-        with_tokens = {name: peers[name] for name in AUTHENTICATED}
-        title = "GET of a hot item, anonymous"
-        goals = {FASTAPI: Goal("≥", 2.5)}
-        yield from comparing.rates(bench, title, ours_and_all, Peer.read, goals)
-        yield comparing.latencies(
-            bench, f"{title}, {PER_S} a second", ours_and_all, Peer.read
-        )
+        title, goals = "GET of a hot item, anonymous", {FASTAPI: Goal("≥", 2.5)}
+        compared = {name: peers[name] for name in ALL if name in peers}
+        yield from comparing.rates(bench, title, compared, Peer.read, goals)
+        title = f"{title}, {LATENCY_PER_S} a second"
+        yield comparing.latencies(bench, title, compared, Peer.read)
         title, goals = "GET of a hot item by token", {REST: Goal("≥", 3)}
-        yield from comparing.rates(
-            bench, title, with_tokens, Peer.read_authenticated, goals
-        )
+        compared = {name: peers[name] for name in (OURS, NINJA, REST)}
+        template = Peer.read_authenticated
+        yield from comparing.rates(bench, title, compared, template, goals)

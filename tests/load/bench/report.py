@@ -1,0 +1,239 @@
+"""Report of the benchmarks: Markdown, JSON, and an HTML page with plots."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from django.template import Context, Engine
+from django.utils.safestring import mark_safe
+
+from tests.load.bench import plots
+from tests.load.bench.results import (
+    RATIO,
+    Curves,
+    Distribution,
+    Missing,
+    Piece,
+    Report,
+    Row,
+    Table,
+    Values,
+    percentile,
+)
+
+TEMPLATE = Path(__file__).with_name("report.html")
+SHARES = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
+METHODS = (
+    "What is compared runs in turns within one run, in every second round in the "
+    "opposite order, and ratios are taken round by round: other programs on a shared "
+    "machine then affect both sides. Ratios are to be trusted more than rates, and a "
+    "narrow spread more than a wide one.",
+    "Rates are those of a closed loop of 16 connections, and count successful "
+    "responses. They show capacity, not latency.",
+    "Latency is that of an open loop: requests are sent at random times, "
+    "independent of responses, and latency counts from the time at which a request "
+    "was due (no coordinated omission). Rejected and timed-out requests count as "
+    "infinite.",
+    "The cost of one response is measured the same way, at a fifth of the rate of "
+    "one connection, so that requests hardly ever queue.",
+    "A web server has one process. Those of Django under gunicorn have eight threads, "
+    "as this site has, and keep their connections to the database. All use one private "
+    "PostgreSQL that syncs every commit, and one private Redis.",
+    "Where a web server is measured, it has the servers' cores, with the database, and "
+    "the load generator has its own; all come before other programs where the kernel "
+    "allows it. Where the pool is measured, all share all cores.",
+    "Rate limits are off. Everything else has its defaults, but in the sections "
+    "about large catalogues its read cache is off.",
+)
+
+
+def write(report: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(as_markdown(report))
+    (folder / "report.json").write_text(as_json(report))
+    (folder / "report.html").write_text(as_html(report))
+
+
+# --- tables of text
+
+
+class Grid(NamedTuple):
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    is_text: bool = False
+
+
+def short(value: float) -> str:
+    if value == float("inf"):
+        return "∞"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.2g}"
+
+
+def machine_grid(report: Report) -> Grid:
+    return Grid(["machine", ""], list(report.machine.items()), is_text=True)
+
+
+def goals_grid(report: Report) -> Grid:
+    rows = []
+    for table, row in report.goals():
+        unit = "" if table.unit == RATIO else f" {table.unit}"
+        summary = table.summarize(row)
+        least, *_, most = map(short, summary.values())
+        value = summary[row.goal.of]
+        name, verdict = f"{table.title}: {row.name}", row.goal.verdict(value)
+        goal, found = f"{row.goal}{unit}", f"{short(value)}{unit}"
+        rows.append([name, goal, found, f"{least} – {most}", verdict])
+    return Grid(["what", "goal", "found", "spread", "result"], rows)
+
+
+def grid_of(piece: Table | Curves) -> Grid:
+    title = f"{piece.title}, {piece.unit}"
+    if isinstance(piece, Curves):
+        places = sorted({place for line in piece.lines.values() for place in line})
+        rows = [
+            [name, *(_spread(line.get(place, ())) for place in places)]
+            for name, line in piece.lines.items()
+        ]
+        columns = [f"{title}; {piece.over}:", *(f"{place:,}" for place in places)]
+        return Grid(columns, rows)
+    has_goals = any(row.goal for row in piece.rows)
+    rows = []
+    for row in piece.rows:
+        summary = piece.summarize(row)
+        goal = row.goal and f"{row.goal}: {row.goal.verdict(summary[row.goal.of])}"
+        rows.append(
+            [row.name, *map(short, summary.values()), *[goal or ""] * has_goals]
+        )
+    return Grid([title, *piece.statistics, *["goal"] * has_goals], rows)
+
+
+def _spread(values: Values) -> str:
+    if len(values) < 2:
+        return "".join(map(short, values))
+    return f"{short(median(values))} ({short(min(values))} – {short(max(values))})"
+
+
+# --- Markdown
+
+
+def as_markdown(report: Report) -> str:
+    return "\n".join(_paragraphs(report))
+
+
+def _paragraphs(report: Report) -> Iterator[str]:
+    yield "# Benchmarks\n"
+    yield markdown_table(machine_grid(report))
+    yield "## Goals\n"
+    yield markdown_table(goals_grid(report))
+    if missing := report.missing():
+        yield "## What could not be measured\n"
+        yield from (f"- {what}: {why}\n" for what, why in missing)
+    yield "## Methods\n"
+    yield from (f"- {text}\n" for text in METHODS)
+    for section in report.sections.values():
+        yield f"## {section.title}\n"
+        load = f"load average at the beginning: {section.load_average}"
+        yield f"{section.seconds} s; {load}\n"
+        for piece in section.pieces:
+            if not isinstance(piece, Missing):
+                yield markdown_table(grid_of(piece))
+
+
+def markdown_table(grid: Grid) -> str:
+    figure = "---" if grid.is_text else "---:"
+    rules = ["---", *[figure] * (len(grid.columns) - 1)]
+    rows = (grid.columns, rules, *grid.rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+# --- JSON
+
+
+def as_json(report: Report) -> str:
+    document = {
+        "machine": report.machine,
+        "methods": METHODS,
+        "goals": [
+            {
+                "what": f"{table.title}: {row.name}",
+                "unit": table.unit,
+                "goal": str(row.goal),
+                "found": _number(value := table.summarize(row)[row.goal.of]),
+                "is_met": row.goal.is_met_by(value),
+            }
+            for table, row in report.goals()
+        ],
+        "sections": {
+            name: {
+                "title": section.title,
+                "seconds": section.seconds,
+                "load_average": section.load_average,
+                "measured": [_document(piece) for piece in section.pieces],
+            }
+            for name, section in report.sections.items()
+        },
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _document(piece: Piece) -> dict[str, Any]:
+    if isinstance(piece, Missing):
+        return {"missing": piece.what, "why": piece.why}
+    document = {"title": piece.title, "unit": piece.unit}
+    if isinstance(piece, Curves):
+        lines = {
+            name: {f"{place:g}": [*map(_number, of)] for place, of in line.items()}
+            for name, line in piece.lines.items()
+        }
+        return document | {"over": piece.over, "lines": lines}
+    rows = []
+    for name, values, goal in piece.rows:
+        if isinstance(piece, Distribution):
+            found = {f"{one:.1%}": _number(percentile(values, one)) for one in SHARES}
+            more = {"number": len(values), "percentiles": found}
+        else:
+            more = {"rounds": [*map(_number, values)]}
+        summary = piece.summarize(Row(name, values))
+        summary = {name: _number(value) for name, value in summary.items()}
+        rows.append({"name": name, "goal": goal and str(goal)} | summary | more)
+    return document | {"rows": rows}
+
+
+def _number(value: float) -> float | None:
+    """Return five digits of it; JSON has no infinity."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+# --- HTML
+
+
+def as_html(report: Report) -> str:
+    sections = [
+        # Drawn here: safe.
+        (section, [
+            (mark_safe(plots.draw(piece)), grid_of(piece))  # noqa: S308
+            for piece in section.pieces
+            if not isinstance(piece, Missing)
+        ])
+        for section in report.sections.values()
+    ]  # fmt: skip
+    context = {
+        "machine": machine_grid(report),
+        "goals": goals_grid(report),
+        "missing": report.missing(),
+        "methods": METHODS,
+        "sections": sections,
+    }
+    return (
+        Engine()
+        .from_string(TEMPLATE.read_text())
+        .render(
+            # Without Django's settings.
+            Context(context, use_l10n=False)
+        )
+    )
