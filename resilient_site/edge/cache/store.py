@@ -144,9 +144,7 @@ class ResponseStore:
         self._pending_bytes = 0
         self._lock = threading.Lock()
         self._ending = threading.Event()
-        self._writer = threading.Thread(
-            target=self._write_periodically, name="stale-writer", daemon=True
-        )
+        self._writer: threading.Thread | None = None
         # Of the database on disk: its inode before it was opened, and the open cache.
         self._opened: tuple[int, Cache] | None = None
         self._is_failing = False
@@ -161,12 +159,17 @@ class ResponseStore:
         return made if self.slots and made.is_shared else None
 
     def start(self) -> None:
+        # Made here: a thread made before a fork counts as ended after it.
+        self._writer = threading.Thread(
+            target=self._write_periodically, name="stale-writer", daemon=True
+        )
         self._writer.start()
 
     def stop(self) -> None:
         """Write what is pending, unless the disk does not answer."""
         self._ending.set()
-        self._writer.join(STOP_TIMEOUT_S)
+        if self._writer:
+            self._writer.join(STOP_TIMEOUT_S)
 
     def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
