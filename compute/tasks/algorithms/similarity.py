@@ -3,15 +3,12 @@
 The score of two texts is 1 - d / (length + length), where d is their Indel distance:
 the letters to delete and insert to turn one into the other. Texts of very different
 length cannot be similar, so texts are sorted by length, and each is compared with the
-following ones that are not too long. Most comparisons look at a few machine words: the
-bits of `letters` and `bigrams` exclude pairs that cannot reach the threshold, and no
-others.
-
-Where the shorter text has more than `EXACT` letters, these filters exclude too little.
-There sketches decide, and can miss a pair: see `_sketch_bound`.
+following ones that are not too long. RapidFuzz compares many short texts at a time.
+Pairs of long texts are first compared by how often each letter occurs, which excludes
+most pairs that cannot reach the threshold, and no others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import batched
 from typing import Any
 from zlib import crc32
@@ -21,18 +18,17 @@ import numpy.typing as npt
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-from compute.tasks.algorithms import signatures
-from compute.tasks.algorithms.signatures import Numbers, Words
-
-EXACT = 64
-# Shorter texts are compared eight at a time by the processor's wide registers.
+# Shorter texts are compared many at a time by the processor's wide registers.
 WIDE = 64
-GROUP = 8
+GROUP = 16
 TILE = 8192
+# Letters are counted by their code points modulo this.
+BINS = 64
 # Tolerance of floating point numbers where scores are compared.
 ROOM = 1e-9
 
-type Table = npt.NDArray[np.bool_]
+type Numbers = npt.NDArray[np.int64]
+type Counts = npt.NDArray[np.int16]
 type Matches = npt.NDArray[np.void]  # of `MATCH`
 MATCH = np.dtype([("score", np.float64), ("first", np.int32), ("second", np.int32)])
 
@@ -47,6 +43,8 @@ class Best:
         self._number = 0
 
     def add(self, matches: Matches) -> None:
+        if not len(matches):
+            return
         self._found.append(matches[matches["score"] >= self.threshold - ROOM])
         self._number += len(self._found[-1])
         if self._number > 2 * self.limit:
@@ -63,26 +61,6 @@ class Best:
         return found
 
 
-class Corpus:
-    """Texts sorted by length, with their signatures."""
-
-    def __init__(self, texts: Sequence[str], threshold: float) -> None:
-        self.texts = texts
-        self.lengths: Numbers = np.array([len(text) for text in texts], np.int64)
-        self.exact = int(np.searchsorted(self.lengths, EXACT, "right"))
-        longest = EXACT * _stretch(threshold) + ROOM
-        within_reach = texts[: int(np.searchsorted(self.lengths, longest, "right"))]
-        self.letters = np.ascontiguousarray(signatures.letters(within_reach).T)
-        self.bigrams = signatures.bigrams(within_reach)
-        self.sketches = np.ascontiguousarray(signatures.sketches(texts[self.exact :]).T)
-        self.weights = np.bitwise_count(self.sketches).sum(0, np.int64)
-
-    def ends(self, rows: Numbers, threshold: float) -> Numbers:
-        """Return for each row the index of the first text that is too long for it."""
-        longest = self.lengths[rows] * _stretch(threshold) + ROOM
-        return np.searchsorted(self.lengths, longest, "right")
-
-
 def near_matches(
     texts: Sequence[str],
     best: Best,
@@ -96,116 +74,78 @@ def near_matches(
     A checksum of the shorter text assigns each match to a part, so that parts that read
     different states of the catalogue still agree on the assignment.
     """
-    if best.threshold >= 1 or not texts:
-        return
-    corpus = Corpus(texts, best.threshold)
     own = [crc32(text.encode()) % parts == part for text in texts]
     rows = np.flatnonzero(own)
-    comparisons = np.cumsum(corpus.ends(rows, best.threshold) - rows)
-    for number, group in enumerate(_groups(rows, corpus.exact), 1):
+    if best.threshold >= 1 or not len(rows):
+        return
+    lengths: Numbers = np.array([len(text) for text in texts], np.int64)
+    counts = _count_letters(texts)
+    comparisons = np.cumsum(_ends(lengths, rows, best.threshold) - rows)
+    is_short = lengths[rows] <= WIDE
+    done = 0
+    for group in (*batched(rows[is_short], GROUP), *batched(rows[~is_short], 1)):
         if best.threshold >= 1:
             break
-        for columns in _tiles(corpus, group, best.threshold):
-            best.add(_compare(corpus, group, columns, best.threshold))
-        done = min(number * GROUP, len(rows))
+        firsts = np.array(group)
+        end = int(_ends(lengths, firsts[-1:], best.threshold)[0])
+        for start in range(int(firsts[0]) + 1, end, TILE):
+            others = np.arange(start, min(start + TILE, end))
+            if lengths[firsts[0]] > WIDE:
+                others = _possible(lengths, counts, firsts[0], others, best.threshold)
+            best.add(_compare(texts, lengths, firsts, others, best.threshold))
+        done += len(group)
         on_progress(float(comparisons[done - 1] / comparisons[-1]), done)
 
 
-def _groups(rows: Numbers, exact: int) -> Iterator[Numbers]:
-    for kind in (rows[rows < exact], rows[rows >= exact]):
-        for group in batched(kind, GROUP):
-            yield np.array(group)
+def _ends(lengths: Numbers, rows: Numbers, threshold: float) -> Any:
+    """Return for each row the index of the first text that is too long for it."""
+    longest = lengths[rows] * (2 - threshold) / threshold + ROOM
+    return np.searchsorted(lengths, longest, "right")
 
 
-def _tiles(corpus: Corpus, group: Numbers, threshold: float) -> Iterator[slice]:
-    """Yield the ranges of rows to compare with `group`."""
-    end = int(corpus.ends(group[-1:], threshold)[0])
-    for start in range(int(group[0]) + 1, end, TILE):
-        yield slice(start, min(start + TILE, end))
+def _count_letters(texts: Sequence[str]) -> Counts:
+    counts = np.zeros((len(texts), BINS), np.int16)
+    for row, text in enumerate(texts):
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        counts[row] = np.bincount(codes % BINS, minlength=BINS)
+    return counts
+
+
+def _possible(
+    lengths: Numbers, counts: Counts, row: int, others: Numbers, threshold: float
+) -> Numbers:
+    """Return those of `others` that can match: an edit changes one count by one."""
+    edits = _edits(lengths[row] + lengths[others], threshold)
+    differing = np.abs(counts[others] - counts[row]).sum(1, np.int64)
+    possible: Numbers = others[differing <= edits]
+    return possible
+
+
+def _edits(lengths: Numbers, threshold: float) -> Any:
+    """Return the largest distance of pairs of these total lengths that match."""
+    return np.floor((1 - threshold) * lengths + ROOM)
 
 
 def _compare(
-    corpus: Corpus, group: Numbers, columns: slice, threshold: float
+    texts: Sequence[str],
+    lengths: Numbers,
+    firsts: Numbers,
+    others: Numbers,
+    threshold: float,
 ) -> Matches:
-    select = _sketched if group[0] >= corpus.exact else _exact
-    possible = select(corpus, group, columns, threshold)
-    if corpus.lengths[group[-1]] <= WIDE:
-        others = np.flatnonzero(possible.any(0)) + columns.start
-        return _scores(corpus, group, others, threshold)
-    found = [
-        _scores(corpus, group[[row]], np.flatnonzero(line) + columns.start, threshold)
-        for row, line in enumerate(possible)
-    ]
-    return np.concatenate(found)
-
-
-def _exact(corpus: Corpus, group: Numbers, columns: slice, threshold: float) -> Table:
-    """Return which pairs can reach the threshold, by their common letters."""
-    lengths = corpus.lengths[columns] + corpus.lengths[group[-1]]
-    edits = np.floor((1 - threshold) * lengths + ROOM)
-    differing = _differing(corpus.letters, group, columns, np.uint8)
-    possible: Table = differing <= np.minimum(edits, 255).astype(np.uint8)
-    places = np.flatnonzero(possible)
-    if len(places) < possible.size / 2:
-        rows, others = np.divmod(places, possible.shape[1])
-        words = corpus.bigrams[group[rows]] ^ corpus.bigrams[others + columns.start]
-        unlike = np.bitwise_count(words).sum(1, np.int64)
-        possible.flat[places] = unlike <= 3 * edits[others]
-    return possible
-
-
-def _sketched(
-    corpus: Corpus, group: Numbers, columns: slice, threshold: float
-) -> Table:
-    """Return which pairs probably reach the threshold, by their sketches."""
-    group = group - corpus.exact
-    columns = slice(columns.start - corpus.exact, columns.stop - corpus.exact)
-    differing = _differing(corpus.sketches, group, columns, np.uint16)
-    weights = corpus.weights[group, None] + corpus.weights[columns]
-    possible: Table = differing <= _sketch_bound(threshold) * weights
-    return possible
-
-
-def _differing(words: Words, group: Numbers, columns: slice, dtype: Any) -> Any:
-    differing = np.zeros((len(group), columns.stop - columns.start), dtype)
-    for word in words:
-        differing += np.bitwise_count(word[group, None] ^ word[columns])
-    return differing
-
-
-def _sketch_bound(threshold: float) -> float:
-    """Return the share of their sketches in which two similar texts may differ.
-
-    Edited texts have most runs of four letters in common. The worst case are single
-    letters missing throughout: with a share of 1 - s of the letters missing, s to the
-    power of 4 of the runs remain. Below a threshold of about 0.9 that cannot be
-    distinguished from chance.
-    """
-    return min(0.55, 1.03 - (2 * threshold - 1) ** 4)
-
-
-def _scores(
-    corpus: Corpus, group: Numbers, others: Numbers, threshold: float
-) -> Matches:
-    others = others[others > group[0]]
     if not len(others):
         return np.empty(0, MATCH)
-    lengths = corpus.lengths[group, None] + corpus.lengths[others]
-    edits = np.floor((1 - threshold) * lengths + ROOM)
+    totals = lengths[firsts, None] + lengths[others]
+    edits = _edits(totals, threshold)
     distances = process.cdist(
-        [corpus.texts[row] for row in group],
-        [corpus.texts[row] for row in others],
+        [texts[row] for row in firsts],
+        [texts[row] for row in others],
         scorer=Indel.distance,
         score_cutoff=int(edits[-1, -1]),
         dtype=np.int32,
     )
-    agree = (distances <= edits) & (others > group[:, None])
-    rows, columns = np.divmod(np.flatnonzero(agree), len(others))
+    rows, columns = np.nonzero((distances <= edits) & (others > firsts[:, None]))
     found = np.empty(len(rows), MATCH)
-    found["first"], found["second"] = group[rows], others[columns]
-    found["score"] = 1 - distances[rows, columns] / lengths[rows, columns]
+    found["first"], found["second"] = firsts[rows], others[columns]
+    found["score"] = 1 - distances[rows, columns] / totals[rows, columns]
     return found
-
-
-def _stretch(threshold: float) -> float:
-    return (2 - threshold) / threshold
