@@ -11,13 +11,12 @@ import pytest
 import yaml
 
 from tests.running import ROOT
-from tests.services_plugin import ENVIRONMENT, UNSET
+from tests.services_plugin import SETTINGS
 
 pytestmark = pytest.mark.once
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-SETTINGS = {*UNSET, *ENVIRONMENT, "DATA_DIR", "PROMETHEUS_MULTIPROC_DIR"}
 CURRENT = "/opt/resilient-site/current"
 FOREIGN = {"DJANGO_SETTINGS_MODULE", "PWD"}
 
