@@ -97,7 +97,8 @@ class Nginx(Server):
 
     def _make_certificate(self) -> None:
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+            ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
+            + ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
             + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
             + ["-keyout", "key.pem", "-out", "certificate.pem"],
             cwd=self.config, check=True, capture_output=True,
