@@ -174,9 +174,11 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
         # A sign-out in another process is not seen in memory: the database decides.
         "sessions": {"MEMORY_BYTES": 0},
         "rates": {"MEMORY_BYTES": 8 * 1024 * 1024},
-        # The edge has a cache of its own in memory in front of these.
+        # The edge has a cache of its own in memory in front of these, and knows of each
+        # whether it is current: an outage of Redis for one process must not void them.
         "responses": {
             "MEMORY_BYTES": 0,
+            "USES_GENERATION": False,
             "COMPRESSOR": "django_redis.compressors.zlib.ZlibCompressor",
         },
     }

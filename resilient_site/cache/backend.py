@@ -6,9 +6,10 @@ writes go to process memory: callers see misses, never an exception or a long wa
 socket timeouts at most, and none while the breaker is open).
 
 Nothing stale comes back afterwards. Keys that could not be changed in Redis are deleted
-there before the next call. After an outage the generation, which is part of every key,
+there before the next call. After an outage the generation, which is part of the keys,
 is replaced: another process may have ended with its list of such keys. All processes
-take up a new generation within a second.
+take up a new generation within a second. Counters, and values that say themselves
+whether they are current, have no generation in their keys (USES_GENERATION).
 
 Not handled: a host name whose resolver hangs, and a server that sends its reply byte by
 byte; the timeouts of sockets bound neither. django-redis's own methods (`ttl`, `lock`,
@@ -94,7 +95,7 @@ def _guarded(name: str, *, is_write: bool = False) -> Any:
 
 
 class ResilientRedisCache(RedisCache):  # type: ignore[misc]
-    """The backend. OPTIONS: those of django-redis, and MEMORY_BYTES."""
+    """The backend. OPTIONS: those of django-redis, MEMORY_BYTES and USES_GENERATION."""
 
     is_shared = True
     # Without one, values written before an outage count after it.
@@ -110,6 +111,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         options = defaults | params.get("OPTIONS", {})
         params = {**params, "OPTIONS": options}
         self.server_state = server_state(str(server))
+        self.uses_generation = options.get("USES_GENERATION", self.uses_generation)
         super().__init__(server, params)
         name = f"{server} {params.get('KEY_PREFIX', '')} {options.get('MEMORY_BYTES')}"
         self.memory = MemoryCache(name, params)
@@ -227,9 +229,8 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         raise answer
 
     def _add_missed(self, keys: Iterable[Any], version: int | None) -> None:
-        if self.uses_generation:
-            names = [self.make_key(key, version=version) for key in keys]
-            self.server_state.add_missed(names)
+        names = [self.make_key(key, version=version) for key in keys]
+        self.server_state.add_missed(names)
 
     def _synchronize(self) -> None:
         """Take up the generation, and delete from Redis what could not be changed."""
@@ -245,7 +246,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             ):
                 generation = secrets.token_hex(4)
                 self.client.set(GENERATION_KEY, generation, timeout=None)
-            elif missed:
+            if missed:
                 self.client.delete_many([CacheKey(key) for key in missed])
             state.generation = generation
             state.needs_new_generation = False

@@ -9,12 +9,12 @@ import pytest
 
 from resilient_site.accounts.verified_tokens import FRESH_S as TOKEN_FRESH_S
 from resilient_site.resilience.cache_control import FRESH_S
-from tests.faults.machines import ADD_EDITOR, Ground, Machine, Pair, by, until
+from tests.faults.machines import Ground, Machine, Pair, by, until
 from tests.private_server import BUSY_S, wait_for
 from tests.servers import Postgres, Redis
 from tests.services_plugin import running
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 # Well below the ten seconds that it takes without pub/sub.
 RECEIVED_S = 1.0 + BUSY_S
@@ -37,13 +37,9 @@ def ground(tmp_path_factory) -> Iterator[Ground]:
 
 @pytest.fixture(scope="module")
 def pair(ground) -> Iterator[Pair]:
-    site = ground.site("here")
-    for command in (["migrate"], ["shell", "-v0", "-c", ADD_EDITOR]):
-        done = site.manage(*command)
-        assert done.returncode == 0, done.stderr
-    token = site.manage("create_token", "edith").stdout.strip()
+    token, session = ground.site("here").fill()
     with ground.machine("here") as here, ground.machine("there") as there:
-        yield Pair(ground, here, there, done.stdout.strip(), token)
+        yield Pair(ground, here, there, session, token)
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +58,6 @@ FAULTS: dict[str, tuple[Step, Step]] = {
     "hangs there": (
         lambda p: p.there.to_redis.hold(),
         lambda p: p.there.to_redis.let_go(),
-    ),
-    "refuses there": (
-        lambda p: p.there.to_redis.refuse(),
-        lambda p: p.there.to_redis.accept(),
     ),
     "hangs": (lambda p: p.ground.redis.pause(), lambda p: p.ground.redis.resume()),
 }
@@ -116,22 +108,17 @@ def test_change_is_shown_without_pubsub_when_responses_expire(pair, fault):
     assert pair.there.slowest_s < QUICK_S
 
 
-@pytest.mark.parametrize(
-    ("fault", "within_s"), [("none", RECEIVED_S), ("hangs there", FRESH_S + BUSY_S)]
-)
-def test_deletion_and_its_undo_are_shown_there(pair, fault, within_s):
+def test_deletion_and_its_undo_are_shown_there(pair):
     item = new_item(pair)
     pair.there.cache(ITEMS + item, *LISTS)
-    with broken(pair, fault):
-        pair.write("DELETE", item)
-        until(lambda: pair.there.get(ITEMS + item).status == 404, within_s)
-        until(lambda: not any(is_shown(pair.there, p, item) for p in LISTS), within_s)
-        deletion = pair.here.get(f"{ITEMS}{item}/history").json()["results"][0]
-        path = f"/items/{item}/undo/{deletion['id']}/"
-        assert pair.here.ask("POST", path, headers=pair.by_form).status == 302
-        until(lambda: pair.there.get(ITEMS + item).status == 200, within_s)
-        until(lambda: all(is_shown(pair.there, p, item) for p in LISTS), within_s)
-    pair.there.cache(ITEMS + item)
+    pair.write("DELETE", item)
+    until(lambda: pair.there.get(ITEMS + item).status == 404, RECEIVED_S)
+    until(lambda: not any(is_shown(pair.there, p, item) for p in LISTS), RECEIVED_S)
+    deletion = pair.here.get(f"{ITEMS}{item}/history").json()["results"][0]
+    path = f"/items/{item}/undo/{deletion['id']}/"
+    assert pair.here.ask("POST", path, headers=pair.by_form).status == 302
+    until(lambda: pair.there.get(ITEMS + item).status == 200, RECEIVED_S)
+    until(lambda: all(is_shown(pair.there, p, item) for p in LISTS), RECEIVED_S)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +127,14 @@ def test_deletion_and_its_undo_are_shown_there(pair, fault, within_s):
 )
 def test_revoked_credentials_are_rejected_there(pair, fault, within_s):
     revoked, inactive = (f"person-{uuid4()}" for _ in range(2))
-    tokens = [new_token(pair, name) for name in (revoked, inactive)]
-    assert all(is_known(pair.there, token) for token in tokens)
+    tokens = shell(
+        pair,
+        "from django.core.management import call_command",
+        f"for name in {revoked!r}, {inactive!r}:",
+        "    User.objects.create_user(name)",
+        "    call_command('create_token', name)",
+    ).split()
+    assert [is_known(pair.there, token) for token in tokens] == [True, True]
     with broken(pair, fault):
         shell(
             pair,
@@ -154,6 +147,28 @@ def test_revoked_credentials_are_rejected_there(pair, fault, within_s):
             lambda: not any(is_known(pair.there, token) for token in tokens), within_s
         )
     print(f"refused after {took_s:.3f} s")
+
+
+def test_new_machine_sends_stale_responses_of_others(pair):
+    item, unseen = new_item(pair), new_item(pair)
+    paths = (ITEMS + item, f"/items/{item}/", LISTS[0])
+    pair.have_stored(item, *paths)
+    own = f"/items/{item}/edit/"
+    assert pair.here.get(own, **pair.by_form).status == 200
+    pair.ground.postgres.pause()
+    try:
+        with pair.ground.machine("new") as new:
+            for path in paths:
+                # On a busy machine a look-up in Redis may take longer than it may.
+                answer = wait_for(lambda path=path: new.found(path))
+                assert item.encode() in answer.body
+                assert "detail=origin-failed" in answer.headers["Cache-Status"]
+            assert b"This is how it was at" in new.get(paths[1]).body
+            assert new.get("/readyz").status == 200
+            for path, headers in ((ITEMS + unseen, {}), (own, pair.by_form)):
+                assert new.site.get(path, Host="127.0.0.1", **headers).status == 503
+    finally:
+        pair.ground.postgres.resume()
 
 
 def new_item(pair: Pair) -> str:
@@ -179,13 +194,9 @@ def is_known(machine: Machine, token: str) -> bool:
     return machine.ask("POST", ITEMS, {}, by(token)).status == 403
 
 
-def new_token(pair: Pair, name: str) -> str:
-    shell(pair, f"User.objects.create_user({name!r})")
-    return pair.here.site.manage("create_token", name).stdout.strip()
-
-
-def shell(pair: Pair, *lines: str) -> None:
-    """Do it in a process of its own on the machine here."""
+def shell(pair: Pair, *lines: str) -> str:
+    """Do it in a process of its own on the machine here; return what it prints."""
     code = "\n".join(("from django.contrib.auth.models import User", *lines))
     done = pair.here.site.manage("shell", "-v0", "-c", code)
     assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -451,6 +451,20 @@ def test_what_a_process_changed_before_it_was_killed_does_not_come_back(
     assert cache.get("a") is None
 
 
+def test_responses_outlive_an_outage_and_deleted_ones_do_not(redis_own):
+    """An outage that only this process had takes none from the other machines."""
+    with override_settings(CACHES=as_started.caches(redis_own.url())):
+        responses = caches["responses"]
+        responses.set_many({"kept": "old", "deleted": "old"})
+        redis_own.pause()
+        responses.delete("deleted")
+        open_breaker(responses)
+        responses.get("kept")
+        redis_own.resume()
+        recover(caches["default"])
+        assert responses.get_many(["kept", "deleted"]) == {"kept": "old"}
+
+
 def test_a_write_that_redis_executes_late_does_not_count(cache, redis_own):
     cache.set("a", "older")
     redis_own.pause()
