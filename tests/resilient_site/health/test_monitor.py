@@ -16,6 +16,7 @@ from resilient_site.health.monitor import (
     Report,
     health_monitor,
 )
+from tests.clock import Clock
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
@@ -32,13 +33,6 @@ class Fake:
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_since_is_when_the_status_changed():

@@ -178,14 +178,7 @@ def count(database: Path) -> int:
 def test_lost_database_leaves_stale_responses_and_ends_no_process(
     tmp_path, postgres_own
 ):
-    site = Site(
-        tmp_path,
-        DATABASE_URL=postgres_own.url(),
-        SECRET_KEY="s" * 50,
-        HTTPS="0",
-        ALLOWED_HOSTS="127.0.0.1",
-    )
-    assert site.manage("migrate", "-v0").returncode == 0
+    site, *_ = Site.on_postgres(postgres_own.url(), tmp_path)
     site.start()
     try:
         assert site.get("/api/v1/items").status == 200
