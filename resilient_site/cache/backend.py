@@ -64,13 +64,6 @@ class ServerState:
     def is_behind(self) -> bool:
         return self.needs_new_generation or bool(self.missed)
 
-    def add_missed(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            if len(self.missed) >= MAX_MISSED:
-                self.needs_new_generation = True
-                return
-            self.missed[key] = object()
-
 
 @cache
 def server_state(location: str) -> ServerState:
@@ -100,33 +93,27 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
     is_shared = True
     # Without one, values written before an outage count after it.
     uses_generation = True
+    key_func: Any
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
         timeout_s = settings.CACHE_TIMEOUT_MS / 1000
-        defaults = {
+        options = {
             "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "SOCKET_CONNECT_TIMEOUT": timeout_s,
             "SOCKET_TIMEOUT": timeout_s,
+            **params.get("OPTIONS", {}),
         }
-        options = defaults | params.get("OPTIONS", {})
         params = {**params, "OPTIONS": options}
-        self.server_state = server_state(str(server))
-        self.uses_generation = options.get("USES_GENERATION", self.uses_generation)
+        self.server_state = state = server_state(str(server))
         super().__init__(server, params)
         name = f"{server} {params.get('KEY_PREFIX', '')} {options.get('MEMORY_BYTES')}"
         self.memory = MemoryCache(name, params)
-        if self.uses_generation:
-            self.server_state.memories[name] = self.memory
-
-    @property
-    def key_prefix(self) -> str:
-        if self.uses_generation:
-            return f"{self._key_prefix}{self.server_state.generation}"
-        return self._key_prefix
-
-    @key_prefix.setter
-    def key_prefix(self, value: str) -> None:
-        self._key_prefix = value
+        if options.get("USES_GENERATION", self.uses_generation):
+            state.memories[name] = self.memory
+            key_func = self.key_func
+            self.key_func = lambda key, prefix, version: key_func(
+                key, f"{prefix}{state.generation}", version
+            )
 
     @property
     def is_degraded(self) -> bool:
@@ -159,21 +146,19 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             self.server_state.needs_new_generation = True
         self.memory.clear()
 
-    def get_with_time(
-        self, key: Any, version: int | None = None
-    ) -> tuple[Any, float | None]:
+    def get_with_time(self, key: Any) -> tuple[Any, float | None]:
         """Return the value and the time of the server's clock; (None, None) without."""
         try:
-            found: tuple[Any, float] = self._call(self._get_with_time, key, version)
-            return found
+            value, clock_s = self._call(self._get_with_time, key)
+            return value, clock_s
         except ANSWERED:
-            self._add_missed([key], version)
+            self._add_missed([key])
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
             self.server_state.fallbacks += 1
         return None, None
 
-    def _get_with_time(self, key: Any, version: int | None) -> tuple[Any, float]:
-        name = self.client.make_key(key, version=version)
+    def _get_with_time(self, key: Any) -> tuple[Any, float]:
+        name = self.client.make_key(key)
         with self.client.get_client(write=True).pipeline() as pipeline:
             data, (seconds, microseconds) = pipeline.get(name).time().execute()
         value = None if data is None else self.client.decode(data)
@@ -228,9 +213,13 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             raise
         raise answer
 
-    def _add_missed(self, keys: Iterable[Any], version: int | None) -> None:
-        names = [self.make_key(key, version=version) for key in keys]
-        self.server_state.add_missed(names)
+    def _add_missed(self, keys: Iterable[Any], version: int | None = None) -> None:
+        state = self.server_state
+        for key in keys:
+            if len(state.missed) >= MAX_MISSED:
+                state.needs_new_generation = True
+                return
+            state.missed[self.make_key(key, version=version)] = object()
 
     def _synchronize(self) -> None:
         """Take up the generation, and delete from Redis what could not be changed."""
@@ -241,9 +230,8 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         try:
             was_behind, missed = state.is_behind, dict(state.missed)
             generation = self._current_generation()
-            if state.needs_new_generation and (
-                missed or generation == state.generation
-            ):
+            is_unchanged = missed or generation == state.generation
+            if state.needs_new_generation and is_unchanged:
                 generation = secrets.token_hex(4)
                 self.client.set(GENERATION_KEY, generation, timeout=None)
             if missed:
@@ -263,14 +251,14 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             state.recovery.release()
 
     def _current_generation(self) -> str:
-        new = secrets.token_hex(4)
         try:
             found = self.client.get(GENERATION_KEY)
-        except (ValueError, TypeError):  # somebody else's value
+        except NOT_DECODED:  # another client's value
             self.client.delete(GENERATION_KEY)
             found = None
         if found is None:
             # Two processes may be here at once: the first one to write decides.
+            new = secrets.token_hex(4)
             self.client.set(GENERATION_KEY, new, timeout=None, nx=True)
-            found = self.client.get(GENERATION_KEY)
-        return str(found or new)
+            found = self.client.get(GENERATION_KEY) or new
+        return str(found)

@@ -27,6 +27,10 @@ class MemoryUsage:
     max_bytes: int = 0
 
 
+# Django makes a backend for each thread; what they hold is the process's.
+_usages: dict[str, MemoryUsage] = {}
+
+
 class MemoryCache(LocMemCache):
     """Django's LocMemCache with a limit in bytes. OPTIONS: MEMORY_BYTES."""
 
@@ -40,8 +44,7 @@ class MemoryCache(LocMemCache):
         super().__init__(name, params)
         options = params.get("OPTIONS", {})
         max_bytes = options.get("MEMORY_BYTES", settings.CACHE_MEMORY_BYTES)
-        self.usage = _usages.setdefault(name, MemoryUsage())
-        self.usage.max_bytes = max_bytes
+        self.usage = _usages.setdefault(name, MemoryUsage(max_bytes=max_bytes))
 
     def validate_key(self, key: str) -> None:
         """Accept any key: the limits are memcached's."""
@@ -79,15 +82,11 @@ def _size(key: str, value: bytes) -> int:
     return len(key) + max(len(value), MIN_VALUE_BYTES) + OVERHEAD_BYTES
 
 
-# Django makes a backend for each thread; what they hold is the process's.
-_usages: dict[str, MemoryUsage] = {}
-
-
 def memory_usage() -> MemoryUsage:
     """Return what all caches of this process hold in memory together."""
-    usages = list(_usages.values())
-    return MemoryUsage(
-        bytes=sum(usage.bytes for usage in usages),
-        entries=sum(usage.entries for usage in usages),
-        max_bytes=sum(usage.max_bytes for usage in usages),
-    )
+    total = MemoryUsage()
+    for usage in list(_usages.values()):
+        total.bytes += usage.bytes
+        total.entries += usage.entries
+        total.max_bytes += usage.max_bytes
+    return total
