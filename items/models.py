@@ -13,11 +13,7 @@ from django.utils import timezone
 from django.utils.http import http_date
 
 from items import fields, rules
-from items.changes.transactions import (
-    TransactionId,
-    first_open_transaction,
-    next_transaction,
-)
+from items.changes.transactions import TransactionId, first_open_transaction
 from items.events.models import EventRelay as EventRelay  # a model of this app
 from items.fields import ItemField
 from items.search import matching, search_words
@@ -190,11 +186,6 @@ class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
         rows = self.order_by("transaction", "id")
         horizon = first_open_transaction()
         return rows if horizon is None else rows.filter(transaction__lt=horizon)
-
-    def from_other_cluster(self) -> ItemChangeQuerySet:
-        """Filter by what another cluster has numbered: changes of a restored dump."""
-        unused = next_transaction()
-        return self.none() if unused is None else self.filter(transaction__gte=unused)
 
 
 class ItemChange(models.Model):

@@ -32,6 +32,17 @@ class TransactionId(Func):
         )
 
 
+class UnusedTransaction(Func):
+    """First unused number for the statement that it is in, on PostgreSQL.
+
+    A number that was fetched before may be in use when the statement runs.
+    """
+
+    template = "(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint"
+    arity = 0
+    output_field = BigIntegerField()
+
+
 def first_open_transaction() -> int | None:
     """Return the number below which all transactions have ended; None: all have."""
     return _snapshot("pg_snapshot_xmin")

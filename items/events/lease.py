@@ -18,8 +18,8 @@ from django.db.models import Min, Q
 from django.db.models.functions import Now
 
 from items.changes import feed
-from items.changes.feed import START, Position
-from items.changes.transactions import next_transaction
+from items.changes.feed import START
+from items.changes.transactions import UnusedTransaction, next_transaction
 from items.events.models import TROUBLE_MAX, EventRelay
 from items.events.ordering import Batch
 from items.models import ItemChange
@@ -98,11 +98,8 @@ class Lease:
         return bool(row.update(holder=self.holder, held_until=until, **changes))
 
     def _read(self) -> None:
+        settle_restored()
         row = EventRelay.objects.get()
-        unused = next_transaction()
-        if unused is not None and row.transaction >= unused:
-            settle_restored()
-            row.refresh_from_db()
         self.position, self.ahead = row.position, frozenset(row.ahead)
 
 
@@ -114,19 +111,13 @@ def settle_restored() -> None:
     """
     with transaction.atomic():
         row = EventRelay.objects.select_for_update().first() or EventRelay()
-        foreign = ItemChange.objects.from_other_cluster()
         unused = next_transaction()
-        if unused is None or not (row.transaction >= unused or foreign.exists()):
+        foreign = ItemChange.objects.filter(transaction__gte=UnusedTransaction())
+        if unused is None or (row.transaction < unused and not foreign.exists()):
             return
-        position = _position_after_restore(row.position)
+        left = ItemChange.objects.filter(feed.is_after(row.position))
+        first = left.aggregate(first=Min("id"))["first"]
         foreign.update(transaction=0)
-        row.transaction, row.change = position or feed.end()
+        row.transaction, row.change = feed.end() if first is None else (0, first - 1)
         row.ahead = []
         row.save()
-
-
-def _position_after_restore(position: Position) -> Position | None:
-    """Return the position before all that is not published; None: nothing is left."""
-    left = ItemChange.objects.filter(feed.is_after(position))
-    first = left.aggregate(first=Min("id"))["first"]
-    return None if first is None else (0, first - 1)

@@ -16,7 +16,14 @@ from items import catalogue
 from items.changes.feed import START, position_of
 from items.events import health
 from items.events.cloudevents import encode, event_id
-from items.events.lease import LEASE_S, MARGIN_S, RENEW_EVERY_S, Lease, LeaseLost
+from items.events.lease import (
+    LEASE_S,
+    MARGIN_S,
+    RENEW_EVERY_S,
+    Lease,
+    LeaseLost,
+    settle_restored,
+)
 from items.events.models import EventRelay
 from items.events.ordering import arrange, next_batch
 from items.models import ItemChange
@@ -195,6 +202,26 @@ def test_relay_settles_the_position_of_a_restored_dump():
     make_item(id="b")
     batch = next_batch(lease.position, lease.ahead, 10)
     assert [one.item_id for one in batch.changes] == ["b"]
+
+
+def test_changes_made_during_a_migration_keep_their_number():
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite does not number transactions")
+
+    def write() -> None:
+        make_item()
+        connection.close()
+
+    def write_before(execute, *args):
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join()
+        return execute(*args)
+
+    with connection.execute_wrapper(write_before):
+        settle_restored()
+    assert ItemChange.objects.exists()
+    assert not ItemChange.objects.filter(transaction=0).exists()
 
 
 # --- health, and without it
