@@ -72,24 +72,22 @@ def create(
     return Writer(file)
 
 
-class AppendableFile:
-    """File that grows across attempts, each time in the caller's transaction."""
+def append(job: Job, name: str, content_type: str, data: bytes) -> int:
+    """Append to a file that grows across attempts; return its new size.
 
-    def __init__(self, job: Job, name: str, content_type: str) -> None:
-        self.file, _ = JobFile.objects.get_or_create(
-            job=job,
-            kind=JobFile.Kind.KEPT,
-            epoch=0,
-            name=name,
-            defaults={"content_type": content_type, "complete": True},
-        )
-
-    def append(self, data: bytes) -> int:
-        """Append `data` and return the new size."""
-        JobFileChunk.objects.create(file=self.file, offset=self.file.size, data=data)
-        self.file.size += len(data)
-        self.file.save(update_fields=["size"])
-        return self.file.size
+    In the caller's transaction.
+    """
+    file, _ = JobFile.objects.get_or_create(
+        job=job,
+        kind=JobFile.Kind.KEPT,
+        epoch=0,
+        name=name,
+        defaults={"content_type": content_type, "complete": True},
+    )
+    JobFileChunk.objects.create(file=file, offset=file.size, data=data)
+    file.size += len(data)
+    file.save(update_fields=["size"])
+    return file.size
 
 
 def read(file: JobFile) -> Iterator[bytes]:

@@ -80,8 +80,8 @@ export = extend_schema(
         OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
     ],
     responses={
-        (200, content_type.partition(";")[0]): OpenApiTypes.STR
-        for content_type, _ in FORMATS.values()
+        (200, format.content_type.partition(";")[0]): OpenApiTypes.STR
+        for format in FORMATS.values()
     },
 )
 history = extend_schema(

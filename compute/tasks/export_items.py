@@ -2,11 +2,12 @@ import gzip
 from typing import Any
 
 from django.http import QueryDict
+from django.utils.http import urlencode
 from rest_framework import serializers
 
 from compute.registry import task
 from compute.task_context import TaskContext
-from items.imports.exporting import FORMATS
+from items.imports.exporting import FORMATS, chunks
 from items.list_query import SEARCH_MAX, ListQuery
 from resilient_site.errors import Invalid
 
@@ -36,25 +37,20 @@ def export_items(context: TaskContext, *, format: str, search: str, tag: str) ->
     """Export the catalogue, or a selection of it, to a compressed file."""
     items = _selection(search=search, tag=tag).items()
     total, rows = items.count(), 0
-
-    def report(more: int) -> None:
-        nonlocal rows
-        rows += more
-        context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
-
-    _, export = FORMATS[format]
+    head, encode = FORMATS[format].head, FORMATS[format].encode
     name = f"items.{format}.gz"
     with (
         context.file(name, "application/gzip") as file,
         # No timestamp: the same items make the same file.
         gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
     ):
-        for piece in export(items, report):
-            packed.write(piece)
+        packed.write(head)
+        for chunk in chunks(items):
+            packed.write(encode(chunk))
+            rows += len(chunk)
+            context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
     return {"file": name, "rows": rows, "bytes": file.file.size}
 
 
 def _selection(*, search: str, tag: str) -> ListQuery:
-    query = QueryDict(mutable=True)
-    query["search"], query["tag"] = search, tag
-    return ListQuery.parse(query)
+    return ListQuery.parse(QueryDict(urlencode({"search": search, "tag": tag})))

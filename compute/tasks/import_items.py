@@ -83,6 +83,6 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
 
 def _write_rejects(context: TaskContext, rejects: Rejected, size: int) -> int:
     if rejects:
-        file = files.AppendableFile(context.job, REJECTS, "text/csv; charset=utf-8")
-        size = file.append(importing.render_rejects(rejects, header=not size))
+        content = importing.render_rejects(rejects, header=not size)
+        size = files.append(context.job, REJECTS, "text/csv; charset=utf-8", content)
     return size

@@ -398,10 +398,9 @@ class ExportAndImport(TestCase):
                 catalogue.create_item(data, actor=TESTER)
             except (fields.InvalidItem, catalogue.ItemExists):
                 continue
-        _, export = exporting.FORMATS[name]
 
         def exported() -> bytes:
-            return b"".join(export(Item.objects.for_reading()))
+            return b"".join(exporting.export(name, Item.objects.for_reading()))
 
         content, number = exported(), Item.objects.count()
         folder = Path("/nonexistent")
@@ -420,6 +419,6 @@ def test_export_is_ordered_by_id_in_chunks(monkeypatch):
     monkeypatch.setattr(exporting, "CHUNK_ROWS", 3)
     for name in "hgfedcba":
         make_item(id=name, name="same")
-    exported = b"".join(exporting.export_ndjson(Item.objects.for_reading()))
+    exported = b"".join(exporting.export("ndjson", Item.objects.for_reading()))
     names = [json.loads(line)["id"] for line in exported.splitlines()]
     assert names == sorted("abcdefgh")

@@ -6,8 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.http import QueryDict
+from django.utils.http import urlencode
 
-from items.imports.exporting import FORMATS
+from items.imports.exporting import FORMATS, export
 from items.list_query import ListQuery
 from resilient_site.errors import Invalid
 
@@ -25,17 +26,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         name: str = options["file"]
-        query = QueryDict(mutable=True)
-        query["search"] = options["search"]
-        query.setlist("tag", options["tag"])
+        query = urlencode({"search": options["search"], "tag": options["tag"]}, True)
         try:
-            items = ListQuery.parse(query).items()
+            items = ListQuery.parse(QueryDict(query)).items()
         except Invalid as error:
             raise CommandError(f"{error.errors}") from error
-        _, export = FORMATS[options["format"] or _format(name)]
+        pieces = export(options["format"] or _format(name), items)
         if name == "-":
-            for piece in export(items, None):
-                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()
             return
         path = Path(name).resolve()
@@ -46,8 +44,7 @@ class Command(BaseCommand):
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(draft, "wb") as file:
-                for piece in export(items, None):
-                    file.write(piece)
+                file.writelines(pieces)
             if whole:
                 draft.replace(path)
         except OSError as error:

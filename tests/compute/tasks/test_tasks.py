@@ -155,17 +155,17 @@ def test_interrupted_import_resumes_on_another_machine(
     class PowerCut(BaseException):
         pass
 
-    write = files.AppendableFile.append
+    append = files.append
 
-    def fail(kept, data):
+    def fail(*args):
         nonlocal batches
         batches += 1
-        size = write(kept, data)
+        size = append(*args)
         if batches == 3:
             raise PowerCut  # in the middle of a batch: all of it is taken back
         return size
 
-    monkeypatch.setattr(files.AppendableFile, "append", fail)
+    monkeypatch.setattr(files, "append", fail)
     with pytest.raises(PowerCut):
         task.main(context, **params)
     monkeypatch.undo()
