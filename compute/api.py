@@ -22,10 +22,10 @@ from compute.list_query import select_jobs
 from compute.models import Job
 from compute.registry import get_task, tasks
 from compute.serializers import JobSerializer, JobSummarySerializer, TaskSerializer
-from resilient_site.api.idempotency import IdempotentWrites, read_key
+from resilient_site.api.idempotency import idempotent, read_key
+from resilient_site.api.json_format import JSONParser
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import list_response, parse_page_size
-from resilient_site.api.parsers import JSONParser
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.policy import policy
 from resilient_site.edge.request import is_after_wait
@@ -60,15 +60,11 @@ class TaskViewSet(ViewSet):
         return Response(task.data)
 
 
-class JobViewSet(IdempotentWrites, ViewSet):
+class JobViewSet(ViewSet):
     """The user's own jobs; all jobs for staff."""
 
     permission_classes = [IsAuthenticated]
     parser_classes = [JSONParser, MultiPartParser]
-
-    def stores_response(self) -> bool:
-        # The job stores the key itself: a repeated request returns its current state.
-        return self.action != "create"
 
     @schema.job_listing
     def list(self, request: Request) -> Response:
@@ -83,7 +79,8 @@ class JobViewSet(IdempotentWrites, ViewSet):
         serializer = JobSummarySerializer(found, many=True, context=context)
         return list_response(request, page, serializer)
 
-    # A parameter of a task may be a file.
+    # A parameter of a task may be a file. The job stores the Idempotency-Key itself: a
+    # repeated request returns its current state.
     @policy(form_limit="IMPORT_MAX_BYTES", write_rate="heavy")
     @schema.job_submission
     def create(self, request: Request) -> Response:
@@ -111,6 +108,7 @@ class JobViewSet(IdempotentWrites, ViewSet):
         return job_events.stream(jobs.get_job(id, request.user), last_event_id)
 
     @schema.job_cancellation
+    @idempotent
     def cancel(self, request: Request, id: UUID) -> Response:
         job = jobs.cancel(jobs.get_job(id, request.user))
         return self._job_response(job, 200 if job.is_finished else 202)

@@ -1,7 +1,6 @@
 """REST views of the catalogue, the change log and the change feed."""
 
 from dataclasses import replace
-from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
@@ -11,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, fields, rules
+from items import catalogue, fields
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.fields import ItemData
@@ -20,8 +19,8 @@ from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.conditional import evaluate
-from resilient_site.api.idempotency import IdempotentWrites
+from resilient_site.api.conditional import META_NAMES, evaluate
+from resilient_site.api.idempotency import idempotent
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import (
     list_response,
@@ -36,16 +35,10 @@ BULK_MAX = 1_000
 LIST_PARAMETERS = (*PARAMETERS, "page_size")
 
 
-class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
+class ItemViewSet(GenericViewSet[Item]):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
     lookup_field = "id"
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)
-        if not rules.is_id(kwargs.get("id", "0")):
-            # No item has this id, and not every database accepts it.
-            raise catalogue.ItemNotFound
 
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
@@ -60,6 +53,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         return response
 
     @schema.creation
+    @idempotent
     def create(self, request: Request) -> Response:
         item = catalogue.create_item(self._clean(), actor=Actor.from_request(request))
         response = self._respond(item, 201)
@@ -76,16 +70,19 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
         return response
 
     @schema.writing
+    @idempotent
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
         replacement = fields.empty_state() | self._clean()
         return self._update(request, id, replacement)
 
     @schema.writing
+    @idempotent
     def partial_update(self, request: Request, id: str) -> Response:
         return self._update(request, id, self._clean(partial=True))
 
     @schema.deletion
+    @idempotent
     def destroy(self, request: Request, id: str) -> Response:
         catalogue.delete_item(
             id, actor=Actor.from_request(request), precondition=_precondition(request)
@@ -94,6 +91,7 @@ class ItemViewSet(IdempotentWrites, GenericViewSet[Item]):
 
     @schema.bulk
     @action(detail=False, methods=["post"])
+    @idempotent
     def bulk(self, request: Request) -> Response:
         rows = request.data
         if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
@@ -204,10 +202,12 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         return stream.stream(position)
 
 
-def _precondition(request: Request) -> catalogue.Precondition:
+def _precondition(request: Request) -> catalogue.Precondition | None:
     """Return the precondition in the headers of a write (RFC 9110, section 13)."""
     if settings.REQUIRE_IF_MATCH and "If-Match" not in request.headers:
         raise PreconditionRequired
+    if META_NAMES.isdisjoint(request.META):
+        return None
 
     def check(item: Item) -> None:
         evaluate(

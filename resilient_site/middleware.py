@@ -105,11 +105,6 @@ KEPT_IN_304 = (
 )  # fmt: skip
 
 
-CONDITIONS = {
-    f"HTTP_{name.decode().upper().replace('-', '_')}" for name in conditional.HEADERS
-}
-
-
 def conditional_reads(get_response: GetResponse) -> GetResponse:
     """Answer a conditional read with 304 or 412; give pages an entity tag.
 
@@ -129,7 +124,7 @@ def conditional_reads(get_response: GetResponse) -> GetResponse:
             and "no-store" not in response.get("Cache-Control", "")
         ):
             set_response_etag(response)
-        if CONDITIONS.isdisjoint(request.META):
+        if conditional.META_NAMES.isdisjoint(request.META):
             return response
         try:
             is_known = conditional.evaluate(

@@ -240,9 +240,9 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.DjangoModelPermissionsOrAnonReadOnly"
     ],
-    "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["resilient_site.api.parsers.JSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.renderers.FirstRenderer",
+    "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.json_format.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["resilient_site.api.json_format.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.json_format.FirstRenderer",
     "DEFAULT_SCHEMA_CLASS": "resilient_site.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "resilient_site.errors.rest_exception_handler",
     # `format` is a parameter of the export and selects no renderer.

@@ -6,7 +6,8 @@ from django.contrib.sessions.backends import cached_db
 
 
 class SessionStore(cached_db.SessionStore):
-    def _validate_session_key(self, key: Any) -> bool:
+    def load(self) -> dict[str, Any]:
         # A cookie can hold a null character, which PostgreSQL does not take.
-        is_valid = super()._validate_session_key(key)  # type: ignore[misc]
-        return bool(is_valid) and key.isalnum()
+        if not (self.session_key or "").isalnum():
+            self._session_key = None
+        return super().load() if self.session_key else {}

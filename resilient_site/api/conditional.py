@@ -21,6 +21,10 @@ from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 HEADERS = frozenset(
     (b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since")
 )
+# As Django names them in META: a request with none of them needs no evaluation.
+META_NAMES = frozenset(
+    f"HTTP_{name.decode().upper().replace('-', '_')}" for name in HEADERS
+)
 SAFE_METHODS = ("GET", "HEAD")
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'

@@ -16,9 +16,9 @@ import logging
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from functools import wraps
 from hashlib import sha256
-from typing import Any, cast
+from typing import Concatenate, cast
 
 import orjson
 from django.contrib.auth.models import User
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 HEADER = "Idempotency-Key"
 # The name that Stripe uses; the draft of the standard has none.
 REPLAYED_HEADER = "Idempotent-Replayed"
-WRITE_METHODS = ("post", "put", "patch", "delete")
 RETENTION = timedelta(hours=24)
 KEY_MAX = 255
 # Visible ASCII, bare or as a string (RFC 9651), in which `"` and `\` would be special.
@@ -65,47 +64,39 @@ class KeyInUse(Conflict):
     retry_after_s = 1
 
 
-class IdempotentWrites(APIView):
-    # Base of every REST view that writes; its methods need not handle keys.
+def idempotent[V: APIView, **P](
+    write: Callable[Concatenate[V, Request, P], HttpResponse],
+) -> Callable[Concatenate[V, Request, P], HttpResponse]:
+    """Have a method of a REST view accept a key: the view itself need not handle it."""
 
-    def stores_response(self) -> bool:
-        return True
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)
-        method = str(request.method).lower()
-        if method not in WRITE_METHODS or not hasattr(self, method):
-            return
-        key = read_key(request)
-        if key and self.stores_response():
-            write = partial(self._write_once, getattr(self, method), key)
-            setattr(self, method, write)
-
-    def _write_once(
-        self,
-        handler: Callable[..., HttpResponse],
-        key: str,
-        request: Request,
-        **kw: Any,
+    @wraps(write)
+    def write_once(
+        view: V, request: Request, /, *args: P.args, **kwargs: P.kwargs
     ) -> HttpResponse:
+        key = read_key(request)
+        if key is None:
+            return write(view, request, *args, **kwargs)
         if not isinstance(request.user, User):
             raise NotSignedIn("To use Idempotency-Key, send an API token or sign in.")
-        write = partial(self._outcome, handler, request, **kw)
-        return run_once(request.user, key, request_fingerprint(request), write)
 
-    def _outcome(
-        self, handler: Callable[..., HttpResponse], request: Request, **kwargs: Any
-    ) -> HttpResponse:
-        """Return the response to the write, as it will be sent."""
-        try:
-            with transaction.atomic():
-                response = handler(request, **kwargs)
-        except SiteError as error:
-            if not error.is_outcome:
-                raise
-            response = self.handle_exception(error)
-        final: HttpResponse = self.finalize_response(request, cast(Response, response))
-        return final.render() if isinstance(final, Response) else final
+        def outcome() -> HttpResponse:
+            """Return the response to the write, as it will be sent."""
+            try:
+                with transaction.atomic():
+                    response = write(view, request, *args, **kwargs)
+            except SiteError as error:
+                if not error.is_outcome:
+                    raise
+                response = view.handle_exception(error)
+            final: HttpResponse
+            final = view.finalize_response(request, cast(Response, response))
+            if isinstance(final, Response):
+                final.render()
+            return final
+
+        return run_once(request.user, key, request_fingerprint(request), outcome)
+
+    return write_once
 
 
 @atomic_with_retries

@@ -45,7 +45,7 @@ from resilient_site.observability.request_id import (
     RequestIds,
     request_ids,
 )
-from resilient_site.resilience.deadlines import Deadline, never, set_deadline
+from resilient_site.resilience import deadlines
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,8 @@ async def _run_in_thread(
     running = await admission.enter(request.priority, request.deadline, is_gone)
     context.was_admitted = True
     # A read is given up without its client; a write is carried through.
-    deadline = Deadline(request.deadline, is_gone if request.is_safe else never)
+    is_abandoned = is_gone if request.is_safe else deadlines.never
+    deadline = deadlines.Deadline(request.deadline, is_abandoned)
     began = monotonic()
     try:
         if body:
@@ -179,7 +180,7 @@ async def _run_in_thread(
 
 def _call_django(
     environ: Any,
-    deadline: Deadline,
+    deadline: deadlines.Deadline,
     ids: RequestIds,
     context: RequestContext,
     send_piece: Send,
@@ -188,7 +189,7 @@ def _call_django(
     """Run in a thread. Return the response unless it is streamed."""
     # In the context of the thread: in a copy of the event loop's, Django would make its
     # caches anew for each request, and with them the clients of Redis.
-    set_deadline(deadline)
+    deadlines.current.set(deadline)
     request_ids.set(ids)
     status, tags = 0, ""
     # Each request that a shared response answers has an id of its own.

@@ -25,34 +25,26 @@ class Deadline:
     is_abandoned: Callable[[], bool] = never
 
 
-_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
-# Sets the deadline of the current context.
-set_deadline = _current.set
+current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Limit the block to `seconds`, or to the rest of the request if that is less."""
-    outer = _current.get()
+    outer = current.get()
     at = time.monotonic() + seconds
     if outer is not None:
         at = min(at, outer.at)
-    token = _current.set(Deadline(at, outer.is_abandoned if outer else never))
+    token = current.set(Deadline(at, outer.is_abandoned if outer else never))
     try:
         yield
     finally:
-        _current.reset(token)
-
-
-def remaining() -> float | None:
-    """Return the seconds left, at least 0; None if there is no deadline."""
-    deadline = _current.get()
-    return None if deadline is None else max(deadline.at - time.monotonic(), 0.0)
+        current.reset(token)
 
 
 def is_expired() -> bool:
     """Return whether the deadline has passed or the client has gone."""
-    deadline = _current.get()
+    deadline = current.get()
     return deadline is not None and (
         deadline.at <= time.monotonic() or deadline.is_abandoned()
     )

@@ -50,11 +50,12 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
             with transaction.atomic():
                 return write(*args, **kwargs)
         is_nested = transaction.get_connection().in_atomic_block
+        is_conflict = is_lost_at_savepoint if is_nested else is_lost_or_not_begun
         try:
             for attempt in stamina.retry_context(
-                on=is_lost_at_savepoint if is_nested else is_lost_or_not_begun,
+                on=lambda error: is_conflict(error) and not deadlines.is_expired(),
                 attempts=ATTEMPTS,
-                timeout=_timeout_s(),
+                timeout=TIMEOUT_S,
                 wait_initial=WAIT_INITIAL_S,
                 wait_max=WAIT_MAX_S,
                 wait_jitter=WAIT_JITTER_S,
@@ -80,13 +81,6 @@ def _marked_as_retried() -> Iterator[None]:
         yield
     finally:
         _is_retried.reset(token)
-
-
-def _timeout_s() -> float:
-    """Return for how long attempts may begin: never past the request's deadline."""
-    remaining_s = deadlines.remaining()
-    # To stamina, 0 would be an error in the program.
-    return TIMEOUT_S if remaining_s is None else max(min(TIMEOUT_S, remaining_s), 1e-6)
 
 
 def is_lost_at_savepoint(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """Transactions are retried after a conflict with another writer, and not for ever."""
 
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 import stamina
@@ -8,7 +9,7 @@ from django.db import IntegrityError, OperationalError, connection
 
 from items.models import Tag
 from resilient_site.errors import Conflict
-from resilient_site.resilience import deadlines
+from resilient_site.resilience import transactions
 from resilient_site.resilience.transactions import ATTEMPTS, atomic_with_retries
 
 
@@ -20,16 +21,16 @@ def without_waits(monkeypatch):
 @pytest.mark.django_db
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("error", "remaining_s", "raised", "attempts"),
+    ("error", "is_expired", "raised", "attempts"),
     [
-        (IntegrityError("taken"), None, Conflict, ATTEMPTS),
-        (IntegrityError("taken"), 0.0, Conflict, 1),
-        (OperationalError("the connection is closed"), None, OperationalError, 1),
+        (IntegrityError("taken"), False, Conflict, ATTEMPTS),
+        (IntegrityError("taken"), True, Conflict, 1),
+        (OperationalError("the connection is closed"), False, OperationalError, 1),
     ],
     ids=["conflict", "past the deadline", "database fails"],
 )
 def test_write_is_retried_after_a_conflict_within_its_deadline(
-    without_waits, monkeypatch, error, remaining_s, raised, attempts
+    without_waits, monkeypatch, error, is_expired, raised, attempts
 ):
     ran = []
 
@@ -38,8 +39,9 @@ def test_write_is_retried_after_a_conflict_within_its_deadline(
         ran.append(1)
         raise error
 
-    # An expired deadline would end the write itself.
-    monkeypatch.setattr(deadlines, "remaining", lambda: remaining_s)
+    # A deadline that has passed would end the write itself.
+    deadline = SimpleNamespace(is_expired=lambda: is_expired)
+    monkeypatch.setattr(transactions, "deadlines", deadline)
     with pytest.raises(raised):
         write()
     assert len(ran) == attempts

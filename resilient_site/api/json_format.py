@@ -1,14 +1,25 @@
-"""JSON responses, whatever the client accepts."""
+"""JSON in requests and in responses, whatever the client accepts."""
 
 from typing import Any
 
 import orjson
-from rest_framework.negotiation import (
-    BaseContentNegotiation,
-    DefaultContentNegotiation,
-)
+from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
+
+
+class JSONParser(BaseParser):
+    media_type = "application/json"
+
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Any = None
+    ) -> Any:
+        try:
+            return orjson.loads(stream.read())
+        except orjson.JSONDecodeError as error:
+            raise ParseError(f"The body is not JSON: {error}") from error
 
 
 class JSONRenderer(BaseRenderer):
@@ -25,15 +36,12 @@ class JSONRenderer(BaseRenderer):
         return b"" if data is None else orjson.dumps(data, option=orjson.OPT_UTC_Z)
 
 
-class FirstRenderer(BaseContentNegotiation):
+class FirstRenderer(DefaultContentNegotiation):
     """Content negotiation that takes the view's first renderer.
 
     A response in another format than the client prefers is more use to it than 406
     (RFC 9110, section 12.4.1).
     """
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return DefaultContentNegotiation().select_parser(request, parsers)
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None
