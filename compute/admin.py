@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from compute import jobs
 from compute.models import Job
 from compute.registry import tasks
-from compute.templatetags.jobtext import duration, file_kind, pretty_json, run_time
+from compute.templatetags.jobtext import duration, pretty_json
 from resilient_site.admin import MAX_NAMED_OBJECTS, ReadOnlyAdmin
 from resilient_site.errors import Conflict
 
@@ -101,7 +101,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="duration")
     def run_duration(self, job: Job) -> str:
-        return duration(run_time(job)) or "-"
+        return duration(job.run_time) or "-"
 
     @admin.display(description="progress")
     def progress(self, job: Job) -> str:
@@ -126,7 +126,7 @@ class JobAdmin(ReadOnlyAdmin):
         shown = set(job.result_files().values_list("pk", flat=True))
         lines = (
             (self._file_link(job, file.name, file.pk in shown),
-             f"{file.kind}, {file_kind(file.content_type)}, {file.size:,} bytes")
+             f"{file.kind}, {file.content_type}, {file.size:,} bytes")
             for file in job.files.order_by("kind", "name", "epoch")
         )  # fmt: skip
         return format_html_join(SafeString("<br>"), "{} ({})", lines) or "-"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.paginator import Page, Paginator
+
 from compute.models import Job
 from items import catalogue
 from items.models import Item, ItemChange
@@ -43,29 +45,10 @@ class Pair:
         return ("first", first, second), ("second", second, first)
 
 
-@dataclass(frozen=True)
-class PairPage:
-    pairs: list[Pair]
-    number: int
-    last: int
-
-    @property
-    def previous(self) -> int | None:
-        return self.number - 1 if self.number > 1 else None
-
-    @property
-    def next(self) -> int | None:
-        return self.number + 1 if self.number < self.last else None
-
-
-def get_page(job: Job, number: int) -> PairPage:
+def get_page(job: Job, number: str | None) -> Page[Pair]:
     """Return the pairs on page `number`, or on the nearest existing page."""
-    found = _found(job)
-    last = max(1, -(-len(found) // PAIRS_ON_PAGE))
-    number = min(max(number, 1), last)
-    offset = (number - 1) * PAIRS_ON_PAGE
-    shown = found[offset : offset + PAIRS_ON_PAGE]
-    ids = {pair[side]["id"] for pair in shown for side in ("first", "second")}
+    page = Paginator(_found(job), PAIRS_ON_PAGE).get_page(number)
+    ids = {pair[side]["id"] for pair in page for side in ("first", "second")}
     items = Item.objects.for_reading().in_bulk(ids)
     deletions = _deletions(ids - items.keys())
 
@@ -74,11 +57,11 @@ def get_page(job: Job, number: int) -> PairPage:
         name = item.name if item else found["name"]
         return Side(found["id"], name, item, deletions.get(found["id"]))
 
-    pairs = [
+    page.object_list = [
         Pair(place, row["score"], row["field"], side(row["first"]), side(row["second"]))
-        for place, row in enumerate(shown, offset + 1)
+        for place, row in enumerate(page, page.start_index())
     ]
-    return PairPage(pairs, number, last)
+    return page
 
 
 def _found(job: Job) -> Any:

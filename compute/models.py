@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -158,6 +159,17 @@ class Job(models.Model):
     @property
     def percent(self) -> int:
         return int(self.fraction * 100)
+
+    @property
+    def queue_time(self) -> timedelta | None:
+        """The time in the queue before the first attempt."""
+        return self.started_at - self.created_at if self.started_at else None
+
+    @property
+    def run_time(self) -> timedelta | None:
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
 
     @property
     def error(self) -> dict[str, str] | None:

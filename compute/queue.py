@@ -16,6 +16,7 @@ from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
 
 from compute.models import MESSAGE_MAX, Job, JobFile
+from compute.registry import tasks
 
 CHANNEL = "compute_jobs"
 LEASE_S = 10
@@ -156,10 +157,8 @@ def record_progress(claim: Claim, fraction: float, message: str) -> None:
 
 
 def _has_parts(claim: Claim) -> bool:
-    from compute.registry import tasks
-
     task = tasks.get(claim.task)
-    return task is not None and task.part_function is not None
+    return task is not None and task.has_parts
 
 
 def record_parts_progress(parent_id: UUID, message: str | None = None) -> None:

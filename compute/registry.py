@@ -82,6 +82,10 @@ class Task:
         self.merge_function = function
         return function
 
+    @property
+    def has_parts(self) -> bool:
+        return self.part_function is not None
+
     @cached_property
     def summary(self) -> str:
         return (inspect.getdoc(self.main) or "").partition("\n")[0]

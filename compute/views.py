@@ -26,7 +26,7 @@ from compute.jobs import JobNotFound, QueueFull, TooManyJobs
 from compute.list_query import select_jobs
 from compute.models import Job
 from compute.registry import Task, get_task, list_tasks_for, tasks
-from compute.templatetags.jobtext import approximate, is_in_parts
+from compute.templatetags.jobtext import duration
 from items.catalogue import ItemNotFound
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.idempotency import KeyReused
@@ -147,7 +147,7 @@ def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
             idempotency_key=_key_of_form(request),
         )
     except (QueueFull, TooManyJobs) as error:
-        wait = approximate(error.retry_after_s or 1)
+        wait = duration(error.retry_after_s)
         messages.error(request, f"{error.detail} Try again in about {wait}.")
     return redirect(job)
 
@@ -230,7 +230,9 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "params": display_params(job),
         "may_run_again": task is not None and task.may_run(request.user),
         "key": uuid4(),
-        "shows_parts": is_in_parts(task) and job.state != Job.State.SUCCEEDED,
+        "shows_parts": task is not None
+        and task.has_parts
+        and job.state != Job.State.SUCCEEDED,
     }
     if context["shows_parts"]:
         parts = job.parts.defer("result", "params").order_by("part")

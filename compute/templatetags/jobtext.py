@@ -1,36 +1,26 @@
 """Template filters that format jobs and their results."""
 
-import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
 from django import template
+from django.core.paginator import Page
 from django.utils.formats import number_format
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from compute.duplicate_pairs import PairPage, get_page
+from compute.duplicate_pairs import Pair, get_page
 from compute.models import Job
-from compute.registry import Task
-from resilient_site.api.pagination import parse_small_number
 
 register = template.Library()
 
-RUNNING, SUCCEEDED = Job.State.RUNNING, Job.State.SUCCEEDED
-
-FILE_KINDS = {
-    "text/csv": "CSV",
-    "text/plain": "text",
-    "application/json": "JSON",
-    "application/x-ndjson": "NDJSON",
-    "application/gzip": "gzip",
-    "application/zip": "zip",
-    "application/pdf": "PDF",
-    "image/svg+xml": "SVG image",
-    "image/png": "PNG image",
-}
+# Each word, and each character between them.
+WORDS = re.compile(r"[^\W_]+|[\W_]")
 
 
 @register.filter
@@ -52,42 +42,16 @@ def duration(seconds: float | timedelta | None) -> str:
 
 
 @register.filter
-def is_in_parts(task: Task | None) -> bool:
-    # Not in the template, which would call the function.
-    return task is not None and task.part_function is not None
-
-
-@register.filter
-def run_time(job: Job) -> timedelta | None:
-    if job.started_at is None or job.finished_at is None:
-        return None
-    return job.finished_at - job.started_at
-
-
-@register.filter
-def queue_time(job: Job) -> float:
-    """Return the seconds in the queue before the first attempt."""
-    return (job.started_at - job.created_at).total_seconds() if job.started_at else 0
-
-
-@register.filter
 def retry_reasons(job: Job) -> str:
     """Return why there was more than one attempt."""
-    lost = job.attempts - job.failures - (job.state in (RUNNING, SUCCEEDED))
+    is_good = job.state in (Job.State.RUNNING, Job.State.SUCCEEDED)
+    lost = job.attempts - job.failures - is_good
     reasons = []
     if job.failures:
         reasons.append(f"{job.failures} failed")
     if lost > 0:
         reasons.append(f"{lost} interrupted with the worker")
     return ", ".join(reasons)
-
-
-@register.filter
-def approximate(seconds: int) -> str:
-    """Format an estimated time, in whole minutes from 90 seconds on."""
-    if seconds < 90:
-        return f"{seconds} second{'' if seconds == 1 else 's'}"
-    return f"{math.ceil(seconds / 60)} minutes"
 
 
 @register.filter
@@ -109,12 +73,6 @@ def heading(name: Any) -> str:
     """Format the name of a field as a heading."""
     text = str(name).replace("_", " ").strip()
     return text[:1].upper() + text[1:]
-
-
-@register.filter
-def file_kind(content_type: str) -> str:
-    kind = content_type.partition(";")[0].strip()
-    return FILE_KINDS.get(kind, kind)
 
 
 @register.filter
@@ -193,8 +151,8 @@ def _is_number(value: Any) -> bool:
 
 
 @register.simple_tag
-def pairs_of(job: Job, page: str | None) -> PairPage:
-    return get_page(job, parse_small_number(page or "") or 1)
+def pairs_of(job: Job, page: str | None) -> Page[Pair]:
+    return get_page(job, page)
 
 
 @register.filter
@@ -217,33 +175,24 @@ def added_to(text: str, other: str) -> SafeString:
 def _marked(text: str, other: str, tag: str) -> SafeString:
     from rapidfuzz.distance import Indel  # slow to import, and few pages need it
 
-    words, others = _words(text), _words(other)
-    pieces = [
-        (op.tag != "equal", "".join(words[op.src_start : op.src_end]))
-        for op in Indel.opcodes(words, others)
-        if op.src_end > op.src_start
-    ]
-    # Punctuation between two marked words is marked too.
-    runs: list[tuple[bool, str]] = []
-    for place, (is_marked, piece) in enumerate(pieces):
-        around = (*pieces[place - 1 : place], *pieces[place + 1 : place + 2])
-        if len(around) == 2 and all(marked for marked, _ in around):
-            is_marked = is_marked or not any(map(str.isalnum, piece))
-        if runs and runs[-1][0] == is_marked:
-            piece = runs.pop()[1] + piece
-        runs.append((is_marked, piece))
-    names = {True: tag, False: "span"}
+    words = WORDS.findall(text)
+    edits = Indel.editops(words, WORDS.findall(other))
+    changed = {edit.src_pos for edit in edits if edit.tag == "delete"}
+    runs = _runs((place in changed, word) for place, word in enumerate(words))
+    # Punctuation between two marked runs is marked too.
+    last = len(runs) - 1
+    runs = _runs(
+        (is_marked or (0 < place < last and not any(map(str.isalnum, piece))), piece)
+        for place, (is_marked, piece) in enumerate(runs)
+    )
     return format_html_join(
-        "", "<{0}>{1}</{0}>", ((names[is_marked], piece) for is_marked, piece in runs)
+        "", "<{0}>{1}</{0}>", ((tag if marked else "span", run) for marked, run in runs)
     )
 
 
-def _words(text: str) -> list[str]:
-    """Split into words and the characters between them."""
-    words: list[str] = []
-    for letter in text:
-        if words and letter.isalnum() and words[-1][-1].isalnum():
-            words[-1] += letter
-        else:
-            words.append(letter)
-    return words
+def _runs(pieces: Iterable[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """Join the neighbours that are marked alike."""
+    return [
+        (is_marked, "".join(piece for _, piece in run))
+        for is_marked, run in groupby(pieces, key=itemgetter(0))
+    ]
