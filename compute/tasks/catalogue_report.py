@@ -4,10 +4,10 @@ from rest_framework import serializers
 
 from compute.registry import task
 from compute.task_context import TaskContext
+from compute.tasks import TagField
 from compute.tasks.algorithms import statistics
 from compute.tasks.algorithms.charts import WIDTH, Chart, draw
 from compute.tasks.algorithms.statistics import Catalogue
-from items import rules
 
 # The progress before and after the words are counted.
 WORDS_START, WORDS_END = 0.3, 0.95
@@ -17,15 +17,7 @@ WHEN = {"day": "on", "week": "in the week from", "month": "in", "year": "in"}
 
 
 class Params(serializers.Serializer[Any]):
-    tag = serializers.CharField(
-        default="", allow_blank=True, help_text="Only items with this tag."
-    )
-
-    def validate_tag(self, tag: str) -> str:
-        try:
-            return rules.clean_tag(tag) if tag else ""
-        except ValueError as error:
-            raise serializers.ValidationError(str(error)) from error
+    tag = TagField()
 
 
 @task(params=Params, title="Report on the catalogue", memory_mb=256)

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from compute.registry import Parts, TaskFailed, task
 from compute.task_context import TaskContext
-from items import rules
+from compute.tasks import TagField
 from items.models import Item, ItemQuerySet
 from resilient_site.api.csv_escaping import render_csv
 
@@ -46,21 +46,13 @@ class Params(serializers.Serializer[Any]):
         default="name",
         help_text="The field in which items must agree; both: in either.",
     )
-    tag = serializers.CharField(
-        default="", allow_blank=True, help_text="Only items with this tag."
-    )
+    tag = TagField()
     limit = serializers.IntegerField(
         default=10_000,
         min_value=1,
         max_value=LIMIT_MAX,
         help_text="The best pairs, up to this number.",
     )
-
-    def validate_tag(self, tag: str) -> str:
-        try:
-            return rules.clean_tag(tag) if tag else ""
-        except ValueError as error:
-            raise serializers.ValidationError(str(error)) from error
 
 
 @task(params=Params, time_limit_s=3600, memory_mb=1024)

@@ -7,34 +7,19 @@ follow the reader's choice between light and dark.
 import unicodedata
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from math import ceil
+
+from django.template.loader import render_to_string
 
 # Narrow enough for text of readable size on a phone.
 WIDTH = 440
 ROW = 24
 MARGIN = 6
 FONT_SIZE = 13
-# Mean width of a letter, relative to the font size.
-LETTER = 0.6
-# A longer label would leave too little for the bar.
+# Mean width of a letter, in pixels.
+LETTER = 0.6 * FONT_SIZE
+# In letters; a longer label would leave too little for the bar.
 LABEL_MAX = 22
-
-# No CSS variables: renderers for print do not support them.
-STYLE = f"""
-:root {{ color-scheme: light dark; }}
-text {{ font-family: system-ui, sans-serif; font-size: {FONT_SIZE}px; fill: #1b2325; }}
-.background {{ fill: none; }}
-.rect {{ fill: #0f5f5a; }}
-.axis text {{ text-anchor: end; }}
-.axis text.major {{ font-weight: bold; }}
-.axis .line {{ display: none; }}
-text.value {{ text-anchor: start; font-variant-numeric: tabular-nums; }}
-text.no_data {{ text-anchor: middle; }}
-@media (prefers-color-scheme: dark) {{
-  text {{ fill: #e6e9e6; }}
-  .rect {{ fill: #82d3c7; }}
-}}
-"""
 
 
 @dataclass(frozen=True)
@@ -52,34 +37,22 @@ class Chart:
 
 def draw(chart: Chart) -> bytes:
     """Return the chart as an SVG document."""
-    from pygal import HorizontalBar  # type: ignore[import-untyped]
-    from pygal.style import Style  # type: ignore[import-untyped]
-
-    bars = [(shortened(label), number) for label, number in chart.bars]
-    bars.reverse()  # pygal draws the first one at the bottom
-    drawn = HorizontalBar(
-        style=Style(label_font_size=FONT_SIZE, value_font_size=FONT_SIZE),
-        width=WIDTH,
-        height=chart.height,
-        explicit_size=True,
-        margin=MARGIN,
-        margin_left=_room_for_labels(bars),
-        margin_right=_room_for_number(bars),
-        x_labels=[label for label, _ in bars],
-        x_labels_major=[label for label, number in bars if number is None],
-        show_x_labels=False,
-        show_legend=False,
-        print_values=True,
-        print_values_position="top",
-        value_formatter=lambda value: f"{value:,}",
-        no_data_text="There is nothing to show.",
-        no_prefix=True,
-        css=[],
-        js=[],
-    )
-    drawn.add("", [number for _, number in bars])
-    drawn.add_xml_filter(lambda root: _cleaned(root, chart))
-    return bytes(drawn.render())
+    labels = [shortened(label) for label, _ in chart.bars]
+    numbers = [number or 0 for _, number in chart.bars]
+    values = ["" if number is None else f"{number:,}" for _, number in chart.bars]
+    places = range(MARGIN + ROW // 2, chart.height, ROW)
+    left = 2 * MARGIN + round(max(map(_letters, labels), default=0) * LETTER)
+    right = 2 * MARGIN + round(max(map(len, values), default=0) * LETTER)
+    scale = (WIDTH - left - right) / max([1, *numbers])
+    lengths = [ceil(number * scale) for number in numbers]
+    context = {
+        "chart": chart,
+        "width": WIDTH,
+        "font_size": FONT_SIZE,
+        "left": left,
+        "bars": list(zip(labels, values, places, lengths, strict=False)),
+    }
+    return render_to_string("compute/chart.svg", context).encode()
 
 
 def shortened(label: str) -> str:
@@ -105,43 +78,3 @@ def _letter(letter: str) -> float:
     if unicodedata.east_asian_width(letter) in "WF":
         return 1.7
     return 1.5 if letter in "MWmw@" else 1
-
-
-def _room_for_labels(bars: list[tuple[str, int | None]]) -> int:
-    """Return the room that labels need beyond the width that pygal assumes."""
-    widest = max((_letters(label) for label, _ in bars), default=0)
-    longest = max((len(label) for label, _ in bars), default=0)
-    return MARGIN + round((widest - longest) * FONT_SIZE * LETTER)
-
-
-def _room_for_number(bars: list[tuple[str, int | None]]) -> int:
-    longest = max((len(f"{number or 0:,}") for _, number in bars), default=0)
-    return MARGIN + round(longest * FONT_SIZE * LETTER)
-
-
-def _cleaned(root: Any, chart: Chart) -> Any:
-    """Remove what is not drawn, such as scripts and references to other files."""
-    del root.attrib["id"]
-    style = root.find("defs/style")
-    style.text = STYLE
-    for node in list(root.iter()):
-        for child in list(node):
-            if not _is_drawn(child):
-                node.remove(child)
-    for place, (tag, text) in enumerate(
-        [("title", chart.title), ("desc", chart.summary)]
-    ):
-        node = root.makeelement(tag, {})
-        node.text = text
-        root.insert(place, node)
-    root.set("role", "img")
-    return root
-
-
-def _is_drawn(node: Any) -> bool:
-    # The tag of a comment is a function.
-    return (
-        isinstance(node.tag, str)
-        and node.tag not in ("script", "title", "desc")
-        and "tooltip" not in node.get("class", "").split()
-    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from items.models import ItemQuerySet
 
-CHUNK_ROWS = 5_000
+CHUNK_ROWS = 1_000
 
 
 def iterate_rows(items: ItemQuerySet, *fields: str) -> Iterator[tuple[Any, ...]]:

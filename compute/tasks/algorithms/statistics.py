@@ -6,15 +6,17 @@ one page of them and a bounded number of words in memory.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 from itertools import batched, pairwise
+from statistics import median_low
 from typing import Any, Self
 
 from django.db.models import Count, DateField, Exists, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Length, Trunc
 
+from compute.tasks.algorithms import row_iterator
 from items import rules
 from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
 
@@ -33,7 +35,6 @@ DESCRIPTION_GROUPS = (
 # Shorter words are mostly “the” and “and”; longer ones are no words of a language.
 WORD_MIN, WORD_MAX = 4, 30
 WORDS_KEPT = 200_000
-PAGE_ROWS = 1_000
 ROWS_BATCH = 100
 
 type OnRead = Callable[[int], None]  # with the number of further items read
@@ -155,27 +156,19 @@ def _period_label(start: date, unit: str) -> str:
 def lengths(catalogue: Catalogue, field: str, groups: tuple[int, ...]) -> Any:
     """Count the items by the length of `field`, in groups with these lower bounds."""
     rows = catalogue.items.annotate(length=Length(field)).values("length").order_by()
-    counted = sorted(rows.annotate(items=Count("*")).values_list("length", "items"))
+    pairs = rows.annotate(items=Count("*")).values_list("length", "items")
+    counted = Counter(dict(pairs))
     return {
-        "longest": counted[-1][0] if counted else None,
-        "median": _median(counted),
+        "longest": max(counted, default=None),
+        "median": median_low(counted.elements()) if counted else None,
         "groups": [
             {
                 "label": _range(start, end - 1),
-                "items": sum(items for n, items in counted if start <= n < end),
+                "items": sum(items for n, items in counted.items() if start <= n < end),
             }
             for start, end in pairwise(groups)
         ],
     }
-
-
-def _median(counted: list[tuple[int, int]]) -> int | None:
-    passed, total = 0, sum(items for _, items in counted)
-    for length, items in counted:
-        passed += items
-        if 2 * passed >= total:
-            return length
-    return None
 
 
 def _range(start: int, end: int) -> str:
@@ -229,10 +222,10 @@ def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
     Words are normalized as in the search: lower case, without accents.
     """
     words = Words()
-    for page in _texts(catalogue.items):
-        for texts in batched(page, ROWS_BATCH):
-            words.add(word for text in texts for word in _words(text))
-        on_read(len(page))
+    rows = row_iterator.iterate_rows(catalogue.items, "search_text")
+    for batch in batched(rows, ROWS_BATCH):
+        words.add(word for _, text in batch for word in _words(text))
+        on_read(len(batch))
     return {
         "shortest": WORD_MIN,
         "missed": words.missed,
@@ -241,14 +234,6 @@ def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
             for word, items in words.most(WORDS_SHOWN)
         ],
     }
-
-
-def _texts(items: ItemQuerySet) -> Iterator[list[str]]:
-    rows = items.order_by("pk").values_list("pk", "search_text")
-    page = list(rows[:PAGE_ROWS])
-    while page:
-        yield [text for _, text in page]
-        page = list(rows.filter(pk__gt=page[-1][0])[:PAGE_ROWS])
 
 
 def _words(text: str) -> set[str]:

