@@ -54,31 +54,42 @@ def test_production_needs_a_secret_key():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("command", "wrong"),
     [
-        {"DATA_DIR": "/dev/null/x"},
-        {"DATABASE_URL": "nonsense"},
-        {"WEB_PROCESSES": "abc"},
-        {"WEB_THREADS": "0"},
-        {"DEBUG": "maybe"},
+        ("check", {"DATA_DIR": "/dev/null/x"}),
+        ("check", {"DATABASE_URL": "nonsense"}),
+        ("check", {"DEBUG": "maybe"}),
+        ("serve", {"WEB_PROCESSES": "abc"}),
+        ("serve", {"WEB_THREADS": "0"}),
     ],
-    ids=lambda wrong: "".join(wrong),
 )
-@pytest.mark.parametrize("command", ["check", "serve"])
-def test_wrong_setting_is_reported_in_one_line(wrong, command):
+def test_wrong_setting_is_reported_in_one_line(command, wrong):
     result = manage(command, **wrong)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("Configuration: ")
 
 
-@pytest.mark.parametrize("command", [["create_token", "x"], ["export_items", "-"]])
-def test_unavailable_database_is_reported_in_one_line(command):
+def test_unavailable_database_is_reported_in_one_line():
     url = "postgres://site@127.0.0.1:9/site"
-    result = manage(*command, **(PRODUCTION | {"DATABASE_URL": url}))
+    result = manage("export_items", "-", **(PRODUCTION | {"DATABASE_URL": url}))
     assert result.returncode == 1
     assert result.stderr.startswith("The database does not answer: ")
     assert "Traceback" not in result.stderr
+
+
+def test_optional_libraries_are_not_imported_by_the_embedded_default():
+    """The API of OpenTelemetry may be: libraries import it where it is installed."""
+    script = """
+import sys, resilient_site.asgi, compute.pool.worker_process
+from django.core.cache import caches
+assert [cache.set("a", 1) for cache in caches.all()]
+optional = "sentry_sdk", "redis", "django_redis", "celery", "opentelemetry.sdk", \\
+    "opentelemetry.exporter", "opentelemetry.instrumentation"
+print([name for name in sys.modules if name.startswith(optional)])
+"""
+    done = manage("shell", "-v0", "-c", script)
+    assert done.stdout.strip() == "[]", done
 
 
 def test_sentry_may_be_unreachable():
