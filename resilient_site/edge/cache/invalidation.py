@@ -112,8 +112,9 @@ class Invalidations:
     def _mapped(self) -> memoryview:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"invalidations-{boot_id()}"
-        for earlier in set(self.folder.glob("invalidations-*")) - {path}:
-            earlier.unlink(missing_ok=True)
+        with suppress(OSError):
+            for earlier in set(self.folder.glob("invalidations-*")) - {path}:
+                earlier.unlink()
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):

@@ -62,6 +62,8 @@ SAMPLE_EVERY = 16
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 type AnyKey = Key | PrivateKey
+# What to write, or None to delete it; and whether it is for Redis as well as the disk.
+type Pending = tuple[CachedResponse | None, bool]
 
 
 class ResponseCache:
@@ -139,8 +141,7 @@ class ResponseStore:
         self.reads = 0  # under way
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
         self._lookups, self._found_share = 0, 1.0
-        # What to write, or None to delete it.
-        self._pending: dict[AnyKey, CachedResponse | None] = {}
+        self._pending: dict[AnyKey, Pending] = {}
         self._pending_bytes = 0
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -174,12 +175,12 @@ class ResponseStore:
     def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
-            self._add_pending(key, response)
+            self._add_pending(key, response, is_for_redis=isinstance(key, Key))
 
     def delete(self, key: AnyKey) -> None:
         if isinstance(key, Key):
             self.memory.delete(key)
-        self._add_pending(key, None)
+        self._add_pending(key, None, is_for_redis=isinstance(key, Key))
 
     async def find_fresh_in_redis(self, key: Key) -> CachedResponse | None:
         """Return the response that another process has fetched, if it is fresh.
@@ -199,7 +200,10 @@ class ResponseStore:
             and self.memory.put(key, found)
         )
         self._found_share += (is_found - self._found_share) * MIN_FOUND
-        return found if is_found else None
+        if not is_found:
+            return None
+        self._add_pending(key, found, is_for_redis=False)
+        return found
 
     async def find_stale(
         self, key: AnyKey, in_memory_only: bool = False
@@ -210,7 +214,10 @@ class ResponseStore:
         found = self.memory.get(key)
         if found is None and not in_memory_only:
             found = await self._in_thread(self._read_disk, key)
-            found = found or await self._in_thread(self._read_redis, key)
+            if found is None and (
+                found := await self._in_thread(self._read_redis, key)
+            ):
+                self._add_pending(key, found, is_for_redis=False)
             if found:
                 self.memory.put(key, found)  # with its age
         return found
@@ -263,7 +270,9 @@ class ResponseStore:
 
     # --- writing
 
-    def _add_pending(self, key: AnyKey, response: CachedResponse | None) -> None:
+    def _add_pending(
+        self, key: AnyKey, response: CachedResponse | None, is_for_redis: bool
+    ) -> None:
         size = response.size if response else 0
         # What does not hold any more matters more than what does.
         most = MAX_PENDING if response else 10 * MAX_PENDING
@@ -271,7 +280,7 @@ class ResponseStore:
             if len(self._pending) < most and (
                 self._pending_bytes + size <= MAX_PENDING_BYTES
             ):
-                self._pending[key] = response
+                self._pending[key] = response, is_for_redis
                 self._pending_bytes += size
 
     def _write_periodically(self) -> None:
@@ -282,17 +291,18 @@ class ResponseStore:
     def write_pending(self) -> None:
         with self._lock:
             pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        if not pending:
-            return
-        if self._redis:
-            self._write_redis(pending)
-        self._attempt(lambda disk: _write_disk(disk, pending))
+        public = {
+            repr(k): r for k, (r, is_for_redis) in pending.items() if is_for_redis
+        }
+        if public and self._redis:
+            self._write_redis(public)
+        if pending:
+            self._attempt(lambda disk: _write_disk(disk, pending))
 
     def _slot(self, name: str) -> str:
         return f"response:{crc32(name.encode()) % self.slots}"
 
-    def _write_redis(self, pending: dict[AnyKey, CachedResponse | None]) -> None:
-        public = {repr(k): r for k, r in pending.items() if isinstance(k, Key)}
+    def _write_redis(self, public: dict[str, CachedResponse | None]) -> None:
         self._redis.delete_many(
             [self._slot(name) for name in public if not public[name]]
         )
@@ -349,9 +359,9 @@ class ResponseStore:
         return self._opened[1]
 
 
-def _write_disk(disk: Cache, entries: dict[AnyKey, CachedResponse | None]) -> None:
+def _write_disk(disk: Cache, entries: dict[AnyKey, Pending]) -> None:
     with disk.transact():
-        for key, response in entries.items():
+        for key, (response, _) in entries.items():
             name = repr(key)
             if response is None:
                 disk.delete(name)

@@ -241,7 +241,7 @@ def test_pending_responses_are_bounded_and_deletions_come_first(store):
     assert store._pending_bytes <= module.MAX_PENDING_BYTES
     assert len(store._pending) <= module.MAX_PENDING
     store.delete(KEY)
-    assert store._pending[KEY] is None
+    assert store._pending[KEY] == (None, True)
 
 
 def test_reads_do_not_wait_for_a_writer(store):
@@ -348,6 +348,17 @@ def test_another_machine_finds_the_response(store, elsewhere):
     assert found.is_fresh()
     assert body_in(elsewhere) == b"body"
     assert body_in(elsewhere, OTHER) is None
+
+
+@pytest.mark.parametrize("find", ["find_fresh_in_redis", "find_stale"])
+def test_response_found_in_redis_is_kept_on_disk(store, elsewhere, server, find):
+    """Else only this process could still show it when Redis has failed."""
+    put(store)
+    assert asyncio.run(getattr(elsewhere, find)(KEY)).body == b"body"
+    server.flushdb()
+    elsewhere.write_pending()
+    assert stored_keys(elsewhere) == {repr(KEY)}
+    assert server.keys("*response:*") == []
 
 
 def test_response_read_before_this_process_listens_is_outdated(
