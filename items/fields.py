@@ -7,6 +7,7 @@ The classes are the types of fields: what follows from a declaration. Import fil
 staged as text, whatever the type (see `items.imports.staging`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,10 +39,20 @@ ID_SCHEMA = {
 }
 
 
+_is_integer = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
+
+
+def public_id(item_id: str) -> int | str:
+    """Return the id as JSON shows it: a whole number stays a number."""
+    if _is_integer(item_id) and int(item_id) <= rules.INTEGER_MAX:
+        return int(item_id)
+    return item_id
+
+
 @extend_schema_field(ID_SCHEMA)
 class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
     def to_representation(self, value: str) -> int | str:
-        return rules.public_id(value)
+        return public_id(value)
 
     def to_internal_value(self, data: Any) -> str:
         return rules.clean_id(data)

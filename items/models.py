@@ -147,7 +147,7 @@ class Item(models.Model):
     def as_json(self) -> dict[str, Any]:
         """Return the item as REST and NDJSON show it."""
         return {
-            "id": rules.public_id(self.pk),
+            "id": fields.public_id(self.pk),
             **fields.read_state(self),
             **{name: getattr(self, name) for name in fields.READ_ONLY},
         }

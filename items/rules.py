@@ -25,7 +25,6 @@ INTEGER_MAX = 2**53 - 1
 _is_id = re.compile(ID_PATTERN.removesuffix("$")).fullmatch
 _is_tag = re.compile(TAG_PATTERN.removesuffix("$")).fullmatch
 _has_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]").search
-_is_integer = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
 
 
 def clean_id(value: object) -> str:
@@ -52,13 +51,6 @@ def clean_id(value: object) -> str:
 def is_id(text: str) -> bool:
     """Return whether an item may have this id at all."""
     return len(text) <= ID_MAX and _is_id(text) is not None
-
-
-def public_id(item_id: str) -> int | str:
-    """Return the id as JSON shows it: a whole number stays a number."""
-    if _is_integer(item_id) and int(item_id) <= INTEGER_MAX:
-        return int(item_id)
-    return item_id
 
 
 def clean_line(value: object, *, max_length: int, required: bool) -> str:

@@ -28,6 +28,7 @@ from resilient_site.postgres.connection import CommitUnknown, WaitCancelled
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+REST_PATH = "/api/"
 
 # Field name (or index, in a list) to its messages, nested as the input is.
 type Errors = Mapping[str, Any]
@@ -261,7 +262,7 @@ def _by_field(detail: Any) -> Errors:
 
 
 def is_rest(request: HttpRequest) -> bool:
-    return request.path.startswith("/api/")
+    return request.path.startswith(REST_PATH)
 
 
 def respond(request: HttpRequest, error: SiteError) -> HttpResponse:

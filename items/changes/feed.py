@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import F
 from django.db.models.fields.tuple_lookups import TupleGreaterThan
 
-from items import rules
+from items import fields
 from items.changes.transactions import next_transaction
 from items.models import ItemChange
 from resilient_site.api.keyset import Cursor
@@ -88,7 +88,7 @@ def as_json(change: ItemChange) -> dict[str, Any]:
     """Return a change as it is public: without its author."""
     return {
         "id": change.pk,
-        "item_id": rules.public_id(change.item_id),
+        "item_id": fields.public_id(change.item_id),
         "version": change.version,
         "action": change.action,
         "before": change.before,

@@ -36,14 +36,10 @@ NONE = "none"
 _is_stale = re.compile(rb"ttl=-").search
 
 
-def method_of(method: str) -> str:
-    return method if method in METHODS else "other"
-
-
 def record_hit(scope: Message, route: str, size: int) -> None:
     requests[route, scope["method"], 200, HIT] += 1
     if settings.ACCESS_LOG == ALL:
-        log(scope, 200, 0.0, size, HIT)
+        log(scope, route, 200, 0.0, size, HIT)
 
 
 class RequestRecorder:
@@ -69,7 +65,7 @@ class RequestRecorder:
         seconds = time.perf_counter() - self._began
         scope = self._scope
         status = self._status or CLIENT_GONE
-        method = method_of(scope["method"])
+        method = scope["method"] if scope["method"] in METHODS else "other"
         route = policy_at(scope["path"], method).route
         edge = self.edge_action()
         requests[route, method, status, edge] += 1
@@ -79,7 +75,7 @@ class RequestRecorder:
             return
         REQUEST_DURATION.labels(route, method, f"{status // 100}xx").observe(seconds)
         if wanted == ALL or (wanted == MOST and edge != HIT):
-            log(scope, status, seconds, self._size, edge)
+            log(scope, route, status, seconds, self._size, edge)
 
     def edge_action(self) -> str:
         """Return what the edge did, from the response's Cache-Status (RFC 9211)."""
@@ -96,24 +92,22 @@ class RequestRecorder:
         return context is not None and context.was_admitted
 
 
-def log(scope: Message, status: int, seconds: float, size: int, edge: str) -> None:
+def log(
+    scope: Message, route: str, status: int, seconds: float, size: int, edge: str
+) -> None:
+    context: RequestContext | None = scope.get(SCOPE_KEY)
+    identity = context.identity if context else None
     fields: dict[str, Any] = {
         "method": scope["method"],
         "path": scope["path"],
-        "route": policy_at(scope["path"], method_of(scope["method"])).route,
+        "route": route,
         "status": status,
         "duration_ms": round(seconds * 1000, 2),
         "bytes": size,
-        "user": _user(scope),
+        "user": str(identity.user_id) if identity else None,
     }
     if edge != NONE:
         fields["cache"] = edge
     if status >= 500 or edge in (STALE, REJECTED):
         fields["degraded"] = health_monitor.degraded()
     logger.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
-
-
-def _user(scope: Message) -> str | None:
-    context: RequestContext | None = scope.get(SCOPE_KEY)
-    identity = context.identity if context else None
-    return str(identity.user_id) if identity else None

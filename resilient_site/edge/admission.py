@@ -116,7 +116,8 @@ class Pool:
         return (before + 1) / self.rate.available_to(priority)
 
     def start(self, priority: Priority) -> None:
-        self.rate.update(self.is_full)
+        """Take a thread that is free."""
+        self.rate.update(is_full=False)
         self.running[priority] += 1
 
     def finish(self, priority: Priority) -> None:
@@ -146,7 +147,7 @@ class Pool:
             raise
 
     def _start_waiting(self) -> None:
-        while not self.is_full and any(self.waiting.values()):
+        while any(self.waiting.values()) and not self.is_full:
             priority = self._next_class()
             waiter = self.waiting[priority].popleft()
             if waiter.admitted.done():

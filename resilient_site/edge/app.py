@@ -102,8 +102,9 @@ async def answer(
     try:
         if request.path in probes.PATHS and await probes.answer(request, send, extra):
             return
-        if not await coalescing.answer(request, receive, send, extra):
-            await forward(request, receive, send, extra)
+        if request.is_safe and await coalescing.answer(request, receive, send, extra):
+            return
+        await forward(request, receive, send, extra)
     except ClientGone:
         return
     except SiteError as error:

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from resilient_site.edge.asgi_types import Headers, Send
 from resilient_site.edge.cache.cached_response import headers_of, send_answer
 from resilient_site.edge.request import EdgeRequest
-from resilient_site.errors import SiteError, respond
+from resilient_site.errors import REST_PATH, SiteError, respond
 from resilient_site.observability.request_id import HEADER_BYTES, set_request_id
 
 # Stand in the rendered answer for what differs by request.
@@ -45,7 +45,7 @@ def _length(body: bytes) -> tuple[bytes, bytes]:
 
 
 def _rendered_for(request: EdgeRequest, error: SiteError) -> Rendered:
-    is_rest = request.path.startswith("/api/")
+    is_rest = request.path.startswith(REST_PATH)
     kind: Any = type(error)
     return _rendered(is_rest, kind, error.detail, error.retry_after_s)
 

@@ -51,7 +51,8 @@ async def received_body(
         return
     body = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
     try:
-        await receive_body(request, receive, body)
+        if _is_acceptable(request):
+            await _receive(request, receive, body)
         yield body
     finally:
         # Where the disk is full it fails to write out what is to be thrown away.
@@ -59,34 +60,25 @@ async def received_body(
             body.close()
 
 
-async def receive_body(request: EdgeRequest, receive: Receive, body: IO[bytes]) -> None:
-    """Receive the body, unless it is one that Django will reject unread."""
-    if not _is_acceptable(request):
-        return
+async def _receive(request: EdgeRequest, receive: Receive, body: IO[bytes]) -> None:
+    more, loop = True, asyncio.get_running_loop()
     length = int(request.headers[b"content-length"])
-    latest = asyncio.get_running_loop().time() + IDLE_S + length / SLOWEST_BYTES_PER_S
+    latest = loop.time() + IDLE_S + length / SLOWEST_BYTES_PER_S
     try:
         async with asyncio.timeout_at(latest) as limit:
-            await _receive(receive, body, limit, latest)
+            while more:
+                limit.reschedule(min(loop.time() + IDLE_S, latest))
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                body.write(message.get("body", b""))
+                more = message.get("more_body", False)
         body.flush()
     except TimeoutError:
         raise TooSlow from None
     except OSError as error:
         logger.exception("A body could not be kept.")
         raise Unavailable from error
-
-
-async def _receive(
-    receive: Receive, body: IO[bytes], limit: asyncio.Timeout, latest: float
-) -> None:
-    more, loop = True, asyncio.get_running_loop()
-    while more:
-        limit.reschedule(min(loop.time() + IDLE_S, latest))
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body.write(message.get("body", b""))
-        more = message.get("more_body", False)
 
 
 def _is_acceptable(request: EdgeRequest) -> bool:

@@ -25,7 +25,6 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django_ratelimit.core import get_usage
-from rest_framework.authentication import get_authorization_header
 
 from resilient_site.accounts.verified_tokens import (
     parse_token,
@@ -33,7 +32,7 @@ from resilient_site.accounts.verified_tokens import (
     verified_tokens,
 )
 from resilient_site.edge.policy import READ, SAFE_METHODS, UNLIMITED, WRITE, policy_at
-from resilient_site.errors import TooManyRequests, is_rest, respond
+from resilient_site.errors import REST_PATH, TooManyRequests, respond
 from resilient_site.observability.metrics import RATE_LIMITED
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
@@ -133,7 +132,10 @@ class RateLimitMiddleware:
         return status
 
     def _count(self, request: HttpRequest) -> RateLimitStatus | None:
-        rate_class, general = _rate_classes(request)
+        stated = policy_at(request.path_info, request.method or "")
+        rate_class, general = stated.write_rate, WRITE
+        if request.method in SAFE_METHODS:
+            rate_class, general = stated.read_rate, READ
         if rate_class == UNLIMITED:
             return None
         # An authenticated client may still try to guess another user's password.
@@ -169,21 +171,16 @@ def get_status(
     return RateLimitStatus(policy, usage["count"], reset_s, counters.is_degraded)
 
 
-def _rate_classes(request: HttpRequest) -> tuple[str, str]:
-    """Return the class of the request, and the general one: read or write."""
-    policy = policy_at(request.path_info, request.method or "")
-    if request.method in SAFE_METHODS:
-        return policy.read_rate, READ
-    return policy.write_rate, WRITE
-
-
 def _identify(request: HttpRequest) -> tuple[str, str | None]:
     """Return the kind of client, and what its requests are counted under.
 
     By a token that was verified before, else by user, else by address: a client that
     makes up a new token for each request would otherwise never meet a limit.
     """
-    token = _sent_token(request)
+    token = None
+    authorization = request.META.get("HTTP_AUTHORIZATION")
+    if authorization and request.path.startswith(REST_PATH):  # pages take no tokens
+        token = parse_token(authorization.encode())
     if token is not None:
         digest = token_digest(token)
         if verified_tokens().is_recognized(digest):
@@ -192,12 +189,6 @@ def _identify(request: HttpRequest) -> tuple[str, str | None]:
     if user_id := session_user_id(request):
         return AUTHENTICATED, f"user {user_id}"
     return _identify_by_address(request)
-
-
-def _sent_token(request: HttpRequest) -> bytes | None:
-    if "HTTP_AUTHORIZATION" not in request.META or not is_rest(request):
-        return None
-    return parse_token(get_authorization_header(request))  # type: ignore[arg-type]
 
 
 def _identify_by_address(

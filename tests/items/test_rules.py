@@ -27,7 +27,7 @@ pytestmark = pytest.mark.once
 )
 def test_numeric_id_stays_a_number_in_json(given_id, stored, shown):
     assert rules.clean_id(given_id) == stored
-    assert rules.public_id(stored) == shown
+    assert fields.public_id(stored) == shown
 
 
 @pytest.mark.parametrize(

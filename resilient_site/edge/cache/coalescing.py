@@ -98,7 +98,7 @@ async def answer(
     """Send a shared response; return False if Django has to answer this client."""
     # A client with a session gets pages of its own, and Django alone reads bodies.
     has_own = request.has_body or (request.has_cookie and not request.is_anonymous)
-    key = key_of(request) if request.is_safe and not has_own else None
+    key = None if has_own else key_of(request)
     if key is None:
         return False
     is_paused = time.monotonic() < paused.get(key, 0.0)
