@@ -7,6 +7,7 @@ from drf_spectacular.utils import (
     OpenApiParameter,
     PolymorphicProxySerializer,
     extend_schema,
+    inline_serializer,
 )
 from rest_framework import serializers
 
@@ -50,19 +51,6 @@ RETRY_AFTER = _header(
 )
 
 
-def _problems(*statuses: int) -> dict[tuple[int, str], Any]:
-    return {(status, PROBLEM_TYPE): ProblemSerializer for status in statuses}
-
-
-class MessageSerializer(serializers.Serializer[Any]):
-    message = serializers.CharField()
-
-
-def _takes_file(task: Task) -> bool:
-    fields = task.params().fields.values()
-    return any(isinstance(field, serializers.FileField) for field in fields)
-
-
 def _submission(task: Task, *, as_form: bool) -> type[serializers.Serializer[Any]]:
     """Return a serializer of the request body for `task`."""
     name = "".join(word.capitalize() for word in task.name.split("_"))
@@ -81,7 +69,11 @@ def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
         serializers={
             name: _submission(task, as_form=as_form)
             for name, task in tasks.items()
-            if _takes_file(task) == as_form
+            if as_form
+            == any(
+                isinstance(field, serializers.FileField)
+                for field in task.params().fields.values()
+            )
         },
         resource_type_field_name="task",
     )
@@ -139,7 +131,7 @@ job_cancellation = extend_schema(
 job_result = extend_schema(
     summary="Read the result of a job",
     parameters=[ID],
-    responses={200: OpenApiTypes.ANY, **_problems(409)},
+    responses={200: OpenApiTypes.ANY, (409, PROBLEM_TYPE): ProblemSerializer},
 )
 job_file = extend_schema(
     summary="Download a file of the result",
@@ -153,5 +145,5 @@ heavy_computation = extend_schema(
             "size", OpenApiTypes.INT, description="Count the primes below it."
         )
     ],
-    responses={200: MessageSerializer},
+    responses={200: inline_serializer("Message", {"message": serializers.CharField()})},
 )

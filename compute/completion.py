@@ -110,15 +110,12 @@ def _lock(**filters: Any) -> Job | None:
     return Job.objects.select_for_update().filter(**filters).first()
 
 
-def _succeeded_fields(outcome: Succeeded) -> dict[str, Any]:
-    changes = _finished_fields(Job.State.SUCCEEDED) | {"fraction": 1.0, "message": ""}
-    return changes if outcome.stored else changes | {"result": outcome.result}
-
-
 def _apply(job: Job, outcome: Outcome) -> None:
     match outcome:
         case Succeeded():
-            changes = _succeeded_fields(outcome)
+            changes = _finished_fields(Job.State.SUCCEEDED)
+            changes |= {"fraction": 1.0, "message": ""}
+            changes |= {} if outcome.stored else {"result": outcome.result}
         case Split():
             changes = _split(job, outcome)
         case _ if job.cancel_requested:

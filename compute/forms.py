@@ -129,19 +129,25 @@ def _as_form_field(parameter: Any) -> forms.Field:
     match parameter:
         case serializers.BooleanField():
             return forms.BooleanField(**options | {"required": False})
-        case serializers.MultipleChoiceField():
-            return _several(parameter.choices, options)
-        case serializers.ListField(child=serializers.ChoiceField() as child):
-            return _several(child.choices, options)
+        case (
+            serializers.MultipleChoiceField()
+            | serializers.ListField(child=serializers.ChoiceField())
+        ):
+            choices = list(_choices(parameter).items())
+            return forms.MultipleChoiceField(
+                choices=choices, widget=Checkboxes, **options
+            )
         case serializers.ChoiceField():
             none = [] if options["required"] else [("", "—")]
             choices = [*none, *parameter.choices.items()]
             return forms.ChoiceField(choices=choices, **options)
         case serializers.FileField():
             return forms.FileField(widget=forms.FileInput, **options)
-        case serializers.IntegerField() | serializers.FloatField():
-            return _number(parameter, options)
-        case serializers.DecimalField():
+        case (
+            serializers.IntegerField()
+            | serializers.FloatField()
+            | serializers.DecimalField()
+        ):
             return _number(parameter, options)
         case serializers.ListField():
             return LinesField(**options)
@@ -149,32 +155,19 @@ def _as_form_field(parameter: Any) -> forms.Field:
             return _text(parameter, options)
 
 
-def _several(choices: Mapping[Any, Any], options: dict[str, Any]) -> forms.Field:
-    return forms.MultipleChoiceField(
-        choices=list(choices.items()), widget=Checkboxes, **options
-    )
-
-
 def _number(parameter: Any, options: dict[str, Any]) -> forms.Field:
-    whole = isinstance(parameter, serializers.IntegerField)
     low, high = parameter.min_value, parameter.max_value
+    whole = isinstance(parameter, serializers.IntegerField)
     attributes = {"min": low, "max": high, "step": None if whole else "any"}
-    set_attributes = {
-        name: value for name, value in attributes.items() if value is not None
-    }
+    shown = {name: value for name, value in attributes.items() if value is not None}
     help_text = options["help_text"]
     # The task's own help text may state the limits already.
     if high is None or f"{high:,}" not in help_text:
-        options["help_text"] = f"{help_text} {_range(low, high)}".strip()
-    return forms.Field(widget=forms.NumberInput(set_attributes), **options)
-
-
-def _range(low: Any, high: Any) -> str:
-    if low is not None and high is not None:
-        return f"From {low:,} to {high:,}."
-    if low is not None:
-        return f"At least {low:,}."
-    return "" if high is None else f"At most {high:,}."
+        limits = [f"at least {low:,}"] if low is not None else []
+        limits += [f"at most {high:,}"] if high is not None else []
+        stated = f"{' and '.join(limits).capitalize()}." if limits else ""
+        options["help_text"] = f"{help_text} {stated}".strip()
+    return forms.Field(widget=forms.NumberInput(shown), **options)
 
 
 def _text(parameter: Any, options: dict[str, Any]) -> forms.Field:

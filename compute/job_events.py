@@ -34,16 +34,6 @@ FIELDS = ("id", "state", "fraction", "message", "attempts")
 type State = Mapping[str, Any]
 
 
-def snapshot(state: State) -> dict[str, Any]:
-    """Return the data of a job's event."""
-    return {
-        "id": state["id"],
-        "state": state["state"],
-        "progress": {"fraction": state["fraction"], "message": state["message"]},
-        "attempts": state["attempts"],
-    }
-
-
 def is_final(state: State | None) -> bool:
     return bool(state and state["state"] not in Job.UNFINISHED)
 
@@ -51,7 +41,13 @@ def is_final(state: State | None) -> bool:
 def frame(state: State) -> bytes:
     """Return the state as one event."""
     event_id = f"id: {END_ID}\n" if is_final(state) else ""
-    data = orjson.dumps(snapshot(state)).decode()
+    shown = {
+        "id": state["id"],
+        "state": state["state"],
+        "progress": {"fraction": state["fraction"], "message": state["message"]},
+        "attempts": state["attempts"],
+    }
+    data = orjson.dumps(shown).decode()
     return f"event: job\n{event_id}data: {data}\n\n".encode()
 
 

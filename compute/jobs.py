@@ -72,22 +72,16 @@ def submit(
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
     account = user if isinstance(user, User) else None
 
-    def create() -> Job:
-        reject_if_full(task, account)
-        job = Job.objects.create(
-            task=task.name,
-            params=as_json(plain),
-            owner=account,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
-            request_id=current_request_id(),
-            traceparent=tracing.current_traceparent(),
-        )
+    def add_files(job: Job) -> None:
         for name, upload in uploads.items():
-            _store_upload(job, name, upload)
-        return job
+            content_type = upload.content_type or "application/octet-stream"
+            with files.create(job, name, content_type, kind=JobFile.Kind.INPUT) as file:
+                for chunk in upload.chunks():
+                    file.write(chunk)
 
-    return _create_once(account, idempotency_key, fingerprint, create)
+    return _create_once(
+        task, as_json(plain), account, idempotency_key, fingerprint, add_files
+    )
 
 
 def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
@@ -97,43 +91,49 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
         raise NotAllowed
     fingerprint = hashlib.sha256(job.pk.bytes).hexdigest() if idempotency_key else ""
 
-    def create() -> Job:
-        reject_if_full(task, owner)
-        again = Job.objects.create(
-            task=job.task,
-            params=job.params,
-            owner=owner,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
-            request_id=current_request_id(),
-            traceparent=tracing.current_traceparent(),
-        )
+    def add_files(again: Job) -> None:
         for file in job.files.filter(kind=JobFile.Kind.INPUT):
             with files.create(
                 again, file.name, file.content_type, kind=JobFile.Kind.INPUT
             ) as copy:
                 for chunk in files.read(file):
                     copy.write(chunk)
-        return again
 
-    return _create_once(owner, idempotency_key, fingerprint, create)
+    return _create_once(
+        task, job.params, owner, idempotency_key, fingerprint, add_files
+    )
 
 
 def _create_once(
-    owner: User | None, key: str, fingerprint: str, create: Callable[[], Job]
+    task: Task,
+    params: dict[str, Any],
+    owner: User | None,
+    key: str,
+    fingerprint: str,
+    add_files: Callable[[Job], None],
 ) -> Job:
     """Create a job and wake the workers, or return the job created with this key."""
     try:
         with transaction.atomic():
-            if earlier := _get_by_key(owner, key):
-                return _check_fingerprint(earlier, fingerprint)
-            job = create()
+            if earlier := _get_by_key(owner, key, fingerprint):
+                return earlier
+            reject_if_full(task, owner)
+            job = Job.objects.create(
+                task=task.name,
+                params=params,
+                owner=owner,
+                idempotency_key=key,
+                fingerprint=fingerprint,
+                request_id=current_request_id(),
+                traceparent=tracing.current_traceparent(),
+            )
+            add_files(job)
             queue.notify_workers()
             return job
     except IntegrityError:
         # A concurrent request with the same key created the job.
-        if earlier := _get_by_key(owner, key):
-            return _check_fingerprint(earlier, fingerprint)
+        if earlier := _get_by_key(owner, key, fingerprint):
+            return earlier
         raise
 
 
@@ -240,13 +240,6 @@ def as_json(params: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _store_upload(job: Job, name: str, upload: "UploadedFile[Any]") -> None:
-    content_type = upload.content_type or "application/octet-stream"
-    with files.create(job, name, content_type, kind=JobFile.Kind.INPUT) as file:
-        for chunk in upload.chunks():
-            file.write(chunk)
-
-
 def _fingerprint(
     task: Task, params: Mapping[str, Any], uploads: "Mapping[str, UploadedFile[Any]]"
 ) -> str:
@@ -259,17 +252,14 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _get_by_key(owner: User | None, key: str) -> Job | None:
+def _get_by_key(owner: User | None, key: str, fingerprint: str) -> Job | None:
     """Return the job created with this key; expired keys are cleared."""
     if not key:
         return None
     same = Job.objects.filter(owner=owner, idempotency_key=key)
     fresh = Q(created_at__gt=Now() - RETENTION)
     same.exclude(fresh).update(idempotency_key="")
-    return same.first()
-
-
-def _check_fingerprint(job: Job, fingerprint: str) -> Job:
-    if job.fingerprint != fingerprint:
+    job = same.first()
+    if job and job.fingerprint != fingerprint:
         raise KeyReused
     return job

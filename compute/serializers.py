@@ -71,13 +71,8 @@ class JobSummarySerializer(serializers.Serializer[Job]):
         return {name: absolute(url) for name, url in urls.items()}
 
 
-@extend_schema_field({"description": "What the task returns; null until then."})
-class ResultField(serializers.JSONField):
-    pass
-
-
 class JobSerializer(JobSummarySerializer):
-    result = ResultField()
+    result = serializers.JSONField(help_text="What the task returns; null until then.")
     files = FileSerializer(source="result_files", many=True)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required, permission_required
+from django.contrib.auth.decorators import login_required
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -34,7 +34,7 @@ from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import parse_small_number
 from resilient_site.edge.policy import policy
 from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
-from resilient_site.pages import HtmxRequest, form_methods
+from resilient_site.pages import HtmxRequest, form_methods, require_permissions
 
 PAGE_ROWS = 50
 PARTS_SHOWN = 100
@@ -152,8 +152,7 @@ def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
     return redirect(job)
 
 
-@login_required_htmx
-@permission_required(MERGING, raise_exception=True)
+@require_permissions(*MERGING)
 @require_POST
 def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
     """Merge a pair of items that the job has found."""

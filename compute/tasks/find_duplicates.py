@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from itertools import batched
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from rest_framework import serializers
@@ -8,13 +8,11 @@ from rest_framework import serializers
 from compute.registry import Parts, TaskFailed, task
 from compute.task_context import TaskContext
 from compute.tasks import TagField
+from compute.tasks.algorithms import duplicates
+from compute.tasks.algorithms.duplicates import FIELDS, Pair, Search, TooMuchText
 from items.models import Item, ItemQuerySet
 from resilient_site.api.csv_escaping import render_csv
 
-if TYPE_CHECKING:
-    from compute.tasks.algorithms.duplicates import Pair, Search
-
-FIELDS = ("name", "description", "both")
 LIMIT_MAX = 100_000
 # From this size on, parts are worth reading the catalogue once for each.
 SPLIT_FROM = 5_000
@@ -80,11 +78,9 @@ def find_duplicates(
 
 @find_duplicates.part
 def search_part(context: TaskContext, **params: Any) -> dict[str, Any]:
-    from compute.tasks.algorithms.duplicates import as_lines
-
     search = _search(context, **params)
     with context.file(FOUND, "application/x-ndjson") as file:
-        for line in as_lines(search.found):
+        for line in duplicates.as_lines(search.found):
             file.write(line)
     return {"is_cut": search.is_cut, "compared": search.compared}
 
@@ -93,10 +89,8 @@ def search_part(context: TaskContext, **params: Any) -> dict[str, Any]:
 def merge_parts(
     context: TaskContext, parts: list[dict[str, Any]], **params: Any
 ) -> Any:
-    from compute.tasks.algorithms.duplicates import from_lines
-
     contents = context.part_files(FOUND)
-    found = [pair for content in contents for pair in from_lines(content)]
+    found = [pair for content in contents for pair in duplicates.from_lines(content)]
     is_cut = any(part["is_cut"] for part in parts)
     compared = max(part["compared"] for part in parts)
     return _result(context, found, is_cut, compared, params)
@@ -107,9 +101,7 @@ def _items(tag: str) -> ItemQuerySet:
     return items.tagged([tag]) if tag else items
 
 
-def _search(context: TaskContext, *, tag: str, **which: Any) -> "Search":
-    from compute.tasks.algorithms.duplicates import Search, TooMuchText
-
+def _search(context: TaskContext, *, tag: str, **which: Any) -> Search:
     search = Search(**which)
     try:
         search.run(_items(tag), context.progress)
@@ -122,14 +114,12 @@ def _search(context: TaskContext, *, tag: str, **which: Any) -> "Search":
 
 def _result(
     context: TaskContext,
-    found: "list[Pair]",
+    found: list[Pair],
     is_cut: bool,
     compared: int,
     params: dict[str, Any],
 ) -> dict[str, Any]:
-    from compute.tasks.algorithms.duplicates import ranked
-
-    pairs = ranked(found)
+    pairs = duplicates.ranked(found)
     is_cut = is_cut or len(pairs) > params["limit"]
     pairs = pairs[: params["limit"]]
     shown: list[dict[str, Any]] = []
@@ -153,7 +143,7 @@ def _result(
     }
 
 
-def _with_items(pairs: "list[Pair]") -> Iterator[list[tuple["Pair", Text, Text]]]:
+def _with_items(pairs: list[Pair]) -> Iterator[list[tuple[Pair, Text, Text]]]:
     """Yield the pairs with their items, except those with an item deleted by now."""
     for chunk in batched(pairs, PAIRS_BATCH):
         ids = {item_id for pair in chunk for item_id in (pair.first, pair.second)}
@@ -166,11 +156,11 @@ def _with_items(pairs: "list[Pair]") -> Iterator[list[tuple["Pair", Text, Text]]
         ]
 
 
-def _cells(pair: "Pair", first: Text, second: Text) -> list[Any]:
+def _cells(pair: Pair, first: Text, second: Text) -> list[Any]:
     return [f"{pair.score:.4f}", pair.field, *first, *second]
 
 
-def _shown(pair: "Pair", first: Text, second: Text) -> dict[str, Any]:
+def _shown(pair: Pair, first: Text, second: Text) -> dict[str, Any]:
     return {
         "score": round(pair.score, 4),
         "field": pair.field,

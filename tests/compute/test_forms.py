@@ -82,7 +82,7 @@ def test_form_has_a_control_for_each_kind_of_parameter(task):
 
 def test_form_states_limits_and_optional_fields(task):
     form = TaskForm(task)
-    assert form["size"].help_text == "From 1 to 100,000."
+    assert form["size"].help_text == "At least 1 and at most 100,000."
     assert form["share"].help_text == "Of the whole. At least 0."
     assert form["word"].label == "A word"
     optional = {field.name for field in form if not field.field.required}

@@ -16,7 +16,7 @@ from zlib import crc32
 
 import orjson
 
-from compute.tasks.algorithms import row_iterator, similarity
+from compute.tasks.algorithms import row_iterator
 from items.models import ItemQuerySet
 
 FIELDS = ("name", "description", "both")
@@ -58,6 +58,10 @@ class Search:
     is_cut: bool = False
     found: list[Pair] = dataclasses.field(default_factory=list)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return FIELDS[:2] if self.field == "both" else (self.field,)
+
     def run(self, items: ItemQuerySet, on_progress: Progress) -> None:
         """Fill `found` with the best pairs of this part, unordered.
 
@@ -66,74 +70,61 @@ class Search:
         groups = self._read(items, on_progress)
         if self.is_cut:
             return  # exact pairs alone reach the limit
-        share = (1 - READ_SHARE) / len(groups)
         for number, name in enumerate(list(groups)):
-            offset = READ_SHARE + number * share
-            self._add_near(name, groups.pop(name), on_progress, offset, share)
+            self._add_near(name, groups.pop(name), on_progress, number)
 
     def _read(
         self, items: ItemQuerySet, on_progress: Progress
     ) -> dict[str, dict[str, str]]:
         """Pair items with equal texts; return the first item of each text."""
-        names = FIELDS[:2] if self.field == "both" else (self.field,)
-        groups: dict[str, dict[str, str]] = {name: {} for name in names}
+        groups: dict[str, dict[str, str]] = {name: {} for name in self.names}
         twins: dict[bytes, str] = {}
         used, total = 0, items.count()
         for number, (item_id, *values) in enumerate(
-            row_iterator.iterate_rows(items, *names)
+            row_iterator.iterate_rows(items, *self.names)
         ):
             if number % row_iterator.CHUNK_ROWS == 0:
                 fraction = READ_SHARE * number / max(total, number, 1)
                 on_progress(fraction, f"Reading: {number:,} of {total:,} items")
             texts = [normalize(value) for value in values]
             self.compared += any(texts)
-            # Items equal in both fields come first: they are the most relevant pairs.
-            if self.field == "both" and self._are_twins(twins, item_id, texts):
-                continue
-            for name, text in zip(names, texts, strict=True):
-                if text and self._is_new(groups[name], item_id, text, name):
+            if self.field == "both":
+                # Items equal in both fields come first: the most relevant pairs.
+                key = blake2b("\n".join(texts).encode(), digest_size=16).digest()
+                agree = "both" if all(texts) else "name"
+                if not self._is_first(twins, key, item_id, texts[0], agree):
+                    continue
+            for name, text in zip(self.names, texts, strict=True):
+                if text and self._is_first(groups[name], text, item_id, text, name):
                     used += getsizeof(text) + ENTRY_BYTES
             if used > MEMORY_BYTES:
                 raise TooMuchText
         return groups
 
-    def _are_twins(
-        self, twins: dict[bytes, str], item_id: str, texts: list[str]
+    def _is_first[K](
+        self, firsts: dict[K, str], key: K, item_id: str, text: str, field: str
     ) -> bool:
-        digest = blake2b("\n".join(texts).encode(), digest_size=16).digest()
-        first = twins.setdefault(digest, item_id)
-        if first == item_id:
-            return False
-        self._add_equal(first, item_id, texts[0], "both" if all(texts) else "name")
-        return True
-
-    def _is_new(
-        self, firsts: dict[str, str], item_id: str, text: str, name: str
-    ) -> bool:
-        first = firsts.setdefault(text, item_id)
+        """Return whether the item is the first with `key`, else pair it with that."""
+        first = firsts.setdefault(key, item_id)
         if first == item_id:
             return True
-        self._add_equal(first, item_id, text, name)
+        if crc32(text.encode()) % self.parts == self.part:
+            self.is_cut = len(self.found) >= self.limit
+            if not self.is_cut:
+                self.found.append(Pair.of(1.0, field, first, item_id))
         return False
 
-    def _add_equal(self, first: str, item_id: str, text: str, name: str) -> None:
-        if crc32(text.encode()) % self.parts != self.part:
-            return
-        if len(self.found) < self.limit:
-            self.found.append(Pair.of(1.0, name, first, item_id))
-        else:
-            self.is_cut = True
-
     def _add_near(
-        self,
-        name: str,
-        firsts: dict[str, str],
-        on_progress: Progress,
-        offset: float,
-        share: float,
+        self, name: str, firsts: dict[str, str], on_progress: Progress, number: int
     ) -> None:
+        # Loads NumPy, which the processes of the web do not need.
+        from compute.tasks.algorithms import similarity
+
+        share = (1 - READ_SHARE) / len(self.names)
+
         def show(fraction: float, rows: int) -> None:
-            on_progress(offset + share * fraction, f"Comparing {name}s: {rows:,} done")
+            done = READ_SHARE + share * (number + fraction)
+            on_progress(done, f"Comparing {name}s: {rows:,} done")
 
         texts = sorted(firsts, key=lambda text: (len(text), text))
         best = similarity.Best(self.threshold, self.limit)
