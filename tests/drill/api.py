@@ -27,6 +27,7 @@ API = Paths(
     jobs="/api/v1/jobs/",
 )
 KNOWN_ITEMS = 40
+UNFINISHED = ("queued", "running")
 JOBS_END_S = 60
 EVENTS_END_S = 20
 
@@ -58,7 +59,7 @@ class Api:
         check_changes(found, clients.history, self.changes)
         if clients.submitted:
             with suppress(TimeoutError):
-                wait_for(lambda: not self._unfinished_jobs(), JOBS_END_S)
+                wait_for(lambda: not any(map(self._jobs, UNFINISHED)), JOBS_END_S)
             jobs = self._pages(f"{API.jobs}?task=heavy_computation&page_size=200")
             check_jobs(
                 found, clients.submitted, jobs,
@@ -69,7 +70,6 @@ class Api:
     def wait_for_last(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the events once the last change has arrived, or after a timeout."""
         last = self.changes[-1]
-
         last_event = str(last["item_id"]), last["version"]
 
         def has_arrived() -> bool:
@@ -84,14 +84,17 @@ class Api:
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         return orjson.loads(self.send("GET", path))
 
-    def send(self, method: str, path: str, content: Any = None) -> bytes:
+    def send(self, method: str, path: str) -> bytes:
         """Return the body of the response. Raises RuntimeError for an error."""
-        body = b"" if content is None else orjson.dumps(content)
-        request = request_bytes(method, path, self._address.host, body, self._headers)
+        host, headers = self._address.host, self._headers
+        request = request_bytes(method, path, host, headers=headers)
 
         async def exchange() -> Answer:
+            connections = Connections(self._address)
             async with asyncio.timeout(TIMEOUT_S):
-                return await Connections(self._address).send(request)
+                answer = await connections.send(request)
+            connections.close()
+            return answer
 
         answer = asyncio.run(exchange())
         if answer.status >= 300:
@@ -110,7 +113,5 @@ class Api:
             yield from page["results"]
             page = self.get(page["next"])
 
-    def _unfinished_jobs(self) -> list[Any]:
-        states = ("queued", "running")
-        pages = [self._pages(f"{API.jobs}?state={state}") for state in states]
-        return [job for page in pages for job in page]
+    def _jobs(self, state: str) -> list[dict[str, Any]]:
+        return self.get(f"{API.jobs}?state={state}")["results"]

@@ -6,7 +6,6 @@ it. An instantaneous fault (a kill) is not healed: the site must recover by itse
 
 import asyncio
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import psycopg
 
 from tests.drill.stack import Stack
 from tests.load import load_generator
-from tests.load.connections import Address
+from tests.load.connections import Answer, Connections, request_bytes
 from tests.load.request_template import RequestTemplate
 from tests.private_server import Server, wait_for
 
@@ -160,38 +159,20 @@ def kill_broker(context: Context) -> Iterator[None]:
 # --- processes and jobs
 
 
-def kill_web(context: Context) -> Iterator[None]:
-    before = context.stack.web_processes()
+def kill_one(
+    processes: Callable[[], list[psutil.Process]], context: Context
+) -> Iterator[None]:
+    """Kill the first of these processes, which must be replaced."""
+    before = wait_for(processes)
     before[0].kill()
 
-    def is_restarted() -> bool:
+    def is_replaced() -> bool:
         with suppress(psutil.NoSuchProcess):
-            now = context.stack.web_processes()
+            now = processes()
             return len(now) >= len(before) and before[0] not in now
         return False
 
-    context.is_recovered = is_restarted
-    yield
-
-
-def kill_supervisor(context: Context) -> Iterator[None]:
-    site = context.stack.sites[0]
-    killed = site.compute()
-    killed.kill()
-    context.is_recovered = lambda: any(p != killed for p in site._having("compute"))
-    yield
-
-
-def kill_pool_process(context: Context) -> Iterator[None]:
-    site = context.stack.sites[0]
-    before = wait_for(site.pool)
-    before[0].kill()
-
-    def is_complete() -> bool:
-        now = site.pool()
-        return len(now) >= len(before) and before[0] not in now
-
-    context.is_recovered = is_complete
+    context.is_recovered = is_replaced
     yield
 
 
@@ -233,35 +214,23 @@ def overload(context: Context) -> Iterator[None]:
 
 def herd(context: Context) -> Iterator[None]:
     """Send one uncached request from all clients at once."""
+    address = context.stack.address
     path = f"{context.stack.paths.items}?search={os.urandom(8).hex()}"
-    heads = asyncio.run(_herd(context.stack.address, path))
-    found = [re.search(r"(?i)cache-status: (.*)", head) for head in heads]
-    sources = [one[1] if one else "" for one in found]
-    context.measured["answered"] = sum(head[9:12] == "200" for head in heads)
+    request = request_bytes("GET", path, address.host)
+
+    async def send_all() -> list[Answer | BaseException]:
+        connections = Connections(address)
+        sent = (asyncio.wait_for(connections.send(request), 10) for _ in range(HERD))
+        return await asyncio.gather(*sent, return_exceptions=True)
+
+    answers = [one for one in asyncio.run(send_all()) if isinstance(one, Answer)]
+    context.measured["answered"] = sum(one.status == 200 for one in answers)
+    sources = [one.headers.get("cache-status", "") for one in answers]
     if any(sources):
         context.measured["fetched"] = sum(
             "hit" not in source and "collapsed" not in source for source in sources
         )
     yield
-
-
-async def _herd(address: Address, path: str) -> list[str]:
-    """Return the head of each response; "" without one."""
-    all_connected = asyncio.Barrier(HERD)
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-
-    async def client() -> str:
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(10):
-                reader, writer = await asyncio.open_connection(*address[:2])
-                await all_connected.wait()
-                writer.write(request.encode())
-                head = (await reader.read()).partition(b"\r\n\r\n")[0]
-                writer.close()
-                return head.decode("latin-1")
-        return ""
-
-    return await asyncio.gather(*(client() for _ in range(HERD)))
 
 
 def slow_clients(context: Context) -> Iterator[None]:
@@ -345,15 +314,17 @@ FAULTS = (
         take_all_connections, DATABASE,
     ),
     Fault(
-        "web-killed", "A web process is killed", 0, kill_web, "SIGKILL", is_quick=True
+        "web-killed", "A web process is killed", 0,
+        lambda c: kill_one(c.stack.web_processes, c), "SIGKILL", is_quick=True,
     ),
     Fault(
         "supervisor-killed", "The supervisor of the pool is killed", 0,
-        kill_supervisor, r"exited: compute", "jobs", is_quick=True,
+        lambda c: kill_one(lambda: c.stack.sites[0]._having("compute"), c),
+        r"exited: compute", "jobs", is_quick=True,
     ),
     Fault(
         "pool-killed", "A process of the pool is killed", 0,
-        kill_pool_process, needs="jobs",
+        lambda c: kill_one(c.stack.sites[0].pool, c), needs="jobs",
     ),
     Fault(
         "poison-job", "A job crashes its process", 0,

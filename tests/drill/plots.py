@@ -22,18 +22,34 @@ LINES = {"read": "#3b7ea1", "write": "#1d6b42"}
 
 def over_time(run: Run) -> str:
     """Plot rates and latencies over time, with the faults shaded."""
-    timeline = run.timeline
-    width = max(WIDTH_MIN, (timeline.at_s[-1] if timeline.at_s else 0) * WIDTH_PER_S)
+    at_s = run.timeline.at_s
+    width = max(WIDTH_MIN, at_s[-1] * WIDTH_PER_S)
     figure = Figure(figsize=(width, 7), layout="constrained")
     reads, writes, latency = figure.subplots(3, sharex=True, height_ratios=(3, 2, 3))
     for axes, kind in ((reads, "read"), (writes, "write")):
-        _draw_rates(axes, timeline.at_s, timeline.rates[kind])
+        _draw_rates(axes, at_s, run.timeline.rates[kind])
         axes.set_ylabel(f"{kind}s a second")
-    _draw_latency(latency, run)
-    _shade(run, reads, writes, latency)
+        for name, style in (("p50", "-"), ("p99", ":")):
+            latency.plot(
+                at_s, run.timeline.latencies[f"{kind} {name}"], style,
+                color=LINES[kind], lw=1.4, label=f"{kind}s {name}",
+            )  # fmt: skip
     reads.legend(loc="lower left", ncols=4, frameon=False, bbox_to_anchor=(0, 1.12))
+    latency.set_yscale("log")
+    latency.set_ylabel("milliseconds")
+    latency.yaxis.set_major_formatter("{x:g}")
+    latency.legend(loc="upper left", ncols=4, frameon=False)
     latency.set_xlabel("seconds from the start")
-    latency.set_xlim(0, timeline.at_s[-1] if timeline.at_s else 1)
+    latency.set_xlim(0, at_s[-1])
+    for number, result in enumerate(run.results, start=1):
+        if not result.not_run:
+            end = max(result.ended, result.started + 0.3)
+            for axes in (reads, writes, latency):
+                axes.axvspan(result.started, end, color="#e3e3e3", lw=0, zorder=0)
+            reads.annotate(
+                f"{number}", (result.started, 1.0), xycoords=("data", "axes fraction"),
+                xytext=(1, 2), textcoords="offset points",
+            )  # fmt: skip
     return as_svg(figure, "Reads and writes a second, and their latencies, over time")
 
 
@@ -46,33 +62,3 @@ def _draw_rates(axes: Axes, at: Sequence[float], rates: dict[str, list[float]]) 
     axes.stackplot(at, layers, labels=names, colors=colors, hatch=hatches, lw=0.3,
                    edgecolor="#333333")  # fmt: skip
     axes.set_ylim(bottom=0)
-
-
-def _draw_latency(axes: Axes, run: Run) -> None:
-    for kind, color in LINES.items():
-        for name, style in (("p50", "-"), ("p99", ":")):
-            values = [
-                float("nan") if value is None else value
-                for value in run.timeline.latencies[f"{kind} {name}"]
-            ]
-            axes.plot(run.timeline.at_s, values, style, color=color, lw=1.4,
-                      label=f"{kind}s {name}")  # fmt: skip
-    axes.set_yscale("log")
-    axes.set_ylabel("milliseconds")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend(loc="upper left", ncols=4, frameon=False)
-
-
-def _shade(run: Run, *all_axes: Axes) -> None:
-    """Shade the time of each fault."""
-    for number, result in enumerate(run.results, start=1):
-        if result.not_run:
-            continue
-        for axes in all_axes:
-            end = max(result.ended, result.started + 0.3)
-            axes.axvspan(result.started, end, color="#e3e3e3", lw=0, zorder=0)
-        top = all_axes[0]
-        top.annotate(
-            f"{number}", (result.started, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(1, 2), textcoords="offset points",
-        )  # fmt: skip

@@ -4,10 +4,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import batched
 from typing import Any, Self
 
 import psutil
-import psycopg
 
 from items.sample import rows
 from tests.deploy.nginx import MAIN, Nginx
@@ -16,8 +16,6 @@ from tests.drill.clients import Clients, Paths
 from tests.drill.history import Findings, History, check_items
 from tests.drill.stack import Stack
 from tests.load.connections import Address
-from tests.load.testbed import Program
-from tests.private_server import free_port
 from tests.running import ROOT, Site
 
 NGINX = """
@@ -60,38 +58,34 @@ class PlainStack(Stack):
     def _start_site(self, cleanup: ExitStack) -> None:
         data = self.disk.folder / "plain"
         data.mkdir(mode=0o700)
-        env = Site(data).env | {
-            "DJANGO_SETTINGS_MODULE": "tests.drill.plain.settings",
-            "DATABASE_URL": self.postgres.url(),
-            "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
-            "SECRET_KEY": "drill-" * 10,
-        }
-        self.token = self._prepare(env)
-        port = free_port()
-        command = ["-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", "2"]
-        command += ["-k", "gthread", "--threads", "8", "tests.load.django_peer.wsgi"]
-        self.program = Program(env, command, ready="Booting worker")
-        cleanup.enter_context(self.program)
-        self.site = Site(data)
-        self.site.port = port
+        self.site = Site(
+            data,
+            DJANGO_SETTINGS_MODULE="tests.drill.plain.settings",
+            DATABASE_URL=self.postgres.url(),
+            REDIS_URL=f"redis://127.0.0.1:{self.to_redis.port}/0",
+            SECRET_KEY="drill-" * 10,
+        )
+        prepare = [sys.executable, "-m", "tests.load.django_peer.prepare", "0"]
+        self.token = subprocess.run(
+            prepare, cwd=ROOT, env=self.site.env, check=True, capture_output=True,
+            text=True,
+        ).stdout.strip()  # fmt: skip
+        cleanup.callback(self.site.stop)
+        address = f"127.0.0.1:{self.site.port}"
+        options = ["-b", address, "-w", "2", "-k", "gthread", "--threads", "8"]
+        command = [sys.executable, "-m", "gunicorn", *options]
+        self.site._run_in_folder([*command, "tests.load.django_peer.wsgi"], 60)
+        headers = {"Authorization": f"Token {self.token}"}
+        for batch in batched(rows(), 1_000, strict=False):
+            items = [
+                {"name": row["name"][:200], "description": row["description"]}
+                for row in batch
+            ]
+            self.site.request("POST", "/items/bulk/", items, headers)
         self.nginx = self._made(PlainNginx)
         if self.nginx:
             cleanup.callback(self.nginx.close)
-            self.nginx.serve(port).start()
-
-    def _prepare(self, env: dict[str, str]) -> str:
-        command = [sys.executable, "-m", "tests.load.django_peer.prepare", "0"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, check=True, capture_output=True, text=True
-        )
-        columns = "name, description, created_at, updated_at"
-        write = f"COPY django_peer_item ({columns}) FROM STDIN"
-        with psycopg.connect(self.postgres.url()) as connection:
-            (now,) = connection.execute("SELECT now()").fetchone() or (None,)
-            with connection.cursor().copy(write) as copy:
-                for row in rows():
-                    copy.write_row((row["name"][:200], row["description"], now, now))
-        return done.stdout.split()[-1]
+            self.nginx.serve(self.site.port).start()
 
     @property
     def address(self) -> Address:
@@ -106,7 +100,7 @@ class PlainStack(Stack):
         return History({str(item["id"]): item["name"] for item in known})
 
     def web_processes(self) -> list[psutil.Process]:
-        return psutil.Process(self.program.process.pid).children()
+        return psutil.Process(self.site.process.pid).children()
 
     def check(self, found: Findings, clients: Clients) -> None:
         items = self._pages(f"{self.paths.items}?search={clients.run_id}")
