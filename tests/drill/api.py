@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from tests.drill.clients import TIMEOUT_S, Clients, Paths
+from tests.drill.clients import TIMEOUT_S, DrillClients, Paths
 from tests.drill.history import (
     Findings,
     History,
@@ -47,7 +47,7 @@ class Api:
             raise RuntimeError("The catalogue is empty: there is nothing to read.")
         return History({str(item["id"]): item["name"] for item in found})
 
-    def check(self, found: Findings, clients: Clients) -> None:
+    def check(self, found: Findings, clients: DrillClients) -> None:
         items = self._pages(f"{API.items}?search={clients.run_id}")
         check_items(found, clients.history, items)
         # Changes by others are ignored.

@@ -75,7 +75,7 @@ class Sample(NamedTuple):
         return self.due + self.took_s
 
 
-class Clients:
+class DrillClients:
     """All load, from `start` to `end`, with a sample of each request."""
 
     def __init__(
@@ -206,7 +206,7 @@ class Clients:
 class Readers:
     """Half of the reads are anonymous, half authenticated by token or session."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: DrillClients) -> None:
         self.clients, self.paths = clients, clients.paths
         self.history = clients.history
         self._first_read: dict[tuple[str, ...], float] = {}
@@ -275,7 +275,7 @@ class Readers:
         self.clients.record(due, "read", outcome, answer)
 
 
-async def write(clients: Clients) -> None:
+async def write(clients: DrillClients) -> None:
     """Create items, and update each with new texts."""
     history, items = clients.history, clients.paths.items
     while not clients.stopping.is_set():
@@ -295,7 +295,7 @@ async def write(clients: Clients) -> None:
 
 
 async def _write_text(
-    clients: Clients, written: WrittenItem, method: str, path: str
+    clients: DrillClients, written: WrittenItem, method: str, path: str
 ) -> Answer | None:
     text = f"{written.name} {len(written.texts)}"
     place = written.send(text)
@@ -312,7 +312,7 @@ async def _write_text(
     return await clients.send_until_confirmed("write", method, path, content, judge)
 
 
-async def submit_jobs(clients: Clients) -> None:
+async def submit_jobs(clients: DrillClients) -> None:
     """Submit computations with known results, and wait for each."""
     sizes = iter(random.sample(range(2, JOB_SIZE_MAX), 50_000))
     async with asyncio.TaskGroup() as group:
@@ -321,7 +321,7 @@ async def submit_jobs(clients: Clients) -> None:
             await clients.pause(BETWEEN_JOBS_S)
 
 
-async def _submit_job(clients: Clients, size: int) -> None:
+async def _submit_job(clients: DrillClients, size: int) -> None:
     def judge(answer: Answer) -> Outcome:
         outcome = outcome_of(answer)
         if outcome in IS_ANSWERED:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
 
-from tests.drill.clients import Clients
+from tests.drill.clients import DrillClients
 from tests.drill.faults import Context, Fault
 from tests.drill.history import Findings, Outcome
 from tests.drill.objectives import Objectives
@@ -96,7 +96,7 @@ def run(
     print(f"{stack.name}: starting", flush=True)
     with stack.running():
         stack.record_start()
-        clients = Clients(
+        clients = DrillClients(
             stack.address, stack.paths, stack.history(), stack.token, stack.session
         )
         runner = FaultRunner(stack, clients, objectives, seconds)
@@ -128,7 +128,7 @@ class FaultRunner:
     def __init__(
         self,
         stack: Stack,
-        clients: Clients,
+        clients: DrillClients,
         objectives: Objectives,
         seconds: float | None,
     ) -> None:
@@ -183,7 +183,9 @@ class FaultRunner:
                 one for one in samples if started <= one.due < end
             ),
             after=Window.from_samples(one for one in samples if one.due >= calm_at),
-            noticed_s=self._noticed(fault.log_pattern, context.complete_at or started),
+            noticed_s=self._find_detection(
+                fault.log_pattern, context.complete_at or started
+            ),
             recovered_s=recovered,
             measured=context.measured,
         )
@@ -222,7 +224,7 @@ class FaultRunner:
                 return max(last, default=moment) - moment
         return None
 
-    def _noticed(self, pattern: str, started: float) -> float | None:
+    def _find_detection(self, pattern: str, started: float) -> float | None:
         """Return when the site logged the fault, in seconds after its start."""
         if not pattern:
             return None

@@ -13,7 +13,7 @@ import psutil
 
 from tests.deploy.nginx import Nginx
 from tests.drill.api import API, Api
-from tests.drill.clients import Clients, Paths
+from tests.drill.clients import DrillClients, Paths
 from tests.drill.history import Findings, History, check_events
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
@@ -127,7 +127,7 @@ class Stack:
         """Return a history with the items that clients may read."""
         return self.api.history()
 
-    def check(self, found: Findings, clients: Clients) -> None:
+    def check(self, found: Findings, clients: DrillClients) -> None:
         """Compare the history with the stored state, after the load."""
         self.api.check(found, clients)
 
@@ -135,7 +135,7 @@ class Stack:
         """Return its log, in lines of JSON."""
         return ""
 
-    def _made[S: Server](self, kind: Callable[[], S]) -> S | None:
+    def _create_if_installed[S: Server](self, kind: Callable[[], S]) -> S | None:
         """Return a server; None, and a note, if the machine has no such program."""
         try:
             return kind()
@@ -166,7 +166,7 @@ class ProductionStack(Stack):
             env["EVENTS_URL"] = self.rabbitmq.url()
         first = Site(data, **env)
         self.sites = [first]
-        self.nginx = self._made(Nginx)
+        self.nginx = self._create_if_installed(Nginx)
         if self.nginx:
             cleanup.callback(self.nginx.close)
             self.sites.append(Site(data, **env))
@@ -183,7 +183,7 @@ class ProductionStack(Stack):
             self.nginx.serve(*(site.port for site in self.sites)).start()
 
     def _start_broker(self, cleanup: ExitStack) -> None:
-        self.rabbitmq = self._made(RabbitMQ)
+        self.rabbitmq = self._create_if_installed(RabbitMQ)
         if self.rabbitmq is None:
             return
         cleanup.callback(self.rabbitmq.close)
@@ -231,7 +231,7 @@ class ProductionStack(Stack):
         # Not through nginx, which may answer with what it has.
         self.api = Api(Address("127.0.0.1", self.sites[0].port), self.token)
 
-    def check(self, found: Findings, clients: Clients) -> None:
+    def check(self, found: Findings, clients: DrillClients) -> None:
         super().check(found, clients)
         if self.rabbitmq:
             events = self.api.wait_for_last(self.events.bodies)
@@ -256,7 +256,7 @@ class RemoteStack(Stack):
     def address(self) -> Address:
         return Address.from_url(self.url)
 
-    def check(self, found: Findings, clients: Clients) -> None:
+    def check(self, found: Findings, clients: DrillClients) -> None:
         try:
             super().check(found, clients)
         finally:

@@ -124,20 +124,18 @@ def folders() -> set[Path]:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(240)
-def test_drill_reports_two_faults(start, tmp_path):
+@pytest.mark.timeout(400)
+def test_drill_reports_a_fault(start, tmp_path):
     before = folders()
-    faults = ["postgres-killed", "web-killed"]
-    process = start("--quick", *(f"--fault={fault}" for fault in faults))
-    output, _ = process.communicate(timeout=200)
+    process = start("--quick", "--fault=postgres-killed")
+    output, _ = process.communicate()
     run = json.loads((tmp_path / "report.json").read_bytes())["runs"][0]
-    assert [one["name"] for one in run["results"]] == faults
-    postgres, web = run["results"]
+    (fault,) = run["results"]
     # Latencies depend on the machine; correctness does not.
-    assert postgres["during"]["reads_answered"] > 0.98, output
-    assert postgres["during"]["stale"] > 0, output
-    assert postgres["during"]["writes_answered"] < 0.5, output
-    assert None not in (postgres["recovered_s"], web["recovered_s"]), output
+    assert fault["during"]["reads_answered"] > 0.98, output
+    assert fault["during"]["stale"] > 0, output
+    assert fault["during"]["writes_answered"] < 0.5, output
+    assert fault["recovered_s"] is not None, output
     found = {name: one for name, one in run["found"].items() if name != "checked"}
     assert not any(found.values()), output
     assert run["found"]["checked"]["confirmed writes"] > 20

@@ -151,7 +151,7 @@ class Clients:
                 peer.sendall(bytes([byte]))
                 self.pause(0.05)
 
-    def vanish(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect in the middle of a response, and of a request."""
         with self._socket() as peer:
             peer.sendall(b"GET /api/v1/items/export" + HEAD + b"\r\n")

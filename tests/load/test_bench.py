@@ -151,9 +151,9 @@ def test_report_has_goals_and_values_in_each_format(tmp_path):
 
     in_json = json.loads((tmp_path / "report.json").read_text())
     rates, _, waits, costs, missing = in_json["sections"]["reads"]["measured"]
-    assert rates["rows"][0]["rounds"] == [90, 100, 120]
+    assert rates["rows"][0]["values"] == [90, 100, 120]
     assert waits["rows"][0]["maximum"] is None
-    assert waits["rows"][0]["percentiles"]["50.0%"] == 50
+    assert waits["rows"][0]["p50"] == 50
     assert costs["lines"]["us"] == {"10": [1, 2, 3], "1000": [4]}
     assert missing == {"missing": "nginx", "why": "it is not installed"}
     assert [goal["is_met"] for goal in in_json["goals"]] == [True, False]

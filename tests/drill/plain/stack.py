@@ -12,7 +12,7 @@ import psutil
 from items.sample import rows
 from tests.deploy.nginx import MAIN, Nginx
 from tests.drill.api import KNOWN_ITEMS
-from tests.drill.clients import Clients, Paths
+from tests.drill.clients import DrillClients, Paths
 from tests.drill.history import Findings, History, check_items
 from tests.drill.stack import Stack
 from tests.load.connections import Address
@@ -82,7 +82,7 @@ class PlainStack(Stack):
                 for row in batch
             ]
             self.site.request("POST", "/items/bulk/", items, headers)
-        self.nginx = self._made(PlainNginx)
+        self.nginx = self._create_if_installed(PlainNginx)
         if self.nginx:
             cleanup.callback(self.nginx.close)
             self.nginx.serve(self.site.port).start()
@@ -102,7 +102,7 @@ class PlainStack(Stack):
     def web_processes(self) -> list[psutil.Process]:
         return psutil.Process(self.site.process.pid).children()
 
-    def check(self, found: Findings, clients: Clients) -> None:
+    def check(self, found: Findings, clients: DrillClients) -> None:
         items = self._pages(f"{self.paths.items}?search={clients.run_id}")
         check_items(found, clients.history, items)
         found.wrong_answers += clients.history.wrong

@@ -65,9 +65,9 @@ class Catalogue:
         return Command(rows, seconds, float(peak_mb.read_text()))
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def separate_cores(self) -> Iterator[None]:
         """Leave the load generator its core."""
         servers = [*self.testbed.processes(), *self.site.processes()]
-        with places.apart(servers):
-            places.rank(servers, -10)
+        with places.separate_cores(servers):
+            places.set_priority(servers, -10)
             yield

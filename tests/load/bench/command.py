@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tests.load.bench import machine, places
-from tests.load.bench.measuring import QUICK, Bench, Scale, say
+from tests.load.bench.measuring import QUICK, Bench, Scale, print_progress
 from tests.load.bench.results import Missing, Report, Section
 from tests.load.bench.sections import SECTIONS
 from tests.load.remote_process import RemoteProcess
@@ -35,7 +35,7 @@ def main() -> int:
     try:
         is_complete = run(results, scale, options.only or SECTIONS)
     except KeyboardInterrupt:
-        say("stopped")
+        print_progress("stopped")
         return 130
     seconds = time.monotonic() - begin
     results.machine["load average at the end"] = machine.load_average()
@@ -44,7 +44,7 @@ def main() -> int:
 
     report.write(results, options.output)
     print(report.markdown_table(report.goals_grid(results)))
-    say(f"See {options.output / 'report.html'}")
+    print_progress(f"See {options.output / 'report.html'}")
     return 0 if is_complete else 1
 
 
@@ -60,7 +60,7 @@ def run(report: Report, scale: Scale, names: Collection[str]) -> bool:
         bench = Bench(testbed, generator, scale, stack)
         for name, module in SECTIONS.items():
             if name in names:
-                say(f"{name}: {module.TITLE}")
+                print_progress(f"{name}: {module.TITLE}")
                 section = report.sections[name] = Section(module.TITLE)
                 is_complete &= measure(bench, section, module)
     return is_complete

@@ -58,7 +58,7 @@ class Bench:
         return Catalogue(self.testbed, self.stack)
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

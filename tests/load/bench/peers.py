@@ -166,12 +166,12 @@ class Running(dict[str, Peer]):
 @contextmanager
 def running(testbed: Testbed, *starts: Callable[[Running], None]) -> Iterator[Running]:
     """Start these on the servers' cores, before all else that runs on the machine."""
-    with places.apart(testbed.processes()), ExitStack() as stack:
+    with places.separate_cores(testbed.processes()), ExitStack() as stack:
         peers = Running(testbed, stack)
         for start in starts:
             try:
                 start(peers)
             except LookupError as error:
                 peers.missing.append(str(error))
-        places.rank(psutil.Process().children(recursive=True), -10)
+        places.set_priority(psutil.Process().children(recursive=True), -10)
         yield peers

@@ -27,7 +27,7 @@ def _list(cpus: Iterable[int]) -> str:
 
 
 @contextmanager
-def apart(servers: Iterable[psutil.Process]) -> Iterator[None]:
+def separate_cores(servers: Iterable[psutil.Process]) -> Iterator[None]:
     """Keep the core of the load generator free within the block."""
     servers = list(servers)
     _place(servers, SERVERS)
@@ -35,7 +35,7 @@ def apart(servers: Iterable[psutil.Process]) -> Iterator[None]:
         yield
     finally:
         _place(servers, ALL)
-        rank(servers, 0)
+        set_priority(servers, 0)
 
 
 def _place(servers: Iterable[psutil.Process], cpus: set[int]) -> None:
@@ -47,7 +47,7 @@ def _place(servers: Iterable[psutil.Process], cpus: set[int]) -> None:
                 os.sched_setaffinity(thread.id, cpus)
 
 
-def rank(processes: Iterable[psutil.Process], nice: int) -> None:
+def set_priority(processes: Iterable[psutil.Process], nice: int) -> None:
     """Set the priority of the sessions of processes, where permitted."""
     for process in processes:
         with suppress(OSError):

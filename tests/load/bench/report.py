@@ -14,18 +14,14 @@ from tests.load.bench import plots
 from tests.load.bench.results import (
     RATIO,
     Curves,
-    Distribution,
     Missing,
     Piece,
     Report,
-    Row,
     Table,
     Values,
-    percentile,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html")
-SHARES = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
 METHODS = (
     "What is compared runs in turns within one run, in every second round in the "
     "opposite order, and ratios are taken round by round: other programs on a shared "
@@ -191,16 +187,12 @@ def _document(piece: Piece) -> dict[str, Any]:
             for name, line in piece.lines.items()
         }
         return document | {"over": piece.over, "lines": lines}
-    rows = []
-    for name, values, goal in piece.rows:
-        if isinstance(piece, Distribution):
-            found = {f"{one:.1%}": _number(percentile(values, one)) for one in SHARES}
-            more = {"number": len(values), "percentiles": found}
-        else:
-            more = {"rounds": [*map(_number, values)]}
-        summary = piece.summarize(Row(name, values))
-        summary = {name: _number(value) for name, value in summary.items()}
-        rows.append({"name": name, "goal": goal and str(goal)} | summary | more)
+    rows = [
+        {"name": row.name, "goal": row.goal and str(row.goal)}
+        | {name: _number(value) for name, value in piece.summarize(row).items()}
+        | {"values": [*map(_number, row.values)]}
+        for row in piece.rows
+    ]
     return document | {"rows": rows}
 
 

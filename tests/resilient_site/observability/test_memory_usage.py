@@ -55,7 +55,7 @@ def test_web_process_does_not_grow_under_load(site):
         clients.run(clients.write)
         clients.run(clients.send_invalid)
         clients.run(clients.drip, 4)
-        clients.run(clients.vanish)
+        clients.run(clients.disconnect)
         clients.run(clients.watch(job), 3)
         clients.pause(SECONDS * WARM_UP_SHARE)
         while clients.answers.total() < WARM_UP_ANSWERS:

@@ -6,7 +6,7 @@ from functools import partial
 from statistics import median
 
 from tests.load.bench.catalogue import Catalogue
-from tests.load.bench.measuring import Bench, in_turns, say
+from tests.load.bench.measuring import Bench, in_turns, print_progress
 from tests.load.bench.results import Curves, Piece
 from tests.load.request_template import RequestTemplate
 
@@ -22,9 +22,9 @@ def measure(bench: Bench) -> Iterator[Piece]:
         return median(bench.generator.call("costs", template, bench.scale.requests))
 
     for size in bench.scale.sizes:
-        say(f"  {size:,} items")
+        print_progress(f"  {size:,} items")
         catalogue.grow(size)
-        with catalogue.apart():
+        with catalogue.separate_cores():
             turns = {
                 name: partial(cost, template)
                 for name, template in templates(catalogue).items()

@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
             FUTURES: pools.futures_rate,
         }
         seconds = bench.scale.turn_s / 2
-        timed = {name: of_duration(turn, seconds) for name, turn in turns.items()}
+        timed = {name: turn_of_about(turn, seconds) for name, turn in turns.items()}
         rates = in_turns(bench.scale.rounds, timed)
     title = "Jobs that do nothing, 2 processes"
     rows = [Row(name, values) for name, values in rates.items()]
@@ -57,7 +57,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
     yield Table(title, RATIO, rows)
 
 
-def of_duration(turn: Callable[[int], float], seconds: float) -> Callable[[], float]:
+def turn_of_about(turn: Callable[[int], float], seconds: float) -> Callable[[], float]:
     """Warm up, and return a turn of about this duration."""
     turn(MIN_JOBS)
     number = round(turn(2 * MIN_JOBS) * seconds)

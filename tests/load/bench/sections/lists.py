@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
     catalogue.grow(max(bench.scale.sizes))
     number, middle = f"{catalogue.size:,} items", catalogue.size // PAGE // 2
     cursor = catalogue.client.call("cursor_of_page", middle, PAGE)
-    with catalogue.apart():
+    with catalogue.separate_cores():
         names = "page 1", f"page {middle:,}"
         taken = milliseconds(bench, [{}, {"cursor": cursor}])
         rows = [Row(name, [*chain(*of)]) for name, of in zip(names, taken, strict=True)]

@@ -10,7 +10,7 @@ from statistics import mean
 
 import psycopg
 
-from tests.load.bench.measuring import Bench, say
+from tests.load.bench.measuring import Bench, print_progress
 from tests.load.bench.peers import OURS, REST, Peer, Running, running
 from tests.load.bench.results import RATIO, Curves, Goal, Piece, Row, Table, percentile
 from tests.load.load_generator import Sample
@@ -86,12 +86,12 @@ class Target:
         call, seconds = self.bench.generator.call, self.bench.scale.load_s
         self._capacity()  # to warm up
         for clients in CLIENTS:
-            say(f"  {self.name}: {clients} clients")
+            print_progress(f"  {self.name}: {clients} clients")
             seen = call("in_closed_loop", self.template, clients, CLOSED_S)
             self._record(CLOSED, clients, figures(seen, CLOSED_S))
         before = first = self._capacity()
         for load in self.bench.scale.loads:
-            say(f"  {self.name}: {load:g} times {first:.0f} a second")
+            print_progress(f"  {self.name}: {load:g} times {first:.0f} a second")
             call("until_idle", self.template)
             seen = call("in_open_loop", self.template, load * first, seconds)
             call("until_idle", self.template)
