@@ -17,15 +17,18 @@ import orjson
 from django.http import HttpResponse
 
 from compute.models import Job
-from resilient_site.edge.streaming import Stream, Wait
+from resilient_site.edge.streaming import (
+    KEEP_ALIVE,
+    KEEP_ALIVE_S,
+    Wait,
+    event_stream,
+    is_set_within,
+    one_per_loop,
+)
 from resilient_site.resilience.poller import Poller
 
 TICK_S = 0.2
-# Well below the idle timeouts of proxies.
-KEEP_ALIVE_S = 15.0
-
 RETRY = b"retry: 2000\n\n"
-KEEP_ALIVE = b":\n\n"
 # The id of a job's last event: a browser that reconnects with it gets a 204.
 END_ID = "end"
 FIELDS = ("id", "state", "fraction", "message", "attempts")
@@ -66,13 +69,9 @@ class Subscription:
 
     async def wait_for_change(self, timeout_s: float | None) -> bool:
         """Wait for the next change; return False after the timeout."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.changed.wait()
-        except TimeoutError:
-            return False
-        self.changed.clear()
-        return True
+        if has_changed := await is_set_within(self.changed, timeout_s):
+            self.changed.clear()
+        return has_changed
 
 
 class JobWatcher:
@@ -122,16 +121,8 @@ def _publish(
             subscription.changed.set()
 
 
-_watcher: JobWatcher | None = None
-
-
-def watcher() -> JobWatcher:
-    """Return the watcher of the running event loop, created after any fork."""
-    global _watcher
-    loop = asyncio.get_running_loop()
-    if _watcher is None or _watcher.loop is not loop:
-        _watcher = JobWatcher(loop)
-    return _watcher
+# Made after any fork.
+watcher = one_per_loop(JobWatcher)
 
 
 # --- for views
@@ -146,14 +137,8 @@ def stream(job: Job, last_event_id: str | None = None) -> HttpResponse:
     job_id, known = job.pk, {name: getattr(job, name) for name in FIELDS}
     if job.is_finished and last_event_id == END_ID:
         return HttpResponse(status=204)  # stops an EventSource from reconnecting
-    response = HttpResponse(RETRY + frame(known), content_type="text/event-stream")
-    response["Cache-Control"] = "no-store"
-    response["X-Accel-Buffering"] = "no"
-    if not job.is_finished:
-        response.continuation = Stream(  # type: ignore[attr-defined]
-            lambda: watcher().events(job_id, known)
-        )
-    return response
+    events = None if job.is_finished else lambda: watcher().events(job_id, known)
+    return event_stream(RETRY + frame(known), events)
 
 
 def wait(response: HttpResponse, job: Job, seconds: float, then: str) -> HttpResponse:

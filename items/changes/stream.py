@@ -23,13 +23,18 @@ from items.changes import feed
 from items.changes.feed import START, Position
 from items.models import ItemChange
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
-from resilient_site.edge.streaming import Stream, Wait
+from resilient_site.edge.streaming import (
+    KEEP_ALIVE,
+    KEEP_ALIVE_S,
+    Wait,
+    event_stream,
+    is_set_within,
+    one_per_loop,
+)
 from resilient_site.resilience.poller import Poller
 
 POLL_S = 0.05
 READ_EVERY_S = 0.5
-# Well below the time after which proxies close an idle connection.
-KEEP_ALIVE_S = 15.0
 WAIT_MAX_S = 60
 
 # What the reader starts with, for requests that read the database just before.
@@ -42,7 +47,6 @@ PAGE = 1_000
 
 RETRY = b"retry: 2000\n\n"
 RETRY_AT_ONCE = b"retry: 100\n\n"
-KEEP_ALIVE = b":\n\n"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class ChangeStream:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.buffer: EventBuffer | None = None  # changed only in the event loop
-        self._poller = Poller[asyncio.Event](loop, "Changes", POLL_S, self._reader)
+        self._position: Position | None = None  # changed only in the thread
+        self._poller = Poller[asyncio.Event](loop, "Changes", POLL_S, self._begin)
 
     async def events(self, first: bytes, position: Position) -> AsyncGenerator[bytes]:
         """Yield `first`, then the events after `position`, unless some were dropped."""
@@ -107,7 +112,7 @@ class ChangeStream:
                 if newer:
                     position = newer[-1].position
                     yield b"".join(event.frame for event in newer)
-                elif not await _wait_until_set(changed, KEEP_ALIVE_S):
+                elif not await is_set_within(changed, KEEP_ALIVE_S):
                     yield KEEP_ALIVE
 
     async def wait_for_change(self, position: Position) -> None:
@@ -120,49 +125,37 @@ class ChangeStream:
     def _subscribe(self) -> AbstractContextManager[asyncio.Event]:
         return self._poller.subscribed(asyncio.Event())
 
-    def _reader(self) -> Callable[[], None]:
-        self.buffer = None
-        return Reader(self).poll
-
-    def start_buffer(self, events: list[ChangeEvent], start: Position) -> None:
-        self.buffer = EventBuffer(events, start)
-        self._notify()
-
-    def extend_buffer(self, events: list[ChangeEvent]) -> None:
-        if self.buffer:
+    def _publish(self, events: list[ChangeEvent], start: Position | None) -> None:
+        """Add the events to the buffer, or to a new one that begins after `start`."""
+        if start is not None:
+            self.buffer = EventBuffer(events, start)
+        elif self.buffer:
             self.buffer.extend(events)
-            self._notify()
-
-    def _notify(self) -> None:
         for changed in self._poller.subscribers():
             changed.set()
 
+    def _begin(self) -> Callable[[], None]:
+        """Return what a new thread calls again and again."""
+        self.buffer = self._position = None
+        self._seen, self._read_at = 0, 0.0
+        return self._poll
 
-class Reader:
-    """Reads new changes into the buffer, in a thread."""
+    # --- in the thread
 
-    def __init__(self, stream: ChangeStream) -> None:
-        self._stream = stream
-        self._position: Position | None = None
-        self._seen = 0
-        self._read_at = 0.0
-
-    def poll(self) -> None:
+    def _poll(self) -> None:
         seen = invalidations.slots[slot_of(CHANGES)]
         if seen == self._seen and time.monotonic() < self._read_at:
             return
         if self._position is None:
-            self._read_last()
+            changes = feed.last_changes(INITIAL_EVENTS)
+            is_whole = len(changes) < INITIAL_EVENTS
+            start = START if is_whole else feed.position_of(changes[0])
+            self._position = feed.position_of(changes[-1]) if changes else START
+            self._publish_in_loop(changes, start)
         else:
             self._read_after(self._position)
         # Only after success, so that a failed read is repeated.
         self._seen, self._read_at = seen, time.monotonic() + READ_EVERY_S
-
-    def _read_last(self) -> None:
-        events = [encode_event(one) for one in feed.last_changes(INITIAL_EVENTS)]
-        start = events[0].position if len(events) == INITIAL_EVENTS else START
-        self._position = events[-1].position if events else START
-        self._call_in_loop(self._stream.start_buffer, events, start)
 
     def _read_after(self, position: Position) -> None:
         is_full = True
@@ -171,31 +164,16 @@ class Reader:
             is_full = len(changes) == READ_BATCH
             if changes:
                 self._position = position = feed.position_of(changes[-1])
-                events = [encode_event(change) for change in changes]
-                self._call_in_loop(self._stream.extend_buffer, events)
+                self._publish_in_loop(changes)
 
-    def _call_in_loop(self, function: Callable[..., None], *args: object) -> None:
-        self._stream.loop.call_soon_threadsafe(function, *args)
-
-
-async def _wait_until_set(event: asyncio.Event, timeout_s: float) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await event.wait()
-    except TimeoutError:
-        return False
+    def _publish_in_loop(
+        self, changes: list[ItemChange], start: Position | None = None
+    ) -> None:
+        events = [encode_event(change) for change in changes]
+        self.loop.call_soon_threadsafe(self._publish, events, start)
 
 
-_stream: ChangeStream | None = None
-
-
-def running_stream() -> ChangeStream:
-    """Return the stream of the running event loop, created at its first use."""
-    global _stream
-    loop = asyncio.get_running_loop()
-    if _stream is None or _stream.loop is not loop:
-        _stream = ChangeStream(loop)
-    return _stream
+running_stream = one_per_loop(ChangeStream)
 
 
 # --- for views
@@ -206,22 +184,16 @@ def stream(position: Position) -> HttpResponse:
 
     A client that is far behind gets one page of them, and reconnects for the next.
     """
-    events = [encode_event(change) for change in feed.changes_after(position, PAGE)]
-    is_behind = len(events) == PAGE
-    if events:
-        position = events[-1].position
+    page = [encode_event(change) for change in feed.changes_after(position, PAGE)]
+    is_behind = len(page) == PAGE
+    if page:
+        position = page[-1].position
     # An id without data is no event, but the client reconnects with it.
     last_id = f"id: {feed.cursor_of(position)}\n\n".encode()
     retry = RETRY_AT_ONCE if is_behind else RETRY
-    first = b"".join([retry, *(event.frame for event in events), last_id])
-    response = HttpResponse(first, content_type="text/event-stream")
-    response["Cache-Control"] = "no-store"
-    response["X-Accel-Buffering"] = "no"
-    if not is_behind:
-        response.continuation = Stream(  # type: ignore[attr-defined]
-            lambda: running_stream().events(first, position)
-        )
-    return response
+    first = b"".join([retry, *(event.frame for event in page), last_id])
+    events = None if is_behind else lambda: running_stream().events(first, position)
+    return event_stream(first, events)
 
 
 def wait[R: HttpResponse](

@@ -18,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from resilient_site.edge.asgi_types import Send
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # Then the client has to ask again, and is authenticated again.
 STREAM_MAX_S = 3600
+# A comment between events. Well below the time after which proxies close a connection.
+KEEP_ALIVE = b":\n\n"
+KEEP_ALIVE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,41 @@ class Wait:
     until: Callable[[], Coroutine[Any, Any, object]]
     timeout_s: float
     then: str
+
+
+def event_stream(
+    first: bytes, events: Callable[[], AsyncGenerator[bytes]] | None
+) -> HttpResponse:
+    """Return server-sent events: `first`, or on the edge `events` in its place."""
+    response = HttpResponse(first, content_type="text/event-stream")
+    response["Cache-Control"] = "no-store"
+    response["X-Accel-Buffering"] = "no"
+    if events:
+        response.continuation = Stream(events)  # type: ignore[attr-defined]
+    return response
+
+
+async def is_set_within(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for the event; return False after the timeout."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def one_per_loop[T](make: Callable[[asyncio.AbstractEventLoop], T]) -> Callable[[], T]:
+    """Return a function that returns the object of the running event loop."""
+    made: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def of_running_loop() -> T:
+        loop = asyncio.get_running_loop()
+        if loop not in made:
+            made.clear()
+            made[loop] = make(loop)
+        return made[loop]
+
+    return of_running_loop
 
 
 def max_in_flight() -> int:
