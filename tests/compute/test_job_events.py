@@ -1,14 +1,11 @@
 """Job events: one query for all subscribers, and events of changes only."""
 
 import asyncio
-import functools
-import json
 import threading
 from contextlib import aclosing
 from uuid import uuid4
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.db import OperationalError, connection
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
@@ -19,6 +16,12 @@ from compute.job_events import KEEP_ALIVE, RETRY, frame, watcher
 from compute.models import Job
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience import poller
+from tests.event_streams import (
+    in_asyncio,
+    join_pollers,
+    parse_events,
+    poller_threads,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
@@ -33,13 +36,7 @@ def threads(monkeypatch):
     monkeypatch.setattr(poller, "BACK_OFF_MAX_S", 2 * TICK_S)
     monkeypatch.setattr(poller, "LINGER_S", 2 * TICK_S)
     yield
-    for thread in watching_threads():
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def watching_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "jobs-poller"]
+    join_pollers("jobs")
 
 
 @pytest.fixture
@@ -58,20 +55,6 @@ def reads(monkeypatch):
     return counts
 
 
-def in_asyncio(test):
-    """Run an asynchronous test, its database queries in this very thread."""
-
-    @functools.wraps(test)
-    def synchronous(**fixtures):
-        async def limited():
-            async with asyncio.timeout(20):
-                await test(**fixtures)
-
-        async_to_sync(limited)()
-
-    return synchronous
-
-
 def known(job: Job) -> dict[str, object]:
     return {name: getattr(job, name) for name in job_events.FIELDS}
 
@@ -87,9 +70,9 @@ async def change(job: Job, **fields: object) -> None:
 
 
 def shown(event: bytes) -> dict[str, object]:
-    lines = dict(line.split(": ", 1) for line in event.decode().splitlines() if line)
-    assert lines["event"] == "job"
-    return json.loads(lines["data"])
+    ((name, _, data),) = parse_events(event)
+    assert name == "job"
+    return data
 
 
 @in_asyncio
@@ -98,7 +81,7 @@ async def test_stream_has_all_changes_until_the_end():
     async with events(job) as stream:
         first = await anext(stream)
         assert first == RETRY + frame(known(job))
-        assert shown(first.removeprefix(RETRY)) == {
+        assert shown(first) == {
             "id": str(job.pk),
             "state": "queued",
             "progress": {"fraction": 0, "message": ""},
@@ -179,7 +162,7 @@ async def test_subscribers_share_one_query_and_none_costs_none(reads):
     for stream in streams:
         assert shown(await anext(stream))["progress"]["fraction"] == 0.5
     assert set(reads) == {1}
-    (thread,) = watching_threads()
+    (thread,) = poller_threads("jobs")
 
     for end in ends:
         end.cancel()
@@ -197,9 +180,20 @@ async def test_subscribers_share_one_query_and_none_costs_none(reads):
     assert len(reads) > before
 
 
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (
+            OperationalError("is down"),
+            "Jobs cannot be followed, the database failed: is down",
+        ),
+        (ZeroDivisionError(), "Jobs cannot be followed."),
+    ],
+    ids=["database", "unexpected"],
+)
 @in_asyncio
-async def test_database_failure_is_logged_once_and_streams_continue(
-    monkeypatch, caplog
+async def test_failure_is_logged_once_and_streams_continue(
+    monkeypatch, caplog, error, logged
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr(job_events, "KEEP_ALIVE_S", TICK_S)
@@ -209,7 +203,7 @@ async def test_database_failure_is_logged_once_and_streams_continue(
 
     def failing(job_ids):
         loop.call_soon_threadsafe(tried.put_nowait, None)
-        raise OperationalError("is down")
+        raise error
 
     async with events(job) as stream:
         await anext(stream)
@@ -222,33 +216,9 @@ async def test_database_failure_is_logged_once_and_streams_continue(
         while (event := await anext(stream)) == KEEP_ALIVE:
             pass
         assert shown(event)["state"] == "running"
-    for thread in watching_threads():
-        await asyncio.to_thread(thread.join, 10)
+    await asyncio.to_thread(join_pollers, "jobs")
     messages = [r.message for r in caplog.records if r.name == poller.__name__]
-    assert messages == [
-        "Jobs cannot be followed, the database failed: is down",
-        "Jobs can be followed again.",
-    ]
-
-
-@in_asyncio
-async def test_unexpected_error_does_not_end_streams(monkeypatch, caplog):
-    job = await Job.objects.acreate(task="t")
-    working, failed = job_events.read, asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def faulty(job_ids):
-        loop.call_soon_threadsafe(failed.set)
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(job_events, "read", faulty)
-    async with events(job) as stream:
-        await anext(stream)
-        await failed.wait()
-        monkeypatch.setattr(job_events, "read", working)
-        await change(job, **RUNNING)
-        assert shown(await anext(stream))["state"] == "running"
-    assert "ZeroDivisionError" in caplog.text
+    assert messages == [logged, "Jobs can be followed again."]
 
 
 def test_hanging_database_blocks_neither_streams_nor_exit(monkeypatch):
@@ -270,7 +240,7 @@ def test_hanging_database_blocks_neither_streams_nor_exit(monkeypatch):
             assert await anext(stream) == KEEP_ALIVE
 
     asyncio.run(run())  # ends, though the thread does not
-    (thread,) = watching_threads()
+    (thread,) = poller_threads("jobs")
     assert thread.daemon  # nor does the process wait for it
     answers.set()  # for a loop that is closed
 
@@ -278,14 +248,14 @@ def test_hanging_database_blocks_neither_streams_nor_exit(monkeypatch):
 @in_asyncio
 async def test_subscription_while_the_thread_ends_is_served():
     job = await Job.objects.acreate(task="t")
-    for number in range(30):
+    for number in range(10):
         async with events(job) as stream:
             await anext(stream)
             await change(job, attempts=number + 1)
             assert shown(await anext(stream))["attempts"] == number + 1
             job.attempts = number + 1
-        await asyncio.sleep(poller.LINGER_S + TICK_S * (number % 10 - 5) / 5)
-        assert len(watching_threads()) <= 1
+        await asyncio.sleep(poller.LINGER_S + TICK_S * (number - 5) / 5)
+        assert len(poller_threads("jobs")) <= 1
 
 
 def test_each_event_loop_has_its_own_watcher():
@@ -312,7 +282,7 @@ def test_stream_response_has_the_current_state():
 def test_reconnect_after_the_end_is_204():
     job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
     response = job_events.stream(job)
-    assert shown(response.content.removeprefix(RETRY))["state"] == "failed"
+    assert shown(response.content)["state"] == "failed"
     assert not hasattr(response, "continuation")
     assert job_events.stream(job, "end").status_code == 204
     running = Job.objects.create(task="t", state="running")

@@ -1,14 +1,12 @@
 """Following changes: one reader for all, nothing missed, nothing without bound."""
 
 import asyncio
-import functools
-import json
 import re
 import threading
 from contextlib import aclosing
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
 from items.changes import feed, stream
@@ -18,6 +16,12 @@ from items.models import ItemChange
 from resilient_site.edge.cache import invalidation
 from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience import poller
+from tests.event_streams import (
+    in_asyncio,
+    join_pollers,
+    parse_events,
+    poller_threads,
+)
 from tests.factories import make_item
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
@@ -32,29 +36,7 @@ def threads(monkeypatch):
     monkeypatch.setattr(stream, "POLL_S", 0.01)
     monkeypatch.setattr(poller, "LINGER_S", 0.02)
     yield
-    for thread in feed_threads():
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def feed_threads() -> list[threading.Thread]:
-    return [
-        thread for thread in threading.enumerate() if thread.name == "changes-poller"
-    ]
-
-
-def in_asyncio(test):
-    """Run an asynchronous test, its database queries in this very thread."""
-
-    @functools.wraps(test)
-    def synchronous(**fixtures):
-        async def limited():
-            async with asyncio.timeout(20):
-                await test(**fixtures)
-
-        async_to_sync(limited)()
-
-    return synchronous
+    join_pollers("changes")
 
 
 make = sync_to_async(make_item)
@@ -62,8 +44,7 @@ make = sync_to_async(make_item)
 
 def shown(content: bytes) -> list[tuple[str, dict]]:
     """Return the events with their ids."""
-    found = re.findall(rb"event: change\nid: (.*)\ndata: (.*)\n\n", content)
-    return [(cursor.decode(), json.loads(data)) for cursor, data in found]
+    return [(cursor, data) for _, cursor, data in parse_events(content)]
 
 
 def ids(content: bytes) -> list[str]:
@@ -183,7 +164,7 @@ async def test_streams_share_one_reader(monkeypatch):
     await make(id="a")
     for events in streams:
         assert ids(await anext(events)) == ["a"]
-    assert len(feed_threads()) == 1
+    assert len(poller_threads("changes")) == 1
     assert len(reads) < 50
     for events in streams:
         await events.aclose()
