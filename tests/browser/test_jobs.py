@@ -3,10 +3,12 @@
 import re
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from playwright.sync_api import Page, Route, expect
 
 from compute.models import Job
+from items.apps import EDITORS
 from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import LONG, check
 from tests.compute.factories import do, make_file, make_job
@@ -145,12 +147,14 @@ def make_all_kinds(owner: User) -> list[str]:
     make_items(3, tags=["metal"])
     make_item(name=LONG, description=LONG, tags=["a" * 50])
     make_item(name=f"{LONG[1:]}b", description=f"{LONG} {LONG}", tags=["metal"])
+    owner.groups.add(Group.objects.get(name=EDITORS))  # who may import
+    table = SimpleUploadedFile(f"{LONG}.csv", b"id,name\na,\nb,B\n")
     results = [
-        do("catalogue_report", owner, tag=""),
-        do("find_duplicates", owner, threshold=0.8, field="name", tag="", limit=9),
+        do("catalogue_report", owner),
+        do("find_duplicates", owner),
         do("heavy_computation", owner, size=1_000),
-        do("export_items", owner, format="csv", search="", tag=""),
-        do("import_items", owner, upload=b"id,name\na,\nb,B\n", file=f"{LONG}.csv"),
+        do("export_items", owner),
+        do("import_items", owner, file=table),
     ]
     return [job.get_absolute_url() for job in (done, parted, *rest, *results)]
 
@@ -159,7 +163,7 @@ def test_duplicate_pair_is_merged(editor_page: Page, admin: User) -> None:
     page = editor_page
     make_item(id="a", name="Brass bolt")
     make_item(id="b", name="Brass bold")
-    job = do("find_duplicates", admin, threshold=0.8, field="name", tag="", limit=9)
+    job = do("find_duplicates", admin)
     page.goto(job.get_absolute_url())
     expect(page.get_by_role("deletion")).to_have_text("bolt")
     expect(page.get_by_role("insertion")).to_have_text("bold")

@@ -4,21 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 import psutil
+import psycopg
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection, connections
 
-from compute import jobs, registry
+from compute import jobs
 from compute.models import Job
-from tests.compute import faults  # noqa: F401 - tasks of pool and tests
+from tests.compute import factories, faults  # noqa: F401 - tasks of pool and tests
 from tests.private_server import wait_for
 from tests.running import ROOT
 
@@ -27,8 +30,7 @@ class Pool:
     """A `manage.py compute`, which may be killed and started again."""
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
-        # The file in which the task `recorded` notes its runs.
-        self.env = {"RECORD": str(folder / "record")} | env
+        self.env = env
         self.output_path = folder / "output"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -86,25 +88,7 @@ class Pool:
             for process in family:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-
-
-@contextmanager
-def running_pool(folder: Path, **env: str) -> Iterator[Pool]:
-    pool = Pool(environment(folder) | database_of_tests() | env, folder)
-    try:
-        wait_for(pool.start().is_ready, 60)
-        yield pool
-    finally:
-        pool.close()
-        print(pool.output())  # for a test that fails
-
-
-def cancel_all() -> None:
-    """End what a test has left to a shared pool, before the tables are emptied."""
-    for job in Job.objects.unfinished().filter(parent=None):
-        with suppress(jobs.Conflict):
-            jobs.cancel(job)
-    wait_for(lambda: not Job.objects.unfinished().exists())
+        print(self.output())  # for a test that fails
 
 
 class connected_to:
@@ -134,9 +118,18 @@ def environment(data_dir: Path) -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "SECRET_KEY", "ALLOWED_HOSTS", "HTTPS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "DATA_DIR": str(data_dir),
+        "RECORD": str(data_dir / "record"),
         "COMPUTE_TASKS": "tests.compute.faults",
         "COMPUTE_PROCESSES": "2",
     }
+
+
+@pytest.fixture
+def record(pool_env) -> Path:
+    """The file in which pools record the runs of the task `recorded`."""
+    path = Path(pool_env["RECORD"])
+    path.touch()
+    return path
 
 
 @pytest.fixture
@@ -165,34 +158,50 @@ def stoppable_database(
 
 
 @pytest.fixture
-def make_pool(shared_database, tmp_path_factory) -> Iterator[Callable[..., Pool]]:
+def make_pools(
+    shared_database, tmp_path_factory
+) -> Iterator[Callable[..., list[Pool]]]:
     """Start pools of the test's own."""
-    pools: list[Pool] = []
+    with ExitStack() as stack:
 
-    def make(**env: str) -> Pool:
-        folder = tmp_path_factory.mktemp("pool")
-        pool = Pool(shared_database | env, folder)
-        pools.append(pool)
-        wait_for(pool.start().is_ready, 60)
-        return pool
+        def make(number: int, **env: str) -> list[Pool]:
+            pools = []
+            for _ in range(number):
+                pool = Pool(shared_database | env, tmp_path_factory.mktemp("pool"))
+                stack.callback(pool.close)
+                pools.append(pool.start())
+            for pool in pools:
+                wait_for(pool.is_ready, 60)
+            return pools
 
-    yield make
-    for pool in pools:
-        pool.close()
-        print(pool.output())  # for a test that fails
+        yield make
+
+
+@pytest.fixture
+def make_pool(make_pools) -> Callable[..., Pool]:
+    return lambda **env: make_pools(1, **env)[0]
 
 
 @pytest.fixture(scope="module")
 def module_pool(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Pool]:
-    with running_pool(tmp_path_factory.mktemp("pool")) as pool:
+    folder = tmp_path_factory.mktemp("pool")
+    pool = Pool(environment(folder) | database_of_tests(), folder)
+    try:
+        wait_for(pool.start().is_ready, 60)
         yield pool
+    finally:
+        pool.close()
 
 
 @pytest.fixture
 def pool(module_pool, transactional_db) -> Iterator[Pool]:
     """A running pool of two processes, shared by the tests of a module."""
     yield module_pool
-    cancel_all()
+    # What a test has left, before the tables are emptied.
+    for job in Job.objects.unfinished().filter(parent=None):
+        with suppress(jobs.Conflict):
+            jobs.cancel(job)
+    wait_for(lambda: not Job.objects.unfinished().exists())
 
 
 @pytest.fixture
@@ -208,29 +217,46 @@ def owner(shared_database) -> User:
 
 @pytest.fixture
 def submit(owner) -> Callable[..., Job]:
-    def submit(task: str, **params: Any) -> Job:
-        chosen = registry.get_task(task)
-        serializer = chosen.params(data=params)
-        serializer.is_valid(raise_exception=True)
-        return jobs.submit(task=chosen, params=serializer.validated_data, owner=owner)
-
-    return submit
+    return partial(factories.submit, owner=owner)
 
 
-def ended(job: Job, timeout: float = 30) -> Job:
-    wait_for(lambda: not Job.objects.filter(pk=job.pk).unfinished().exists(), timeout)
+def ended(job: Job) -> Job:
+    all_ended([job])
     job.refresh_from_db()
     return job
 
 
-def all_ended(jobs: Iterable[Job], timeout: float = 60) -> list[Job]:
-    jobs = list(jobs)
-    ids = [job.pk for job in jobs]
-    wait_for(lambda: not Job.objects.filter(pk__in=ids).unfinished().exists(), timeout)
-    return list(Job.objects.filter(pk__in=ids))
+def all_ended(jobs: Iterable[Job]) -> list[Job]:
+    started = Job.objects.filter(pk__in=[job.pk for job in jobs])
+    wait_for(lambda: not started.unfinished().exists(), 60)
+    return list(started)
+
+
+def assert_each_completed_once(record: Path) -> Counter[str]:
+    """Assert that all jobs, of the task `recorded`, have the result of their last run.
+
+    No two workers have started one run. Return the runs.
+    """
+    done = Job.objects.filter(task="recorded")
+    wait_for(lambda: not done.unfinished().exists(), 60)
+    assert {job.state for job in done} == {"succeeded"}
+    for job in done:
+        assert job.result == {"number": job.params["number"], "epoch": job.epoch}
+    runs = Counter(record.read_text().splitlines())
+    assert set(runs.values()) == {1}
+    assert {f"{job.pk} {job.epoch}" for job in done} <= set(runs)
+    print(f"{len(runs) - len(done)} runs were repeated")
+    return runs
 
 
 def running(job: Job) -> Job:
-    wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists())
+    wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists(), 60)
     job.refresh_from_db()
     return job
+
+
+@pytest.fixture
+def other_connection() -> Iterator[psycopg.Connection]:
+    """A second connection to the PostgreSQL of the tests."""
+    with psycopg.connect(**connection.get_connection_params()) as other:
+        yield other

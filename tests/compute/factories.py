@@ -6,11 +6,10 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from compute import files
-from compute.jobs import as_json
+from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
-from compute.queue import Claim
-from compute.registry import get_task
+from compute.outcomes import Split, Succeeded
+from compute.registry import Parts, get_task
 from compute.task_context import TaskContext
 
 
@@ -31,19 +30,43 @@ def make_job(state: str = "queued", **overrides: Any) -> Job:
     return Job.objects.create(**values | overrides)
 
 
-def do(task: str, owner: User, upload: bytes = b"", **params: Any) -> Job:
-    """A job that has succeeded, with what its task really makes."""
-    job = make_job("running", task=task, owner=owner, params=params)
-    if upload:
-        with files.create(job, "file", "text/csv", kind=JobFile.Kind.INPUT) as file:
-            file.write(upload)
-    context = TaskContext(Claim.of(job), lambda fraction, message: None)
-    result = get_task(task).main(context, **params)
-    Job.objects.filter(pk=job.pk).update(
-        state="succeeded", result=as_json(result), finished_at=timezone.now()
-    )
-    job.refresh_from_db()
-    return job
+def claim() -> TaskContext:
+    """Claim the first queued job, as a pool would."""
+    (claimed,) = queue.claim("worker", 1)
+    return TaskContext(claimed, lambda fraction, message: None)
+
+
+def submit(task: str, owner: User, **params: Any) -> Job:
+    serializer = get_task(task).params(data=params)
+    serializer.is_valid(raise_exception=True)
+    validated = serializer.validated_data
+    return jobs.submit(task=get_task(task), params=validated, owner=owner)
+
+
+def begin(task: str, owner: User, **params: Any) -> TaskContext:
+    """A job that has been submitted and claimed."""
+    submit(task, owner, **params)
+    return claim()
+
+
+def end(context: TaskContext, result: Any) -> Job:
+    assert completion.finish(context.claim, Succeeded(jobs.as_json(result)))
+    return Job.objects.get(pk=context.job_id)
+
+
+def do(name: str, owner: User, **params: Any) -> Job:
+    """A job that has succeeded, with what its task, and its parts, really make."""
+    task, context = get_task(name), begin(name, owner, **params)
+    result = task.main(context, **context.claim.params)
+    if isinstance(result, Parts):
+        completion.finish(context.claim, Split(result.params))
+        for _ in result.params:
+            part = claim()
+            end(part, task.part_function(part, **part.claim.params))
+        context = claim()
+        results = context.part_results()
+        result = task.merge_function(context, results, **context.claim.params)
+    return end(context, result)
 
 
 def make_file(

@@ -17,7 +17,6 @@ from rest_framework import serializers
 from compute import queue
 from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
 from compute.task_context import TaskContext
-from items.models import Item
 
 ON_FILE = "Written in attempt {}\n"
 
@@ -174,12 +173,6 @@ def write_file(context: TaskContext) -> Any:
     return {"attempt": context.attempt}
 
 
-@task(params=Number)
-def count_items(context: TaskContext, *, number: int = 0) -> Any:
-    """Query the database from a pool process."""
-    return {"items": Item.objects.count()}
-
-
 class Split(Seconds):
     parts = serializers.IntegerField(default=4)
     bad = serializers.IntegerField(default=-1)
@@ -202,15 +195,6 @@ def square(context: TaskContext, *, number: int, bad: bool, **time: Any) -> Any:
 @in_parts.merge
 def add_up(context: TaskContext, results: list[int], **params: Any) -> Any:
     return {"sum": sum(results), "parts": len(results)}
-
-
-@task(params=Number, retries=20)
-def sign(context: TaskContext, *, number: int) -> Any:
-    """Write a file that identifies this run, and return the same."""
-    with context.file("signature", "text/plain") as out:
-        out.write(str(context.claim.epoch).encode())
-    time.sleep(0.01)
-    return {"number": number, "epoch": context.claim.epoch}
 
 
 @task(params=Number, may_run=has_permissions("items.add_item"))

@@ -101,12 +101,13 @@ def test_queue_has_a_limit_in_total_and_per_user(reader, editor, settings):
         submit(reader)
     with pytest.raises(jobs.TooManyJobs) as rejection:
         submit(reader)
-    assert rejection.value.status == 429
+    assert (rejection.value.status, rejection.value.code) == (429, "too_many_jobs")
+    assert rejection.value.retry_after_s == jobs.RATE_WINDOW_S
     submit(editor)
     submit(editor)
     with pytest.raises(jobs.QueueFull) as rejection:
         submit(editor)
-    assert rejection.value.status == 503
+    assert (rejection.value.status, rejection.value.code) == (503, "queue_full")
     # The throughput is unknown while nothing has finished.
     assert rejection.value.retry_after_s == jobs.RATE_WINDOW_S
     # A running job does not count as waiting.
@@ -160,13 +161,8 @@ def test_only_the_latest_claim_completes_a_job(reader):
     Job.objects.update(state="queued", lease_until=None)
     (new,) = claim_jobs()
     assert new.epoch == old.epoch + 1
-    for outcome in (
-        Succeeded("old"),
-        Failed(ErrorCode.ERROR, "old"),
-        Released(),
-        Lost(),
-    ):
-        assert not completion.finish(old, outcome)
+    late = Succeeded("old"), Failed(ErrorCode.ERROR, "old"), Released(), Lost()
+    assert not any(completion.finish(old, outcome) for outcome in late)
     assert completion.finish(new, Succeeded("new"))
     assert not completion.finish(new, Succeeded("twice"))
     job.refresh_from_db()
@@ -373,6 +369,7 @@ def test_old_jobs_are_deleted_with_their_files(reader):
     assert not JobFile.objects.exists()
 
 
+@pytest.mark.once
 def test_two_tasks_of_one_name_are_an_error():
     with pytest.raises(ValueError, match="Two tasks are called 'echo'"):
 

@@ -91,27 +91,22 @@ def test_list_is_filtered_and_paged(member, reader):
         make_job("succeeded", owner=reader, params={"number": number})
     nap = make_job("failed", task="nap", owner=reader, params={})
 
-    first = member.get("/jobs/")
-    assert len(first.context["page"].rows) == PAGE_ROWS
-    last = member.get("/jobs/", {"cursor": first.context["page"].next})
-    assert [job.params["number"] for job in last.context["page"].rows] == [1, 0]
-    for query in ("state=failed", "task=nap", "state=failed&task=nap"):
-        rows = member.get(f"/jobs/?{query}").context["page"].rows
-        assert [job.pk for job in rows] == [nap.pk]
-    assert '<option value="failed" selected>Failed' in text(
-        member.get("/jobs/?state=failed")
-    )
-    assert '<option value="nap" selected>Nap' in text(member.get("/jobs/?task=nap"))
+    first = member.get("/jobs/").context["page"]
+    assert len(first.rows) == PAGE_ROWS
+    last = member.get("/jobs/", {"cursor": first.next}).context["page"]
+    assert [job.params["number"] for job in last.rows] == [1, 0]
+    found = member.get("/jobs/?state=failed&task=nap")
+    assert [job.pk for job in found.context["page"].rows] == [nap.pk]
+    assert '<option value="failed" selected>Failed' in text(found)
+    assert '<option value="nap" selected>Nap' in text(found)
     assert "No matching jobs" in text(member.get("/jobs/?state=running"))
 
 
-@pytest.mark.parametrize(
-    ("query", "word"), [("state=tired", "state"), ("task=nix", "task")]
-)
-def test_list_rejects_an_unknown_filter_value(member, query, word):
-    response = member.get(f"/jobs/?{query}")
+@pytest.mark.parametrize("wrong", ["state", "task"])
+def test_list_rejects_an_unknown_filter_value(member, wrong):
+    response = member.get(f"/jobs/?{wrong}=nix")
     assert response.status_code == 400
-    assert f"<strong>{word}</strong>" in text(response)
+    assert f"<strong>{wrong}</strong>" in text(response)
 
 
 def test_list_polls_only_while_a_job_is_unfinished(member, reader):
@@ -157,17 +152,13 @@ def test_form_starts_a_job(member, reader):
     assert (job.task, job.params, job.owner) == ("echo", {"number": 7}, reader)
 
 
-def test_form_sent_twice_starts_one_job(member):
-    data = {"number": "7", "idempotency-key": KEY}
-    first = member.post("/jobs/new/echo/", data)
-    assert member.post("/jobs/new/echo/", data)["Location"] == first["Location"]
-    assert Job.objects.count() == 1
-
-
-def test_changed_form_starts_another_job(member):
-    for number in ("7", "8"):
+def test_form_sent_twice_starts_one_job_unless_it_was_changed(member):
+    sent = [
         member.post("/jobs/new/echo/", {"number": number, "idempotency-key": KEY})
+        for number in (7, 7, 8)
+    ]
     assert [job.params["number"] for job in Job.objects.order_by("id")] == [7, 8]
+    assert sent[0]["Location"] == sent[1]["Location"] != sent[2]["Location"]
 
 
 @pytest.mark.parametrize("key", ["", "x", "\0" * 36, "0" * 300], ids=repr)
@@ -194,8 +185,9 @@ def test_invalid_form_is_shown_again_with_its_error(member):
     assert not Job.objects.exists()
 
 
-def test_uploaded_file_is_stored_or_requested_again(member, read_file):
-    file = SimpleUploadedFile("a.csv", b"name\n" * 3, content_type="text/csv")
+def test_uploaded_file_is_stored_or_requested_again(member, read_file, settings):
+    settings.MAX_BODY_BYTES = 100  # an upload may be larger
+    file = SimpleUploadedFile("a.csv", b"name\n" * 100, content_type="text/csv")
     response = member.post("/jobs/new/read_file/", {"file": file, "word": "toolong"})
     assert response.status_code == 422
     assert "Choose the file again" in words(response)
@@ -203,33 +195,21 @@ def test_uploaded_file_is_stored_or_requested_again(member, read_file):
     member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
     job = Job.objects.get()
     assert job.params == {"file": "a.csv", "word": "short"}
-    assert b"".join(files.read(job.files.get())) == b"name\n" * 3
+    assert b"".join(files.read(job.files.get())) == b"name\n" * 100
 
 
-def test_form_may_be_as_large_as_an_upload(member, read_file, settings):
-    settings.MAX_BODY_BYTES = 100
-    file = SimpleUploadedFile("a.csv", b"name\n" * 100)
-    member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
-    assert Job.objects.get().files.get().size == 500
-
-
-def test_full_queue_is_503_and_keeps_the_input(member, settings):
-    settings.COMPUTE_MAX_QUEUED = 0
+@pytest.mark.parametrize(
+    ("limit", "status"),
+    [("COMPUTE_MAX_QUEUED", 503), ("COMPUTE_MAX_QUEUED_PER_OWNER", 429)],
+)
+def test_rejected_job_keeps_the_input(member, settings, limit, status):
+    setattr(settings, limit, 0)
     response = member.post("/jobs/new/echo/", {"number": "77"})
-    assert response.status_code == 503
+    assert response.status_code == status
     assert int(response["Retry-After"]) >= 1
     assert 'value="77"' in text(response)
-    assert "The queue of jobs is full" in words(response)
+    assert ("The queue of jobs is full" in words(response)) == (status == 503)
     assert not Job.objects.exists()
-
-
-def test_too_many_jobs_of_one_user_are_429(member, reader, settings):
-    settings.COMPUTE_MAX_QUEUED_PER_OWNER = 1
-    make_job(owner=reader)
-    response = member.post("/jobs/new/echo/", {"number": "77"})
-    assert response.status_code == 429
-    assert response["Retry-After"]
-    assert 'value="77"' in text(response)
 
 
 def test_form_is_prefilled_from_an_earlier_job(member, reader, editor):
@@ -395,31 +375,22 @@ def test_finished_job_is_not_cancelled(member, reader):
     job = make_job("succeeded", owner=reader, result={"sum": 3})
     response = member.post(url(job, "cancel/"), follow=True)
     assert "has succeeded already" in words(response)
-    headers = {"HX-Request": "true", "HX-Target": "job"}
-    part = member.post(url(job, "cancel/"), headers=headers)
-    assert "Sum 3" in words(part)
+    assert "Sum 3" in words(response)
 
 
-def test_run_again_creates_a_job(member, reader):
+def test_job_is_run_again_once(member, reader):
     job = make_job("failed", owner=reader)
     assert member.get(url(job, "again/")).status_code == 405
-    response = member.post(url(job, "again/"))
-    again = Job.objects.exclude(pk=job.pk).get()
-    assert response["Location"] == url(again)
-    assert (again.params, again.state) == (job.params, "queued")
-
-
-def test_double_click_runs_a_job_again_once(member, reader):
-    job = make_job("failed", owner=reader)
-    page = member.get(url(job)).content.decode()
+    page = text(member.get(url(job)))
     key = re.search(r'name="idempotency-key" value="([0-9a-f-]{36})"', page)[1]
-    first, second = (
+    clicks = [
         member.post(url(job, "again/"), {"idempotency-key": key}) for _ in range(2)
-    )
-    assert first["Location"] == second["Location"] != url(job)
-    assert Job.objects.count() == 2
+    ]
+    again = Job.objects.exclude(pk=job.pk).get()
+    assert {response["Location"] for response in clicks} == {url(again)}
+    assert (again.params, again.state) == (job.params, "queued")
     # The page that is shown next has a form of its own.
-    assert key not in member.get(url(job)).content.decode()
+    assert key not in text(member.get(url(job)))
 
 
 def test_run_again_is_rejected_by_a_full_queue(member, reader, settings):
@@ -438,20 +409,8 @@ def test_result_file_is_downloaded(member, reader):
     assert "5\xa0bytes" in page
     response = member.get(url(job, "files/a%20b.csv"))
     assert response.content == b"name\n"
-    assert response["Content-Length"] == "5"
-    assert response["Content-Disposition"] == 'attachment; filename="a b.csv"'
     assert response["X-Content-Type-Options"] == "nosniff"
     assert member.get(url(job, "files/other")).status_code == 404
-
-
-def test_image_is_shown_in_a_sandbox(member, reader):
-    job = make_job("succeeded", owner=reader, result={})
-    make_file(job, "chart.svg", b"<svg/>", "image/svg+xml")
-    response = member.get(url(job, "files/chart.svg"))
-    assert "Content-Disposition" not in response
-    assert "sandbox" in response["Content-Security-Policy"]
-    assert "script-src" not in response["Content-Security-Policy"]
-    assert response["Content-Security-Policy"].startswith("default-src 'none'")
 
 
 def test_file_of_a_failed_attempt_is_404(member, reader):

@@ -1,12 +1,11 @@
 """Celery workers and their broker: one RabbitMQ for all tests of a session."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from tests.compute.celery import brokers
-from tests.compute.conftest import Pool, cancel_all, running_pool
+from tests.compute.conftest import Pool
 from tests.private_server import wait_for
 from tests.servers import RabbitMQ
 
@@ -28,45 +27,21 @@ def url(broker) -> str:
 
 
 @pytest.fixture
-def record(tmp_path) -> Path:
-    """The file in which workers record the runs of the task `recorded`."""
-    path = tmp_path / "record"
-    path.touch()
-    return path
+def make_workers(make_pools) -> Callable[..., list[Pool]]:
+    """Start workers of two processes, each with its relay, in parallel."""
 
-
-@pytest.fixture
-def make_worker(make_pool, record) -> Callable[..., Pool]:
-    """Start a worker of two processes, with its relay."""
-
-    def make(url: str, **env: str) -> Pool:
-        env |= {"RECORD": str(record), "TEST_LOST_AFTER_S": "2"}
-        return make_pool(COMPUTE_BACKEND="celery", BROKER_URL=url, **env)
+    def make(url: str, number: int, **env: str) -> list[Pool]:
+        env |= {"COMPUTE_BACKEND": "celery", "BROKER_URL": url}
+        return make_pools(number, TEST_LOST_AFTER_S="2", **env)
 
     return make
 
 
-def consuming(*workers: Pool) -> None:
+@pytest.fixture
+def make_worker(make_workers) -> Callable[..., Pool]:
+    return lambda url, **env: make_workers(url, 1, **env)[0]
+
+
+def consuming(workers: Iterable[Pool]) -> None:
     """Wait until workers consume messages."""
     wait_for(lambda: all(" ready." in worker.output() for worker in workers), 60)
-
-
-@pytest.fixture(scope="module")
-def module_worker(
-    django_db_setup, django_db_blocker, tmp_path_factory, rabbitmq_server
-) -> Iterator[Pool]:
-    brokers.delete_queue(rabbitmq_server.url())
-    with running_pool(
-        tmp_path_factory.mktemp("worker"),
-        COMPUTE_BACKEND="celery",
-        BROKER_URL=rabbitmq_server.url(),
-        TEST_LOST_AFTER_S="2",
-    ) as worker:
-        yield worker
-
-
-@pytest.fixture
-def worker(module_worker, transactional_db) -> Iterator[Pool]:
-    """A running worker, shared by the tests of a module."""
-    yield module_worker
-    cancel_all()

@@ -5,9 +5,7 @@ import sys
 
 import pytest
 
-from compute.models import Job
 from tests.compute.conftest import ended, running
-from tests.private_server import wait_for
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once
@@ -25,35 +23,29 @@ relay.run()
 """
 
 
-def test_celery_command_runs_a_worker(url, shared_database, submit, tmp_path):
+def test_celery_command_runs_a_worker(url, shared_database, submit, gate, tmp_path):
     """It runs the jobs that a relay elsewhere publishes."""
     env = shared_database | {"BROKER_URL": url}
     output = tmp_path / "output"
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-q",
-        "-A",
-        "compute.celery",
-        "worker",
-    ]
+    command = "-m", "celery", "-q", "-A", "compute.celery", "worker"
     with (
         output.open("ab") as log,
-        subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log) as worker,
+        subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log
+        ) as worker,
         subprocess.Popen(
             [sys.executable, "-c", RELAY],
             cwd=ROOT, env=env, stdin=subprocess.PIPE, stderr=log,
         ) as relaying,
     ):  # fmt: skip
         try:
-            wait_for(lambda: " ready." in output.read_text())
             job = ended(submit("crash_once"))
             assert (job.state, job.attempts) == ("succeeded", 2)
-            running(submit("nap", seconds=1))
+            job = running(submit("nap", seconds=60, gate=str(gate)))
             worker.terminate()
+            gate.touch()
             assert worker.wait(60) == 0
-            assert Job.objects.get(task="nap").state == "succeeded"
+            assert ended(job).state == "succeeded"
         finally:
             worker.kill()
             relaying.stdin.close()

@@ -4,9 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Event, Timer
 
-import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from compute import completion, jobs, queue
@@ -16,14 +15,6 @@ from compute.outcomes import Succeeded
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture
-def other():
-    """A second connection to the database."""
-    params = connection.get_connection_params()
-    with psycopg.connect(**params) as other:
-        yield other
 
 
 class Wakeup:
@@ -112,15 +103,17 @@ def test_close_requeues_the_messages_of_unfinished_jobs(deliveries, submit, deli
     assert deliveries.deliver(submit("echo").pk) is False
 
 
-def test_claim_of_one_job_waits_for_its_lock(submit, other):
+def test_claim_of_one_job_waits_for_its_lock(submit, other_connection):
     job = submit("echo")
-    other.execute("SELECT * FROM compute_job FOR UPDATE")
-    Timer(0.3, other.rollback).start()
+    other_connection.execute("SELECT * FROM compute_job FOR UPDATE")
+    Timer(0.3, other_connection.rollback).start()
     assert [claim.job_id for claim in queue.claim("me", 1, job.pk)] == [job.pk]
 
 
-def test_claim_of_one_job_fails_if_another_takes_it_meanwhile(submit, other):
+def test_claim_of_one_job_fails_if_another_takes_it_meanwhile(submit, other_connection):
     job = submit("echo")
-    other.execute("UPDATE compute_job SET state = 'running', epoch = epoch + 1")
-    Timer(0.3, other.commit).start()
+    other_connection.execute(
+        "UPDATE compute_job SET state = 'running', epoch = epoch + 1"
+    )
+    Timer(0.3, other_connection.commit).start()
     assert queue.claim("me", 1, job.pk) == []

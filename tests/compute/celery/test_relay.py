@@ -3,9 +3,7 @@
 import logging
 from datetime import timedelta
 
-import psycopg
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from compute import completion, jobs, queue
@@ -39,14 +37,6 @@ def make_relay():
     for one in relays:
         one.stop()
         one.run()  # to its end
-
-
-@pytest.fixture
-def other():
-    """A second connection to the database."""
-    params = connection.get_connection_params()
-    with psycopg.connect(**params) as other:
-        yield other
 
 
 def unpublished():
@@ -180,12 +170,12 @@ def test_job_requeued_meanwhile_is_not_marked_as_published(
     assert unpublished() == 1
 
 
-def test_only_one_relay_publishes_at_a_time(url, submit, make_relay, other):
+def test_only_one_relay_publishes_at_a_time(url, submit, make_relay, other_connection):
     submit("echo")
-    other.execute("SELECT pg_advisory_xact_lock(%s)", [relay.LOCK])
+    other_connection.execute("SELECT pg_advisory_xact_lock(%s)", [relay.LOCK])
     assert make_relay().publish_due() == 0
 
-    other.rollback()  # as the end of its process would
+    other_connection.rollback()  # as the end of its process would
     assert make_relay().publish_due() == 1
 
 
@@ -194,12 +184,11 @@ def set_published(ago):
     Job.objects.update(handed_over_at=timezone.now() - ago)
 
 
-def test_messages_missing_from_an_empty_queue_are_published_again(
-    url, submit, make_relay
-):
+@pytest.mark.parametrize("lose", [brokers.messages, brokers.delete_queue])
+def test_lost_messages_are_published_again(url, submit, make_relay, lose):
     one, job = make_relay(), submit("echo")
     one.publish_due()
-    brokers.messages(url)  # lost
+    lose(url)
 
     one.requeue_lost()
     assert unpublished() == 0  # it may be in delivery
@@ -222,14 +211,3 @@ def test_waiting_messages_count_as_lost_after_a_long_time(url, submit, make_rela
     set_published(relay.LOST_FOR_CERTAIN_AFTER)
     one.requeue_lost()
     assert unpublished() == 1
-
-
-def test_messages_of_a_deleted_queue_are_published_again(url, submit, make_relay):
-    one, job = make_relay(), submit("echo")
-    one.publish_due()
-    brokers.delete_queue(url)
-    set_published(relay.LOST_AFTER)
-
-    one.requeue_lost()
-    assert one.publish_due() == 1
-    assert brokers.job_ids(url) == [str(job.pk)]

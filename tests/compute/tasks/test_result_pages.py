@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from compute.templatetags.jobtext import removed_from
@@ -32,7 +33,7 @@ def test_computation_page_shows_its_numbers(editor_client, editor):
 
 def test_export_page_links_to_its_file(editor_client, editor):
     make_items(3)
-    job = do("export_items", editor, format="csv", search="", tag="")
+    job = do("export_items", editor)
     response = editor_client.get(job.get_absolute_url())
     assert "3 items exported to a file" in words(response)
     address = f"{job.get_absolute_url()}files/items.csv.gz"
@@ -40,9 +41,13 @@ def test_export_page_links_to_its_file(editor_client, editor):
     assert editor_client.get(address).content.startswith(b"\x1f\x8b")
 
 
+def upload(name: str, content: bytes) -> SimpleUploadedFile:
+    return SimpleUploadedFile(name, content, "text/csv")
+
+
 def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
     rows = b"id,name\na,One\nb,\nc,Three\n"
-    job = do("import_items", editor, upload=rows, file="units.csv")
+    job = do("import_items", editor, file=upload("units.csv", rows))
     response = editor_client.get(job.get_absolute_url())
     assert "units.csv was imported; 1 row was rejected" in words(response)
     assert "Created 2 Updated 0 Unchanged 0 Rejected 1" in words(response)
@@ -51,7 +56,7 @@ def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
     assert found
     assert b"Must not be empty" in editor_client.get(found[1]).content
 
-    job = do("import_items", editor, upload=b"id,name\na,One\n", file="one.csv")
+    job = do("import_items", editor, file=upload("one.csv", b"id,name\na,One\n"))
     response = editor_client.get(job.get_absolute_url())
     assert "one.csv was imported." in words(response)
     assert "Download" not in words(response)
@@ -61,14 +66,15 @@ def test_report_page_shows_charts_and_tables(editor_client, editor):
     make_items(3, tags=["metal"])
     make_item(id="bolt", name="Rusty <bolt>", description="Very rusty", tags=["a+b"])
     catalogue.update_item("bolt", {"name": "Rusty <nut>"}, actor=TESTER)
-    job = do("catalogue_report", editor, tag="")
+    job = do("catalogue_report", editor)
     response = editor_client.get(job.get_absolute_url())
     page = words(response)
     assert "Items 4 Without a tag 0 Tags in use 2 Changes 5" in page
+    assert "The most frequent of 2 tags is “metal”: 3." in text(response)
     assert "metal 3" in page
-    assert "/items/?tag=a%2Bb" in text(response)
     assert "rusty 1" in page
     assert "Rusty &lt;nut&gt; bolt 2" in page
+    assert "style=" not in text(response)
     images = re.findall(
         r'<img class="chart" src="([^"]*)" width="440" height="\d+" alt="([^"]+)">',
         text(response),
@@ -78,13 +84,25 @@ def test_report_page_shows_charts_and_tables(editor_client, editor):
     ]  # fmt: skip
     for path, _ in images:
         assert editor_client.get(path)["Content-Type"] == "image/svg+xml"
+    for link in ("?tag=metal", "?tag=a%2Bb", "?search=rusty", "bolt/"):
+        assert f'href="/items/{link}"' in text(response)
+        assert editor_client.get(f"/items/{link}").status_code == 200
+
+
+def test_links_of_a_report_keep_its_tag(editor_client, editor):
+    make_item(name="Steel bolt", tags=["metal", "strong"])
+    job = do("catalogue_report", editor, tag="strong")
+    page = text(editor_client.get(job.get_absolute_url()))
+    assert 'href="/items/?tag=metal&amp;tag=strong"' in page
+    assert 'href="/items/?search=steel&amp;tag=strong"' in page
 
 
 def test_report_page_of_no_items(editor_client, editor):
     job = do("catalogue_report", editor, tag="nothing")
-    page = words(editor_client.get(job.get_absolute_url()))
-    assert "Items 0 Without a tag 0" in page
-    assert "Tag nothing" in page
+    response = editor_client.get(job.get_absolute_url())
+    assert "Items 0 Without a tag 0" in words(response)
+    assert "Tag nothing" in words(response)
+    assert text(response).count('alt="There are no items."') == 2
 
 
 # --- pairs of items
@@ -95,9 +113,7 @@ def pair(editor):
     """A job that has found two items alike."""
     make_item(id="a", name="Brass bolt <M8>", description="", tags=["metal", "x"])
     make_item(id="b", name="Brass bolt <M9>", description="Long", tags=["metal", "y"])
-    return do(
-        "find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10
-    )  # fmt: skip
+    return do("find_duplicates", editor)
 
 
 def merge(client: Client, job, keep="first", pair="1", **options):
@@ -198,7 +214,7 @@ def test_pairs_are_paged(editor_client, pair, django_assert_num_queries):
 def test_page_of_no_pairs(editor_client, editor):
     make_item(name="Bolt")
     make_item(name="Completely different")
-    job = do("find_duplicates", editor, threshold=0.8, field="name", tag="", limit=10)
+    job = do("find_duplicates", editor)
     page = words(editor_client.get(job.get_absolute_url()))
     assert "No two of the 2 items are that similar." in page
 

@@ -46,19 +46,6 @@ def every_pair(texts, threshold) -> dict[tuple[int, int], float]:
     return {pair: score for pair, score in scores.items() if score >= threshold - ROOM}
 
 
-def common(one: str, other: str) -> int:
-    """The length of the longest common subsequence, by the book."""
-    lengths = [0] * (len(other) + 1)
-    for letter in one:
-        diagonal = 0
-        for place, another in enumerate(other, 1):
-            above = lengths[place]
-            longest = max(above, lengths[place - 1])
-            lengths[place] = diagonal + 1 if letter == another else longest
-            diagonal = above
-    return lengths[-1]
-
-
 def make_texts(dice: random.Random, number: int, words: int) -> list[str]:
     """Texts of some words, half of them with a few letters changed in another one."""
     texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(number // 2)]
@@ -132,9 +119,3 @@ def test_progress_of_a_join_rises_to_one():
     assert fractions == sorted(fractions)
     assert reported[-1] == (1, len(texts))
     assert max(np.diff(fractions)) < 0.1
-
-
-@given(names, names)
-def test_score_is_the_share_of_common_letters(one, other):
-    share = 2 * common(one, other) / (len(one) + len(other))
-    assert Indel.normalized_similarity(one, other) == pytest.approx(share)
