@@ -15,10 +15,11 @@ from tests.resilient_site.edge.clients import ORIGIN_THREADS
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
-    """An edge that has been asked nothing yet, with a folder of its own."""
+def fresh_edge(settings, tmp_path, monkeypatch) -> Iterator[None]:
+    """An edge without cached responses, with a folder of its own."""
     # A busy machine may take longer than a reader waits.
     monkeypatch.setattr(store, "READ_TIMEOUT_S", 10)
+    vars(response_store).clear()  # with its connection to Redis
     response_store.__init__(  # type: ignore[misc]
         tmp_path / "stale-responses",
         settings.READ_CACHE_BYTES,
@@ -27,11 +28,8 @@ def nothing_known(settings, tmp_path, monkeypatch) -> Iterator[None]:
     )
     admission = Admission(ORIGIN_THREADS, settings.ADMISSION_PATIENCE_S)
     monkeypatch.setattr(wsgi_bridge, "admission", admission)
-    for kept in (
-        coalescing.paused,
-        coalescing.in_flight,
-    ):
-        kept.clear()
+    coalescing.paused.clear()
+    coalescing.in_flight.clear()
     policy.policy_at.cache_clear()
     policy.resolve_path.cache_clear()
     views.forget()
