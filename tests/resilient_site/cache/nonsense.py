@@ -1,4 +1,4 @@
-"""Servers in place of Redis that reply nonsense, or nothing."""
+"""Servers in place of Redis that reply nonsense."""
 
 import socket
 import threading
@@ -41,13 +41,3 @@ def garbage(client):
 def wrong_shape(client):
     while client.recv(4096):
         client.sendall(b"+OK\r\n")
-
-
-def silence(client):
-    while client.recv(4096):
-        pass
-
-
-def hang_up(client):
-    client.recv(4096)
-    client.close()
