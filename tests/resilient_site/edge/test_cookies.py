@@ -10,6 +10,7 @@ from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.views import now
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.django_db(transaction=True),
     pytest.mark.urls("tests.resilient_site.edge.views"),
 ]

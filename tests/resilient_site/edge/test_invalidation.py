@@ -26,6 +26,8 @@ from resilient_site.edge.cache.invalidation import (
 )
 from tests.running import ROOT
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def invalidations(tmp_path) -> Invalidations:

@@ -12,6 +12,8 @@ from resilient_site.edge.cache.store import PROBATION_SHARE, ResponseCache
 from resilient_site.edge.wsgi_bridge import Response
 from resilient_site.resilience.cache_control import SHARED
 
+pytestmark = pytest.mark.once
+
 MAX_BYTES = 1024 * 1024
 CACHE_FILES = "*/resilient_site/edge/cache/*"
 

@@ -16,6 +16,7 @@ from tests.factories import TESTER, make_item
 from tests.resilient_site.edge.clients import ask, elsewhere, get, run
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("no_connection_stays"),
 ]
@@ -43,24 +44,18 @@ def revoke_all() -> None:
 
 
 @pytest.mark.parametrize("target", SHARED)
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_is_the_same_for_everybody_is_fetched_once(target, method):
+def test_shared_response_is_fetched_once_and_after_a_change(target):
     @run
     async def test():
         first = await get(target)
         assert (first.status, "stored" in first.cached) == (200, True), target
-        again = await get(target, method)
-        assert (again.status, again.is_hit) == (200, True)
-        assert again.headers["content-length"] == str(len(first.body))
+        admitted = dict(wsgi_bridge.admission.admitted)
+        for method in ("GET", "HEAD"):
+            again = await get(target, method)
+            assert (again.status, again.is_hit) == (200, True)
+            assert again.headers["content-length"] == str(len(first.body))
+        assert wsgi_bridge.admission.admitted == admitted  # a hit takes no thread
 
-    test()
-
-
-@pytest.mark.parametrize("target", SHARED)
-def test_who_writes_sees_it_at_once_and_so_does_everybody(target):
-    @run
-    async def test():
-        await get(target)
         await elsewhere(catalogue.update_item, "bolt", {"name": "New"}, actor=TESTER)
         answer = await get(target)
         assert not answer.is_hit
@@ -70,14 +65,14 @@ def test_who_writes_sees_it_at_once_and_so_does_everybody(target):
 
 
 @run
-async def test_what_is_deleted_is_gone_at_once():
+async def test_deleted_item_is_gone_at_once():
     await get(ITEM)
     await elsewhere(catalogue.delete_item, "bolt", actor=TESTER)
     assert (await get(ITEM)).status == 404
 
 
 @run
-async def test_who_writes_over_rest_reads_his_own(token):
+async def test_client_that_writes_reads_its_own_write(token):
     for n in range(5):
         body = json.dumps({"name": f"Bolt {n}"}).encode()
         headers = [
@@ -92,7 +87,7 @@ async def test_who_writes_over_rest_reads_his_own(token):
 
 
 @run
-async def test_a_token_that_is_known_is_answered_from_memory(token):
+async def test_verified_token_gets_cache_hits_until_it_is_revoked(token):
     first = await get(ITEM, Authorization=token)
     again = await get(ITEM, Authorization=token)
     assert (first.is_hit, again.is_hit, first.body == again.body) == (False, True, True)
@@ -107,7 +102,7 @@ async def test_a_token_that_is_known_is_answered_from_memory(token):
 
 
 @run
-async def test_no_parameter_of_one_client_gets_into_the_links_of_another():
+async def test_irrelevant_parameters_get_into_no_link():
     for target in (
         "/items/?search=bra&x=poison",
         "/api/v1/items/?page_size=1&x=poison",
@@ -118,24 +113,12 @@ async def test_no_parameter_of_one_client_gets_into_the_links_of_another():
         assert "poison" not in answer.headers.get("link", "")
 
 
-@run
-async def test_a_hit_takes_no_thread():
-    for target in SHARED:
-        await get(target)
-    admitted = dict(wsgi_bridge.admission.admitted)
-    for target in SHARED:
-        assert (await get(target)).is_hit
-    assert wsgi_bridge.admission.admitted == admitted
-
-
 def no_database(*args: object, **kwargs: object) -> None:
     raise OperationalError("The server is down.")
 
 
 @pytest.mark.parametrize("is_editor", [True, False])
-def test_without_a_database_pages_are_shown_as_they_were(
-    editor, monkeypatch, is_editor
-):
+def test_stale_page_is_sent_without_the_database(editor, monkeypatch, is_editor):
     client = Client()
     client.force_login(editor)
     session = f"sessionid={client.cookies['sessionid'].value}"

@@ -39,7 +39,7 @@ from resilient_site.edge.cache.store import (
 )
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
-from resilient_site.resilience.cache_control import OWN, STALE_IF_ERROR_S
+from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 from tests.private_server import wait_for
 from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.views import now as view
@@ -122,15 +122,7 @@ def test_other_processes_share_the_store(store):
     assert (store.count(), store.is_empty()) == (1, False)
 
 
-def test_deleted_response_is_gone(store):
-    put(store)
-    store.delete(KEY)
-    store.write_pending()
-    assert body_in(store) is None
-    assert store.is_empty()
-
-
-def test_the_last_change_of_a_key_counts(store):
+def test_only_the_last_change_of_a_key_is_written(store):
     store.put(KEY, make_response())
     store.delete(KEY)
     store.delete(OTHER)
@@ -164,8 +156,6 @@ def _scramble(path):
 DAMAGE = {
     "overwritten": _overwrite,
     "truncated": _truncate,
-    "header only": lambda path: path.write_bytes(path.read_bytes()[:100]),
-    "empty": lambda path: path.write_bytes(b""),
     "pages": _scramble,
     "deleted": lambda path: path.unlink(),
 }
@@ -328,7 +318,7 @@ def server(redis_server, request):
 
 @pytest.fixture(autouse=True)
 def listening(monkeypatch):
-    """All changes from here on are heard of."""
+    """All changes from here on are received."""
     monkeypatch.setattr(subscriber, "_subscribed_at", -(2**62))
 
 
@@ -436,8 +426,8 @@ def test_redis_holds_a_bounded_number_of_responses(store, elsewhere, server):
     assert body_in(elsewhere, OTHER) is None
 
 
-@pytest.mark.parametrize("value", ["x", 7, [], {}, "ä", "[]\0", True])
-def test_value_of_somebody_else_is_not_shown(store, elsewhere, value):
+@pytest.mark.parametrize("value", ["x", 7, [], "[]\0"])
+def test_value_of_another_program_is_not_shown(store, elsewhere, value):
     put(store)
     caches["responses"].set(store._slot(repr(KEY)), value)
     assert body_in(elsewhere) is None
@@ -514,51 +504,19 @@ class TestAtTheEdge:
 
         test()
 
-    @pytest.mark.parametrize("changed", ["nothing", "the response", "unknown"])
+    @pytest.mark.parametrize("is_changed", [False, True])
     def test_fresh_response_of_another_machine_spares_the_origin(
-        self, server, monkeypatch, changed
+        self, server, is_changed
     ):
         @run
         async def test() -> None:
             first = await get()
             response_store.write_pending()
             self.forget()
-            if changed == "the response":
+            if is_changed:
                 invalidations.record(["thing"])
-            elif changed == "unknown":
-                monkeypatch.setattr(subscriber, "_subscribed_at", now())
             view.respond = lambda request: HttpResponse("from the origin")
             answer = await get()
-            assert (answer.body == first.body) == (changed == "nothing")
-
-        test()
-
-    def test_private_response_is_not_in_redis(self, server):
-        def respond(request):
-            response = HttpResponse("of rita")
-            response["Cache-Control"] = OWN
-            return response
-
-        @run
-        async def test() -> None:
-            view.respond = respond
-            for headers in ({}, {"Cookie": "sessionid=x"}, {"Authorization": "x"}):
-                assert (await get("/thing", **headers)).body == b"of rita"
-            response_store.write_pending()
-            assert server.keys("*response*") == []
-
-        test()
-
-    def test_deleted_thing_is_not_shown(self, server):
-        @run
-        async def test() -> None:
-            await get()
-            invalidations.record(["thing"])
-            view.respond = lambda request: HttpResponse(status=404)
-            assert (await get()).status == 404
-            response_store.write_pending()
-            self.forget()
-            view.respond = lambda request: HttpResponse(status=503)
-            assert (await get()).status == 503
+            assert (answer.body == first.body) == (not is_changed)
 
         test()
