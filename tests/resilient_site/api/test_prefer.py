@@ -5,7 +5,6 @@ import time
 import pytest
 
 from resilient_site.api.prefer import SECONDS_MAX, Preference, parse_prefer
-from tests.private_server import BUSY_S
 
 pytestmark = pytest.mark.once
 
@@ -57,9 +56,9 @@ def test_prefer_is_parsed(header, wait_s, respond_async):
 )
 def test_long_header_is_parsed_in_linear_time(piece):
     for header in (piece * 30_000, '"' + piece * 30_000, "a=" + piece * 30_000 + "é"):
-        began = time.perf_counter()
+        began = time.process_time()
         parse_prefer(header)
-        assert time.perf_counter() - began < 1 + BUSY_S
+        assert time.process_time() - began < 1
 
 
 def test_wait_is_capped():

@@ -49,6 +49,7 @@ def test_database_is_not_queried_beside_the_heartbeat(
         assert checks.database().error == "TimeoutError: no answer"
 
 
+@pytest.mark.once
 def test_cache_in_process_memory_passes():
     caches["default"].set("a", 1)
     caches["default"].get("a")
@@ -59,6 +60,7 @@ def test_cache_in_process_memory_passes():
     assert figures["Rate limits are counted"] == "by each process"
 
 
+@pytest.mark.once
 def test_cache_that_hangs_is_found_without_any_request(redis_own, breaker):
     with override_settings(CACHES=as_started.caches(redis_own.url())):
         found = checks.cache()

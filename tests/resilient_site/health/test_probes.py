@@ -8,7 +8,7 @@ from django.test import RequestFactory
 from resilient_site.health.monitor import health_monitor
 from resilient_site.wsgi import application
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
 
 def get_by_wsgi(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:

@@ -25,6 +25,9 @@ NOISE = 0.1
 SHARED_BYTES = 50 * 1024 * 1024
 
 
+pytestmark = pytest.mark.once
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
     # Small caches, so that they are full when the warm-up is over.
@@ -41,7 +44,6 @@ def site(tmp_path_factory) -> Iterator[Site]:
         site.stop()
 
 
-@pytest.mark.once
 @pytest.mark.timeout(SECONDS + 100)
 def test_web_process_does_not_grow_under_load(site):
     token, sizes = admin_token(), []
@@ -72,7 +74,6 @@ def test_web_process_does_not_grow_under_load(site):
     assert growth < NOISE, sizes
 
 
-@pytest.mark.once
 def test_web_process_shares_most_of_its_memory_with_the_master(site):
     (worker,) = psutil.Process(site.process.pid).children()
     memory = worker.memory_full_info()

@@ -4,6 +4,8 @@ import pytest
 
 from resilient_site.observability.redaction import redact
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("value", "redacted"),

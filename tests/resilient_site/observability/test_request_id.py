@@ -12,6 +12,8 @@ from resilient_site.observability.request_id import (
     start_request,
 )
 
+pytestmark = pytest.mark.once
+
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = b"00-%b-b7ad6b7169203331-01" % TRACE
 

@@ -1,6 +1,10 @@
 """Paths are counted by the pattern that they belong to."""
 
+import pytest
+
 from resilient_site.observability.route_names import route_of
+
+pytestmark = pytest.mark.once
 
 
 def test_route_of_names_the_pattern():

@@ -53,6 +53,7 @@ def levels(name: str) -> set[str]:
     return {level for level, _ in run_check(name)}
 
 
+@pytest.mark.once
 def test_findings_are_printed_in_lines(settings):
     settings.DEBUG = True
     output, code = doctor()
@@ -62,6 +63,7 @@ def test_findings_are_printed_in_lines(settings):
     assert code == 1
 
 
+@pytest.mark.once
 def test_silenced_system_checks_are_no_findings(settings):
     settings.EMBEDDED, settings.SECURE_HSTS_SECONDS = False, 3600
     output, _ = doctor()
@@ -97,11 +99,13 @@ def test_server_without_fsync_is_a_failure():
     assert "fsync is off" in words
 
 
+@pytest.mark.once
 def test_redis_without_eviction_is_a_warning(settings, redis_server):
     settings.REDIS_URL = redis_server.url()
     assert levels("cache") == {"ok", "warning"}
 
 
+@pytest.mark.once
 def test_redis_that_hangs_is_a_failure(settings, redis_own):
     settings.REDIS_URL = redis_own.url()
     redis_own.pause()
@@ -110,11 +114,13 @@ def test_redis_that_hangs_is_a_failure(settings, redis_own):
     assert "Timeout" in what
 
 
+@pytest.mark.once
 def test_missing_data_dir_is_a_failure(settings, folder):
     settings.DATA_DIR = folder / "none"
     assert levels("folder") == {"failure"}
 
 
+@pytest.mark.once
 def test_low_file_limit_is_a_warning(monkeypatch):
     assert levels("machine") <= {"ok", "warning"}
     monkeypatch.setattr("resilient_site.operations.doctor.OPEN_FILES_WANTED", 10**9)
@@ -137,6 +143,7 @@ def test_full_queue_is_a_warning(settings, django_user_model):
     assert "warning" in levels("jobs")
 
 
+@pytest.mark.once
 def test_unreachable_broker_is_a_failure(settings):
     settings.COMPUTE_BACKEND = "celery"
     settings.BROKER_URL = f"amqp://guest:secret@localhost:{free_port()}//"
@@ -145,6 +152,7 @@ def test_unreachable_broker_is_a_failure(settings):
     assert "secret" not in str(found)
 
 
+@pytest.mark.once
 def test_each_url_of_a_list_is_checked(settings, redis_server):
     unreachable = f"amqp://guest:secret@localhost:{free_port()}//"
     here = f"amqp://127.0.0.1:{redis_server.port}//"
@@ -154,6 +162,7 @@ def test_each_url_of_a_list_is_checked(settings, redis_server):
     assert "secret" not in reach(unreachable).what
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("url", ["redis://:se/cret@host/0", "redis://:se#cret@host/0"])
 def test_malformed_url_is_not_printed(settings, url):
     settings.REDIS_URL = url
@@ -164,6 +173,7 @@ def test_malformed_url_is_not_printed(settings, url):
     assert "'se'" not in output + reach(url).what
 
 
+@pytest.mark.once
 def test_changes_that_are_not_published_are_a_failure(settings, rabbitmq_server):
     settings.EVENTS_URL = rabbitmq_server.url()
     broker, relay = health.examine()
