@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
 
-from compute.models import MESSAGE_MAX, Job, JobFile
+from compute.models import MESSAGE_MAX, Job, JobFile, JobQuerySet
 from compute.registry import tasks
 
 CHANNEL = "compute_jobs"
@@ -79,7 +79,8 @@ class Claim:
 
 def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
     """Claim up to `limit` due jobs, or the job `job_id` if it is due."""
-    now, lease_end = NOW[connection.vendor], _lease_end()
+    now = NOW[connection.vendor]
+    lease_end = LEASE_END[connection.vendor].format(LEASE_S)
     due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
     if job_id:
         # Waits for a lock on it: a broker delivers a job only once.
@@ -111,10 +112,6 @@ _FIRST = {
 }
 
 
-def _lease_end() -> str:
-    return LEASE_END[connection.vendor].format(LEASE_S)
-
-
 def as_column(job_id: UUID) -> Any:
     """Return the id as an SQL parameter."""
     return Job._meta.pk.get_db_prep_value(job_id, connection)
@@ -122,26 +119,21 @@ def as_column(job_id: UUID) -> Any:
 
 def renew_leases(worker: str) -> list[Claim]:
     """Renew the leases of `worker`; return all its claims."""
-    jobs = Job.objects.raw(
-        f"""
-        UPDATE compute_job SET lease_until = {_lease_end()}
-        WHERE worker = %s AND state = 'running' AND lease_until IS NOT NULL
-        RETURNING *
-        """,  # noqa: S608
-        [worker],
-    )
-    return [Claim.of(job) for job in jobs]
+    held = _held_by(worker)
+    held.update(lease_until=Now() + timedelta(seconds=LEASE_S))
+    return [Claim.of(job) for job in held]
 
 
-def get_cancelled(worker: str) -> dict[UUID, int]:
-    """Return the epochs of jobs of `worker` whose cancellation is requested."""
-    rows = Job.objects.filter(
-        state=Job.State.RUNNING,
-        lease_until__isnull=False,
-        worker=worker,
-        cancel_requested=True,
+def get_cancelled(worker: str) -> list[Claim]:
+    """Return the claims of `worker` on jobs whose cancellation is requested."""
+    return [Claim.of(job) for job in _held_by(worker).filter(cancel_requested=True)]
+
+
+def _held_by(worker: str) -> JobQuerySet:
+    held = Job.objects.filter(
+        worker=worker, state=Job.State.RUNNING, lease_until__isnull=False
     )
-    return dict(rows.values_list("pk", "epoch"))
+    return held.defer("result")
 
 
 def record_progress(claim: Claim, fraction: float, message: str) -> None:

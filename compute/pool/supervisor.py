@@ -259,16 +259,10 @@ class Supervisor:
         if not self._prefetch and not any(worker.claim for worker in self.workers):
             return
         cancelled = queue.get_cancelled(self.worker_id)
-        waiting = [
-            one for one in self._prefetch if cancelled.get(one.job_id) == one.epoch
-        ]
-        for claim in self._prefetch.remove(waiting):
+        for claim in self._prefetch.remove(cancelled):
             self._record_outcome(claim, Cancelled())
         for worker in self.workers:
-            if (
-                worker.claim
-                and cancelled.get(worker.claim.job_id) == worker.claim.epoch
-            ):
+            if worker.claim in cancelled:
                 worker.kill(Cancelled())
 
     def _report_progress(self) -> None:

@@ -8,7 +8,6 @@ second later.
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -93,14 +92,3 @@ class Wakeup:
             return False
         changed, self._version = bool(version != self._version), version
         return changed
-
-
-def handle_signals(wakeup: Wakeup, handle: Any) -> None:
-    """Call `handle` for SIGTERM and SIGINT, and wake the waiting thread."""
-
-    def handler(number: int, frame: object) -> None:
-        handle()
-        wakeup.wake()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)

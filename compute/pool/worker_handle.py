@@ -54,10 +54,6 @@ class WorkerHandle:
         """Time for which its current job has run; 0 without a job."""
         return time.monotonic() - self._started_at if self.claim else 0.0
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
     def start(self) -> None:
         """Start a process if there is none, and the restart delay has passed."""
         if self._process is not None or time.monotonic() < self._start_at:

@@ -127,9 +127,19 @@ def _result(
     with context.file(PAIRS, "text/csv; charset=utf-8") as file:
         file.write(render_csv([COLUMNS]))
         for chunk in _with_items(pairs):
-            file.write(render_csv(_cells(*entry) for entry in chunk))
-            for entry in chunk[: PAIRS_SHOWN - len(shown)]:
-                row = _shown(*entry)
+            file.write(
+                render_csv(
+                    [f"{pair.score:.4f}", pair.field, *first, *second]
+                    for pair, first, second in chunk
+                )
+            )
+            for pair, first, second in chunk[: PAIRS_SHOWN - len(shown)]:
+                row = {
+                    "score": round(pair.score, 4),
+                    "field": pair.field,
+                    "first": _side(*first),
+                    "second": _side(*second),
+                }
                 size += len(orjson.dumps(row))
                 if size < SHOWN_BYTES:
                     shown.append(row)
@@ -154,19 +164,6 @@ def _with_items(pairs: list[Pair]) -> Iterator[list[tuple[Pair, Text, Text]]]:
             for pair in chunk
             if pair.first in texts and pair.second in texts
         ]
-
-
-def _cells(pair: Pair, first: Text, second: Text) -> list[Any]:
-    return [f"{pair.score:.4f}", pair.field, *first, *second]
-
-
-def _shown(pair: Pair, first: Text, second: Text) -> dict[str, Any]:
-    return {
-        "score": round(pair.score, 4),
-        "field": pair.field,
-        "first": _side(*first),
-        "second": _side(*second),
-    }
 
 
 def _side(item_id: str, name: str, description: str) -> dict[str, str]:

@@ -260,7 +260,7 @@ def test_cancel_is_immediate_for_queued_and_requested_for_running(reader):
     job = submit(reader)
     (claim,) = claim_jobs()
     assert jobs.cancel(job).cancel_requested
-    assert queue.get_cancelled("worker") == {job.pk: claim.epoch}
+    assert queue.get_cancelled("worker") == [claim]
     # It crashed before it was killed: it is not retried.
     completion.finish(claim, Failed(ErrorCode.CRASHED, "Bang.", retry=True))
     job.refresh_from_db()

@@ -1,6 +1,7 @@
 """Run the process pool that executes jobs, until a signal."""
 
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -8,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from compute.pool.supervisor import DatabaseQueue, Supervisor
-from compute.pool.wakeup import Wakeup, handle_signals
+from compute.pool.wakeup import Wakeup
 from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import start_listener
 from resilient_site.resilience.breaker_overrides import breaker_overrides
@@ -32,6 +33,7 @@ class Command(BaseCommand):
         start_listener()
         wakeup = Wakeup()
         supervisor = Supervisor(source=DatabaseQueue(), wakeup=wakeup)
-        handle_signals(wakeup, supervisor.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.stop())
         logger.info("%d processes are waiting for jobs.", len(supervisor.workers))
         supervisor.run()

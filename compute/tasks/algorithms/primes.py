@@ -1,6 +1,6 @@
 """Prime counting by a segmented sieve of Eratosthenes over the odd numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import isqrt
 
 # Odd numbers in one segment, which fits into a processor's cache.
@@ -41,14 +41,11 @@ def _sieve(low: int, size: int, divisors: list[int]) -> bytearray:
 
 
 def _odd_primes_below(limit: int) -> list[int]:
-    return list(_odd_primes(limit))
-
-
-def _odd_primes(limit: int) -> Iterator[int]:
     is_prime = bytearray(b"\1") * limit
+    found = []
     for number in range(3, limit, 2):
         if is_prime[number]:
-            yield number
-            is_prime[number * number :: number] = bytes(
-                len(range(number * number, limit, number))
-            )
+            found.append(number)
+            multiples = range(number * number, limit, number)
+            is_prime[number * number :: number] = bytes(len(multiples))
+    return found
