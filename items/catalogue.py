@@ -139,11 +139,11 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
 type Precondition = Callable[[Item], None]
 
 
-def expect_version(*versions: int) -> Precondition:
-    """Return a precondition that is true while the item is at one of `versions`."""
+def expect_version(version: int) -> Precondition:
+    """Return a precondition that is true while the item is at this version."""
 
     def check(item: Item) -> None:
-        if item.version not in versions:
+        if item.version != version:
             raise StaleVersion
 
     return check
