@@ -112,7 +112,7 @@ class Pair:
         shared = redis.Redis.from_url(self.ground.redis.url())
         for key in shared.keys(RESPONSES):
             shared.delete(key)
-        keys = [f"'{path}'".replace("?", "', '").encode() for path in paths]
+        keys = [f"'{path}'".replace("?", "', query='").encode() for path in paths]
 
         def is_stored() -> bool:
             self.here.cache(*paths)  # it is written behind the answer

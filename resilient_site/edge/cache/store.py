@@ -192,6 +192,8 @@ class ResponseStore:
         is_in_vain = self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY
         if is_in_vain or self._redis is None or self._redis.is_degraded:
             return None
+        if key in self._pending:
+            return None  # it may have been deleted here
         found = await self._in_thread(self._read_redis, key)
         is_found = (
             found is not None
@@ -209,17 +211,19 @@ class ResponseStore:
         self, key: AnyKey, in_memory_only: bool = False
     ) -> CachedResponse | None:
         """Return the response however old it is: from memory, disk, or else Redis."""
+        if isinstance(key, Key) and (found := self.memory.get(key)):
+            return found
+        if pending := self._pending.get(key):
+            return pending[0]
+        if in_memory_only:
+            return None
+        found = await self._in_thread(self._read_disk, key)
         if isinstance(key, PrivateKey):
-            return await self._in_thread(self._read_disk, key)
-        found = self.memory.get(key)
-        if found is None and not in_memory_only:
-            found = await self._in_thread(self._read_disk, key)
-            if found is None and (
-                found := await self._in_thread(self._read_redis, key)
-            ):
-                self._add_pending(key, found, is_for_redis=False)
-            if found:
-                self.memory.put(key, found)  # with its age
+            return found
+        if found is None and (found := await self._in_thread(self._read_redis, key)):
+            self._add_pending(key, found, is_for_redis=False)
+        if found:
+            self.memory.put(key, found)  # with its age
         return found
 
     def is_empty(self) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import redis
@@ -120,6 +121,15 @@ def test_other_processes_share_the_store(store):
     put(other, response=make_response(b"newer"))
     assert body_in(store) == b"newer"
     assert (store.count(), store.is_empty()) == (1, False)
+
+
+@pytest.mark.parametrize("key", [KEY, PRIVATE])
+def test_pending_response_and_deletion_count_at_once(store, key):
+    store.put(key, make_response())
+    assert body_in(store, key) == b"body"
+    store.write_pending()
+    store.delete(key)
+    assert body_in(store, key) is None
 
 
 def test_only_the_last_change_of_a_key_is_written(store):
@@ -351,6 +361,15 @@ def test_response_found_in_redis_is_kept_on_disk(store, elsewhere, server, find)
     assert server.keys("*response:*") == []
 
 
+def test_response_that_is_being_deleted_is_not_found_in_redis(store, elsewhere):
+    put(store)
+    elsewhere.delete(KEY)
+    assert asyncio.run(elsewhere.find_fresh_in_redis(KEY)) is None
+    assert body_in(elsewhere) is None
+    elsewhere.write_pending()
+    assert store._read_redis(KEY) is None
+
+
 def test_response_read_before_this_process_listens_is_outdated(
     store, elsewhere, monkeypatch
 ):
@@ -456,7 +475,7 @@ def test_redis_that_hangs_is_left_alone(redis_own, tmp_path):
 def test_lookups_that_find_nothing_become_rare_and_come_back(
     server, store, monkeypatch
 ):
-    made, found = [], None
+    made, found, numbers = [], None, count()
 
     def read(key):
         made.append(key)
@@ -467,7 +486,7 @@ def test_lookups_that_find_nothing_become_rare_and_come_back(
     async def look_up(times):
         made.clear()
         for _ in range(times):
-            await store.find_fresh_in_redis(KEY)
+            await store.find_fresh_in_redis(shared(str(next(numbers))))
         return len(made)
 
     assert asyncio.run(look_up(1_000)) < 400
