@@ -186,7 +186,7 @@ class ErrorMiddleware:
                 ),
             )
         # Without a length WSGI defines no body (PEP 3333): it would look empty.
-        if "Transfer-Encoding" in request.headers and not length:
+        if "HTTP_TRANSFER_ENCODING" in request.META and not length:
             return respond(request, LengthRequired())
         return None
 

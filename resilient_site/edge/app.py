@@ -130,7 +130,8 @@ async def forward(
     if response.status >= 500 and await answer_without_django(request, send, extra):
         return
     await response.send(send)
-    store_response(request, context, response, read_at)
+    if request.method == "GET":
+        store_response(request, context, response, read_at)
 
 
 async def answer_without_django(
@@ -145,8 +146,6 @@ def store_response(
     request: EdgeRequest, context: RequestContext, response: Response, read_at: int
 ) -> None:
     """Store the response for all clients or for this one, as its headers allow."""
-    if request.method != "GET":
-        return
     if invalidates_cached_response(response.status):
         private_cache.forget(request)
     identity = context.identity

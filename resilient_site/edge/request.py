@@ -28,8 +28,9 @@ SESSION_COOKIE = f"{settings.SESSION_COOKIE_NAME}=".encode()
 CSRF_COOKIE = f"{settings.CSRF_COOKIE_NAME}=".encode()
 # The cookies that views read. All others, such as those of web analytics, and the one
 # for forms (a response with a form of its own sets it anew) say nothing about a client.
+# Django strips names of Unicode's spaces, too: any byte of a non-ASCII one counts.
 identifies_client = re.compile(
-    rb"(?:^|[;,\s])(?:%b|messages)\s*="
+    rb"(?:^|[;,\s\x1c-\x1f\x80-\xff])(?:%b|messages)[\s\x1c-\x1f\x80-\xff]*="
     % re.escape(settings.SESSION_COOKIE_NAME.encode())
 ).search
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
@@ -166,7 +167,7 @@ class EdgeRequest:
         if self.policy.is_heavy:
             return Priority.HEAVY
         # Whether the client was authenticated when Django last answered it.
-        if (self.has_authorization or self.has_cookie) and any(
+        if not self.is_anonymous and any(
             map(verified_tokens().is_recognized, self.credentials)
         ):
             read, write = Priority.AUTHENTICATED_READ, Priority.AUTHENTICATED_WRITE
