@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
@@ -52,9 +52,8 @@ class StuckFilter(admin.SimpleListFilter):
             case "lost":
                 return queryset.abandoned()
             case "waiting":
-                long_ago = Now() - STUCK_AFTER
                 return queryset.filter(
-                    Q(queued_at__lt=long_ago), state=Job.State.QUEUED
+                    queued_at__lt=Now() - STUCK_AFTER, state=Job.State.QUEUED
                 )
             case _:
                 return queryset

@@ -37,8 +37,8 @@ BACKOFF_MAX_S = 60
 LOST_MAX = 10
 
 
-def finish_all(finished: Sequence[tuple[Claim, Outcome]]) -> list[Claim]:
-    """Complete these runs; return the claims that had been lost."""
+def finish_all(finished: Sequence[tuple[Claim, Outcome]]) -> None:
+    """Complete these runs; drop the outcomes of those whose claim had been lost."""
     plain: dict[Claim, Succeeded] = {}
     lost = []
     for claim, outcome in finished:
@@ -46,7 +46,12 @@ def finish_all(finished: Sequence[tuple[Claim, Outcome]]) -> list[Claim]:
             plain[claim] = outcome
         elif not finish(claim, outcome):
             lost.append(claim)
-    return lost + _succeed(plain) if plain else lost
+    if plain:
+        lost += _succeed(plain)
+    for claim in lost:
+        logger.warning(
+            "The claim on job %s had been lost; its outcome is dropped.", claim.job_id
+        )
 
 
 def _succeed(finished: Mapping[Claim, Succeeded]) -> list[Claim]:

@@ -206,7 +206,7 @@ class Supervisor:
         """Write outcomes and claim new jobs in one transaction."""
         try:
             with transaction.atomic():
-                self._warn_about_lost(completion.finish_all(self._unwritten))
+                completion.finish_all(self._unwritten)
                 claims = self.source.take(self.worker_id, wanted) if wanted else []
         except DataError:
             self._write_one_by_one()
@@ -218,19 +218,11 @@ class Supervisor:
         """Fail the job whose result the database rejects, and write the others."""
         for claim, outcome in self._unwritten:
             try:
-                lost = completion.finish_all([(claim, outcome)])
+                completion.finish_all([(claim, outcome)])
             except DataError as error:
                 detail = f"The result cannot be stored: {error}"
-                lost = completion.finish_all([(claim, Failed(ErrorCode.ERROR, detail))])
-            self._warn_about_lost(lost)
+                completion.finish_all([(claim, Failed(ErrorCode.ERROR, detail))])
         self._forget_written()
-
-    def _warn_about_lost(self, lost: list[Claim]) -> None:
-        for claim in lost:
-            logger.warning(
-                "The claim on job %s had been lost; its outcome is dropped.",
-                claim.job_id,
-            )
 
     def _forget_written(self) -> None:
         for claim, _ in self._unwritten:
