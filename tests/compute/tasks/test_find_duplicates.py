@@ -192,20 +192,15 @@ def test_search_without_matches_is_empty(search, rows):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    "texts",
     [
-        ("C++", "c++"),
-        ("...", "..."),
-        ("螺栓", "螺栓"),
-        ("STRASSE", "straße"),
-        ("ﬁne bolt", "fine  bolt"),
-        ("e\u0301clair", "\u00e9clair"),
-        ("ＡＢＣ", "abc"),
+        ("C++", "c++"), ("...", "..."), ("螺栓", "螺栓"), ("STRASSE", "straße"),
+        ("ﬁne bolt", "fine  bolt"), ("e\u0301clair", "\u00e9clair"), ("ＡＢＣ", "abc"),
     ],
     ids=ascii,
-)
-def test_case_spacing_and_code_points_are_normalized(search, one, other):
-    add((one,), (other,))
+)  # fmt: skip
+def test_case_spacing_and_code_points_are_normalized(search, texts):
+    add(*[(text,) for text in texts])
     (pair,) = search(threshold=1).result["pairs"]
     assert pair["score"] == 1
 
