@@ -31,7 +31,7 @@ from tests.running import ROOT
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
 ACTOR = Actor(None, "test")
-BACKLOG = 5_000
+BACKLOG = 1_200
 
 
 class RunningRelay:
@@ -155,8 +155,9 @@ def holding(relays: list[RunningRelay]) -> RunningRelay:
     return found
 
 
-def has_all(consumer: Consumer) -> bool:
-    return set(consumer.ids()) >= set(logged())
+def wait_for_all(consumer: Consumer) -> None:
+    """Wait until each change was published."""
+    wait_for(lambda: set(consumer.ids()) >= set(logged()), 90)
 
 
 def assert_equal_and_in_order(consumer: Consumer, duplicates: int = 0) -> None:
@@ -179,44 +180,32 @@ def test_every_change_is_published_once_and_in_order(
     write(range(100))
     consumer = make_consumer(url)
     relay = make_relay(database_of_tests(), url)
-    wait_for(lambda: has_all(consumer))
-    write(range(100, 300))
-    wait_for(lambda: has_all(consumer))
+    wait_for_all(consumer)
+    write(range(100, 200))
+    wait_for_all(consumer)
     assert_equal_and_in_order(consumer)
 
-    began = time.monotonic()
-    make_item(id="prompt")
-    wait_for(lambda: has_all(consumer))
-    assert time.monotonic() - began < 1 + BUSY_S
     assert relay.stop() == 0
     assert EventRelay.objects.get().held_until is None
 
 
-def test_relays_that_are_killed_lose_no_change(
+def test_hung_relay_is_replaced_and_no_change_is_lost(
     transactional_db, url, make_relay, make_consumer
 ):
     consumer = make_consumer(url)
     relays = [make_relay(database_of_tests(), url) for _ in range(2)]
-    with writing(range(1500)):
-        wait_for(lambda: len(consumer.bodies) > 100)
+    with writing(range(300)):
+        wait_for(lambda: len(consumer.bodies) > 50)
         first = holding(relays)
         first.process.send_signal(signal.SIGSTOP)
-        paused = time.monotonic()
-        wait_for(lambda: holding(relays) is not first)
-        assert time.monotonic() - paused < 15 + BUSY_S
+        wait_for(lambda: holding(relays) is not first, 15 + BUSY_S)
         first.process.send_signal(signal.SIGCONT)
         seen = len(consumer.bodies)
         make_item(id="after-the-pause")
         wait_for(lambda: len(consumer.bodies) > seen)
-
-        second = holding(relays)
-        assert second is not first
-        second.kill()
-        killed = time.monotonic()
-        wait_for(lambda: holding(relays) is first)
-        assert time.monotonic() - killed < 15 + BUSY_S
-    wait_for(lambda: has_all(consumer))
-    assert_equal_and_in_order(consumer, duplicates=2 * 500)
+        assert holding(relays) is not first
+    wait_for_all(consumer)
+    assert_equal_and_in_order(consumer, duplicates=500)
 
 
 def test_broker_that_is_killed_loses_no_change(
@@ -224,15 +213,15 @@ def test_broker_that_is_killed_loses_no_change(
 ):
     consumer = make_consumer(rabbitmq_own.url())
     relay = make_relay(database_of_tests(), rabbitmq_own.url())
-    with writing(range(600)):
+    with writing(range(300)):
         wait_for(lambda: len(consumer.bodies) > 50)
         rabbitmq_own.kill()
         make_item(id="while-it-is-away")
         wait_for(lambda: EventRelay.objects.exclude(trouble="").exists())
         rabbitmq_own.start()
-    wait_for(lambda: has_all(consumer), 60)
+    wait_for_all(consumer)
     wait_for(lambda: not EventRelay.objects.exclude(trouble="").exists())
-    assert_equal_and_in_order(consumer, duplicates=1_000)
+    assert_equal_and_in_order(consumer, duplicates=500)
     assert relay.output().count("the broker failed") == 1
     assert relay.stop() == 0
 
@@ -242,13 +231,13 @@ def test_database_that_is_killed_loses_no_change(
 ):
     consumer = make_consumer(url)
     relay = make_relay(own_database, url)
-    write(range(200))
+    write(range(100))
     wait_for(lambda: len(consumer.bodies) > 50)
     postgres_own.kill()
     wait_for(lambda: "the database failed" in relay.output())
     postgres_own.start()
-    write(range(200, 400))
-    wait_for(lambda: has_all(consumer))
+    write(range(100, 200))
+    wait_for_all(consumer)
     assert_equal_and_in_order(consumer, duplicates=500)
     assert relay.stop() == 0
 
@@ -259,7 +248,7 @@ def test_redis_works_as_a_broker(
     consumer = make_consumer(redis_own.url())
     make_relay(database_of_tests(), redis_own.url())
     write(range(100))
-    wait_for(lambda: has_all(consumer))
+    wait_for_all(consumer)
     assert_equal_and_in_order(consumer)
 
 
@@ -277,5 +266,5 @@ def test_long_backlog_is_published(transactional_db, url, make_relay):
         queue.declare()
         make_relay(database_of_tests(), url)
         last = ItemChange.objects.latest("pk").pk
-        wait_for(lambda: EventRelay.objects.filter(change=last).exists(), 20)
+        wait_for(lambda: EventRelay.objects.filter(change=last).exists())
         assert queue.queue_declare(passive=True).message_count == BACKLOG

@@ -33,16 +33,24 @@ def lines(content: str | bytes):
     return list(read_lines(stream(content)))
 
 
-def load(content: str | bytes, folder: Path, **options) -> ImportRun:
-    run = importing.begin(source="test", path="-", actor=TESTER)
-    rejects = folder / "rejects.csv"
+def begin() -> ImportRun:
+    return importing.begin(source="test", path="-", actor=TESTER)
+
+
+def proceed(run: ImportRun, content: str | bytes, folder: Path, **options) -> ImportRun:
+    rejects = partial(importing.write_rejects, folder / "rejects.csv")
     return importing.proceed(
-        run,
-        stream(content),
-        actor=TESTER,
-        rejects=partial(importing.write_rejects, rejects),
-        **options,
+        run, stream(content), actor=TESTER, rejects=rejects, **options
     )
+
+
+def load(content: str | bytes, folder: Path) -> ImportRun:
+    return proceed(begin(), content, folder)
+
+
+def rejects(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "rejects.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def counts(run: ImportRun) -> tuple[int, int, int, int]:
@@ -52,6 +60,7 @@ def counts(run: ImportRun) -> tuple[int, int, int, int]:
 # --- reading
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -63,12 +72,14 @@ def test_csv_separator_is_recognized(separator, end, mark):
     assert (line.fields, line.error) == ({"id": "1", "name": 'a "b"'}, "")
 
 
+@pytest.mark.once
 def test_csv_row_spans_several_lines():
     first, second = lines('name,description\na,"one\ntwo"\nb,x\n')
     assert first.fields["description"] == "one\ntwo"
     assert (first.number, second.number) == (3, 4)
 
 
+@pytest.mark.once
 def test_ndjson_and_gzip_are_recognized_by_content():
     text = '{"name": "a"}\n\n{"name": "b"}'
     for content in (text, gzip.compress(text.encode()), "\ufeff" + text):
@@ -76,6 +87,7 @@ def test_ndjson_and_gzip_are_recognized_by_content():
         assert found == ["a", None, "b"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -117,8 +129,7 @@ def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
     run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
 
     assert counts(run) == (1, 0, 0, 1)
-    with open(tmp_path / "rejects.csv", newline="") as file:
-        (reject,) = csv.DictReader(file)
+    (reject,) = rejects(tmp_path)
     assert reject["line"] == "2"
     assert re.search(reason, reject["reason"])
 
@@ -131,9 +142,8 @@ def test_unclosed_quote_swallows_no_row(tmp_path):
     assert counts(run) == (3, 0, 0, 3)
     assert set(Item.objects.values_list("pk", flat=True)) == {"q2", "q3", "q5"}
     assert catalogue.get_item("q3").description == "two\nlines"
-    with open(tmp_path / "rejects.csv", newline="") as file:
-        rejects = [(row["line"], row["row"]) for row in csv.DictReader(file)]
-    assert rejects == [("2", 'q1,a,"x'), ("6", 'q4,d,"e" f'), ("8", 'q6,"')]
+    rejected = [(row["line"], row["row"]) for row in rejects(tmp_path)]
+    assert rejected == [("2", 'q1,a,"x'), ("6", 'q4,d,"e" f'), ("8", 'q6,"')]
 
 
 @pytest.mark.django_db
@@ -143,16 +153,18 @@ def test_huge_line_in_an_open_quote_costs_two_rows(tmp_path):
     assert counts(run) == (1, 0, 0, 2)
 
 
+@pytest.mark.once
 def test_reopened_quotes_are_read_in_linear_time():
     """Each line alone could begin a row that goes on to the end of the file."""
-    content = b"id,name\n" + b'a","b\n' * 200_000 + b"1,good\n"
+    content = b"id,name\n" + b'a","b\n' * 20_000 + b"1,good\n"
     source = stream(content)
     found = list(read_lines(source))
-    assert len(found) == 200_001
+    assert len(found) == 20_001
     assert found[-1].fields == {"id": "1", "name": "good"}
     assert all(line.error for line in found[:-1])
 
 
+@pytest.mark.once
 def test_file_is_not_read_beyond_its_limit():
     content = stream(gzip.compress(b"name\n" + b"\n" * 100_000))
     with pytest.raises(Unreadable, match="more than 50,000 bytes"):
@@ -277,52 +289,31 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
         if run.line > 25:
             raise Stop
 
-    run = importing.begin(source="test", path="-", actor=TESTER)
-    rejects = tmp_path / "r.csv"
+    run = begin()
     with pytest.raises(Stop):
-        importing.proceed(
-            run,
-            stream(content),
-            actor=TESTER,
-            rejects=partial(importing.write_rejects, rejects),
-            on_batch=stop,
-        )
+        proceed(run, content, tmp_path, on_batch=stop)
     run.refresh_from_db()
     assert (run.state, run.line) == ("running", 31)
     # What a batch wrote to the rejects before it was lost is not there twice.
-    with open(rejects, "a") as file:
+    with open(tmp_path / "rejects.csv", "a") as file:
         file.write("half a line")
 
-    run = importing.proceed(
-        run,
-        stream(content),
-        actor=TESTER,
-        rejects=partial(importing.write_rejects, rejects),
-    )
+    run = proceed(run, content, tmp_path)
 
     assert run.state == DONE
     assert counts(run) == (42, 0, 0, 8)
     assert Item.objects.count() == 42
-    with open(rejects, newline="") as file:
-        assert [row["line"] for row in csv.DictReader(file)] == [
-            str(n + 2) for n in range(0, 50, 7)
-        ]
+    rejected = [row["line"] for row in rejects(tmp_path)]
+    assert rejected == [str(n + 2) for n in range(0, 50, 7)]
 
 
 @pytest.mark.django_db
 def test_time_slice_applies_whole_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(importing.batches, "__defaults__", (2,))
     content = "name\n" + "".join(f"n{n}\n" for n in range(7))
-    run = importing.begin(source="test", path="-", actor=TESTER)
-    slices = 0
+    run, slices = begin(), 0
     while run.state != DONE:
-        run = importing.proceed(
-            run,
-            stream(content),
-            actor=TESTER,
-            rejects=partial(importing.write_rejects, tmp_path / "r"),
-            seconds=0,
-        )
+        run = proceed(run, content, tmp_path, seconds=0)
         slices += 1
     assert slices == 5
     assert counts(run) == (7, 0, 0, 0)
@@ -330,23 +321,11 @@ def test_time_slice_applies_whole_batches(tmp_path, monkeypatch):
 
 @pytest.mark.django_db
 def test_second_process_does_not_apply_the_same_batch(tmp_path):
-    run = importing.begin(source="test", path="-", actor=TESTER)
+    run = begin()
     stale = ImportRun.objects.get(pk=run.pk)
-    content = "id,name\n1,a\n"
-    rejects = tmp_path / "r"
-    importing.proceed(
-        run,
-        stream(content),
-        actor=TESTER,
-        rejects=partial(importing.write_rejects, rejects),
-    )
+    proceed(run, "id,name\n1,a\n", tmp_path)
     with pytest.raises(Conflict):
-        importing.proceed(
-            stale,
-            stream(content),
-            actor=TESTER,
-            rejects=partial(importing.write_rejects, rejects),
-        )
+        proceed(stale, "id,name\n1,a\n", tmp_path)
     assert ItemChange.objects.count() == 1
 
 
@@ -356,14 +335,9 @@ def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch)
         raise RuntimeError("lost")
 
     monkeypatch.setattr(staging, "_write_log", fail)
-    run = importing.begin(source="test", path="-", actor=TESTER)
+    run = begin()
     with pytest.raises(RuntimeError):
-        importing.proceed(
-            run,
-            stream("name\na\n"),
-            actor=TESTER,
-            rejects=partial(importing.write_rejects, tmp_path / "r"),
-        )
+        proceed(run, "name\na\n", tmp_path)
     run.refresh_from_db()
     assert (run.offset, run.created, run.state) == (0, 0, "running")
     assert not Item.objects.exists()
@@ -382,7 +356,7 @@ tag_lists = st.lists(st.sampled_from(["a", "b-c", "d.e", "x1", "z+"]), max_size=
 
 
 class ExportAndImport(TestCase):
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(st.tuples(ids, texts, texts, tag_lists), max_size=8),
         st.sampled_from(sorted(exporting.FORMATS)),

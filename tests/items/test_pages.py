@@ -94,6 +94,7 @@ def test_changes_page_lists_the_changes_of_all_items(client):
     response = client.get("/items/changes/")
     assert [c.action for c in response.context["page"].rows] == ["deleted", "created"]
     assert "/items/bolt/" in text(response)
+    assert "tester" not in text(response)
 
 
 # --- writing
