@@ -112,15 +112,16 @@ class Pair:
         shared = redis.Redis.from_url(self.ground.redis.url())
         for key in shared.keys(RESPONSES):
             shared.delete(key)
-        keys = [f"'{path}'".replace("?", "', query='").encode() for path in paths]
+        # A response is stored with its key, which has path and query as they are.
+        wanted = [(item, *path.split("?")) for path in paths]
 
         def is_stored() -> bool:
             self.here.cache(*paths)  # it is written behind the answer
             values = shared.mget(["none", *shared.keys(RESPONSES)])
-            texts = [zlib.decompress(value) for value in values if value]
+            texts = [zlib.decompress(value).decode() for value in values if value]
             return all(
-                any(key in text and item.encode() in text for text in texts)
-                for key in keys
+                any(all(part in text for part in parts) for text in texts)
+                for parts in wanted
             )
 
         wait_for(is_stored)

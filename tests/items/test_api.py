@@ -187,45 +187,23 @@ def test_delete_is_204_and_then_404(api):
 
 
 @pytest.mark.parametrize("method", ["put", "patch", "delete"])
-@pytest.mark.parametrize(
-    ("if_match", "status"),
-    [('"1"', 412), ('"1", "2"', 200), ('W/"2"', 412), ("*", 200), ("2", 400),
-     ('"x"', 412), ('"²"', 412), ('"' + "9" * 5000 + '"', 412)],
-    ids=lambda value: str(value)[:12],
-)  # fmt: skip
-def test_if_match_guards_every_write(api, method, if_match, status):
+def test_preconditions_guard_every_write(api, method):
     make_item(id="a")
     catalogue.update_item("a", {"name": "second"}, actor=TESTER)
 
-    response = getattr(api, method)(
-        f"{ITEMS}/a", {"name": "mine"}, headers={"If-Match": if_match}
-    )
+    def write(header: str, value: str):
+        send = getattr(api, method)
+        return send(f"{ITEMS}/a", {"name": "mine"}, headers={header: value})
 
-    if status in (400, 412):
-        code = "stale_version" if status == 412 else "invalid"
-        assert_problem(response, status, code)
-        assert catalogue.get_item("a").name == "second"
-    else:
-        assert response.status_code in (200, 204)
-
-
-@pytest.mark.parametrize("method", ["put", "patch", "delete"])
-@pytest.mark.parametrize(
-    ("header", "value", "code"),
-    [
-        ("If-None-Match", "*", "precondition_failed"),
-        ("If-Unmodified-Since", "Sat, 01 Jan 2000 00:00:00 GMT", "stale_version"),
-    ],
-)
-def test_every_precondition_guards_every_write(api, method, header, value, code):
-    make_item(id="a")
-
-    response = getattr(api, method)(
-        f"{ITEMS}/a", {"name": "mine"}, headers={header: value}
-    )
-
-    assert_problem(response, 412, code)
-    assert catalogue.get_item("a").version == 1
+    for header, value, status, code in (
+        ("If-Match", '"1"', 412, "stale_version"),
+        ("If-Match", "2", 400, "invalid"),
+        ("If-None-Match", "*", 412, "precondition_failed"),
+        ("If-Unmodified-Since", "Sat, 01 Jan 2000 00:00:00 GMT", 412, "stale_version"),
+    ):
+        assert_problem(write(header, value), status, code)
+    assert catalogue.get_item("a").name == "second"
+    assert write("If-Match", '"1", "2"').status_code in (200, 204)
 
 
 def test_if_match_can_be_required(api, settings):
@@ -441,13 +419,6 @@ def test_unexpected_error_is_a_problem_without_secrets(api, monkeypatch):
     response = api.get(f"{ITEMS}/a")
     problem = assert_problem(response, 500, "server_error")
     assert "secret" not in str(problem)
-
-
-def test_request_id_is_accepted_or_generated(anonymous_api):
-    given = anonymous_api.get(ITEMS, headers={"X-Request-ID": "abc.DEF-1"})
-    assert given["X-Request-ID"] == "abc.DEF-1"
-    made = anonymous_api.get(ITEMS, headers={"X-Request-ID": "no good\n"})
-    assert len(made["X-Request-ID"]) == 32
 
 
 # --- query counts
