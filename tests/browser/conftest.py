@@ -19,9 +19,11 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Locator,
     Page,
     Request,
     Response,
+    expect,
     sync_playwright,
 )
 
@@ -39,7 +41,9 @@ ARGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-TIMEOUT_MS = 10_000
+# What a loaded machine may take.
+TIMEOUT_MS = 30_000
+expect.set_options(timeout=TIMEOUT_MS)
 # What a page is looked at in: each scheme of colours, and each width.
 LOOKS = [("light", 1280), ("dark", 390)]
 
@@ -108,6 +112,15 @@ class Browsers:
     def _on_response(self, response: Response) -> None:
         if response.status >= 400 and response.request.resource_type != "document":
             self.trouble.append(f"{response.status}: {response.url}")
+
+
+def tab_to(target: Locator) -> None:
+    """Press Tab until the element has the focus."""
+    for _ in range(40):
+        target.page.keyboard.press("Tab")
+        if target.evaluate("element => element === document.activeElement"):
+            return
+    raise AssertionError(f"Tab does not reach {target}")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from items import catalogue
 from items.models import ImportRun
-from tests.browser.conftest import LOOKS, Browsers
+from tests.browser.conftest import LOOKS, Browsers, tab_to
 from tests.factories import TESTER, make_item, make_items
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -105,24 +105,16 @@ def test_catalogue_is_used_by_keyboard_alone(page: Page) -> None:
     make_items(3)
     page.goto("/items/")
 
-    def tab_to(role: str, name: str) -> None:
-        target = page.get_by_role(role, name=name)  # type: ignore[arg-type]
-        for _ in range(30):
-            page.keyboard.press("Tab")
-            if target.evaluate("element => element === document.activeElement"):
-                return
-        raise AssertionError(f"Tab does not reach {name}")
-
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip to content")
     expect(skip).to_be_focused()
     expect(skip).to_be_in_viewport()
     page.keyboard.press("Enter")
     expect(page.get_by_role("main")).to_be_focused()
-    tab_to("searchbox", "Search")
+    tab_to(page.get_by_role("searchbox", name="Search"))
     page.keyboard.type("00002")
     expect(page.locator(".rows > li")).to_have_count(1)
-    tab_to("link", "Item 00002")
+    tab_to(page.get_by_role("link", name="Item 00002"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Item 00002")
 

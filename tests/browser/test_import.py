@@ -102,9 +102,3 @@ def test_import_continues_when_the_server_is_back(
     expect(page.get_by_role("alert")).to_be_hidden()
     assert Item.objects.count() == 2
     browsers.trouble = [text for text in browsers.trouble if "503" not in text]
-
-
-def test_other_file_is_rejected_with_a_reason(editor_page: Page) -> None:
-    upload(editor_page, b"colour;size\nred;7\n")
-    expect(editor_page.get_by_role("alert")).to_contain_text("no column “name”")
-    expect(editor_page.get_by_label("File", exact=True)).to_be_visible()

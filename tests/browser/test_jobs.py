@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from compute.models import Job
 from items.apps import EDITORS
-from tests.browser.conftest import LOOKS, Browsers
+from tests.browser.conftest import LOOKS, Browsers, tab_to
 from tests.browser.test_accessibility import LONG, check
 from tests.compute.factories import do, make_file, make_job
 from tests.factories import make_item, make_items
@@ -100,25 +100,16 @@ def test_page_recovers_from_a_server_that_does_not_answer(
 
 def test_job_is_started_and_cancelled_by_keyboard(person_page: Page) -> None:
     page = person_page
-
-    def tab_to(role: str, name: str) -> None:
-        target = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            if target.evaluate("element => element === document.activeElement"):
-                return
-        raise AssertionError(f"Tab does not reach {name}")
-
     page.goto("/jobs/")
-    tab_to("link", "New job")
+    tab_to(page.get_by_role("link", name="New job", exact=True))
     page.keyboard.press("Enter")
-    tab_to("link", "Echo")
+    tab_to(page.get_by_role("link", name="Echo", exact=True))
     page.keyboard.press("Enter")
-    tab_to("spinbutton", "Number")
+    tab_to(page.get_by_role("spinbutton", name="Number", exact=True))
     page.keyboard.type("5")
     page.keyboard.press("Enter")
     expect_state(page, "Queued")
-    tab_to("button", "Cancel")
+    tab_to(page.get_by_role("button", name="Cancel", exact=True))
     page.keyboard.press("Enter")
     expect_state(page, "Cancelled")
 
