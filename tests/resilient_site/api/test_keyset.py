@@ -64,31 +64,31 @@ def test_first_page_has_no_previous_and_empty_page_no_links():
     assert (len(page.rows), page.next, page.previous) == (3, None, None)
 
 
+NO_TIMES = [
+    "2020-01-01", "yesterday", 5, "9999-99-99T00:00", "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "bad",
-    ["x", "ä", "====", "W10", "bnVsbA", "e30", "WyJuYW1lIiwwXQ",
-     Cursor("id", False, ("a",)).encode(),
-     Cursor("name", False, ("a", "b", "c")).encode(),
-     Cursor("name", False, ("a\0", "b")).encode(),
-     Cursor("name", 5, ("a", "b")).encode(),
-     Cursor("name", False, (None, "b")).encode(),
-     "A" * 5000],
+    ("ordering", "bad"),
+    [
+        *[("name", bad) for bad in ("x", "ä", "====", "W10", "bnVsbA", "e30",
+                                    "WyJuYW1lIiwwXQ", "A" * 5000)],
+        ("name", Cursor("id", False, ("a",)).encode()),
+        ("name", Cursor("name", False, ("a", "b", "c")).encode()),
+        ("name", Cursor("name", False, ("a\0", "b")).encode()),
+        ("name", Cursor("name", 5, ("a", "b")).encode()),
+        ("name", Cursor("name", False, (None, "b")).encode()),
+        *[("updated_at", Cursor("updated_at", False, (value, "a")).encode())
+          for value in NO_TIMES],
+    ],
 )  # fmt: skip
-def test_malformed_cursor_is_rejected(bad):
+@pytest.mark.once
+def test_malformed_cursor_is_rejected(ordering, bad):
     with pytest.raises(Invalid) as caught:
-        paginate(Item.objects.all(), ordering="name", cursor=bad, size=3)
+        paginate(Item.objects.all(), ordering=ordering, cursor=bad, size=3)
     assert "cursor" in caught.value.errors
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["2020-01-01", "yesterday", 5, "9999-99-99T00:00", "0001-01-01T00:00:00+23:59",
-     "9999-12-31T23:59:59-23:59"],
-)  # fmt: skip
-def test_cursor_with_a_wrong_time_is_rejected(value):
-    cursor = Cursor("updated_at", False, (value, "a")).encode()
-    with pytest.raises(Invalid):
-        paginate(Item.objects.all(), ordering="updated_at", cursor=cursor, size=3)
 
 
 @pytest.mark.django_db

@@ -44,7 +44,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         POST + b"Content-Length: 5, 5\r\n\r\n" + SMUGGLED,
         POST + b"Content-Length: +5\r\n\r\n" + SMUGGLED,
         POST + b"Content-Length: 0x5\r\n\r\n" + SMUGGLED,
-        POST + b"Content-Length: " + b"0" * 5000 + b"2\r\n\r\n" + SMUGGLED,
         POST + b"Content-Length: -1\r\n\r\n" + SMUGGLED,
         POST + b"Content-Length:\r\n\r\n" + SMUGGLED,
         POST + b"Content-Length : 5\r\n\r\n" + SMUGGLED,

@@ -35,6 +35,13 @@ def test_body_in_any_pieces_arrives_whole(pieces):
 
 
 @run
+async def test_length_of_many_digits_is_no_server_error():
+    """They are more than int() takes."""
+    answer = await ask("/plain", "POST", sized("0" * 5000 + "2"), [b"xx"])
+    assert answer.status == 200
+
+
+@run
 async def test_large_body_is_kept_on_disk():
     pieces = [b"x" * 100_000] * 50
     answer = await ask("/plain", "POST", sized(5_000_000), pieces)
