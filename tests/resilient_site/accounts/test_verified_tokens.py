@@ -4,7 +4,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from rest_framework.test import APIClient
@@ -35,10 +34,6 @@ def post_item(token: bytes) -> int:
     client = APIClient()
     client.credentials(HTTP_AUTHORIZATION=f"Token {token.decode()}")
     return client.post("/api/v1/items/", {"name": "x"}).status_code
-
-
-def test_process_has_one_register():
-    assert verified_tokens() is apps.get_app_config("resilient_site").verified_tokens
 
 
 def test_token_is_looked_up_once(editor, django_assert_num_queries):

@@ -204,7 +204,7 @@ def test_restore_drops_later_tables_and_a_broken_file_changes_nothing(
 
 @pytest.mark.parametrize("sites", ["sqlite"], indirect=True)
 def test_database_in_use_is_not_replaced_and_a_damaged_one_is(sites, tmp_path: Path):
-    """Who has it open would go on writing to the one that went."""
+    """A process that has it open would go on writing to the old file."""
     broken, used, unused, damaged = found(sites[0], SQLITE, tmp_path)
     assert broken[0]
     assert "malformed" in broken[2]

@@ -82,13 +82,6 @@ def test_killed_web_master_restarts_and_no_client_is_refused(site):
     assert site.compute() == compute
 
 
-def test_killed_web_worker_is_replaced(site):
-    master = site.web_master()
-    kill(*site.web_workers())
-    assert site.get("/api/v1/items").status == 200
-    assert site.web_master() == master
-
-
 def test_killed_compute_restarts_and_the_web_goes_on(site):
     master, workers = site.web_master(), site.web_workers()
     for _ in range(2):
