@@ -15,18 +15,18 @@ pytestmark = pytest.mark.once
 @pytest.mark.parametrize(
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=1", "''=1"]
 )
-def test_no_cell_begins_a_formula(text):
+def test_formula_is_escaped(text):
     (cell,) = next(csv.reader(io.StringIO(render_csv([[text]]).decode(), newline="")))
     assert cell == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["", "Germany", "'quoted'", "1-1", "a=b", "'"])
-def test_others_stay_as_they_are(text):
+def test_other_text_is_not_escaped(text):
     assert render_csv([["x", text]]).decode() == f"x,{text}\r\n"
 
 
 @given(st.text("=+-@'a ＝\t") | st.text())
-def test_what_was_written_is_read(text):
+def test_unescape_returns_what_was_written(text):
     written = render_csv([["x", text]]).decode("utf-8", "surrogateescape")
     _, cell = next(csv.reader(io.StringIO(written, newline="")))
     assert unescape(cell) == text.encode("utf-8", "backslashreplace").decode()

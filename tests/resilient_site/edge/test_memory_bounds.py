@@ -1,4 +1,4 @@
-"""The copies in memory take no more than they are granted."""
+"""Cached responses in memory take no more than their limit."""
 
 import gc
 import os
@@ -34,15 +34,15 @@ def copy(body: bytes, at: int = 1, headers: int = 12) -> CachedResponse:
 
 
 @pytest.mark.parametrize("size", [0, 2_000, 50_000])
-@pytest.mark.parametrize("is_asked_again", [False, True])
-def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
+@pytest.mark.parametrize("is_requested_again", [False, True])
+def test_usage_is_the_memory_that_responses_take(size, is_requested_again):
     cache = ResponseCache(MAX_BYTES)
     gc.collect()
     tracemalloc.start()
     try:
         for n in range(2 * MAX_BYTES // (size + 2_000)):
             cache.put(key(n, f"search={n:0200}"), copy(os.urandom(size), n))
-            if is_asked_again:
+            if is_requested_again:
                 cache.get(key(n, f"search={n:0200}"))
         gc.collect()
         # Threads of other tests may go on, and allocate elsewhere.
@@ -55,7 +55,7 @@ def test_its_bytes_are_what_the_copies_really_take(size, is_asked_again):
     assert 0.4 * cache.bytes < taken <= 1.05 * cache.bytes
 
 
-def test_a_flood_pushes_out_nothing_that_is_asked_for_again():
+def test_flood_of_responses_evicts_none_that_was_requested_twice():
     cache = ResponseCache(MAX_BYTES)
     for n in range(100):
         cache.put(key(n), copy(b"x" * 1_000))
@@ -66,7 +66,7 @@ def test_a_flood_pushes_out_nothing_that_is_asked_for_again():
     assert cache.bytes <= MAX_BYTES
 
 
-def test_the_least_recently_used_go_first():
+def test_least_recently_used_response_is_evicted_first():
     cache = ResponseCache(MAX_BYTES)
     for n in range(1000):
         cache.put(key(n), copy(b"x" * 1_000))
@@ -77,7 +77,7 @@ def test_the_least_recently_used_go_first():
     assert not cache.get(key(1))
 
 
-def test_one_large_copy_empties_nothing():
+def test_large_response_evicts_nothing():
     cache = ResponseCache(MAX_BYTES)
     cache.put(key(1), copy(b"small"))
     cache.put(key(2), copy(b"x" * int(PROBATION_SHARE * MAX_BYTES)))
@@ -85,7 +85,7 @@ def test_one_large_copy_empties_nothing():
     assert cache.get(key(2)) is None
 
 
-def test_what_is_forgotten_gives_its_room_back():
+def test_deleted_responses_free_their_memory():
     cache = ResponseCache(MAX_BYTES)
     for n in range(4):
         cache.put(key(n), copy(b"x" * 1000))
@@ -95,7 +95,7 @@ def test_what_is_forgotten_gives_its_room_back():
     assert (len(cache), cache.bytes, cache._probation_bytes) == (0, 0, 0)
 
 
-def test_a_copy_that_was_read_earlier_displaces_none():
+def test_response_that_was_read_earlier_replaces_none():
     cache = ResponseCache(MAX_BYTES)
     assert cache.put(key(1), copy(b"new", at=2))
     assert not cache.put(key(1), copy(b"old", at=1))
@@ -106,13 +106,13 @@ def test_a_copy_that_was_read_earlier_displaces_none():
     assert cache.put(key(1), copy(b"newer", at=2))
 
 
-def test_without_room_nothing_is_kept():
+def test_cache_of_no_bytes_stores_nothing():
     cache = ResponseCache(0)
     cache.put(key(1), copy(b"x"))
     assert (len(cache), cache.bytes) == (0, 0)
 
 
-def test_an_answer_that_is_too_large_or_not_whole_is_no_copy():
+def test_large_or_incomplete_response_is_not_stored():
     for length, size in ((BODY_MAX_BYTES + 1,) * 2, (5, 4), (4, 5)):
         headers = [
             (b"content-length", b"%d" % length),

@@ -25,7 +25,7 @@ GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
 pytestmark = [pytest.mark.urls(__name__), pytest.mark.once]
 
-# What the views go by, and what they have seen; new for each test.
+# What the views do, and what they have seen; new for each test.
 now = SimpleNamespace()
 
 
@@ -178,7 +178,7 @@ def served(test):
 
 
 @served
-async def test_a_stream_goes_out_in_place_of_the_content(site):
+async def test_stream_replaces_the_content(site):
     reader, writer = await site.send(GET % b"/stream")
     start = await head(reader)
     assert start.startswith(b"HTTP/1.1 200")
@@ -205,7 +205,7 @@ async def test_streams_hold_no_threads(site):
 
 
 @served
-async def test_a_stream_ends_with_its_client(site):
+async def test_stream_ends_with_its_client(site):
     reader, writer = await site.send(GET % b"/stream")
     await reader.readuntil(b"first\n")
     writer.close()
@@ -213,7 +213,7 @@ async def test_a_stream_ends_with_its_client(site):
 
 
 @served
-async def test_the_head_of_a_stream_starts_none(site):
+async def test_head_starts_no_stream(site):
     request = GET.replace(b"GET", b"HEAD") % b"/stream"
     reader, _ = await site.send(request + GET % b"/page")
     assert b"x-kept: 1" in await head(reader)
@@ -221,7 +221,7 @@ async def test_the_head_of_a_stream_starts_none(site):
     assert now.open == 0
 
 
-def test_a_stream_that_is_not_read_is_given_up(monkeypatch):
+def test_stream_that_is_not_read_is_ended(monkeypatch):
     monkeypatch.setattr(wsgi_bridge, "IDLE_S", 0.3)
 
     @served
@@ -234,7 +234,7 @@ def test_a_stream_that_is_not_read_is_given_up(monkeypatch):
 
 
 @served
-async def test_a_stream_that_is_not_read_does_not_hold_up_the_stop(site):
+async def test_stream_that_is_not_read_does_not_hold_up_the_stop(site):
     await site.send(GET % b"/stream?flood")
     await becomes(lambda: now.open == 1)
     for connection in site.server.server_state.connections:
@@ -243,7 +243,7 @@ async def test_a_stream_that_is_not_read_does_not_hold_up_the_stop(site):
     assert now.open == 0
 
 
-def test_a_stream_ends_after_a_time_in_good_order(monkeypatch):
+def test_stream_ends_completely_after_its_longest_time(monkeypatch):
     monkeypatch.setattr(wsgi_bridge, "STREAM_MAX_S", 0.1)
 
     @served
@@ -255,7 +255,7 @@ def test_a_stream_ends_after_a_time_in_good_order(monkeypatch):
     run()
 
 
-def test_beyond_the_room_there_is_the_answer_is_sent_as_it_stands(monkeypatch):
+def test_content_is_sent_where_too_many_responses_are_in_flight(monkeypatch):
     monkeypatch.setattr(streaming, "max_in_flight", lambda: 1)
 
     @served
@@ -269,7 +269,7 @@ def test_beyond_the_room_there_is_the_answer_is_sent_as_it_stands(monkeypatch):
     run()
 
 
-def test_on_another_server_the_answer_is_complete(client):
+def test_content_is_sent_under_wsgi(client):
     assert client.get("/stream").content == b"as it stands"
     response = client.post("/wait", b"body", "text/plain")
     assert (response.status_code, response.content) == (202, b"first")
@@ -298,7 +298,7 @@ async def test_wait_ends_with_an_internal_get_by_the_same_client(site):
 
 
 @served
-async def test_response_after_a_wait_carries_over_what_was_promised(site):
+async def test_response_after_a_wait_has_the_location_of_the_first(site):
     now.done.set()
     start, _ = await site.get(b"/wait", POST)
     assert b"location: /x\r\n" in start
@@ -349,7 +349,7 @@ async def test_wait_of_a_client_that_left_ends_without_a_get(site):
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-def test_what_was_promised_is_sent_if_the_get_fails(status):
+def test_first_response_is_sent_if_the_get_fails(status):
     @served
     async def run(site):
         now.done.set()
@@ -360,7 +360,7 @@ def test_what_was_promised_is_sent_if_the_get_fails(status):
     run()
 
 
-def test_what_was_promised_is_sent_if_the_get_is_rejected(monkeypatch):
+def test_first_response_is_sent_if_the_get_is_rejected(monkeypatch):
     @served
     async def run(site):
         reader, _ = await site.send(POST % b"/wait")
@@ -410,7 +410,7 @@ async def test_no_header_makes_a_request_the_end_of_a_wait(site):
 
 
 @served
-async def test_a_stop_ends_what_goes_on_in_good_order(site):
+async def test_stop_ends_streams_and_waits_completely(site):
     stream, _ = await site.send(GET % b"/stream")
     await stream.readuntil(b"first\n\r\n")
     waiting, _ = await site.send(GET % b"/wait")

@@ -1,4 +1,4 @@
-"""The views that the edge is tested with: they do what a test tells them."""
+"""Views that the edge is tested with: a test sets how they respond."""
 
 from collections.abc import Callable
 from threading import Event
@@ -15,7 +15,7 @@ from resilient_site import urls
 from resilient_site.edge.policy import policy
 from resilient_site.resilience.cache_control import OWN, share
 
-# What was asked, and how the view answers: by what it is given, or as it stands.
+# The requests so far, and what the view does.
 now = SimpleNamespace()
 
 
@@ -38,7 +38,7 @@ def note(request: HttpRequest | Request) -> dict[str, Any]:
 
 
 def held(make: Callable[[], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Read first, then answer when the test says so."""
+    """Read first, then respond when the test sets `now.go_on`."""
 
     def respond(request: HttpRequest) -> HttpResponse:
         response = make()
@@ -83,7 +83,7 @@ def plain(request: HttpRequest) -> HttpResponse:
 
 
 def mine(request: HttpRequest | Request) -> HttpResponse:
-    """What is said to those who are signed in."""
+    """A private response to an authenticated client."""
     note(request)
     if now.respond is not thing_now:
         return now.respond(request)

@@ -23,7 +23,9 @@ def rows(pk: str, version: int = 1) -> tuple[ItemChange, Item]:
 
 
 @pytest.mark.django_db
-def test_all_are_there_as_they_were_given(django_assert_num_queries):
+def test_rows_are_inserted_with_their_values_by_one_statement(
+    django_assert_num_queries,
+):
     change, item = rows("a")
     with django_assert_num_queries(1):
         insert_together(change, item)
@@ -37,7 +39,7 @@ def test_all_are_there_as_they_were_given(django_assert_num_queries):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("table", [Item, ItemChange])
-def test_what_cannot_be_leaves_nothing(table):
+def test_violated_constraint_inserts_nothing(table):
     insert_together(*rows("a"))
     change, item = rows("a", version=2) if table is Item else rows("b")
     if table is ItemChange:
