@@ -145,3 +145,9 @@ def test_instructions_name_existing_files():
         name.split("@")[0] for name in re.findall(r"resilient-site-[\w-]+", commands)
     }
     assert units <= {path.name.split(".")[0].rstrip("@") for path in UNITS}
+
+
+def test_runbook_has_each_alert_in_order():
+    alerts = re.findall(r"- alert: (\w+)", (DEPLOY / "alerts.yml").read_text())
+    sections = re.findall(r"^## (\w+)$", (DEPLOY / "runbook.md").read_text(), re.M)
+    assert sections == alerts
