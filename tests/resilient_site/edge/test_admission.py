@@ -24,6 +24,8 @@ from resilient_site.errors import DeadlinePassed
 from tests.clock import Clock
 from tests.resilient_site.edge.clients import run
 
+pytestmark = pytest.mark.once
+
 PATIENCE_S = {
     "anonymous_read": 60.0, "authenticated_read": 120.0, "write": 300.0, "heavy": 300.0,
 }  # fmt: skip

@@ -16,6 +16,8 @@ from resilient_site.edge.concurrency_limit import (
 from resilient_site.edge.request import Priority
 from tests.clock import Clock
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def limit(clock) -> ConcurrencyLimit:
