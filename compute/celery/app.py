@@ -173,6 +173,7 @@ class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
         global _supervisor_step
         super().__init__(worker, **options)
         _supervisor_step = self
+        self._signals: list[int] = []
 
     def start(self, worker: Any) -> None:
         # Django is set up after the import of this module.
@@ -219,9 +220,11 @@ class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _on_signal(self, number: int, frame: object) -> None:
         """Stop consuming; at a second signal, stop the jobs at once."""
+        # The handler of a second signal may interrupt that of the first.
+        self._signals.append(number)
         if state.should_stop is None:
             state.should_stop = EX_OK
-        else:
+        if len(self._signals) > 1:
             self.supervisor.stop()
             self.supervisor.stop()
 

@@ -78,7 +78,7 @@ class Supervisor:
         self.worker_id = f"{socket.gethostname()[:50]}:{os.getpid()}:{uuid.uuid4().hex}"
         self.source, self.wakeup = source, wakeup
         self.workers = [WorkerHandle() for _ in range(settings.COMPUTE_PROCESSES)]
-        self._stop_at: float | None = None
+        self._stops: list[float] = []  # when it was called
         self._prefetch = Prefetch(len(self.workers))
         self._unwritten: list[tuple[Claim, Outcome]] = []
         self._unwritten_since = 0.0
@@ -108,10 +108,15 @@ class Supervisor:
 
         A second call stops at once. Unfinished jobs return to the queue.
         """
-        now = time.monotonic()
-        first = self._stop_at is None
-        self._stop_at = now + settings.COMPUTE_GRACE_S if first else now
+        # One step, as the handler of a second signal may interrupt that of the first.
+        self._stops.append(time.monotonic())
         self.wakeup.wake()
+
+    @property
+    def _stop_at(self) -> float | None:
+        if len(self._stops) == 1:
+            return self._stops[0] + settings.COMPUTE_GRACE_S
+        return self._stops[1] if self._stops else None
 
     def _has_stopped(self) -> bool:
         if self._stop_at is None:

@@ -6,6 +6,7 @@ import kombu
 from kombu.exceptions import ChannelError
 
 from compute.celery.app import QUEUE, app
+from tests.private_server import wait_for
 
 
 def messages(url: str) -> list[Any]:
@@ -18,6 +19,18 @@ def messages(url: str) -> list[Any]:
 
 def job_ids(url: str) -> list[str]:
     return [message.headers["id"] for message in messages(url)]
+
+
+def empty_queue(url: str) -> None:
+    """Empty the queue, once the workers of earlier tests have left it.
+
+    It is kept: RabbitMQ cannot recover a quorum queue that was declared less than half
+    a second before it is killed.
+    """
+    with kombu.Connection(url) as connection:
+        queue = app.amqp.queues[QUEUE].bind(connection.default_channel)
+        wait_for(lambda: queue.queue_declare().consumer_count == 0)
+        queue.purge()
 
 
 def delete_queue(url: str) -> None:

@@ -12,8 +12,8 @@ from tests.servers import RabbitMQ
 
 @pytest.fixture
 def broker(rabbitmq_server) -> Iterator[RabbitMQ]:
-    """The session's RabbitMQ, without a queue; tests may stop, kill and pause it."""
-    brokers.delete_queue(rabbitmq_server.url())
+    """The session's RabbitMQ, its queue empty; tests may stop, kill and pause it."""
+    brokers.empty_queue(rabbitmq_server.url())
     yield rabbitmq_server
     if rabbitmq_server.running():
         rabbitmq_server.resume()
