@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from xml.etree import ElementTree
 
-import psutil
 import pytest
 
 from tests.load import load_generator
@@ -36,8 +31,6 @@ from tests.load.bench.results import (
     percentile,
 )
 from tests.load.request_template import RequestTemplate
-from tests.private_server import has_ended, wait_for
-from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
@@ -175,21 +168,3 @@ def test_section_is_measured():
     assert run(results, scale, ["cores"]), results
     seconds, factors = results.sections["cores"].pieces
     assert [len(row.values) for row in (*seconds.rows, *factors.rows)] == [1] * 5
-
-
-def test_interrupted_bench_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-m", "tests.load.bench", "--only=reads"]
-    process = subprocess.Popen(
-        [*command, "--output", tmp_path],
-        cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert "reads" in process.stderr.readline()
-    me = psutil.Process(process.pid)
-    family = wait_for(lambda: len(found := me.children(recursive=True)) > 4 and found)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
-    process.stderr.close()
-    wait_for(lambda: all(map(has_ended, family)), 10)
-    assert not list(tmp_path.iterdir())
