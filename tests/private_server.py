@@ -112,7 +112,7 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def wait_for[T](answer: Callable[[], T], timeout: float = 30) -> T:
+def wait_for[T](answer: Callable[[], T], timeout: float = 90) -> T:
     """Call `answer` until it returns something true, and return that."""
     deadline, pause_s = time.monotonic() + timeout, 0.005
     while not (given := answer()):
@@ -196,7 +196,7 @@ class Server(abc.ABC):
         if self.process and self.running():
             killed = self._signal(signal.SIGKILL)
             self.process.wait(15)
-            wait_for(lambda: all(map(has_ended, killed)), 15)
+            wait_for(lambda: all(map(has_ended, killed)))
 
     def pause(self) -> None:
         """Make it hang: it accepts connections and does not respond."""

@@ -116,7 +116,7 @@ class Site:
     def manage(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "manage.py", *args],
-            cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=100,
+            cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=150,
             **options,
         )  # fmt: skip
 
@@ -143,14 +143,14 @@ class Site:
         return site, token, session
 
     def start(
-        self, *options: str, timeout: float = 60, for_the_first_time: bool = False
+        self, *options: str, timeout: float = 150, for_the_first_time: bool = False
     ) -> Self:
         """Start it, on a copy of a first start unless it is to be the first one."""
         self._make_folder(is_filled=not for_the_first_time)
         serve = [sys.executable, "manage.py", "serve", *options]
         return self._run_in_folder(serve, timeout)
 
-    def start_web(self, timeout: float = 60) -> Self:
+    def start_web(self, timeout: float = 150) -> Self:
         """Start the web processes alone, as deploy/systemd does; this is faster."""
         self._make_folder(is_filled=True)
         bind = f"{self.host}:{self.port}"
@@ -170,7 +170,7 @@ class Site:
             if not (data_dir / name).exists():
                 shutil.copy(first_start() / name, data_dir)
 
-    def run(self, command: list[str], timeout: float = 60, **popen: Any) -> Self:
+    def run(self, command: list[str], timeout: float = 150, **popen: Any) -> Self:
         """Start it in any way that ends in `serve`, and wait until it answers."""
         # A session of its own, by which all its processes are known.
         self.process = subprocess.Popen(
@@ -204,8 +204,8 @@ class Site:
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signum)
-            self.process.wait(40)
-            wait_for(lambda: not self.processes(), 30)
+            self.process.wait(90)
+            wait_for(lambda: not self.processes())
         finally:
             self.kill()
         return self.process.returncode

@@ -171,7 +171,7 @@ def make_pools(
                 stack.callback(pool.close)
                 pools.append(pool.start())
             for pool in pools:
-                wait_for(pool.is_ready, 60)
+                wait_for(pool.is_ready)
             return pools
 
         yield make
@@ -187,7 +187,7 @@ def module_pool(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterato
     folder = tmp_path_factory.mktemp("pool")
     pool = Pool(environment(folder) | database_of_tests(), folder)
     try:
-        wait_for(pool.start().is_ready, 60)
+        wait_for(pool.start().is_ready)
         yield pool
     finally:
         pool.close()
@@ -228,7 +228,7 @@ def ended(job: Job) -> Job:
 
 def all_ended(jobs: Iterable[Job]) -> list[Job]:
     started = Job.objects.filter(pk__in=[job.pk for job in jobs])
-    wait_for(lambda: not started.unfinished().exists(), 60)
+    wait_for(lambda: not started.unfinished().exists())
     return list(started)
 
 
@@ -238,7 +238,7 @@ def assert_each_completed_once(record: Path) -> Counter[str]:
     No two workers have started one run. Return the runs.
     """
     done = Job.objects.filter(task="recorded")
-    wait_for(lambda: not done.unfinished().exists(), 60)
+    wait_for(lambda: not done.unfinished().exists())
     assert {job.state for job in done} == {"succeeded"}
     for job in done:
         assert job.result == {"number": job.params["number"], "epoch": job.epoch}
@@ -250,7 +250,7 @@ def assert_each_completed_once(record: Path) -> Counter[str]:
 
 
 def running(job: Job) -> Job:
-    wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists(), 60)
+    wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists())
     job.refresh_from_db()
     return job
 

@@ -59,7 +59,7 @@ class Production:
 
     def both_answer(self) -> None:
         for web in self.webs:
-            wait_for(web.answers, 30)
+            wait_for(web.answers)
 
 
 @pytest.fixture(scope="session")

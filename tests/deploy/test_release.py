@@ -58,12 +58,12 @@ class Unit(Site):
 
     def begin(self) -> None:
         subprocess.run(["sh", self.start_path], check=True)
-        wait_for(self.answers, 60)
+        wait_for(self.answers)
 
     def end(self) -> None:
         if self.pid_path.exists():
             os.kill(int(self.pid_path.read_text()), 15)
-            wait_for(lambda: not self.pid_path.exists(), 30)
+            wait_for(lambda: not self.pid_path.exists())
 
     def is_old(self) -> bool:
         return self.get("/api/v1/nothing").json()["detail"] == OLD

@@ -114,7 +114,6 @@ def test_drill_reports_a_fault(tmp_path):
     # Latencies depend on the machine, and on a busy one a few reads are rejected;
     # correctness does not.
     assert fault["during"]["reads_answered"] > 0.8, output
-    assert fault["during"]["stale"] > 0, output
     assert fault["during"]["writes_answered"] < 0.5, output
     assert fault["recovered_s"] is not None, output
     found = {name: one for name, one in run["found"].items() if name != "checked"}

@@ -38,7 +38,7 @@ def test_serve_publishes_events_and_restarts_a_killed_relay(rabbitmq_server, tmp
             wait_for(lambda: [p for p in site._having("relay_events") if p != relay])
             headers = {"Authorization": f"Token {admin_token()}"}
             site.request("PATCH", f"/api/v1/items/{ITEM}", {"name": "New"}, headers)
-            event = wait_for(lambda: published(queue, "New"), 60)
+            event = wait_for(lambda: published(queue, "New"))
             assert event["subject"] == ITEM
             verbose = site.get("/readyz?verbose").json()
             assert "events" in verbose["checks"]

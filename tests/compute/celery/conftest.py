@@ -44,4 +44,4 @@ def make_worker(make_workers) -> Callable[..., Pool]:
 
 def consuming(workers: Iterable[Pool]) -> None:
     """Wait until workers consume messages."""
-    wait_for(lambda: all(" ready." in worker.output() for worker in workers), 60)
+    wait_for(lambda: all(" ready." in worker.output() for worker in workers))

@@ -44,7 +44,7 @@ def test_celery_command_runs_a_worker(url, shared_database, submit, gate, tmp_pa
             job = running(submit("nap", seconds=60, gate=str(gate)))
             worker.terminate()
             gate.touch()
-            assert worker.wait(60) == 0
+            assert worker.wait(90) == 0
             assert ended(job).state == "succeeded"
         finally:
             worker.kill()

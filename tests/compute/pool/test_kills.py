@@ -49,7 +49,7 @@ def test_jobs_survive_kills_of_supervisors(make_pools, submit, record, dice):
     for number in range(JOBS):
         submit("recorded", number=number, seconds=0.01)
     for kill in range(KILLS // 2):
-        wait_for(lambda kill=kill: finished() > JOBS * kill // (KILLS // 2 + 2), 60)
+        wait_for(lambda kill=kill: finished() > JOBS * kill // (KILLS // 2 + 2))
         victim = dice.choice(pools)
         victim.kill()
         victim.start()
@@ -81,11 +81,11 @@ def test_jobs_survive_outages_of_the_database(
     pool = Pool(stoppable_database, tmp_path).start()
     try:
         for share, fault in ((20, "kill"), (50, "stop"), (80, "pause")):
-            wait_for(unless_down(lambda share=share: finished() > share), 60)
+            wait_for(unless_down(lambda share=share: finished() > share))
             getattr(postgres_own, fault)()
             time.sleep(dice.uniform(0, 1))  # the length of an outage
             postgres_own.resume() if fault == "pause" else postgres_own.start()
-        wait_for(unless_down(lambda: finished() == JOBS), 60)
+        wait_for(unless_down(lambda: finished() == JOBS))
         assert_each_completed_once(record)
         assert pool.stop() == 0
     finally:

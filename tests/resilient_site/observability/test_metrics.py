@@ -59,7 +59,7 @@ def test_requests_stay_counted_when_their_process_ends(site):
     worker = site.web_workers()[0]
     worker.send_signal(signal.SIGTERM)
     worker.wait(20)
-    wait_for(lambda: metrics(site)["processes", "web"] == 2, 20)
+    wait_for(lambda: metrics(site)["processes", "web"] == 2)
     assert hits() == before
 
 
@@ -68,9 +68,9 @@ def test_counter_does_not_fall_when_gunicorn_restarts(site):
     before = metrics(site)[name]
     master = site.web_master()
     master.terminate()
-    master.wait(30)
+    master.wait(90)
     wait_for(site.answers)
-    assert wait_for(lambda: metrics(site)[name] >= before + 2, 20)
+    assert wait_for(lambda: metrics(site)[name] >= before + 2)
 
 
 def test_unknown_paths_and_methods_make_no_series(site):
@@ -91,7 +91,7 @@ def test_rate_limits_and_jobs_are_counted(site):
         found = metrics(site)
         return sum(v for name, v in found.items() if name[0] == "jobs_ended_total")
 
-    wait_for(lambda: jobs() >= 1, 20)
+    wait_for(lambda: jobs() >= 1)
     name = "rate_limited_total", "anonymous-export"
     assert wait_for(lambda: metrics(site).get(name) == exports.count(429))
 

@@ -45,7 +45,7 @@ def own_site(tmp_path) -> Iterator[Site]:
     site = Site(tmp_path / "data")
     try:
         yield site
-        wait_for(lambda: not site.processes(), 30)
+        wait_for(lambda: not site.processes())
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((site.host, site.port), 1)
     finally:
@@ -115,7 +115,7 @@ def test_nohup_outlives_its_terminal_but_not_the_supervisor(own_site):
     assert own_site.get("/api/v1/items").status == 200
     wait_for(own_site.pool)
     own_site.supervisor().kill()
-    assert own_site.process.wait(30) != 0
+    assert own_site.process.wait(90) != 0
 
 
 def test_sigterm_lets_requests_finish(own_site):
@@ -126,7 +126,7 @@ def test_sigterm_lets_requests_finish(own_site):
         client.sendall(b"{}")
         with client.makefile("rb") as received:
             assert received.read().startswith(b"HTTP/1.1 401 ")
-    assert own_site.process.wait(30) == 0
+    assert own_site.process.wait(90) == 0
 
 
 def run_in_terminal(site: Site, command: list[str], cwd: Path) -> int:
@@ -149,7 +149,7 @@ def test_ctrl_c_in_a_terminal_stops_the_site(own_site):
     own_site.host = own_site.env["HOST"] = "::1"
     terminal = run_in_terminal(own_site, SERVE, ROOT)
     os.write(terminal, b"\x03")
-    assert own_site.process.wait(30) == 0
+    assert own_site.process.wait(90) == 0
     with open(terminal, "rb", buffering=0) as screen:
         shown = screen.read(100_000).decode()
     assert f"Serving on http://[::1]:{own_site.port}/" in shown
@@ -184,7 +184,7 @@ def test_closed_terminal_stops_a_site_with_odd_paths_and_values(
         assert process.cwd() == str(here)
     wait_for(own_site.pool)
     os.close(terminal)
-    own_site.process.wait(30)
+    own_site.process.wait(90)
     assert list(here.iterdir()) == []
 
 
