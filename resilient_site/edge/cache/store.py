@@ -197,6 +197,7 @@ class ResponseStore:
         found = await self._in_thread(self._read_redis, key)
         is_found = (
             found is not None
+            and key not in self._pending  # deleted meanwhile
             and found.is_fresh()
             and may_be_shared(found, key)
             and self.memory.put(key, found)
@@ -217,13 +218,15 @@ class ResponseStore:
             return pending[0]
         if in_memory_only:
             return None
-        found = await self._in_thread(self._read_disk, key)
-        if isinstance(key, PrivateKey):
-            return found
-        if found is None and (found := await self._in_thread(self._read_redis, key)):
-            self._add_pending(key, found, is_for_redis=False)
-        if found:
+        found, is_here = await self._in_thread(self._read_disk, key), True
+        if found is None and isinstance(key, Key):
+            found, is_here = await self._in_thread(self._read_redis, key), False
+        if pending := self._pending.get(key):
+            return pending[0]  # stored or deleted meanwhile
+        if found and isinstance(key, Key):
             self.memory.put(key, found)  # with its age
+            if not is_here:
+                self._add_pending(key, found, is_for_redis=False)
         return found
 
     def is_empty(self) -> bool:

@@ -132,6 +132,22 @@ def test_pending_response_and_deletion_count_at_once(store, key):
     assert body_in(store, key) is None
 
 
+@pytest.mark.parametrize("key", [KEY, PRIVATE])
+def test_deletion_holds_while_the_key_is_looked_up(store, key):
+    store.put(key, make_response())
+    store.write_pending()
+
+    @run
+    async def test():
+        look_up = asyncio.ensure_future(store.find_stale(key))
+        await asyncio.sleep(0)  # it has begun
+        store.delete(key)
+        assert await look_up is None
+
+    test()
+    assert store._pending[key][0] is None
+
+
 def test_only_the_last_change_of_a_key_is_written(store):
     store.put(KEY, make_response())
     store.delete(KEY)
