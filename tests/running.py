@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import http.client
 import json
@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,13 +71,18 @@ call_command("create_token", "ada")
 
 @functools.cache
 def first_start() -> Path:
-    """Return a folder with what the first start on the embedded default makes."""
-    folder = Path(tempfile.mkdtemp(prefix="rs-prepared-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    done = Site(folder).manage("shell", "-v0", "-c", PREPARE)
-    assert done.returncode == 0, done.stderr
-    assert not (folder / "site.sqlite3-wal").exists()  # all of it is in one file
-    (folder / "token").write_text(done.stdout.split()[-1])
+    """Return a folder with what the first start on the embedded default makes.
+
+    The workers of a run share it.
+    """
+    folder = Path(os.environ["FIRST_START"])
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "token").exists():
+            done = Site(folder).manage("shell", "-v0", "-c", PREPARE)
+            assert done.returncode == 0, done.stderr
+            assert not (folder / "site.sqlite3-wal").exists()  # all is in one file
+            (folder / "token").write_text(done.stdout.split()[-1])
     return folder
 
 
@@ -109,6 +113,7 @@ class Site:
             "PROMETHEUS_MULTIPROC_DIR": str(data_dir / "metrics"),
             "WEB_PROCESSES": "1", "COMPUTE_PROCESSES": "1",
             "DJANGO_SETTINGS_MODULE": "resilient_site.settings",
+            "PYTHONPATH": str(ROOT / "tests/production"),
         } | env  # fmt: skip
         self.output_path = data_dir / "output"
         self.process: subprocess.Popen[bytes] | None = None

@@ -48,7 +48,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     for name in SETTINGS:
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
-    _make_data_dir(early_config)
+    os.environ["DATA_DIR"] = _make_folder(early_config)
+    os.environ.setdefault("FIRST_START", _make_folder(early_config))
     # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ignored under nohup; what the tests start would inherit that.
@@ -66,10 +67,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
         _start_postgres(early_config)
 
 
-def _make_data_dir(config: pytest.Config) -> None:
+def _make_folder(config: pytest.Config) -> str:
     folder = tempfile.mkdtemp(prefix="rs-data-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ["DATA_DIR"] = folder
+    return folder
 
 
 def _start_postgres(config: pytest.Config) -> None:
