@@ -1,38 +1,94 @@
-"""`manage.py serve`: the first start, and requests to the site as it is run."""
+"""`manage.py serve`: the first start, requests, killed processes, and the stop.
 
+A test waits for what it expects, for as long as a busy machine may take.
+"""
+
+import fcntl
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import termios
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from django.core.management import CommandError, call_command
 
-from tests.private_server import wait_for
-from tests.running import ROOT, Site, first_start
+from tests.private_server import has_ended, wait_for
+from tests.running import ROOT, Site
 
 pytestmark = pytest.mark.once
+
+SERVE = [sys.executable, "manage.py", "serve"]
+
+
+def run_in_terminal(site: Site, command: list[str], **popen: Any) -> int:
+    """Return the user's end of the terminal that the site runs in."""
+    ours, theirs = os.openpty()
+    site.run(
+        command, **{"stdin": theirs, "stdout": theirs, "stderr": theirs} | popen,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    return ours
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
-    """A site on the embedded default, started for the first time."""
+    """A first start, which `nohup` lets outlive its terminal but not its supervisor.
+
+    A test may kill its processes if it waits until they are back.
+    """
     site = Site(tmp_path_factory.mktemp("site"))
     try:
-        yield site.start(for_the_first_time=True)
+        with open(site.output_path, "ab") as output:
+            std = {"stdout": output, "stderr": output}
+            os.close(run_in_terminal(site, ["nohup", *SERVE], cwd=ROOT, **std))
+        yield site
+        if sys.platform == "linux":  # the kernel does it
+            site.supervisor().kill()
+            assert site.process.wait(90) != 0
+            wait_for(lambda: not site.processes())
+        else:
+            assert site.stop() == 0
     finally:
-        site.stop()
+        site.kill()
 
 
-@pytest.fixture(scope="module")
-def token(site) -> dict[str, str]:
-    made = site.manage("create_token", "admin", "--ttl", "1d")
-    assert re.fullmatch(r"\w{64}\n", made.stdout), made
-    return {"Authorization": f"Token {made.stdout.strip()}"}
+@pytest.fixture
+def own_site(site, tmp_path) -> Iterator[Site]:
+    """A later start, which the test stops so that no process is left."""
+    own = Site(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    shutil.copy(Path(site.env["DATA_DIR"]) / "secret_key", tmp_path / "data")
+    with (
+        closing(sqlite3.connect(Path(site.env["DATA_DIR"]) / "site.sqlite3")) as old,
+        closing(sqlite3.connect(tmp_path / "data" / "site.sqlite3")) as new,
+    ):
+        old.backup(new)
+    try:
+        yield own
+        wait_for(lambda: not own.processes())
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((own.host, own.port), 1)
+    finally:
+        own.kill()
+
+
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    wait_for(lambda: has_ended(process))
+
+
+# --- the first start, and requests
 
 
 def test_first_start_loads_the_sample_and_creates_an_administrator(site):
@@ -44,150 +100,206 @@ def test_first_start_loads_the_sample_and_creates_an_administrator(site):
     assert answer.json()["tags"] == ["country", "iso-3166-1"]
 
 
-def test_client_of_the_demo_works_unchanged(site, token):
-    """Without a trailing slash, and following no redirect."""
-    item = {"id": 1, "name": "Foo", "description": "A thing"}
-    created = site.request("POST", "/api/v1/items/", item, token)
-    assert created.status == 201
-    read = site.get("/api/v1/items/1")
-    assert (read.status, item.items() <= read.json().items()) == (200, True)
-
-    again = site.request("POST", "/api/v1/items/", item, token)
-    assert (again.status, again.json()["detail"]) == (400, "Item already exists")
-    unknown = site.get("/api/v1/items/2")
-    assert (unknown.status, unknown.json()["detail"]) == (404, "Item not found")
-
-
-def test_write_needs_a_token(site):
-    answer = site.request("POST", "/api/v1/items/", {"name": "x"})
-    assert answer.status == 401
+def test_malformed_token_is_401(site):
     for wrong in ("Token x", "Token", "Token \xff", "token a b"):
         answer = site.get("/api/v1/items", Authorization=wrong)
         assert (answer.status, answer.json()["code"]) == (401, "authentication_failed")
 
 
 @pytest.mark.parametrize(
-    ("head", "status"),
+    ("target", "host", "status"),
     [
-        (b"GET /api/v1/items?search=%ff%fe HTTP/1.1\r\nHost: localhost\r\n", 200),
-        (b"GET /api/v1/items/%ff%00 HTTP/1.1\r\nHost: localhost\r\n", 404),
-        (b"GET /api/v1/items HTTP/1.1\r\nHost: evil.example\r\n", 400),
-        (b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\n"
-         b"Transfer-Encoding: chunked\r\n", 411),
-        (b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\n"
-         b"Content-Length: 99999999999\r\n", 413),
+        (b"?search=%ff%fe", b"localhost", 200),
+        (b"/%ff%00", b"localhost", 404),
+        (b"", b"evil.example", 400),
     ],
-    ids=["query", "path", "host", "chunked", "length"],
-)  # fmt: skip
-def test_malformed_request_gets_a_problem_document(site, head, status):
-    received = site.raw(head + b"Connection: close\r\n\r\n0\r\n\r\n")
+)
+def test_malformed_request_is_no_server_error(site, target, host, status):
+    received = site.raw(
+        b"GET /api/v1/items%b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
+        % (target, host)
+    )
     assert received.startswith(b"HTTP/1.1 %d " % status), received[:400]
-    if status >= 400:
-        assert b"application/problem+json" in received
-
-
-def test_export_is_streamed_and_imports_without_a_change(site, tmp_path):
-    answer = site.get("/api/v1/items/export?tag=currency")
-    assert answer.headers["Transfer-Encoding"] == "chunked"
-    file = tmp_path / "currencies.csv"
-    file.write_bytes(answer.body)
-    result = site.manage("import_items", str(file))
-    assert re.match(r"0 items created, 0 updated, 1\d\d unchanged; 0 ", result.stdout)
+    assert (b"application/problem+json" in received) == (status >= 400)
 
 
 def test_static_files_and_docs_are_served_without_nginx(site):
     docs = site.get("/api/v1/docs/")
-    assert docs.status == 200
     links = re.findall(r'(?:src|href)="([^"]+)"', docs.body.decode())
     assert links
-    for link in links:
+    for link in [*links, "/api/v1/schema/"]:
         assert link.startswith("/"), link
         assert site.get(link).status == 200, link
-    assert site.get("/api/v1/schema/").status == 200
 
 
-def test_taken_port_is_one_clear_line(site, tmp_path):
-    other = Site(tmp_path, PORT=str(site.port))
-    result = other.manage("serve")
-    assert result.returncode == 1
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert f"Port {site.port} is taken" in line
-    assert not (tmp_path / "site.sqlite3").exists()
+# --- killed processes
 
 
-def test_killed_import_resumes(tmp_path):
+def test_killed_web_master_restarts_and_no_client_is_refused(site):
+    compute = site.compute()
+    (worker,) = wait_for(site.web_workers)
+    for _ in range(5):  # however soon it ends: more than supervisord's startretries
+        kill(site.web_master())
+    assert site.get("/api/v1/items").status == 200
+    wait_for(lambda: has_ended(worker))
+    assert site.compute() == compute
+
+
+def test_killed_compute_restarts_and_the_web_goes_on(site):
+    web = site.web_master(), wait_for(site.web_workers)
+    for _ in range(5):
+        kill(site.compute())
+    assert site.get("/api/v1/items").status == 200
+    wait_for(site.pool)
+    assert (site.web_master(), site.web_workers()) == web
+
+
+def test_compute_does_not_hold_the_port(site):
+    wait_for(site.pool)
+    listening = {
+        process
+        for process in site.processes()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {site.supervisor(), site.web_master(), *site.web_workers()}
+
+
+def test_killed_import_resumes(site, tmp_path):
     """No row is lost or imported twice."""
-    for name in ("site.sqlite3", "secret_key"):
-        shutil.copy(first_start() / name, tmp_path)
-    site = Site(tmp_path)
-    rows = 60_000
+    rows = 15_000
     file = tmp_path / "parts.csv"
-    with open(file, "w") as out:
-        out.write("name,tags\n")
-        out.writelines(f"Part {n},part\n" for n in range(rows))
+    file.write_text("name\n" + "".join(f"Part {n}\n" for n in range(rows)))
+    path = Path(site.env["DATA_DIR"]) / "site.sqlite3"
+    with closing(sqlite3.connect(path, timeout=90)) as database:
 
-    command = [sys.executable, "manage.py", "import_items", str(file)]
-    database = tmp_path / "site.sqlite3"
-    before = count(database)
-    process = subprocess.Popen(command, cwd=ROOT, env=site.env)
-    while count(database) < before + 10_000:
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    assert count(database) < before + rows
+        def count() -> int:
+            query = "SELECT COUNT(*) FROM items_item"
+            return database.execute(query).fetchone()[0]
 
-    result = site.manage("import_items", str(file), "--resume")
-
-    assert f"{rows:,} items created, 0 updated" in result.stdout, result
-    assert "Resuming after line" in result.stderr
-    assert count(database) == before + rows
-
-
-def test_export_writes_to_a_pipe_and_ends_with_its_reader(site, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDWR)
-    try:
-        with subprocess.Popen(["wc", "-c"], stdin=reader) as counter:
-            result = site.manage("export_items", str(pipe))
-            counter.terminate()
-    finally:
-        os.close(reader)
-    assert pipe.is_fifo()
-    assert "Traceback" not in result.stderr
-    command = f"{sys.executable} manage.py export_items - | head -1"
-    shell = {"shell": True, "cwd": ROOT, "env": site.env, "capture_output": True}
-    result = subprocess.run(command, **shell)
-    assert result.stdout.startswith(b"id,name")
-    assert result.stderr == b""
+        before = count()
+        command = [sys.executable, "manage.py", "import_items", str(file)]
+        with subprocess.Popen(command, cwd=ROOT, env=site.env) as process:
+            wait_for(lambda: count() > before)
+            process.kill()
+        assert count() < before + rows
+        result = site.manage("import_items", str(file), "--resume")
+        assert f"{rows:,} items created, 0 updated" in result.stdout, result
+        assert "Resuming after line" in result.stderr
+        assert count() == before + rows
 
 
-def count(database: Path) -> int:
-    with closing(sqlite3.connect(database, timeout=10)) as connection:
-        return connection.execute("SELECT COUNT(*) FROM items_item").fetchone()[0]
-
-
-def test_lost_database_leaves_stale_responses_and_ends_no_process(
-    tmp_path, postgres_own
-):
+def test_lost_database_is_503_where_nothing_was_read(tmp_path, postgres_own):
     site, *_ = Site.on_postgres(postgres_own.url(), tmp_path)
-    site.start()
     try:
+        site.start_web()
         assert site.get("/api/v1/items").status == 200
-        wait_for(site.pool)
         processes = set(site.processes())
         postgres_own.kill()
-        for _ in range(2):
-            assert site.get("/api/v1/items").status == 200
-            answer = site.get("/api/v1/items?search=never-asked")
-            assert (answer.status, answer.json()["code"]) == (503, "unavailable")
-            assert int(answer.headers["Retry-After"]) > 0
-            page = site.get("/items/")
-            assert (page.status, b"<h1" in page.body) == (503, True)
-        postgres_own.start()
+        assert site.get("/api/v1/items").status == 200
         search = "/api/v1/items?search=never-asked"
+        answer = site.get(search)
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+        page = site.get("/items/")
+        assert (page.status, b"<h1" in page.body) == (503, True)
+        postgres_own.start()
         wait_for(lambda: site.get(search).status == 200)
         assert set(site.processes()) == processes
     finally:
         site.stop()
+
+
+# --- the stop, and other ways to start
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a Unix socket (108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_signals_in_a_terminal_let_requests_finish_despite_odd_paths_and_values(
+    own_site, tmp_path, short_path
+):
+    root = tmp_path / 'it\'s 100 %(x)s; "odd" #1'
+    root.mkdir()
+    for name in ("resilient_site", "items", "compute", "templates", "deploy"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "manage.py", root)
+    (root / "venv").symlink_to(Path(sys.prefix))
+    python = root / "venv" / "bin" / Path(sys.executable).name
+    own_site.env |= {"ODD": "100%, %(x)s 'so' \"so\" ;#\n", "TMPDIR": str(short_path)}
+    command = [str(python), str(root / "manage.py"), "serve"]
+    with open(own_site.output_path, "ab") as output:
+        terminal = run_in_terminal(own_site, command, cwd=short_path, stdout=output)
+    for process in (own_site.web_master(), own_site.compute()):
+        assert process.environ()["ODD"] == own_site.env["ODD"]
+        assert process.cwd() == str(short_path)
+    wait_for(own_site.pool)
+    with socket.create_connection((own_site.host, own_site.port), 90) as client:
+        client.sendall(
+            b"POST /api/v1/items/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            b"Expect: 100-continue\r\nConnection: close\r\n\r\n"
+        )
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        os.write(terminal, b"\x03")  # Ctrl-C
+        log = b""
+        while b"Handling signal: term" not in log:
+            log += os.read(terminal, 65536)
+        own_site.process.terminate()
+        os.close(terminal)  # which sends SIGHUP
+        client.sendall(b"{}")
+        with client.makefile("rb") as received:
+            assert received.read().startswith(b"HTTP/1.1 401 ")
+    # Not by a signal: each of the three is handled.
+    assert own_site.process.wait(90) == 0
+    assert b"Traceback" not in log
+    assert f"Serving on http://127.0.0.1:{own_site.port}/" in own_site.output()
+    assert "Password" not in own_site.output()  # as this is not the first start
+    assert list(short_path.iterdir()) == []
+
+
+def test_web_runs_without_compute_and_on_ipv6(own_site):
+    with closing(socket.socket(socket.AF_INET6)) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+    own_site.host = own_site.env["HOST"] = "::1"
+    own_site.start("--no-compute")
+    assert f"Serving on http://[::1]:{own_site.port}/" in own_site.output()
+    assert all("gunicorn" in process.cmdline() for process in own_site.processes())
+    own_site.process.kill()
+
+
+def test_taken_port_is_one_clear_line_before_anything_else():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CommandError, match=rf"^Port {port} is taken\. .*$"):
+            call_command("serve", port=port)
+
+
+# --- export_items
+
+
+@pytest.mark.django_db
+def test_export_writes_to_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        call_command("export_items", str(pipe))
+        assert os.read(reader, 7) == b"id,name"
+    finally:
+        os.close(reader)
+
+
+def test_export_ends_with_its_reader(site):
+    command = f"{sys.executable} manage.py export_items - | head -1"
+    result = subprocess.run(
+        command, shell=True, cwd=ROOT, env=site.env, capture_output=True
+    )
+    assert result.stdout.startswith(b"id,name")
+    assert result.stderr == b""
