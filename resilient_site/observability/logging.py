@@ -111,9 +111,12 @@ def shorten(value: Any, limit: int) -> Any:
 
 
 class LineHandler(QueueHandler):
-    """Renders lines where they are logged, and queues them once a thread writes."""
+    """Renders lines where they are logged, and queues them once a thread writes.
 
-    queue: SimpleQueue[str]
+    An event in the queue is set by the thread once it has written all lines before it.
+    """
+
+    queue: SimpleQueue[str | threading.Event]
 
     def __init__(self) -> None:
         super().__init__(SimpleQueue())
@@ -136,14 +139,18 @@ class LineHandler(QueueHandler):
         while True:
             if self.queue.empty():
                 time.sleep(PAUSE_S)
-            self._write(self.queue.get(), timeout_ms=None)
+            line = self.queue.get()
+            if isinstance(line, str):
+                self._write(line, timeout_ms=None)
+            else:
+                line.set()
 
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that has stopped."""
-        end = time.monotonic() + FLUSH_TIMEOUT_S
-        while not self.queue.empty() and time.monotonic() < end:
-            time.sleep(PAUSE_S)
-        time.sleep(PAUSE_S)  # for the last one, which has left the queue
+        if self.has_thread:
+            written = threading.Event()
+            self.queue.put(written)
+            written.wait(FLUSH_TIMEOUT_S)
 
     def prepare(self, record: logging.LogRecord) -> str:
         return f"{self.format(record)}\n"

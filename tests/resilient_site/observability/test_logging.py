@@ -1,21 +1,21 @@
-"""Log lines of the running site: complete, whole, without secrets, never waited for."""
+"""Log lines: complete, whole, without secrets, never waited for."""
 
 import json
 import logging
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 import structlog
 
+from resilient_site.observability import logging as module
 from resilient_site.observability.logging import (
     MAX_LINE_BYTES,
     MAX_QUEUED,
@@ -23,86 +23,63 @@ from resilient_site.observability.logging import (
     line_formatter,
 )
 from tests.private_server import wait_for
-from tests.running import ROOT, Site, admin_token
+from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
-PIPELINED = 50
-ITEM = "/api/v1/items/country.DE"
-PASSWORD, COOKIE = "a-password-of-mine", "c00kie-of-mine"
-SET_PASSWORD = f"""
-from django.contrib.auth.models import User
-ada = User.objects.get()
-ada.set_password({PASSWORD!r})
-ada.save()
-"""
+
+@pytest.fixture
+def reader(monkeypatch) -> Iterator[int]:
+    """A full pipe in place of standard error; its end to read from."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"full" * 1024)
+    monkeypatch.setattr(module, "STDERR", theirs)
+    yield ours
+    os.close(ours)
+    os.close(theirs)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"), LOG_FORMAT="json")
-    try:
-        site.start_web()
-        yield site
-    finally:
-        site.stop()
+def read_until(reader: int, end: bytes) -> bytes:
+    received = bytearray()
+    while not received.endswith(end):
+        received += os.read(reader, 65_536)
+    return bytes(received)
 
 
-def lines_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+def test_lines_for_a_stopped_reader_are_dropped_and_counted(reader, caplog):
+    handler = LineHandler()
+    handler.start()
+    for _ in range(MAX_QUEUED + 50):
+        handler.enqueue("line\n")
+    assert 49 <= handler.dropped <= 50  # the thread may have taken one
+    received = read_until(reader, (MAX_QUEUED + 50 - handler.dropped) * b"line\n")
+    assert received.count(b"line\n") + handler.dropped == MAX_QUEUED + 50
+    handler.enqueue("last\n")
+    read_until(reader, b"last\n")
+    assert caplog.messages == [
+        f"{handler.dropped} log lines were dropped: the queue was full."
+    ]
 
 
-def line_of(site: Site, request_id: str) -> dict[str, Any]:
-    def found() -> dict[str, Any] | None:
-        lines = [x for x in lines_of(site.output()) if x["logger"].endswith("requests")]
-        return next((x for x in lines if x["request_id"] == request_id), None)
-
-    return wait_for(found)
-
-
-def test_request_makes_one_line(site):
-    token = admin_token()
-    answer = site.get("/api/v1/items/?page_size=2", **{
-        "Authorization": f"Token {token}", "X-Request-ID": "logged",
-    })  # fmt: skip
-    line = line_of(site, "logged")
-    assert (line["method"], line["status"]) == ("GET", 200)
-    assert (line["path"], line["route"]) == ("/api/v1/items/", "/api/v1/items")
-    assert line["bytes"] == len(answer.body)
-    assert line["user"] == "1"
-    assert line["duration_ms"] > 0
-    assert len(line["trace_id"]) == 32
-    assert site.output().count('"request_id":"logged"') == 1
-
-
-def test_cache_hits_and_probes_make_no_line(site):
-    site.get(ITEM)
-    for name in ("/livez", "/readyz", ITEM):
-        assert site.get(name, **{"X-Request-ID": "not-logged"}).status == 200
-    site.get("/nothing", **{"X-Request-ID": "the-last"})
-    assert line_of(site, "the-last")["user"] is None
-    assert "not-logged" not in site.output()
-
-
-def test_requests_with_secrets_leave_none_in_the_log(site):
-    assert site.manage("shell", "-c", SET_PASSWORD).returncode == 0
-    token = "f" * 64
-    form = {"username": "admin", "password": PASSWORD, "csrfmiddlewaretoken": COOKIE}
-    headers = {
-        "Authorization": f"Token {token}",
-        "Cookie": f"sessionid={COOKIE}; csrftoken={COOKIE}",
-        "Content-Type": "application/x-www-form-urlencoded",
-    }
-    before = len(site.output())
-    for path in (f"/account/sign-in/?token={token}", "/api/v1/items/", "/admin/login/"):
-        site.request("POST", path, urlencode(form).encode(), headers)
-        site.get(f"{path}?secret={PASSWORD}", **headers)
-    site.get("/nothing", **{"X-Request-ID": "after-secrets"})
-    line_of(site, "after-secrets")
-    log = site.output()[before:]
-    assert "/account/sign-in/" in log
-    for secret in (token, PASSWORD, COOKIE):
-        assert secret not in log
+def test_flush_waits_for_the_last_line_but_not_for_a_stopped_reader(
+    reader, monkeypatch
+):
+    handler = LineHandler()
+    handler.start()
+    handler.enqueue("last\n")
+    wait_for(handler.queue.empty)  # the thread has taken it
+    handler.flush()
+    monkeypatch.setattr(module, "FLUSH_TIMEOUT_S", 90)
+    flush = threading.Thread(target=handler.flush)
+    flush.start()
+    flush.join(0.2)
+    assert flush.is_alive()
+    read_until(reader, b"last\n")
+    flush.join(90)
+    assert not flush.is_alive()
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
@@ -127,12 +104,13 @@ def render(style: str, **fields: Any) -> str:
 
 
 WRITE = f"""
-import logging, sys
+import logging, os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from resilient_site.observability.logging import LineHandler, line_formatter
 handler = LineHandler()
 handler.setFormatter(line_formatter("json"))
 logging.basicConfig(handlers=[handler], level=logging.INFO)
+os.fork(), os.fork()  # four processes
 for n in range(200):
     try:
         raise ValueError("x" * 6000)
@@ -142,15 +120,10 @@ for n in range(200):
 
 
 def test_longest_lines_of_several_processes_stay_whole():
-    ours, theirs = os.pipe()
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITE], stderr=theirs) for _ in range(3)
-    ]
-    os.close(theirs)
-    with os.fdopen(ours) as output:
-        lines = [json.loads(line) for line in output]
-    assert [writer.wait(10) for writer in writers] == [0, 0, 0]
-    assert len(lines) == 600
+    command = [sys.executable, "-c", WRITE]
+    done = subprocess.run(command, capture_output=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len(lines) == 800
     assert all(line["event"] == "It failed." for line in lines)
     assert all(line["exception"].startswith("Traceback") for line in lines)
     assert MAX_LINE_BYTES // 2 < len(json.dumps(lines[0])) < MAX_LINE_BYTES
@@ -203,57 +176,3 @@ def test_record_with_wrong_arguments_makes_a_line(capfd):
     handler.handle(logging.makeLogRecord({"msg": "%d %d", "args": ("x",)}))
     line = json.loads(capfd.readouterr().err)
     assert line["event"].startswith("A log record cannot be rendered: '%d %d'")
-
-
-def test_stopped_reader_holds_up_no_request_and_no_exit(tmp_path):
-    """It is the reader of a pipe: a line that is waited for waits for ever."""
-    site = Site(tmp_path / "site", LOG_FORMAT="json", ACCESS_LOG="all")
-    site.output_path.parent.mkdir()
-    with open(site.output_path, "wb") as output:
-        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
-    assert reader.stdin
-    try:
-        command = [sys.executable, "manage.py", "serve", "--no-compute"]
-        site.run(command, cwd=ROOT, stdout=reader.stdin, stderr=reader.stdin)
-        reader.stdin.close()
-        site.get(ITEM)
-        reader.send_signal(signal.SIGSTOP)
-        request_many(site, 3 * MAX_QUEUED)
-        assert site.get("/items/?search=not+known").status == 200
-        reader.send_signal(signal.SIGCONT)
-        wait_for(lambda: site.get(ITEM) and "lines were dropped" in site.output())
-        written = len(lines_of(site.output()))
-        found = re.search(r"(\d+) log lines were dropped", site.output())
-        assert found
-        assert written + int(found[1]) >= 3 * MAX_QUEUED
-
-        reader.send_signal(signal.SIGSTOP)
-        request_many(site, 1_000)
-        site.stop()
-    finally:
-        reader.send_signal(signal.SIGCONT)
-        site.kill()
-        reader.wait(10)
-
-
-def request_many(site: Site, times: int) -> None:
-    """Request a cached item many times."""
-    request = f"GET {ITEM} HTTP/1.1\r\nHost: {site.host}\r\n\r\n".encode()
-    with socket.create_connection((site.host, site.port), timeout=20) as peer:
-        for _ in range(times // PIPELINED):
-            received = b""
-            peer.sendall(PIPELINED * request)
-            while received.count(b"HTTP/1.1 200") < PIPELINED:
-                received += peer.recv(65_536)
-
-
-def test_every_line_from_start_to_end_is_json(tmp_path):
-    """But those of supervisord, whose format is fixed."""
-    site = Site(tmp_path / "site", LOG_FORMAT="json")
-    site.start()
-    site.stop()
-    _, _, after = site.output().partition("Ctrl-C stops it.\n")
-    rest = re.sub(r"(?m)^[\d-]+ [\d:,]+ (WARN|CRIT|ERRO) .*\n", "", after)
-    lines = [json.loads(line) for line in rest.splitlines()]
-    names = {line["logger"].partition(".")[0] for line in lines}
-    assert {"gunicorn", "uvicorn", "compute"} <= names
