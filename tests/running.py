@@ -296,9 +296,10 @@ class Site:
         finally:
             connection.close()
 
-    def raw(self, data: bytes) -> bytes:
+    def raw(self, data: bytes, source: str = "") -> bytes:
         """Send bytes unchanged, and return the whole response."""
-        with socket.create_connection((self.host, self.port), timeout=20) as peer:
+        server, client = (self.host, self.port), (source, 0)
+        with socket.create_connection(server, 20, client) as peer:
             peer.sendall(data)
             received = b""
             while part := peer.recv(65536):

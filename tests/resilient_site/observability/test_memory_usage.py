@@ -18,9 +18,9 @@ from tests.load.clients import Clients
 from tests.running import Site, admin_token
 
 # Longer: `SOAK_S=600 pytest tests/resilient_site/observability/test_memory_usage.py`
-SECONDS = float(os.environ.get("SOAK_S", "8"))
+SECONDS = float(os.environ.get("SOAK_S", "5"))
 # After the warm-up each thread has run each code path.
-WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 2_000
+WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 1_000
 NOISE = 0.1
 SHARED_BYTES = 50 * 1024 * 1024
 

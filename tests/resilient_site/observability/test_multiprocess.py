@@ -13,29 +13,30 @@ from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
+# Two processes, one after the other, that count two requests each.
 COUNT = """
-import os, sys
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = {directory!r}
-os.environ["DATA_DIR"] = os.path.dirname({directory!r})
+import os, shutil, sys
+from functools import partial
 import django
 django.setup()
-from resilient_site.observability import metrics
-metrics.requests["/items/", "GET", 200, "hit"] += 2
-metrics.REQUEST_DURATION.labels("/items/", "GET", "2xx").observe(0.004)
-metrics.ADMISSION_LIMIT.set(7)
-metrics.LARGEST_RESIDENT_BYTES.labels("web").set({size})
-page = metrics.render().decode()
-print(page)
+from resilient_site.observability import metrics, multiprocess
+print = partial(print, flush=True)  # before the next fork
+directory = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+for size in (10, 30):
+    if not (child := os.fork()):
+        metrics.requests["/items/", "GET", 200, "hit"] += 2
+        metrics.REQUEST_DURATION.labels("/items/", "GET", "2xx").observe(0.004)
+        metrics.ADMISSION_LIMIT.set(7)
+        metrics.LARGEST_RESIDENT_BYTES.labels("web").set(size)
+        print(metrics.render().decode())
+        sys.exit()
+    os.waitpid(child, 0)
+    print("---", *(name for name in os.listdir(directory) if f"_{child}." in name))
+multiprocess.remove_dead(is_ending=True)
+print("---", *os.listdir(directory))
+shutil.rmtree(directory)
+print(metrics.render().decode())
 """
-ENV = {"PATH": os.environ["PATH"], "DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
-
-
-def page_of_process(directory: Path, size: int) -> str:
-    """Return the page that a process renders, which counts two requests itself."""
-    return subprocess.run(
-        [sys.executable, "-c", COUNT.format(directory=str(directory), size=size)],
-        cwd=ROOT, env=ENV, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
 
 
 @pytest.fixture
@@ -46,27 +47,30 @@ def directory(tmp_path, monkeypatch) -> Path:
 
 
 def test_counters_outlive_their_process_and_gauges_do_not(directory):
-    # This process is alive all the time.
-    MmapedDict(str(directory / f"gauge_livemax_{os.getpid()}.db")).close()
+    env = {name: os.environ[name] for name in ("PATH", multiprocess.VARIABLE)}
+    env |= {"DATA_DIR": str(directory.parent)}
+    env |= {"DJANGO_SETTINGS_MODULE": "resilient_site.settings"}
+    first, second, last, alone = subprocess.run(
+        [sys.executable, "-c", COUNT],
+        cwd=ROOT, env=env, check=True, capture_output=True, text=True,
+    ).stdout.split("---")  # fmt: skip
     requests = 'requests_total{edge="hit",method="GET",route="/items/",status="200"} '
-    assert f"{requests}2.0" in page_of_process(directory, 10)
-    page = page_of_process(directory, 30)
-    assert f"{requests}4.0" in page
+    assert f"{requests}2.0" in first
+    assert f"{requests}4.0" in second
     labels = 'method="GET",route="/items/",status_class="2xx"'
     name = "resilient_site_request_duration_seconds"
-    assert f'{name}_bucket{{le="0.0025",{labels}}} 0.0' in page
-    assert f'{name}_bucket{{le="0.005",{labels}}} 2.0' in page
-    assert f"{name}_count{{{labels}}} 2.0" in page
-    assert "resilient_site_admission_limit 7.0" in page
-    assert 'largest_resident_bytes{role="web"} 30.0' in page
-    multiprocess.remove_dead()
-    left = {file.name.rpartition("_")[0] for file in directory.iterdir()}
-    assert left == {"counter", "histogram", "gauge_livemax"}
-
-
-def test_last_process_that_ends_empties_the_directory(directory):
-    page_of_process(directory, 10)
-    assert not list(directory.iterdir())
+    assert f'{name}_bucket{{le="0.0025",{labels}}} 0.0' in second
+    assert f'{name}_bucket{{le="0.005",{labels}}} 2.0' in second
+    assert f"{name}_count{{{labels}}} 2.0" in second
+    assert "resilient_site_admission_limit 7.0" in second
+    assert 'largest_resident_bytes{role="web"} 30.0' in second
+    left = second.splitlines()[0].split()
+    assert {file.rpartition("_")[0] for file in left} == {"counter", "histogram"}
+    # The last process that ends empties the directory.
+    assert last.splitlines()[0].split()
+    assert not alone.splitlines()[0].split()
+    # A page is rendered without the directory.
+    assert "resilient_site_admission_limit" in alone
 
 
 def test_start_empties_the_directory_after_a_kill(directory):
@@ -75,30 +79,14 @@ def test_start_empties_the_directory_after_a_kill(directory):
     assert not list(directory.iterdir())
 
 
-def test_page_is_rendered_without_the_directory(directory):
-    script = COUNT.format(directory=str(directory), size=10).replace(
-        "page =", "import shutil; shutil.rmtree(sys.argv[1]); page ="
-    )
-    page = subprocess.run(
-        [sys.executable, "-c", script, directory],
-        cwd=ROOT, env=ENV, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    assert "resilient_site_admission_limit 7.0" in page
-
-
-def test_default_directory_is_in_memory_and_private(tmp_path, monkeypatch):
-    monkeypatch.setenv(multiprocess.VARIABLE, "")
-    multiprocess.share(tmp_path)
-    chosen = Path(os.environ[multiprocess.VARIABLE])
-    try:
-        assert chosen.parent == multiprocess.SHARED_MEMORY
+def test_directory_is_private_and_in_memory_if_there_is_such(tmp_path, monkeypatch):
+    shared_memory = tmp_path / "shm"
+    monkeypatch.setattr(multiprocess, "SHARED_MEMORY", shared_memory)
+    for is_there in (False, True):
+        if is_there:
+            shared_memory.mkdir()
+        monkeypatch.setenv(multiprocess.VARIABLE, "")
+        multiprocess.share(tmp_path)
+        chosen = Path(os.environ[multiprocess.VARIABLE])
+        assert chosen.parent == (shared_memory if is_there else tmp_path)
         assert chosen.stat().st_mode & 0o777 == 0o700
-    finally:
-        chosen.rmdir()
-
-
-def test_other_directory_is_used_without_shared_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(multiprocess, "SHARED_MEMORY", tmp_path / "none")
-    monkeypatch.setenv(multiprocess.VARIABLE, "")
-    multiprocess.share(tmp_path)
-    assert os.environ[multiprocess.VARIABLE] == str(tmp_path / "metrics")

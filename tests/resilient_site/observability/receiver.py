@@ -2,25 +2,31 @@
 
 import gzip
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import brotli
-import pytest
 
 UNPACK = {"br": brotli.decompress, "gzip": gzip.decompress, None: bytes}
 
 
-@pytest.fixture
-def receiver() -> Iterator[SimpleNamespace]:
-    """An HTTP server with `port` and `bodies`, a queue of what is posted to it."""
+@contextmanager
+def receiving() -> Iterator[SimpleNamespace]:
+    """An HTTP server with `port` and `bodies`, a queue of what is posted to it.
+
+    It responds as long as `responds` is set.
+    """
     bodies: SimpleQueue[bytes] = SimpleQueue()
+    responds = Event()
+    responds.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            responds.wait()
             bodies.put(UNPACK[self.headers["Content-Encoding"]](body))
             self.send_response(200)
             self.send_header("Content-Length", "0")
@@ -32,6 +38,11 @@ def receiver() -> Iterator[SimpleNamespace]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield SimpleNamespace(port=server.server_port, bodies=bodies)
-        server.shutdown()
-        thread.join()
+        try:
+            yield SimpleNamespace(
+                port=server.server_port, bodies=bodies, responds=responds
+            )
+        finally:
+            responds.set()
+            server.shutdown()
+            thread.join()
