@@ -1,13 +1,18 @@
 """Health check of the edge."""
 
+import asyncio
+
 import pytest
+from django.http import HttpResponse
 
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.health_check import OVERLOADED_FOR_S, Edge
 from resilient_site.edge.request import Priority
 from resilient_site.health.components import Status
+from tests.resilient_site.edge.clients import ORIGIN_THREADS, ask, becomes, run
+from tests.resilient_site.edge.views import held, now
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
 
 
 def test_edge_is_degraded_for_a_while_after_a_rejection(settings):
@@ -22,3 +27,16 @@ def test_edge_is_degraded_for_a_while_after_a_rejection(settings):
     assert edge.check().status is Status.WARN
     now[0] += 2
     assert edge.check().status is Status.PASS
+
+
+@run
+async def test_probes_answer_while_every_thread_waits():
+    now.respond = held(lambda: HttpResponse("done"))
+    now.go_on.clear()
+    waiting = [
+        asyncio.create_task(ask("/plain", "POST")) for _ in range(3 * ORIGIN_THREADS)
+    ]
+    await becomes(now.entered.is_set)
+    for path in ("/livez", "/readyz", "/status/", "/metrics"):
+        assert (await ask(path)).status == 200
+    assert not any(request.done() for request in waiting)

@@ -1,5 +1,6 @@
-"""Probes and metrics as Django's views: under WSGI, `runserver` and the test client."""
+"""Probes, status page and metrics, by the edge and as Django's views under WSGI."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,8 +8,10 @@ from django.test import RequestFactory
 
 from resilient_site.health.monitor import health_monitor
 from resilient_site.wsgi import application
+from tests.resilient_site.edge import clients
+from tests.resilient_site.edge.clients import ask
 
-pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 
 def get_by_wsgi(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -21,23 +24,52 @@ def get_by_wsgi(path: str, method: str = "GET") -> tuple[int, dict[str, str], by
     return int(status[:3]), dict(headers), body
 
 
-@pytest.mark.parametrize(
-    ("path", "begin"),
-    [
-        ("/livez", b"ok\n"), ("/livez/", b"ok\n"), ("/readyz", b"ok"),
-        ("/metrics", b"# HELP"), ("/status/", b"<!doctype html>"),
-    ],
-)  # fmt: skip
-def test_probes_answer_under_wsgi(path, begin):
-    status, headers, body = get_by_wsgi(path)
-    assert (status, body[: len(begin)].lower()) == (200, begin.lower())
-    assert headers["Cache-Control"] == "no-store"
+def get_by_edge(path: str) -> tuple[int, dict[str, str], bytes]:
+    answer = asyncio.run(ask(path))
+    headers = {name.title(): value for name, value in answer.headers.items()}
+    return answer.status, headers, answer.body
 
 
+PROBES = {
+    "/livez": ("text/plain", b"ok\n"),
+    "/livez/": ("text/plain", b"ok\n"),
+    "/readyz": ("text/plain", b"ok"),
+    "/metrics": ("text/plain", b"# HELP"),
+    "/status/": ("text/html", b"<!doctype html>"),
+    "/status/?format=json": ("application/json", b'{"status":'),
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("get", [get_by_wsgi, get_by_edge])
+def test_probes_answer(get):
+    for path, (type, begin) in PROBES.items():
+        status, headers, body = get(path)
+        assert (status, body[: len(begin)].lower()) == (200, begin.lower()), path
+        assert headers["Content-Type"].startswith(type)
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'self'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_verbose_readiness_is_health_json_under_wsgi():
     status, headers, body = get_by_wsgi("/readyz?verbose")
     assert (status, headers["Content-Type"]) == (200, "application/health+json")
     assert json.loads(body)["checks"]["database"][0]["status"] == "pass"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/livez", 200), ("/status/", 400)])
+def test_status_page_alone_is_for_allowed_hosts(monkeypatch, path, status):
+    monkeypatch.setattr(clients, "HOST", (b"host", b"any.example"))
+    assert asyncio.run(ask(path)).status == status
+
+
+def test_status_json_of_the_edge_has_no_figures():
+    asked = asyncio.run(ask("/status/", headers=[(b"accept", b"application/json")]))
+    assert {"database", "cache", "compute"} <= set(asked.json()["checks"])
+    assert b"figures" not in asked.body
 
 
 def test_readiness_fails_while_the_process_stops(client, monkeypatch):
