@@ -35,6 +35,7 @@ SLOW |= {"test_streams", "test_idempotency_kills", "test_events_relay", "browser
 INFORM_ONLY = {"--collect-only", "--co", "--fixtures", "--help", "-h", "--version"}
 
 database = pytest.StashKey[str]()
+private = pytest.StashKey[servers.Postgres]()
 lacking = pytest.StashKey[str]()
 
 
@@ -82,6 +83,7 @@ def _start_postgres(config: pytest.Config) -> None:
         config.stash[lacking] = str(error)
         return
     config.add_cleanup(server.close)
+    config.stash[private] = server
     os.environ["DATABASE_URL"] = server.start().url()
     config.stash[database] = f"PostgreSQL from {server.bin}"
 
@@ -158,6 +160,23 @@ def _forget_redis() -> None:
         with suppress(AttributeError):  # none was made
             del caches[alias]
     breakers.cache.reset()
+
+
+@pytest.fixture
+def postgres_server(
+    pytestconfig: pytest.Config, transactional_db: None
+) -> Iterator[servers.Postgres]:
+    """The PostgreSQL of all tests, which this one may stop, kill or pause."""
+    from django.db import connection
+
+    if private not in pytestconfig.stash:
+        pytest.skip("the tests have no PostgreSQL of their own")
+    server = pytestconfig.stash[private]
+    try:
+        yield server
+    finally:
+        server.resume() if server.running() else server.start()
+        connection.close()
 
 
 @pytest.fixture

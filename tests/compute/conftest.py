@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import dj_database_url
 import psutil
 import psycopg
 import pytest
 from django.contrib.auth.models import User
-from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection
 
 from compute import jobs
 from compute.models import Job
@@ -91,23 +88,6 @@ class Pool:
         print(self.output())  # for a test that fails
 
 
-class connected_to:
-    """Replaces the default database of this thread."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
-
-    def __enter__(self) -> None:
-        self.usual = connections["default"]
-        other = connections.create_connection("default")
-        other.settings_dict = self.usual.settings_dict | self.settings
-        connections["default"] = other
-
-    def __exit__(self, *exc: object) -> None:
-        connections["default"].close()
-        connections["default"] = self.usual
-
-
 @pytest.fixture
 def pool_env(tmp_path: Path) -> dict[str, str]:
     return environment(tmp_path)
@@ -143,18 +123,6 @@ def database_of_tests() -> dict[str, str]:
         return {"DATA_DIR": os.environ["DATA_DIR"]}
     server = os.environ["DATABASE_URL"].rpartition("/")[0]
     return {"DATABASE_URL": f"{server}/{connection.settings_dict['NAME']}"}
-
-
-@pytest.fixture
-def stoppable_database(
-    pool_env, postgres_own, django_db_blocker
-) -> Iterator[dict[str, str]]:
-    """The same on the test's own PostgreSQL, `postgres_own`."""
-    url = postgres_own.url()
-    settings = dj_database_url.parse(url)
-    with django_db_blocker.unblock(), connected_to(**settings):
-        call_command("migrate", verbosity=0)
-        yield pool_env | {"DATABASE_URL": url}
 
 
 @pytest.fixture

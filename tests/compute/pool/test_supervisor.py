@@ -1,107 +1,154 @@
-"""The supervisor: how it stops, and what happens to jobs when it dies."""
+"""Supervisors: stopped, suspended, killed, and cut off from their database."""
 
 import os
 import signal
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import psutil
 import pytest
+from django.db import connection
 from django.utils import timezone
 
+from compute import jobs
 from compute.models import Job
 from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup
 from resilient_site.models import IdempotencyRecord
-from tests.compute.conftest import all_ended, ended, running
+from tests.compute import factories
+from tests.compute.conftest import assert_each_completed_once, ended, running
 from tests.private_server import wait_for
 
-# A process suspended in a transaction would hold SQLite's only lock.
-pytestmark = pytest.mark.once
+JOBS = 60
+
+
+@pytest.fixture
+def supervisor(shared_database) -> Iterator[Supervisor]:
+    """One in this process, without processes of its own."""
+    supervisor = Supervisor(source=DatabaseQueue(), wakeup=Wakeup())
+    yield supervisor
+    supervisor.wakeup.close()
 
 
 def epoch(job: Job) -> int:
     return Job.objects.values_list("epoch", flat=True).get(pk=job.pk)
 
 
-def test_processes_of_a_killed_supervisor_end_and_its_jobs_are_claimed_again(
-    make_pool, submit
-):
-    """The kernel ends the processes, also one in a loop in C."""
-    pool = make_pool(TEST_LEASE_S="1")
-    loop, nap = submit("endless_c_loop"), submit("nap", seconds=50)
-    running(loop)
-    running(nap)
-    family = psutil.Process(pool.pid).children(recursive=True)
-    pool.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not alive
-    pool.start()
-    wait_for(lambda: min(epoch(loop), epoch(nap)) > 1)
+def finished() -> int:
+    return Job.objects.exclude(state__in=Job.UNFINISHED).count()
 
 
-def test_lease_and_intervals_allow_for_15_seconds():
+def submit_many(submit: Callable[..., Job]) -> int:
+    """Return when some of them have finished; return how many others had."""
+    before = finished()
+    for number in range(JOBS):
+        submit("recorded", number=number, seconds=0.01)
+    wait_for(lambda: finished() > before + JOBS // 4)
+    return before
+
+
+@pytest.mark.once
+def test_lease_and_intervals_allow_for_15_seconds(supervisor):
     """A lease expires, is noticed, and the job is claimed."""
-    supervisor = Supervisor(source=None, wakeup=Wakeup())
     expired_s = 10 + supervisor._requeue_lost.every_s
     assert expired_s + supervisor._poll.every_s < 15
     assert supervisor._renew.every_s < 10 / 2
-    supervisor.wakeup.close()
 
 
-def test_stop_lets_running_jobs_finish_and_claims_no_more(make_pool, submit, gate):
-    pool = make_pool(COMPUTE_GRACE_S="60")
-    held = [running(submit("nap", seconds=60, gate=str(gate))) for _ in range(2)]
-    waiting = submit("echo", number=1)
-    pool.process.terminate()
-    gate.touch()
-    assert pool.wait() == 0
-    assert {job.state for job in all_ended(held)} == {"succeeded"}
-    waiting.refresh_from_db()
-    assert waiting.state == "queued"
-
-
-def test_stop_requeues_jobs_that_outlast_the_grace_time(make_pool, submit):
-    pool = make_pool(COMPUTE_GRACE_S="1")
-    job = running(submit("nap", seconds=60))
-    assert pool.stop() == 0
-    job.refresh_from_db()
-    assert (job.state, job.attempts, job.lease_until) == ("queued", 0, None)
-
-
-def test_second_signal_stops_at_once(make_pool, submit):
-    pool = make_pool(COMPUTE_GRACE_S="600")
-    job = running(submit("nap", seconds=60))
-    waiting = submit("echo", number=1)
-    # Two signals of one kind could be merged into one.
-    os.kill(pool.pid, signal.SIGTERM)
-    assert pool.stop(signal.SIGINT) == 0
-    job.refresh_from_db()
-    waiting.refresh_from_db()
-    assert (job.state, waiting.state) == ("queued", "queued")
-
-
-def test_suspended_supervisor_that_resumes_writes_nothing(make_pools, submit, gate):
-    """Suspended for longer than its lease, it has lost its job to another."""
-    one, other = make_pools(2, COMPUTE_PROCESSES="1", TEST_LEASE_S="1")
-    job = running(submit("nap", seconds=60, gate=str(gate)))
-    sleeper = one if f":{one.pid}:" in job.worker else other
-    os.kill(sleeper.pid, signal.SIGSTOP)
-    wait_for(lambda: epoch(job) > 1)
-    gate.touch()  # for the processes of both
-    os.kill(sleeper.pid, signal.SIGCONT)
-    job = ended(job)
-    assert (job.state, job.result) == ("succeeded", {"attempt": job.attempts})
-    assert job.attempts > 1
-    lost = ("had been lost", "was claimed by another")
-    wait_for(lambda: any(text in sleeper.output() for text in lost))
-
-
-def test_supervisor_deletes_expired_idempotency_records(transactional_db, owner):
+@pytest.mark.once
+def test_supervisor_deletes_expired_idempotency_records(supervisor, owner):
     IdempotencyRecord.objects.create(
         owner=owner, key="k", status=204, headers=[], body=b"",
         created_at=timezone.now() - timedelta(hours=25),
     )  # fmt: skip
-    supervisor = Supervisor(source=DatabaseQueue(), wakeup=Wakeup())
     supervisor._sync_with_database()
-    supervisor.wakeup.close()
     assert not IdempotencyRecord.objects.exists()
+
+
+@pytest.mark.once
+def test_stop_requeues_jobs_that_outlast_the_grace_time(supervisor, submit, settings):
+    settings.COMPUTE_GRACE_S = 0
+    job = submit("nap")
+    supervisor.workers[0].claim = factories.claim().claim
+    supervisor.stop()
+    supervisor.run()
+    job.refresh_from_db()
+    assert (job.state, job.attempts, job.lease_until) == ("queued", 0, None)
+
+
+@pytest.mark.once
+def test_stop_lets_running_jobs_finish_until_a_second_signal(make_pool, submit, gate):
+    pool = make_pool(COMPUTE_GRACE_S="600")
+    short, long = submit("nap", seconds=60, gate=str(gate)), submit("nap", seconds=60)
+    running(short)
+    running(long)
+    waiting = submit("echo", number=1)
+    pool.process.terminate()
+    gate.touch()
+    assert ended(short).state == "succeeded"
+    assert pool.stop(signal.SIGINT) == 0
+    long.refresh_from_db()
+    waiting.refresh_from_db()
+    assert (long.state, long.attempts, waiting.state) == ("queued", 0, "queued")
+
+
+def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
+    make_pools, submit, record, gate
+):
+    one, other = pools = make_pools(2, TEST_LEASE_S="1")
+    if connection.vendor == "postgresql":  # in a transaction, it would lock SQLite
+        job = running(submit("nap", seconds=60, gate=str(gate)))
+        sleeper = one if f":{one.pid}:" in job.worker else other
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        wait_for(lambda: epoch(job) > job.epoch)
+        gate.touch()  # for the processes of both
+        os.kill(sleeper.pid, signal.SIGCONT)
+        job = ended(job)
+        assert (job.state, job.result) == ("succeeded", {"attempt": job.attempts})
+        assert job.attempts > 1
+        # It writes nothing.
+        lost = ("had been lost", "was claimed by another")
+        wait_for(lambda: any(text in sleeper.output() for text in lost))
+
+    loop = running(submit("endless_c_loop"))
+    for turn, victim in enumerate(
+        sorted(pools, key=lambda pool: f":{pool.pid}:" not in loop.worker)
+    ):
+        submit_many(submit)
+        family = psutil.Process(victim.pid).children(recursive=True)
+        victim.kill()
+        # The kernel ends the processes, also one in a loop in C.
+        _, alive = psutil.wait_procs(family, timeout=90)
+        assert not alive
+        if not turn:
+            wait_for(lambda: epoch(loop) > loop.epoch)
+            jobs.cancel(loop)
+            victim.start()
+    assert_each_completed_once(record)
+
+
+@pytest.mark.once
+def test_jobs_survive_outages_of_the_database(
+    postgres_server, make_pool, submit, record
+):
+    """Killed, stopped and suspended, each amid the jobs."""
+    pool = make_pool(COMPUTE_GRACE_S="600")
+    for fault in ("kill", "stop", "pause"):
+        before = submit_many(submit)
+        getattr(postgres_server, fault)()
+        time.sleep(0.5)  # the length of the outage
+        if fault == "pause":
+            postgres_server.resume()
+        else:
+            postgres_server.start()
+            connection.close()
+        wait_for(lambda before=before: finished() == before + JOBS)
+    assert_each_completed_once(record)
+
+    job = running(submit("nap", seconds=60))
+    # Two signals at once, of two kinds: those of one could be merged.
+    pool.process.terminate()
+    assert pool.stop(signal.SIGINT) == 0
+    job.refresh_from_db()
+    assert (job.state, job.attempts, job.lease_until) == ("queued", 0, None)

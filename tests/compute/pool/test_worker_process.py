@@ -1,17 +1,28 @@
 """Pool processes: what each kind of bad job does, and that it concerns no other."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import psutil
 import pytest
 from django.db import transaction
 
 from compute import jobs
 from compute.models import Job
-from tests.compute.conftest import all_ended, ended, running
+from tests.compute.conftest import (
+    all_ended,
+    assert_each_completed_once,
+    ended,
+    running,
+)
 from tests.private_server import wait_for
 
 # Processes, pipes and signals are the same on both databases.
 pytestmark = pytest.mark.once
 
+JOBS = 100
+KILLS = 5
 FAILURES = {
     "segfault": (2, "crashed", "SIGSEGV"),
     "kill_itself": (2, "crashed", "SIGKILL"),
@@ -27,7 +38,9 @@ FAILURES = {
 }
 
 
-def test_job_succeeds_with_its_result(pool, submit):
+def test_jobs_succeed_with_their_results(pool, submit):
+    """Also with one that is larger than a pipe."""
+    assert len(ended(submit("large_result")).result["text"]) == 100_000
     job = ended(submit("echo", number=7))
     assert (job.state, job.result, job.fraction) == ("succeeded", {"number": 7}, 1.0)
     assert job.attempts == 1
@@ -85,10 +98,6 @@ def test_progress_is_stored_while_the_job_runs(pool, submit):
     assert all(0 <= fraction <= 1 for fraction in seen)
 
 
-def test_result_larger_than_a_pipe_arrives(pool, submit):
-    assert len(ended(submit("large_result")).result["text"]) == 100_000
-
-
 def test_result_has_only_the_file_of_the_last_attempt(pool, submit):
     job = ended(submit("write_file"))
     assert [(file.name, file.size) for file in job.result_files()] == [
@@ -106,10 +115,9 @@ def test_parts_run_at_the_same_time(pool, submit, gate):
     assert (job.result, job.attempts) == ({"sum": 5, "parts": 3}, 1)
 
 
-def test_pool_processes_have_a_low_priority(pool, submit):
-    running(submit("nap", seconds=50))
+def test_pool_processes_have_a_low_priority(pool):
     wait_for(lambda: [worker.nice() for worker in pool.workers()] == [19, 19])
-    assert psutil.Process(pool.pid).nice() == 0
+    assert psutil.Process(pool.pid).nice() == os.nice(0)
 
 
 def test_idle_process_that_is_killed_is_replaced(pool, submit):
@@ -120,6 +128,17 @@ def test_idle_process_that_is_killed_is_replaced(pool, submit):
     after = all_ended([submit("echo", number=n) for n in range(4)])
     assert {job.state for job in after} == {"succeeded"}
     assert not set(before) & set(pool.workers())
+
+
+def test_jobs_survive_kills_of_their_processes(pool, submit):
+    for number in range(JOBS):
+        submit("recorded", number=number, seconds=0.01)
+    done = Job.objects.filter(state="succeeded")
+    for kill in range(KILLS):
+        wait_for(lambda kill=kill: done.count() > JOBS * kill // (KILLS + 2))
+        with suppress(psutil.NoSuchProcess, IndexError):
+            pool.workers()[kill % 2].kill()
+    assert_each_completed_once(Path(pool.env["RECORD"]))
 
 
 def test_fork_server_that_is_killed_is_replaced(pool, submit, gate):
