@@ -1,5 +1,6 @@
 """Plain functions that make what tests are about."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db.models import QuerySet
@@ -22,6 +23,19 @@ def make_items(number: int, **overrides: Any) -> list[Item]:
         for n in range(number)
     ]
     return catalogue.create_items(rows, actor=TESTER)
+
+
+def change_items(numbers: Iterable[int]) -> None:
+    """Create, change and delete 40 items, one change for each number."""
+    for number in numbers:
+        item, name = f"item-{number % 40}", f"n{number}"
+        try:
+            if number % 7 == 3:
+                catalogue.delete_item(item, actor=TESTER)
+            else:
+                catalogue.update_item(item, {"name": name}, actor=TESTER)
+        except catalogue.ItemNotFound:
+            make_item(id=item, name=name)
 
 
 def changes_of(item_id: str) -> QuerySet[ItemChange]:

@@ -185,7 +185,7 @@ class RabbitMQ(Server):
         debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
         return str(debian) if debian.exists() else _which("rabbitmq-server", "RabbitMQ")
 
-    def start(self, timeout: float = 60) -> Self:
+    def start(self, timeout: float = 150) -> Self:
         if not self.epmd.running():
             self.epmd.start()
         return super().start(timeout)
