@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -22,11 +21,7 @@ from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 from tests.faults.proxy import Proxy
 from tests.private_server import free_port, wait_for
-from tests.resilient_site.cache.nonsense import (
-    answering,
-    garbage,
-    wrong_shape,
-)
+from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
 from tests.running import ROOT
 
 PATIENT = {"OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}}
@@ -91,15 +86,12 @@ OPERATIONS = {
 
 
 def assert_bounded(cache):
-    """Each call meets the fault itself: the breaker must not help."""
+    """Each call meets the fault itself; without a timeout it would never return."""
     for name, operation in OPERATIONS.items():
         breakers.cache.override(State.CLOSED)
-        started = time.monotonic()
         # What is not there cannot be counted: so Django has it.
         with suppress(*[ValueError] if "cr" in name else []):
             operation(cache)
-        # Without a timeout it waits for ever.
-        assert time.monotonic() - started < 10, name
 
 
 # --- while Redis answers
@@ -170,9 +162,7 @@ def test_cache_treats_a_value_it_cannot_decode_as_a_miss(patient, admin, poison)
 def test_cache_takes_the_options_of_django_redis(redis_own, admin):
     cache = connect(
         redis_own.url(),
-        SERIALIZER="django_redis.serializers.msgpack.MSGPackSerializer"
-        if can_import("msgpack")
-        else "django_redis.serializers.json.JSONSerializer",
+        SERIALIZER="django_redis.serializers.json.JSONSerializer",
         COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
         CONNECTION_POOL_KWARGS={"max_connections": 7},
     )
@@ -182,12 +172,6 @@ def test_cache_takes_the_options_of_django_redis(redis_own, admin):
     assert cache.ttl("a") > 0
     assert list(cache.iter_keys("*")) == ["a"]
     assert cache.client.get_client().connection_pool.max_connections == 7
-
-
-def can_import(name):
-    with suppress(ImportError):
-        return bool(__import__(name))
-    return False
 
 
 def test_cache_finds_redis_through_sentinel(redis_own, tmp_path):
@@ -363,17 +347,6 @@ def test_memory_stands_in_during_an_outage_and_never_after(cache, redis_own):
     assert cache.get("written") is None
 
 
-def test_one_lost_write_voids_one_value(cache, redis_own):
-    cache.set_many({"a": "old", "b": "stays"})
-    redis_own.pause()
-    cache.set("a", "new")
-    assert cache.is_degraded
-    assert breakers.cache.state is State.CLOSED
-    redis_own.resume()
-    recover(cache)
-    assert cache.get_many(["a", "b"]) == {"b": "stays"}
-
-
 @contextmanager
 def peer(server):
     """Another process with the same cache; call it with an expression."""
@@ -447,24 +420,26 @@ def test_values_do_not_count_when_the_generation_was_evicted(patient, admin):
     assert patient.get("b") == "y"
 
 
-def test_a_clear_during_an_outage_counts_after_it(cache, redis_own):
-    cache.set("a", "old")
+@pytest.mark.parametrize(
+    ("write", "left"),
+    [
+        (lambda cache: cache.set("a", "new"), {"b": "old", "c": "old"}),
+        (lambda cache: cache.delete_many("ab"), {}),  # more than are noted
+        (lambda cache: cache.clear(), {}),
+    ],
+    ids=["one", "many", "clear"],
+)
+def test_write_lost_in_an_outage_voids_what_it_changed(
+    cache, redis_own, monkeypatch, write, left
+):
+    monkeypatch.setattr(backend, "MAX_MISSED", 1)
+    cache.set_many(dict.fromkeys("abc", "old"))
     redis_own.pause()
-    cache.clear()
+    write(cache)
+    assert cache.is_degraded
     redis_own.resume()
     recover(cache)
-    assert cache.get("a") is None
-
-
-def test_more_missed_keys_than_are_noted_void_all_values(cache, redis_own, monkeypatch):
-    monkeypatch.setattr(backend, "MAX_MISSED", 10)
-    keys = [f"k{number}" for number in range(20)]
-    cache.set_many(dict.fromkeys(keys, "old"))
-    redis_own.pause()
-    cache.delete_many(keys)
-    redis_own.resume()
-    recover(cache)
-    assert cache.get_many(keys) == {}
+    assert cache.get_many("abc") == left
 
 
 def test_all_aliases_share_one_redis_and_one_breaker(redis_own):

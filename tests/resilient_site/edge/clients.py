@@ -89,7 +89,7 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @wraps(test)
     def synchronous(*args: Any, **kwargs: Any) -> None:
         async def limited() -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 await test(*args, **kwargs)
                 now.go_on.set()
                 # Also what was overtaken: no thread may outlive its loop.

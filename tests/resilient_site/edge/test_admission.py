@@ -30,6 +30,7 @@ PATIENCE_S = {
     "anonymous_read": 60.0, "authenticated_read": 120.0, "write": 300.0, "heavy": 300.0,
 }  # fmt: skip
 FAR_S = 3600.0
+WRITE, SIGNED_IN, READ, ANONYMOUS_WRITE, HEAVY = Priority
 
 
 class Frozen:
@@ -38,13 +39,13 @@ class Frozen:
     def __init__(self, per_s: float = 1.0, **patience_s: float) -> None:
         self.clock = Clock()
         self.admission = Admission(4, PATIENCE_S | patience_s, clock=self.clock)
-        self.pool = self.admission.pools[Priority.ANONYMOUS_READ]
+        self.pool = self.admission.pools[READ]
         self.pool.rate = DrainRate(LIGHT, per_s, 1.0, self.clock)
         self.tasks: list[asyncio.Task[int]] = []
 
     async def enter(
         self,
-        kind: Priority = Priority.ANONYMOUS_READ,
+        kind: Priority = READ,
         count: int = 1,
         deadline_s: float = FAR_S,
     ) -> None:
@@ -54,7 +55,7 @@ class Frozen:
             self.tasks.append(asyncio.create_task(entering))
             await settle()
 
-    async def leave(self, kind: Priority = Priority.ANONYMOUS_READ) -> None:
+    async def leave(self, kind: Priority = READ) -> None:
         self.admission.leave(kind, 0.001, 9)
         await settle()
 
@@ -85,52 +86,40 @@ def assert_empty(admission: Admission) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        (Priority.ANONYMOUS_READ, "anonymous_read"),
-        (Priority.AUTHENTICATED_READ, "authenticated_read"),
-        (Priority.AUTHENTICATED_WRITE, "write"),
-        (Priority.ANONYMOUS_WRITE, "write"),
+        (READ, "anonymous_read"), (SIGNED_IN, "authenticated_read"),
+        (WRITE, "write"), (ANONYMOUS_WRITE, "write"),
     ],
-)
-def test_request_waits_within_the_patience_of_its_class(kind, name):
-    @run
-    async def test() -> None:
-        frozen = Frozen(per_s=1.0, **{name: 20.0})
-        await frozen.enter(kind, count=20)
-        rejected = frozen.admission.rejected[kind]
-        assert rejected == 20 - round(20 * USABLE_PATIENCE)
-        await frozen.stop()
-
-    test()
+)  # fmt: skip
+@run
+async def test_request_waits_within_the_patience_of_its_class(kind, name):
+    frozen = Frozen(per_s=1.0, **{name: 20.0})
+    await frozen.enter(kind, count=20)
+    rejected = frozen.admission.rejected[kind]
+    assert rejected == 20 - round(20 * USABLE_PATIENCE)
+    await frozen.stop()
 
 
 @pytest.mark.parametrize(
     ("per_s", "expected"),
-    [
-        (1.0, 5 - 1 * USABLE_PATIENCE),
-        (4.0, 1.25 - 1 * USABLE_PATIENCE),
-        (0.02, RETRY_AFTER_MAX_S),
-    ],
+    [(1, 5 - USABLE_PATIENCE), (4, 1.25 - USABLE_PATIENCE), (0.02, RETRY_AFTER_MAX_S)],
 )
-def test_retry_after_is_the_time_until_there_is_room(per_s, expected):
-    @run
-    async def test() -> None:
-        frozen = Frozen(per_s, anonymous_read=1.0)
-        await frozen.enter(count=5)  # three run, and one may always wait
-        rejection = frozen.outcomes[-1]
-        assert isinstance(rejection, Rejected)
-        assert rejection.retry_after_s == math.ceil(expected)
-        await frozen.stop()
-
-    test()
+@run
+async def test_retry_after_is_the_time_until_there_is_room(per_s, expected):
+    frozen = Frozen(per_s, anonymous_read=1.0)
+    await frozen.enter(count=5)  # three run, and one may always wait
+    rejection = frozen.outcomes[-1]
+    assert isinstance(rejection, Rejected)
+    assert rejection.retry_after_s == math.ceil(expected)
+    await frozen.stop()
 
 
 @run
 async def test_less_urgent_requests_do_not_count_as_queued_before():
     frozen = Frozen(per_s=1.0)
-    await frozen.enter(Priority.ANONYMOUS_READ, count=30)
-    before = frozen.pool.estimate_completion_s(Priority.AUTHENTICATED_READ)
+    await frozen.enter(READ, count=30)
+    before = frozen.pool.estimate_completion_s(SIGNED_IN)
     assert before == 4
-    assert frozen.pool.estimate_completion_s(Priority.ANONYMOUS_READ) == 31
+    assert frozen.pool.estimate_completion_s(READ) == 31
     await frozen.stop()
 
 
@@ -155,9 +144,9 @@ def serve(rate, clock, kinds: list[Priority], per_s: float, seconds: float) -> N
 def test_drain_rate_is_that_of_the_last_seconds(per_s):
     clock = Clock()
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
-    serve(rate, clock, [Priority.ANONYMOUS_READ], 50, 3)
-    serve(rate, clock, [Priority.ANONYMOUS_READ], per_s, 6)
-    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(per_s, rel=0.05)
+    serve(rate, clock, [READ], 50, 3)
+    serve(rate, clock, [READ], per_s, 6)
+    assert rate.available_to(READ) == pytest.approx(per_s, rel=0.05)
 
 
 def test_drain_rate_does_not_change_while_threads_are_free():
@@ -165,7 +154,7 @@ def test_drain_rate_does_not_change_while_threads_are_free():
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 3600
     rate.update(is_full=False)
-    assert rate.available_to(Priority.ANONYMOUS_READ) == 500
+    assert rate.available_to(READ) == 500
 
 
 def test_drain_rate_falls_while_nothing_is_completed():
@@ -173,26 +162,20 @@ def test_drain_rate_falls_while_nothing_is_completed():
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 2
     rate.update(is_full=True)
-    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(
-        500 * math.exp(-2)
-    )
+    assert rate.available_to(READ) == pytest.approx(500 * math.exp(-2))
     clock.now += 3600
     rate.update(is_full=True)
-    assert rate.available_to(Priority.ANONYMOUS_READ) > 0
+    assert rate.available_to(READ) > 0
 
 
 def test_drain_rate_of_a_class_is_what_more_urgent_classes_leave():
     clock = Clock()
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
-    kinds = [Priority.AUTHENTICATED_READ] * 3 + [Priority.ANONYMOUS_READ]
+    kinds = [SIGNED_IN] * 3 + [READ]
     serve(rate, clock, kinds, 400, 10)
-    assert rate.available_to(Priority.AUTHENTICATED_READ) == pytest.approx(
-        400, rel=0.05
-    )
-    assert rate.available_to(Priority.ANONYMOUS_READ) == pytest.approx(100, rel=0.1)
-    assert rate.available_to(Priority.ANONYMOUS_WRITE) == pytest.approx(
-        400 / FAIR_TURN, rel=0.1
-    )
+    assert rate.available_to(SIGNED_IN) == pytest.approx(400, rel=0.05)
+    assert rate.available_to(READ) == pytest.approx(100, rel=0.1)
+    assert rate.available_to(ANONYMOUS_WRITE) == pytest.approx(400 / FAIR_TURN, rel=0.1)
 
 
 # --- the order
@@ -214,12 +197,7 @@ async def order_of(frozen: Frozen, leaving: int) -> list[Priority]:
 async def test_more_urgent_classes_are_admitted_first():
     frozen = Frozen()
     await frozen.enter(count=3)
-    kinds = (
-        Priority.ANONYMOUS_WRITE,
-        Priority.ANONYMOUS_READ,
-        Priority.AUTHENTICATED_READ,
-        Priority.AUTHENTICATED_WRITE,
-    )
+    kinds = (ANONYMOUS_WRITE, READ, SIGNED_IN, WRITE)
     for kind in kinds:
         await frozen.enter(kind)
     assert await order_of(frozen, 4) == sorted(kinds)
@@ -239,23 +217,23 @@ async def test_requests_of_one_class_are_admitted_in_their_order():
 @run
 async def test_no_class_starves():
     frozen = Frozen(per_s=100.0)
-    await frozen.enter(Priority.AUTHENTICATED_WRITE, count=3)
+    await frozen.enter(WRITE, count=3)
     for kind in LIGHT:
         await frozen.enter(kind, count=5 * FAIR_TURN)
     order = await order_of(frozen, 4 * FAIR_TURN)
     assert set(order) == set(LIGHT)
-    assert order.count(Priority.AUTHENTICATED_WRITE) >= 3 * FAIR_TURN
+    assert order.count(WRITE) >= 3 * FAIR_TURN
     await frozen.stop()
 
 
 @run
 async def test_heavy_requests_have_threads_of_their_own():
     frozen = Frozen()
-    await frozen.enter(Priority.HEAVY, count=2)
+    await frozen.enter(HEAVY, count=2)
     assert len(frozen.outcomes) == 1
     await frozen.enter(count=3)
     assert len(frozen.outcomes) == 4
-    await frozen.leave(Priority.HEAVY)
+    await frozen.leave(HEAVY)
     assert len(frozen.outcomes) == 5
     await frozen.stop()
 
@@ -268,40 +246,29 @@ async def test_request_is_rejected_when_its_patience_ends_in_the_queue():
     frozen = Frozen(anonymous_read=0.01)
     await frozen.enter(count=3)
     with pytest.raises(Rejected) as rejected:
-        await frozen.admission.enter(
-            Priority.ANONYMOUS_READ, frozen.clock.now + FAR_S, lambda: False
-        )
+        await frozen.admission.enter(READ, frozen.clock.now + FAR_S, lambda: False)
     assert rejected.value.retry_after_s == 1
-    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 1
-    assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
+    assert frozen.admission.rejected[READ] == 1
+    assert not frozen.pool.waiting[READ]
 
 
 @run
 async def test_deadline_that_passes_in_the_queue_is_named():
     admission = Admission(4, PATIENCE_S)
     for _ in range(3):
-        await admission.enter(
-            Priority.ANONYMOUS_READ, time.monotonic() + FAR_S, lambda: False
-        )
+        await admission.enter(READ, time.monotonic() + FAR_S, lambda: False)
     with pytest.raises(DeadlinePassed):
-        await admission.enter(
-            Priority.ANONYMOUS_READ, time.monotonic() + 0.01, lambda: False
-        )
-    assert not admission.pools[Priority.ANONYMOUS_READ].waiting[Priority.ANONYMOUS_READ]
+        await admission.enter(READ, time.monotonic() + 0.01, lambda: False)
+    assert not admission.pools[READ].waiting[READ]
 
 
 @pytest.mark.parametrize("is_on", [True, False])
-def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
-    @run
-    async def test():
-        admission = Admission(4, PATIENCE_S, is_on)
-        with pytest.raises(DeadlinePassed):
-            await admission.enter(
-                Priority.ANONYMOUS_READ, time.monotonic(), lambda: False
-            )
-        assert_empty(admission)
-
-    test()
+@run
+async def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
+    admission = Admission(4, PATIENCE_S, is_on)
+    with pytest.raises(DeadlinePassed):
+        await admission.enter(READ, time.monotonic(), lambda: False)
+    assert_empty(admission)
 
 
 @run
@@ -318,36 +285,31 @@ async def test_client_that_has_left_is_not_served_and_not_rejected():
     frozen = Frozen()
     await frozen.enter(count=3)
     at = frozen.clock.now + FAR_S
-    gone = asyncio.create_task(
-        frozen.admission.enter(Priority.ANONYMOUS_READ, at, lambda: True)
-    )
+    gone = asyncio.create_task(frozen.admission.enter(READ, at, lambda: True))
     await settle()
     await frozen.enter()
-    frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
+    frozen.admission.leave(READ, 0.001, 9)
     with pytest.raises(ClientGone):
         await gone
     await settle()
     assert frozen.outcomes == [None] * 4
-    assert frozen.admission.rejected[Priority.ANONYMOUS_READ] == 0
+    assert frozen.admission.rejected[READ] == 0
 
 
 @pytest.mark.parametrize("is_admitted_by_then", [True, False])
-def test_cancelled_request_gives_its_thread_to_the_next(is_admitted_by_then):
-    @run
-    async def test():
-        frozen = Frozen()
-        await frozen.enter(count=5)
-        if is_admitted_by_then:
-            frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
-            frozen.tasks[3].cancel()  # it has not noticed yet
-        else:
-            frozen.tasks[3].cancel()  # it is still in the queue
-            frozen.admission.leave(Priority.ANONYMOUS_READ, 0.001, 9)
-        await frozen.tasks[4]
-        assert frozen.pool.running[Priority.ANONYMOUS_READ] == 3
-        assert not frozen.pool.waiting[Priority.ANONYMOUS_READ]
-
-    test()
+@run
+async def test_cancelled_request_gives_its_thread_to_the_next(is_admitted_by_then):
+    frozen = Frozen()
+    await frozen.enter(count=5)
+    if is_admitted_by_then:
+        frozen.admission.leave(READ, 0.001, 9)
+        frozen.tasks[3].cancel()  # it has not noticed yet
+    else:
+        frozen.tasks[3].cancel()  # it is still in the queue
+        frozen.admission.leave(READ, 0.001, 9)
+    await frozen.tasks[4]
+    assert frozen.pool.running[READ] == 3
+    assert not frozen.pool.waiting[READ]
 
 
 class Clients:
@@ -390,7 +352,7 @@ class Clients:
         admission = self.admission
         running = admission.running
         assert min(running.values()) >= 0
-        assert running.pop(Priority.HEAVY) <= admission.heavy_max
+        assert running.pop(HEAVY) <= admission.heavy_max
         light_max = max(admission.threads - admission.heavy_max, LIMIT_MIN)
         assert sum(running.values()) <= light_max
 
@@ -398,7 +360,7 @@ class Clients:
         while self.inside or not all(task.done() for task in self.tasks):
             await settle()
             assert self.inside or not any(self.admission.queued.values())
-            await self.leave(Priority.ANONYMOUS_READ, 1)
+            await self.leave(READ, 1)
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 

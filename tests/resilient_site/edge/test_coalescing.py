@@ -57,35 +57,32 @@ async def test_fetch_goes_on_when_the_client_that_started_it_leaves():
     assert len(now.asked) == 1
 
 
-def test_abandoned_fetch_expires_and_the_next_request_has_its_own(monkeypatch):
+@run
+async def test_abandoned_fetch_expires_and_the_next_request_has_its_own(monkeypatch):
     monkeypatch.setattr(coalescing, "ABANDONED_GRACE_S", 0.05)
     expired: list[bool] = []
 
     def respond(request):
         if len(now.asked) == 1:
             now.entered.set()
-            assert now.go_on.wait(20)
+            assert now.go_on.wait(90)
             expired.append(deadlines.is_expired())
             return HttpResponse(status=503)
         return thing_response("x")
 
-    @run
-    async def test():
-        now.respond = respond
-        now.go_on.clear()
-        gone = asyncio.Event()
-        requests = await start(3, gone)
-        gone.set()
-        assert [a.status for a in await asyncio.gather(*requests)] == [0] * 3
-        (flight,) = coalescing.in_flight.values()
-        await becomes(lambda: flight.is_given_up)
-        assert (await get()).json() == "x"
-        now.go_on.set()
-        await becomes(lambda: not any(wsgi_bridge.admission.running.values()))
-        assert expired == [True]
-        assert (await get()).is_hit
-
-    test()
+    now.respond = respond
+    now.go_on.clear()
+    gone = asyncio.Event()
+    requests = await start(3, gone)
+    gone.set()
+    assert [a.status for a in await asyncio.gather(*requests)] == [0] * 3
+    (flight,) = coalescing.in_flight.values()
+    await becomes(lambda: flight.is_given_up)
+    assert (await get()).json() == "x"
+    now.go_on.set()
+    await becomes(lambda: not any(wsgi_bridge.admission.running.values()))
+    assert expired == [True]
+    assert (await get()).is_hit
 
 
 @run
@@ -103,27 +100,24 @@ async def test_request_soon_after_the_last_client_left_shares_its_fetch():
 
 
 @pytest.mark.parametrize(("status", "is_shared"), [(500, True), (429, False)])
-def test_failure_is_shared_but_no_rejection_of_one_client(status, is_shared):
+@run
+async def test_failure_is_shared_but_no_rejection_of_one_client(status, is_shared):
     def respond(request):
         is_first = len(now.asked) == 1
         if is_first:
             now.entered.set()
-            assert now.go_on.wait(20)
+            assert now.go_on.wait(90)
         return HttpResponse(status=status) if is_first else thing_response("x")
 
-    @run
-    async def test():
-        now.respond = respond
-        now.go_on.clear()
-        requests = await start(20)
-        now.go_on.set()
-        first, *others = await asyncio.gather(*requests)
-        assert first.status == status
-        assert {a.status for a in others} == {500 if is_shared else 200}
-        assert not coalescing.in_flight
-        assert not any(wsgi_bridge.admission.running.values())
-
-    test()
+    now.respond = respond
+    now.go_on.clear()
+    requests = await start(20)
+    now.go_on.set()
+    first, *others = await asyncio.gather(*requests)
+    assert first.status == status
+    assert {a.status for a in others} == {500 if is_shared else 200}
+    assert not coalescing.in_flight
+    assert not any(wsgi_bridge.admission.running.values())
 
 
 @run

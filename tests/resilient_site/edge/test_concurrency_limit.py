@@ -17,6 +17,7 @@ from resilient_site.edge.request import Priority
 from tests.clock import Clock
 
 pytestmark = pytest.mark.once
+READ = Priority.ANONYMOUS_READ
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def limit(clock) -> ConcurrencyLimit:
     limit = ConcurrencyLimit(16, clock)
     limit._probe_at += PROBE_EVERY_S
     for _ in range(50):
-        limit.record(Priority.ANONYMOUS_READ, 0.01, 1)
+        limit.record(READ, 0.01, 1)
     return limit
 
 
@@ -33,11 +34,7 @@ def load(limit, clock, service_s, number=400, running=None) -> None:
     """Serve so many requests, each with as many others as the limit allows."""
     for _ in range(number):
         clock.now += service_s / limit.current
-        limit.record(
-            Priority.ANONYMOUS_READ,
-            service_s,
-            limit.current if running is None else running,
-        )
+        limit.record(READ, service_s, limit.current if running is None else running)
 
 
 def test_limit_starts_with_all_threads(clock):
@@ -76,13 +73,13 @@ def test_limit_converges_to_the_capacity_of_the_machine(limit, clock):
         running = limit.current
         service_s = 0.01 * max(1.0, running / 4)
         clock.now += service_s / running
-        limit.record(Priority.ANONYMOUS_READ, service_s, running)
+        limit.record(READ, service_s, running)
     assert 4 <= limit.value <= 4 * TOLERANCE + 1
 
 
 def test_limit_ignores_one_slow_request(limit, clock):
     load(limit, clock, 0.01, 19)
-    limit.record(Priority.ANONYMOUS_READ, 9.0, 5)
+    limit.record(READ, 9.0, 5)
     load(limit, clock, 0.01, 40)
     assert limit.value == 16
 
@@ -93,7 +90,7 @@ def test_limit_has_a_baseline_for_each_class(limit, clock):
     for _ in range(200):
         clock.now += 0.01
         limit.record(Priority.AUTHENTICATED_WRITE, 0.11, 16)
-        limit.record(Priority.ANONYMOUS_READ, 0.011, 16)
+        limit.record(READ, 0.011, 16)
     assert limit.value == 16
 
 
@@ -101,7 +98,7 @@ def start_probe(limit, clock, after_s=2 * PROBE_EVERY_S) -> None:
     clock.now += after_s
     for _ in range(30):
         clock.now += 0.01
-        limit.record(Priority.ANONYMOUS_READ, 0.01, 16)
+        limit.record(READ, 0.01, 16)
         if limit.is_probing_baseline:
             return
     raise AssertionError("The baseline is never probed.")
@@ -112,9 +109,9 @@ def test_limit_probes_the_baseline_periodically(limit, clock):
     assert limit.current == 1
     for _ in range(PROBE_SAMPLES):
         clock.now += 0.02
-        limit.record(Priority.ANONYMOUS_READ, 0.02, 1)
+        limit.record(READ, 0.02, 1)
     assert limit.current == 16
-    assert limit._baselines[Priority.ANONYMOUS_READ] > 0.015
+    assert limit._baselines[READ] > 0.015
 
 
 def test_probe_ends_in_time_with_a_slow_request(limit, clock):
@@ -137,7 +134,7 @@ def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
         load(limit, clock, 0.03, 300)
         clock.now += PROBE_EVERY_S
         for _ in range(PROBE_SAMPLES):
-            limit.record(Priority.ANONYMOUS_READ, 0.03, 1)
+            limit.record(READ, 0.03, 1)
     load(limit, clock, 0.03, 3000)
     assert limit.value > 8
 
@@ -146,11 +143,11 @@ def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
     st.integers(0, 64),
     st.lists(
         st.tuples(
-            st.sampled_from(list(Priority)),
+            st.sampled_from(Priority),
             st.floats(0, 1e6),
             st.integers(0, 100),
             st.floats(0, 100),
-        )
+        )  # fmt: skip
     ),
 )
 def test_limit_stays_in_its_bounds(largest, notes):
@@ -165,7 +162,7 @@ def test_limit_stays_in_its_bounds(largest, notes):
 
 def test_limit_probes_the_baseline_soon_after_the_start(clock):
     limit = ConcurrencyLimit(16, clock)
-    limit.record(Priority.ANONYMOUS_READ, 1.0, 1)  # the first request is slow
+    limit.record(READ, 1.0, 1)  # the first request is slow
     load(limit, clock, 0.01, 600)
     assert not limit.is_probing_baseline
     start_probe(limit, clock, FIRST_PROBE_S)

@@ -61,14 +61,11 @@ def test_timeout_depends_on_method_and_policy(settings, method, path, name):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_request_without_time_is_rejected(method):
-    @run
-    async def test():
-        answer = await ask("/api/v1/mine", method, [(TIMEOUT, b"0ms")])
-        assert (answer.status, answer.json()["code"]) == (503, "deadline_passed")
-        assert (answer.headers["retry-after"], now.asked) == ("1", [])
-
-    test()
+@run
+async def test_request_without_time_is_rejected(method):
+    answer = await ask("/api/v1/mine", method, [(TIMEOUT, b"0ms")])
+    assert (answer.status, answer.json()["code"]) == (503, "deadline_passed")
+    assert (answer.headers["retry-after"], now.asked) == ("1", [])
 
 
 @run
@@ -90,30 +87,27 @@ async def test_view_sees_its_deadline():
 
 
 @pytest.mark.parametrize(("method", "is_expired"), [("GET", True), ("POST", False)])
-def test_client_that_leaves_ends_a_read_and_no_write(method, is_expired):
+@run
+async def test_client_that_leaves_ends_a_read_and_no_write(method, is_expired):
     found: list[bool] = []
     gone = asyncio.Event()
 
     def respond(request):
         now.entered.set()
-        assert now.go_on.wait(20)
+        assert now.go_on.wait(90)
         found.append(deadlines.is_expired())
         return HttpResponse()
 
-    @run
-    async def test():
-        now.respond = respond
-        now.go_on.clear()
-        asking = asyncio.create_task(ask("/plain", method, gone=gone))
-        await becomes(now.entered.is_set)
-        gone.set()
-        await asyncio.sleep(0.01)
-        now.go_on.set()
-        assert (await asking).status == 0
-        assert found == [is_expired]
-        assert not any(wsgi_bridge.admission.running.values())
-
-    test()
+    now.respond = respond
+    now.go_on.clear()
+    asking = asyncio.create_task(ask("/plain", method, gone=gone))
+    await becomes(now.entered.is_set)
+    gone.set()
+    await asyncio.sleep(0.01)
+    now.go_on.set()
+    assert (await asking).status == 0
+    assert found == [is_expired]
+    assert not any(wsgi_bridge.admission.running.values())
 
 
 def test_inner_deadline_is_no_later_than_the_outer_one():

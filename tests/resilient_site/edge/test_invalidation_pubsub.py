@@ -3,7 +3,6 @@
 from contextlib import closing
 from urllib.parse import urlsplit
 
-import orjson
 import pytest
 import redis
 
@@ -24,8 +23,6 @@ from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
 
 pytestmark = pytest.mark.once
 
-WITHIN_S = 5
-
 
 @pytest.fixture
 def there(tmp_path, settings, redis_own):
@@ -43,7 +40,7 @@ def publisher(there):
 def subscriber(there):
     subscriber = Subscriber(there)
     subscriber.start()
-    assert subscriber.is_subscribed.wait(WITHIN_S)
+    assert subscriber.is_subscribed.wait(90)
     yield subscriber
     subscriber.stop()
 
@@ -53,15 +50,23 @@ def copy_of(tag):
 
 
 def is_received(there, copy):
-    wait_for(lambda: not there.is_current(copy), WITHIN_S)
+    wait_for(lambda: not there.is_current(copy))
 
 
-def test_invalidation_is_received_and_no_other(there, publisher, subscriber):
+def test_invalidation_is_received_and_no_nonsense(
+    there, publisher, subscriber, redis_own
+):
     bolt, nut = copy_of("item:bolt"), copy_of("item:nut")
+    with redis.Redis.from_url(redis_own.url()) as client:
+        for nonsense in (b"", b"{", b"7", b"\xff"):
+            client.publish(CHANNEL, nonsense)
     publisher.publish(["item:bolt"])
     is_received(there, bolt)
     assert there.is_current(nut)
-    assert publisher.flush()
+    assert publisher.flush(90)
+    # Too many are published as all.
+    publisher.publish(f"item:{n}" for n in range(MAX_TAGS + 1))
+    is_received(there, nut)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -90,7 +95,7 @@ def test_subscriber_that_may_have_missed_messages_invalidates_everything(
 ):
     bolt = copy_of("item:bolt")
     redis_own.kill()
-    wait_for(lambda: not subscriber.is_subscribed.is_set(), WITHIN_S)
+    wait_for(lambda: not subscriber.is_subscribed.is_set())
     assert there.is_current(bolt)
     redis_own.start()
     is_received(there, bolt)
@@ -102,7 +107,7 @@ def test_subscriber_that_starts_without_redis_invalidates_everything(
     redis_own.kill()
     subscriber = Subscriber(there)
     subscriber.start()
-    wait_for(lambda: "are not received" in caplog.text, WITHIN_S)
+    wait_for(lambda: "are not received" in caplog.text)
     bolt = copy_of("item:bolt")
     redis_own.start()
     is_received(there, bolt)
@@ -112,7 +117,7 @@ def test_subscriber_that_starts_without_redis_invalidates_everything(
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
     redis_own.pause()
-    wait_for(lambda: not subscriber.is_subscribed.is_set(), WITHIN_S)
+    wait_for(lambda: not subscriber.is_subscribed.is_set())
     redis_own.resume()
     is_received(there, bolt)
 
@@ -127,25 +132,9 @@ def test_publisher_and_subscriber_survive_nonsense(
         bolt = copy_of("item:bolt")
         subscriber.start()
         publisher.publish(["item:bolt"])
-        wait_for(lambda: "are not received" in caplog.text, WITHIN_S)
+        wait_for(lambda: "are not received" in caplog.text)
         assert not publisher.flush(0.1)
         way.target = redis_own.port
         is_received(there, bolt)
-        assert publisher.flush(WITHIN_S)
+        assert publisher.flush(90)
         subscriber.stop()
-
-
-def test_too_many_tags_are_published_as_everything(there, publisher, subscriber):
-    bolt = copy_of("item:bolt")
-    publisher.publish(f"item:{n}" for n in range(MAX_TAGS + 1))
-    is_received(there, bolt)
-
-
-@pytest.mark.parametrize("nonsense", [b"", b"{", b"7", b"\xff"])
-def test_nonsense_is_ignored(there, publisher, subscriber, redis_own, nonsense):
-    bolt = copy_of("item:bolt")
-    redis.Redis.from_url(redis_own.url()).publish(CHANNEL, nonsense)
-    publisher.publish(["item:nut"])
-    assert there.is_current(bolt)
-    redis.Redis.from_url(redis_own.url()).publish(CHANNEL, orjson.dumps(["item:bolt"]))
-    is_received(there, bolt)

@@ -25,31 +25,15 @@ def canonical(query: bytes) -> str | None:
 @run
 async def test_irrelevant_parameters_cause_no_fetch():
     await get("/thing?q=a")
-    for n in range(100):
-        assert (await get(f"/thing?utm_{n}={n}&q=a&{n}")).is_hit
-    assert [seen["query"] for seen in now.asked] == ["q=a"]
-    assert len(response_store.memory) == 1
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
+    for irrelevant in (
+        *(f"utm_{n}={n}&{n}" for n in range(10)),
         "&".join(f"x{n}=1" for n in range(900)),
         "x=" + "y" * 60_000,
-        "x=%FF%00%ff",
-        "x=\xff",
-        "%ff%fe=1",
-        "&&&=&=x",
-        ";;",
-    ],
-)
-def test_malformed_irrelevant_parameters_cause_no_fetch(query):
-    @run
-    async def test():
-        await get()
-        assert (await get(f"/thing?{query}")).is_hit
-
-    test()
+        "x=%FF%00%ff", "x=\xff", "%ff%fe=1", "&&&=&=x", ";;",
+    ):  # fmt: skip
+        assert (await get(f"/thing?{irrelevant}&q=a")).is_hit
+    assert [seen["query"] for seen in now.asked] == ["q=a"]
+    assert len(response_store.memory) == 1
 
 
 @run
@@ -61,13 +45,6 @@ async def test_order_of_names_and_encoding_make_no_difference():
         assert not (await get(f"/thing?{other}")).is_hit
 
 
-@run
-async def test_blank_value_makes_a_difference():
-    await get("/thing")
-    assert not (await get("/thing?q=")).is_hit
-    assert now.asked[-1]["query"] == "q="
-
-
 @pytest.mark.parametrize(
     "target",
     [
@@ -76,16 +53,13 @@ async def test_blank_value_makes_a_difference():
         "/thing/" + "x" * (PATH_MAX + 1),
     ],
 )
-def test_response_with_a_long_key_is_not_stored(target):
-    @run
-    async def test():
-        for _ in range(2):
-            answer = await get(target)
-            assert (answer.status, answer.cached) == (200, "")
-        assert len(now.asked) == 2
-        assert len(response_store.memory) == 0
-
-    test()
+@run
+async def test_response_with_a_long_key_is_not_stored(target):
+    for _ in range(2):
+        answer = await get(target)
+        assert (answer.status, answer.cached) == (200, "")
+    assert len(now.asked) == 2
+    assert len(response_store.memory) == 0
 
 
 @run
@@ -112,19 +86,16 @@ async def test_only_stated_headers_make_a_difference():
 
 @pytest.mark.parametrize(("name", "seen_as"), [("hx_target", "target"), ("range",) * 2])
 @pytest.mark.parametrize("path", ["/thing", "/plain"])
-def test_header_that_is_not_in_the_key_does_not_reach_a_shared_view(
+@run
+async def test_header_that_is_not_in_the_key_does_not_reach_a_shared_view(
     path, name, seen_as
 ):
     """WSGI takes `HX_Target` for `HX-Target`: the response would be poisoned."""
 
-    @run
-    async def test():
-        await ask(path, headers=[(name.encode(), b"poison")])
-        is_passed_on = (path, name) == ("/plain", "range")
-        assert now.asked[-1][seen_as] == ("poison" if is_passed_on else None)
-        assert (await get(path)).is_hit == (path == "/thing")
-
-    test()
+    await ask(path, headers=[(name.encode(), b"poison")])
+    is_passed_on = (path, name) == ("/plain", "range")
+    assert now.asked[-1][seen_as] == ("poison" if is_passed_on else None)
+    assert (await get(path)).is_hit == (path == "/thing")
 
 
 @run
@@ -134,27 +105,13 @@ async def test_each_host_has_its_own_responses():
     assert not other.is_hit
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "//thing",
-        "/thing/",
-        "/./thing",
-        "/thing%00",
-        "/thing%2f",
-        "/%ff",
-        "/thing?%00=1",
-    ],
-)
-def test_odd_path_gets_no_cached_response_of_another(target):
-    @run
-    async def test():
-        await get()
+@run
+async def test_odd_path_gets_no_cached_response_of_another():
+    await get()
+    for target in ("//thing", "/thing/", "/./thing", "/thing%00", "/thing%2f", "/%ff"):
         answer = await get(target)
         assert answer.status in (200, 301, 400, 404)
-        assert not answer.is_hit or target.startswith("/thing?")
-
-    test()
+        assert not answer.is_hit
 
 
 @given(st.binary(max_size=200))

@@ -33,14 +33,15 @@ def copy(body: bytes, at: int = 1, headers: int = 12) -> CachedResponse:
     return made
 
 
-@pytest.mark.parametrize("size", [0, 2_000, 50_000])
+@pytest.mark.parametrize("size", [0, 50_000])
 @pytest.mark.parametrize("is_requested_again", [False, True])
 def test_usage_is_the_memory_that_responses_take(size, is_requested_again):
-    cache = ResponseCache(MAX_BYTES)
+    max_bytes = MAX_BYTES if size else MAX_BYTES // 16
+    cache = ResponseCache(max_bytes)
     gc.collect()
     tracemalloc.start()
     try:
-        for n in range(2 * MAX_BYTES // (size + 2_000)):
+        for n in range(2 * max_bytes // (size + 2_000)):
             cache.put(key(n, f"search={n:0200}"), copy(os.urandom(size), n))
             if is_requested_again:
                 cache.get(key(n, f"search={n:0200}"))
@@ -51,25 +52,27 @@ def test_usage_is_the_memory_that_responses_take(size, is_requested_again):
         taken = sum(trace.size for trace in found.traces)
     finally:
         tracemalloc.stop()
-    assert cache.bytes <= MAX_BYTES
+    assert cache.bytes <= max_bytes
     assert 0.4 * cache.bytes < taken <= 1.05 * cache.bytes
 
 
 def test_flood_of_responses_evicts_none_that_was_requested_twice():
     cache = ResponseCache(MAX_BYTES)
+    response = copy(b"x" * 1_000)
     for n in range(100):
-        cache.put(key(n), copy(b"x" * 1_000))
+        cache.put(key(n), response)
         assert cache.get(key(n))
     for n in range(1000, 6000):
-        cache.put(key(n), copy(b"x" * 1_000))
+        cache.put(key(n), response)
     assert all(cache.get(key(n)) for n in range(100))
     assert cache.bytes <= MAX_BYTES
 
 
 def test_least_recently_used_response_is_evicted_first():
     cache = ResponseCache(MAX_BYTES)
+    response = copy(b"x" * 1_000)
     for n in range(1000):
-        cache.put(key(n), copy(b"x" * 1_000))
+        cache.put(key(n), response)
         cache.get(key(n))
         cache.get(key(0))
     assert cache.get(key(0))

@@ -6,7 +6,11 @@ from django.urls import reverse
 from resilient_site.edge.policy import DEFAULT, policy_at
 
 pytestmark = pytest.mark.once
-JOB = "/api/v1/jobs/01900000-0000-7000-8000-000000000000"
+PAGE = "/jobs/01900000-0000-7000-8000-000000000000"
+JOB = f"/api/v1{PAGE}"
+
+
+UPLOAD = {"form_limit": "IMPORT_MAX_BYTES"}
 
 
 @pytest.mark.parametrize(
@@ -14,31 +18,17 @@ JOB = "/api/v1/jobs/01900000-0000-7000-8000-000000000000"
     [
         ("GET", "/api/v1/items/export", {"is_heavy": True, "read_rate": "export"}),
         ("HEAD", "/api/v1/items/export/", {"is_heavy": True, "read_rate": "export"}),
-        (
-            "GET",
-            "/api/v1/heavy_computation",
-            {"is_heavy": True, "read_rate": "heavy"},
-        ),
+        ("GET", "/api/v1/heavy_computation", {"is_heavy": True, "read_rate": "heavy"}),
         ("GET", f"{JOB}/result", {"is_heavy": True}),
         ("GET", f"{JOB}/files/report.csv", {"is_heavy": True}),
-        (
-            "POST",
-            "/api/v1/jobs",
-            {"write_rate": "heavy", "form_limit": "IMPORT_MAX_BYTES"},
-        ),
-        (
-            "POST",
-            "/jobs/new/find_duplicates/",
-            {"write_rate": "heavy", "form_limit": "IMPORT_MAX_BYTES"},
-        ),
-        ("POST", "/jobs/01900000-0000-7000-8000-000000000000/again/",
-         {"write_rate": "heavy"}),
-        ("POST", "/items/import/",
-         {"is_heavy": True, "form_limit": "IMPORT_MAX_BYTES"}),
+        ("POST", "/api/v1/jobs", {"write_rate": "heavy", **UPLOAD}),
+        ("POST", "/jobs/new/find_duplicates/", {"write_rate": "heavy", **UPLOAD}),
+        ("POST", f"{PAGE}/again/", {"write_rate": "heavy"}),
+        ("POST", "/items/import/", {"is_heavy": True, **UPLOAD}),
         ("POST", "/account/sign-in/", {"write_rate": "sign-in"}),
         ("POST", "/account/tokens/", {"write_rate": "tokens"}),
     ],
-)  # fmt: skip
+)
 def test_policy_is_the_one_that_the_view_states(method, path, stated):
     found = policy_at(path, method)
     assert {name: getattr(found, name) for name in stated} == stated

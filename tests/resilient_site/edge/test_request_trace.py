@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,49 +34,30 @@ HIT_FILES, MISS_FILES, UPDATE_FILES = 6, 25, 26
 PACKAGES = tuple(f"{ROOT / name}/" for name in ("resilient_site", "items", "compute"))
 
 
-class Trace:
-    """Functions of the project in the order of their calls.
+@contextmanager
+def traced(name: str) -> Iterator[set[str]]:
+    """The files of the project of which functions are called.
 
     In the event loop and Django's threads: other tests may have left some at work.
     """
+    files: set[str] = set()
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, str]] = []
-
-    def record(self, frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
+    def record(frame: FrameType, event: str, _: Any) -> None:
         if not threading.current_thread().name.startswith(("MainThread", "django")):
             return
+        code = frame.f_code
         is_ours = code.co_filename.startswith(PACKAGES) and "<" not in code.co_qualname
         if event == "call" and is_ours:
-            path = Path(code.co_filename).relative_to(ROOT)
-            self.calls.append((str(path), code.co_qualname))
+            files.add(str(Path(code.co_filename).relative_to(ROOT)))
 
-    @property
-    def files(self) -> set[str]:
-        return {path for path, _ in self.calls}
-
-    def report(self, name: str) -> None:
-        switches = sum(one != next_ for (one, _), (next_, _) in pairwise(self.calls))
-        print(
-            f"\n{name}: {len(self.files)} files, {len(set(self.calls))} functions, "
-            f"{switches} switches between files"
-        )
-        for path in dict.fromkeys(path for path, _ in self.calls):
-            names = dict.fromkeys(name for found, name in self.calls if found == path)
-            print(f"  {path}: {', '.join(names)}")
-
-
-@contextmanager
-def traced(name: str) -> Iterator[Trace]:
-    trace, before = Trace(), sys.getprofile()
-    threading.setprofile_all_threads(trace.record)
+    before = sys.getprofile()
+    threading.setprofile_all_threads(record)
     try:
-        yield trace
+        yield files
     finally:
         threading.setprofile_all_threads(None)
         sys.setprofile(before)
-    trace.report(name)
+    print(f"\n{name}: {len(files)} files", *sorted(files), sep="\n  ")
 
 
 @pytest.fixture
@@ -99,9 +79,9 @@ async def test_request_passes_few_files(token):
         assert (await get("/api/v1/items/nut")).status == 200
     with traced("An update by token") as change:
         assert await update("New", token) == 200
-    assert len(hit.files) <= HIT_FILES
-    assert len(miss.files) <= MISS_FILES
-    assert len(change.files) <= UPDATE_FILES
+    assert len(hit) <= HIT_FILES
+    assert len(miss) <= MISS_FILES
+    assert len(change) <= UPDATE_FILES
 
 
 async def update(name: str, token: str) -> int:

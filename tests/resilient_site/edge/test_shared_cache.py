@@ -58,22 +58,19 @@ async def test_head_fetches_and_gets_the_headers_of_the_whole_response():
 @pytest.mark.parametrize(
     "condition", [{"If-None-Match": '"b", "a"'}, {"If-Modified-Since": MODIFIED}]
 )
-def test_conditional_request_is_a_cache_hit(condition, method):
+@run
+async def test_conditional_request_is_a_cache_hit(condition, method):
     now.respond = lambda request: thing_response(
         "x", ETag='"a"', Last_Modified=MODIFIED, X_Other="1"
     )
 
-    @run
-    async def test():
-        await get()
-        answer = await get(method=method, **condition)
-        assert (answer.status, answer.is_hit, answer.body) == (304, True, b"")
-        assert {"etag", "cache-control"} <= answer.headers.keys()
-        assert not {"content-type", "content-length", "x-other"} & set(answer.headers)
-        assert (await get(**{"If-None-Match": '"b"'})).status == 200
-        assert len(now.asked) == 1
-
-    test()
+    await get()
+    answer = await get(method=method, **condition)
+    assert (answer.status, answer.is_hit, answer.body) == (304, True, b"")
+    assert {"etag", "cache-control"} <= answer.headers.keys()
+    assert not {"content-type", "content-length", "x-other"} & set(answer.headers)
+    assert (await get(**{"If-None-Match": '"b"'})).status == 200
+    assert len(now.asked) == 1
 
 
 @run
@@ -101,7 +98,8 @@ async def test_condition_is_not_passed_to_the_view():
         *[(status, {}) for status in (201, 203, 206, 301, 404, 410, 500)],
     ],
 )
-def test_response_that_may_not_be_shared_is_not_stored(status, headers):
+@run
+async def test_response_that_may_not_be_shared_is_not_stored(status, headers):
     def respond(request):
         response = thing_response("x")
         response.status_code = status
@@ -109,16 +107,12 @@ def test_response_that_may_not_be_shared_is_not_stored(status, headers):
             response[name] = value
         return response
 
-    @run
-    async def test():
-        now.respond = respond
-        for asked in (1, 2):
-            answer = await get()
-            assert (answer.status, len(now.asked)) == (status, asked)
-            assert "cache-status" not in answer.headers
-        assert len(response_store.memory) == 0
-
-    test()
+    now.respond = respond
+    for asked in (1, 2):
+        answer = await get()
+        assert (answer.status, len(now.asked)) == (status, asked)
+        assert "cache-status" not in answer.headers
+    assert len(response_store.memory) == 0
 
 
 @run
@@ -138,14 +132,11 @@ async def test_headers_of_one_client_are_not_stored():
 
 
 @pytest.mark.parametrize("asked_for", ["no-cache", "max-age=0", "no-store"])
-def test_client_cannot_bypass_the_cache(asked_for):
-    @run
-    async def test():
-        for _ in range(5):
-            await get(**{"Cache-Control": asked_for, "Pragma": "no-cache"})
-        assert len(now.asked) == 1
-
-    test()
+@run
+async def test_client_cannot_bypass_the_cache(asked_for):
+    for _ in range(5):
+        await get(**{"Cache-Control": asked_for, "Pragma": "no-cache"})
+    assert len(now.asked) == 1
 
 
 @run
@@ -157,95 +148,76 @@ async def test_only_if_cached_causes_no_fetch():
     assert (await get(**only)).is_hit
 
 
-def test_stale_response_is_sent_while_it_is_revalidated(set_age):
-    @run
-    async def test():
-        await get()
-        set_age(FRESH_S + 1)
-        stale = await get()
-        assert (stale.is_hit, stale.headers["age"]) == (True, str(FRESH_S + 1))
-        assert "ttl=-1" in stale.cached
-        assert STATUS.fullmatch(stale.cached)
-        await becomes(lambda: len(now.asked) == 2 and not coalescing.in_flight)
-        set_age(0)
-        assert (await get()).headers["age"] == "0"
-        assert len(now.asked) == 2
-
-    test()
+@run
+async def test_stale_response_is_sent_while_it_is_revalidated(set_age):
+    await get()
+    set_age(FRESH_S + 1)
+    stale = await get()
+    assert (stale.is_hit, stale.headers["age"]) == (True, str(FRESH_S + 1))
+    assert "ttl=-1" in stale.cached
+    assert STATUS.fullmatch(stale.cached)
+    await becomes(lambda: len(now.asked) == 2 and not coalescing.in_flight)
+    set_age(0)
+    assert (await get()).headers["age"] == "0"
+    assert len(now.asked) == 2
 
 
-def test_stale_response_is_not_sent_where_a_change_may_have_been_missed(
+@run
+async def test_stale_response_is_not_sent_where_a_change_may_have_been_missed(
     set_age, settings
 ):
     settings.EMBEDDED = False
-
-    @run
-    async def test():
-        await get()
-        set_age(FRESH_S - 1)
-        subscriber.is_subscribed.clear()
-        assert (await get()).is_hit
-        set_age(FRESH_S + 1)
-        assert not (await get()).is_hit
-        assert len(now.asked) == 2
-
-    test()
+    await get()
+    set_age(FRESH_S - 1)
+    subscriber.is_subscribed.clear()
+    assert (await get()).is_hit
+    set_age(FRESH_S + 1)
+    assert not (await get()).is_hit
+    assert len(now.asked) == 2
 
 
-def test_response_past_its_revalidation_time_is_fetched_first(set_age):
-    @run
-    async def test():
-        await get()
-        set_age(FRESH_S + STALE_S + 1)
-        assert not (await get()).is_hit
-        assert len(now.asked) == 2
-
-    test()
+@run
+async def test_response_past_its_revalidation_time_is_fetched_first(set_age):
+    await get()
+    set_age(FRESH_S + STALE_S + 1)
+    assert not (await get()).is_hit
+    assert len(now.asked) == 2
 
 
-def test_stale_response_is_sent_for_a_day_if_the_origin_fails(set_age):
-    @run
-    async def test():
-        now.respond = lambda request: page_response("text")
-        await get()
-        now.respond = lambda request: HttpResponse(status=500)
-        set_age(24 * 3600)
-        answer = await get()
-        assert (answer.status, answer.is_hit) == (200, True)
-        assert answer.cached.endswith("detail=origin-failed")
-        assert STATUS.fullmatch(answer.cached)
-        assert answer.headers["age"] == "86400"
-        assert b'class="notice degraded"' in answer.body
-        assert answer.headers["cache-control"] == "no-store"
-        set_age(24 * 3600 + FRESH_S + 1)
-        assert (await get()).status == 500
-
-    test()
+@run
+async def test_stale_response_is_sent_for_a_day_if_the_origin_fails(set_age):
+    now.respond = lambda request: page_response("text")
+    await get()
+    now.respond = lambda request: HttpResponse(status=500)
+    set_age(24 * 3600)
+    answer = await get()
+    assert (answer.status, answer.is_hit) == (200, True)
+    assert answer.cached.endswith("detail=origin-failed")
+    assert STATUS.fullmatch(answer.cached)
+    assert answer.headers["age"] == "86400"
+    assert b'class="notice degraded"' in answer.body
+    assert answer.headers["cache-control"] == "no-store"
+    set_age(24 * 3600 + FRESH_S + 1)
+    assert (await get()).status == 500
 
 
-def test_notice_is_added_to_pages_only(set_age):
+@run
+async def test_notice_is_added_to_pages_only(set_age):
     """Any editor can put its placeholder into a description."""
 
-    @run
-    async def test():
-        now.respond = lambda request: thing_response("<!-- notice -->")
-        first = await get()
-        now.respond = lambda request: JsonResponse({}, status=503)
-        set_age(FRESH_S + STALE_S + 1)
-        answer = await get()
-        assert (answer.status, answer.body) == (200, first.body)
-
-    test()
+    now.respond = lambda request: thing_response("<!-- notice -->")
+    first = await get()
+    now.respond = lambda request: JsonResponse({}, status=503)
+    set_age(FRESH_S + STALE_S + 1)
+    answer = await get()
+    assert (answer.status, answer.body) == (200, first.body)
 
 
-def test_deleted_resource_is_not_sent_stale(set_age):
-    @run
-    async def test():
-        await get()
-        set_age(FRESH_S + STALE_S + 1)
-        now.respond = lambda request: HttpResponse(status=404)
-        assert (await get()).status == 404
-        now.respond = lambda request: HttpResponse(status=503)
-        assert (await get()).status == 503
-
-    test()
+@run
+async def test_deleted_resource_is_not_sent_stale(set_age):
+    await get()
+    set_age(FRESH_S + STALE_S + 1)
+    now.respond = lambda request: HttpResponse(status=404)
+    assert (await get()).status == 404
+    now.respond = lambda request: HttpResponse(status=503)
+    assert (await get()).status == 503

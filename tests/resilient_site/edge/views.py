@@ -5,7 +5,12 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view, permission_classes
@@ -43,7 +48,7 @@ def held(make: Callable[[], HttpResponse]) -> Callable[[HttpRequest], HttpRespon
     def respond(request: HttpRequest) -> HttpResponse:
         response = make()
         now.entered.set()
-        assert now.go_on.wait(20)
+        assert now.go_on.wait(90)
         return response
 
     return respond
@@ -94,6 +99,12 @@ def mine(request: HttpRequest | Request) -> HttpResponse:
     return response
 
 
+@policy(is_heavy=True)
+def export(request: HttpRequest) -> StreamingHttpResponse:
+    """More than every buffer holds."""
+    return StreamingHttpResponse(b"x" * 100_000 for _ in range(1_000))
+
+
 def rest(request: Request) -> HttpResponse:
     return mine(request)
 
@@ -104,6 +115,7 @@ urlpatterns = [
     path("plain", plain),
     path("jobs/new/", plain),
     path("mine", mine),
+    path("export", export),
     path("api/v1/mine", api_view(["GET", "HEAD"])(permission_classes([])(rest))),
     *urls.urlpatterns,  # the error page names some of these
 ]
