@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.private_server import DEMOTE, Server, free_port
-from tests.running import ROOT
+from tests.running import ROOT, Site
 from tests.servers import _which
 
 CONFIG = ROOT / "deploy" / "nginx"
@@ -56,6 +56,13 @@ server {{
     include site/status.conf;
 }}
 """
+
+
+class Door(Site):
+    """nginx as its clients see it: Site's requests, without its processes."""
+
+    def __init__(self, port: int) -> None:
+        self.host, self.port = "127.0.0.1", port
 
 
 class Nginx(Server):

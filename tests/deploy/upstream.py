@@ -19,9 +19,7 @@ class Scripted(ThreadingHTTPServer):
     # A handler may be waiting for the end of the test.
     block_on_close = False
 
-    def __init__(
-        self, requests: list[tuple[str, str]], release: threading.Event
-    ) -> None:
+    def __init__(self, requests: list[tuple[str, str]], release: threading.Event):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests, self.release = requests, release
 
