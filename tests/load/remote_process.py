@@ -6,6 +6,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, NoReturn, Self
 
@@ -17,34 +19,25 @@ class RemoteProcess:
     """
 
     def __init__(self, module: str, env: Mapping[str, str]) -> None:
+        self._module = module
         context = get_context("spawn")
-        self._pipe, self._theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(self._theirs, module, dict(env))
-        )
+        self._pool = ProcessPoolExecutor(1, context, _prepare, (dict(env),))
 
     def __enter__(self) -> Self:
-        self._process.start()
-        self._theirs.close()
+        self._pid = self._pool.submit(os.getpid).result()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._pipe.close()  # an idle process exits
-        self._process.join(0.5)
-        while self._process.is_alive():
-            self._process.terminate()
-            self._process.join(1)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+        self._pool.shutdown()
 
     def call(self, function: str, *args: Any) -> Any:
         """Raise RuntimeError with its traceback if it fails."""
-        self._pipe.send((function, args))
-        value, error = self._pipe.recv()
-        if error:
-            raise RuntimeError(error)
-        return value
+        return self._pool.submit(_call, self._module, function, args).result()
 
 
-def _serve(pipe: Any, module: str, env: dict[str, str]) -> None:
+def _prepare(env: dict[str, str]) -> None:
     # An exception, so that its children end, too.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,16 +47,13 @@ def _serve(pipe: Any, module: str, env: dict[str, str]) -> None:
         import django
 
         django.setup()
-    functions = importlib.import_module(module)
-    while True:
-        try:
-            name, args = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((getattr(functions, name)(*args), None))
-        except Exception:  # noqa: BLE001 - raised by the caller
-            pipe.send((None, traceback.format_exc()))
+
+
+def _call(module: str, function: str, args: tuple[Any, ...]) -> Any:
+    try:
+        return getattr(importlib.import_module(module), function)(*args)
+    except Exception:  # noqa: BLE001 - some cannot be passed to the caller
+        raise RuntimeError(traceback.format_exc()) from None
 
 
 def _end(signum: int, frame: object) -> NoReturn:

@@ -10,26 +10,30 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.load import load_generator
-from tests.load.bench import report
+from tests.load.bench import comparing, report
 from tests.load.bench.command import run
-from tests.load.bench.measuring import QUICK, in_turns
+from tests.load.bench.measuring import QUICK, Bench, in_turns
+from tests.load.bench.peers import BARE, Peer, Running, running
 from tests.load.bench.results import (
     RATIO,
     Curves,
     Distribution,
     Goal,
     Missing,
+    Piece,
     Report,
     Row,
     Section,
     Table,
     percentile,
 )
+from tests.load.bench.sections import SECTIONS
 from tests.load.request_template import RequestTemplate
 
 pytestmark = pytest.mark.once
@@ -82,7 +86,7 @@ def test_wrk_and_python_send_the_same_requests():
     request = {"path": "/{n}", "method": "PUT", "body": '{"name": "é \\"{count}\\""}'}
     for measure in (load_generator.rate, load_generator.rate_by_python):
         with serving() as server:
-            assert measure(template(server, **request), 1) > 1
+            assert measure(template(server, **request), 0.2) > 1
         for method, path, body in server.requests:
             assert method == "PUT"
             assert 1 <= int(path.removeprefix("/")) <= 1000
@@ -162,9 +166,17 @@ def test_report_has_goals_and_values_in_each_format(tmp_path):
 # --- the command
 
 
-def test_section_is_measured():
+def test_section_is_measured_until_it_fails(monkeypatch):
+    def measure(bench: Bench) -> Iterator[Piece]:
+        with running(bench.testbed, Running.start_bare) as peers:
+            yield comparing.latencies(bench, "GET", peers, Peer.read)
+        raise LookupError("There is no Celery.")
+
+    section = SimpleNamespace(TITLE="Reading", measure=measure)
+    monkeypatch.setitem(SECTIONS, "reads", section)
     results = Report({})
-    scale = replace(QUICK, rounds=1, heavy=1_000_000)
-    assert run(results, scale, ["cores"]), results
-    seconds, factors = results.sections["cores"].pieces
-    assert [len(row.values) for row in (*seconds.rows, *factors.rows)] == [1] * 5
+    assert run(results, replace(QUICK, turn_s=0.5), ["reads"]) is False
+    waits, missing = results.sections["reads"].pieces
+    assert waits.rows[0].name == BARE
+    assert waits.summarize(waits.rows[0])["p50"] > 0
+    assert missing == Missing("Reading", "There is no Celery.")
