@@ -1,7 +1,6 @@
 """Streams and waits, which hold no thread, on Uvicorn as the workers run it."""
 
 import asyncio
-import threading
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -119,17 +118,6 @@ async def test_stream_replaces_the_content(site):
 
 
 @served
-async def test_streams_hold_no_threads(site):
-    before = threading.active_count()
-    streams = [await site.send(GET % b"/stream") for _ in range(100)]
-    for reader, _ in streams:
-        await reader.readuntil(b"first\n")
-    assert now.open == 100
-    assert (await site.get(b"/page"))[1] == b"page"
-    assert threading.active_count() < before + 20
-
-
-@served
 async def test_stream_ends_with_its_client(site):
     reader, writer = await site.send(GET % b"/stream")
     await reader.readuntil(b"first\n")
@@ -234,18 +222,6 @@ async def test_wait_that_fails_ends_and_is_reported(site, caplog):
     now.until = fail
     assert (await site.get(b"/wait"))[1].startswith(b"after")
     assert "no end in sight" in caplog.text
-
-
-@served
-async def test_waits_hold_no_threads(site):
-    before = threading.active_count()
-    waiting = [await site.send(POST % b"/wait") for _ in range(100)]
-    await becomes(lambda: len(in_flight_responses.tasks) == 100)
-    assert (await site.get(b"/page"))[1] == b"page"
-    now.done.set()
-    for reader, _ in waiting:
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-    assert threading.active_count() < before + 20
 
 
 @served
