@@ -23,7 +23,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.private_server import has_ended, wait_for
-from tests.running import ROOT, Site
+from tests.running import ROOT, Site, first_start
 
 pytestmark = pytest.mark.once
 
@@ -53,6 +53,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
             std = {"stdout": output, "stderr": output}
             os.close(run_in_terminal(site, ["nohup", *SERVE], cwd=ROOT, **std))
         yield site
+        assert "received SIGHUP" not in site.output()  # by supervisord, which restarts
         if sys.platform == "linux":  # the kernel does it
             site.supervisor().kill()
             assert site.process.wait(90) != 0
@@ -64,16 +65,9 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def own_site(site, tmp_path) -> Iterator[Site]:
+def own_site(tmp_path) -> Iterator[Site]:
     """A later start, which the test stops so that no process is left."""
-    own = Site(tmp_path / "data")
-    (tmp_path / "data").mkdir()
-    shutil.copy(Path(site.env["DATA_DIR"]) / "secret_key", tmp_path / "data")
-    with (
-        closing(sqlite3.connect(Path(site.env["DATA_DIR"]) / "site.sqlite3")) as old,
-        closing(sqlite3.connect(tmp_path / "data" / "site.sqlite3")) as new,
-    ):
-        old.backup(new)
+    own = Site(shutil.copytree(first_start(), tmp_path / "data"))
     try:
         yield own
         wait_for(lambda: not own.processes())
