@@ -26,6 +26,8 @@ from tests.running import ROOT
 class Pool:
     """A `manage.py compute`, which may be killed and started again."""
 
+    command: tuple[str, ...] = ("manage.py", "compute")
+
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self.env = env
         self.output_path = folder / "output"
@@ -34,7 +36,7 @@ class Pool:
     def start(self) -> "Pool":
         with open(self.output_path, "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "compute"],
+                [sys.executable, *self.command],
                 cwd=ROOT, env=self.env, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
@@ -74,7 +76,7 @@ class Pool:
         self.process.send_signal(signum)
         return self.wait()
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 90) -> int:
         return self.process.wait(timeout)
 
     def close(self) -> None:
@@ -129,13 +131,14 @@ def database_of_tests() -> dict[str, str]:
 def make_pools(
     shared_database, tmp_path_factory
 ) -> Iterator[Callable[..., list[Pool]]]:
-    """Start pools of the test's own."""
+    """Start pools of the test's own, and others by a command, at the same time."""
     with ExitStack() as stack:
 
-        def make(number: int, **env: str) -> list[Pool]:
+        def make(number: int, *others: tuple[str, ...], **env: str) -> list[Pool]:
             pools = []
-            for _ in range(number):
+            for command in [Pool.command] * number + [*others]:
                 pool = Pool(shared_database | env, tmp_path_factory.mktemp("pool"))
+                pool.command = command
                 stack.callback(pool.close)
                 pools.append(pool.start())
             for pool in pools:
@@ -179,7 +182,7 @@ def gate(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def owner(shared_database) -> User:
+def owner(db) -> User:
     return User.objects.create_user("olga")
 
 
@@ -221,6 +224,10 @@ def running(job: Job) -> Job:
     wait_for(lambda: Job.objects.filter(pk=job.pk, state="running").exists())
     job.refresh_from_db()
     return job
+
+
+def runs_on(job: Job, pool: Pool) -> bool:
+    return f":{pool.pid}:" in job.worker
 
 
 @pytest.fixture

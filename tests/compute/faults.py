@@ -59,14 +59,14 @@ def take_time(context: TaskContext, seconds: float, gate: str = "") -> None:
         time.sleep(min(left, 0.02))
 
 
-@task(params=Seconds, time_limit_s=60)
+@task(params=Seconds)
 def nap(context: TaskContext, *, seconds: float, gate: str = "") -> Any:
     """Take some time, with progress."""
     take_time(context, seconds, gate)
     return {"attempt": context.attempt}
 
 
-@task(params=Record, time_limit_s=60, retries=20)
+@task(params=Record, retries=20)
 def recorded(context: TaskContext, *, number: int, seconds: float, gate: str) -> Any:
     """Write each of its runs into the file RECORD, and take some time."""
     with open(os.environ["RECORD"], "a") as record:
@@ -123,14 +123,6 @@ def eat_memory(context: TaskContext) -> Any:
     hoard = []
     while True:
         hoard.append(bytearray(8 * 1024 * 1024))
-
-
-@task(retries=2)
-def crash_once(context: TaskContext) -> Any:
-    """Die in the first attempt, work in the second."""
-    if context.attempt == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"attempt": context.attempt}
 
 
 @task(retries=1)

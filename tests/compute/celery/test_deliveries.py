@@ -14,7 +14,7 @@ from compute.models import Job
 from compute.outcomes import Succeeded
 from tests.private_server import wait_for
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 
 class Wakeup:
@@ -103,17 +103,12 @@ def test_close_requeues_the_messages_of_unfinished_jobs(deliveries, submit, deli
     assert deliveries.deliver(submit("echo").pk) is False
 
 
-def test_claim_of_one_job_waits_for_its_lock(submit, other_connection):
-    job = submit("echo")
-    other_connection.execute("SELECT * FROM compute_job FOR UPDATE")
-    Timer(0.3, other_connection.rollback).start()
-    assert [claim.job_id for claim in queue.claim("me", 1, job.pk)] == [job.pk]
-
-
-def test_claim_of_one_job_fails_if_another_takes_it_meanwhile(submit, other_connection):
+@pytest.mark.parametrize(("end", "claimed"), [("rollback", 1), ("commit", 0)])
+def test_claim_of_one_job_waits_for_its_lock(submit, other_connection, end, claimed):
+    """It fails if another takes the job meanwhile."""
     job = submit("echo")
     other_connection.execute(
         "UPDATE compute_job SET state = 'running', epoch = epoch + 1"
     )
-    Timer(0.3, other_connection.commit).start()
-    assert queue.claim("me", 1, job.pk) == []
+    Timer(0.3, getattr(other_connection, end)).start()
+    assert len(queue.claim("me", 1, job.pk)) == claimed
