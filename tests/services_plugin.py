@@ -30,7 +30,8 @@ EXAMPLE = Path(__file__).parent.parent / ".env.example"
 SETTINGS = set(re.findall(r"^# ([A-Z][A-Z0-9_]+)=", EXAMPLE.read_text(), re.M))
 # Folders and files whose tests start sites and servers of their own.
 SLOW = {"faults", "deploy", "drill", "load", "celery", "pool", "operations"}
-SLOW |= {"test_streams", "test_idempotency_kills", "test_events_relay", "browser"}
+SLOW |= {"test_site", "test_streams", "test_idempotency_kills", "test_events_relay"}
+SLOW |= {"browser"}
 # These end before a test runs.
 INFORM_ONLY = {"--collect-only", "--co", "--fixtures", "--help", "-h", "--version"}
 

@@ -53,6 +53,7 @@ def site(tmp_path_factory, postgres, redis_server, collector) -> Iterator[Site]:
         "FORWARDED_ALLOW_IPS": "127.0.0.1, 10.0.0.0/8, 2001:db8:f::/48",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "PYTHONPATH": "",  # the extra `otel` needs requests
     }  # fmt: skip
     try:
         site.start()
@@ -145,7 +146,7 @@ def test_stopped_log_reader_and_collector_hold_up_no_request_and_no_exit(
     names = ("DATABASE_URL", "SECRET_KEY", "HTTPS", "ALLOWED_HOSTS")
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         site = Site(
-            tmp_path / "site", LOG_FORMAT="json", ACCESS_LOG="all",
+            tmp_path / "site", LOG_FORMAT="json", ACCESS_LOG="all", PYTHONPATH="",
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{hanging.getsockname()[1]}",
             **{name: site.env[name] for name in names},
         )  # fmt: skip
@@ -310,39 +311,24 @@ def test_metrics_are_hidden_from_forwarded_clients(site):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 needs an alias")
 def test_forwarded_headers_of_others_than_proxies_are_ignored(site):
-    before = spent(site, source="127.0.0.2")
-    for n, forwarded in enumerate(
-        [
-            ["203.0.113.1"],
-            ["203.0.113.2, 127.0.0.1"],
-            ["203.0.113.3", "203.0.113.4"],
-            ["127.0.0.1"],
-            ["2001:db8::1"],
-            ["[2001:db8::1]:443"],
-            ["unknown, , \xffx"],
-            ["," * 5_000],
-        ]
-    ):
-        found = spent(site, *forwarded, source="127.0.0.2")
-        assert found == before + n + 1, forwarded
     other = {"Forwarded": "for=203.0.113.9", "X-Real-IP": "203.0.113.9"}
-    assert spent(site, source="127.0.0.2", **other) == found + 1
+    forged = [
+        [], ["203.0.113.1"], ["203.0.113.2, 127.0.0.1"], ["203.0.113.3", "203.0.113.4"],
+        ["127.0.0.1"], ["[2001:db8::1]:443"], ["unknown, , \xffx"], ["," * 5_000],
+    ]  # fmt: skip
+    found = [spent(site, *line, source="127.0.0.2", **other) for line in forged]
+    assert found == [found[0] + n for n in range(len(forged))]
 
 
 def test_behind_proxies_the_last_untrusted_address_counts(site):
-    before = spent(site, "192.0.2.9")
-    for n, forwarded in enumerate(
-        [
-            ["192.0.2.9:4711"],
-            ["203.0.113.1, 192.0.2.9"],
-            ["203.0.113.1", "192.0.2.9"],
-            ["unknown, 192.0.2.9"],
-            ["x" * 5_000 + ", 192.0.2.9"],
-            ["203.0.113.1, 192.0.2.9, 10.1.2.3"],
-            ["203.0.113.1, 192.0.2.9", "10.1.2.3,[2001:db8:f::1]:80"],
-        ]
-    ):
-        assert spent(site, *forwarded) == before + n + 1, forwarded
+    forwarded = [
+        ["192.0.2.9"], ["192.0.2.9:4711"], ["203.0.113.1, 192.0.2.9"],
+        ["203.0.113.1", "192.0.2.9"], ["unknown, 192.0.2.9"],
+        ["x" * 5_000 + ", 192.0.2.9"], ["203.0.113.1, 192.0.2.9, 10.1.2.3"],
+        ["203.0.113.1, 192.0.2.9", "10.1.2.3,[2001:db8:f::1]:80"],
+    ]  # fmt: skip
+    found = [spent(site, *lines) for lines in forwarded]
+    assert found == [found[0] + n for n in range(len(forwarded))]
 
 
 def test_ipv6_network_behind_a_proxy_is_one_client(site):

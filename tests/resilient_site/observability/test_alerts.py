@@ -84,13 +84,6 @@ def test_expression_queries_known_series(expression):
         assert expression.count(opening) == expression.count(closing)
 
 
-def test_unknown_series_is_found():
-    asked = 'sum by (route) (rate(resilient_site_requests{no="1"}[5m])) > 0'
-    ((name, labels),) = selectors(asked)
-    assert name not in known()
-    assert labels == {"route", "no"}
-
-
 def test_dashboard_and_alerts_use_every_metric():
     shown = {name for e in expressions() for name, _ in selectors(e)}
     unused = {name for name, (series, _) in declared().items() if not series & shown}
