@@ -5,6 +5,7 @@ import multiprocessing
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -208,19 +209,15 @@ def test_counters_lose_no_count_of_concurrent_threads(redis_own, fault):
         redis_own.kill()
         breakers.cache.override(State.OPEN)
     together = threading.Barrier(20)
-    counts = []
 
-    def count():
+    def count(n):
         counters = RateCounters(url, PATIENT)
         together.wait()
         assert not counters.add("n", 1, 60)
-        counts.append(counters.incr("n"))
+        return counters.incr("n")
 
-    threads = [threading.Thread(target=count) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as threads:
+        counts = list(threads.map(count, range(20)))
     assert sorted(counts) == list(range(1, 21))
 
 

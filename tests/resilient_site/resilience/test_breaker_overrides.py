@@ -2,7 +2,7 @@
 
 import json
 import stat
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -78,18 +78,12 @@ def test_file_that_cannot_be_read_overrides_nothing(tmp_path, two, content):
 def test_concurrent_overrides_are_all_stored(tmp_path, two):
     path = tmp_path / "breakers.json"
     names = [f"n{n}" for n in range(20)]
-    threads = [
-        threading.Thread(
-            target=BreakerOverrides(path).set, args=(name, State.OPEN, "ada")
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(
+            threads.map(
+                lambda name: BreakerOverrides(path).set(name, State.OPEN, "ada"), names
+            )
         )
-        for name in names
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     assert sorted(BreakerOverrides(path).current()) == sorted(names)
-    assert {file.name for file in tmp_path.iterdir()} == {
-        "breakers.json",
-        "breakers.lock",
-    }
+    files = {file.name for file in tmp_path.iterdir()}
+    assert files == {"breakers.json", "breakers.lock"}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -175,45 +176,39 @@ def test_outage_is_logged_once_at_each_end(breaker, clock, caplog):
 
 def test_threads_are_guarded_concurrently():
     breaker = Breaker("test")
-    inside = threading.Barrier(8, timeout=10)
+    inside = threading.Barrier(8, timeout=90)
 
-    def ask() -> None:
+    def ask(n: int) -> None:
         with breaker.guard():
             inside.wait()  # all are within the guard at once
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
     assert breaker.snapshot().failures == 0
 
 
 def test_one_of_many_threads_makes_the_trial(breaker, clock):
     fail(breaker, 3)
     reopen_time(breaker, clock)
-    together = threading.Barrier(20, timeout=10)
-    done = threading.Event()
+    together = threading.Barrier(20, timeout=90)
+    done, refused = threading.Event(), threading.Semaphore(0)
     tried = []
 
-    def ask() -> None:
+    def ask(n: int) -> None:
         together.wait()
         try:
             with breaker.guard():
                 tried.append(1)
-                done.wait(10)
+                assert done.wait(90)
         except BreakerOpen:
             refused.release()
 
-    refused = threading.Semaphore(0)
-    threads = [threading.Thread(target=ask) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for _ in range(19):
-        assert refused.acquire(timeout=10)
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as threads:
+        asked = threads.map(ask, range(20))
+        for _ in range(19):
+            assert refused.acquire(timeout=90)
+        done.set()
+        list(asked)
     assert tried == [1]
 
 
