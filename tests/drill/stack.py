@@ -76,6 +76,7 @@ class Stack:
     """Servers and sites, which run for the duration of `with stack.running()`."""
 
     name = "ours"
+    address: Address  # where clients connect
     paths = Paths("", "", "")
     token = session = ""
     # Parts that some stacks have.
@@ -110,14 +111,6 @@ class Stack:
         self.to_redis = Proxy(self.redis.port)
         cleanup.callback(self.to_redis.close)
         self._start_site(cleanup)
-
-    def _start_site(self, cleanup: ExitStack) -> None:
-        raise NotImplementedError
-
-    @property
-    def address(self) -> Address:
-        """Return where clients connect."""
-        raise NotImplementedError
 
     def record_start(self) -> None:
         """Record the state before the load."""

@@ -1,12 +1,11 @@
 """Report of the benchmarks: Markdown, JSON, and an HTML page with plots."""
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import orjson
 from django.template import Context, Engine
 from django.utils.safestring import mark_safe
 
@@ -49,7 +48,7 @@ METHODS = (
 def write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(as_markdown(report))
-    (folder / "report.json").write_text(as_json(report))
+    (folder / "report.json").write_bytes(as_json(report))
     (folder / "report.html").write_text(as_html(report))
 
 
@@ -150,7 +149,8 @@ def markdown_table(grid: Grid) -> str:
 # --- JSON
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Report) -> bytes:
+    """Format the report; what is infinite is null."""
     document = {
         "machine": report.machine,
         "methods": METHODS,
@@ -159,7 +159,7 @@ def as_json(report: Report) -> str:
                 "what": f"{table.title}: {row.name}",
                 "unit": table.unit,
                 "goal": str(row.goal),
-                "found": _number(value := table.summarize(row)[row.goal.of]),
+                "found": (value := table.summarize(row)[row.goal.of]),
                 "is_met": row.goal.is_met_by(value),
             }
             for table, row in report.goals()
@@ -174,7 +174,7 @@ def as_json(report: Report) -> str:
             for name, section in report.sections.items()
         },
     }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
 
 
 def _document(piece: Piece) -> dict[str, Any]:
@@ -182,23 +182,14 @@ def _document(piece: Piece) -> dict[str, Any]:
         return {"missing": piece.what, "why": piece.why}
     document = {"title": piece.title, "unit": piece.unit}
     if isinstance(piece, Curves):
-        lines = {
-            name: {f"{place:g}": [*map(_number, of)] for place, of in line.items()}
-            for name, line in piece.lines.items()
-        }
-        return document | {"over": piece.over, "lines": lines}
+        return document | {"over": piece.over, "lines": piece.lines}
     rows = [
         {"name": row.name, "goal": row.goal and str(row.goal)}
-        | {name: _number(value) for name, value in piece.summarize(row).items()}
-        | {"values": [*map(_number, row.values)]}
+        | piece.summarize(row)
+        | {"values": row.values}
         for row in piece.rows
     ]
     return document | {"rows": rows}
-
-
-def _number(value: float) -> float | None:
-    """Return five digits of it; JSON has no infinity."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 # --- HTML
@@ -221,11 +212,5 @@ def as_html(report: Report) -> str:
         "methods": METHODS,
         "sections": sections,
     }
-    return (
-        Engine()
-        .from_string(TEMPLATE.read_text())
-        .render(
-            # Without Django's settings.
-            Context(context, use_l10n=False)
-        )
-    )
+    template = Engine().from_string(TEMPLATE.read_text())
+    return template.render(Context(context, use_l10n=False))  # without settings
