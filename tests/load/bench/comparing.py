@@ -31,8 +31,9 @@ def rates(
         per_second = bench.generator.call("rate", template_of(peer), seconds)
         return per_second, (peer.busy_s() - busy_s) / per_second / seconds * 1e6
 
-    for peer in peers.values():
-        turn(peer, 1.0)  # to warm up
+    for peer in peers.values():  # to warm up: a first response may take seconds
+        bench.generator.call("one_by_one", template_of(peer), 5)
+        turn(peer, 1.0)
     turns = {
         name: partial(turn, peer, bench.scale.turn_s) for name, peer in peers.items()
     }
