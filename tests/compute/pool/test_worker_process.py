@@ -61,11 +61,11 @@ def test_bad_jobs_fail_with_their_reasons_while_others_run(pool, submit):
 
 
 def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
-    all_ended([submit("echo", number=number) for number in range(60)])
+    all_ended([submit("echo", number=number) for number in range(30)])
     with transaction.atomic():
-        first = [submit("echo", number=number) for number in range(30)]
+        first = [submit("echo", number=number) for number in range(12)]
         naps = [submit("nap", seconds=50) for _ in range(2)]
-        last = [submit("echo", number=number) for number in range(30)]
+        last = [submit("echo", number=number) for number in range(12)]
     all_ended(first)
     claimed = Job.objects.filter(state=Job.State.RUNNING)
     wait_for(lambda: set(claimed.all()) == set(naps))
