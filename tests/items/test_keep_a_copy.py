@@ -51,14 +51,15 @@ def read(file: Path, query: str) -> list[tuple]:
     return []
 
 
-def is_equal(file: Path, client: Client) -> bool:
-    rows = read(file, "SELECT id, state FROM item WHERE state IS NOT NULL")
+def wait_until_equal(file: Path, client: Client) -> None:
     exported = client.get("/api/v1/items/export?format=ndjson").getvalue()
     items = [json.loads(line) for line in exported.splitlines()]
     names = ("name", "description", "tags")
-    return {pk: json.loads(state) for pk, state in rows} == {
-        item["id"]: {name: item[name] for name in names} for item in items
-    }
+    original = {item["id"]: {name: item[name] for name in names} for item in items}
+    query = "SELECT id, state FROM item WHERE state IS NOT NULL"
+    wait_for(
+        lambda: {pk: json.loads(state) for pk, state in read(file, query)} == original
+    )
 
 
 def test_copy_that_is_killed_or_has_a_wrong_position_ends_equal(
@@ -76,9 +77,9 @@ def test_copy_that_is_killed_or_has_a_wrong_position_ends_equal(
         wait_for(lambda: read(copy, POSITION) != known)  # noqa: B023 - at once
         kill(process)
     process = start()
-    wait_for(lambda: is_equal(copy, client))
+    wait_until_equal(copy, client)
     catalogue.update_item("item-00299", {"name": "Changed at the end"}, actor=TESTER)
-    wait_for(lambda: is_equal(copy, client))
+    wait_until_equal(copy, client)
 
     kill(process)
     with closing(sqlite3.connect(copy, isolation_level=None)) as written:
@@ -86,4 +87,4 @@ def test_copy_that_is_killed_or_has_a_wrong_position_ends_equal(
         written.execute("UPDATE position SET next = ?", [wrong])
         written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
     start()
-    wait_for(lambda: is_equal(copy, client))
+    wait_until_equal(copy, client)
