@@ -45,43 +45,27 @@ def test_admin_adds_changes_and_deletes_items_with_history(admin_site):
     assert not LogEntry.objects.exists()
 
 
-def test_taken_id_is_a_form_error(admin_site):
+def test_taken_id_and_stale_version_are_form_errors(admin_site):
     make_item(id="bolt")
     response = admin_site.post(f"{ITEMS}add/", FORM | {"id": "bolt"})
     assert "Item already exists" in sent(response)
-
-
-def test_edit_of_a_stale_version_is_a_form_error(admin_site):
-    make_item(id="bolt")
     catalogue.update_item("bolt", {"name": "Theirs"}, actor=TESTER)
     response = admin_site.post(f"{ITEMS}bolt/change/", FORM | {"version": "1"})
     assert "changed" in sent(response)
     assert catalogue.get_item("bolt").name == "Theirs"
 
 
-def test_selected_items_are_deleted_through_the_change_log(admin_site):
-    make_items(3)
-    data = {
-        "action": "delete_selected",
-        "_selected_action": ["item-00000", "item-00001"],
-        "post": "yes",
-    }
-    sent(admin_site.post(ITEMS, data))
-    assert Item.objects.count() == 1
-    assert ItemChange.objects.filter(action="deleted").count() == 2
-
-
-def test_deleting_many_items_names_some_and_counts_the_rest(admin_site):
+def test_deleting_many_items_names_some_and_logs_all(admin_site):
     make_items(60)
-    data = {
-        "action": "delete_selected",
-        "_selected_action": [f"item-{n:05}" for n in range(60)],
-    }
+    make_item(id="stays")
+    ids = [f"item-{n:05}" for n in range(60)]
+    data = {"action": "delete_selected", "_selected_action": ids}
     page = sent(admin_site.post(ITEMS, data))
     assert "and 10 more" in page
     assert page.count("Item 000") == 50
     sent(admin_site.post(ITEMS, data | {"post": "yes"}))
-    assert not Item.objects.exists()
+    assert Item.objects.get().pk == "stays"
+    assert ItemChange.objects.filter(action="deleted").count() == 60
 
 
 @pytest.mark.parametrize(
@@ -106,14 +90,6 @@ def test_deletion_is_undone_from_the_change_log(admin_site):
 
     sent(admin_site.post(CHANGES, {"action": "undo", "_selected_action": [change.pk]}))
     assert catalogue.get_item("bolt").version == 3
-
-
-def test_edit_is_undone_from_the_change_log(admin_site):
-    make_item(id="bolt", name="Old")
-    catalogue.update_item("bolt", {"name": "New"}, actor=TESTER)
-    change = changes_of("bolt").first()
-    sent(admin_site.post(CHANGES, {"action": "undo", "_selected_action": [change.pk]}))
-    assert catalogue.get_item("bolt").name == "Old"
 
 
 def test_change_log_is_read_only(admin_site):
@@ -173,16 +149,10 @@ def test_lists_take_a_fixed_number_of_queries(admin_site, django_assert_num_quer
         (4, "/admin/items/importrun/"),
         (4, f"{ITEMS}item-00001/change/"),
     ):
-        with django_assert_num_queries(number):
+        with django_assert_num_queries(number) as queries:
             sent(admin_site.get(path))
-
-
-def test_no_page_counts_a_whole_table(admin_site, django_assert_num_queries):
-    make_items(3)
-    sent(admin_site.get(ITEMS))
-    with django_assert_num_queries(5) as queries:
-        sent(admin_site.get(ITEMS))
-    counts = [q["sql"] for q in queries if "COUNT(*)" in q["sql"]]
-    assert counts
-    assert all(f"LIMIT {MAX_COUNTED_ROWS}" in sql for sql in counts)
-    assert CappedPaginator(Item.objects.order_by("pk"), 2).count == 3
+        if path == ITEMS:  # a large table is not counted as a whole
+            counts = [q["sql"] for q in queries if "COUNT(*)" in q["sql"]]
+            assert counts
+            assert all(f"LIMIT {MAX_COUNTED_ROWS}" in sql for sql in counts)
+    assert CappedPaginator(Item.objects.order_by("pk"), 2).count == 60

@@ -45,26 +45,25 @@ def test_clean_names_every_field_that_breaks_a_rule():
     with pytest.raises(fields.InvalidItem) as caught:
         fields.clean({"id": "a b", "name": " ", "tags": ["x y"], "description": 5})
     assert set(caught.value.errors) == {"id", "name", "tags", "description"}
-
-
-def test_missing_name_is_an_error_unless_partial():
     with pytest.raises(fields.InvalidItem, match="required"):
         fields.clean({"description": "d"})
     assert fields.clean({"description": "d"}, partial=True) == {"description": "d"}
 
 
 @pytest.mark.parametrize(
-    "text", ["a\0b", "\ud800", "a\nb", "a\x7f", "a\u2028b"], ids=repr
+    ("text", "reason"),
+    [
+        *(
+            (f"x{bad}", "Must")
+            for bad in ("a\0b", "\ud800", "a\nb", "\x7f", "a\u2028b")
+        ),
+        *((bad, "can be seen") for bad in ("\u202e", "\u200b \u200b", "\u00ad")),
+    ],
+    ids=repr,
 )
-def test_name_is_one_printable_line(text):
-    with pytest.raises(ValueError, match="Must"):
-        rules.clean_line("x" + text, max_length=200, required=True)
-
-
-@pytest.mark.parametrize("name", ["\u202e", "\u200b \u200b", "\u00ad"], ids=repr)
-def test_name_has_a_visible_character(name):
-    with pytest.raises(ValueError, match="can be seen"):
-        rules.clean_line(name, max_length=200, required=True)
+def test_name_is_one_printable_line_that_can_be_seen(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        rules.clean_line(text, max_length=200, required=True)
 
 
 def test_tags_are_sorted_lower_case_and_once():

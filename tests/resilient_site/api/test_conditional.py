@@ -143,17 +143,13 @@ def test_page_is_304_with_its_headers_when_the_client_has_it(client):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("header", "status", "code"),
-    [('"other"', 412, "stale_version"), ("other", 400, "invalid")],
+    ("path", "header", "status", "code"),
+    [
+        (PAGE, '"other"', 412, "stale_version"),
+        (PAGE, "other", 400, "invalid"),
+        ("/api/v1/items/none", '"1"', 404, "item_not_found"),  # an error as it is
+    ],
 )
-def test_page_is_refused_to_a_false_or_malformed_if_match(client, header, status, code):
-    answer = client.get(PAGE, headers={"If-Match": header})
-
-    assert answer.status_code == status
-    assert answer.json()["code"] == code
-
-
-@pytest.mark.django_db
-def test_preconditions_are_ignored_where_the_answer_is_an_error(client):
-    answer = client.get("/api/v1/items/none", headers={"If-Match": '"1"'})
-    assert answer.status_code == 404
+def test_false_or_malformed_if_match_is_rejected(client, path, header, status, code):
+    answer = client.get(path, headers={"If-Match": header})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)

@@ -58,7 +58,7 @@ def test_long_header_is_parsed_in_linear_time(piece):
     for header in (piece * 30_000, '"' + piece * 30_000, "a=" + piece * 30_000 + "é"):
         began = time.process_time()
         parse_prefer(header)
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < 5
 
 
 def test_wait_is_capped():
