@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -12,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.private_server import has_ended, wait_for
-from tests.running import Answer, Site, admin_token
+from tests.running import Answer, Site
 from tests.servers import Postgres
 from tests.services_plugin import running
 
@@ -24,10 +23,10 @@ ITEMS = "/api/v1/items/"
 class Client:
     """Client that repeats one write with its key."""
 
-    def __init__(self, site: Site, token: str, name: str) -> None:
+    def __init__(self, site: Site, name: str) -> None:
         self.site, self.item = site, {"name": name}
         self.headers = {
-            "Authorization": f"Token {token}",
+            "Authorization": f"Token {site.token}",
             "Idempotency-Key": f'"{name}"',
             "Content-Type": "application/json",
         }
@@ -37,55 +36,15 @@ class Client:
 
     def begin(self) -> http.client.HTTPConnection:
         """Send the write; do not read the response."""
-        to = http.client.HTTPConnection(self.site.host, self.site.port, timeout=20)
+        to = http.client.HTTPConnection(self.site.host, self.site.port, timeout=90)
         to.request("POST", ITEMS, json.dumps(self.item).encode(), self.headers)
         return to
 
-    @property
-    def search(self) -> str:
-        return f"{ITEMS}?search={self.item['name']}"
+    def search(self) -> Answer:
+        return self.site.get(f"{ITEMS}?search={self.item['name']}")
 
     def found(self) -> list[Any]:
-        return self.site.get(self.search).json()["results"]
-
-    def send_again(self) -> Answer:
-        """Wait for the next web process, and repeat the write."""
-        wait_for(self.site.answers)
-        return self.send()
-
-
-def kill_web_worker(site: Site) -> None:
-    assert site.process is not None
-    # Without a pool the process is gunicorn itself.
-    (worker,) = psutil.Process(site.process.pid).children()
-    worker.kill()
-    wait_for(lambda: has_ended(worker))
-
-
-def check(answer: Answer, client: Client) -> None:
-    assert answer.status == 201
-    assert answer.headers["Idempotent-Replayed"] == "true"
-    assert client.send().body == answer.body
-    assert client.found() == [answer.json()]
-
-
-def test_repeated_write_is_replayed_after_a_kill_on_sqlite(tmp_path):
-    site = Site(tmp_path)
-
-    def is_written() -> bool:
-        with closing(sqlite3.connect(tmp_path / "site.sqlite3")) as database:
-            sql = "SELECT COUNT(*) FROM items_item WHERE name = ?"
-            return bool(database.execute(sql, ["sent-once"]).fetchone()[0])
-
-    try:
-        site.start_web()
-        client = Client(site, admin_token(), "sent-once")
-        with closing(client.begin()):
-            wait_for(is_written)
-            kill_web_worker(site)
-        check(client.send_again(), client)
-    finally:
-        site.stop()
+        return self.search().json()["results"]
 
 
 @pytest.fixture(scope="module")
@@ -130,34 +89,36 @@ class Commits:
         wait_for(lambda: not self.one_waits())
 
 
-@pytest.fixture
-def commits(postgres) -> Commits:
-    return Commits(postgres)
-
-
-def test_repeated_write_is_replayed_after_a_kill_on_postgresql(site, commits):
-    client = Client(site, site.token, "sent-and-killed")
+def test_repeated_write_is_replayed_after_a_kill(site, postgres):
+    client = Client(site, "sent-and-killed")
+    commits = Commits(postgres)
     commits.hold()
     with closing(client.begin()) as connection:
         wait_for(commits.one_waits)
-        kill_web_worker(site)
+        # Without a pool the process of the site is gunicorn itself.
+        (worker,) = psutil.Process(site.process.pid).children()
+        worker.kill()
+        wait_for(lambda: has_ended(worker))
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse()
 
-    first = client.send_again()
+    wait_for(site.answers)  # by the next web process
+    first = client.send()
     assert (first.status, first.headers["Retry-After"]) == (409, "1")
     commits.release()
-    check(client.send(), client)
+    answer = client.send()
+    assert answer.status == 201
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    assert client.found() == [answer.json()]
 
 
-def test_response_says_that_the_outcome_of_a_hung_commit_is_unknown(
-    site, commits, postgres
-):
-    client = Client(site, site.token, "sent-and-hung")
+def test_response_says_that_the_outcome_of_a_hung_commit_is_unknown(site, postgres):
+    client = Client(site, "sent-and-hung")
+    commits = Commits(postgres)
 
     def is_cache_hit() -> bool:
         """Return whether it comes from the cache, and is not stale."""
-        status = site.get(client.search).headers["Cache-Status"]
+        status = client.search().headers["Cache-Status"]
         return "; hit" in status and "detail=" not in status
 
     assert client.found() == []

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,37 +32,30 @@ on_postgresql = pytest.mark.skipif(
 
 def start(*calls: Callable[[], Any]) -> Callable[[], list[Any]]:
     """Start the calls at one time; return a function that waits for their results."""
-    barrier, results = threading.Barrier(len(calls)), []
+    barrier = threading.Barrier(len(calls))
 
-    def run(call: Callable[[], Any]) -> None:
+    def run(call: Callable[[], Any]) -> Any:
+        barrier.wait()
         try:
-            barrier.wait()
-            results.append(call())
+            return call()
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-
-    def wait() -> list[Any]:
-        for thread in threads:
-            thread.join(60)
-        return results
-
-    return wait
+    pool = ThreadPoolExecutor(len(calls))
+    futures = [pool.submit(run, call) for call in calls]
+    pool.shutdown(wait=False)
+    return lambda: [future.result(90) for future in futures]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_fifty_requests_at_once_create_one_item(editor):
+def test_requests_at_once_create_one_item(editor):
     def send() -> Any:
         return client_of(editor).post(ITEMS, {"name": "x"}, headers=KEY)
 
-    answers = start(*[send] * 50)()
-    assert len(answers) == 50
+    answers = start(*[send] * 20)()
     assert Item.objects.count() == ItemChange.objects.count() == 1
     done = [answer for answer in answers if answer.status_code == 201]
-    # 503: on a busy machine fifty cannot be connected at once in time.
+    # 503: on a busy machine not all of them are connected in time.
     assert {answer.status_code for answer in answers} <= {201, 409, 503}
     assert len({answer.content for answer in done}) == 1
     assert sum(not is_replayed(answer) for answer in done) == 1
@@ -201,8 +195,8 @@ def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[An
     return state
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=8))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=6))
 def test_repetition_at_any_time_does_not_change_the_outcome(api, steps):
     plan = [write for write, _ in steps]
     script = []
