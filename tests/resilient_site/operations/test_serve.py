@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -52,6 +53,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
         with open(site.output_path, "ab") as output:
             std = {"stdout": output, "stderr": output}
             os.close(run_in_terminal(site, ["nohup", *SERVE], cwd=ROOT, **std))
+        os.killpg(site.process.pid, signal.SIGHUP)  # as its shell does when it ends
         yield site
         assert "received SIGHUP" not in site.output()  # by supervisord, which restarts
         if sys.platform == "linux":  # the kernel does it
