@@ -32,7 +32,7 @@ from tests.servers import Postgres
 from tests.services_plugin import _make as make
 from tests.services_plugin import running
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 # Before anything refers to static files. Compressing all would take minutes.
 COLLECT = """
@@ -159,7 +159,7 @@ class Production:
         names = [f"resilient-site-web@{number}" for number in (1, 2)]
         return subprocess.run(
             ["sh", "-c", script, "release.sh", *names],
-            env=environment, capture_output=True, text=True, timeout=200,
+            env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
 
