@@ -9,8 +9,9 @@ from rest_framework.test import APIClient
 
 from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
-from compute.outcomes import ErrorCode, Failed, Succeeded
+from compute.outcomes import Failed, Succeeded
 from compute.registry import get_task
+from tests.compute.factories import make_file
 from tests.event_streams import parse_events
 
 pytestmark = pytest.mark.once
@@ -42,11 +43,12 @@ def finish_next(result: object = None) -> Job:
 
 
 def test_submission_is_202_with_location(api, reader):
-    response = submit(api, number=7)
+    response = submit(api, headers={"Prefer": "respond-async, wait=100"}, number=7)
     job = Job.objects.get()
     assert response.status_code == 202
     assert response["Location"] == f"http://testserver/api/v1/jobs/{job.pk}"
     assert int(response["Retry-After"]) >= 1
+    assert response["Preference-Applied"] == "respond-async, wait=60"
     body = response.json()
     assert set(body) == {
         "id", "task", "params", "state", "progress", "attempts", "result", "error",
@@ -56,10 +58,6 @@ def test_submission_is_202_with_location(api, reader):
     assert body["params"] == {"number": 7}
     assert body["progress"] == {"fraction": 0, "message": ""}
     assert (job.owner, job.request_id) == (reader, response["X-Request-ID"])
-
-
-def test_submission_fills_in_defaults(api):
-    assert submit(api).json()["params"] == {"number": 0}
 
 
 UNKNOWN = {"task": ["There is no such task."]}
@@ -72,14 +70,10 @@ UNKNOWN = {"task": ["There is no such task."]}
         ({"task": "nothing"}, UNKNOWN),
         ({"task": ["echo"]}, UNKNOWN),
         ({"task": "echo", "params": [1]}, {"params": ["Must be an object."]}),
-        (
-            {"task": "echo", "params": {"number": "x"}},
-            {"params": {"number": ["A valid integer is required."]}},
-        ),
         ({"task": "import_items"}, {"params": {"file": ["No file was submitted."]}}),
         ([], None),
     ],
-    ids=["empty", "unknown", "list", "params", "number", "file", "array"],
+    ids=str,
 )
 def test_invalid_submission_names_its_errors(api, body, errors):
     response = api.post(JOBS, body)
@@ -88,15 +82,12 @@ def test_invalid_submission_names_its_errors(api, body, errors):
     assert not Job.objects.exists()
 
 
-def test_anonymous_client_is_401(anonymous_api):
+def test_client_without_permission_is_401_or_403(anonymous_api, api):
+    response = submit(api, "for_editors")
+    assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
     for url in (JOBS, f"{JOBS}{uuid.uuid4()}"):
         assert anonymous_api.get(url).status_code == 401
     assert submit(anonymous_api).status_code == 401
-
-
-def test_task_without_permission_is_403(api):
-    response = submit(api, "for_editors")
-    assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
 
 def test_file_is_submitted_as_a_form_which_may_be_larger(editor, settings):
@@ -129,11 +120,6 @@ def test_idempotency_key_creates_one_job(api):
     assert Job.objects.count() == 1
 
 
-def test_preference_applied_is_returned(api):
-    response = submit(api, headers={"Prefer": "respond-async, wait=100"})
-    assert response["Preference-Applied"] == "respond-async, wait=60"
-
-
 def test_users_see_their_own_jobs_and_staff_sees_all(api, admin, editor):
     submit(api)
     other = jobs.submit(task=get_task("echo"), params={"number": 1}, owner=editor)
@@ -142,6 +128,8 @@ def test_users_see_their_own_jobs_and_staff_sees_all(api, admin, editor):
         response = api.get(f"{JOBS}{other.pk}{action}")
         assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
     assert api.post(f"{JOBS}{other.pk}/cancel").status_code == 404
+    for wrong in ("x", f"{uuid.uuid4()}x", str(uuid.uuid4())):
+        assert api.get(JOBS + wrong).status_code == 404
     staff = client_of(admin)
     assert len(staff.get(JOBS).json()["results"]) == 2
     assert staff.get(f"{JOBS}{other.pk}").status_code == 200
@@ -185,7 +173,7 @@ def test_result_is_409_until_the_job_has_succeeded(api):
 def test_failed_job_has_its_error(api):
     url = submit(api)["Location"]
     (claim,) = queue.claim("worker", 1)
-    completion.finish(claim, Failed(ErrorCode.TASK_FAILED, "There is nothing to do."))
+    completion.finish(claim, Failed("task_failed", "There is nothing to do."))
     body = api.get(url).json()
     assert body["error"] == {"code": "task_failed", "detail": "There is nothing to do."}
     response = api.get(f"{url}/result")
@@ -205,18 +193,15 @@ def test_cancel_is_idempotent_and_409_after_the_end(api):
     assert (response.status_code, response.json()["code"]) == (409, "already_finished")
 
 
-@pytest.mark.parametrize("piece", [1, files.CHUNK_BYTES // 2 + 1])
-def test_result_files_are_listed_and_downloaded(api, piece):
-    size = 5 * piece
+def test_result_files_are_listed_and_downloaded(api):
+    size = 2 * files.CHUNK_BYTES + 5
     url = submit(api)["Location"]
     (claim,) = queue.claim("worker", 1)
-    job = Job.objects.get()
-    with files.create(job, "out.csv", "text/csv; charset=utf-8") as out:
-        for _ in range(5):
-            out.write(b"x" * piece)
+    make_file(Job.objects.get(), "out.csv", b"x" * size, "text/csv; charset=utf-8")
+    make_file(Job.objects.get(), "a.svg", b"<svg/>", "image/svg+xml")
     assert api.get(url).json()["files"] == []
     completion.finish(claim, Succeeded())
-    (file,) = api.get(url).json()["files"]
+    image, file = sorted(api.get(url).json()["files"], key=lambda file: file["size"])
     assert (file["name"], file["size"]) == ("out.csv", size)
     response = api.get(file["url"])
     assert (response["Content-Length"], response["Content-Type"]) == (
@@ -226,14 +211,8 @@ def test_result_files_are_listed_and_downloaded(api, piece):
     assert response.getvalue() == b"x" * size
     assert api.get(f"{url}/files/other.csv").status_code == 404
 
-
-def test_image_is_served_in_a_sandbox(api):
-    url = submit(api)["Location"]
-    (claim,) = queue.claim("worker", 1)
-    with files.create(Job.objects.get(), "a.svg", "image/svg+xml") as out:
-        out.write(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
-    completion.finish(claim, Succeeded())
-    response = api.get(f"{url}/files/a.svg")
+    # An image is shown in a sandbox.
+    response = api.get(image["url"])
     policy = response["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
     assert "sandbox" in policy
@@ -263,11 +242,6 @@ def test_demonstration_rejects_an_invalid_size(anonymous_api):
         wrong = anonymous_api.get(f"/api/v1/heavy_computation/?size={size}")
         assert (wrong.status_code, list(wrong.json()["errors"])) == (400, ["size"])
     assert not Job.objects.exists()
-
-
-def test_invalid_ids_are_404(api):
-    for url in ("x", "1234", f"{uuid.uuid4()}x", str(uuid.uuid4())):
-        assert api.get(JOBS + url).status_code == 404
 
 
 def test_event_has_members_of_the_job(api):

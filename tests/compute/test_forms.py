@@ -112,9 +112,8 @@ def test_form_returns_the_values_of_the_serializer(task):
 def test_unchecked_box_is_false_whatever_the_default(task):
     form = sent(task, GOOD)
     assert form.is_valid(), form.errors
-    assert form.cleaned_data["careful"] is False
-    assert form.cleaned_data["letters"] == []
-    assert form.cleaned_data["size"] == 5_000
+    values = [form.cleaned_data[name] for name in ("careful", "letters", "size")]
+    assert values == [False, [], 5_000]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_unchecked_box_is_false_whatever_the_default(task):
         ("shape=round", "shape"),
         ("letters=d", "letters"),
         ("parts=z", "parts"),
-        ("names=toolong", "names"),
+        ("names=one%0Atoolong", "names"),
         ("on=yesterday", "on"),
         ("file=text", "file"),
     ],
@@ -142,12 +141,8 @@ def test_form_error_is_at_its_field_and_input_is_kept(task, bad, field):
     assert list(form.errors) == [field]
     assert form["share"].value() in ("0.5", "nan")
     assert str(form)
-
-
-def test_form_error_of_a_list_names_the_line(task):
-    form = sent(task, f"{GOOD}&names=one%0Atoolong")
-    assert not form.is_valid()
-    assert form.errors["names"][0].startswith("2: ")
+    if "%0A" in bad:  # the second line of a list
+        assert form.errors[field][0].startswith("2: ")
 
 
 def test_form_error_of_several_fields_is_above_the_form(task):

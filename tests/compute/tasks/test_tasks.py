@@ -27,16 +27,8 @@ def content(job: Job, name: str) -> bytes:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("below", "number"),
-    [(0, 0), (2, 0), (3, 1), (4, 2), (10, 4), (10**6, 78_498), (10**7, 664_579)],
-)
-def test_count_primes(below, number):
-    assert count_primes(0, below)[0] == number
-
-
-@pytest.mark.once
-def test_count_primes_in_any_range():
+def test_primes_are_counted_in_any_range():
+    assert count_primes(0, 10**7)[0] == 664_579
     numbers = range(3000)
     primes = [n for n in numbers if n > 1 and all(n % d for d in range(2, n))]
     dice = random.Random(1)
