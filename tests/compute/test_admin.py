@@ -106,7 +106,7 @@ def test_admin_shows_parts_and_files_read_only(admin_site, editor):
     assert "ValueError: the cat" in sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
 
 
-def test_admin_cancels_selected_jobs(admin_site):
+def test_admin_cancels_and_retries_selected_jobs(admin_site):
     waiting, running, done = make_job(), make_job("running"), make_job("succeeded")
     page = act(admin_site, "cancel", waiting, running, done)
     assert "Jobs cancelled: 2. 1 had already finished." in page
@@ -114,8 +114,6 @@ def test_admin_cancels_selected_jobs(admin_site):
     assert Job.objects.get(pk=running.pk).cancel_requested
     assert Job.objects.get(pk=done.pk).state == "succeeded"
 
-
-def test_admin_retries_selected_jobs(admin_site):
     failed, cancelled, done = map(make_job, ("failed", "cancelled", "succeeded"))
     page = act(admin_site, "retry", failed, cancelled, done)
     assert "Jobs to retry: 2. 1 had neither failed nor been cancelled." in page

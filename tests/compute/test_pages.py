@@ -156,14 +156,10 @@ def test_form_sent_twice_starts_one_job_unless_it_was_changed(member, reader):
     assert (job.task, job.params, job.owner) == ("echo", {"number": 7}, reader)
 
 
-@pytest.mark.parametrize("key", ["", "x", "\0" * 36, "0" * 300], ids=repr)
-def test_invalid_key_of_a_form_is_ignored(member, key):
-    for _ in range(2):
-        member.post("/jobs/new/echo/", {"number": "7", "idempotency-key": key})
-    assert Job.objects.count() == 2
-
-
 def test_each_form_has_its_own_key_and_is_not_cached(member):
+    for key in 2 * ["", "x", "\0" * 36, "0" * 300]:  # invalid ones are ignored
+        member.post("/jobs/new/echo/", {"number": "7", "idempotency-key": key})
+    assert Job.objects.count() == 8
     one, other = (member.get("/jobs/new/echo/") for _ in range(2))
     keys = {response.context["key"] for response in (one, other)}
     assert len(keys) == 2
@@ -193,17 +189,13 @@ def test_uploaded_file_is_stored_or_requested_again(member, read_file, settings)
     assert b"".join(files.read(job.files.get())) == b"name\n" * 100
 
 
-@pytest.mark.parametrize(
-    ("limit", "status"),
-    [("COMPUTE_MAX_QUEUED", 503), ("COMPUTE_MAX_QUEUED_PER_OWNER", 429)],
-)
-def test_rejected_job_keeps_the_input(member, settings, limit, status):
-    setattr(settings, limit, 0)
+def test_rejected_job_keeps_the_input(member, settings):
+    settings.COMPUTE_MAX_QUEUED = 0
     response = member.post("/jobs/new/echo/", {"number": "77"})
-    assert response.status_code == status
+    assert response.status_code == 503
     assert int(response["Retry-After"]) >= 1
     assert 'value="77"' in text(response)
-    assert ("The queue of jobs is full" in words(response)) == (status == 503)
+    assert "The queue of jobs is full" in words(response)
     assert not Job.objects.exists()
 
 
