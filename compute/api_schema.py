@@ -24,29 +24,20 @@ from resilient_site.api.schema import (
     NOT_MODIFIED,
     PAGE_SIZE_PARAMETER,
     ProblemSerializer,
+    events_of,
+    header,
 )
 from resilient_site.errors import PROBLEM_TYPE
-
-
-def _header(name: str, description: str, **where: Any) -> OpenApiParameter:
-    return OpenApiParameter(
-        name,
-        OpenApiTypes.STR,
-        OpenApiParameter.HEADER,
-        description=description,
-        **where,
-    )
-
 
 ID = OpenApiParameter("id", OpenApiTypes.UUID, OpenApiParameter.PATH)
 STATE = OpenApiParameter("state", OpenApiTypes.STR, enum=Job.State.values)
 TASK = OpenApiParameter("task", OpenApiTypes.STR, description="Name of a task.")
-PREFER = _header(
+PREFER = header(
     "Prefer",
     "`wait=N` waits up to N seconds for the job to finish (RFC 7240).",
 )
-LOCATION = _header("Location", "The URL of the job.", response=[200, 202])
-RETRY_AFTER = _header(
+LOCATION = header("Location", "The URL of the job.", response=[200, 202])
+RETRY_AFTER = header(
     "Retry-After", "When to request the job again, in seconds.", response=[202]
 )
 
@@ -79,14 +70,6 @@ def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
     )
 
 
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"type": "string"},
-        "id": {"type": "string"},
-        "data": {"type": "string", "description": "State and progress, as JSON."},
-    },
-}
 task_listing = extend_schema(summary="List the tasks", responses=TaskListSerializer)
 task_reading = extend_schema(
     summary="Read a task",
@@ -119,8 +102,8 @@ job_events = extend_schema(
         "Server-sent events: one `job` with state and progress at every change. The "
         "stream ends with the job."
     ),
-    parameters=[ID, _header("Last-Event-ID", "As browsers send it.")],
-    responses={(200, "text/event-stream"): EVENT, 204: None},
+    parameters=[ID, header("Last-Event-ID", "As browsers send it.")],
+    responses=events_of("State and progress, as JSON.") | {204: None},
 )
 job_cancellation = extend_schema(
     summary="Cancel a job",

@@ -12,14 +12,13 @@ from items.serializers import (
     ItemSerializer,
     ItemsSerializer,
 )
-from resilient_site.api.schema import CURSOR, NOT_MODIFIED, PAGE_SIZE_PARAMETER
-
-
-def _header(name: str, description: str) -> OpenApiParameter:
-    return OpenApiParameter(
-        name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description
-    )
-
+from resilient_site.api.schema import (
+    CURSOR,
+    NOT_MODIFIED,
+    PAGE_SIZE_PARAMETER,
+    events_of,
+    header,
+)
 
 ID = OpenApiParameter("id", ID_SCHEMA, OpenApiParameter.PATH)
 SEARCHED = " and ".join(field.name for field in SEARCHED_FIELDS)
@@ -37,14 +36,9 @@ SELECTION = [
     ),
 ]
 ORDERING = OpenApiParameter("ordering", OpenApiTypes.STR, enum=ORDERINGS)
-IF_NONE_MATCH = _header(
-    "If-None-Match", "Answer 304 if the item is still at this ETag."
-)
-IF_MATCH = _header("If-Match", "Write only if the item is still at this ETag.")
-ETAG = OpenApiParameter(
-    "ETag", OpenApiTypes.STR, OpenApiParameter.HEADER,
-    description="The version of the item.", response=True,
-)  # fmt: skip
+IF_NONE_MATCH = header("If-None-Match", "Answer 304 if the item is still at this ETag.")
+IF_MATCH = header("If-Match", "Write only if the item is still at this ETag.")
+ETAG = header("ETag", "The version of the item.", response=True)
 LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
 )
@@ -96,18 +90,10 @@ SINCE = OpenApiParameter(
         "As given in `next`, or the `id` of an event; empty: all; `now`: the end."
     ),
 )
-PREFER = _header(
+PREFER = header(
     "Prefer",
     "`wait=N` responds when there is a change, after N seconds at most (RFC 7240).",
 )
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"type": "string"},
-        "id": {"type": "string"},
-        "data": {"type": "string", "description": "The change, as JSON."},
-    },
-}
 ORDER = (
     "Of two changes of one item that were made at the same time, the later one may "
     "come first: it is the one with the higher `version`."
@@ -130,6 +116,6 @@ change_events = extend_schema(
         "client reads too slowly, or is so far behind that it gets one page at a time. "
         f"No change is left out. {ORDER}"
     ),
-    parameters=[SINCE, _header("Last-Event-ID", "Takes precedence over `since`.")],
-    responses={(200, "text/event-stream"): EVENT},
+    parameters=[SINCE, header("Last-Event-ID", "Takes precedence over `since`.")],
+    responses=events_of("The change, as JSON."),
 )

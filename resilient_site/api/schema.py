@@ -59,6 +59,26 @@ HEADERS = {
 }
 
 
+def header(name: str, description: str, **where: Any) -> OpenApiParameter:
+    return OpenApiParameter(
+        name,
+        OpenApiTypes.STR,
+        OpenApiParameter.HEADER,
+        description=description,
+        **where,
+    )
+
+
+def events_of(data: str) -> dict[Any, Any]:
+    """Return the responses of a stream of server-sent events with this `data`."""
+    texts = {"event": "", "id": "", "data": data}
+    properties = {
+        name: {"type": "string"} | ({"description": text} if text else {})
+        for name, text in texts.items()
+    }
+    return {(200, "text/event-stream"): {"type": "object", "properties": properties}}
+
+
 PAGE_SIZE_PARAMETER = OpenApiParameter(
     "page_size",
     {"type": "integer", "minimum": 1, "maximum": PAGE_SIZE_MAX, "default": PAGE_SIZE},
