@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from resilient_site import asgi
+from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.edge.worker import Server, Worker
 from tests.resilient_site.edge.clients import becomes
 
@@ -48,6 +49,7 @@ async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Site]:
     options = Worker.CONFIG_KWARGS | {
+        "lifespan": "off",  # its threads would outlive the test
         "log_config": None,
         "forwarded_allow_ips": "",
         "timeout_graceful_shutdown": 1,  # for clients that do not read
@@ -62,6 +64,7 @@ async def serving() -> AsyncIterator[Site]:
             for peer in site.peers:
                 peer.close()
             await site.stop()
+            in_flight_responses.is_ending = False  # of this process
 
 
 def served(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -32,7 +32,6 @@ def state():
         done=done, until=done.wait, wait_s=90,
     )  # fmt: skip
     yield now
-    in_flight_responses.is_ending = False
     assert not in_flight_responses.tasks
 
 
