@@ -1,10 +1,25 @@
-"""Upper limit: an ASGI application with one constant response."""
+"""Upper limits: an ASGI application with one constant response, and nothing else.
+
+It is a short one, or where RESPONSE_OF has a URL the response from there, headers and
+all: what the server itself takes to send that.
+"""
+
+import os
+from urllib.request import urlopen
 
 BODY = b'{"id":1,"name":"Germany","description":"A country"}'
 HEADERS = [
     (b"content-type", b"application/json"),
     (b"content-length", str(len(BODY)).encode()),
 ]
+if url := os.environ.get("RESPONSE_OF"):
+    with urlopen(url) as response:
+        BODY = response.read()
+        HEADERS = [
+            (name.lower().encode(), value.encode())
+            for name, value in response.headers.items()
+            if name.lower() not in ("date", "server")  # the server sends its own
+        ]
 
 
 async def app(scope, receive, send) -> None:

@@ -22,6 +22,7 @@ FASTAPI = "FastAPI, a dictionary"
 NINJA = "Django Ninja, gunicorn"
 REST = "DRF ModelViewSet, gunicorn"
 BARE = "bare ASGI answer"
+COPY = "bare ASGI answer with this site's headers"
 NGINX = "nginx's cache before this site"
 # All servers have items of similar size, with numbers from 1 to this.
 ITEMS = 1_000
@@ -125,10 +126,14 @@ class Running(dict[str, Peer]):
     def start_bare(self) -> None:
         self[BARE] = self._uvicorn("tests.load.bare_asgi:app")
 
-    def _uvicorn(self, app: str) -> Peer:
+    def start_copy(self) -> None:
+        url = f"http://127.0.0.1:{self[OURS].port}{self[OURS].items}1"
+        self[COPY] = self._uvicorn("tests.load.bare_asgi:app", RESPONSE_OF=url)
+
+    def _uvicorn(self, app: str, **env: str) -> Peer:
         port = free_port()
         command = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
-        program = self._run(self.testbed.env(), *command, ready="Uvicorn running")
+        program = self._run(self.testbed.env(**env), *command, ready="Uvicorn running")
         return Peer(port, program.processes)
 
     def start_django(self, items: int = ITEMS) -> None:

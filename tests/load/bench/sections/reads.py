@@ -7,6 +7,7 @@ from tests.load.bench.comparing import LATENCY_PER_S
 from tests.load.bench.measuring import Bench
 from tests.load.bench.peers import (
     BARE,
+    COPY,
     FASTAPI,
     NGINX,
     NINJA,
@@ -19,7 +20,7 @@ from tests.load.bench.peers import (
 from tests.load.bench.results import Goal, Missing, Piece
 
 TITLE = "Reading one item"
-ALL = (OURS, FASTAPI, NINJA, REST, BARE, NGINX)
+ALL = (OURS, FASTAPI, NINJA, REST, BARE, COPY, NGINX)
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -28,6 +29,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
         Running.start_nginx,
         Running.start_fastapi,
         Running.start_bare,
+        Running.start_copy,
         Running.start_django,
     )
     with running(bench.testbed, *starts) as peers:
