@@ -161,11 +161,13 @@ PEOPLE = """
 import sys
 from django.contrib.auth.models import User
 from django.core.management import call_command
+from django.db import connection
 people = [User.objects.create_user(f"person-{n}") for n in range(4)]
 for person in people:
     call_command("create_token", person.username)
 sys.stdout.flush()
 while people and sys.stdin.readline():
+    connection.close()  # the server may have been restarted
     people.pop(0).auth_token_set.all().delete()
     person = people.pop(0)
     person.is_active = False

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connections
 from django.test import RequestFactory
 
 from resilient_site.health.monitor import health_monitor
 from resilient_site.wsgi import application
 from tests.resilient_site.edge import clients
-from tests.resilient_site.edge.clients import ask
+from tests.resilient_site.edge.clients import Answer, ask
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -25,7 +27,14 @@ def get_by_wsgi(path: str, method: str = "GET") -> tuple[int, dict[str, str], by
 
 
 def get_by_edge(path: str) -> tuple[int, dict[str, str], bytes]:
-    answer = asyncio.run(ask(path))
+    async def get() -> Answer:
+        # One thread, as its connections to the database have to be closed.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        answer = await ask(path)
+        await asyncio.to_thread(connections.close_all)
+        return answer
+
+    answer = asyncio.run(get())
     headers = {name.title(): value for name, value in answer.headers.items()}
     return answer.status, headers, answer.body
 

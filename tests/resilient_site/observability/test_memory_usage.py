@@ -22,7 +22,7 @@ SECONDS = float(os.environ.get("SOAK_S", "5"))
 # After the warm-up each thread has run each code path.
 WARM_UP_SHARE, WARM_UP_ANSWERS = 0.4, 1_000
 NOISE = 0.1
-SHARED_BYTES = 50 * 1024 * 1024
+SHARED_BYTES = 40 * 1024 * 1024
 
 
 pytestmark = pytest.mark.once
