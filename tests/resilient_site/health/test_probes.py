@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connections
 from django.test import RequestFactory
 
 from resilient_site.health.monitor import health_monitor
 from resilient_site.wsgi import application
 from tests.resilient_site.edge import clients
-from tests.resilient_site.edge.clients import Answer, ask
+from tests.resilient_site.edge.clients import ask
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -27,16 +25,15 @@ def get_by_wsgi(path: str, method: str = "GET") -> tuple[int, dict[str, str], by
 
 
 def get_by_edge(path: str) -> tuple[int, dict[str, str], bytes]:
-    async def get() -> Answer:
-        # One thread, as its connections to the database have to be closed.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        answer = await ask(path)
-        await asyncio.to_thread(connections.close_all)
-        return answer
-
-    answer = asyncio.run(get())
+    answer = asyncio.run(ask(path))
     headers = {name.title(): value for name, value in answer.headers.items()}
     return answer.status, headers, answer.body
+
+
+@pytest.fixture(autouse=True)
+def no_query_in_an_event_loop(monkeypatch):
+    """The tests of pages allow it, for Playwright."""
+    monkeypatch.delenv("DJANGO_ALLOW_ASYNC_UNSAFE", raising=False)
 
 
 PROBES = {
