@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -108,13 +109,21 @@ def test_cache_hits_and_probes_make_no_line(site):
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
         for path in (ITEM, ITEM, "/livez", "/readyz", "/nothing")
     )
-    # On one connection, so that one process has them all.
-    hidden = "".join(f"{head}X-Request-ID: not-logged\r\n\r\n" for head in later[:-1])
-    last = f"{later[-1]}X-Request-ID: the-last\r\nConnection: close\r\n\r\n"
-    answer = site.raw(f"{first}\r\n{hidden}{last}".encode())
-    assert answer.count(b"HTTP/1.1 200") == 4
-    assert line_of(site, "the-last")["user"] is None
-    assert "not-logged" not in site.output()
+
+    def request_all() -> tuple[str, str] | None:
+        """Return the ids of all and of the last, if the second is a fresh hit."""
+        name, name_of_last = str(uuid4()), str(uuid4())
+        # On one connection, so that one process has them all.
+        hidden = "".join(f"{head}X-Request-ID: {name}\r\n\r\n" for head in later[:-1])
+        last = f"{later[-1]}X-Request-ID: {name_of_last}\r\nConnection: close\r\n\r\n"
+        answer = site.raw(f"{first}\r\n{hidden}{last}".encode())
+        assert answer.count(b"HTTP/1.1 200") == 4
+        second = answer.split(b"HTTP/1.1 ")[2]
+        return (name, name_of_last) if re.search(rb"; hit; ttl=\d", second) else None
+
+    name, name_of_last = wait_for(request_all)
+    assert line_of(site, name_of_last)["user"] is None
+    assert name not in site.output()
 
 
 def test_requests_with_secrets_leave_none_in_the_log(site):
