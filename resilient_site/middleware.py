@@ -15,6 +15,7 @@ from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.policy import policy_of
 from resilient_site.edge.request import Identity, context_of
+from resilient_site.edge.request_body import content_length
 from resilient_site.errors import (
     Invalid,
     LengthRequired,
@@ -174,9 +175,7 @@ class ErrorMiddleware:
         if request.content_type == "multipart/form-data":
             name = policy_of(view, request.method or "").form_limit
         limit: int = getattr(settings, name)
-        digits = request.META.get("CONTENT_LENGTH") or "0"
-        # Python reads no number of thousands of digits.
-        length = int(digits) if digits.isdigit() and len(digits) < 16 else limit + 1
+        length = content_length((request.META.get("CONTENT_LENGTH") or "0").encode())
         if length > limit:
             return respond(
                 request,

@@ -7,6 +7,7 @@ answer is 503.
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from tempfile import SpooledTemporaryFile
@@ -88,9 +89,18 @@ def _is_acceptable(request: EdgeRequest) -> bool:
     where the policy of the view says so.
     """
     headers = request.headers
-    length = headers.get(b"content-length", b"")
+    length = content_length(headers.get(b"content-length", b""))
     known = request.has_authorization or SESSION_COOKIE in headers.get(b"cookie", b"")
     is_form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
     name = request.policy.form_limit if known and is_form else "MAX_BODY_BYTES"
     limit: int = getattr(settings, name)
-    return length.isdigit() and len(length) < LENGTH_DIGITS and int(length) <= limit
+    return length <= limit
+
+
+def content_length(digits: bytes) -> float:
+    """Return the bytes of a body; infinite if that is no number of a sensible size.
+
+    Python reads no number of thousands of digits.
+    """
+    is_number = digits.isdigit() and len(digits) < LENGTH_DIGITS
+    return int(digits) if is_number else math.inf
