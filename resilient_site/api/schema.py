@@ -71,10 +71,10 @@ def header(name: str, description: str, **where: Any) -> OpenApiParameter:
 
 def events_of(data: str) -> dict[Any, Any]:
     """Return the responses of a stream of server-sent events with this `data`."""
-    texts = {"event": "", "id": "", "data": data}
     properties = {
-        name: {"type": "string"} | ({"description": text} if text else {})
-        for name, text in texts.items()
+        "event": {"type": "string"},
+        "id": {"type": "string"},
+        "data": {"type": "string", "description": data},
     }
     return {(200, "text/event-stream"): {"type": "object", "properties": properties}}
 

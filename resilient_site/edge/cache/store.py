@@ -218,14 +218,15 @@ class ResponseStore:
             return pending[0]
         if in_memory_only:
             return None
-        found, is_here = await self._in_thread(self._read_disk, key), True
-        if found is None and isinstance(key, Key):
-            found, is_here = await self._in_thread(self._read_redis, key), False
+        found = await self._in_thread(self._read_disk, key)
+        is_on_disk = found is not None
+        if not is_on_disk and isinstance(key, Key):
+            found = await self._in_thread(self._read_redis, key)
         if pending := self._pending.get(key):
             return pending[0]  # stored or deleted meanwhile
         if found and isinstance(key, Key):
             self.memory.put(key, found)  # with its age
-            if not is_here:
+            if not is_on_disk:
                 self._add_pending(key, found, is_for_redis=False)
         return found
 
