@@ -51,7 +51,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
     os.environ["DATA_DIR"] = _make_folder(early_config)
-    os.environ.setdefault("FIRST_START", _make_folder(early_config))
+    if not is_worker:
+        os.environ["FIRST_START"] = _make_folder(early_config)
     # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ignored under nohup; what the tests start would inherit that.

@@ -40,17 +40,8 @@ def hung(*servers: Server) -> Iterator[None]:
 
 
 @contextmanager
-def killed(server: Server) -> Iterator[None]:
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
-def stopped(server: Server) -> Iterator[None]:
-    server.stop()
+def down(server: Server, end: Callable[[Server], None]) -> Iterator[None]:
+    end(server)
     try:
         yield
     finally:
@@ -69,13 +60,13 @@ def slow(server: Proxy, delay_s: float) -> Iterator[None]:
 type Fault = Callable[[Stack], AbstractContextManager[None]]
 REDIS: dict[str, Fault] = {
     "hung": lambda s: hung(s.redis),
-    "killed": lambda s: killed(s.redis),
+    "killed": lambda s: down(s.redis, Server.kill),
     "slow": lambda s: slow(s.to_redis, 0.3),
 }
 POSTGRES: dict[str, Fault] = {
     "hung": lambda s: hung(s.postgres),
-    "killed": lambda s: killed(s.postgres),
-    "restarted": lambda s: stopped(s.postgres),
+    "killed": lambda s: down(s.postgres, Server.kill),
+    "restarted": lambda s: down(s.postgres, Server.stop),
     "hung with redis": lambda s: hung(s.redis, s.postgres),
 }
 
