@@ -14,8 +14,7 @@ from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.policy import policy_of
-from resilient_site.edge.request import Identity, context_of
-from resilient_site.edge.request_body import content_length
+from resilient_site.edge.request import Identity, content_length, context_of
 from resilient_site.errors import (
     Invalid,
     LengthRequired,

@@ -1,6 +1,7 @@
 """A request as the edge sees it, and what Django's thread shares with it."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ identifies_client = re.compile(
     % re.escape(settings.SESSION_COOKIE_NAME.encode())
 ).search
 _seconds = re.compile(rb"([0-9]{1,5}(?:\.[0-9]{1,6})?)(ms|s)?").fullmatch
+LENGTH_DIGITS = 16
 TIMEOUT_HEADER = b"x-request-timeout"
 SCOPE_KEY = "resilient_site.context"
 
@@ -88,6 +90,15 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in headers:
         joined[name] = joined[name] + b", " + value if name in joined else value
     return joined
+
+
+def content_length(digits: bytes) -> float:
+    """Return the bytes of a body; infinite if that is no number of a sensible size.
+
+    Python reads no number of thousands of digits.
+    """
+    is_number = digits.isdigit() and len(digits) < LENGTH_DIGITS
+    return int(digits) if is_number else math.inf
 
 
 class EdgeRequest:

@@ -7,7 +7,6 @@ answer is 503.
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from tempfile import SpooledTemporaryFile
@@ -16,7 +15,7 @@ from typing import IO
 from django.conf import settings
 
 from resilient_site.edge.asgi_types import Receive
-from resilient_site.edge.request import SESSION_COOKIE, EdgeRequest
+from resilient_site.edge.request import SESSION_COOKIE, EdgeRequest, content_length
 from resilient_site.errors import SiteError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ IDLE_S = 30
 # And one that sends less than this many bytes a second, a while after it began.
 SLOWEST_BYTES_PER_S = 1024
 IN_MEMORY_BYTES = 1024 * 1024
-LENGTH_DIGITS = 16
 
 
 class TooSlow(SiteError):
@@ -95,12 +93,3 @@ def _is_acceptable(request: EdgeRequest) -> bool:
     name = request.policy.form_limit if known and is_form else "MAX_BODY_BYTES"
     limit: int = getattr(settings, name)
     return length <= limit
-
-
-def content_length(digits: bytes) -> float:
-    """Return the bytes of a body; infinite if that is no number of a sensible size.
-
-    Python reads no number of thousands of digits.
-    """
-    is_number = digits.isdigit() and len(digits) < LENGTH_DIGITS
-    return int(digits) if is_number else math.inf
