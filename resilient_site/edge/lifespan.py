@@ -10,13 +10,13 @@ from resilient_site.edge.cache.store import response_store
 from resilient_site.health import page
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability import tracing
-from resilient_site.observability.logging import start_listener
+from resilient_site.observability.logging import line_handler
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 
 def start() -> None:
-    start_listener()
+    line_handler().start()
     tracing.start("web")
     response_store.start()
     if connection.vendor == "postgresql":

@@ -18,16 +18,14 @@ import time
 from contextlib import suppress
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
-from resilient_site.observability.redaction import may_hold_secret, redact
+from resilient_site.observability.redaction import may_hold_secret, redact, shorten
 from resilient_site.observability.request_id import current_request_id, current_trace_id
-
-logger = logging.getLogger(__name__)
 
 STDERR = 2
 MAX_LINE_BYTES = select.PIPE_BUF - 1
@@ -37,8 +35,6 @@ FLUSH_TIMEOUT_S = 1.0
 # The thread collects lines for so long: one that wakes up for each line would compete
 # with those that serve requests.
 PAUSE_S = 0.01
-# Extras of Django and uvicorn that repeat what the message says.
-IGNORED_EXTRAS = ("request", "server_time", "color_message")
 to_json = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 
 
@@ -74,7 +70,8 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
         event.setdefault("request_id", request_id)
     if trace_id := current_trace_id():
         event.setdefault("trace_id", trace_id)
-    for name in IGNORED_EXTRAS:
+    # Extras of Django and uvicorn that repeat what the message says.
+    for name in ("request", "server_time", "color_message"):
         event.pop(name, None)
     return event
 
@@ -87,10 +84,8 @@ def escape_control(_: Any, __: str, event: EventDict) -> EventDict:
     """Escape what terminals obey or take for a new line, as clients may send it."""
     for key, text in event.items():
         if isinstance(text, str) and not text.isprintable():
-            kept = "\n" if key == "exception" else ""
-            event[key] = "".join(
-                c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text
-            )
+            lines = text.split("\n") if key == "exception" else [text]
+            event[key] = "\n".join(repr(line)[1:-1] for line in lines)
     return event
 
 
@@ -103,20 +98,13 @@ def render_json(_: Any, __: str, event: EventDict) -> str:
     return line
 
 
-def shorten(value: Any, limit: int) -> Any:
-    """Cut the middle out of a long text: the end of a traceback says most."""
-    text = value if isinstance(value, str) else repr(value)
-    half = limit // 2
-    return value if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
-
-
 class LineHandler(QueueHandler):
     """Renders lines where they are logged, and queues them once a thread writes.
 
     An event in the queue is set by the thread once it has written all lines before it.
     """
 
-    queue: SimpleQueue[str | threading.Event]
+    queue: SimpleQueue[bytes | threading.Event]
 
     def __init__(self) -> None:
         super().__init__(SimpleQueue())
@@ -127,7 +115,7 @@ class LineHandler(QueueHandler):
         # A forked process inherits neither the thread nor what it has to write.
         self.queue = SimpleQueue()
         self.has_thread = False
-        self.dropped = self._reported = 0
+        self.dropped = 0
 
     def start(self) -> None:
         """Write in a thread of this process from now on."""
@@ -140,7 +128,7 @@ class LineHandler(QueueHandler):
             if self.queue.empty():
                 time.sleep(PAUSE_S)
             line = self.queue.get()
-            if isinstance(line, str):
+            if isinstance(line, bytes):
                 self._write(line, timeout_ms=None)
             else:
                 line.set()
@@ -152,54 +140,28 @@ class LineHandler(QueueHandler):
             self.queue.put(written)
             written.wait(FLUSH_TIMEOUT_S)
 
-    def prepare(self, record: logging.LogRecord) -> str:
-        return f"{self.format(record)}\n"
+    def prepare(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def enqueue(self, line: Any) -> None:
         if not self.has_thread:
             self._write(line, WRITE_TIMEOUT_MS)
-        elif self.queue.qsize() >= MAX_QUEUED:
-            self.dropped += 1
-        else:
+        elif self.queue.qsize() < MAX_QUEUED:
             self.queue.put(line)
-            number = self.dropped - self._reported
-            if number and self.queue.qsize() < MAX_QUEUED // 2:
-                self._reported = self.dropped
-                extra = {"event_name": "log_lines_dropped", "number": number}
-                logger.warning(
-                    "%d log lines were dropped: the queue was full.",
-                    number,
-                    extra=extra,
-                )
+        else:
+            self.dropped += 1
 
-    def _write(self, line: str, timeout_ms: int | None) -> None:
+    def _write(self, line: bytes, timeout_ms: int | None) -> None:
         """Write the line in one call, as soon as the reader has room for it."""
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)
-        try:
-            if not poll.poll(timeout_ms):
-                raise BlockingIOError
-            os.write(STDERR, line.encode(errors="backslashreplace"))
-        except BlockingIOError:
-            self.dropped += 1
-        except OSError:
-            pass  # the reader has ended, or the disk is full
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Log that a record cannot be rendered; the standard prints a traceback."""
-        text = f"A log record cannot be rendered: {record.msg!r} ({sys.exception()!r})"
-        fields = {"name": record.name, "levelname": "ERROR", "msg": text}
-        with suppress(Exception):
-            self.enqueue(self.prepare(logging.makeLogRecord(fields)))
+        with suppress(OSError):  # the reader has ended, or the disk is full
+            if poll.poll(timeout_ms):
+                os.write(STDERR, line)
+                return
+        self.dropped += 1
 
 
-def line_handler() -> LineHandler | None:
-    """Return the handler that settings.LOGGING has made, if it is in use."""
-    handler = logging.getHandlerByName("stderr")
-    return handler if isinstance(handler, LineHandler) else None
-
-
-def start_listener() -> None:
-    """Have log lines written by a thread, in a process that must not wait for it."""
-    if handler := line_handler():
-        handler.start()
+def line_handler() -> LineHandler:
+    """Return the handler that settings.LOGGING has made."""
+    return cast(LineHandler, logging.getHandlerByName("stderr"))

@@ -169,8 +169,7 @@ def _sample_process(role: str) -> None:
     LARGEST_RESIDENT_BYTES.labels(role).set(resident_bytes())
     for generation, stats in enumerate(gc.get_stats()):
         follow(GC_COLLECTIONS.labels(str(generation)), stats["collections"])
-    if handler := line_handler():
-        follow(LOG_LINES_DROPPED, handler.dropped)
+    follow(LOG_LINES_DROPPED, line_handler().dropped)
     for breaker in breakers.all_breakers():
         for state in State:
             is_so = breaker.state is state

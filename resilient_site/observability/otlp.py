@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from resilient_site.observability.redaction import redact, redact_text
+from resilient_site.observability.redaction import redact
 from resilient_site.observability.route_names import route_of
 
 STOP_TIMEOUT_S = 1.0
@@ -131,6 +131,6 @@ class RedactingExporter(OTLPSpanExporter):
             }
             span._attributes = redact(kept)
             if span.status.description:
-                text = redact_text(span.status.description)
+                text = redact(span.status.description)
                 span._status = Status(span.status.status_code, text)
         return super().export(spans)

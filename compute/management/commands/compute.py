@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup
 from resilient_site.observability import metrics, tracing
-from resilient_site.observability.logging import start_listener
+from resilient_site.observability.logging import line_handler
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Command(BaseCommand):
             from compute.celery.app import run_worker
 
             sys.exit(run_worker())
-        start_listener()
+        line_handler().start()
         wakeup = Wakeup()
         supervisor = Supervisor(source=DatabaseQueue(), wakeup=wakeup)
         for number in (signal.SIGTERM, signal.SIGINT):
