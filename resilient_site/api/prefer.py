@@ -1,18 +1,9 @@
 """The request header `Prefer` (RFC 7240): `wait` and `respond-async`."""
 
-import re
 from dataclasses import dataclass, replace
+from urllib.request import parse_http_list
 
-# A quote that is not closed extends to the end, so that matching stays linear.
-_ELEMENT = re.compile(r'(?:"(?:[^"\\]|\\.?)*(?:"|\Z)|[^",])+', re.DOTALL)
-_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PREFERENCE = re.compile(
-    rf"""\s*+(?P<name>{_NAME})
-         (?:\s*+=\s*+(?: (?P<token>{_NAME}) | "(?P<quoted>(?:[^"\\]|\\.)*)" )? )?
-         \s*+(?:;.*)?""",  # parameters are ignored
-    re.VERBOSE | re.DOTALL,
-)
-SECONDS_MAX = 2**31  # RFC 9111, section 1.2.2: the most
+from resilient_site.api.pagination import parse_small_number
 
 
 @dataclass(frozen=True)
@@ -37,21 +28,13 @@ def parse_prefer(header: str) -> Preference:
     """Return the preferences in the header; several headers are joined by commas.
 
     Of a repeated preference the first one counts. Unknown and malformed ones are
-    ignored.
+    ignored, and parameters are.
     """
     found: dict[str, str] = {}
-    for element in _ELEMENT.findall(header):
-        if match := _PREFERENCE.fullmatch(element):
-            quoted = re.sub(r"\\(.)", r"\1", match["quoted"] or "")
-            found.setdefault(match["name"].lower(), match["token"] or quoted)
+    for element in parse_http_list(header):
+        name, _, value = element.partition(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
     return Preference(
-        wait_s=_seconds(found.get("wait", "")),
+        wait_s=parse_small_number(found.get("wait", "")),
         respond_async=found.get("respond-async") == "",
     )
-
-
-def _seconds(digits: str) -> int | None:
-    if not re.fullmatch("[0-9]+", digits):
-        return None
-    # Python does not convert thousands of digits.
-    return min(int(digits.lstrip("0")[:11] or "0"), SECONDS_MAX)
