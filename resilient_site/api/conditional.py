@@ -11,10 +11,9 @@ If-None-Match matches nothing, and dates that cannot be parsed are ignored, as t
 says. What is not handled: If-Range, as no ranges are served.
 """
 
-import re
 from collections.abc import Mapping
 
-from django.utils.http import parse_http_date_safe
+from django.utils.http import parse_etags, parse_http_date_safe
 
 from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 
@@ -27,13 +26,6 @@ META_NAMES = frozenset(
 )
 SAFE_METHODS = ("GET", "HEAD")
 
-_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_find_tags = re.compile(_TAG).findall
-# Empty elements are allowed in a list (section 5.6.1).
-_is_tag_list = re.compile(
-    rf"[ \t,]*+{_TAG}(?:[ \t]*+,[ \t,]*+{_TAG})*+[ \t,]*"
-).fullmatch
-
 
 def evaluate(
     method: str,
@@ -41,32 +33,33 @@ def evaluate(
     *,
     etag: str | None,
     last_modified: str | None,
-    exists: bool = True,
 ) -> bool:
     """Return whether the client has this representation already: the answer is 304.
 
-    `headers` is looked up by lower-case names. `exists` is whether there is a current
-    representation. Raises PreconditionFailed (412; StaleVersion where it was changed
-    since the client read it), and Invalid if a precondition is not well-formed.
+    `headers` is looked up by lower-case names. Raises PreconditionFailed (412;
+    StaleVersion where it was changed since the client read it), and Invalid if a
+    precondition is not well-formed.
     """
     is_read = method in SAFE_METHODS
+    modified = _parse_date(last_modified)
     if (header := headers.get("if-match")) is not None:
-        if not _matches("If-Match", header, etag, exists, weak=False):
+        if not _matches("If-Match", header, etag, weak=False):
             raise StaleVersion
-    elif (at := _date(headers, "if-unmodified-since")) is not None:
-        modified = _parse_date(last_modified)
-        if modified is not None and modified > at:
-            raise StaleVersion
+    elif (
+        (at := _parse_date(headers.get("if-unmodified-since"))) is not None
+        and modified is not None
+        and modified > at
+    ):
+        raise StaleVersion
     if (header := headers.get("if-none-match")) is not None:
-        if is_read and not _is_well_formed(header):
+        if is_read and not parse_etags(header):
             return False
-        if not _matches("If-None-Match", header, etag, exists, weak=True):
+        if not _matches("If-None-Match", header, etag, weak=True):
             return False
         if not is_read:
             raise PreconditionFailed
         return True
-    if is_read and (at := _date(headers, "if-modified-since")) is not None:
-        modified = _parse_date(last_modified)
+    if is_read and (at := _parse_date(headers.get("if-modified-since"))) is not None:
         return modified is not None and modified <= at
     return False
 
@@ -80,36 +73,24 @@ def conditional_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     }
 
 
-def _matches(
-    name: str, header: str, etag: str | None, exists: bool, *, weak: bool
-) -> bool:
+def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
     """Return whether one of the tags in `header` is `etag` (sections 8.8.3.2, 13.1).
 
     In the strong comparison a tag that is weak matches nothing.
     """
-    if not _is_well_formed(header):
+    tags = parse_etags(header)
+    if not tags:
         raise Invalid(
             f"{name} is not well-formed: it takes entity tags in double quotes, such "
             f'as "2", separated by commas, or an asterisk; not {header[:100]!r}.'
         )
-    if not exists:
-        return False
-    if header.strip() == "*":
+    if tags == ["*"]:
         return True
     if etag is None:
         return False
-    tags = _find_tags(header)
     if weak:
         return etag.removeprefix("W/") in {tag.removeprefix("W/") for tag in tags}
     return not etag.startswith("W/") and etag in tags
-
-
-def _is_well_formed(header: str) -> bool:
-    return header.strip() == "*" or _is_tag_list(header) is not None
-
-
-def _date(headers: Mapping[str, str], name: str) -> int | None:
-    return _parse_date(headers.get(name))
 
 
 def _parse_date(text: str | None) -> int | None:

