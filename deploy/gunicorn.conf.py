@@ -1,5 +1,6 @@
 """gunicorn's configuration: asynchronous web processes with threads for Django."""
 
+import gc
 import os
 import resource
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.urls import get_resolver
 
-from resilient_site.observability import memory_usage, multiprocess
+from resilient_site.observability import multiprocess
 
 # Before anything imports prometheus_client.
 multiprocess.share(settings.DATA_DIR)
@@ -58,7 +59,9 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    memory_usage.freeze()
+    # The collector of a worker then writes to none of their pages, which stay shared.
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(server: Any, worker: Any) -> None:

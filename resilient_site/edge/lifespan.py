@@ -7,8 +7,8 @@ from resilient_site.edge import edge_metrics, health_check
 from resilient_site.edge.asgi_types import Receive, Send
 from resilient_site.edge.cache.invalidation import subscriber
 from resilient_site.edge.cache.store import response_store
-from resilient_site.health import page
-from resilient_site.health.monitor import health_monitor
+from resilient_site.health.monitor import Report, health_monitor
+from resilient_site.health.page import render_page
 from resilient_site.observability import tracing
 from resilient_site.observability.logging import line_handler
 from resilient_site.postgres.heartbeat import heartbeat
@@ -26,7 +26,7 @@ def start() -> None:
     breaker_overrides.start()
     health_check.register_all()
     health_monitor.start()
-    page.warm_up()
+    render_page(Report(()))  # the first time takes a tenth of a second
     edge_metrics.start()
 
 

@@ -8,12 +8,14 @@ from resilient_site.health.monitor import ComponentStatus, Report
 TYPE = "application/health+json"
 
 
-def health(report: Report, why_not_ready: str = "") -> dict[str, Any]:
-    """Return the document for everyone: without figures and errors."""
+def health(
+    report: Report, why_not_ready: str = "", *, for_staff: bool = False
+) -> dict[str, Any]:
+    """Return the document; only that for staff has figures and errors."""
     members: dict[str, Any] = {
         "status": overall(report, why_not_ready),
         "description": "Resilient Site",
-        "checks": {c.name: [_check(c)] for c in report.components},
+        "checks": {c.name: [_check(c, for_staff)] for c in report.components},
     }
     if why_not_ready:
         members["output"] = why_not_ready
@@ -26,25 +28,18 @@ def overall(report: Report, why_not_ready: str) -> Status:
     return Status.WARN if report.not_passing else Status.PASS
 
 
-def _check(component: ComponentStatus) -> dict[str, Any]:
+def _check(component: ComponentStatus, for_staff: bool) -> dict[str, Any]:
     # The draft has no status for a check that does not return.
     unknown = component.status is Status.UNKNOWN
-    members = {
+    members: dict[str, Any] = {
         "componentType": component.kind,
         "status": Status.WARN if unknown else component.status,
         "since": component.since.isoformat(timespec="seconds"),
     }
     if component.status is not Status.PASS:
         members["output"] = component.meaning
-    return members
-
-
-def with_details(report: Report) -> dict[str, Any]:
-    """Return the document for staff: with figures and errors."""
-    members = health(report)
-    for component in report.components:
-        (check,) = members["checks"][component.name]
-        check["figures"] = dict(component.figures)
+    if for_staff:
+        members["figures"] = dict(component.figures)
         if component.error:
-            check["error"] = component.error
+            members["error"] = component.error
     return members

@@ -84,18 +84,12 @@ class ComponentMonitor:
             result = self.component.check()
         except Exception as error:  # noqa: BLE001 - whatever a check may raise
             result = CheckResult(Status.UNKNOWN, UNKNOWN_MEANING, describe(error))
-        last = self._last
-        changed = result.status is not last.status
-        self._last = replace(
-            last,
-            status=result.status,
-            meaning=result.meaning,
-            since=datetime.now(UTC) if changed else last.since,
-            error=result.error,
-            figures=result.figures,
-        )
+        before = self._last
+        changed = result.status is not before.status
+        since = datetime.now(UTC) if changed else before.since
+        self._last = replace(before, **vars(result), since=since)
         if changed:
-            self._log(last.status, result)
+            self._log(before.status)
         self._checked_at = self._clock()
 
     @property
@@ -112,16 +106,15 @@ class ComponentMonitor:
             error=f"The check has not returned since {since:%H:%M:%S} UTC.",
         )
 
-    def _log(self, before: Status, result: CheckResult) -> None:
-        if before is Status.UNKNOWN and result.status is Status.PASS:
+    def _log(self, before: Status) -> None:
+        """Log the change; its cause was logged where it happened."""
+        now = self._last
+        if before is Status.UNKNOWN and now.status is Status.PASS:
             return
-        # The cause was logged where it happened.
-        level = logging.INFO if result.status is Status.PASS else logging.WARNING
-        status, meaning = result.status.upper(), result.meaning
-        name = self.component.name
-        extra = {"event_name": f"component_{result.status}", "component": name}
-        title = self.component.title
-        logger.log(level, "%s: %s. %s", title, status, meaning, extra=extra)
+        level = logging.INFO if now.status is Status.PASS else logging.WARNING
+        text = f"{now.title}: {now.status.upper()}. {now.meaning}"
+        extra = {"event_name": f"component_{now.status}", "component": now.name}
+        logger.log(level, text, extra=extra)
 
 
 class HealthMonitor:
@@ -130,7 +123,7 @@ class HealthMonitor:
     def __init__(self) -> None:
         self.monitors: list[ComponentMonitor] = []
         self._stopping: threading.Event | None = None
-        # The edge sets these: without it no response is kept for an outage.
+        # The edge sets these.
         self.is_stopping: Callable[[], bool] = lambda: False
         self.has_stale_responses: Callable[[], bool] = lambda: False
 

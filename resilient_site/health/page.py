@@ -1,6 +1,5 @@
 """The status page; the public one is rendered without a database or a session."""
 
-import logging
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +8,6 @@ from django.template.loader import render_to_string
 from resilient_site.health import health_json
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import Report
-
-logger = logging.getLogger(__name__)
 
 HEADLINES = {
     Status.PASS: "Everything works.",
@@ -27,14 +24,6 @@ def context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
         "headline": HEADLINES[overall],
         "why_not_ready": why_not_ready,
     }
-
-
-def warm_up() -> None:
-    """Render the page once: the first time takes a tenth of a second."""
-    try:
-        render_page(Report(()))
-    except Exception:
-        logger.exception("The status page cannot be rendered.")
 
 
 # Figures, which change all the time, are not in it: it is rendered again only when a

@@ -1,14 +1,12 @@
 """Memory figures of the process that answers, for the status page."""
 
-import gc
 import os
 import threading
 
-from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.memory import memory_usage
-from resilient_site.observability.memory_usage import private_bytes, resident_bytes
+from resilient_site.observability.memory_usage import resident_bytes
 from resilient_site.resilience.bounded_dict import bounded_dicts
 
 
@@ -16,16 +14,10 @@ def describe_process() -> dict[str, str]:
     from resilient_site.edge.cache.store import response_store
 
     memory, responses = memory_usage(), response_store.memory
-    collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
-    requests = settings.WEB_MAX_REQUESTS
     return {
         "Process id": str(os.getpid()),
         "Threads": str(threading.active_count()),
         "Memory": filesizeformat(resident_bytes()),
-        "Private memory": filesizeformat(private_bytes()),
-        "Frozen objects": f"{gc.get_freeze_count():,}",
-        "Garbage collections (young, middle, old)": ", ".join(collections),
-        "Recycled after": f"{requests:,} requests" if requests else "never",
         "Cached responses": _fill_level(
             len(responses), responses.bytes, responses.max_bytes
         ),

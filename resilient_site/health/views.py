@@ -79,8 +79,8 @@ def _for_user(request: HttpRequest) -> HttpResponse:
     report = health_monitor.report()
     is_staff = request.user.is_staff
     if _wants_json(request):
-        document = health_json.with_details if is_staff else health_json.health
-        return _json(document(report) | (_details() if is_staff else {}))
+        document = health_json.health(report, for_staff=is_staff)
+        return _json(document | (_details() if is_staff else {}))
     staff = {"staff": _details()} if is_staff else {}
     return render(request, "status.html", page.context(report) | staff)
 
@@ -127,10 +127,5 @@ def override_breaker(request: HttpRequest, name: str) -> HttpResponse:
     breaker_overrides.set(name, state, username)
     done = f"forced {state}" if state else "override removed"
     logger.warning("Circuit breaker %s: %s by %s.", name, done, username)
-    messages.success(
-        request,
-        f"The circuit breaker “{name}” is forced {state}."
-        if state
-        else f"The override of the circuit breaker “{name}” is removed.",
-    )
+    messages.success(request, f"Circuit breaker “{name}”: {done}.")
     return redirect("status")

@@ -1,20 +1,7 @@
-"""Memory of this process: its size, and the garbage collector's frozen objects."""
-
-import gc
 import os
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def freeze() -> None:
-    """Move all present objects out of reach of the garbage collector.
-
-    Before a fork: the collector of a child then writes to none of their pages, so they
-    stay shared between the processes. Each process also has less to scan.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def resident_bytes() -> int:
@@ -23,12 +10,3 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
     except OSError:
         return 0
-
-
-def private_bytes() -> int:
-    """Return the memory shared with no other process. Takes a millisecond or two."""
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if "Private_" in line) * 1024

@@ -1,6 +1,5 @@
 """The status page for users, and the circuit breaker overrides of staff."""
 
-import gc
 import logging
 import os
 import re
@@ -47,12 +46,7 @@ def test_status_page_shows_details_to_staff_only(client, reader, admin):
         assert "Circuit breakers" not in page
         assert "in memory" not in page
     assert "rita" in signed_in
-    for what in (
-        "Circuit breakers",
-        "Rate limits are counted",
-        "Waiting",
-        "Private memory",
-    ):
+    for what in ("Circuit breakers", "Rate limits are counted", "Waiting", "Memory"):
         assert what in staff
 
 
@@ -61,17 +55,14 @@ def test_status_page_shows_staff_the_memory_of_the_process(staff):
     known["a"] = 1
     options = {"OPTIONS": {"MEMORY_BYTES": 5 * 1024**3}}
     MemoryCache("status page", options).set("key", "x" * 2_000)
-    frozen = gc.get_freeze_count()
     found = staff.get("/status/?format=json").json()["process"]
     assert found["Known in this test"] == "1 of 7"
     assert found["Process id"] == str(os.getpid())
-    assert found["Frozen objects"] == f"{frozen:,}"
     assert re.fullmatch(
         r"[1-9]\d* in [\d.]+.[KM]B of \d+\.\d+.GB", found["Cache in memory"]
     )
     assert re.fullmatch(r"\d+ in .+ of 64.0.MB", found["Cached responses"])
     assert found["Memory"].endswith("MB")
-    assert found["Garbage collections (young, middle, old)"].count(", ") >= 2
 
 
 def test_status_json_has_details_for_staff_only(staff, client, reader):
@@ -97,7 +88,7 @@ def test_staff_overrides_a_breaker_and_removes_the_override(staff, overrides, ca
     caplog.set_level(logging.WARNING)
     answer = staff.post("/status/breakers/cache/", {"state": "open"}, follow=True)
     page = answer.content.decode()
-    assert "The circuit breaker “cache” is forced open." in page
+    assert "Circuit breaker “cache”: forced open." in page
     assert "Forced open by ada" in page
     assert "Circuit breaker cache: forced open by ada." in caplog.messages
     assert breakers.cache.state is State.OPEN
