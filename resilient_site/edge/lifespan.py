@@ -1,5 +1,8 @@
 """ASGI lifespan: starts and stops what lives as long as the web process."""
 
+import asyncio
+from contextlib import suppress
+
 from django.conf import settings
 from django.db import connection
 
@@ -14,11 +17,12 @@ from resilient_site.observability.logging import line_handler
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 
+WRITE_TIMEOUT_S = 5.0
+
 
 def start() -> None:
     line_handler().start()
     tracing.start("web")
-    response_store.start()
     if connection.vendor == "postgresql":
         heartbeat.start()
     if settings.REDIS_URL:
@@ -37,13 +41,16 @@ def stop() -> None:
     breaker_overrides.stop()
     subscriber.stop()
     heartbeat.stop()
-    response_store.stop()
+    with suppress(TimeoutError):  # a disk that does not answer
+        response_store.flush().result(WRITE_TIMEOUT_S)
 
 
 async def run(receive: Receive, send: Send) -> None:
     await receive()
     start()
+    writing = asyncio.create_task(response_store.write_behind())
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    writing.cancel()
     stop()
     await send({"type": "lifespan.shutdown.complete"})

@@ -23,7 +23,7 @@ def describe_process() -> dict[str, str]:
         ),
         "Cache in memory": _fill_level(memory.entries, memory.bytes, memory.max_bytes),
         "Stale responses on disk": _fill_level(
-            response_store.count(), response_store.size(), response_store.max_disk_bytes
+            *response_store.disk_usage(), response_store.max_disk_bytes
         ),
         **{
             name: f"{len(latest):,} of {latest.max_entries:,}"

@@ -101,13 +101,11 @@ class CachedResponse:
         return orjson.dumps(about) + b"\0" + self.body
 
     @classmethod
-    def decode(
-        cls, key: str, data: bytes, clock_s: float, moment: int | None = None
-    ) -> Self | None:
+    def decode(cls, key: str, data: bytes, clock_s: float, moment: int) -> Self | None:
         """Return the response of `key`, None if it is of another key or damaged.
 
-        `clock_s` is the present time of the clock that `encode` was given. `moment` is
-        one at or before `clock_s`, for what another machine may have encoded.
+        `clock_s` is the present time of the clock that `encode` was given, and `moment`
+        one at or before it; or 0 where changes before this boot are not known.
         """
         try:
             text, _, body = data.partition(b"\0")
@@ -118,9 +116,7 @@ class CachedResponse:
                 raise ValueError("its body is damaged")
             boot, read_at, slots, read_s, stored_s = times
             if boot != boot_id():
-                # Without `moment`, changes before this boot are not known.
-                read_age_s = max(0.0, clock_s - read_s)
-                read_at = 0 if moment is None else moment - int(read_age_s * 1e9)
+                read_at = moment - int(max(0.0, clock_s - read_s) * 1e9)
             return cls(
                 [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers],
                 body,

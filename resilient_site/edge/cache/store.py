@@ -7,18 +7,16 @@ gets what any process of the machine has sent within 24 hours, marked as stale.
 
 Redis and disk are written behind the answer; what exceeds the queue is dropped. A
 damaged database is replaced, and one that cannot be written costs nothing else.
-Nothing that is read is ever unpickled.
 """
 
 import asyncio
 import logging
 import shutil
 import sqlite3
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,30 +24,24 @@ from typing import Any
 from zlib import crc32
 
 from diskcache_community import Cache, SafeDisk
-from diskcache_community.core import MODE_RAW
 from django.conf import settings
 from django.core.cache import caches
 
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import (
-    Mark,
-    invalidations,
-    now,
-    subscriber,
-)
+from resilient_site.edge.cache.invalidation import Mark, invalidations, now, subscriber
 from resilient_site.edge.cache.keys import Key, PrivateKey, may_be_shared
 from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 
 logger = logging.getLogger(__name__)
 
 PROBATION_SHARE = 0.2
-MAX_PENDING = 1_000
+# Of what is to be written; deletions, which matter more, may double it.
 MAX_PENDING_BYTES = 16 * 1024 * 1024
+DELETION_BYTES = 1024
 WRITE_PERIOD_S = 0.2
-# Of each of disk and Redis: stale responses are at most half a second late.
+# Two look-ups make a stale response at most half a second late.
 READ_TIMEOUT_S = 0.25
 LOCK_TIMEOUT_S = 1
-STOP_TIMEOUT_S = 5.0
 # Redis has a fixed number of slots, and the last response of a slot stays: that bounds
 # the room. So large is the average response there, and at most 16 times that.
 SLOT_BYTES = 4 * 1024
@@ -62,8 +54,6 @@ SAMPLE_EVERY = 16
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 type AnyKey = Key | PrivateKey
-# What to write, or None to delete it; and whether it is for Redis as well as the disk.
-type Pending = tuple[CachedResponse | None, bool]
 
 
 class ResponseCache:
@@ -120,15 +110,6 @@ class ResponseCache:
         self.bytes -= old.size if old else 0
 
 
-class BytesDisk(SafeDisk):
-    """Storage of diskcache that holds bytes within the database, and nothing else."""
-
-    def fetch(self, mode: Any, filename: Any, value: Any, read: bool) -> Any:
-        if mode != MODE_RAW or not isinstance(value, bytes):
-            raise ValueError("The entry is not of this store.")
-        return value
-
-
 class ResponseStore:
     """The three tiers. What has a `PrivateKey` is on disk alone."""
 
@@ -140,12 +121,11 @@ class ResponseStore:
         self.slots = redis_bytes // SLOT_BYTES
         self.reads = 0  # under way
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
-        self._lookups, self._found_share = 0, 1.0
-        self._pending: dict[AnyKey, Pending] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="stale-writer")
+        # What to write, or None to delete it.
+        self._pending: dict[AnyKey, CachedResponse | None] = {}
         self._pending_bytes = 0
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._writer: threading.Thread | None = None
+        self._lookups, self._found_share = 0, 1.0
         # Of the database on disk: its inode before it was opened, and the open cache.
         self._opened: tuple[int, Cache] | None = None
         self._is_failing = False
@@ -159,28 +139,26 @@ class ResponseStore:
         made: Any = caches.create_connection("responses")
         return made if self.slots and made.is_shared else None
 
-    def start(self) -> None:
-        # Made here: a thread made before a fork counts as ended after it.
-        self._writer = threading.Thread(
-            target=self._write_periodically, name="stale-writer", daemon=True
-        )
-        self._writer.start()
+    async def write_behind(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_PERIOD_S)
+            if self._pending:
+                await asyncio.wrap_future(self.flush())
 
-    def stop(self) -> None:
-        """Write what is pending, unless the disk does not answer."""
-        self._ending.set()
-        if self._writer:
-            self._writer.join(STOP_TIMEOUT_S)
+    def flush(self) -> Future[None]:
+        """Have written what is pending."""
+        pending, self._pending, self._pending_bytes = self._pending, {}, 0
+        return self._writer.submit(self._write, pending)
 
     def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
-            self._add_pending(key, response, is_for_redis=isinstance(key, Key))
+            self._write_later(key, response)
 
     def delete(self, key: AnyKey) -> None:
         if isinstance(key, Key):
             self.memory.delete(key)
-        self._add_pending(key, None, is_for_redis=isinstance(key, Key))
+        self._write_later(key, None)
 
     async def find_fresh_in_redis(self, key: Key) -> CachedResponse | None:
         """Return the response that another process has fetched, if it is fresh.
@@ -190,77 +168,68 @@ class ResponseStore:
         """
         self._lookups += 1
         is_in_vain = self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY
-        if is_in_vain or self._redis is None or self._redis.is_degraded:
+        if is_in_vain or self._redis is None or key in self._pending:
             return None
-        if key in self._pending:
-            return None  # it may have been deleted here
-        found = await self._in_thread(self._read_redis, key)
-        is_found = (
-            found is not None
-            and key not in self._pending  # deleted meanwhile
-            and found.is_fresh()
-            and may_be_shared(found, key)
-            and self.memory.put(key, found)
-        )
-        self._found_share += (is_found - self._found_share) * MIN_FOUND
-        if not is_found:
+        found = await self._in_thread(self._read_fresh, key)
+        self._found_share += ((found is not None) - self._found_share) * MIN_FOUND
+        if found is None or key in self._pending:  # deleted meanwhile
             return None
-        self._add_pending(key, found, is_for_redis=False)
+        self.memory.put(key, found)
         return found
 
     async def find_stale(
         self, key: AnyKey, in_memory_only: bool = False
     ) -> CachedResponse | None:
         """Return the response however old it is: from memory, disk, or else Redis."""
-        if isinstance(key, Key) and (found := self.memory.get(key)):
+        found = self.memory.get(key) if isinstance(key, Key) else None
+        if found or (in_memory_only and key not in self._pending):
             return found
-        if pending := self._pending.get(key):
-            return pending[0]
-        if in_memory_only:
-            return None
-        found = await self._in_thread(self._read_disk, key)
-        is_on_disk = found is not None
-        if not is_on_disk and isinstance(key, Key):
-            found = await self._in_thread(self._read_redis, key)
-        if pending := self._pending.get(key):
-            return pending[0]  # stored or deleted meanwhile
+        if key not in self._pending:
+            found = await self._in_thread(self._read_stale, key)
+        if key in self._pending:
+            return self._pending[key]  # perhaps since then
         if found and isinstance(key, Key):
             self.memory.put(key, found)  # with its age
-            if not is_on_disk:
-                self._add_pending(key, found, is_for_redis=False)
         return found
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to show; waits for disk and Redis."""
-        is_here = self.memory or self.count()
+        is_here = self.memory or self.disk_usage()[0]
         return not is_here and not (self._redis and self._redis.has_key(NOT_EMPTY))
 
-    def count(self) -> int:
-        """Return the number of responses on disk."""
-        return self._attempt(len) or 0
-
-    def size(self) -> int:
-        """Return the bytes of the database on disk."""
-        return sum(file.stat().st_size for file in self.folder.glob("cache.db*"))
+    def disk_usage(self) -> tuple[int, int]:
+        """Return the number of responses on disk, and the bytes they take."""
+        return self._on_disk(lambda disk: (len(disk), disk.volume())) or (0, 0)
 
     # --- reading
 
     async def _in_thread[K](
         self, read: Callable[[K], CachedResponse | None], key: K
     ) -> CachedResponse | None:
-        found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
         self.reads += 1
         try:
+            found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
             return await asyncio.wait_for(found, READ_TIMEOUT_S)
         except TimeoutError:
             return None
         finally:
             self.reads -= 1
 
-    def _read_disk(self, key: AnyKey) -> CachedResponse | None:
+    def _read_stale(self, key: AnyKey) -> CachedResponse | None:
         name = repr(key)
-        data = self._attempt(lambda disk: disk.get(name))
-        return CachedResponse.decode(name, data, time.time()) if data else None
+        if data := self._on_disk(lambda disk: disk.get(name)):
+            return CachedResponse.decode(name, data, time.time(), moment=0)
+        found = self._read_redis(key) if isinstance(key, Key) else None
+        if found:
+            self._writer.submit(self._write_disk, {key: found})
+        return found
+
+    def _read_fresh(self, key: Key) -> CachedResponse | None:
+        found = self._read_redis(key)
+        if found is None or not found.is_fresh() or not may_be_shared(found, key):
+            return None
+        self._writer.submit(self._write_disk, {key: found})
+        return found
 
     def _read_redis(self, key: Key) -> CachedResponse | None:
         if self._redis is None:
@@ -278,62 +247,59 @@ class ResponseStore:
 
     # --- writing
 
-    def _add_pending(
-        self, key: AnyKey, response: CachedResponse | None, is_for_redis: bool
-    ) -> None:
-        size = response.size if response else 0
-        # What does not hold any more matters more than what does.
-        most = MAX_PENDING if response else 10 * MAX_PENDING
-        with self._lock:
-            if len(self._pending) < most and (
-                self._pending_bytes + size <= MAX_PENDING_BYTES
-            ):
-                self._pending[key] = response, is_for_redis
-                self._pending_bytes += size
+    def _write_later(self, key: AnyKey, response: CachedResponse | None) -> None:
+        size = response.size if response else DELETION_BYTES
+        room = MAX_PENDING_BYTES if response else 2 * MAX_PENDING_BYTES
+        if self._pending_bytes + size <= room:
+            self._pending[key] = response
+            self._pending_bytes += size
 
-    def _write_periodically(self) -> None:
-        while not self._ending.wait(WRITE_PERIOD_S):
-            self.write_pending()
-        self.write_pending()
-
-    def write_pending(self) -> None:
-        with self._lock:
-            pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        public = {
-            repr(k): r for k, (r, is_for_redis) in pending.items() if is_for_redis
-        }
+    def _write(self, pending: Mapping[AnyKey, CachedResponse | None]) -> None:
+        public = {repr(k): r for k, r in pending.items() if isinstance(k, Key)}
         if public and self._redis:
             self._write_redis(public)
-        if pending:
-            self._attempt(lambda disk: _write_disk(disk, pending))
+        self._write_disk(pending)
 
     def _slot(self, name: str) -> str:
         return f"response:{crc32(name.encode()) % self.slots}"
 
     def _write_redis(self, public: dict[str, CachedResponse | None]) -> None:
-        self._redis.delete_many(
-            [self._slot(name) for name in public if not public[name]]
-        )
+        deleted = [
+            self._slot(name) for name, response in public.items() if not response
+        ]
+        self._redis.delete_many(deleted)
         # Clocks of machines differ: ages are counted by the clock of Redis.
         _, clock_s = self._redis.get_with_time(NOT_EMPTY)
         if clock_s is None:
             return
-        stored: dict[str, object] = {}
-        for name, response in public.items():
+        stored = {
+            self._slot(name): response.encode(name, clock_s).decode("latin-1")
+            for name, response in public.items()
             # What was changed while it waited would replace what is newer.
-            if (
-                response
-                and response.size <= MAX_REDIS_BYTES
-                and invalidations.is_current(response.mark)
-            ):
-                data = response.encode(name, clock_s)
-                stored[self._slot(name)] = data.decode("latin-1")
+            if response
+            and response.size <= MAX_REDIS_BYTES
+            and invalidations.is_current(response.mark)
+        }
         if stored:
             self._redis.set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
 
+    def _write_disk(self, responses: Mapping[AnyKey, CachedResponse | None]) -> None:
+        def write(disk: Cache) -> None:
+            with disk.transact():
+                for key, response in responses.items():
+                    name = repr(key)
+                    if response is None:
+                        disk.delete(name)
+                    else:
+                        data = response.encode(name, time.time())
+                        disk.set(name, data, STALE_IF_ERROR_S)
+
+        if responses:
+            self._on_disk(write)
+
     # --- the database on disk
 
-    def _attempt[T](self, use: Callable[[Cache], T]) -> T | None:
+    def _on_disk[T](self, use: Callable[[Cache], T]) -> T | None:
         """Return what `use` returns, or None. Replaces a database that is damaged."""
         if not self.max_disk_bytes:
             return None
@@ -357,7 +323,7 @@ class ResponseStore:
             cache = Cache(
                 self.folder,
                 timeout=LOCK_TIMEOUT_S,
-                disk=BytesDisk,
+                disk=SafeDisk,
                 disk_min_file_size=2**31,
                 eviction_policy="least-recently-stored",
                 size_limit=self.max_disk_bytes,
@@ -365,17 +331,6 @@ class ResponseStore:
             )
             self._opened = inode, cache
         return self._opened[1]
-
-
-def _write_disk(disk: Cache, entries: dict[AnyKey, Pending]) -> None:
-    with disk.transact():
-        for key, (response, _) in entries.items():
-            name = repr(key)
-            if response is None:
-                disk.delete(name)
-            else:
-                data = response.encode(name, time.time())
-                disk.set(name, data, STALE_IF_ERROR_S)
 
 
 response_store = ResponseStore(

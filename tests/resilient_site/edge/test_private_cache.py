@@ -56,7 +56,7 @@ def fail() -> None:
 async def fetch(path: str = PAGE, **headers: str):
     """Send a request, and write what may be stored to the disk."""
     answer = await get(path, **headers)
-    response_store.write_pending()
+    response_store.flush().result()
     return answer
 
 
@@ -99,7 +99,7 @@ async def test_session_is_recognized_where_django_reads_it(cookie):
         request = incoming([header])
         is_recognized = request.priority is Priority.AUTHENTICATED_READ
         assert (answer.status == 200) == is_recognized
-        response_store.write_pending()
+        response_store.flush().result()
         fail()
         assert (await get(PAGE)).status == 503
         assert (await get(PAGE, Cookie="sessionid=other")).status == 503

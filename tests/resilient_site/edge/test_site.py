@@ -137,7 +137,7 @@ async def test_stale_page_is_sent_without_the_database(session, monkeypatch, is_
 
     before = await get("/items/", **who)
     assert (b"edith" in before.body, before.status) == (is_editor, 200)
-    response_store.write_pending()
+    response_store.flush().result()
     invalidations.record([catalogue.ITEMS])
     monkeypatch.setattr("items.views.ListQuery.parse", no_database)
     answer = await get("/items/", **who)
