@@ -84,10 +84,10 @@ class DrillClients:
         paths: Paths,
         history: History,
         token: str,
-        session: str = "",
+        session: str,
     ) -> None:
         self.paths, self.history = paths, history
-        self.token = {"Authorization": f"Token {token}"} if token else {}
+        self.token = {"Authorization": f"Token {token}"}
         self.session = {"Cookie": f"sessionid={session}"} if session else {}
         # Part of the names of all created items.
         self.run_id = uuid4().hex[:8]
@@ -111,17 +111,11 @@ class DrillClients:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(Readers(self).run())
-            if self.token:
-                for _ in range(WRITERS):
-                    group.create_task(write(self))
-            if self.token and self.paths.jobs:
+            for _ in range(WRITERS):
+                group.create_task(write(self))
+            if self.paths.jobs:
                 group.create_task(submit_jobs(self))
         self._connections.close()
-
-    @property
-    def kinds(self) -> set[str]:
-        """Kinds of requests in the continuous load."""
-        return {"read", "write"} if self.token else {"read"}
 
     def since(self, moment: float) -> list[Sample]:
         """Return the samples due after a moment, latest first."""
@@ -147,11 +141,11 @@ class DrillClients:
         headers: dict[str, str],
         due: float,
         body: bytes = b"",
-        timeout_s: float = TIMEOUT_S,
+        extra_s: float = 0,
     ) -> Answer | None:
         """Return the response, or None without one in time."""
         request = request_bytes(method, path, self._host, body, headers)
-        left = timeout_s - (monotonic() - due)
+        left = TIMEOUT_S + extra_s - (monotonic() - due)
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(max(left, 0.0)):
                 return await self._connections.send(request, method == "GET")
@@ -164,7 +158,7 @@ class DrillClients:
         path: str,
         content: dict[str, Any],
         judge: Check,
-        timeout_s: float = TIMEOUT_S,
+        extra_s: float = 0,
         **headers: str,
     ) -> Answer | None:
         """Repeat a write until it is confirmed; return None if it never was."""
@@ -172,7 +166,7 @@ class DrillClients:
         body = orjson.dumps(content)
         failures, give_up_at = 0, float("inf")
         while (due := monotonic()) < give_up_at:
-            answer = await self.send(method, path, headers, due, body, timeout_s)
+            answer = await self.send(method, path, headers, due, body, extra_s)
             outcome = self._outcome_of_write(answer, judge)
             self.record(due, kind, outcome, answer)
             if outcome in IS_ANSWERED:
@@ -330,6 +324,6 @@ async def _submit_job(clients: DrillClients, size: int) -> None:
 
     content = {"task": "heavy_computation", "params": {"size": size}}
     await clients.send_until_confirmed(
-        "job", "POST", clients.paths.jobs, content, judge, TIMEOUT_S + JOB_WAIT_S,
+        "job", "POST", clients.paths.jobs, content, judge, JOB_WAIT_S,
         Prefer=f"wait={JOB_WAIT_S}",
     )  # fmt: skip

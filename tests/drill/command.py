@@ -12,11 +12,11 @@ from pathlib import Path
 from django.conf import settings
 
 from tests.drill import report
-from tests.drill.faults import FAULTS, Fault, inject_nothing
-from tests.drill.objectives import FILE, Objectives
+from tests.drill.faults import FAULTS, Fault
+from tests.drill.objectives import Objectives
 from tests.drill.plain.stack import PlainStack
 from tests.drill.runner import run
-from tests.drill.stack import OFF, ProductionStack, RemoteStack, Stack
+from tests.drill.stack import OFF, ProductionStack, Stack
 
 QUICK_S = 2.5
 
@@ -49,10 +49,6 @@ def read_options() -> Namespace:
     )  # fmt: skip
     plain = "repeat for a plain ModelViewSet under gunicorn"
     add("--plain", action="store_true", help=plain)
-    add("--url", help="only load and checks, without faults, for the site at this URL")
-    add("--token", default="", help="with --url: API token of the writers")
-    add("--seconds", type=float, default=30.0, help="with --url: for how long")
-    add("--objectives", type=Path, default=FILE, help="file of objectives")
     output = settings.DATA_DIR / "drill"
     add("--output", type=Path, default=output, help="where the report is written")
     return parser.parse_args()
@@ -60,7 +56,7 @@ def read_options() -> Namespace:
 
 def drill(options: Namespace) -> bool:
     """Return whether all objectives were met. Raises ValueError for bad objectives."""
-    objectives = Objectives(options.objectives)
+    objectives = Objectives()
     faults, seconds = chosen_faults(options), QUICK_S if options.quick else None
     runs = []
     for stack in stacks(options):
@@ -74,9 +70,6 @@ def drill(options: Namespace) -> bool:
 
 
 def stacks(options: Namespace) -> Iterator[Stack]:
-    if options.url:
-        yield RemoteStack(options.url, options.token)
-        return
     yield ProductionStack()
     for what in options.without:
         yield ProductionStack(what)
@@ -85,9 +78,6 @@ def stacks(options: Namespace) -> Iterator[Stack]:
 
 
 def chosen_faults(options: Namespace) -> list[Fault]:
-    if options.url:
-        # No faults in a site elsewhere.
-        return [Fault("load", "Load alone", options.seconds, inject_nothing)]
     if options.fault:
         return [fault for fault in FAULTS if fault.name in options.fault]
     return [fault for fault in FAULTS if fault.is_quick or not options.quick]

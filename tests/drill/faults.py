@@ -93,10 +93,6 @@ class Fault:
         return "" if has_it(stack) else reason
 
 
-def inject_nothing(context: Context) -> Iterator[None]:
-    yield
-
-
 # --- servers
 
 
@@ -106,10 +102,12 @@ def kill(server: Server) -> Iterator[None]:
     server.start()
 
 
-def pause(server: Server) -> Iterator[None]:
-    server.pause()
+def pause(*servers: Server) -> Iterator[None]:
+    for server in servers:
+        server.pause()
     yield
-    server.resume()
+    for server in servers:
+        server.resume()
 
 
 def slow_redis(context: Context) -> Iterator[None]:
@@ -238,7 +236,7 @@ def slow_clients(context: Context) -> Iterator[None]:
     export = f"GET {context.stack.paths.export} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     sockets = []
     for number in range(DRIPPING + NOT_READING):
-        peer = socket.create_connection(context.stack.address[:2], timeout=5)
+        peer = socket.create_connection(context.stack.address, timeout=5)
         if number < DRIPPING:
             peer.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
         else:
@@ -305,6 +303,10 @@ FAULTS = (
     Fault(
         "postgres-stopped", "PostgreSQL hangs (SIGSTOP)", 4,
         lambda c: pause(c.stack.postgres), DATABASE,
+    ),
+    Fault(
+        "both-stopped", "Redis and PostgreSQL hang", 4,
+        lambda c: pause(c.stack.redis, c.stack.postgres), DATABASE,
     ),
     Fault(
         "postgres-restarted", "PostgreSQL is restarted", 0.01, stop_postgres, DATABASE

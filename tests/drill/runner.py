@@ -15,7 +15,7 @@ from tests.drill.faults import Context, Fault
 from tests.drill.history import Findings, Outcome
 from tests.drill.objectives import Objectives
 from tests.drill.stack import Stack
-from tests.drill.windows import Timeline, Window
+from tests.drill.windows import Window, rates_of
 
 WARM_UP_S = 4.0
 BEFORE_S = 2.0
@@ -78,7 +78,8 @@ class Run:
     # Objectives of the final check that are missed, as sentences.
     misses: list[str]
     seconds: float
-    timeline: Timeline
+    # Requests a second by kind and outcome, over time.
+    rates: dict[str, dict[str, list[float]]]
 
     @property
     def is_kept(self) -> bool:
@@ -95,7 +96,6 @@ def run(
     begin = time.monotonic()
     print(f"{stack.name}: starting", flush=True)
     with stack.running():
-        stack.record_start()
         clients = DrillClients(
             stack.address, stack.paths, stack.history(), stack.token, stack.session
         )
@@ -118,7 +118,7 @@ def run(
         found=found,
         misses=objectives.misses_at_the_end(found.counts()),
         seconds=seconds,
-        timeline=Timeline.from_samples(clients.samples, started, ended),
+        rates=rates_of(clients.samples, started, ended),
     )
 
 
@@ -215,7 +215,7 @@ class FaultRunner:
                 continue
             recent = self.clients.since(now - CALM_S)
             is_calm = all(one.outcome is Outcome.OK for one in recent)
-            if is_calm and self.clients.kinds <= {one.kind for one in recent}:
+            if is_calm and {"read", "write"} <= {one.kind for one in recent}:
                 since = self.clients.since(moment)
                 last = [one.ended for one in since if one.outcome is not Outcome.OK]
                 # The poll itself takes a moment.

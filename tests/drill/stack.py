@@ -7,23 +7,36 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from tests.deploy.nginx import Nginx
-from tests.drill.api import API, Api
 from tests.drill.clients import DrillClients, Paths
-from tests.drill.history import Findings, History, check_events
+from tests.drill.history import (
+    Findings,
+    History,
+    check_changes,
+    check_events,
+    check_items,
+    check_jobs,
+)
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
 from tests.load.connections import Address
-from tests.private_server import Server
+from tests.private_server import Server, wait_for
 from tests.running import Site
 from tests.servers import Postgres, RabbitMQ, Redis
 
 DISK_BYTES = 600 * 1024**2
 COMPUTE_PROCESSES = 2
+KNOWN_ITEMS = 40
+UNFINISHED = ("queued", "running")
+JOBS_END_S = 60
+EVENTS_END_S = 20
 # All load comes from one address: requests are counted, but no limit is reached.
 RATES = "anonymous-read read anonymous-write write anonymous-heavy heavy unproven-token"
 # Settings that disable a mechanism.
@@ -34,7 +47,7 @@ OFF = {
         "LAST_KNOWN_REDIS_BYTES": "0",
         "ADMISSION": "0",
     },
-    "breakers": {},  # held closed by a file: see _hold_breakers
+    "breakers": {},  # held closed by a file
     "cache": {"REDIS_URL": "", "CACHE_MEMORY_BYTES": "0"},
     "admission": {"ADMISSION": "0"},
 }
@@ -90,43 +103,56 @@ class Stack:
     @contextmanager
     def running(self) -> Iterator[None]:
         with ExitStack() as cleanup:
-            self._start(cleanup)
+            folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+            self.disk = Disk(folder)
+            cleanup.callback(self.disk.close)
+            self.postgres, self.redis = Postgres(self.disk.folder), Redis()
+            self.postgres.settings |= {
+                "fsync": "on",
+                "full_page_writes": "on",
+                "max_connections": "60",
+                "max_wal_size": "128MB",
+            }
+            for server in (self.postgres, self.redis):
+                cleanup.callback(server.close)
+                server.start()
+            self.to_redis = Proxy(self.redis.port)
+            cleanup.callback(self.to_redis.close)
+            self._start_site(cleanup)
             yield
-
-    def _start(self, cleanup: ExitStack) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
-        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        self.disk = Disk(folder)
-        cleanup.callback(self.disk.close)
-        self.postgres, self.redis = Postgres(self.disk.folder), Redis()
-        self.postgres.settings |= {
-            "fsync": "on",
-            "full_page_writes": "on",
-            "max_connections": "60",
-            "max_wal_size": "128MB",
-        }
-        for server in (self.postgres, self.redis):
-            cleanup.callback(server.close)
-            server.start()
-        self.to_redis = Proxy(self.redis.port)
-        cleanup.callback(self.to_redis.close)
-        self._start_site(cleanup)
-
-    def record_start(self) -> None:
-        """Record the state before the load."""
-        self.api = Api(self.address, self.token)
 
     def history(self) -> History:
         """Return a history with the items that clients may read."""
-        return self.api.history()
+        items = islice(self.pages(self.paths.list), KNOWN_ITEMS)
+        return History({str(item["id"]): item["name"] for item in items})
 
     def check(self, found: Findings, clients: DrillClients) -> None:
         """Compare the history with the stored state, after the load."""
-        self.api.check(found, clients)
+        items = self.pages(f"{self.paths.items}?search={clients.run_id}")
+        check_items(found, clients.history, items)
+        found.wrong_answers += clients.history.wrong
 
     def output(self) -> str:
         """Return its log, in lines of JSON."""
         return ""
+
+    def get(self, url: str) -> Any:
+        """Return what is at a path or URL of the site, not through nginx."""
+        parts = urlsplit(url)
+        headers = {"Host": "127.0.0.1", "Authorization": f"Token {self.token}"}
+        answer = self.sites[0].get(f"{parts.path}?{parts.query}", **headers)
+        if answer.status != 200:
+            raise RuntimeError(f"{url}: {answer.status} {answer.body!r}")
+        return answer.json()
+
+    def pages(self, url: str) -> Iterator[dict[str, Any]]:
+        """Yield the results of all pages, the first at this URL."""
+        while url:
+            page = self.get(url)
+            yield from page["results"]
+            # The change feed has always a next one.
+            url = page["results"] and page["next"]
 
     def _create_if_installed[S: Server](self, kind: Callable[[], S]) -> S | None:
         """Return a server; None, and a note, if the machine has no such program."""
@@ -140,7 +166,13 @@ class Stack:
 class ProductionStack(Stack):
     """nginx, two gunicorns with a web process each, the pool, the event relay."""
 
-    paths = API
+    paths = Paths(
+        items="/api/v1/items/",
+        list="/api/v1/items?page_size=10",
+        export="/api/v1/items/export",
+        pages="/items/",
+        jobs="/api/v1/jobs/",
+    )
 
     def __init__(self, without: str = "") -> None:
         super().__init__()
@@ -150,9 +182,12 @@ class ProductionStack(Stack):
     def _start_site(self, cleanup: ExitStack) -> None:
         data = self.disk.folder / "site"
         data.mkdir(mode=0o700)
-        env = self._environment()
+        env = self.environment()
+        if self.without == "breakers":
+            held = dict.fromkeys(("cache", "database", "broker"), {"state": "closed"})
+            (data / "breakers.json").write_text(json.dumps(held))
         with ThreadPoolExecutor(1) as beside:
-            prepared = beside.submit(self._prepare, Site(data, **env))
+            prepared = beside.submit(Site(data, **env).fill)
             self._start_broker(cleanup)
             self.token, self.session = prepared.result()
         if self.rabbitmq:
@@ -174,6 +209,8 @@ class ProductionStack(Stack):
             site.start_web()
         if self.nginx:
             self.nginx.serve(*(site.port for site in self.sites)).start()
+        # The start of this drill in the change log.
+        self._begin = self.get("/api/v1/changes?since=now")["next"]
 
     def _start_broker(self, cleanup: ExitStack) -> None:
         self.rabbitmq = self._create_if_installed(RabbitMQ)
@@ -184,7 +221,7 @@ class ProductionStack(Stack):
         self.events = Consumer(self.rabbitmq.url())
         cleanup.callback(self.events.close)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {
             "DATABASE_URL": self.postgres.url(),
             "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
@@ -197,15 +234,6 @@ class ProductionStack(Stack):
             "DEADLINE_READ_S": "4",
             "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills
         } | OFF.get(self.without, {})
-
-    def _prepare(self, site: Site) -> tuple[str, str]:
-        """Fill the database; return the editor's token and session."""
-        if self.without == "breakers":
-            held = {
-                name: {"state": "closed"} for name in ("cache", "database", "broker")
-            }
-            Path(site.env["DATA_DIR"], "breakers.json").write_text(json.dumps(held))
-        return site.fill()
 
     @property
     def address(self) -> Address:
@@ -220,38 +248,31 @@ class ProductionStack(Stack):
     def output(self) -> str:
         return "".join(site.output() for site in self.sites)
 
-    def record_start(self) -> None:
-        # Not through nginx, which may answer with what it has.
-        self.api = Api(Address("127.0.0.1", self.sites[0].port), self.token)
-
     def check(self, found: Findings, clients: DrillClients) -> None:
         super().check(found, clients)
+        changes = [
+            change
+            for change in self.pages(self._begin)
+            if clients.run_id in (change["after"] or {}).get("name", "")
+        ]
+        check_changes(found, clients.history, changes)
+        with suppress(TimeoutError):
+            wait_for(lambda: not any(map(self._jobs, UNFINISHED)), JOBS_END_S)
+        jobs = self.pages(f"{self.paths.jobs}?task=heavy_computation&page_size=200")
+        check_jobs(
+            found, clients.submitted, jobs,
+            lambda job_id: self.get(f"{self.paths.jobs}{job_id}")["result"],
+        )  # fmt: skip
         if self.rabbitmq:
-            events = self.api.wait_for_last(self.events.bodies)
-            check_events(found, self.api.changes, events)
+            last = str(changes[-1]["item_id"]), changes[-1]["version"]
 
+            def has_arrived() -> bool:
+                events = self.events.bodies
+                return last in [(e["subject"], e["data"]["version"]) for e in events]
 
-class RemoteStack(Stack):
-    """The site at a URL. Written items are deleted in the end."""
+            with suppress(TimeoutError):
+                wait_for(has_arrived, EVENTS_END_S)
+            check_events(found, changes, list(self.events.bodies))
 
-    def __init__(self, url: str, token: str) -> None:
-        super().__init__()
-        self.name, self.url, self.token = url, url, token
-        # Writes need a token.
-        self.paths = API if token else API._replace(jobs="")
-        if not token:
-            self.missing.append("no token was given: anonymous reads only")
-
-    def _start(self, cleanup: ExitStack) -> None:
-        """Do nothing: the site is running."""
-
-    @property
-    def address(self) -> Address:
-        return Address.from_url(self.url)
-
-    def check(self, found: Findings, clients: DrillClients) -> None:
-        try:
-            super().check(found, clients)
-        finally:
-            for item_id in clients.history.written:
-                self.api.send("DELETE", f"{API.items}{item_id}/")
+    def _jobs(self, state: str) -> list[dict[str, Any]]:
+        return self.get(f"{self.paths.jobs}?state={state}")["results"]

@@ -26,7 +26,6 @@ class Window:
     write_p99_ms: float = 0.0
     # The longest wait of an unanswered request.
     slowest_rejection_s: float = 0.0
-    slowest_job_s: float = 0.0
     stale: int = 0
     oldest_s: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -54,9 +53,6 @@ class Window:
         window.slowest_rejection_s = max(
             (one.took_s for one in samples if one.outcome not in IS_ANSWERED), default=0
         )
-        window.slowest_job_s = max(
-            (one.took_s for one in samples if one.kind == "job"), default=0
-        )
         return window
 
     @property
@@ -79,36 +75,17 @@ def milliseconds(samples: Sequence[Sample], share: float) -> float:
     return percentile(took, share) if took else 0.0
 
 
-@dataclass
-class Timeline:
-    """Time series by half seconds, for plots; None without samples."""
-
-    at_s: list[float]
-    # Requests a second, by kind and outcome.
-    rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    # Percentiles in milliseconds, by name.
-    latencies: dict[str, list[float | None]] = field(default_factory=dict)
-
-    @classmethod
-    def from_samples(
-        cls, samples: Sequence[Sample], started: float, ended: float
-    ) -> Self:
-        number = max(int((ended - started) / BIN_S), 1)
-        timeline = cls([(place + 0.5) * BIN_S for place in range(number)])
-        for kind in ("read", "write"):
-            bins: list[list[Sample]] = [[] for _ in range(number)]
-            for one in samples:
-                place = int((one.due - started) / BIN_S)
-                if one.kind == kind and 0 <= place < number:
-                    bins[place].append(one)
-            timeline.rates[kind] = {
-                str(outcome): [
-                    sum(s.outcome is outcome for s in one) / BIN_S for one in bins
-                ]
-                for outcome in Outcome
-            }
-            for name, share in (("p50", 0.5), ("p99", 0.99)):
-                timeline.latencies[f"{kind} {name}"] = [
-                    milliseconds(one, share) or None for one in bins
-                ]
-        return timeline
+def rates_of(
+    samples: Sequence[Sample], started: float, ended: float
+) -> dict[str, dict[str, list[float]]]:
+    """Return requests a second by kind and outcome, over time in bins of BIN_S."""
+    number = max(int((ended - started) / BIN_S), 1)
+    rates = {
+        kind: {str(outcome): [0.0] * number for outcome in Outcome}
+        for kind in ("read", "write")
+    }
+    for one in samples:
+        place = int((one.due - started) // BIN_S)
+        if one.kind in rates and 0 <= place < number:
+            rates[one.kind][one.outcome][place] += 1 / BIN_S
+    return rates

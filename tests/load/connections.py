@@ -1,10 +1,8 @@
 """Minimal HTTP/1.1 client in asyncio, with a pool of connections."""
 
 import asyncio
-import ssl
 from collections.abc import Mapping
-from typing import NamedTuple, Self
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
 import httptools
 
@@ -12,14 +10,6 @@ import httptools
 class Address(NamedTuple):
     host: str
     port: int
-    is_secure: bool = False
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        parts = urlsplit(url)
-        is_secure = parts.scheme == "https"
-        port = parts.port or (443 if is_secure else 80)
-        return cls(parts.hostname or "127.0.0.1", port, is_secure)
 
 
 class Answer(NamedTuple):
@@ -124,13 +114,8 @@ class Connections:
             connection = self._idle.pop()
             if not connection.transport.is_closing():
                 return connection
-        host, port, is_secure = self.address
-        context = ssl.create_default_context() if is_secure else None
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            Connection, host, port, ssl=context
-        )
-        return connection
+        return (await loop.create_connection(Connection, *self.address))[1]
 
     def close(self) -> None:
         for connection in self._idle:

@@ -6,7 +6,6 @@ database = urlsplit(os.environ["DATABASE_URL"])
 SECRET_KEY = os.environ["SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "tests.load.django_peer.urls"
-WSGI_APPLICATION = "tests.load.django_peer.wsgi.application"
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
