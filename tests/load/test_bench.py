@@ -11,7 +11,6 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import pytest
 
@@ -129,10 +128,10 @@ def test_percentile_is_one_of_the_values():
 def test_report_has_goals_and_values_in_each_format(tmp_path):
     waits = [*range(1, 100), math.inf]
     pieces = [
-        Table("Reads", "a second", [Row("us", [90, 100, 120])], is_drawn=True),
+        Table("Reads", "a second", [Row("us", [90, 100, 120])]),
         Table("Reads", RATIO, [Row("us to <them>", [2, 4, 3.5], Goal("≥", 3))]),
-        Distribution("Waits", "ms", [Row("us", waits, Goal("<", 50, "p99"))], True),
-        Curves("Costs", "items", "ms", {"us": {10: [1, 2, 3], 1000: [4]}}, is_log=True),
+        Distribution("Waits", "ms", [Row("us", waits, Goal("<", 50, "p99"))]),
+        Curves("Costs", "items", "ms", {"us": {10: [1, 2, 3], 1000: [4]}}),
         Missing("nginx", "it is not installed"),
     ]
     section = Section("Reading", pieces, "0.5, 0.4, 0.3", 12)
@@ -154,13 +153,6 @@ def test_report_has_goals_and_values_in_each_format(tmp_path):
     assert costs["lines"]["us"] == {"10": [1, 2, 3], "1000": [4]}
     assert missing == {"missing": "nginx", "why": "it is not installed"}
     assert [goal["is_met"] for goal in in_json["goals"]] == [True, False]
-
-    html = (tmp_path / "report.html").read_text()
-    pictures = re.findall(r"<svg .*?</svg>", html, re.S)
-    for picture, unit in zip(pictures, ("a second", "ms", "ms"), strict=True):
-        assert unit in "".join(ElementTree.fromstring(picture).itertext())
-    assert "us to &lt;them&gt;" in html
-    assert not re.search(r'(src|href)="(?!#)', html)  # self-contained
 
 
 # --- the command

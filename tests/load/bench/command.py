@@ -1,7 +1,7 @@
 """Measure this site beside its peers, on this machine.
 
-Starts all that it needs, on loopback, and leaves nothing behind. Writes report.md,
-report.json and report.html. Ends with 1 if a section failed, which the report names.
+Starts all that it needs, on loopback, and leaves nothing behind. Writes report.md and
+report.json. Ends with 1 if a section failed, which the report names.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from tests.load.bench import machine, places
+from tests.load.bench import machine, places, report
 from tests.load.bench.measuring import QUICK, Bench, Scale, print_progress
 from tests.load.bench.results import Missing, Report, Section
 from tests.load.bench.sections import SECTIONS
@@ -40,16 +40,14 @@ def main() -> int:
     seconds = time.monotonic() - begin
     results.machine["load average at the end"] = machine.load_average()
     results.machine["duration"] = f"{seconds:.0f} s" + " (--quick)" * options.quick
-    from tests.load.bench import report  # large, and not needed before
-
     report.write(results, options.output)
     print(report.markdown_table(report.goals_grid(results)))
-    print_progress(f"See {options.output / 'report.html'}")
+    print_progress(f"See {options.output / 'report.md'}")
     return 0 if is_complete else 1
 
 
-def run(report: Report, scale: Scale, names: Collection[str]) -> bool:
-    """Fill the report; return whether all sections were completed."""
+def run(results: Report, scale: Scale, names: Collection[str]) -> bool:
+    """Fill the results; return whether all sections were completed."""
     is_complete = True
     with (
         Testbed() as testbed,
@@ -61,7 +59,7 @@ def run(report: Report, scale: Scale, names: Collection[str]) -> bool:
         for name, module in SECTIONS.items():
             if name in names:
                 print_progress(f"{name}: {module.TITLE}")
-                section = report.sections[name] = Section(module.TITLE)
+                section = results.sections[name] = Section(module.TITLE)
                 is_complete &= measure(bench, section, module)
     return is_complete
 

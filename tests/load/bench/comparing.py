@@ -40,7 +40,7 @@ def rates(
     found = in_turns(bench.scale.rounds, turns)
     speeds = {name: [speed for speed, _ in of] for name, of in found.items()}
     rows = [Row(name, of) for name, of in speeds.items()]
-    yield Table(title, "responses a second", rows, is_drawn=True)
+    yield Table(title, "responses a second", rows)
     rows = [Row(name, [cost for _, cost in of]) for name, of in found.items()]
     yield Table(title, "µs of processor time per response", rows)
     rows = [
@@ -62,4 +62,4 @@ def latencies(
     }
     found = in_turns(bench.scale.few_rounds, turns)
     rows = [Row(name, list(chain(*of))) for name, of in found.items()]
-    return Distribution(title, "ms", rows, is_drawn=True)
+    return Distribution(title, "ms", rows)

@@ -1,4 +1,4 @@
-"""Report of the benchmarks: Markdown, JSON, and an HTML page with plots."""
+"""Report of the benchmarks in Markdown and JSON."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,10 +6,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import orjson
-from django.template import Context, Engine
-from django.utils.safestring import mark_safe
 
-from tests.load.bench import plots
 from tests.load.bench.results import (
     RATIO,
     Curves,
@@ -20,7 +17,6 @@ from tests.load.bench.results import (
     Values,
 )
 
-TEMPLATE = Path(__file__).with_name("report.html")
 METHODS = (
     "What is compared runs in turns within one run, in every second round in the "
     "opposite order, and ratios are taken round by round: other programs on a shared "
@@ -49,7 +45,6 @@ def write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(as_markdown(report))
     (folder / "report.json").write_bytes(as_json(report))
-    (folder / "report.html").write_text(as_html(report))
 
 
 # --- tables of text
@@ -190,27 +185,3 @@ def _document(piece: Piece) -> dict[str, Any]:
         for row in piece.rows
     ]
     return document | {"rows": rows}
-
-
-# --- HTML
-
-
-def as_html(report: Report) -> str:
-    sections = [
-        # Drawn here: safe.
-        (section, [
-            (mark_safe(plots.draw(piece)), grid_of(piece))  # noqa: S308
-            for piece in section.pieces
-            if not isinstance(piece, Missing)
-        ])
-        for section in report.sections.values()
-    ]  # fmt: skip
-    context = {
-        "machine": machine_grid(report),
-        "goals": goals_grid(report),
-        "missing": report.missing(),
-        "methods": METHODS,
-        "sections": sections,
-    }
-    template = Engine().from_string(TEMPLATE.read_text())
-    return template.render(Context(context, use_l10n=False))  # without settings

@@ -55,7 +55,6 @@ class Table:
     title: str
     unit: str
     rows: Sequence[Row]
-    is_drawn: bool = False
     statistics: ClassVar[Mapping[str, Callable[[Values], float]]] = {
         "minimum": min,
         "median": median,
@@ -85,8 +84,6 @@ class Curves:
     over: str
     unit: str
     lines: Mapping[str, Mapping[float, Values]]
-    is_drawn: bool = True
-    is_log: bool = False
 
 
 class Missing(NamedTuple):

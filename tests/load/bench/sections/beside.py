@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
                     jobs.call("relieve")
     title = f"GET of an item, {PER_S} a second"
     rows = [Row(f"pool {state}", list(chain(*of))) for state, of in taken.items()]
-    yield Distribution(title, "ms", rows, is_drawn=True)
+    yield Distribution(title, "ms", rows)
     rows = []
     for share, goal in ((0.5, None), (0.99, Goal("≤", 1.5))):
         idle, busy = ([percentile(one, share) for one in of] for of in taken.values())

@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
         timed = {name: partial(turn, size) for name, turn in turns.items()}
         seconds = in_turns(bench.scale.rounds, timed)
     title, rows = "heavy_computation", [Row(name, seconds[name]) for name in (ONE, TWO)]
-    yield Table(title, "seconds", rows, is_drawn=True)
+    yield Table(title, "seconds", rows)
     ours = ratios(seconds[ONE], seconds[TWO])
     # Two processes do twice the work.
     limit = [2 * value for value in ratios(seconds["bare 1"], seconds["bare 2"])]

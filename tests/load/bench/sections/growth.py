@@ -32,7 +32,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
             turns[COUNT] = partial(catalogue.client.call, "count_tags")
             for name, values in in_turns(bench.scale.few_rounds, turns).items():
                 costs[name][size] = values
-    yield Curves("What one response costs", "items", "ms", costs, is_log=True)
+    yield Curves("What one response costs", "items", "ms", costs)
 
 
 def templates(catalogue: Catalogue) -> dict[str, RequestTemplate]:

@@ -45,7 +45,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
         rates = in_turns(bench.scale.rounds, timed)
     title = "Jobs that do nothing, 2 processes"
     rows = [Row(name, values) for name, values in rates.items()]
-    yield Table(title, "a second", rows, is_drawn=True)
+    yield Table(title, "a second", rows)
     rows = [
         Row(name, ratios(rates[ours], rates[theirs]), goal)
         for name, ours, theirs, goal in (

@@ -29,21 +29,21 @@ CLOSED, OPEN = (
     "searches sent, as multiples of the capacity",
 )
 SHARE = "share of the requests"
-# What is reported: in which loop, its title and unit, and whether it is drawn.
+# What is reported: in which loop, its title and unit.
 REPORTED = (
-    (CLOSED, "per_second", "answers", "a second", False),
-    (CLOSED, "p50", "p50 of the answers", "ms", False),
-    (CLOSED, "p99", "p99 of the answers", "ms", False),
-    (CLOSED, "answered", "answered", SHARE, False),
-    (CLOSED, "rejected", "rejected with Retry-After", SHARE, False),
-    (CLOSED, "errors", "no answer, or another error", SHARE, False),
-    (OPEN, "goodput", "answers within the patience", "share of the capacity", True),
-    (OPEN, "p50", "p50 of the admitted", "ms", False),
-    (OPEN, "p99", "p99 of the admitted", "ms", True),
-    (OPEN, "rejected", "rejected with Retry-After", SHARE, True),
-    (OPEN, "rejection", "time to a rejection: median", "ms", False),
-    (OPEN, "errors", "no answer, or another error", SHARE, False),
-    (OPEN, "lag", "sent too late by the load generator: p99", "ms", False),
+    (CLOSED, "per_second", "answers", "a second"),
+    (CLOSED, "p50", "p50 of the answers", "ms"),
+    (CLOSED, "p99", "p99 of the answers", "ms"),
+    (CLOSED, "answered", "answered", SHARE),
+    (CLOSED, "rejected", "rejected with Retry-After", SHARE),
+    (CLOSED, "errors", "no answer, or another error", SHARE),
+    (OPEN, "goodput", "answers within the patience", "share of the capacity"),
+    (OPEN, "p50", "p50 of the admitted", "ms"),
+    (OPEN, "p99", "p99 of the admitted", "ms"),
+    (OPEN, "rejected", "rejected with Retry-After", SHARE),
+    (OPEN, "rejection", "time to a rejection: median", "ms"),
+    (OPEN, "errors", "no answer, or another error", SHARE),
+    (OPEN, "lag", "sent too late by the load generator: p99", "ms"),
 )
 
 
@@ -66,9 +66,9 @@ def measure(bench: Bench) -> Iterator[Piece]:
     yield Table(title, RATIO, [Row("goodput", goodput, Goal("≥", 0.85))])
     row = Row("p99 of the admitted", p99, Goal("≤", PATIENCE_S * 1000))
     yield Table(title, "ms", [row])
-    for over, what, title, unit, is_drawn in REPORTED:
+    for over, what, title, unit in REPORTED:
         lines = {name: target.found[over, what] for name, target in targets.items()}
-        yield Curves(title, over, unit, lines, is_drawn=is_drawn)
+        yield Curves(title, over, unit, lines)
 
 
 class Target:
