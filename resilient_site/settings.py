@@ -164,16 +164,11 @@ CACHE_MEMORY_BYTES = env.int(
 
 def caches(url: str) -> dict[str, dict[str, Any]]:
     """Return CACHES for the Redis at `url`; for process memory without one."""
-    backend = "resilient_site.cache.memory.MemoryCache"
-    counters = backend
-    if url:
-        backend = "resilient_site.cache.backend.ResilientRedisCache"
-        counters = "resilient_site.ratelimit.counters.RateCounters"
     options = {
         "default": {},
         # A sign-out in another process is not seen in memory: the database decides.
         "sessions": {"MEMORY_BYTES": 0},
-        "rates": {"MEMORY_BYTES": 8 * 1024 * 1024},
+        "rates": {"MEMORY_BYTES": 8 * 1024 * 1024, "USES_GENERATION": False},
         # The edge has a cache of its own in memory in front of these, and knows of each
         # whether it is current: an outage of Redis for one process must not void them.
         "responses": {
@@ -182,9 +177,10 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
             "COMPRESSOR": "django_redis.compressors.zlib.ZlibCompressor",
         },
     }
+    backend = "backend.ResilientRedisCache" if url else "memory.MemoryCache"
     return {
         alias: {
-            "BACKEND": counters if alias == "rates" else backend,
+            "BACKEND": f"resilient_site.cache.{backend}",
             "LOCATION": url or alias,
             "OPTIONS": options[alias],
         }

@@ -13,9 +13,8 @@ limits, and a client at the border of two windows may use both quotas.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from time import monotonic
 from typing import Any
 
 from django.conf import settings
@@ -49,7 +48,6 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 SIGN_IN = "sign-in"
 # One customer of a network usually gets all addresses of such a prefix.
 IPV6_PREFIX = 64
-WARN_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
 
@@ -82,12 +80,6 @@ class RateLimitStatus:
             "RateLimit": f'"{policy.name}";r={left};t={self.reset_s}',
         }
 
-    def rejection(self) -> RateLimited:
-        return RateLimited(
-            retry_after_s=self.reset_s,
-            members={"violated-policies": [self.policy.name]},
-        )
-
 
 class RateLimitMiddleware:
     """Runs behind the sessions, and before authentication: see `_identify`."""
@@ -108,8 +100,11 @@ class RateLimitMiddleware:
         if status is None:
             return self.get_response(request)
         if status.is_exceeded:
-            RATE_LIMITED.labels(status.policy.name).inc()
-            response = respond(request, status.rejection())
+            name = status.policy.name
+            RATE_LIMITED.labels(name).inc()
+            violated = {"violated-policies": [name]}
+            error = RateLimited(retry_after_s=status.reset_s, members=violated)
+            response = respond(request, error)
         else:
             response = self.get_response(request)
         for name, value in status.headers().items():
@@ -125,8 +120,8 @@ class RateLimitMiddleware:
         try:
             if STATUS_KEY not in scope:
                 scope[STATUS_KEY] = self._count(request)
-        except Exception:  # noqa: BLE001 - whatever it is, the client is not the cause
-            warn_throttled("A request could not be counted.", exc_info=True)
+        except Exception:  # whatever it is, the client is not the cause
+            logger.exception("A request could not be counted.")
             return None
         status: RateLimitStatus | None = scope[STATUS_KEY]
         return status
@@ -142,9 +137,7 @@ class RateLimitMiddleware:
         identify = _identify_by_address if rate_class == SIGN_IN else _identify
         client, key = identify(request)
         if key is None:
-            warn_throttled(
-                "Clients have no address, as behind a Unix socket: no rate limits."
-            )
+            warn_of_missing_addresses()
             return None
         for candidate in (rate_class, general, ANY_CLASS):  # the most specific first
             if policy := self.policies.get((candidate, client)):
@@ -233,17 +226,6 @@ def session_user_id(request: HttpRequest) -> str | None:
     return user_id
 
 
-class ThrottledWarning:
-    """Log a warning at most once in `WARN_EVERY_S`, however many requests cause it."""
-
-    def __init__(self) -> None:
-        self._next_at = 0.0
-
-    def __call__(self, message: str, *, exc_info: bool = False) -> None:
-        if monotonic() < self._next_at:
-            return
-        self._next_at = monotonic() + WARN_EVERY_S
-        logger.warning(message, exc_info=exc_info)
-
-
-warn_throttled = ThrottledWarning()
+@cache  # once
+def warn_of_missing_addresses() -> None:
+    logger.warning("Clients have no address, as behind a Unix socket: no rate limits.")

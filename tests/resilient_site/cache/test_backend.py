@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import socket
 import subprocess
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -16,7 +14,6 @@ from django.test import override_settings
 from resilient_site import settings as as_started
 from resilient_site.cache import backend
 from resilient_site.cache.backend import GENERATION_KEY, ResilientRedisCache
-from resilient_site.ratelimit.counters import RateCounters
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 from tests.faults.proxy import Proxy
@@ -199,54 +196,6 @@ def test_cache_finds_redis_through_sentinel(redis_own, tmp_path):
             sentinel.terminate()
 
 
-# --- counters
-
-
-@pytest.mark.parametrize("fault", ["none", "kill"])
-def test_counters_lose_no_count_of_concurrent_threads(redis_own, fault):
-    url = redis_own.url()
-    if fault == "kill":
-        redis_own.kill()
-        breakers.cache.override(State.OPEN)
-    together = threading.Barrier(20)
-
-    def count(n):
-        counters = RateCounters(url, PATIENT)
-        together.wait()
-        assert not counters.add("n", 1, 60)
-        return counters.incr("n")
-
-    with ThreadPoolExecutor(20) as threads:
-        counts = list(threads.map(count, range(20)))
-    assert sorted(counts) == list(range(1, 21))
-
-
-def test_counters_expire_when_their_first_count_says(redis_own, admin):
-    counters = RateCounters(redis_own.url(), PATIENT)
-    for _ in range(3):
-        counters.add("n", 1, 30)
-        counters.incr("n")
-    [name] = admin.keys("*:n")
-    assert admin.get(name) == b"3"
-    assert 28_000 < admin.pttl(name) <= 30_000
-
-
-def test_counters_continue_in_memory_and_outlive_an_outage(redis_own):
-    counters = connect(redis_own.url(), RateCounters)
-
-    def count():
-        counters.add("n", 1, 60)
-        return counters.incr("n")
-
-    assert [count() for _ in range(5)] == [1, 2, 3, 4, 5]
-    redis_own.pause()
-    assert [count() for _ in range(5)] == [6, 7, 8, 9, 10]
-    assert counters.is_degraded
-    redis_own.resume()
-    recover(counters)
-    assert count() >= 6
-
-
 # --- whatever Redis does
 
 
@@ -305,8 +254,6 @@ def test_a_full_redis_serves_nothing_that_was_changed(patient, admin):
     assert patient.get("a") is None
     assert patient.get("b") == "stays"
     assert_bounded(patient)
-    counters = RateCounters(patient._server, PATIENT)
-    assert [counters.incr("n") for _ in range(3)] == [1, 2, 3]
     assert breakers.cache.state is State.CLOSED
 
 
