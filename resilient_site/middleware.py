@@ -195,7 +195,11 @@ class ErrorMiddleware:
         error = as_site_error(exception)
         if not is_unexpected(error):
             return respond(request, error)
+        if not settings.SENTRY_DSN:
+            return None
+        import sentry_sdk
+
         user = _known_user(request)
         if key := user.pk if user else session_user_id(request):
-            request_id.set_user_key(key)
+            sentry_sdk.set_user({"id": str(key)})
         return None

@@ -16,11 +16,8 @@ HEADERS = {HEADER_BYTES, b"traceparent"}
 
 
 class RequestIds(NamedTuple):
-    """The id and trace of a request, and the key of a user for whom it failed."""
-
     request_id: str = ""
     trace_id: str = ""
-    user_key: str = ""
 
 
 NO_IDS = RequestIds()
@@ -39,15 +36,6 @@ def current_request_id() -> str:
 def current_trace_id() -> str:
     """Return the trace that the request belongs to, or "" outside of one."""
     return request_ids.get().trace_id
-
-
-def current_user_key() -> str:
-    """Return the key of the user whose request failed unexpectedly, or ""."""
-    return request_ids.get().user_key
-
-
-def set_user_key(key: object) -> None:
-    request_ids.set(request_ids.get()._replace(user_key=str(key)))
 
 
 def start_request(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:

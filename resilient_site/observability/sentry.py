@@ -15,11 +15,7 @@ from sentry_sdk.integrations.django import DjangoIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 
 from resilient_site.observability.redaction import redact
-from resilient_site.observability.request_id import (
-    current_request_id,
-    current_trace_id,
-    current_user_key,
-)
+from resilient_site.observability.request_id import current_request_id, current_trace_id
 
 # How long a process that ends waits for reports on their way.
 SHUTDOWN_TIMEOUT_S = 1
@@ -67,8 +63,6 @@ def prepare_event(event: Any, hint: dict[str, Any]) -> Any:
     for name in REDACTED:
         if name in event:
             event[name] = redact(event[name])
-    if user := current_user_key():
-        event["user"] = {"id": user}
     tags = {
         "request_id": current_request_id(),
         "trace_id": current_trace_id(),
@@ -83,16 +77,12 @@ def is_wanted(hint: dict[str, Any]) -> bool:
     """Return whether it is an unexpected error or a change of state."""
     error = (hint.get("exc_info") or (None, None))[1]
     if error is not None:
-        from resilient_site.errors import as_site_error, is_unexpected
+        from redis import RedisError
 
-        return not is_expected(error) and is_unexpected(as_site_error(error))
+        from resilient_site.errors import as_site_error, is_unexpected
+        from resilient_site.resilience.breakers import BreakerOpen
+
+        is_expected = isinstance(error, RedisError | BreakerOpen)
+        return not is_expected and is_unexpected(as_site_error(error))
     record = hint.get("log_record")
     return record is None or record.name in STATE_LOGGERS
-
-
-def is_expected(error: BaseException) -> bool:
-    from redis import RedisError
-
-    from resilient_site.resilience.breakers import BreakerOpen
-
-    return isinstance(error, RedisError | BreakerOpen)
