@@ -27,7 +27,6 @@ uwsgi_temp_path uwsgi;
 scgi_temp_path scgi;
 proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
     use_temp_path=off;
-limit_conn_zone $binary_remote_addr zone=connections:1m;
 limit_req_zone $binary_remote_addr zone=requests:1m rate=2r/s;
 """
 SERVERS = """
@@ -39,7 +38,6 @@ server {{
 server {{
     listen 127.0.0.1:{narrow};
     limit_req zone=requests burst=3 nodelay;
-    limit_conn connections 2;
     root public;
     include site/locations.conf;
 }}

@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,13 +156,9 @@ def test_event_is_passed_on_at_once(route: Route):
 @pytest.mark.parametrize(
     ("line", "status"),
     [
-        ("GET /a b HTTP/1.1", 400), ("GET /%zz HTTP/1.1", 400),
-        ("GET /%00 HTTP/1.1", 400), ("GET /../../etc/passwd HTTP/1.1", 400),
-        ("\x16\x03\x01", 400), (f"GET /{'a' * 40_000} HTTP/1.1", 414),
+        ("GET /%zz HTTP/1.1", 400), (f"GET /{'a' * 40_000} HTTP/1.1", 414),
         ("TRACE / HTTP/1.1", 405), ("GET / HTTP/3.0", 505),
-        (f"GET / HTTP/1.1\r\nCookie: {'a' * 40_000}", 400),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip", 501),
-        ("GET / HTTP/1.1\r\nHost: a/b", 400),
     ],
 )  # fmt: skip
 def test_malformed_request_is_rejected(route: Route, line: str, status: int):
@@ -196,32 +191,6 @@ def test_request_rate_is_limited(route: Route):
         assert answer.headers["Retry-After"] == "1"
         assert answer.json()["code"] == "too_many_requests"
         assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
-
-
-@pytest.mark.usefixtures("counting")
-def test_connections_of_an_address_are_limited(route: Route):
-    held = [socket.create_connection(("127.0.0.1", route.nginx.narrow)) for _ in "12"]
-    for peer in held:
-        peer.sendall(EVENTS)
-        assert peer.recv(12) == b"HTTP/1.1 200"
-    assert route.narrow.get("/api/v1/echo").status == 429
-    for peer in held:
-        peer.close()
-    wait_for(lambda: route.narrow.get("/api/v1/echo").status == 200)
-
-
-def test_slow_bodies_delay_no_other_request(route: Route):
-    dripping = [
-        socket.create_connection(("127.0.0.1", route.nginx.port)) for _ in "x" * 200
-    ]
-    for peer in dripping:
-        peer.sendall(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(route.site.get, ["/echo"] * 40))
-    assert {answer.status for answer in answers} == {200}
-    assert ("POST", "/slow") not in route.requests
-    for peer in dripping:
-        peer.close()
 
 
 def test_tls_is_current_and_its_scheme_is_passed_on(route: Route):

@@ -91,6 +91,11 @@ def test_read_only_database_is_503_for_writers(api):
     assert "accepts no changes" in rejected.json()["detail"]
 
 
+def test_null_character_in_an_address_is_404(client):
+    for path in ("/api/v1/items/%ff%00", "/items/%00/"):
+        assert client.get(path).status_code == 404
+
+
 @pytest.mark.django_db
 def test_unexpected_error_is_a_page_with_the_request_id(client, monkeypatch):
     def fail(*args, **kwargs):

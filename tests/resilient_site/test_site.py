@@ -313,11 +313,6 @@ def spent(site: Site, *forwarded: str, source: str = "", **headers: str) -> int:
     return QUOTA - int(found.partition(b";")[0])
 
 
-def test_metrics_are_hidden_from_forwarded_clients(site):
-    assert site.get("/metrics", **{"X-Forwarded-For": "10.0.0.1"}).status == 404
-    assert site.request("POST", "/metrics").status == 404
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 needs an alias")
 def test_forwarded_headers_of_others_than_proxies_are_ignored(site):
     other = {"Forwarded": "for=203.0.113.9", "X-Real-IP": "203.0.113.9"}
@@ -338,17 +333,6 @@ def test_behind_proxies_the_last_untrusted_address_counts(site):
     ]  # fmt: skip
     found = [spent(site, *lines) for lines in forwarded]
     assert found == [found[0] + n for n in range(len(forwarded))]
-
-
-def test_ipv6_network_behind_a_proxy_is_one_client(site):
-    first = spent(site, "2001:db8:1:1::1")
-    assert spent(site, "[2001:db8:1:1::2]:443") == first + 1
-    assert spent(site, "2001:db8:1:2::1") == 1
-
-
-def test_malformed_forwarded_address_fails_nothing(site):
-    for value in ("unknown", "_hidden", "", ",", "[", "[::1", "1.2.3.4:x", "\xff"):
-        assert spent(site, value) >= 1, value
 
 
 def test_breaker_is_overridden_in_every_process(site):

@@ -74,14 +74,6 @@ def test_repeated_failures_lock_the_username_at_that_address(client, editor, set
     assert client.post("/admin/login/", data).status_code == 429
 
 
-def test_success_resets_the_failures(client, editor, settings):
-    for _ in range(3):
-        for _ in range(settings.AXES_FAILURE_LIMIT - 1):
-            sign_in(client, password="wrong")
-        assert sign_in(client).status_code == 302
-        client.post("/account/sign-out/")
-
-
 def test_token_is_shown_once_and_stored_as_a_hash(editor_client, editor):
     response = editor_client.post(TOKENS, {"name": "sync", "days": "30"})
     token = response.context["fresh"]

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
-from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLResolver, get_resolver, reverse
 from django.utils import timezone
@@ -18,7 +17,7 @@ from compute.registry import get_task
 from items import catalogue
 from items.catalogue import item_tag
 from items.models import Item, ItemChange
-from resilient_site.api.idempotency import delete_expired, run_once
+from resilient_site.api.idempotency import delete_expired
 from resilient_site.edge.cache.invalidation import invalidations, mark, now
 from resilient_site.models import IdempotencyRecord
 from tests.factories import make_item
@@ -155,11 +154,6 @@ def test_each_user_has_their_own_keys(api, admin):
     assert Item.objects.count() == 2
 
 
-def test_client_with_a_session_may_send_a_key(editor_client):
-    twice(lambda: editor_client.post(ITEMS, {"name": "x"}, JSON, headers=KEY))
-    assert Item.objects.count() == 1
-
-
 def test_request_without_a_key_stores_and_queries_nothing(api):
     with CaptureQueriesContext(connection) as queries:
         api.post(ITEMS, {"name": "x"})
@@ -207,17 +201,6 @@ def test_error_of_the_site_stores_nothing(api, monkeypatch):
         assert api.post(ITEMS, item, headers=KEY).status_code == 500
     assert not Item.objects.exists()
     assert api.post(ITEMS, item, headers=KEY).status_code == 201
-
-
-def test_response_of_500_and_above_rolls_the_write_back(editor):
-    def write() -> HttpResponse:
-        make_item()
-        return HttpResponse(status=503)
-
-    for _ in range(2):
-        answer = run_once(editor, "k", "fingerprint", write)
-        assert not is_replayed(answer)
-    assert not Item.objects.exists()
 
 
 def test_key_expires_after_a_day(api):

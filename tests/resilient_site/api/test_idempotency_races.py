@@ -6,11 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.core.cache import caches
 from django.db import connection, transaction
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from rest_framework.test import APIClient
 
 from items import catalogue
 from items.models import Item, ItemChange
@@ -89,28 +85,6 @@ def test_repeated_request_is_409_while_the_first_is_processed(editor, admin):
     assert first.status_code == 204
 
 
-@pytest.mark.django_db(transaction=True)
-def test_lock_timeout_stores_nothing(editor):
-    """Another writer holds the lock for longer than the timeout."""
-
-    def send() -> Any:
-        with connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                cursor.execute("SET lock_timeout = '50ms'")
-            else:
-                cursor.execute("PRAGMA busy_timeout = 50")
-        return client_of(editor).patch(ITEMS + "bolt", {"name": "x"}, headers=KEY)
-
-    make_item(id="bolt")
-    with transaction.atomic():
-        Item.objects.select_for_update().get()
-        (answer,) = start(send)()
-    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
-    assert not IdempotencyRecord.objects.exists()
-    (answer,) = start(send)()
-    assert (answer.status_code, is_replayed(answer)) == (200, False)
-
-
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
 def test_transaction_that_loses_is_retried_as_a_whole(editor):
@@ -162,45 +136,3 @@ def test_write_and_response_are_stored_together_or_neither(api, table):
     for model in (Item, ItemChange, IdempotencyRecord):
         assert not model.objects.exists()
     assert api.post(ITEMS, {"name": "x"}, headers=KEY).status_code == 201
-
-
-# --- any sequence of writes
-
-type Write = tuple[str, str, str, dict[str, str]]
-writes = st.tuples(
-    st.sampled_from(["post", "put", "patch", "delete"]),
-    st.sampled_from(["a", "a", "b"]),
-    st.sampled_from(["x", "y", "z"]),
-    st.sampled_from([{}, {}, {"If-Match": '"1"'}, {"If-Match": '"2"'}]),
-)
-# After each write: how far back are those that are repeated.
-repeats = st.lists(st.integers(0, 5), max_size=3)
-
-
-def final_state(api: APIClient, script: list[int], plan: list[Write]) -> list[Any]:
-    """Send the requests that `script` numbers; return the state, and roll it back."""
-    caches["rates"].clear()
-    with transaction.atomic():
-        for number in script:
-            method, item_id, name, condition = plan[number]
-            path = ITEMS if method == "post" else ITEMS + item_id
-            body = {"id": item_id, "name": name} if method != "delete" else None
-            headers = {"Idempotency-Key": f"k{number}"} | condition
-            answer = getattr(api, method)(path, body, headers=headers)
-            assert answer.status_code in (200, 201, 204, 400, 404, 412)
-        items = Item.objects.values_list("id", "name", "version").order_by("id")
-        changes = ItemChange.objects.values_list("item_id", "version", "after")
-        state = [list(items), list(changes.order_by("id"))]
-        transaction.set_rollback(True)
-    return state
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.tuples(writes, repeats), min_size=2, max_size=6))
-def test_repetition_at_any_time_does_not_change_the_outcome(api, steps):
-    plan = [write for write, _ in steps]
-    script = []
-    for number, (_, back) in enumerate(steps):
-        script += [number, *(number - n for n in back if n <= number)]
-    once = list(range(len(plan)))
-    assert final_state(api, script, plan) == final_state(api, once, plan)

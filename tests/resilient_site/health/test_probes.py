@@ -6,7 +6,6 @@ import json
 import pytest
 from django.test import RequestFactory
 
-from resilient_site.health.monitor import health_monitor
 from resilient_site.wsgi import application
 from tests.resilient_site.edge import clients
 from tests.resilient_site.edge.clients import ask
@@ -76,15 +75,6 @@ def test_status_json_of_the_edge_has_no_figures():
     asked = asyncio.run(ask("/status/", headers=[(b"accept", b"application/json")]))
     assert {"database", "cache", "compute"} <= set(asked.json()["checks"])
     assert b"figures" not in asked.body
-
-
-def test_readiness_fails_while_the_process_stops(client, monkeypatch):
-    monkeypatch.setattr(health_monitor, "is_stopping", lambda: True)
-    response = client.get("/readyz")
-    assert (response.status_code, response.content) == (
-        503, b"The process is stopping.\n",
-    )  # fmt: skip
-    assert client.get("/livez").status_code == 200
 
 
 def test_probes_allow_only_safe_methods(client):

@@ -1,12 +1,9 @@
 """The address of a client comes from the network and never from its headers."""
 
 import runpy
-from ipaddress import IPv4Address, ip_address
 
 import pytest
 from django.test import RequestFactory
-from hypothesis import given
-from hypothesis import strategies as st
 
 from resilient_site.observability import multiprocess
 from resilient_site.ratelimit.middleware import client_address
@@ -36,18 +33,6 @@ def address_of(remote: str) -> str | None:
 )
 def test_address_is_normalized(remote, expected):
     assert address_of(remote) == expected
-
-
-def test_request_may_have_no_address():
-    request = RequestFactory().get("/")
-    del request.META["REMOTE_ADDR"]
-    assert client_address(request) is None
-
-
-@given(st.ip_addresses())
-def test_any_address_is_normalized_to_an_address(address):
-    found = ip_address(address_of(str(address)))
-    assert isinstance(found, IPv4Address) or int(found) % 2**64 == 0
 
 
 @pytest.mark.parametrize(("is_embedded", "trusted"), [(1, ""), (0, "127.0.0.1,::1")])
