@@ -11,9 +11,10 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -24,7 +25,6 @@ from items.catalogue import new_id
 from items.fields import ItemData
 from items.imports import staging
 from items.imports.file_parsing import Line, read_lines
-from items.imports.staging import Counts
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.csv_escaping import render_csv
@@ -136,25 +136,10 @@ def _cells(row: ItemData, batch: Batch) -> list[str | None]:
     return cells
 
 
-def begin(
-    *,
-    source: str,
-    path: str,
-    actor: Actor,
-    size: int = 0,
-    fingerprint: str = "",
-    state: ImportRun.State = ImportRun.State.RUNNING,
-    preview: Preview | None = None,
-) -> ImportRun:
+def begin(*, source: str, path: str, actor: Actor, **values: Any) -> ImportRun:
+    """Record a new import; `values` are those of other fields of its record."""
     return ImportRun.objects.create(
-        id=uuid.uuid4(),
-        source=source[:255],
-        path=path,
-        size=size,
-        fingerprint=fingerprint,
-        state=state,
-        preview=preview and asdict(preview),
-        actor=actor.user,
+        id=uuid.uuid4(), source=source[:255], path=path, actor=actor.user, **values
     )
 
 
@@ -167,11 +152,8 @@ def fingerprint(path: Path) -> str:
 
 def unfinished(path: Path) -> ImportRun | None:
     """Return the last run of this file if it was interrupted."""
-    run = (
-        ImportRun.objects.filter(fingerprint=fingerprint(path))
-        .order_by("-started_at")
-        .first()
-    )
+    runs = ImportRun.objects.filter(fingerprint=fingerprint(path))
+    run = runs.order_by("-started_at").first()
     return run if run and run.state == ImportRun.State.RUNNING else None
 
 
@@ -187,13 +169,14 @@ def proceed(
 ) -> ImportRun:
     """Import `stream` from the position of `run`, to the end or for about `seconds`.
 
-    Raises Unreadable if the file is damaged, and Conflict if another
-    process works on the same run; what was committed stays.
+    Raises Unreadable if the file is damaged, and Conflict if another process works on
+    the same run; what was committed stays.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
     for batch in batches(lines):
-        run = _apply(run, batch, actor=actor, rejects=rejects)
+        _apply(run, batch, actor=actor, rejects=rejects)
+        run.refresh_from_db()
         if on_batch:
             on_batch(run)
         if deadline is not None and time.monotonic() >= deadline:
@@ -206,7 +189,7 @@ def proceed(
 @transaction.atomic
 def _apply(
     run: ImportRun, batch: Batch, *, actor: Actor, rejects: WriteRejects
-) -> ImportRun:
+) -> None:
     # First: a second process with the same run waits here, then fails.
     _advance(
         run,
@@ -215,18 +198,13 @@ def _apply(
         rejected=F("rejected") + len(batch.rejects),
         state=ImportRun.State.RUNNING,
     )
-    counts = (
-        staging.apply(list(batch.rows.values()), actor=actor)
-        if batch.rows
-        else Counts(0, 0, 0)
-    )
+    counts = staging.apply(list(batch.rows.values()), actor=actor)
     ImportRun.objects.filter(pk=run.pk).update(
         rejects_size=rejects(batch.rejects, run.rejects_size),
         created=F("created") + counts.created,
         updated=F("updated") + counts.updated,
         unchanged=F("unchanged") + counts.unchanged + batch.superseded,
     )
-    return ImportRun.objects.get(pk=run.pk)
 
 
 def _advance(run: ImportRun, **changes: object) -> None:
@@ -247,11 +225,11 @@ def render_rejects(rejects: Rejected, *, header: bool) -> bytes:
 
 def write_rejects(path: Path, rejects: Rejected, size: int) -> int:
     """Write rejected rows to a CSV file: `line, reason, row`; see WriteRejects."""
-    written = path.stat().st_size if path.exists() else 0
-    # The file of an earlier part may have been removed.
-    size = min(size, written)
-    if size < written:
+    if path.exists():
+        size = min(size, path.stat().st_size)
         os.truncate(path, size)
+    else:  # that of an earlier part may have been removed
+        size = 0
     if rejects:
         with open(path, "ab") as file:
             file.write(render_rejects(rejects, header=not size))

@@ -1,6 +1,7 @@
 """Uploaded import files, from the preview to the last batch."""
 
 import uuid
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
             actor=actor,
             size=preview.bytes_read if preview.complete else path.stat().st_size,
             state=ImportRun.State.PREVIEWED,
-            preview=preview,
+            preview=asdict(preview),
         )
     except BaseException:
         path.unlink(missing_ok=True)
