@@ -1,7 +1,5 @@
 """REST views of the catalogue, the change log and the change feed."""
 
-from dataclasses import replace
-
 from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
 from rest_framework.decorators import action
@@ -21,11 +19,8 @@ from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import META_NAMES, evaluate
 from resilient_site.api.idempotency import idempotent
-from resilient_site.api.keyset import paginate
-from resilient_site.api.pagination import (
-    list_response,
-    parse_page_size,
-)
+from resilient_site.api.keyset import Page, paginate
+from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.edge.policy import policy
 from resilient_site.errors import Invalid, PreconditionRequired
@@ -39,6 +34,7 @@ class ItemViewSet(GenericViewSet[Item]):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
     lookup_field = "id"
+    lookup_value_regex = "[^/]+"
 
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
@@ -171,35 +167,31 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
     def list(self, request: Request) -> Response:
         preference = parse_prefer(request.headers.get("Prefer", ""))
         preference = preference.at_most(stream.WAIT_MAX_S)
-        since = feed.parse_cursor(request.query_params.get("since"), "since")
-        page = paginate(
-            ItemChange.objects.settled(),
-            ordering=feed.ORDERING,
-            cursor=since,
-            size=parse_page_size(request.query_params),
-            named="since",
-        )
+        position = feed.parse_cursor(request.query_params.get("since"), "since")
+        changes = feed.changes_after(position, parse_page_size(request.query_params))
+        if changes:
+            position = feed.position_of(changes[-1])
         # There is always a next page: a client returns to it for new changes.
-        next_cursor = page.end or since or feed.cursor_of(feed.START)
-        page = replace(page, next=next_cursor, previous=None)
-        rows = self.get_serializer(page.rows, many=True)
+        next_cursor = feed.cursor_of(position)
+        page = Page(rows=changes, next=next_cursor, previous=None, end=None)
+        rows = self.get_serializer(changes, many=True)
         response = list_response(request, page, rows, parameter="since")
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
-        if preference.wait_s and not page.rows:
+        if preference.wait_s and not changes:
             query = request.query_params.copy()
             query["since"] = next_cursor
             then = f"{request.path}?{query.urlencode()}"
-            return stream.wait(response, since, preference.wait_s, then)
+            return stream.wait(response, position, preference.wait_s, then)
         return response
 
     @schema.change_events
+    @action(detail=False)
     def events(self, request: Request) -> HttpResponse:
         named, cursor = "since", request.query_params.get("since")
         if last_event_id := request.headers.get("Last-Event-ID"):
             named, cursor = "Last-Event-ID", last_event_id
-        position = feed.parse_position(feed.parse_cursor(cursor, named))
-        return stream.stream(position)
+        return stream.stream(feed.parse_cursor(cursor, named))
 
 
 def _precondition(request: Request) -> catalogue.Precondition | None:

@@ -52,35 +52,27 @@ def end() -> Position:
     return position_of(last[0]) if last else START
 
 
-def parse_cursor(text: str | None, named: str) -> str | None:
-    """Return the cursor that `text` stands for; `now` is the end of the feed.
+def parse_cursor(text: str | None, named: str) -> Position:
+    """Return the position of a cursor: without one the start, for `now` the end.
 
     Raises Invalid, for the parameter `named`, if it is not a cursor of this feed.
     """
     if not text:
-        return None
+        return START
     if text == NOW:
-        return cursor_of(end())
+        return end()
     try:
-        at = Cursor.decode(text, ItemChange, ORDERING)
+        transaction, pk = Cursor.decode(text, ItemChange, ORDERING).values
     except ValueError as error:
         message = "This is not a cursor of this list and ordering."
         raise Invalid(errors={named: [message]}) from error
     unused = next_transaction()
-    if unused is not None and at.values[0] >= unused:
+    if unused is not None and transaction >= unused:
         message = (
             "This cursor is from another copy of the catalogue, such as one before a "
             "restore. Start again without it."
         )
         raise Invalid(errors={named: [message]})
-    return text
-
-
-def parse_position(cursor: str | None) -> Position:
-    """Return the position of a valid cursor; the start for None."""
-    if cursor is None:
-        return START
-    transaction, pk = Cursor.decode(cursor, ItemChange, ORDERING).values
     return transaction, pk
 
 

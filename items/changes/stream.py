@@ -12,9 +12,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 import orjson
 from django.http import HttpResponse
@@ -49,8 +48,7 @@ RETRY = b"retry: 2000\n\n"
 RETRY_AT_ONCE = b"retry: 100\n\n"
 
 
-@dataclass(frozen=True)
-class ChangeEvent:
+class ChangeEvent(NamedTuple):
     """A change as a server-sent event."""
 
     position: Position
@@ -102,7 +100,7 @@ class ChangeStream:
 
     async def events(self, first: bytes, position: Position) -> AsyncGenerator[bytes]:
         """Yield `first`, then the events after `position`, unless some were dropped."""
-        with self._subscribe() as changed:
+        with self._poller.subscribed(asyncio.Event()) as changed:
             yield first
             while True:
                 changed.clear()
@@ -117,13 +115,10 @@ class ChangeStream:
 
     async def wait_for_change(self, position: Position) -> None:
         """Return when there is a change after `position`."""
-        with self._subscribe() as changed:
+        with self._poller.subscribed(asyncio.Event()) as changed:
             while self.buffer is None or self.buffer.end <= position:
                 changed.clear()
                 await changed.wait()
-
-    def _subscribe(self) -> AbstractContextManager[asyncio.Event]:
-        return self._poller.subscribed(asyncio.Event())
 
     def _publish(self, events: list[ChangeEvent], start: Position | None) -> None:
         """Add the events to the buffer, or to a new one that begins after `start`."""
@@ -152,19 +147,13 @@ class ChangeStream:
             start = START if is_whole else feed.position_of(changes[0])
             self._position = feed.position_of(changes[-1]) if changes else START
             self._publish_in_loop(changes, start)
-        else:
-            self._read_after(self._position)
-        # Only after success, so that a failed read is repeated.
-        self._seen, self._read_at = seen, time.monotonic() + READ_EVERY_S
-
-    def _read_after(self, position: Position) -> None:
-        is_full = True
-        while is_full:
-            changes = feed.changes_after(position, READ_BATCH)
-            is_full = len(changes) == READ_BATCH
-            if changes:
-                self._position = position = feed.position_of(changes[-1])
-                self._publish_in_loop(changes)
+        changes = feed.changes_after(self._position, READ_BATCH)
+        if changes:
+            self._position = feed.position_of(changes[-1])
+            self._publish_in_loop(changes)
+        # Not if there may be more, nor after a failure: then it is read again at once.
+        if len(changes) < READ_BATCH:
+            self._seen, self._read_at = seen, time.monotonic() + READ_EVERY_S
 
     def _publish_in_loop(
         self, changes: list[ItemChange], start: Position | None = None
@@ -197,13 +186,12 @@ def stream(position: Position) -> HttpResponse:
 
 
 def wait[R: HttpResponse](
-    response: R, cursor: str | None, seconds: float, then: str
+    response: R, position: Position, seconds: float, then: str
 ) -> R:
-    """Delay `response` until there is a change after `cursor`.
+    """Delay `response` until there is a change after `position`.
 
     A GET of `then` takes its place.
     """
-    position = feed.parse_position(cursor)
     # With an ETag, the conditional request would get its 304 at once.
     response["Cache-Control"] = "no-store"
     response.continuation = Wait(  # type: ignore[attr-defined]

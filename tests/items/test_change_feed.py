@@ -6,16 +6,15 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
 
+from items.changes import feed
 from items.models import ItemChange
-from resilient_site.api.keyset import Cursor, paginate
 from tests.factories import make_item
 
 
-def read(since: str | None) -> tuple[list[str], str | None]:
-    page = paginate(
-        ItemChange.objects.settled(), ordering="transaction", cursor=since, size=100
-    )
-    return [change.item_id for change in page.rows], page.end or since
+def read(since: feed.Position) -> tuple[list[str], feed.Position]:
+    changes = feed.changes_after(since, 100)
+    end = feed.position_of(changes[-1]) if changes else since
+    return [change.item_id for change in changes], end
 
 
 @pytest.mark.django_db(transaction=True)
@@ -36,7 +35,7 @@ def test_late_commit_is_not_skipped():
     thread.start()
     assert written.wait(10)
     make_item(id="fast", tags=[])
-    first, since = read(None)
+    first, since = read(feed.START)
     finish.set()
     thread.join()
     second, since = read(since)
@@ -52,13 +51,13 @@ def test_restored_log_is_read_from_the_start(anonymous_api):
         pytest.skip("SQLite does not number transactions")
     make_item(id="before")
     ItemChange.objects.update(transaction=10**15)
-    assert read(None)[0] == []
+    assert read(feed.START)[0] == []
 
     call_command("migrate", verbosity=0)
     make_item(id="after")
 
-    assert read(None)[0] == ["before", "after"]
-    before = Cursor("transaction", False, (10**15, 1)).encode()
+    assert read(feed.START)[0] == ["before", "after"]
+    before = feed.cursor_of((10**15, 1))
     response = anonymous_api.get(f"/api/v1/changes?since={before}")
     assert response.status_code == 400
     assert b"another copy" in response.content
