@@ -42,7 +42,7 @@ def create_editors_group(using: str, **kwargs: Any) -> None:
 def settle_restored_changes(using: str, **kwargs: Any) -> None:
     """Move the changes of a restored dump before all that this cluster will write."""
     from items.events.lease import settle_restored
-    from items.events.models import EventRelay
+    from items.models import EventRelay
 
     # A migration back to an earlier state drops the table.
     if using == DEFAULT_DB_ALIAS and (

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q
+from django.db.models import Exists, OuterRef, Prefetch, Q
 from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
@@ -14,22 +14,8 @@ from django.utils.http import http_date
 
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
-from items.events.models import EventRelay as EventRelay  # a model of this app
 from items.fields import ItemField
 from items.search import matching, search_words
-
-
-class TagQuerySet(models.QuerySet["Tag"]):
-    def popular(self, limit: int) -> list[tuple[str, int]]:
-        """Return the most frequent tags with the number of their items."""
-        counted = (
-            ItemTag.objects.values("tag")
-            .annotate(items=Count("*"))
-            .order_by("-items", "tag")[:limit]
-        )
-        numbers = {row["tag"]: row["items"] for row in counted}
-        names = self.in_bulk(list(numbers))
-        return [(names[pk].name, n) for pk, n in numbers.items() if pk in names]
 
 
 class Tag(models.Model):
@@ -37,8 +23,6 @@ class Tag(models.Model):
 
     name = models.CharField(max_length=rules.TAG_MAX, unique=True)
     description = models.CharField(max_length=200, blank=True)
-
-    objects = TagQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -168,14 +152,6 @@ class ItemTag(models.Model):
         return f"{self.item_id} has tag {self.tag_id}"
 
 
-class Difference(NamedTuple):
-    """One field before and after a change."""
-
-    field: ItemField
-    before: Any
-    after: Any
-
-
 class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
     def settled(self) -> ItemChangeQuerySet:
         """Filter by what no later commit can precede, in the order of the feed.
@@ -248,11 +224,11 @@ class ItemChange(models.Model):
         """The name of the item after the change, or before its deletion."""
         return str((self.after or self.before or {}).get("name", self.item_id))
 
-    def differences(self) -> list[Difference]:
-        """Return what the change made of every field that it touched."""
+    def differences(self) -> list[tuple[ItemField, Any, Any]]:
+        """Return each field that the change touched, its value before and after."""
         before, after = self.before or {}, self.after or {}
         return [
-            Difference(field, before.get(field.name), after.get(field.name))
+            (field, before.get(field.name), after.get(field.name))
             for field in fields.STATE_FIELDS
             if before.get(field.name) != after.get(field.name)
         ]
@@ -302,3 +278,33 @@ class ImportRun(models.Model):
     def percent(self) -> int:
         """How much of the file is imported; of a compressed one, by its preview."""
         return min(100, self.offset * 100 // self.size) if self.size else 0
+
+
+class EventRelay(models.Model):
+    """State of the publishing of events: position in the change log, and the lease.
+
+    There is one row. The position is written when the broker has confirmed everything
+    up to it. The relay that holds the lease has to renew it, or another one takes over.
+    """
+
+    ONLY = 1
+
+    id = models.SmallIntegerField(primary_key=True, default=ONLY)
+    transaction = models.BigIntegerField(default=0)
+    change = models.BigIntegerField(default=0)
+    # Ids of changes after the position that are published already.
+    ahead = models.JSONField(default=list)
+    holder = models.CharField(max_length=100, blank=True)
+    held_until = models.DateTimeField(null=True)
+    # Why the broker did not take the last events; empty if it did.
+    trouble = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"Published up to change {self.change}"
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self.transaction, self.change

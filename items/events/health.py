@@ -7,8 +7,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from items.changes import feed
-from items.events.models import EventRelay
-from items.models import ItemChange
+from items.models import EventRelay, ItemChange
 from resilient_site.health.components import (
     CheckResult,
     Component,
@@ -58,10 +57,11 @@ def examine() -> Iterator[doctor.Finding]:
     said = f"{found.meaning} {number} wait, for up to {behind_s} s."
     if found.status is Status.PASS:
         yield doctor.ok(said)
-    elif found.meaning == NO_RELAY:
-        yield doctor.failure(said, "Start manage.py relay_events.")
     else:
-        yield doctor.failure(said, found.error or "See the log of relay_events.")
+        todo = "Start manage.py relay_events." if found.meaning == NO_RELAY else ""
+        yield doctor.failure(
+            said, todo or found.error or "See the log of relay_events."
+        )
 
 
 def register_all() -> None:

@@ -6,6 +6,7 @@ database rather than a lock in a transaction, which would keep all changes from
 becoming settled while the relay waits for the broker.
 """
 
+import math
 import os
 import socket
 import time
@@ -20,15 +21,15 @@ from django.db.models.functions import Now
 from items.changes import feed
 from items.changes.feed import START
 from items.changes.transactions import UnusedTransaction, next_transaction
-from items.events.models import TROUBLE_MAX, EventRelay
 from items.events.ordering import Batch
-from items.models import ItemChange
+from items.models import EventRelay, ItemChange
 
 # A relay that has not renewed its lease for so long loses it to the next one,
 LEASE_S = 10.0
 # and stops publishing by itself a little earlier.
 MARGIN_S = 3.0
 RENEW_EVERY_S = 3.0
+NEVER = -math.inf
 
 
 class LeaseLost(Exception):
@@ -40,52 +41,48 @@ class Lease:
         self.holder = f"{socket.gethostname()[:50]}:{os.getpid()}:{uuid.uuid4().hex}"
         self.position, self.ahead = START, frozenset[int]()
         self._clock = clock
-        self._renewed_at: float | None = None
+        self._renewed_at = NEVER
 
     def acquire(self) -> bool:
         """Acquire or renew the lease if due; return whether this relay holds it."""
-        began = self._clock()
-        if self._renewed_at is not None and began < self._renewed_at + RENEW_EVERY_S:
+        if self._clock() < self._renewed_at + RENEW_EVERY_S:
             return True
         condition = Q(holder=self.holder)
-        if is_new := self._renewed_at is None:
+        if is_new := self._renewed_at == NEVER:
             EventRelay.objects.bulk_create([EventRelay()], ignore_conflicts=True)
             condition |= Q(held_until=None) | Q(held_until__lt=Now())
-        self._renewed_at = began if self._update(condition) else None
-        if self._renewed_at is not None and is_new:
-            self._read()
-        return self._renewed_at is not None
+        is_held = self._update(condition)
+        if is_held and is_new:
+            settle_restored()
+            row = EventRelay.objects.get()
+            self.position, self.ahead = row.position, frozenset(row.ahead)
+        return is_held
 
     def check(self) -> None:
         """Raise LeaseLost if this relay was delayed for too long."""
-        if self._renewed_at is None or (
-            self._clock() >= self._renewed_at + LEASE_S - MARGIN_S
-        ):
+        if self._clock() >= self._renewed_at + LEASE_S - MARGIN_S:
             self.forget()
             raise LeaseLost
 
     def save(self, batch: Batch) -> None:
         """Record what is published. Raises LeaseLost."""
-        began = self._clock()
+        transaction, change = batch.end
         if not self._update(
             Q(holder=self.holder),
-            transaction=batch.end[0],
-            change=batch.end[1],
+            transaction=transaction,
+            change=change,
             ahead=sorted(batch.ahead),
             trouble="",
         ):
-            self.forget()
             raise LeaseLost
-        self._renewed_at = began
         self.position, self.ahead = batch.end, batch.ahead
 
     def record_failure(self, text: str) -> None:
-        mine = EventRelay.objects.filter(holder=self.holder)
-        mine.update(trouble=text[:TROUBLE_MAX])
+        EventRelay.objects.filter(holder=self.holder).update(trouble=text[:200])
 
     def forget(self) -> None:
         """Assume that the lease is lost."""
-        self._renewed_at = None
+        self._renewed_at = NEVER
 
     def release(self) -> None:
         """Free the lease for another relay at once."""
@@ -93,14 +90,13 @@ class Lease:
         self.forget()
 
     def _update(self, condition: Q, **changes: object) -> bool:
+        """Renew the lease, if `condition` is true; return whether it is held."""
+        began = self._clock()
         row = EventRelay.objects.filter(condition, pk=EventRelay.ONLY)
         until = Now() + timedelta(seconds=LEASE_S)
-        return bool(row.update(holder=self.holder, held_until=until, **changes))
-
-    def _read(self) -> None:
-        settle_restored()
-        row = EventRelay.objects.get()
-        self.position, self.ahead = row.position, frozenset(row.ahead)
+        is_held = bool(row.update(holder=self.holder, held_until=until, **changes))
+        self._renewed_at = began if is_held else NEVER
+        return is_held
 
 
 def settle_restored() -> None:

@@ -6,7 +6,7 @@ locked, so that the ids of one item are in order.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from items.changes import feed
@@ -24,23 +24,23 @@ class Batch:
 
 
 def next_batch(position: Position, ahead: Collection[int], size: int) -> Batch | None:
-    """Return the next batch after `position`; None if there is none."""
+    """Return the next batch after `position`; None if there is none.
+
+    The earlier changes of an item come before its later ones.
+    """
     rows = feed.changes_after(position, size)
     if not rows:
         return None
     end = feed.position_of(rows[-1])
-    return arrange(rows, _earlier_changes_after(rows, end), end, frozenset(ahead))
-
-
-def arrange(
-    rows: Sequence[ItemChange],
-    later: Iterable[ItemChange],
-    end: Position,
-    ahead: frozenset[int],
-) -> Batch:
-    """Put the earlier changes of an item before its later ones."""
+    # Changes after `end` that were made before some of `rows`. They are final although
+    # not settled: later changes of their items are.
+    later = ItemChange.objects.filter(
+        feed.is_after(end),
+        item_id__in={row.item_id for row in rows},
+        pk__lt=max(row.pk for row in rows),
+    )
     waiting: dict[str, deque[ItemChange]] = defaultdict(deque)
-    for change in sorted({*rows, *later}, key=lambda change: change.pk):
+    for change in sorted([*rows, *later], key=lambda change: change.pk):
         if change.pk not in ahead:
             waiting[change.item_id].append(change)
     changes: list[ItemChange] = []
@@ -48,19 +48,5 @@ def arrange(
         same = waiting[row.item_id]
         while same and same[0].pk <= row.pk:
             changes.append(same.popleft())
-    passed = {row.pk for row in rows}
-    published = ahead | {change.pk for change in changes}
-    return Batch(changes, end, published - passed)
-
-
-def _earlier_changes_after(
-    rows: Sequence[ItemChange], end: Position
-) -> list[ItemChange]:
-    """Return changes after `end` that were made before some of `rows`.
-
-    They are final although not settled: later changes of their items are.
-    """
-    items = {row.item_id for row in rows}
-    latest = max(row.pk for row in rows)
-    later = ItemChange.objects.filter(feed.is_after(end))
-    return list(later.filter(item_id__in=items, pk__lt=latest))
+    published = {*ahead, *(change.pk for change in changes)}
+    return Batch(changes, end, frozenset(published - {row.pk for row in rows}))

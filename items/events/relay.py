@@ -9,6 +9,7 @@ at the next poll: NOTIFY of PostgreSQL would make all writers wait for each othe
 import logging
 import random
 import time
+from contextlib import suppress
 
 from django.db import DatabaseError, InterfaceError, connection
 
@@ -109,15 +110,10 @@ class Relay:
             logger.error("Events are not published: the %s failed: %s", what, error)
         self._failing = what
         if what == "broker":
-            self._store_failure(error)
+            with suppress(DatabaseError, InterfaceError):  # the next query shows it
+                self._lease.record_failure(describe(error))
         longest = min(0.2 * 2.0 ** min(self._failures, 9), RETRY_MAX_S)
         return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing to guess
-
-    def _store_failure(self, error: Exception) -> None:
-        try:
-            self._lease.record_failure(describe(error))
-        except (DatabaseError, InterfaceError):
-            connection.close()
 
     def _pause(self, seconds: float, seen: int | None = None) -> None:
         """Wait, until `stop` or a change after `seen` at most."""

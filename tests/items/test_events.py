@@ -14,7 +14,6 @@ from django.utils import timezone
 from items import catalogue
 from items.changes.feed import START, position_of
 from items.events import health
-from items.events.cloudevents import encode, event_id
 from items.events.lease import (
     LEASE_S,
     MARGIN_S,
@@ -23,9 +22,9 @@ from items.events.lease import (
     LeaseLost,
     settle_restored,
 )
-from items.events.models import EventRelay
-from items.events.ordering import arrange, next_batch
-from items.models import ItemChange
+from items.events.ordering import next_batch
+from items.events.publisher import encode, event_id
+from items.models import EventRelay, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.health import components
 from resilient_site.health.components import Status
@@ -38,14 +37,6 @@ pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
 # The feed shows what is committed.
 committing = pytest.mark.django_db(transaction=True)
-
-
-def change(pk: int, item: str) -> ItemChange:
-    return ItemChange(pk=pk, item_id=item, transaction=pk)
-
-
-def pks(changes) -> list[int]:
-    return [one.pk for one in changes]
 
 
 def test_event_holds_only_public_data(editor):
@@ -69,21 +60,6 @@ def test_event_holds_only_public_data(editor):
 
 
 # --- order
-
-
-def test_batch_orders_the_changes_of_an_item():
-    rows = [change(1, "a"), change(4, "b"), change(2, "b"), change(5, "c")]
-    batch = arrange(rows, [], (5, 5), frozenset())
-    assert pks(batch.changes) == [1, 2, 4, 5]
-    assert batch.ahead == frozenset()
-
-
-def test_change_published_ahead_is_not_published_again():
-    behind = [change(2, "b")]
-    batch = arrange([change(1, "a"), change(4, "b")], behind, (4, 4), frozenset())
-    assert (pks(batch.changes), batch.ahead) == ([1, 2, 4], {2})
-    later = arrange([change(2, "b"), change(6, "b")], [], (6, 6), batch.ahead)
-    assert (pks(later.changes), later.ahead) == ([6], frozenset())
 
 
 @committing

@@ -15,10 +15,9 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from items.events.cloudevents import CONTENT_TYPE, event_id
-from items.events.models import EventRelay
+from items.events.publisher import CONTENT_TYPE, event_id
 from items.events.relay import BATCH
-from items.models import ItemChange
+from items.models import EventRelay, ItemChange
 from tests.compute.conftest import database_of_tests, environment
 from tests.events import QUEUE, Consumer
 from tests.factories import change_items, make_item

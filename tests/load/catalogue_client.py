@@ -15,11 +15,10 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils import timezone
 
-from items import fields
+from items import fields, list_query
 from items.changes import feed
 from items.imports import importing
-from items.list_query import MAX_POPULAR_TAGS
-from items.models import Item, ItemChange, Tag
+from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from tests.load.rows import COLUMNS, rows
@@ -95,5 +94,5 @@ def cursor_in_changes() -> str:
 def count_tags() -> float:
     """Return the milliseconds of counting the items of popular tags."""
     begin = time.perf_counter()
-    Tag.objects.popular(MAX_POPULAR_TAGS)
+    list_query.count_tags()
     return (time.perf_counter() - begin) * 1000
