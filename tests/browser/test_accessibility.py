@@ -117,14 +117,3 @@ def test_catalogue_is_used_by_keyboard_alone(page: Page) -> None:
     tab_to(page.get_by_role("link", name="Item 00002"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Item 00002")
-
-
-def test_empty_catalogue_shows_editors_how_to_start(
-    browsers: Browsers, admin: User
-) -> None:
-    editor, reader = browsers.open(admin), browsers.open()
-    for page in (editor, reader):
-        page.goto("/items/")
-        expect(page.get_by_role("heading", name="is empty")).to_be_visible()
-    expect(editor.get_by_role("link", name="Create an item")).to_be_visible()
-    expect(reader.get_by_role("link", name="Create an item")).to_have_count(0)

@@ -61,29 +61,12 @@ def test_file_is_previewed_then_imported_and_bad_rows_are_returned(
     expect(page.locator(".rows > li")).to_have_count(2)
 
 
-@pytest.fixture
-def one_row_per_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_continues_by_itself_also_when_the_server_was_down(
+    browsers: Browsers, admin: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = importing.batches
     monkeypatch.setattr(importing, "batches", lambda lines: batches(lines, size=1))
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
-
-
-@pytest.mark.usefixtures("one_row_per_request")
-def test_long_import_continues_by_itself(editor_page: Page) -> None:
-    page = editor_page
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.method))
-    upload(page, FILE)
-    page.get_by_role("button", name="Import").click()
-    expect(page.get_by_text("The import has finished")).to_be_visible()
-    assert sent.count("POST") == 1 + 4  # the upload; three rows and the end
-    assert Item.objects.count() == 2
-
-
-@pytest.mark.usefixtures("one_row_per_request")
-def test_import_continues_when_the_server_is_back(
-    browsers: Browsers, admin: User
-) -> None:
     page = browsers.open(admin)
     upload(page, FILE)
     answers = iter([200, 503, 200, 200, 200])

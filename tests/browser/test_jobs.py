@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from compute.models import Job
 from items.apps import EDITORS
-from tests.browser.conftest import LOOKS, Browsers, tab_to
+from tests.browser.conftest import LOOKS, Browsers
 from tests.browser.test_accessibility import LONG, check
 from tests.compute.factories import do, make_file, make_job
 from tests.factories import make_item, make_items
@@ -96,22 +96,6 @@ def test_page_recovers_from_a_server_that_does_not_answer(
     browsers.trouble = [
         text for text in browsers.trouble if not re.match("503|404|Response", text)
     ]
-
-
-def test_job_is_started_and_cancelled_by_keyboard(person_page: Page) -> None:
-    page = person_page
-    page.goto("/jobs/")
-    tab_to(page.get_by_role("link", name="New job", exact=True))
-    page.keyboard.press("Enter")
-    tab_to(page.get_by_role("link", name="Echo", exact=True))
-    page.keyboard.press("Enter")
-    tab_to(page.get_by_role("spinbutton", name="Number", exact=True))
-    page.keyboard.type("5")
-    page.keyboard.press("Enter")
-    expect_state(page, "Queued")
-    tab_to(page.get_by_role("button", name="Cancel", exact=True))
-    page.keyboard.press("Enter")
-    expect_state(page, "Cancelled")
 
 
 def make_all_kinds(owner: User) -> list[str]:

@@ -1,11 +1,9 @@
 """Jobs in a browser, run by a real pool."""
 
 import pytest
-from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from compute.models import Job
-from tests.browser.conftest import Browsers
 from tests.browser.test_jobs import expect_state, start
 from tests.compute.conftest import Pool
 
@@ -73,20 +71,6 @@ def test_running_job_is_cancelled(pool: Pool, person_page: Page) -> None:
     assert Job.objects.get().state == "cancelled"
 
 
-def test_failed_job_shows_its_error_and_is_run_again(
-    pool: Pool, person_page: Page
-) -> None:
-    page = person_page
-    start(page, "Refuse")
-    expect_state(page, "Failed")
-    expect(page.get_by_role("main")).to_contain_text("There is nothing to do.")
-    first = page.url
-    page.get_by_role("button", name="Run again").dblclick()
-    expect(page).not_to_have_url(first)
-    expect_state(page, "Failed")
-    assert Job.objects.count() == 2
-
-
 def test_job_in_parts_shows_its_parts(pool: Pool, person_page: Page) -> None:
     page = person_page
     start(page, "In parts", parts="3", seconds="2")
@@ -95,22 +79,3 @@ def test_job_in_parts_shows_its_parts(pool: Pool, person_page: Page) -> None:
     expect(parts.filter(has_text="Running")).not_to_have_count(0)
     expect_state(page, "Succeeded")
     expect(page.get_by_role("region", name="Result")).to_contain_text("Sum5")
-
-
-def test_job_is_cancelled_without_javascript(
-    pool: Pool, browsers: Browsers, reader: User
-) -> None:
-    page = browsers.open(reader, java_script_enabled=False)
-    start(page, "Nap", seconds="60")
-    expect(async_state := page.locator(".standing .state")).to_be_visible()
-    while async_state.inner_text() == "Queued":
-        page.get_by_role("link", name="Reload").click()
-    page.get_by_role("button", name="Cancel").click()
-    while async_state.inner_text() != "Cancelled":
-        page.get_by_role("link", name="Reload").click()
-    page.get_by_role("link", name="Change and run again").click()
-    expect(page.get_by_label("Seconds")).to_have_value("60.0")
-    page.goto("/jobs/")
-    page.get_by_label("Filter by state").select_option("cancelled")
-    page.get_by_role("button", name="Apply").click()
-    expect(page.locator(".rows > li")).to_have_count(1)

@@ -105,13 +105,3 @@ def test_status_page_says_when_the_site_does_not_answer(page: Page, database) ->
     page.unroute("**/status/")
     page.clock.run_for(5_000)
     expect(trouble).to_be_hidden()
-
-
-def test_status_page_works_without_javascript(browsers: Browsers, database) -> None:
-    page = browsers.open(java_script_enabled=False)
-    page.goto("/status/")
-    expect(page.get_by_text("Everything works.")).to_be_visible()
-    expect(page.get_by_text("updates every")).to_be_hidden()
-    database.append(UNAVAILABLE)
-    page.get_by_role("link", name="Reload").click()
-    expect(page.get_by_text("The database does not answer.")).to_be_visible()

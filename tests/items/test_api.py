@@ -171,7 +171,8 @@ def test_get_response_can_be_put_back_but_its_id_not_changed(api):
 def test_deleted_item_is_404_and_a_new_one_never_has_its_etag(api):
     make_item(id="a", name="old")
     assert api.delete(f"{ITEMS}/a").status_code == 204
-    assert_problem(api.delete(f"{ITEMS}/a"), 404, "item_not_found")
+    for write in (api.delete, api.patch):
+        assert_problem(write(f"{ITEMS}/a"), 404, "item_not_found")
     api.post(f"{ITEMS}/", {"id": "a", "name": "new"})
     response = api.get(f"{ITEMS}/a", headers={"If-None-Match": '"1"'})
     assert (response.status_code, response["ETag"]) == (200, '"3"')
@@ -281,6 +282,7 @@ def test_bulk_creates_all_or_none(api):
     for body, errors in (
         ([{"name": "c"}, {"name": ""}, 5], {"1", "2"}),
         ([{"name": "c"}, {"id": 2, "name": "d"}], {"1"}),
+        ([{"id": 3, "name": "c"}, {"id": "3", "name": "d"}], {"1"}),
     ):
         problem = assert_problem(api.post(f"{ITEMS}/bulk/", body), 400, "invalid")
         assert set(problem["errors"]) == errors
@@ -348,7 +350,6 @@ def test_change_feed_is_read_to_the_end_and_beyond(api):
 
     make_item(id="late")
     assert [c["item_id"] for c in api.get(url).json()["results"]] == ["late"]
-    assert_problem(api.get("/api/v1/changes?since=x"), 400, "invalid")
 
 
 # --- what is outside the views
@@ -372,11 +373,6 @@ def test_unknown_path_or_method_is_a_problem(api, method, path, status, code):
     response = getattr(api, method)(f"/api/v1/{path}")
     assert_problem(response, status, code)
     assert ("GET" in response.get("Allow", "")) == (status == 405)
-
-
-def test_wrong_host_is_a_problem(anonymous_api):
-    response = anonymous_api.get(f"{ITEMS}/", headers={"Host": "evil.example"})
-    assert_problem(response, 400, "host")
 
 
 def test_unexpected_error_is_a_problem_without_secrets(api, monkeypatch):

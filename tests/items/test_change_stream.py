@@ -11,7 +11,7 @@ from django.db import OperationalError
 
 from items.changes import feed, stream
 from items.changes.feed import START
-from items.changes.stream import KEEP_ALIVE, ChangeEvent, EventBuffer, running_stream
+from items.changes.stream import KEEP_ALIVE, running_stream
 from items.models import ItemChange
 from resilient_site.edge.cache import invalidation
 from resilient_site.edge.streaming import Stream, Wait
@@ -20,7 +20,6 @@ from tests.event_streams import (
     in_asyncio,
     join_pollers,
     parse_events,
-    poller_threads,
 )
 from tests.factories import make_item
 
@@ -150,25 +149,6 @@ async def test_stream_continues_from_its_position():
         assert ids(await anext(events)) == ["d"]
 
 
-@in_asyncio
-async def test_streams_share_one_reader(monkeypatch):
-    reads = []
-    read = feed.changes_after
-    monkeypatch.setattr(
-        feed, "changes_after", lambda *where: reads.append(where) or read(*where)
-    )
-    streams = [running_stream().events(b"", START) for _ in range(100)]
-    for events in streams:
-        await anext(events)
-    await make(id="a")
-    for events in streams:
-        assert ids(await anext(events)) == ["a"]
-    assert len(poller_threads("changes")) == 1
-    assert len(reads) < 50
-    for events in streams:
-        await events.aclose()
-
-
 @pytest.mark.parametrize(
     ("read_every_s", "is_announced"),
     [(1000, True), (0.1, False)],
@@ -216,7 +196,7 @@ async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 
 @in_asyncio
 async def test_slow_client_is_disconnected(monkeypatch):
-    monkeypatch.setattr(stream, "BUFFER_BYTES", 2_000)
+    monkeypatch.setattr(stream, "BUFFER_BYTES", 1)  # but the newest event is kept
     slow, fast = (running_stream().events(b"", START) for _ in range(2))
     async with aclosing(slow), aclosing(fast):
         await anext(slow)
@@ -228,13 +208,3 @@ async def test_slow_client_is_disconnected(monkeypatch):
         assert seen == [f"n{number}" for number in range(10)]
         with pytest.raises(StopAsyncIteration):
             await anext(slow)
-
-
-def test_buffer_is_bounded_except_for_the_newest_event(monkeypatch):
-    monkeypatch.setattr(stream, "BUFFER_BYTES", 250)
-    tail = EventBuffer([ChangeEvent((1, n), b"x" * 100) for n in (1, 2, 3)], START)
-    assert (tail.start, tail.end) == ((1, 1), (1, 3))
-    assert [one.position for one in tail.after((1, 2))] == [(1, 3)]
-    tail.extend([ChangeEvent((2, 1), b"x" * 1_000)])
-    assert (tail.start, tail.end) == ((1, 3), (2, 1))
-    assert len(tail.after((1, 3))) == 1

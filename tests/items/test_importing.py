@@ -16,7 +16,6 @@ from hypothesis.extra.django import TestCase
 from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
 from items.imports.file_parsing import LINE_MAX_BYTES, Unreadable, read_lines
-from items.imports.staging import Counts
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict
 from tests.factories import TESTER, changes_of, make_item
@@ -241,18 +240,6 @@ def test_imported_id_continues_the_versions_of_a_deleted_item(tmp_path):
 
 
 @pytest.mark.django_db
-def test_comparing_changes_nothing():
-    make_item(id="1", name="A", description="", tags=["t"])
-    rows = [
-        {"id": "1", "name": "A"},
-        {"id": "2", "name": "B", "description": "", "tags": []},
-    ]
-    assert staging.compare(rows) == Counts(1, 0, 1)
-    assert Item.objects.count() == 1
-    assert ItemChange.objects.count() == 1
-
-
-@pytest.mark.django_db
 def test_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries):
     rows = [
         {"id": f"i{n}", "name": f"n{n}", "description": "d", "tags": ["a", "b"]}
@@ -295,18 +282,6 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert Item.objects.count() == 42
     rejected = [row["line"] for row in rejects(tmp_path)]
     assert rejected == [str(n + 2) for n in range(0, 50, 7)]
-
-
-@pytest.mark.django_db
-def test_time_slice_applies_whole_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing.batches, "__defaults__", (2,))
-    content = "name\n" + "".join(f"n{n}\n" for n in range(7))
-    run, slices = begin(), 0
-    while run.state != DONE:
-        run = proceed(run, content, tmp_path, seconds=0)
-        slices += 1
-    assert slices == 5
-    assert counts(run) == (7, 0, 0, 0)
 
 
 @pytest.mark.django_db

@@ -22,10 +22,13 @@ def text(response) -> str:
 # --- reading
 
 
-def test_front_page_redirects_to_the_list(client):
+def test_front_page_is_the_list_which_shows_editors_how_to_start(client, editor):
     response = client.get("/", follow=True)
     assert response.redirect_chain == [("/items/", 302)]
-    assert "No items" in text(response) or "empty" in text(response).lower()
+    assert "The catalogue is empty" in text(response)
+    assert "Create an item" not in text(response)
+    client.force_login(editor)
+    assert "Create an item" in text(client.get("/items/"))
 
 
 def test_list_page_searches_filters_orders_and_paginates(client):
@@ -37,6 +40,9 @@ def test_list_page_searches_filters_orders_and_paginates(client):
     assert "Needle" not in text(first)
     page = client.get("/items/", {"cursor": first.context["page"].next})
     assert "Needle" in text(page)
+    back = page.context["page"].previous
+    assert f"?cursor={back}" in text(page)
+    assert "Item 00000" in text(client.get("/items/", {"cursor": back}))
     assert "Needle" in text(client.get("/items/?search=needl"))
     assert "Needle" in text(client.get("/items/?tag=u"))
     assert "Needle" in text(client.get("/items/?ordering=-name"))
