@@ -11,7 +11,7 @@ from resilient_site.edge.asgi_types import Receive, Send
 from resilient_site.edge.cache.invalidation import subscriber
 from resilient_site.edge.cache.store import response_store
 from resilient_site.health.monitor import Report, health_monitor
-from resilient_site.health.page import render_page
+from resilient_site.health.views import render_page
 from resilient_site.observability import tracing
 from resilient_site.observability.logging import line_handler
 from resilient_site.postgres.heartbeat import heartbeat

@@ -1,8 +1,4 @@
-"""The components whose health is monitored, and the result of a check.
-
-Apps register their components when they are ready; the monitor and the pages know none
-by name.
-"""
+"""Components whose health is monitored; apps register theirs when they are ready."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,9 +1,7 @@
 """Health monitor: checks every component once a second, beside the requests.
 
-Each component has a thread of its own, so a check that hangs delays no other and no
-request: who asks gets the last result, at once. A component whose check has not
-returned for `HANGING_AFTER_S` is unknown. What is not handled: a thread that hangs is
-not replaced; it goes on when its check returns.
+Each component has a thread of its own: a check that hangs delays no other and no
+request. If it has not returned for `HANGING_AFTER_S`, its component is unknown.
 """
 
 import logging
@@ -158,11 +156,10 @@ class HealthMonitor:
 
     def report(self) -> Report:
         """Return the last results at once; if no threads run, check now."""
-        if self._stopping is None:
-            known = {monitor.component.name for monitor in self.monitors}
-            self.monitors += [
-                ComponentMonitor(c) for c in all_components() if c.name not in known
-            ]
+        if not self.is_running:
+            self.monitors = self.monitors or list(
+                map(ComponentMonitor, all_components())
+            )
             for monitor in self.monitors:
                 monitor.run_check()
         return Report(tuple(monitor.status for monitor in self.monitors))

@@ -1,6 +1,9 @@
 """Probes, the status page, and the circuit breaker overrides for staff."""
 
 import logging
+import os
+import threading
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -11,13 +14,19 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import filesizeformat
+from django.template.loader import render_to_string
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST, require_safe
 
+from resilient_site.cache.memory import memory_usage
 from resilient_site.edge.policy import UNLIMITED, policy
 from resilient_site.errors import Invalid, NotFound
-from resilient_site.health import health_json, page, process
-from resilient_site.health.monitor import health_monitor
+from resilient_site.health import health_json
+from resilient_site.health.components import Status
+from resilient_site.health.monitor import Report, health_monitor
+from resilient_site.observability.memory_usage import resident_bytes
+from resilient_site.resilience.bounded_dict import bounded_dicts
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 from resilient_site.resilience.breakers import State, all_breakers
 
@@ -25,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 PLAIN = "text/plain; charset=utf-8"
 no_store = cache_control(no_store=True)
+HEADLINES = {
+    Status.PASS: "Everything works.",
+    Status.WARN: "Some things do not work as they should.",
+    Status.FAIL: "The site cannot answer requests at the moment.",
+}
 STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
@@ -60,7 +74,25 @@ def public_status(request: HttpRequest) -> HttpResponse:
     why_not = health_monitor.why_not_ready(report)
     if _wants_json(request):
         return _json(health_json.health(report, why_not))
-    return HttpResponse(page.render_page(report, why_not))
+    return HttpResponse(render_page(report, why_not))
+
+
+# Figures, which change all the time, are not in it: it is rendered again only when a
+# status changes.
+@lru_cache(maxsize=2)
+def render_page(report: Report, why_not_ready: str = "") -> bytes:
+    # Without the request, whose user would need the database.
+    return render_to_string("status.html", _context(report, why_not_ready)).encode()
+
+
+def _context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
+    overall = health_json.overall(report, why_not_ready)
+    return {
+        "report": report,
+        "overall": overall,
+        "headline": HEADLINES[overall],
+        "why_not_ready": why_not_ready,
+    }
 
 
 @require_safe
@@ -82,7 +114,7 @@ def _for_user(request: HttpRequest) -> HttpResponse:
         document = health_json.health(report, for_staff=is_staff)
         return _json(document | (_details() if is_staff else {}))
     staff = {"staff": _details()} if is_staff else {}
-    return render(request, "status.html", page.context(report) | staff)
+    return render(request, "status.html", _context(report) | staff)
 
 
 def _wants_json(request: HttpRequest) -> bool:
@@ -108,8 +140,34 @@ def _details() -> dict[str, Any]:
             or settings.COMPUTE_BACKEND == "celery"
             or settings.EVENTS_URL
         ],
-        "process": process.describe_process(),
+        "process": _describe_process(),
     }
+
+
+def _describe_process() -> dict[str, str]:
+    from resilient_site.edge.cache.store import response_store
+
+    memory, responses = memory_usage(), response_store.memory
+    return {
+        "Process id": str(os.getpid()),
+        "Threads": str(threading.active_count()),
+        "Memory": filesizeformat(resident_bytes()),
+        "Cached responses": _fill_level(
+            len(responses), responses.bytes, responses.max_bytes
+        ),
+        "Cache in memory": _fill_level(memory.entries, memory.bytes, memory.max_bytes),
+        "Stale responses on disk": _fill_level(
+            *response_store.disk_usage(), response_store.max_disk_bytes
+        ),
+        **{
+            name: f"{len(latest):,} of {latest.max_entries:,}"
+            for name, latest in sorted(bounded_dicts.items())
+        },
+    }
+
+
+def _fill_level(entries: int, used: int, most: int) -> str:
+    return f"{entries:,} in {filesizeformat(used)} of {filesizeformat(most)}"
 
 
 @login_required
