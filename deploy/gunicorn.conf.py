@@ -11,7 +11,6 @@ from django.urls import get_resolver
 
 from resilient_site.observability import multiprocess
 
-# Before anything imports prometheus_client.
 multiprocess.share(settings.DATA_DIR)
 
 wsgi_app = "resilient_site.asgi:application"

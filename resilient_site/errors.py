@@ -1,9 +1,8 @@
 """The errors of this project, and the one place that makes responses of them.
 
 REST clients get ``application/problem+json`` (RFC 9457) with a stable ``code``;
-browsers get an error page. Exceptions of Django, of REST framework and of the
-database are mapped here too, so that nothing else decides what a client sees. A text
-says what happened, what it means for the person, and what to do.
+browsers get an error page. A text says what happened, what it means for the person, and
+what to do.
 """
 
 import errno
@@ -236,16 +235,12 @@ def is_unexpected(error: SiteError) -> bool:
 def _from_rest_framework(exc: drf_errors.APIException) -> SiteError:
     if isinstance(exc, drf_errors.ValidationError):
         return Invalid(errors=_by_field(exc.detail))
-    headers = {}
-    if auth_header := getattr(exc, "auth_header", None):
-        headers["WWW-Authenticate"] = auth_header
-    wait = getattr(exc, "wait", None)
+    auth_header = getattr(exc, "auth_header", None)
     return SiteError(
         str(exc.detail),
         status=exc.status_code,
         code=str(exc.default_code),
-        headers=headers,
-        retry_after_s=int(wait) + 1 if wait else None,
+        headers={"WWW-Authenticate": auth_header} if auth_header else {},
     )
 
 

@@ -51,7 +51,7 @@ BROKER_URL = env.str("BROKER_URL", "amqp://guest:guest@localhost:5672//")
 COMPUTE_PROCESSES = env.int(
     "COMPUTE_PROCESSES", os.cpu_count() or 1, validate=at_least_one
 )
-COMPUTE_GRACE_S = env.int("COMPUTE_GRACE_S", 20, validate=validate.Range(min=0))
+COMPUTE_GRACE_S = env.int("COMPUTE_GRACE_S", 20, validate=not_negative)
 COMPUTE_MAX_QUEUED = env.int("COMPUTE_MAX_QUEUED", 1_000, validate=at_least_one)
 COMPUTE_MAX_QUEUED_PER_OWNER = env.int(
     "COMPUTE_MAX_QUEUED_PER_OWNER", 500, validate=at_least_one
@@ -103,8 +103,6 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "resilient_site.urls"
 ADMIN_PATH = env.str("ADMIN_PATH", "admin").strip("/") + "/"
-ASGI_APPLICATION = "resilient_site.asgi.application"
-WSGI_APPLICATION = "resilient_site.wsgi.application"
 
 TEMPLATES = [
     {
@@ -122,8 +120,6 @@ TEMPLATES = [
 ]
 
 # --- database: PostgreSQL by URL, else SQLite
-
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DATABASES: dict[str, dict[str, Any]]
 if EMBEDDED:
@@ -333,14 +329,12 @@ SECURE_CSP: dict[str, list[str]] = {
     "form-action": [CSP.SELF],
     "frame-ancestors": [CSP.NONE],
 }
-X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "resilient_site.errors.csrf_failure"
 
 # --- language, time, static files
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
-USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
 
 STATIC_URL = "static/"
@@ -394,7 +388,6 @@ LOGGING = {
             "()": "resilient_site.observability.logging.LineHandler",
             "formatter": "line",
         },
-        "null": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
@@ -403,7 +396,7 @@ LOGGING = {
         "django.request": {"filters": ["unexpected"]},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         # Anyone can send any host name; the answer is 400, without a traceback.
-        "django.security.DisallowedHost": {"handlers": ["null"], "propagate": False},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
         # Uvicorn's worker copies its handlers.
         "gunicorn.error": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },

@@ -1,16 +1,12 @@
 """Register of the credentials that were found valid: API tokens and session keys.
 
-One per process, made by the AppConfig; three parties ask it. Authentication takes a
-token from it instead of the database for `FRESH_S`. The edge serves shared responses
-to tokens that are valid, and admits recognized clients before anonymous ones. The rate
-limiter counts a recognized token for itself, any other for the address it comes from.
+Authentication takes a token from it instead of the database for `FRESH_S`. The edge
+serves shared responses to tokens that are valid, and admits recognized clients before
+anonymous ones. The rate limiter counts a recognized token for itself.
 
-A change of the user, the token or any group (revoked, deactivated, new password, other
-permissions) ends validity at once on this machine, elsewhere when the invalidation
-arrives, at the latest after `FRESH_S`. Recognition outlasts such changes: it is a rank
-in a queue, and no right; it ends when the credential is next found invalid. Entries
-are bounded in number; one that was dropped costs a query. What is not handled: a
-client keeps its rank for up to `RECOGNIZED_S` after it has signed out.
+A change of the user, the token or any group ends validity at once on this machine,
+elsewhere when the invalidation arrives, at the latest after `FRESH_S`. Recognition
+outlasts it: it is a rank in a queue, and no right, for up to `RECOGNIZED_S`.
 """
 
 import math

@@ -1,10 +1,5 @@
 """Conditional requests (RFC 9110, section 13): the one evaluator of their headers.
 
-A read that the client has already is answered with 304, and a request whose
-precondition is false with 412, so that no client overwrites a version it has not read.
-Nothing here knows of Django or ASGI: the middleware, the item API and the edge pass the
-method, the headers, and the validators of the current representation.
-
 An entity tag that is not quoted is an error (400) where it would guard a request, since
 a client that sends `If-Match: 2` believes that it is protected. On reads a malformed
 If-None-Match matches nothing, and dates that cannot be parsed are ignored, as the RFC
@@ -62,15 +57,6 @@ def evaluate(
     if is_read and (at := _parse_date(headers.get("if-modified-since"))) is not None:
         return modified is not None and modified <= at
     return False
-
-
-def conditional_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Return those of the headers of an ASGI request that make it conditional."""
-    return {
-        name.decode(): headers[name].decode("latin-1")
-        for name in HEADERS
-        if name in headers
-    }
 
 
 def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:

@@ -1,15 +1,12 @@
 """`Idempotency-Key`: a write that is repeated is carried out once.
 
 The first response to a write is stored in the transaction of the write, so that both
-exist or neither, whatever is killed in between. For 24 hours the same request of the
-same user with the same key gets that response. While the first request is still being
-processed, PostgreSQL answers 409 at once; SQLite has one writer at a time, so there the
-repeated request waits for the write lock and then finds the response.
+exist or neither, whatever is killed in between. While the first request is still being
+processed, PostgreSQL answers 409 at once; on SQLite, which has one writer at a time,
+the repeated request waits.
 
-What is stored is the outcome of the write: success, or a failure that the state of the
-database decided (an id that is taken, a stale version, no such item). Not stored, so
-that the request can be repeated: requests that were invalid in themselves, not allowed
-or rejected for overload, and errors of the site.
+What is stored is success, or a failure that the state of the database decided (an id
+that is taken, a stale version, no such item). All other requests can be repeated.
 """
 
 import logging
@@ -114,9 +111,6 @@ def run_once(
         logger.info("Replayed the stored response: %s.", earlier)
         return _replay(earlier)
     response = write()
-    if response.status_code >= 500:
-        transaction.set_rollback(True)
-        return response
     IdempotencyRecord.objects.create(
         owner=owner,
         key=key,

@@ -1,8 +1,7 @@
 """Keyset pagination: page 1 and page 10,000 cost the same.
 
-A page is found by the values of the row before it and not by counting rows, so no row
-is skipped or repeated when others are inserted or deleted between two pages. Every
-ordering ends in the primary key.
+A page is found by the values of the row before it, so no row is skipped or repeated
+when others are inserted or deleted. Every ordering ends in the primary key.
 """
 
 import base64

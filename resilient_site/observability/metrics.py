@@ -1,9 +1,8 @@
 """Metrics of the site, in the standard client library of Prometheus.
 
 Processes that serve share theirs in files (its multiprocess mode, multiprocess.py), and
-any of them renders the page of all; a process on its own renders its own. What changes
-all the time is sampled once a second by a thread of each process. Metrics of jobs are
-in compute/metrics.py.
+any of them renders the page of all. What changes all the time is sampled once a second
+by a thread of each process.
 """
 
 import gc

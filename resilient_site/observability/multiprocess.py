@@ -1,9 +1,8 @@
 """The directory in which processes share metrics: Prometheus's multiprocess mode.
 
-`manage.py serve` and gunicorn's configuration set PROMETHEUS_MULTIPROC_DIR before
-anything imports prometheus_client. The files are mapped into memory, where a full disk
-would kill the process that writes: so they are in a file system in memory, where there
-is one, and not on the disk of the data. That it is full itself is not handled.
+The files are mapped into memory, where a full disk would kill the process that writes:
+so they are in a file system in memory, where there is one. That it is full itself is
+not handled.
 """
 
 import atexit
@@ -17,24 +16,19 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 def share(data_dir: Path) -> None:
-    """Share the metrics of this process and of those that it starts."""
-    directory = os.environ.get(VARIABLE)
-    candidates = [Path(directory)] if directory else _candidates(data_dir)
-    os.environ.pop(VARIABLE, None)
-    for candidate in candidates:
-        with suppress(OSError):
-            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if candidate.stat().st_uid == os.getuid():  # not another user's
-                os.environ[VARIABLE] = str(candidate)
-                remove_dead()
-                atexit.register(remove_dead, is_ending=True)
-                return
+    """Share the metrics of this process and of those that it starts.
 
-
-def _candidates(data_dir: Path) -> list[Path]:
+    Before anything imports prometheus_client.
+    """
+    parent = SHARED_MEMORY if SHARED_MEMORY.is_dir() else data_dir
     name = f"resilient-site-{os.getuid()}-{zlib.crc32(bytes(data_dir)):08x}"
-    in_memory = [SHARED_MEMORY / name] if SHARED_MEMORY.is_dir() else []
-    return [*in_memory, data_dir / "metrics"]
+    directory = Path(os.environ.pop(VARIABLE, "") or parent / name)
+    with suppress(OSError):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid == os.getuid():  # not another user's
+            os.environ[VARIABLE] = str(directory)
+            remove_dead()
+            atexit.register(remove_dead, is_ending=True)
 
 
 def remove_dead(*, is_ending: bool = False) -> None:

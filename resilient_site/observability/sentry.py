@@ -1,9 +1,8 @@
 """Error reports to Sentry; imported only where SENTRY_DSN is set.
 
-An outage (the database or Redis down, overload) is one report for each change of state,
-which is a log line, not one for each request. Reports hold no secrets, and of a request
-only its method and URL without the query. A thread sends them from a short queue: a
-Sentry that does not respond delays no request.
+An outage is one report for each change of state, not one for each request. Reports hold
+no secrets, and of a request only its method and URL without the query. A thread sends
+them: a Sentry that does not respond delays no request.
 """
 
 import logging

@@ -1,9 +1,8 @@
 """Distributed tracing by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-It needs the extra `otel`; without the variable nothing of it is imported, and all here
-does nothing. A collector that does not respond delays no request: spans that do not fit
-into the queue of a thread are dropped. Spans on their way when a process ends are sent
-within a second or lost.
+It needs the extra `otel`; without the variable nothing of it is imported. A collector
+that does not respond delays no request: spans that do not fit into the queue of a
+thread are dropped, and so are those that are not sent a second after a process ends.
 """
 
 import logging

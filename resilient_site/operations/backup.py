@@ -1,8 +1,7 @@
 """Backup of the database to a file, and restore.
 
 A backup holds what was committed when it started, and is made while the site runs: by
-pg_dump, or by SQLite's online backup. Nothing else in DATA_DIR needs a backup, as it is
-created again, except the SECRET_KEY; keep your environment too.
+pg_dump, or by SQLite's online backup.
 """
 
 import os
@@ -119,9 +118,8 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as new,
         ):
             old.backup(new)
-            new.execute(
-                "SELECT 1 FROM django_migrations LIMIT 1"
-            )  # a database of this site
+            # A database of this site.
+            new.execute("SELECT 1 FROM django_migrations LIMIT 1")
     except sqlite3.Error as error:
         raise BackupFailed(f"{source}: {error}") from error
 
@@ -138,9 +136,8 @@ def _run(program: str, *args: str, output: Any = subprocess.DEVNULL) -> None:
 def _find(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        raise BackupFailed(
-            f"{program} was not found: install PostgreSQL's client programs."
-        )
+        text = f"{program} was not found: install PostgreSQL's client programs."
+        raise BackupFailed(text)
     return found
 
 

@@ -1,13 +1,11 @@
 """Rate limits: middleware that counts requests and answers 429 beyond the quota.
 
-The policies are in settings.RATE_LIMITS; django-ratelimit counts, in fixed windows.
-Each response names its policy and what is left of the quota
-(draft-ietf-httpapi-ratelimit-headers-10).
+The policies are in settings.RATE_LIMITS; django-ratelimit counts, in fixed windows. The
+headers are those of draft-ietf-httpapi-ratelimit-headers-10.
 
 If the shared cache fails, each process counts by itself, and the headers say so. If
-counting itself fails, the request is admitted: a limiter must not take the site down.
-What is not handled: clients without an address, as behind a Unix socket, have no
-limits, and a client at the border of two windows may use both quotas.
+counting itself fails, the request is admitted. What is not handled: clients without an
+address, as behind a Unix socket, have no limits.
 """
 
 import logging

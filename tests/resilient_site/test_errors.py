@@ -43,7 +43,6 @@ def test_every_error_has_a_status_a_code_and_a_detail(kind):
         (RequestDataTooBig(), 413, "too_large"),
         (drf_errors.MethodNotAllowed("PUT"), 405, "method_not_allowed"),
         (drf_errors.ParseError(), 400, "parse_error"),
-        (drf_errors.Throttled(3), 429, "throttled"),
         (ValueError("secret"), 500, "server_error"),
     ],
     ids=repr,

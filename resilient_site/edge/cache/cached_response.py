@@ -12,7 +12,7 @@ from zlib import crc32
 import orjson
 from django.http import HttpResponse
 
-from resilient_site.api.conditional import conditional_headers, evaluate
+from resilient_site.api.conditional import evaluate
 from resilient_site.edge.asgi_types import Headers, Send
 from resilient_site.edge.cache.invalidation import (
     Mark,
@@ -209,9 +209,10 @@ class CachedResponse:
         if not request.is_conditional:
             return False
         values = {name: value.decode("latin-1") for name, value in self.headers}
+        sent = request.headers.items()
         return evaluate(
             request.method,
-            conditional_headers(request.headers),
+            {name.decode(): value.decode("latin-1") for name, value in sent},
             etag=values.get(b"etag"),
             last_modified=values.get(b"last-modified"),
         )

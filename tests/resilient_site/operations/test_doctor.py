@@ -73,7 +73,7 @@ def test_check_that_fails_does_not_stop_the_others(settings, redis_own):
     assert cache["level"] == "failure"
     assert "Timeout" in cache["what"]
     assert cache["todo"]
-    assert {one["name"] for one in found} >= {"machine", "folder", "database", "jobs"}
+    assert {one["name"] for one in found} >= {"folder", "database", "jobs"}
 
 
 def test_missing_migration_is_a_failure():
@@ -102,13 +102,6 @@ def test_missing_data_dir_is_a_failure(settings, folder: Path):
     assert levels(doctor.folder) <= {"ok", "warning"}
     settings.DATA_DIR = folder / "none"
     assert levels(doctor.folder) == {"failure"}
-
-
-def test_low_file_limit_is_a_warning(monkeypatch):
-    monkeypatch.setattr(doctor, "OPEN_FILES_WANTED", 0)
-    assert levels(doctor.machine) == {"ok"}
-    monkeypatch.setattr(doctor, "OPEN_FILES_WANTED", 10**9)
-    assert levels(doctor.machine) == {"warning"}
 
 
 def test_jobs_without_a_pool_are_a_failure_and_a_full_queue_a_warning(settings, editor):
