@@ -1,9 +1,15 @@
 """Cancellable connections to PostgreSQL: a wait for the server checks the deadline.
 
-The look-up of the server's host name can be cancelled too; psycopg would wait for it.
+So does the look-up of the server's host name, for which psycopg would wait; while the
+resolver does not answer, the last addresses of the name are used. A look-up that hangs
+keeps its thread.
 """
 
+import os
+import socket
+import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, Self
 
 import psycopg
@@ -11,7 +17,6 @@ from django.db import OperationalError
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import TransactionStatus
 
-from resilient_site.postgres.dns import resolver
 from resilient_site.resilience import deadlines
 
 CHECK_INTERVAL_S = 0.05
@@ -39,23 +44,24 @@ class CancellableConnection(psycopg.Connection[Any]):
         # A host that is a path, or several hosts, are left to psycopg.
         host = str(options.get("host") or "")
         if host and not {"/", ","} & set(host) and "hostaddr" not in options:
-            addresses = cls._addresses(host, int(options.get("port") or 5432))
+            addresses = cls._addresses(host)
             options["host"] = ",".join([host] * len(addresses))
             options["hostaddr"] = ",".join(addresses)
         return super().connect(conninfo, **options)
 
     @classmethod
-    def _addresses(cls, host: str, port: int) -> list[str]:
+    def _addresses(cls, host: str) -> list[str]:
+        looking_up = _look_up(host)
         while True:
             cls.check()
             try:
-                found = resolver.resolve(host, port, CHECK_INTERVAL_S)
+                return looking_up.result(CHECK_INTERVAL_S)
             except TimeoutError:
-                continue
+                if host in _known_addresses:
+                    return _known_addresses[host]
             except (OSError, UnicodeError) as error:
                 message = f"The host {host} could not be resolved: {error}"
                 raise psycopg.OperationalError(message) from error
-            return [address[0] for _, address in found]
 
     def wait(
         self,
@@ -96,3 +102,29 @@ def _checked[W](
             wait = gen.send(ready)
     except StopIteration as end:
         return end.value
+
+
+_known_addresses: dict[str, list[str]] = {}
+_look_ups: dict[tuple[str, int], Future[list[str]]] = {}
+
+
+def _look_up(host: str) -> Future[list[str]]:
+    """Look the name up in a thread, or return the look-up that is under way."""
+    name = host, os.getpid()  # a forked process has no threads of its parent
+    if (found := _look_ups.get(name)) is None:
+        found = _look_ups[name] = Future()
+
+        def run() -> None:
+            try:
+                rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                addresses = [str(address[0]) for *_, address in rows]
+            except (OSError, UnicodeError) as error:
+                _look_ups.pop(name, None)
+                found.set_exception(error)
+            else:
+                _known_addresses[host] = addresses
+                _look_ups.pop(name, None)
+                found.set_result(addresses)
+
+        threading.Thread(target=run, daemon=True).start()
+    return found
