@@ -6,7 +6,6 @@ processes. With a file that is missing or damaged there are no overrides.
 
 import fcntl
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ class Override:
 class BreakerOverrides:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._version: tuple[int, int] | None = None
+        self._version = (0, 0)
         self._overrides: dict[str, Override] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -58,7 +57,7 @@ class BreakerOverrides:
         """Return the overrides by the names of the breakers."""
         try:
             entries = orjson.loads(self.path.read_bytes())
-            return {str(name): _parse(entry) for name, entry in entries.items()}
+            return {name: _parse(entry) for name, entry in entries.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -74,14 +73,20 @@ class BreakerOverrides:
             overrides.pop(name, None)
             if state:
                 overrides[name] = Override(state, by, datetime.now(UTC))
-            content = orjson.dumps(overrides, option=orjson.OPT_INDENT_2)
-            _write_atomically(self.path, content)
+            draft = self.path.with_suffix(".draft")
+            draft.touch(0o600)
+            draft.write_bytes(orjson.dumps(overrides, option=orjson.OPT_INDENT_2))
+            draft.replace(self.path)
         self.apply()
 
     def apply(self) -> None:
         """Override the breakers of this process as the file says."""
         with self._lock:
-            version = self._file_version()
+            try:
+                status = self.path.stat()
+                version = status.st_mtime_ns, status.st_ino
+            except OSError:
+                version = 0, 0
             if version != self._version:
                 self._version, self._overrides = version, self.current()
             for breaker in breakers.all_breakers():
@@ -94,13 +99,6 @@ class BreakerOverrides:
         while not self._stopping.wait(CHECK_PERIOD_S):
             self.apply()
 
-    def _file_version(self) -> tuple[int, int]:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return 0, 0
-        return status.st_mtime_ns, status.st_ino
-
 
 def _parse(entry: Any) -> Override:
     state = State(entry["state"])
@@ -109,15 +107,6 @@ def _parse(entry: Any) -> Override:
     since = entry.get("since")
     by = str(entry.get("by", ""))
     return Override(state, by, datetime.fromisoformat(since) if since else None)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(path)
 
 
 breaker_overrides = BreakerOverrides(settings.DATA_DIR / "breakers.json")
