@@ -44,7 +44,7 @@ class Verified:
 
 class VerifiedTokens:
     def __init__(self) -> None:
-        self._entries = BoundedDict[str, Verified](MAX_ENTRIES, "Verified credentials")
+        self._entries = BoundedDict[str, Verified](MAX_ENTRIES)
 
     def verify_token(self, token: bytes) -> "ApiToken | None":
         """Return the token with its user if it is valid: a copy for the caller."""

@@ -26,7 +26,6 @@ from resilient_site.health import health_json
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import Report, health_monitor
 from resilient_site.observability.memory_usage import resident_bytes
-from resilient_site.resilience.bounded_dict import bounded_dicts
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 from resilient_site.resilience.breakers import State, all_breakers
 
@@ -159,10 +158,6 @@ def _describe_process() -> dict[str, str]:
         "Stale responses on disk": _fill_level(
             *response_store.disk_usage(), response_store.max_disk_bytes
         ),
-        **{
-            name: f"{len(latest):,} of {latest.max_entries:,}"
-            for name, latest in sorted(bounded_dicts.items())
-        },
     }
 
 

@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resilient_site.resilience.bounded_dict import BoundedDict, bounded_dicts
+from resilient_site.resilience.bounded_dict import BoundedDict
 
 pytestmark = pytest.mark.once
 
 
 def test_bounded_dict_drops_the_key_that_was_set_first():
-    letters = BoundedDict[str, int](2, "letters")
+    letters = BoundedDict[str, int](2)
     for key in ("a", "b", "a", "c"):
         letters[key] = len(letters)
     assert list(letters) == ["a", "c"]
@@ -19,15 +19,8 @@ def test_bounded_dict_drops_the_key_that_was_set_first():
     assert list(letters) == ["c", "d"]
 
 
-def test_bounded_dict_is_listed_while_it_exists():
-    letters = BoundedDict[str, int](2, "letters")
-    assert bounded_dicts["letters"] is letters
-    del letters
-    assert "letters" not in bounded_dicts
-
-
 def test_bounded_dict_may_be_shared_by_threads():
-    letters = BoundedDict[int, int](3, "numbers")
+    letters = BoundedDict[int, int](3)
 
     def set_many(first: int) -> None:
         for n in range(20_000):
