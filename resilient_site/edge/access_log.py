@@ -5,13 +5,13 @@ Probes have no line, and rejections for overload none either.
 """
 
 import logging
-import re
 import time
 from typing import Any
 
 from django.conf import settings
 
 from resilient_site.edge.asgi_types import Message, Send
+from resilient_site.edge.cache.cached_response import EDGE_ACTION, HIT, STALE
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import SCOPE_KEY, RequestContext
 from resilient_site.health.monitor import health_monitor
@@ -20,20 +20,11 @@ from resilient_site.observability.route_names import PROBE
 
 logger = logging.getLogger("resilient_site.requests")
 
-CACHE_STATUS = b"cache-status"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NO, MOST, ALL = "0", "1", "all"
 # The client left before there was a response; nginx uses it, too.
 CLIENT_GONE = 499
-HIT, STALE, STORED, COLLAPSED, REJECTED = (
-    "hit",
-    "stale",
-    "stored",
-    "collapsed",
-    "rejected",
-)
-NONE = "none"
-_is_stale = re.compile(rb"ttl=-").search
+REJECTED, NONE = "rejected", "none"
 
 
 def record_hit(scope: Message, route: str, size: int) -> None:
@@ -49,14 +40,10 @@ class RequestRecorder:
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
         self._status = self._size = 0
-        self._cache = b""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            for name, value in message["headers"]:
-                if name == CACHE_STATUS:
-                    self._cache = value
         else:
             self._size += len(message.get("body", b""))
         await self._send(message)
@@ -67,7 +54,7 @@ class RequestRecorder:
         status = self._status or CLIENT_GONE
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = policy_at(scope["path"], method).route
-        edge = self.edge_action()
+        edge = scope.get(EDGE_ACTION) or (REJECTED if self._is_rejected() else NONE)
         requests[route, method, status, edge] += 1
         wanted = settings.ACCESS_LOG
         # A rejection must cost as little as possible: it is counted.
@@ -77,19 +64,9 @@ class RequestRecorder:
         if wanted == ALL or (wanted == MOST and edge != HIT):
             log(scope, route, status, seconds, self._size, edge)
 
-    def edge_action(self) -> str:
-        """Return what the edge did, from the response's Cache-Status (RFC 9211)."""
-        status = self._cache
-        if not status:
-            is_rejection = self._status == 503 and not self._was_admitted()
-            return REJECTED if is_rejection else NONE
-        if b"; hit" in status:
-            return STALE if b"detail=" in status or _is_stale(status) else HIT
-        return COLLAPSED if b"collapsed" in status else STORED
-
-    def _was_admitted(self) -> bool:
-        context = self._scope.get(SCOPE_KEY)
-        return context is not None and context.was_admitted
+    def _is_rejected(self) -> bool:
+        context: RequestContext | None = self._scope.get(SCOPE_KEY)
+        return self._status == 503 and not (context and context.was_admitted)
 
 
 def log(

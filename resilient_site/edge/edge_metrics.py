@@ -29,13 +29,3 @@ def sample() -> None:
         for status in health_monitor.report().components:
             is_up = status.status is Status.PASS
             metrics.COMPONENT_UP.labels(status.name).set(is_up)
-
-
-def start() -> None:
-    metrics.samplers.append(sample)
-    metrics.start("web")
-
-
-def stop() -> None:
-    metrics.stop()
-    metrics.samplers.remove(sample)

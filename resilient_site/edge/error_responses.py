@@ -2,7 +2,7 @@
 
 from contextvars import copy_context
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
@@ -20,43 +20,24 @@ _SAFE_IN_HTML_AND_JSON = set(
 )
 
 
-class Rendered(NamedTuple):
-    headers: Headers
-    body: bytes
-
-    def body_for(self, request: EdgeRequest, extra: Headers) -> bytes:
-        path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
-        body = self.body.replace(_PATH.encode(), path.encode())
-        return body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
-
-
 async def send_error(
     request: EdgeRequest, send: Send, error: SiteError, extra: Headers
 ) -> None:
     """Send the error; `extra` are its own headers, with the request id."""
-    rendered = _rendered_for(request, error)
-    body = rendered.body_for(request, extra)
-    headers = [*rendered.headers, *extra, _length(body)]
-    await send_answer(request, send, error.status, headers, body)
-
-
-def _length(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % len(body)
-
-
-def _rendered_for(request: EdgeRequest, error: SiteError) -> Rendered:
     is_rest = request.path.startswith(REST_PATH)
     kind: Any = type(error)
-    return _rendered(is_rest, kind, error.detail, error.retry_after_s)
+    headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s)
+    path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
+    body = body.replace(_PATH.encode(), path.encode())
+    body = body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
+    length = (b"content-length", b"%d" % len(body))
+    await send_answer(request, send, error.status, [*headers, *extra, length], body)
 
 
 @lru_cache(maxsize=256)
 def _rendered(
-    is_rest: bool,
-    kind: Any,
-    detail: str,
-    retry_after_s: int | None,
-) -> Rendered:
+    is_rest: bool, kind: Any, detail: str, retry_after_s: int | None
+) -> tuple[Headers, bytes]:
     request = HttpRequest()
     request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
 
@@ -66,4 +47,4 @@ def _rendered(
 
     response = copy_context().run(answer)  # whose id stays there
     body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())
-    return Rendered(headers_of(response), body)
+    return headers_of(response), body

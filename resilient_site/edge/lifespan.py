@@ -12,7 +12,7 @@ from resilient_site.edge.cache.invalidation import subscriber
 from resilient_site.edge.cache.store import response_store
 from resilient_site.health.monitor import Report, health_monitor
 from resilient_site.health.views import render_page
-from resilient_site.observability import tracing
+from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import line_handler
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience.breaker_overrides import breaker_overrides
@@ -31,11 +31,13 @@ def start() -> None:
     health_check.register_all()
     health_monitor.start()
     render_page(Report(()))  # the first time takes a tenth of a second
-    edge_metrics.start()
+    metrics.samplers.append(edge_metrics.sample)
+    metrics.start("web")
 
 
 def stop() -> None:
-    edge_metrics.stop()
+    metrics.stop()
+    metrics.samplers.remove(edge_metrics.sample)
     tracing.stop()
     health_monitor.stop()
     breaker_overrides.stop()

@@ -142,11 +142,6 @@ class EdgeRequest:
     def is_conditional(self) -> bool:
         return not conditional.HEADERS.isdisjoint(self.headers)
 
-    @property
-    def is_only_if_cached(self) -> bool:
-        said = self.headers.get(b"cache-control", b"")
-        return b"only-if-cached" in said.lower()
-
     def as_shared(self, query: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
         """Return the request with `headers`, and nothing else that its client chose."""
         kept = [(n, v) for n, v in self.headers.items() if n in SHARED_REQUEST_HEADERS]

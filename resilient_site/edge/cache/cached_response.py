@@ -27,7 +27,9 @@ from resilient_site.edge.wsgi_bridge import Response
 
 logger = logging.getLogger(__name__)
 
-CACHE_NAME = b"resilient-site"
+# What the edge did, for the access log: stands in the ASGI scope.
+EDGE_ACTION = "resilient_site.edge"
+HIT, STALE, STORED, COLLAPSED = "hit", "stale", "stored", "collapsed"
 BODY_MAX_BYTES = 1024 * 1024
 # Headers of one response to one client (RFC 9110, section 7.6.1, and the site's own).
 NOT_STORED = {
@@ -172,12 +174,15 @@ class CachedResponse:
         request: EdgeRequest,
         send: Send,
         extra: Headers,
-        how: bytes = b"hit",
+        action: str = HIT,
         detail: bytes = b"",
     ) -> None:
         """Send it with Age and Cache-Status (RFC 9211); 304 if the client has it."""
         age = self.age
-        status = b"%b; %b; ttl=%d%b" % (CACHE_NAME, how, self.fresh_s - age, detail)
+        how = b"hit" if action == HIT else b"fwd=uri-miss; " + action.encode()
+        status = b"resilient-site; %b; ttl=%d%b" % (how, self.fresh_s - age, detail)
+        is_stale = action == HIT and (detail or age > self.fresh_s)
+        request.scope[EDGE_ACTION] = STALE if is_stale else action
         more = [(b"age", b"%d" % age), (b"cache-status", status), *extra]
         if self._is_known_to(request):
             kept = [(n, v) for n, v in self.headers if n in IN_304]

@@ -5,7 +5,7 @@ fetched, all requests for it wait for that fetch; while a newer one is fetched, 
 older one is sent (RFC 5861); where the fetch fails, the stale response is. What fails
 is left alone for PAUSE_S. Of the freshness that a client asks for (`no-cache`,
 `max-age`) nothing is followed, or any client could have everything fetched at will;
-changes are seen at once anyway. `only-if-cached` is followed.
+changes are seen at once anyway.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.cached_response import (
+    COLLAPSED,
+    STORED,
     CachedResponse,
     invalidates_cached_response,
 )
@@ -37,12 +39,6 @@ PAUSED_MAX = 10_000
 ABANDONED_GRACE_S = 1.0
 
 type Fetched = CachedResponse | Response
-
-
-class NotCached(SiteError):
-    status = 504
-    code = "not_cached"
-    detail = "No response is cached, and the request allows nothing else."
 
 
 @dataclass
@@ -89,7 +85,7 @@ class Flight:
 
 
 in_flight: dict[Key, Flight] = {}
-paused = BoundedDict[Key, float](PAUSED_MAX, "Paused fetches")
+paused = BoundedDict[Key, float](PAUSED_MAX)
 
 
 async def answer(
@@ -113,8 +109,6 @@ async def answer(
             _join_or_start(key, request)
         await copy.send(request, send, extra)
         return True
-    if request.is_only_if_cached:
-        raise NotCached
     if is_paused and await send_stale_response(request, send, extra):
         return True
     return await _answer_with_new(key, request, receive, send, extra)
@@ -140,8 +134,8 @@ async def _answer_with_new(
             return True
         raise
     if isinstance(fetched, CachedResponse):
-        how = b"fwd=uri-miss; " + (b"collapsed" if has_joined else b"stored")
-        await fetched.send(request, send, extra, how)
+        action = COLLAPSED if has_joined else STORED
+        await fetched.send(request, send, extra, action)
         return True
     if fetched.status >= 500:
         if await send_stale_response(request, send, extra):

@@ -60,17 +60,12 @@ def key_of(request: EdgeRequest) -> Key | None:
         return None
     query = query_of(request.query, shared) if request.query else ""
     host = request.headers.get(b"host", b"")
-    varying = _varying(request, shared.headers) if shared.headers else ()
-    if query is None or varying is None or len(query) + len(host) > VARYING_MAX:
+    varying = tuple((name, request.headers.get(name, b"")) for name in shared.headers)
+    if query is None or len(query) + len(host) > VARYING_MAX:
         return None
-    scheme = request.scope.get("scheme", "http")
-    return Key(host, scheme, request.path, query, varying)
-
-
-def _varying(request: EdgeRequest, names: tuple[bytes, ...]) -> Varying | None:
-    """Return these headers of the request; None if they are too long."""
-    varying = tuple((name, request.headers.get(name, b"")) for name in names)
-    return varying if sum(len(value) for _, value in varying) <= VARYING_MAX else None
+    if sum(len(value) for _, value in varying) > VARYING_MAX:
+        return None
+    return Key(host, request.scope["scheme"], request.path, query, varying)
 
 
 def may_be_shared(copy: CachedResponse, key: Key) -> bool:

@@ -138,7 +138,7 @@ _headers = st.lists(
 @given(_headers, st.binary(max_size=50))
 def test_normalized_request_is_unambiguous(headers, query):
     scope = {
-        "method": "GET", "path": "/thing", "query_string": query,
+        "method": "GET", "scheme": "http", "path": "/thing", "query_string": query,
         "headers": [HOST, *headers],
     }  # fmt: skip
     normalize(scope)

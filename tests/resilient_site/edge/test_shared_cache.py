@@ -140,15 +140,6 @@ async def test_client_cannot_bypass_the_cache(asked_for):
 
 
 @run
-async def test_only_if_cached_causes_no_fetch():
-    only = {"Cache-Control": "only-if-cached"}
-    answer = await get(**only)
-    assert (answer.status, now.asked) == (504, [])
-    await get()
-    assert (await get(**only)).is_hit
-
-
-@run
 async def test_stale_response_is_sent_while_it_is_revalidated(set_age):
     await get()
     set_age(FRESH_S + 1)
