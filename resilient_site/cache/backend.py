@@ -87,8 +87,6 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
     """The backend. OPTIONS: those of django-redis, MEMORY_BYTES and USES_GENERATION."""
 
     is_shared = True
-    # Without one, values written before an outage count after it.
-    uses_generation = True
     key_func: Any
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
@@ -104,7 +102,8 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         super().__init__(server, params)
         name = f"{server} {params.get('KEY_PREFIX', '')} {options.get('MEMORY_BYTES')}"
         self.memory = MemoryCache(name, params)
-        if options.get("USES_GENERATION", self.uses_generation):
+        # Without one, values written before an outage count after it.
+        if options.get("USES_GENERATION", True):
             state.memories[name] = self.memory
             key_func = self.key_func
             self.key_func = lambda key, prefix, version: key_func(

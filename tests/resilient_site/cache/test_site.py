@@ -26,9 +26,9 @@ def test_tag_counts_are_stored_in_redis(redis_server, django_assert_num_queries)
     make_item(tags=["metal"])
     with cached_in(redis_server):
         caches["default"].clear()
-        assert popular_tags() == [("metal", 1)]
+        assert [tuple(pair) for pair in popular_tags()] == [("metal", 1)]
         with django_assert_num_queries(0):
-            assert [tuple(pair) for pair in popular_tags()] == [("metal", 1)]
+            assert popular_tags() == [["metal", 1]]
 
 
 def test_list_is_the_same_during_an_outage(redis_own, client):
