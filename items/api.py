@@ -51,7 +51,8 @@ class ItemViewSet(GenericViewSet[Item]):
     @schema.creation
     @idempotent
     def create(self, request: Request) -> Response:
-        item = catalogue.create_item(self._clean(), actor=Actor.from_request(request))
+        data = fields.clean(request.data, is_json=True)
+        item = catalogue.create_item(data, actor=Actor.from_request(request))
         response = self._respond(item, 201)
         response["Location"] = request.build_absolute_uri(
             request.path.rstrip("/") + f"/{item.pk}"
@@ -69,13 +70,14 @@ class ItemViewSet(GenericViewSet[Item]):
     @idempotent
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
-        replacement = fields.empty_state() | self._clean()
-        return self._update(request, id, replacement)
+        data = fields.empty_state() | fields.clean(request.data, is_json=True)
+        return self._update(request, id, data)
 
     @schema.writing
     @idempotent
     def partial_update(self, request: Request, id: str) -> Response:
-        return self._update(request, id, self._clean(partial=True))
+        data = fields.clean(request.data, partial=True, is_json=True)
+        return self._update(request, id, data)
 
     @schema.deletion
     @idempotent
@@ -97,7 +99,7 @@ class ItemViewSet(GenericViewSet[Item]):
         for index, row in enumerate(rows):
             try:
                 data.append(fields.clean(row, is_json=True))
-            except fields.InvalidItem as error:
+            except Invalid as error:
                 errors[str(index)] = error.errors
         if errors:
             raise Invalid(errors=errors)
@@ -131,12 +133,6 @@ class ItemViewSet(GenericViewSet[Item]):
         response = list_response(request, page, rows, known=("cursor", "page_size"))
         share_with_anonymous(request, response, item_tag(id))
         return response
-
-    def _clean(self, partial: bool = False) -> ItemData:
-        try:
-            return fields.clean(self.request.data, partial=partial, is_json=True)
-        except fields.InvalidItem as error:
-            raise Invalid(errors=error.errors) from error
 
     def _update(self, request: Request, id: str, changes: ItemData) -> Response:
         if changes.get("id", id) != id:

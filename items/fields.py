@@ -19,6 +19,7 @@ from rest_framework import serializers
 
 from items import rules
 from items.search import search_words
+from resilient_site.errors import Invalid
 
 if TYPE_CHECKING:
     from items.models import Item, ItemQuerySet
@@ -94,6 +95,7 @@ class ItemField:
     is_searched: bool = False
     # The query parameter that filters lists by it; empty: none.
     filter_parameter: str = ""
+    filter_help: str = "Values of which the items must have one."
 
     # Whether the value is a list of words rather than one text.
     is_list: ClassVar[bool] = False
@@ -103,15 +105,6 @@ class ItemField:
     @property
     def label(self) -> str:
         return self.name.replace("_", " ").capitalize()
-
-    @property
-    def limit(self) -> str:
-        """The limit of a value, in words."""
-        raise NotImplementedError
-
-    @property
-    def filter_help(self) -> str:
-        return f"Values of {self.name}, one of which the items must have."
 
     @property
     def widget(self) -> forms.Widget:
@@ -158,10 +151,6 @@ class TextField(ItemField):
     is_multiline: bool = False
 
     @property
-    def limit(self) -> str:
-        return f"{self.max_length:,} characters"
-
-    @property
     def widget(self) -> forms.Widget:
         if self.is_multiline:
             return forms.Textarea({"rows": 8})
@@ -189,10 +178,6 @@ class IdField(ItemField):
     """The id: generated where none is given, and never changed."""
 
     @property
-    def limit(self) -> str:
-        return f"{rules.ID_MAX} characters"
-
-    @property
     def widget(self) -> forms.Widget:
         return forms.TextInput({"maxlength": rules.ID_MAX, "size": 40})
 
@@ -215,14 +200,6 @@ class TagsField(ItemField):
 
     is_list: ClassVar[bool] = True
     is_column: ClassVar[bool] = False
-
-    @property
-    def limit(self) -> str:
-        return f"{rules.TAGS_MAX} tags of {rules.TAG_MAX} characters"
-
-    @property
-    def filter_help(self) -> str:
-        return "Tags the items must all have."
 
     def serializer_field(self, **options: Any) -> SerializerField:
         tag = serializers.RegexField(rules.TAG_PATTERN, max_length=rules.TAG_MAX)
@@ -263,8 +240,9 @@ ID = IdField(
     name="id",
     help_text="How other systems name the item. Leave empty to generate one.",
     column_help=(
-        "How other systems name the item. An item with this id is updated. "
-        "Without an id a new item is created, and its id generated."
+        f"How other systems name the item: up to {rules.ID_MAX} characters. An item "
+        "with this id is updated. Without an id a new item is created, and its id "
+        "generated."
     ),
 )
 # In the order in which pages and files show them.
@@ -275,7 +253,10 @@ FIELDS: tuple[ItemField, ...] = (
         max_length=rules.NAME_MAX,
         is_required=True,
         is_searched=True,
-        column_help="One line. The only column that is required.",
+        column_help=(
+            f"One line of up to {rules.NAME_MAX} characters. The only column that is "
+            "required."
+        ),
     ),
     TextField(
         name="description",
@@ -283,15 +264,18 @@ FIELDS: tuple[ItemField, ...] = (
         is_multiline=True,
         is_searched=True,
         column_help=(
-            "Text of any number of lines. Without the column, items keep theirs."
+            f"Text of any number of lines, up to {rules.DESCRIPTION_MAX:,} characters. "
+            "Without the column, items keep theirs."
         ),
     ),
     TagsField(
         name="tags",
         filter_parameter="tag",
+        filter_help="Tags the items must all have.",
         help_text="Words separated by spaces, such as: country europe",
         column_help=(
-            "Words separated by spaces. Without the column, items keep theirs."
+            f"Up to {rules.TAGS_MAX} words of up to {rules.TAG_MAX} characters, "
+            "separated by spaces. Without the column, items keep theirs."
         ),
     ),
 )
@@ -312,23 +296,16 @@ _SEARCHED_TEXTS = [(field.name, field.to_text) for field in SEARCHED_FIELDS]
 type ItemData = dict[str, Any]
 
 
-class InvalidItem(ValueError):
-    """Some fields break their rules: field name to messages."""
-
-    def __init__(self, errors: Mapping[str, list[str]]) -> None:
-        self.errors = errors
-        super().__init__("; ".join(f"{f}: {' '.join(m)}" for f, m in errors.items()))
-
-
 def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData:
     """Return the declared fields of `raw` cleaned; an id of None counts as absent.
 
-    Raises InvalidItem with every field that breaks its rule, and with the required
-    ones that are missing unless `partial`. Forms and files write every type as text;
-    with `is_json` only JSON's own types are accepted.
+    Raises Invalid with every field that breaks its rule, and with the required ones
+    that are missing unless `partial`. Forms and files write every type as text; with
+    `is_json` only JSON's own types are accepted.
     """
     if not isinstance(raw, Mapping):
-        raise InvalidItem({"non_field_errors": ["An item must be a JSON object."]})
+        message = "An item must be a JSON object."
+        raise Invalid(errors={"non_field_errors": [message]})
     data: ItemData = {}
     errors: dict[str, list[str]] = {}
     for name, cleaner, is_required in _JSON_CLEANERS if is_json else _CLEANERS:
@@ -340,7 +317,7 @@ def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData
         elif is_required and not partial:
             errors[name] = ["This field is required."]
     if errors:
-        raise InvalidItem(errors)
+        raise Invalid(errors=errors)
     if data.get(ID.name, "") is None:
         del data[ID.name]
     return data

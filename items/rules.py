@@ -38,7 +38,7 @@ def clean_id(value: object) -> str:
     value = value.strip()
     if len(value) > ID_MAX:
         raise ValueError(f"May have at most {ID_MAX} characters.")
-    if not is_id(value):
+    if not _is_id(value):
         raise ValueError(
             "May have letters A-Z, digits and . _ : + ~ @ - and must begin with a "
             "letter or a digit."
@@ -46,11 +46,6 @@ def clean_id(value: object) -> str:
     if value in RESERVED_IDS:
         raise ValueError(f"“{value}” is an address of the site. Choose another id.")
     return value
-
-
-def is_id(text: str) -> bool:
-    """Return whether an item may have this id at all."""
-    return len(text) <= ID_MAX and _is_id(text) is not None
 
 
 def clean_line(value: object, *, max_length: int, required: bool) -> str:

@@ -229,9 +229,6 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     )
 
 
-# The upload has a limit of its own; see ErrorMiddleware.
-
-
 def _posted(request: HttpRequest) -> QueryDict | None:
     """Return the submitted data; None for an empty form."""
     return request.POST if request.method == "POST" else None

@@ -10,9 +10,9 @@ import io
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import batched, chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from items.imports.file_parsing import Line, read_lines
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.csv_escaping import render_csv
-from resilient_site.errors import Conflict
+from resilient_site.errors import Conflict, Invalid
 
 BATCH_ROWS = 5_000
 PREVIEW_ROWS = 20
@@ -42,33 +42,27 @@ type Rejected = Sequence[tuple[int, str, str]]
 type WriteRejects = Callable[[Rejected, int], int]
 
 
-@dataclass
 class Batch:
     """Rows that are applied together; of two with the same id the later one counts."""
 
-    rows: dict[str, ItemData] = field(default_factory=dict)
-    rejects: list[tuple[int, str, str]] = field(default_factory=list)
-    lines: int = 0
-    generated_ids: set[str] = field(default_factory=set)
-    superseded: int = 0
-    line: int = 0
-    offset: int = 0
-
-    def add(self, line: Line) -> None:
-        self.lines += 1
-        self.line, self.offset = line.number, line.end
-        if line.error:
-            self._reject(line, line.error)
-        elif line.fields:
-            try:
-                self._take(fields.clean(line.fields))
-            except fields.InvalidItem as error:
-                self._reject(line, str(error))
-
-    def _reject(self, line: Line, reason: str) -> None:
-        # No database stores null characters, and no editor shows them.
-        reason, text = (part.replace("\0", "\\0") for part in (reason, line.text))
-        self.rejects.append((line.number, reason, text))
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.line, self.offset = lines[-1].number, lines[-1].end
+        self.rows: dict[str, ItemData] = {}
+        self.rejects: list[tuple[int, str, str]] = []
+        self.generated_ids: set[str] = set()
+        self.superseded = 0
+        for line in lines:
+            reason = line.error
+            if line.fields:
+                try:
+                    self._take(fields.clean(line.fields))
+                except Invalid as error:
+                    by_field = (error.errors or {}).items()
+                    reason = "; ".join(f"{f}: {' '.join(m)}" for f, m in by_field)
+            if reason:
+                # No database stores null characters, and no editor shows them.
+                reason, text = (s.replace("\0", "\\0") for s in (reason, line.text))
+                self.rejects.append((line.number, reason, text))
 
     def _take(self, data: ItemData) -> None:
         if "id" not in data:
@@ -78,17 +72,6 @@ class Batch:
             self.superseded += 1
             data = earlier | data
         self.rows[data["id"]] = data
-
-
-def batches(lines: Iterator[Line], size: int = BATCH_ROWS) -> Iterator[Batch]:
-    batch = Batch()
-    for line in lines:
-        batch.add(line)
-        if batch.lines >= size:
-            yield batch
-            batch = Batch()
-    if batch.lines:
-        yield batch
 
 
 @dataclass
@@ -113,7 +96,8 @@ def preview(stream: io.BufferedReader, *, max_bytes: int | None = None) -> Previ
     """
     result = Preview()
     deadline = time.monotonic() + PREVIEW_S
-    for batch in batches(read_lines(stream, max_bytes=max_bytes)):
+    for lines in batched(read_lines(stream, max_bytes=max_bytes), BATCH_ROWS):
+        batch = Batch(lines)
         counts = staging.compare(list(batch.rows.values()))
         result.created += counts.created
         result.updated += counts.updated
@@ -174,8 +158,8 @@ def proceed(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
-    for batch in batches(lines):
-        _apply(run, batch, actor=actor, rejects=rejects)
+    for chunk in batched(lines, BATCH_ROWS):
+        _apply(run, Batch(chunk), actor=actor, rejects=rejects)
         run.refresh_from_db()
         if on_batch:
             on_batch(run)

@@ -9,7 +9,7 @@ item's own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
@@ -24,8 +24,7 @@ from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     created: int
     updated: int
     unchanged: int
@@ -65,7 +64,13 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
                 "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
                 "SET LOCAL statement_timeout = 0"
             )
-        counts = _plan(cursor, rows, lock=True)
+            # In the order of the ids, so that two imports wait and do not deadlock.
+            cursor.execute(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM items_item WHERE id = ANY(%s) "
+                "ORDER BY id FOR UPDATE) AS locked",
+                [[row["id"] for row in rows]],
+            )
+        counts = _plan(cursor, rows)
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
             _write_items(cursor, now)
@@ -76,15 +81,11 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
     return counts
 
 
-def _plan(
-    cursor: CursorWrapper, rows: Sequence[ItemData], lock: bool = False
-) -> Counts:
+def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
     sql = _dialect()
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
     cursor.execute(f"CREATE TEMP TABLE items_stage ({columns})")
-    if lock and connection.vendor == "postgresql":
-        _lock(cursor, [row["id"] for row in rows])
     sql.stage(cursor, _staged(rows))
     current = {
         field.name: f"i.{field.name}" if field.is_column else sql.current_tags
@@ -118,30 +119,19 @@ def _plan(
     return Counts(created, updated, len(rows) - created - updated)
 
 
-def _lock(cursor: CursorWrapper, ids: list[str]) -> None:
-    # In the order of the ids, so that two imports wait and do not deadlock.
-    cursor.execute(
-        "SELECT COUNT(*) FROM (SELECT 1 FROM items_item WHERE id = ANY(%s) "
-        "ORDER BY id FOR UPDATE) AS locked",
-        [ids],
-    )
-
-
 def _staged(rows: Sequence[ItemData]) -> list[tuple[str | None, ...]]:
     """Return the rows of the staging table, with their search text."""
     searched = {field.name for field in SEARCHED_FIELDS}
     partial = [row["id"] for row in rows if not row.keys() >= searched]
     found = Item.objects.filter(pk__in=partial).values("pk", *searched)
-    kept = {item.pop("pk"): item for item in found} if partial else {}
+    kept = {item.pop("pk"): item for item in found}
     columns = [(field.name, field.to_text) for field in STATE_FIELDS]
     staged = []
     for row in rows:
         texts = [
             to_text(row[name]) if name in row else None for name, to_text in columns
         ]
-        state = row
-        if not row.keys() >= searched:
-            state = fields.empty_state() | kept.get(row["id"], {}) | row
+        state = fields.empty_state() | kept.get(row["id"], {}) | row
         staged.append((row["id"], *texts, fields.search_text(state)))
     return staged
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from items import fields, rules
 from items.models import Item
 from items.search import search_words
+from resilient_site.errors import Invalid
 
 pytestmark = pytest.mark.once
 
@@ -42,11 +43,12 @@ def test_bad_id_is_rejected_with_a_sentence(bad):
 
 
 def test_clean_names_every_field_that_breaks_a_rule():
-    with pytest.raises(fields.InvalidItem) as caught:
+    with pytest.raises(Invalid) as caught:
         fields.clean({"id": "a b", "name": " ", "tags": ["x y"], "description": 5})
     assert set(caught.value.errors) == {"id", "name", "tags", "description"}
-    with pytest.raises(fields.InvalidItem, match="required"):
+    with pytest.raises(Invalid) as caught:
         fields.clean({"description": "d"})
+    assert caught.value.errors == {"name": ["This field is required."]}
     assert fields.clean({"description": "d"}, partial=True) == {"description": "d"}
 
 
@@ -77,7 +79,7 @@ def test_tags_are_sorted_lower_case_and_once():
 def test_cleaning_is_idempotent(name, description, tags):
     try:
         once = fields.clean({"name": name, "description": description, "tags": tags})
-    except fields.InvalidItem:
+    except Invalid:
         return
     assert fields.clean(once) == once
 

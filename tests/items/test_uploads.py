@@ -57,7 +57,7 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
 
 
 def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
-    monkeypatch.setattr(importing.batches, "__defaults__", (2,))
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     content = b"name\n" + b"".join(b"n%d\n" % n for n in range(5))
     location = upload(editor_client, gzip.compress(content), "x.gz")["Location"]
@@ -86,19 +86,13 @@ def test_upload_of_another_file_is_rejected_and_deleted(
     assert not list(own_folder.glob("imports/*"))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"id,name\nl1,M\xfcller\nl2,ok\n", b"id,name\nn1,a\0b\nl2,ok\n",
-     b"id,name,tags\nl1,a,a\0b\nl2,ok,\n"],
-    ids=["latin", "null", "tag"],
-)  # fmt: skip
-def test_row_that_no_database_can_store_is_shown_as_rejected(editor_client, content):
+def test_row_that_no_database_can_store_is_shown_as_rejected(editor_client):
+    content = b"id,name,tags\nnull,a,a\0b\nlatin,M\xfcller,\nok,ok,\n"
     location = upload(editor_client, content)["Location"]
     page = editor_client.get(location)
-    assert page.status_code == 200
-    assert page.context["run"].preview["rejected"] == 1
+    assert page.context["run"].preview["rejected"] == 2
     editor_client.post(location)
-    assert list(Item.objects.values_list("pk", flat=True)) == ["l2"]
+    assert Item.objects.get().pk == "ok"
 
 
 def test_upload_over_the_limit_is_413(editor_client, settings):

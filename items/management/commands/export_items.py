@@ -31,7 +31,9 @@ class Command(BaseCommand):
             items = ListQuery.parse(QueryDict(query)).items()
         except Invalid as error:
             raise CommandError(f"{error.errors}") from error
-        pieces = export(options["format"] or _format(name), items)
+        is_ndjson = name.removesuffix(".gz").endswith((".ndjson", ".jsonl"))
+        default = "ndjson" if is_ndjson else "csv"
+        pieces = export(options["format"] or default, items)
         if name == "-":
             sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()
@@ -52,8 +54,3 @@ class Command(BaseCommand):
         finally:
             if whole:
                 draft.unlink(missing_ok=True)
-
-
-def _format(name: str) -> str:
-    plain = name.removesuffix(".gz")
-    return "ndjson" if plain.endswith((".ndjson", ".jsonl")) else "csv"

@@ -129,7 +129,7 @@ def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
         return size
 
     with monkeypatch.context() as patched:
-        patched.setattr(importing.batches, "__defaults__", (20,))
+        patched.setattr(importing, "BATCH_ROWS", 20)
         patched.setattr(files, "append", fail)
         with pytest.raises(PowerCut):
             task.main(context, **params)
