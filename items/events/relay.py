@@ -14,7 +14,7 @@ from contextlib import suppress
 from django.db import DatabaseError, InterfaceError, connection
 
 from items.events.lease import Lease, LeaseLost
-from items.events.ordering import next_batch
+from items.events.ordering import Batch, next_batch
 from items.events.publisher import ERRORS, Publisher
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
 from resilient_site.resilience import breakers
@@ -44,12 +44,8 @@ class Relay:
             else:
                 self._pause(READ_EVERY_S, seen)
         self._publisher.close()
-        try:
+        with suppress(DatabaseError, InterfaceError):  # then others wait for its end
             self._lease.release()
-        except (DatabaseError, InterfaceError):
-            logger.warning(
-                "The lease was not freed: another relay waits until it ends."
-            )
         connection.close()
 
     def stop(self) -> None:
@@ -62,8 +58,10 @@ class Relay:
         try:
             if not self._lease.acquire():
                 return READ_EVERY_S
-            while not self._stopping and self._publish_next():
-                pass
+            while not self._stopping and (batch := self._next_batch()):
+                self._publisher.publish(batch.changes, self._lease.check)
+                self._lease.save(batch)
+                self._record_success()
         except (DatabaseError, InterfaceError) as error:
             connection.close()
             self._lease.forget()
@@ -77,16 +75,8 @@ class Relay:
             return self._record_failure("broker", error)
         return 0
 
-    def _publish_next(self) -> bool:
-        """Publish a batch; return False if there is none."""
-        lease = self._lease
-        batch = next_batch(lease.position, lease.ahead, self._size)
-        if batch is None:
-            return False
-        self._publisher.publish(batch.changes, lease.check)
-        lease.save(batch)
-        self._record_success()
-        return True
+    def _next_batch(self) -> Batch | None:
+        return next_batch(self._lease.position, self._lease.ahead, self._size)
 
     def _reconnect(self) -> None:
         """Close the connection: whether the last events have arrived is unknown."""
