@@ -69,13 +69,3 @@ def test_running_job_is_cancelled(pool: Pool, person_page: Page) -> None:
     expect_state(page, "Cancelled")
     expect(page.get_by_role("main")).to_contain_text("The job was cancelled")
     assert Job.objects.get().state == "cancelled"
-
-
-def test_job_in_parts_shows_its_parts(pool: Pool, person_page: Page) -> None:
-    page = person_page
-    start(page, "In parts", parts="3", seconds="2")
-    parts = page.get_by_role("region", name="Parts").get_by_role("listitem")
-    expect(parts).to_have_count(3)
-    expect(parts.filter(has_text="Running")).not_to_have_count(0)
-    expect_state(page, "Succeeded")
-    expect(page.get_by_role("region", name="Result")).to_contain_text("Sum5")

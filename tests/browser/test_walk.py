@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Browsers
@@ -19,22 +18,6 @@ def rows(page: Page) -> Any:
 
 def save(page: Page, button: str = "Save") -> None:
     page.get_by_role("button", name=button, exact=True).click()
-
-
-def test_editor_signs_in_by_the_form_and_out_again(page: Page, admin: User) -> None:
-    page.goto("/items/changes/")
-    page.get_by_role("link", name="Sign in").click()
-    page.get_by_label("Username").fill("ada")
-    page.get_by_label("Password").fill("wrong")
-    page.get_by_role("main").get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("You are not signed in")
-    page.get_by_label("Username").fill("ada")
-    page.get_by_label("Password").fill("ada-s-password")
-    page.get_by_role("main").get_by_role("button", name="Sign in").click()
-    expect(page).to_have_url(re.compile("/items/changes/$"))
-    page.get_by_role("button", name="ada").click()
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
 
 
 def test_results_and_url_follow_the_typing(page: Page) -> None:

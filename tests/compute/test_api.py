@@ -246,3 +246,12 @@ def test_event_has_members_of_the_job(api):
     body = api.get(url).json()
     assert event == {name: body[name] for name in event}
     assert {"id", "state", "progress", "attempts"} == set(event)
+
+
+def test_read_only_members_of_a_job_are_ignored(api, editor, reader):
+    request = {"task": "heavy_computation", "params": {}}
+    theirs = {"owner": editor.pk, "state": "succeeded", "attempts": 5, "id": "1"}
+    made = api.post(JOBS, request | theirs)
+    job = Job.objects.get()
+    assert made.status_code == 202
+    assert (job.owner, job.state, job.attempts) == (reader, "queued", 0)

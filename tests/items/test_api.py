@@ -160,10 +160,14 @@ def test_put_replaces_and_patch_changes(api):
     assert api.put(f"{ITEMS}/a", {"description": "x"}).status_code == 400
 
 
-def test_get_response_can_be_put_back_but_its_id_not_changed(api):
+def test_read_only_members_are_ignored_but_the_id_is_not(api):
     make_item(id="5", name="A")
     body = api.get(f"{ITEMS}/5").json() | {"name": "B"}
-    assert api.put(f"{ITEMS}/5", body).json()["name"] == "B"
+    forged = {"version": 99, "created_at": "1999-01-01T00:00:00Z", "search_text": "x"}
+    assert api.put(f"{ITEMS}/5", body | forged).json()["name"] == "B"
+    item = Item.objects.get()
+    assert (item.version, item.search_text) == (2, " b m8 40 mm")
+    assert item.created_at.year > 1999
     response = api.patch(f"{ITEMS}/5", {"id": "b"})
     assert "id" in assert_problem(response, 400, "invalid")["errors"]
 

@@ -56,14 +56,6 @@ def test_search_sees_edits_and_deletions_at_once():
     assert found("rust") == set()
 
 
-def test_search_is_filtered_by_tags():
-    make_item(id="b", name="Bolt", tags=["metal", "small"])
-
-    assert set(Item.objects.tagged(["metal", "small"])) == {Item(pk="b")}
-    assert Item.objects.tagged(["metal"]).search("country").count() == 2
-    assert not Item.objects.tagged(["nix"]).exists()
-
-
 def test_search_index_exists():
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
