@@ -12,11 +12,10 @@ from django.conf import settings
 
 from resilient_site.edge.asgi_types import Message, Send
 from resilient_site.edge.cache.cached_response import EDGE_ACTION, HIT, STALE
-from resilient_site.edge.policy import policy_at
+from resilient_site.edge.policy import PROBE, policy_at
 from resilient_site.edge.request import SCOPE_KEY, RequestContext
 from resilient_site.health.monitor import health_monitor
 from resilient_site.observability.metrics import REQUEST_DURATION, requests
-from resilient_site.observability.route_names import PROBE
 
 logger = logging.getLogger("resilient_site.requests")
 

@@ -6,6 +6,7 @@ beside it. A view without the decorator has the default policy: nothing is share
 body has at most MAX_BODY_BYTES, and requests are plain reads and writes.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -14,14 +15,9 @@ from typing import Any
 from django.conf import settings
 from django.urls import Resolver404, ResolverMatch, resolve
 
-from resilient_site.observability.route_names import (
-    PROBE,
-    PROBES,
-    UNKNOWN,
-    name_pattern,
-    route_of,
-)
-
+# Names of routes beside the patterns of URLs, which are few; paths may be any number.
+UNKNOWN, STATIC, PROBE = "(unknown)", "(static)", "(probe)"
+PROBES = {"/livez", "/readyz", "/metrics"}
 READ, WRITE = "read", "write"
 # Class of requests without a rate limit, such as those of monitoring.
 UNLIMITED = "unlimited"
@@ -32,6 +28,7 @@ RELEVANT_HEADERS = frozenset(
     b"host cookie authorization content-length transfer-encoding x-request-id "
     b"traceparent if-none-match if-modified-since if-match if-unmodified-since".split()
 )
+_parameter = re.compile(r"\(\?P<(\w+)>[^)]*\)|<(?:\w+:)?(\w+)>")
 
 
 @dataclass(frozen=True)
@@ -120,11 +117,18 @@ def policy_at(path: str, method: str) -> ViewPolicy:
         return DEFAULT
     match = resolve_path(path)
     if match is None:
-        return replace(DEFAULT, route=route_of(path))
-    route = PROBE if path.rstrip("/") in PROBES else name_pattern(match.route)
+        is_static = path.startswith(f"/{settings.STATIC_URL.strip('/')}/")
+        return replace(DEFAULT, route=STATIC if is_static else UNKNOWN)
+    route = PROBE if path.rstrip("/") in PROBES else _name_pattern(match.route)
     stated = policy_of(match.func, method)
     shared = stated.shared if settings.READ_CACHE else None
     return replace(stated, route=route, shared=shared)
+
+
+def _name_pattern(route: str) -> str:
+    """Return the pattern as `/api/v1/items/<id>`."""
+    named = _parameter.sub(lambda found: f"<{found[1] or found[2]}>", route)
+    return f"/{named.removesuffix('$').removesuffix('/?').replace('^', '')}"
 
 
 # A few entries are enough: Django resolves a path right after its policy was found.

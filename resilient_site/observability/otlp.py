@@ -19,8 +19,8 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from resilient_site.edge.policy import policy_at
 from resilient_site.observability.redaction import redact
-from resilient_site.observability.route_names import route_of
 
 STOP_TIMEOUT_S = 1.0
 PROBES = r"://[^/]+/(livez|readyz|metrics)/?$"
@@ -45,7 +45,7 @@ def instrument_asgi(application: Any) -> Any:
 
 
 def _name_request(scope: Any) -> tuple[str, dict[str, str]]:
-    route = route_of(scope["path"])
+    route = policy_at(scope["path"], scope["method"]).route
     return f"{scope['method']} {route}", {"http.route": route}
 
 

@@ -6,9 +6,7 @@ them now and then; `manage.py clean_up` does so where there is no pool.
 
 from collections.abc import Callable
 from datetime import timedelta
-from importlib import import_module
 
-from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
@@ -38,9 +36,7 @@ def delete_expired_tokens() -> int:
 
 
 def delete_expired_sessions() -> int:
-    expired = Session.objects.filter(expire_date__lt=timezone.now()).count()
-    import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
-    return expired
+    return Session.objects.filter(expire_date__lt=timezone.now()).delete()[0]
 
 
 def register_all() -> None:

@@ -48,3 +48,15 @@ def test_policy_of_a_viewset_is_the_one_of_its_action():
     assert policy_at("/api/v1/items/bolt", "GET").shared is not None
     assert policy_at("/api/v1/items/bolt", "PATCH") == DEFAULT
     assert policy_at("/api/v1/jobs", "GET") == DEFAULT
+
+
+def test_route_is_the_pattern_or_one_of_few_names():
+    routes = {
+        "/api/v1/items/bolt": "/api/v1/items/<id>",
+        "/api/v1/items/nut/history": "/api/v1/items/<id>/history",
+        "/static/site.css": "(static)",
+        "/livez": "(probe)",
+        "/wp-login.php": "(unknown)",
+        "/" + 600 * "x": "(unknown)",
+    }
+    assert {path: policy_at(path, "GET").route for path in routes} == routes
