@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from items import catalogue
 from items.models import Item, ItemChange
 from resilient_site.models import IdempotencyRecord
-from tests.factories import TESTER, make_item
+from tests.factories import make_item
 from tests.private_server import wait_for
 from tests.resilient_site.api.repeating import (
     ITEMS,
@@ -83,26 +82,6 @@ def test_repeated_request_is_409_while_the_first_is_processed(editor, admin):
     (first,) = wait()
     assert content(send()) == content(first)
     assert first.status_code == 204
-
-
-@on_postgresql
-@pytest.mark.django_db(transaction=True)
-def test_transaction_that_loses_is_retried_as_a_whole(editor):
-    def send() -> Any:
-        with connection.cursor() as cursor:
-            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
-        body = {"description": "theirs"}
-        return client_of(editor).patch(ITEMS + "bolt", body, headers=KEY)
-
-    make_item(id="bolt")
-    with transaction.atomic():
-        catalogue.update_item("bolt", {"name": "mine"}, actor=TESTER)
-        wait = start(send)
-        wait_for(waiting_for_locks)
-    (answer,) = wait()
-    assert (answer.status_code, answer["ETag"]) == (200, '"3"')
-    item = Item.objects.get()
-    assert (item.name, item.description) == ("mine", "theirs")
 
 
 REJECT = {

@@ -233,21 +233,6 @@ def test_taken_port_is_one_clear_line_before_anything_else():
             call_command("serve", port=port)
 
 
-# --- export_items
-
-
-@pytest.mark.django_db
-def test_export_writes_to_a_pipe(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        call_command("export_items", str(pipe))
-        assert os.read(reader, 7) == b"id,name"
-    finally:
-        os.close(reader)
-
-
 def test_export_ends_with_its_reader(site):
     command = f"{sys.executable} manage.py export_items - | head -1"
     result = subprocess.run(
