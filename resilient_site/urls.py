@@ -14,6 +14,8 @@ admin.site.site_header = admin.site.site_title = "Resilient Site"
 admin_login = policy(write_rate="sign-in")(partial(admin.site.login))
 
 urlpatterns = [
+    # First, as most requests are for it, and patterns are tried in this order.
+    path("api/v1/", include("resilient_site.api.urls")),
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
@@ -28,7 +30,6 @@ urlpatterns = [
     ),
     path(f"{settings.ADMIN_PATH}login/", admin_login),
     path(settings.ADMIN_PATH, admin.site.urls),
-    path("api/v1/", include("resilient_site.api.urls")),
 ]
 
 handler400 = handler403 = handler404 = "resilient_site.errors.respond_to_exception"

@@ -119,16 +119,17 @@ def policy_at(path: str, method: str) -> ViewPolicy:
     if match is None:
         is_static = path.startswith(f"/{settings.STATIC_URL.strip('/')}/")
         return replace(DEFAULT, route=STATIC if is_static else UNKNOWN)
-    route = PROBE if path.rstrip("/") in PROBES else _name_pattern(match.route)
-    stated = policy_of(match.func, method)
-    shared = stated.shared if settings.READ_CACHE else None
-    return replace(stated, route=route, shared=shared)
+    stated = _policy_of_route(match.route, match.func, method)
+    return stated if settings.READ_CACHE else replace(stated, shared=None)
 
 
-def _name_pattern(route: str) -> str:
-    """Return the pattern as `/api/v1/items/<id>`."""
-    named = _parameter.sub(lambda found: f"<{found[1] or found[2]}>", route)
-    return f"/{named.removesuffix('$').removesuffix('/?').replace('^', '')}"
+@lru_cache(maxsize=1_024)
+def _policy_of_route(pattern: str, view: Any, method: str) -> ViewPolicy:
+    """Return the policy with the route, such as `/api/v1/items/<id>`."""
+    named = _parameter.sub(lambda found: f"<{found[1] or found[2]}>", pattern)
+    route = f"/{named.removesuffix('$').removesuffix('/?').replace('^', '')}"
+    stated = policy_of(view, method)
+    return replace(stated, route=PROBE if route in PROBES else route)
 
 
 # A few entries are enough: Django resolves a path right after its policy was found.

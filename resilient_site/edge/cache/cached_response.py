@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Self
 from zlib import crc32
 
@@ -66,6 +67,12 @@ class CachedResponse:
     stale_while_revalidate_s: int
     stale_if_error_s: int
     stored: float = field(default_factory=time.monotonic, kw_only=True)
+    size: int = field(init=False)  # bytes of memory
+
+    def __post_init__(self) -> None:
+        text = sum(len(name) + len(value) for name, value in self.headers)
+        beside = HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
+        object.__setattr__(self, "size", len(self.body) + text + beside)
 
     @classmethod
     def from_response(cls, response: Response, read_at: int) -> Self | None:
@@ -75,8 +82,7 @@ class CachedResponse:
         is_whole = (b"content-length", b"%d" % len(body)) in headers
         if response.status != 200 or not is_whole or len(body) > BODY_MAX_BYTES:
             return None
-        cache_control = dict(headers).get(b"cache-control", b"").decode("latin-1")
-        rules = dict(_directive(cache_control.lower()))
+        rules = _rules(dict(headers).get(b"cache-control", b""))
         cookies = [value for name, value in headers if name == b"set-cookie"]
         # The CSRF cookie of a private page is renewed with each response.
         if not all(value.startswith(CSRF_COOKIE) for value in cookies):
@@ -131,16 +137,9 @@ class CachedResponse:
             return None
 
     @property
-    def size(self) -> int:
-        text = sum(len(name) + len(value) for name, value in self.headers)
-        beside = HEADER_BYTES * len(self.headers) + OVERHEAD_BYTES
-        return len(self.body) + text + beside
-
-    @property
     def vary(self) -> frozenset[bytes]:
         """The names of the request headers that the response depends on."""
-        names = dict(self.headers).get(b"vary", b"").lower().split(b",")
-        return frozenset(name.strip() for name in names if name.strip())
+        return _names(dict(self.headers).get(b"vary", b""))
 
     @property
     def varies_by_token(self) -> bool:
@@ -221,6 +220,17 @@ class CachedResponse:
             etag=values.get(b"etag"),
             last_modified=values.get(b"last-modified"),
         )
+
+
+@lru_cache(maxsize=64)
+def _rules(cache_control: bytes) -> dict[str, str]:
+    return dict(_directive(cache_control.decode("latin-1").lower()))
+
+
+@lru_cache(maxsize=64)
+def _names(header: bytes) -> frozenset[bytes]:
+    names = header.lower().split(b",")
+    return frozenset(name.strip() for name in names if name.strip())
 
 
 def invalidates_cached_response(status: int) -> bool:

@@ -71,10 +71,11 @@ class Flight:
         finally:
             gone.cancel()
             self.waiting -= 1
-            # One that has a thread goes on a little: other clients may come for it.
-            grace_s = ABANDONED_GRACE_S if self.context.was_admitted else 0.0
-            loop = asyncio.get_running_loop()
-            loop.call_later(grace_s, self._give_up_if_abandoned)
+            if not self.task.done():
+                # One with a thread goes on a little: other clients may come for it.
+                grace_s = ABANDONED_GRACE_S if self.context.was_admitted else 0.0
+                loop = asyncio.get_running_loop()
+                loop.call_later(grace_s, self._give_up_if_abandoned)
         if self.task.done():
             return self.task.result()
         raise ClientGone if gone.done() else DeadlinePassed
