@@ -18,7 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test .system check drill bench lock schema clean
+.PHONY: help run test .system check drill bench lock schema configuration clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,7 +55,10 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 	$(CLEAN_ENV) DATA_DIR="$$tmp" $(PYTHON_BIN) manage.py spectacular --validate \
 		--fail-on-warn --file "$$tmp/openapi.yaml" && \
 	if ! diff -u resilient_site/openapi.yaml "$$tmp/openapi.yaml"; then \
-		echo "The API has changed: run 'make schema'" >&2; exit 1; fi
+		echo "The API has changed: run 'make schema'" >&2; exit 1; fi && \
+	$(PYTHON_BIN) deploy/write_configuration.py "$$tmp/configuration.md" && \
+	if ! diff -u deploy/CONFIGURATION.md "$$tmp/configuration.md"; then \
+		echo ".env.example has changed: run 'make configuration'" >&2; exit 1; fi
 
 drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: drill's)
 	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server
@@ -78,6 +81,9 @@ schema: .venv/.dev ## Write resilient_site/openapi.yaml from the code
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && trap 'exit 130' INT TERM && \
 	$(CLEAN_ENV) DATA_DIR="$$tmp" $(PYTHON_BIN) manage.py spectacular --validate \
 		--fail-on-warn --file resilient_site/openapi.yaml
+
+configuration: .venv/.dev ## Write deploy/CONFIGURATION.md from .env.example
+	$(PYTHON_BIN) deploy/write_configuration.py
 
 clean: ## Remove .venv and the tools' caches; the data stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
