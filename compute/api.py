@@ -84,8 +84,7 @@ class JobViewSet(ViewSet):
     @policy(form_limit="IMPORT_MAX_BYTES", write_rate="heavy")
     @schema.job_submission
     def create(self, request: Request) -> Response:
-        preference = parse_prefer(request.headers.get("Prefer", ""))
-        preference = preference.at_most(WAIT_MAX_S)
+        preference = parse_prefer(request.headers.get("Prefer", ""), WAIT_MAX_S)
         response = self._submission_response(job := _submit(request))
         response["Location"] = response.data["links"]["self"]
         if preference.applied:

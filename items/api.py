@@ -161,8 +161,8 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
 
     @schema.changes
     def list(self, request: Request) -> Response:
-        preference = parse_prefer(request.headers.get("Prefer", ""))
-        preference = preference.at_most(stream.WAIT_MAX_S)
+        header = request.headers.get("Prefer", "")
+        preference = parse_prefer(header, stream.WAIT_MAX_S)
         position = feed.parse_cursor(request.query_params.get("since"), "since")
         changes = feed.changes_after(position, parse_page_size(request.query_params))
         if changes:

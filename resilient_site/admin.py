@@ -30,29 +30,25 @@ class LargeTableAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_per_page = 50
 
 
-class ReadOnlyAdmin(LargeTableAdmin):
+class DeletingAdmin(LargeTableAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+
+class ReadOnlyAdmin(DeletingAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ApiTokenAdmin(DeletingAdmin):
     """Lists tokens and revokes them; people make their own on their account page."""
 
     list_display = ("token_key", "name", "user", "created", "expiry")
     list_select_related = ("user",)
     search_fields = ("=user__username", "name")
     ordering = ("-created",)
-    fields = ("token_key", "name", "user", "created", "expiry")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    fields = list_display

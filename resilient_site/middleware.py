@@ -151,8 +151,7 @@ class ErrorMiddleware:
     """Rejects bodies that are too large, and responds to errors that views raise.
 
     The policy of a view limits a form, whose files go to the disk; any other body goes
-    to memory, and may have MAX_BODY_BYTES. Runs before the CSRF check, which would
-    otherwise read the whole body first.
+    to memory. Runs before the CSRF check, which would read the whole body.
     """
 
     def __init__(self, get_response: GetResponse) -> None:

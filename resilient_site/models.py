@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from datetime import datetime
-
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
@@ -19,9 +17,6 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]
 
     def __str__(self) -> str:
         return f"{self.name or 'token'} {self.token_key}… of {self.user_id}"
-
-    def is_expired(self, now: datetime) -> bool:
-        return self.expiry is not None and self.expiry <= now
 
 
 class IdempotencyRecord(models.Model):

@@ -17,7 +17,6 @@ from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, cast
 
-from django.utils import timezone
 from knox.crypto import hash_token
 
 from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
@@ -56,15 +55,11 @@ class VerifiedTokens:
         began = now()
         tokens = ApiToken.objects.select_related("user")
         found = tokens.filter(digest=digest).first() if digest else None
-        if (
-            found is None
-            or not found.user.is_active
-            or found.is_expired(timezone.now())
-        ):
+        expires_at = found.expiry.timestamp() if found and found.expiry else math.inf
+        if found is None or not found.user.is_active or expires_at <= time.time():
             self._entries.pop(digest, None)
             return None
         found.user.get_all_permissions()  # so that they are in the entry as well
-        expires_at = found.expiry.timestamp() if found.expiry else math.inf
         self._record(digest, found.user_id, began, expires_at, found)
         return _copy_with_user(found)
 

@@ -31,9 +31,8 @@ def evaluate(
 ) -> bool:
     """Return whether the client has this representation already: the answer is 304.
 
-    `headers` is looked up by lower-case names. Raises PreconditionFailed (412;
-    StaleVersion where it was changed since the client read it), and Invalid if a
-    precondition is not well-formed.
+    `headers` is looked up by lower-case names. Raises PreconditionFailed, StaleVersion
+    where it was changed since the client read it, and Invalid.
     """
     is_read = method in SAFE_METHODS
     modified = _parse_date(last_modified)
@@ -60,10 +59,7 @@ def evaluate(
 
 
 def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
-    """Return whether one of the tags in `header` is `etag` (sections 8.8.3.2, 13.1).
-
-    In the strong comparison a tag that is weak matches nothing.
-    """
+    """Return whether one of the tags in `header` is `etag` (section 8.8.3.2)."""
     tags = parse_etags(header)
     if not tags:
         raise Invalid(

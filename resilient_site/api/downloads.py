@@ -10,10 +10,7 @@ from django.utils.http import content_disposition_header
 def stream_file(
     pieces: Iterator[bytes], *, content_type: str, filename: str
 ) -> StreamingHttpResponse:
-    """Return a response that reads the file while it is sent.
-
-    It occupies a thread for as long as its client reads; the edge admits only a few.
-    """
+    """Return a response that reads the file, in a thread, while it is sent."""
     first = next(pieces, b"")  # before the response starts: a failure here is an error
     pieces = chain([first], pieces)
     headers = {"Content-Disposition": attachment(filename)}

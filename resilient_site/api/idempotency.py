@@ -100,10 +100,7 @@ def idempotent[V: APIView, **P](
 def run_once(
     owner: User, key: str, fingerprint: str, write: Callable[[], HttpResponse]
 ) -> HttpResponse:
-    """Return the response of `write`, or the one stored for this key of `owner`.
-
-    Raises KeyInUse and KeyReused.
-    """
+    """Return the response of `write`, or the one stored for this key of `owner`."""
     _lock_key(owner, key)
     if earlier := _earlier(owner, key):
         if earlier.fingerprint != fingerprint:
@@ -123,10 +120,7 @@ def run_once(
 
 
 def read_key(request: Request) -> str | None:
-    """Return the key of the request without quotes; None if it has none.
-
-    Raises Invalid if it is malformed.
-    """
+    """Return the key of the request without quotes; None if it has none."""
     given = request.headers.get(HEADER)
     if given is None:
         return None

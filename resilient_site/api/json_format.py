@@ -37,11 +37,7 @@ class JSONRenderer(BaseRenderer):
 
 
 class FirstRenderer(DefaultContentNegotiation):
-    """Content negotiation that takes the view's first renderer.
-
-    A response in another format than the client prefers is more use to it than 406
-    (RFC 9110, section 12.4.1).
-    """
+    """Takes the view's first renderer: of more use than 406 (RFC 9110, 12.4.1)."""
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None

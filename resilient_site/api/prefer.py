@@ -1,6 +1,6 @@
 """The request header `Prefer` (RFC 7240): `wait` and `respond-async`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.request import parse_http_list
 
 from resilient_site.api.pagination import parse_small_number
@@ -11,12 +11,6 @@ class Preference:
     wait_s: int | None = None
     respond_async: bool = False
 
-    def at_most(self, wait_s: int) -> "Preference":
-        """Return the preference with a wait of at most `wait_s`."""
-        if self.wait_s is None:
-            return self
-        return replace(self, wait_s=min(self.wait_s, wait_s))
-
     @property
     def applied(self) -> str:
         """The value of `Preference-Applied` if all of it was applied; may be ""."""
@@ -24,17 +18,14 @@ class Preference:
         return ", ".join(["respond-async"] * self.respond_async + wait)
 
 
-def parse_prefer(header: str) -> Preference:
-    """Return the preferences in the header; several headers are joined by commas.
-
-    Of a repeated preference the first one counts. Unknown and malformed ones are
-    ignored, and parameters are.
-    """
+def parse_prefer(header: str, wait_max_s: int) -> Preference:
+    """Return the preferences in the header, which are ignored where malformed."""
     found: dict[str, str] = {}
     for element in parse_http_list(header):
         name, _, value = element.partition(";")[0].partition("=")
         found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait_s = parse_small_number(found.get("wait", ""))
     return Preference(
-        wait_s=parse_small_number(found.get("wait", "")),
+        None if wait_s is None else min(wait_s, wait_max_s),
         respond_async=found.get("respond-async") == "",
     )

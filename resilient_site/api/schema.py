@@ -33,8 +33,6 @@ KEY_PARAMETER = OpenApiParameter(
 
 
 VIOLATED = "The rate-limit policies (see `RateLimit-Policy`) that were exceeded."
-EVERY_RESPONSE = ("RateLimit-Policy", "RateLimit")
-REJECTIONS = ("Retry-After",)
 HEADERS = {
     "RateLimit-Policy": {
         "description": (
@@ -153,10 +151,8 @@ def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
     for operations in result["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                names = [
-                    *EVERY_RESPONSE,
-                    *(REJECTIONS if status in ("429", "503") else ()),
-                ]
+                names = ["RateLimit-Policy", "RateLimit"]
+                names += ["Retry-After"] * (status in ("429", "503"))
                 response.setdefault("headers", {}).update(
                     {name: {"$ref": f"#/components/headers/{name}"} for name in names}
                 )

@@ -16,10 +16,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 def share(data_dir: Path) -> None:
-    """Share the metrics of this process and of those that it starts.
-
-    Before anything imports prometheus_client.
-    """
+    """Share the metrics of this process and its children; before prometheus_client."""
     parent = SHARED_MEMORY if SHARED_MEMORY.is_dir() else data_dir
     name = f"resilient-site-{os.getuid()}-{zlib.crc32(bytes(data_dir)):08x}"
     directory = Path(os.environ.pop(VARIABLE, "") or parent / name)

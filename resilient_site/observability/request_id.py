@@ -39,10 +39,7 @@ def current_trace_id() -> str:
 
 
 def start_request(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Give an ASGI request its id and trace; return the headers of its response.
-
-    Both replace what the request's headers had, as from a proxy.
-    """
+    """Set the id and trace of an ASGI request; return the headers of its response."""
     headers: Mapping[bytes, bytes] = dict(scope["headers"])
     traceparent = headers.get(b"traceparent", b"")
     if not _is_valid_traceparent(traceparent):

@@ -33,10 +33,7 @@ def backup(path: Path) -> None:
 
 
 def restore(path: Path) -> None:
-    """Replace everything in the database by the content of the file.
-
-    The site must be stopped. Raises BackupFailed, and changes nothing then.
-    """
+    """Replace the data of a stopped site; raise BackupFailed and change nothing then."""
     if connection.vendor == "postgresql":
         _restore_postgresql(path)
         return

@@ -8,10 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 def load_secret_key(data_dir: Path, embedded: bool) -> str:
-    """Return the key in `data_dir`, created on first use; embedded default only.
-
-    Raises ImproperlyConfigured elsewhere, as several machines must share one key.
-    """
+    """Return the key in `data_dir`, created on first use; embedded default only."""
     if not embedded:
         raise ImproperlyConfigured(
             "SECRET_KEY must be set when DATABASE_URL is: a long random text."

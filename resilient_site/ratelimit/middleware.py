@@ -192,9 +192,8 @@ def _identify_by_address(
 def client_address(request: HttpRequest) -> str | None:
     """Return the client's IPv4 address or IPv6 network; None over a Unix socket.
 
-    Uvicorn has put the address into REMOTE_ADDR: that of the connection, or, where the
-    connection comes from a proxy in FORWARDED_ALLOW_IPS, the rightmost address in
-    X-Forwarded-For that is not such a proxy. A client cannot choose it by any header.
+    Uvicorn has put it into REMOTE_ADDR: the rightmost address in X-Forwarded-For that
+    is no proxy of FORWARDED_ALLOW_IPS. A client cannot choose it by any header.
     """
     return _normalize_address(request.META.get("REMOTE_ADDR") or "")
 
