@@ -33,7 +33,7 @@ def backup(path: Path) -> None:
 
 
 def restore(path: Path) -> None:
-    """Replace the data of a stopped site; raise BackupFailed and change nothing then."""
+    """Replace the data of a stopped site, or raise BackupFailed and change nothing."""
     if connection.vendor == "postgresql":
         _restore_postgresql(path)
         return
