@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import socket
-import subprocess
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -17,7 +16,7 @@ from resilient_site.cache.backend import GENERATION_KEY, ResilientRedisCache
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 from tests.faults.proxy import Proxy
-from tests.private_server import free_port, wait_for
+from tests.private_server import wait_for
 from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
 
 PATIENT = {"OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}}
@@ -166,32 +165,6 @@ def test_cache_takes_the_options_of_django_redis(redis_own, admin):
     assert cache.ttl("a") > 0
     assert list(cache.iter_keys("*")) == ["a"]
     assert cache.client.get_client().connection_pool.max_connections == 7
-
-
-def test_cache_finds_redis_through_sentinel(redis_own, tmp_path):
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"sentinel monitor main 127.0.0.1 {redis_own.port} 1\n")
-    arguments = [redis_own.exe, str(config), "--sentinel"]
-    arguments += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as sentinel:
-        try:
-            cache = connect(
-                "redis://main/0",
-                CLIENT_CLASS="django_redis.client.SentinelClient",
-                CONNECTION_FACTORY="django_redis.pool.SentinelConnectionFactory",
-                SENTINELS=[("127.0.0.1", port)],
-            )
-
-            def is_stored():
-                cache.set("a", 1)
-                return not cache.is_degraded
-
-            wait_for(is_stored)
-            with redis.Redis(port=redis_own.port) as admin:
-                assert admin.keys("*:a")
-        finally:
-            sentinel.terminate()
 
 
 # --- whatever Redis does

@@ -19,7 +19,6 @@ from resilient_site.edge.admission import (
 )
 from resilient_site.edge.concurrency_limit import LIMIT_MIN
 from resilient_site.edge.request import Priority
-from resilient_site.edge.request_body import ClientGone
 from resilient_site.errors import DeadlinePassed
 from tests.clock import Clock
 from tests.resilient_site.edge.clients import run
@@ -278,38 +277,6 @@ async def test_without_admission_control_everything_is_admitted():
         for _ in range(20):
             await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
     assert not any(admission.rejected.values())
-
-
-@run
-async def test_client_that_has_left_is_not_served_and_not_rejected():
-    frozen = Frozen()
-    await frozen.enter(count=3)
-    at = frozen.clock.now + FAR_S
-    gone = asyncio.create_task(frozen.admission.enter(READ, at, lambda: True))
-    await settle()
-    await frozen.enter()
-    frozen.admission.leave(READ, 0.001, 9)
-    with pytest.raises(ClientGone):
-        await gone
-    await settle()
-    assert frozen.outcomes == [None] * 4
-    assert frozen.admission.rejected[READ] == 0
-
-
-@pytest.mark.parametrize("is_admitted_by_then", [True, False])
-@run
-async def test_cancelled_request_gives_its_thread_to_the_next(is_admitted_by_then):
-    frozen = Frozen()
-    await frozen.enter(count=5)
-    if is_admitted_by_then:
-        frozen.admission.leave(READ, 0.001, 9)
-        frozen.tasks[3].cancel()  # it has not noticed yet
-    else:
-        frozen.tasks[3].cancel()  # it is still in the queue
-        frozen.admission.leave(READ, 0.001, 9)
-    await frozen.tasks[4]
-    assert frozen.pool.running[READ] == 3
-    assert not frozen.pool.waiting[READ]
 
 
 class Clients:

@@ -133,22 +133,6 @@ async def test_deadline_of_one_client_ends_no_fetch_of_others():
 
 
 @run
-async def test_stale_response_to_an_impatient_client_goes_to_no_other():
-    state = {"n": 1}
-    hold(state)
-    now.go_on.set()
-    await get()
-    invalidations.record(["thing"])
-    state["n"] = 2
-    now.go_on.clear()
-    impatient = await get(**IMPATIENT)
-    assert impatient.json()["n"] == 1
-    assert "origin-failed" in impatient.cached
-    now.go_on.set()
-    assert (await get()).json()["n"] == 2
-
-
-@run
 async def test_response_read_before_a_change_is_not_cached_as_current():
     state = {"n": 1}
     hold(state)

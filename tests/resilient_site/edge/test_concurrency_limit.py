@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_site.edge.concurrency_limit import (
-    FIRST_PROBE_S,
     LIMIT_MIN,
     PROBE_EVERY_S,
     PROBE_MAX_S,
@@ -35,11 +34,6 @@ def load(limit, clock, service_s, number=400, running=None) -> None:
     for _ in range(number):
         clock.now += service_s / limit.current
         limit.record(READ, service_s, limit.current if running is None else running)
-
-
-def test_limit_starts_with_all_threads(clock):
-    assert ConcurrencyLimit(16, clock).current == 16
-    assert ConcurrencyLimit(1, clock).current == LIMIT_MIN
 
 
 def test_limit_falls_to_its_minimum_while_requests_are_slow(limit, clock):
@@ -75,13 +69,6 @@ def test_limit_converges_to_the_capacity_of_the_machine(limit, clock):
         clock.now += service_s / running
         limit.record(READ, service_s, running)
     assert 4 <= limit.value <= 4 * TOLERANCE + 1
-
-
-def test_limit_ignores_one_slow_request(limit, clock):
-    load(limit, clock, 0.01, 19)
-    limit.record(READ, 9.0, 5)
-    load(limit, clock, 0.01, 40)
-    assert limit.value == 16
 
 
 def test_limit_has_a_baseline_for_each_class(limit, clock):
@@ -122,23 +109,6 @@ def test_probe_ends_in_time_with_a_slow_request(limit, clock):
     assert limit.current < 16
 
 
-def test_probe_is_not_repeated_at_once(limit, clock):
-    start_probe(limit, clock)
-    clock.now += PROBE_MAX_S
-    load(limit, clock, 0.01, 100)
-    assert not limit.is_probing_baseline
-
-
-def test_limit_recovers_on_a_site_that_has_become_slower(limit, clock):
-    for _ in range(20):
-        load(limit, clock, 0.03, 300)
-        clock.now += PROBE_EVERY_S
-        for _ in range(PROBE_SAMPLES):
-            limit.record(READ, 0.03, 1)
-    load(limit, clock, 0.03, 3000)
-    assert limit.value > 8
-
-
 @given(
     st.integers(0, 64),
     st.lists(
@@ -158,11 +128,3 @@ def test_limit_stays_in_its_bounds(largest, notes):
         limit.record(kind, seconds, running)
         assert LIMIT_MIN <= limit.value <= limit.largest
         assert 1 <= limit.current <= limit.largest
-
-
-def test_limit_probes_the_baseline_soon_after_the_start(clock):
-    limit = ConcurrencyLimit(16, clock)
-    limit.record(READ, 1.0, 1)  # the first request is slow
-    load(limit, clock, 0.01, 600)
-    assert not limit.is_probing_baseline
-    start_probe(limit, clock, FIRST_PROBE_S)

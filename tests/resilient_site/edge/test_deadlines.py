@@ -45,10 +45,6 @@ def test_client_cannot_extend_its_timeout(asked):
     assert 0 <= timeout_s("GET", "/x", *asked) <= 10
 
 
-def test_repeated_timeout_is_ignored():
-    assert timeout_s("GET", "/x", b"5", b"5") == 10
-
-
 @pytest.mark.parametrize(
     ("method", "path", "name"),
     [

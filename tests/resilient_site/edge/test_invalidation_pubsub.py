@@ -101,19 +101,6 @@ def test_subscriber_that_may_have_missed_messages_invalidates_everything(
     is_received(there, bolt)
 
 
-def test_subscriber_that_starts_without_redis_invalidates_everything(
-    there, redis_own, caplog
-):
-    redis_own.kill()
-    subscriber = Subscriber(there)
-    subscriber.start()
-    wait_for(lambda: "are not received" in caplog.text)
-    bolt = copy_of("item:bolt")
-    redis_own.start()
-    is_received(there, bolt)
-    subscriber.stop()
-
-
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
     redis_own.pause()

@@ -168,14 +168,6 @@ async def test_stale_response_is_not_sent_where_a_change_may_have_been_missed(
 
 
 @run
-async def test_response_past_its_revalidation_time_is_fetched_first(set_age):
-    await get()
-    set_age(FRESH_S + STALE_S + 1)
-    assert not (await get()).is_hit
-    assert len(now.asked) == 2
-
-
-@run
 async def test_stale_response_is_sent_for_a_day_if_the_origin_fails(set_age):
     now.respond = lambda request: page_response("text")
     await get()

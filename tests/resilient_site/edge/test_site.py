@@ -78,13 +78,6 @@ async def test_head_of_an_export_runs_no_export():
 
 
 @run
-async def test_deleted_item_is_gone_at_once():
-    await get(ITEM)
-    await elsewhere(catalogue.delete_item, "bolt", actor=TESTER)
-    assert (await get(ITEM)).status == 404
-
-
-@run
 async def test_client_that_writes_reads_its_own_write(token):
     for n in range(5):
         body = json.dumps({"name": f"Bolt {n}"}).encode()

@@ -294,14 +294,6 @@ def test_folder_that_cannot_be_made_does_no_harm(tmp_path, caplog):
     assert caplog.text.count("is unavailable") == 1
 
 
-def test_response_of_an_earlier_boot_is_outdated(monkeypatch):
-    data = make_response().encode("key", 0)
-    monkeypatch.setattr(cached_response, "boot_id", lambda: "another")
-    found = CachedResponse.decode("key", data, 0, 0)
-    assert not found.is_fresh()
-    assert found.is_usable_if_error()
-
-
 @given(
     st.binary(),
     st.lists(st.tuples(st.binary(), st.binary())),
@@ -341,17 +333,6 @@ def listening(monkeypatch):
 def elsewhere(server, store, tmp_path):
     """The store of another machine."""
     return make_store(tmp_path / "elsewhere")
-
-
-def test_another_machine_finds_the_response_until_it_is_deleted(store, elsewhere):
-    put(store)
-    assert not elsewhere.is_empty()
-    assert elsewhere._read_redis(KEY).is_fresh()
-    assert body_in(elsewhere) == b"body"
-    assert body_in(elsewhere, OTHER) is None
-    store.delete(KEY)
-    store.flush().result()
-    assert elsewhere._read_redis(KEY) is None
 
 
 @pytest.mark.parametrize("find", ["find_fresh_in_redis", "find_stale"])

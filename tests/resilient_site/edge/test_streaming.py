@@ -10,7 +10,6 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from resilient_site.edge import streaming, wsgi_bridge
-from resilient_site.edge.admission import Rejected
 from resilient_site.edge.request import SCOPE_KEY, is_after_wait
 from resilient_site.edge.streaming import Stream, Wait, in_flight_responses
 from tests.resilient_site.edge.clients import becomes
@@ -142,16 +141,6 @@ async def test_stream_that_is_not_read_is_ended(site, monkeypatch):
 
 
 @served
-async def test_stream_that_is_not_read_does_not_hold_up_the_stop(site):
-    await site.send(GET % b"/stream?flood")
-    await becomes(lambda: now.open == 1)
-    for connection in site.server.server_state.connections:
-        await becomes(lambda: connection.flow.write_paused)  # noqa: B023
-    await site.stop()
-    assert now.open == 0
-
-
-@served
 async def test_stream_ends_completely_after_its_longest_time(site, monkeypatch):
     monkeypatch.setattr(wsgi_bridge, "STREAM_MAX_S", 0.1)
     reader, _ = await site.send(GET % b"/stream")
@@ -200,14 +189,6 @@ async def test_wait_ends_with_an_internal_get_by_the_same_client(site):
 
 
 @served
-async def test_response_after_a_wait_has_the_location_of_the_first(site):
-    now.done.set()
-    start, _ = await site.get(b"/wait", POST)
-    assert b"location: /x\r\n" in start
-    assert b"x-first" not in start
-
-
-@served
 async def test_wait_ends_in_time(site):
     now.wait_s = 0.1
     assert (await site.get(b"/wait"))[1].startswith(b"after")
@@ -240,30 +221,6 @@ async def test_first_response_is_sent_if_the_get_fails(site, status):
     now.answers = [HttpResponse("no", status=status)]
     start, content = await site.get(b"/wait", POST)
     assert (start[:12], content) == (b"HTTP/1.1 202", b"first")
-
-
-@served
-async def test_first_response_is_sent_if_the_get_is_rejected(site, monkeypatch):
-    reader, _ = await site.send(POST % b"/wait")
-    await becomes(lambda: len(in_flight_responses.tasks) == 1)
-
-    def reject(*args):
-        raise Rejected
-
-    monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
-    now.done.set()
-    start, content = await answer(reader)
-    assert (start[:12], content) == (b"HTTP/1.1 202", b"first")
-    assert len(now.asked) == 1
-
-
-@served
-async def test_second_failure_is_sent_where_the_first_response_failed(site):
-    now.done.set()
-    now.first_status = 503
-    now.answers = [HttpResponse("for another reason", status=503)]
-    start, content = await site.get(b"/wait", POST)
-    assert (start[:12], content) == (b"HTTP/1.1 503", b"for another reason")
 
 
 @served
