@@ -34,7 +34,8 @@ from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 
 logger = logging.getLogger(__name__)
 
-PROBATION_SHARE = 0.2
+# Of the memory: no response takes more of it.
+MAX_SHARE = 0.2
 # Of what is to be written; deletions, which matter more, may double it.
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 DELETION_BYTES = 1024
@@ -57,57 +58,37 @@ type AnyKey = Key | PrivateKey
 
 
 class ResponseCache:
-    """Responses in process memory, bounded by bytes.
-
-    New ones share a small part of it until they are requested for a second time, so
-    that a crawler or a flood of odd searches evicts nothing else.
-    """
+    """Responses in process memory, bounded by bytes: the least recently used go."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.bytes = self._probation_bytes = 0
-        self._probation: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._proven: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self.bytes = 0
+        self._responses: OrderedDict[Key, CachedResponse] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._probation) + len(self._proven)
+        return len(self._responses)
 
     def get(self, key: Key) -> CachedResponse | None:
-        if copy := self._proven.get(key):
-            self._proven.move_to_end(key)
-            return copy
-        if copy := self._probation.pop(key, None):
-            self._probation_bytes -= copy.size
-            self._proven[key] = copy
+        if copy := self._responses.get(key):
+            self._responses.move_to_end(key)
         return copy
 
     def put(self, key: Key, copy: CachedResponse) -> bool:
         """Store it unless a later one is stored; return whether it is the latest."""
-        is_proven = key in self._proven
-        known = self._proven.get(key) or self._probation.get(key)
+        known = self._responses.get(key)
         if known and known.mark.at > copy.mark.at:
             return False
         self.delete(key)
-        if copy.size > PROBATION_SHARE * self.max_bytes:
-            return True
-        self.bytes += copy.size
-        if is_proven:
-            self._proven[key] = copy
-        else:
-            self._probation[key] = copy
-            self._probation_bytes += copy.size
-        while self.bytes > self.max_bytes:
-            on_probation = self._probation_bytes > PROBATION_SHARE * self.max_bytes
-            is_odd = self._probation and (on_probation or not self._proven)
-            self.delete(next(iter(self._probation if is_odd else self._proven)))
+        if copy.size <= MAX_SHARE * self.max_bytes:
+            self._responses[key] = copy
+            self.bytes += copy.size
+            while self.bytes > self.max_bytes:
+                self.delete(next(iter(self._responses)))
         return True
 
     def delete(self, key: Key) -> None:
-        if old := self._probation.pop(key, None):
-            self._probation_bytes -= old.size
-        else:
-            old = self._proven.pop(key, None)
-        self.bytes -= old.size if old else 0
+        if old := self._responses.pop(key, None):
+            self.bytes -= old.size
 
 
 class ResponseStore:
