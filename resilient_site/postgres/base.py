@@ -10,17 +10,36 @@ unknown: `CommitUnknown`.
 """
 
 import select
+from types import SimpleNamespace
+from typing import Any
 
+import psycopg
 from django.db import DatabaseError
 from django.db.backends.postgresql import base
 
 from resilient_site.edge.cache.invalidation import invalidate_pending
-from resilient_site.postgres import driver
-from resilient_site.postgres.connection import CommitUnknown
+from resilient_site.postgres.connection import (
+    CancellableConnection,
+    CommitUnknown,
+    WaitCancelled,
+)
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import State
+
+
+class Connection(CancellableConnection):
+    """Connection that also stops waiting when the circuit breaker opens."""
+
+    @classmethod
+    def check(cls) -> None:
+        if breakers.database.state is State.OPEN:
+            raise WaitCancelled("The circuit breaker for the database is open.")
+        super().check()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    Database = driver
+    # psycopg with such connections.
+    Database: Any = SimpleNamespace(**vars(psycopg) | {"connect": Connection.connect})
 
     def is_usable(self) -> bool:
         """Return whether the socket is quiet, without a query.
