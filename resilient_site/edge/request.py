@@ -66,22 +66,19 @@ def normalize(scope: Message) -> None:
     WSGI takes `_` in the name of a header for `-`, joins cookies by a comma, and knows
     no query that is not ASCII.
     """
-    names = dict(scope["headers"])
-    if len(names) < len(scope["headers"]) or b"_" in b" ".join(names):
-        scope["headers"] = _normalize(scope["headers"])
+    headers = scope["headers"]
+    names = dict(headers)
+    if len(names) < len(headers) or b"_" in b" ".join(names):
+        headers = [header for header in headers if b"_" not in header[0]]
+        cookies = [value for name, value in headers if name == b"cookie"]
+        if len(cookies) > 1:
+            headers = [header for header in headers if header[0] != b"cookie"]
+            headers.append((b"cookie", b"; ".join(cookies)))
+        scope["headers"] = headers
     if not scope["query_string"].isascii():
         scope["query_string"] = _no_ascii.sub(
             lambda found: b"%%%02X" % ord(found[0]), scope["query_string"]
         )
-
-
-def _normalize(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in headers if b"_" not in name]
-    cookies = [value for name, value in kept if name == b"cookie"]
-    if len(cookies) > 1:
-        kept = [header for header in kept if header[0] != b"cookie"]
-        kept.append((b"cookie", b"; ".join(cookies)))
-    return kept
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -10,7 +10,7 @@ that wait or go on for long (`streaming`) need no thread meanwhile.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -240,15 +240,15 @@ async def _send_piece(send: Send, context: RequestContext, message: Message) -> 
 @asynccontextmanager
 async def watched(receive: Receive, context: RequestContext) -> AsyncIterator[None]:
     """Watch for the disconnect of the client; all has to be received by now."""
-    context.gone = asyncio.ensure_future(until_gone(receive, context.client_gone.set))
+    context.gone = asyncio.ensure_future(until_gone(receive))
+    context.gone.add_done_callback(lambda _: context.client_gone.set())
     try:
         yield
     finally:
-        context.client_gone.set()
         context.gone.cancel()
+        context.client_gone.set()
 
 
-async def until_gone(receive: Receive, on_gone: Callable[[], None]) -> None:
+async def until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    on_gone()

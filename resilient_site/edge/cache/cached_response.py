@@ -193,7 +193,8 @@ class CachedResponse:
         self, request: EdgeRequest, send: Send, extra: Headers
     ) -> None:
         """Send it marked as stale, in its headers and on a page."""
-        is_page = NOTICE_PLACE in self.body and _is_page(self.headers)
+        content_type = dict(self.headers).get(b"content-type", b"")
+        is_page = NOTICE_PLACE in self.body and content_type.startswith(b"text/html")
         stale = self._with_notice() if is_page else self
         await stale.send(request, send, extra, detail=b"; detail=origin-failed")
 
@@ -236,10 +237,6 @@ def _names(header: bytes) -> frozenset[bytes]:
 def invalidates_cached_response(status: int) -> bool:
     """Return whether a response with 200 that was stored before does not hold now."""
     return 300 <= status < 500 and status not in SAYS_NOTHING
-
-
-def _is_page(headers: Headers) -> bool:
-    return any(n == b"content-type" and v.startswith(b"text/html") for n, v in headers)
 
 
 def headers_of(response: HttpResponse) -> Headers:

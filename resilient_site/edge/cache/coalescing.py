@@ -62,7 +62,7 @@ class Flight:
     async def wait(self, request: EdgeRequest, receive: Receive) -> Fetched:
         """Wait as this client does. Raises ClientGone, DeadlinePassed, SiteError."""
         left = request.deadline - time.monotonic()
-        gone = asyncio.ensure_future(until_gone(receive, lambda: None))
+        gone = asyncio.ensure_future(until_gone(receive))
         self.waiting += 1
         try:
             await asyncio.wait(
