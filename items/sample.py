@@ -15,7 +15,7 @@ from items.imports import staging
 from items.imports.staging import Counts
 from resilient_site.accounts.actor import Actor
 
-ACTOR = Actor.from_command("load_sample")
+ACTOR = Actor(None, "load_sample")
 
 LANGUAGE_TYPES = {
     "A": "ancient",

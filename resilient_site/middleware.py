@@ -36,19 +36,18 @@ PERMISSIONS = "camera=(), display-capture=(), geolocation=(), microphone=(), pay
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
-class RequestIdMiddleware:
-    """Assigns the request id, and returns it in a header; the edge does so itself."""
+def set_request_id(get_response: GetResponse) -> GetResponse:
+    """Assign the request id, and return it in a header; the edge does so itself."""
 
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def middleware(request: HttpRequest) -> HttpResponse:
         if context_of(request):
-            return self.get_response(request)
+            return get_response(request)
         current = request_id.set_request_id(request.headers.get(request_id.HEADER, ""))
-        response = self.get_response(request)
+        response = get_response(request)
         response[request_id.HEADER] = current
         return response
+
+    return middleware
 
 
 def permissions_policy(get_response: GetResponse) -> GetResponse:

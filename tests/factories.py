@@ -9,7 +9,7 @@ from items import catalogue, fields
 from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 
-TESTER = Actor.from_command("tester")
+TESTER = Actor(None, "tester")
 
 
 def make_item(**overrides: Any) -> Item:

@@ -19,7 +19,3 @@ class Actor:
         if isinstance(user, AnonymousUser):
             return cls(None, "anonymous")
         return cls(user, user.get_username())
-
-    @classmethod
-    def from_command(cls, name: str) -> Self:
-        return cls(None, name)

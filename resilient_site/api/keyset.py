@@ -76,11 +76,6 @@ def columns(model: type[Model], ordering: str) -> list[str]:
     return [field] if field in (key, "pk") else [field, key]
 
 
-def _unindexed(name: str) -> Greatest:
-    """Return the column as an expression without an index."""
-    return Greatest(name, name)
-
-
 def paginate[M: Model](
     rows: QuerySet[M],
     *,
@@ -104,7 +99,8 @@ def paginate[M: Model](
         raise Invalid(errors={named: [message]}) from error
     backwards = at is not None and at.backwards
     descending = ordering.startswith("-") != backwards
-    keys = [_unindexed(name) if sort else F(name) for name in names]
+    # Greatest makes an expression of the column, which has no index.
+    keys = [Greatest(name, name) if sort else F(name) for name in names]
     rows = rows.order_by(*(key.desc() if descending else key.asc() for key in keys))
     if at:
         beyond = TupleLessThan if descending else TupleGreaterThan

@@ -14,13 +14,10 @@ from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
 
 DATABASE = "database"
-DATABASE_AVAILABLE = "The catalogue can be read and changed."
 DATABASE_UNAVAILABLE = (
     "The database does not answer. Pages that were read before are shown as they were, "
     "with a notice. Changes cannot be saved until it answers again."
 )
-CACHE_IN_PROCESS = "Each process caches in its own memory."
-CACHE_SHARED = "The shared cache is in use."
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
@@ -32,28 +29,22 @@ def database() -> CheckResult:
         if breakers.database.state is State.OPEN:
             error = breakers.database.snapshot().last_error or "forced open"
         elif not heartbeat.is_running:
-            _query()
+            with connection.cursor() as cursor:
+                # SQLite reads nothing from the file without a table.
+                cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")
     except (DatabaseError, InterfaceError) as failure:
         error = describe(failure)
     if error:
         return CheckResult(Status.FAIL, DATABASE_UNAVAILABLE, error)
-    return CheckResult(
-        Status.PASS, DATABASE_AVAILABLE, figures=(("Kind", connection.vendor),)
-    )
-
-
-def _query() -> None:
-    with connection.cursor() as cursor:
-        # SQLite reads nothing from the file without a table.
-        cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")
+    text = "The catalogue can be read and changed."
+    return CheckResult(Status.PASS, text, figures=(("Kind", connection.vendor),))
 
 
 def cache() -> CheckResult:
     shared: Any = caches["default"]
     if not shared.is_shared:
-        return CheckResult(
-            Status.PASS, CACHE_IN_PROCESS, figures=tuple(_memory_figures())
-        )
+        text = "Each process caches in its own memory."
+        return CheckResult(Status.PASS, text, figures=tuple(_memory_figures()))
     shared.ping()
     state = shared.server_state
     figures = (
@@ -64,7 +55,7 @@ def cache() -> CheckResult:
     if shared.is_degraded:
         error = breakers.cache.snapshot().last_error
         return CheckResult(Status.WARN, CACHE_UNAVAILABLE, error, figures)
-    return CheckResult(Status.PASS, CACHE_SHARED, figures=figures)
+    return CheckResult(Status.PASS, "The shared cache is in use.", figures=figures)
 
 
 def _memory_figures() -> Iterator[tuple[str, str]]:

@@ -1,8 +1,6 @@
 """Probes, the status page, and the circuit breaker overrides for staff."""
 
 import logging
-import os
-import threading
 from functools import lru_cache
 from typing import Any
 
@@ -148,8 +146,6 @@ def _describe_process() -> dict[str, str]:
 
     memory, responses = memory_usage(), response_store.memory
     return {
-        "Process id": str(os.getpid()),
-        "Threads": str(threading.active_count()),
         "Memory": filesizeformat(resident_bytes()),
         "Cached responses": _fill_level(
             len(responses), responses.bytes, responses.max_bytes

@@ -67,8 +67,8 @@ def prepare_event(event: Any, hint: dict[str, Any]) -> Any:
         "trace_id": current_trace_id(),
         "degraded": ",".join(health_monitor.degraded()),
     }
-    event["tags"] = event.get("tags") or {}
-    event["tags"] |= {name: value for name, value in tags.items() if value}
+    known = {name: value for name, value in tags.items() if value}
+    event["tags"] = (event.get("tags") or {}) | known
     return event
 
 

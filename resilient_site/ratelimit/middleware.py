@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from django.conf import settings
@@ -201,15 +201,13 @@ def client_address(request: HttpRequest) -> str | None:
 @lru_cache(4096)
 def _normalize_address(text: str) -> str | None:
     try:
-        address: IPv4Address | IPv6Address = ip_address(text)
+        address = ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, IPv4Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    network = IPv6Network((int(address), IPV6_PREFIX), strict=False)
-    return str(network.network_address)
+    if isinstance(address, IPv6Address) and not address.ipv4_mapped:
+        network = IPv6Network((int(address), IPV6_PREFIX), strict=False)
+        return str(network.network_address)
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def session_user_id(request: HttpRequest) -> str | None:

@@ -66,7 +66,7 @@ def imported_per_second(number: int) -> float:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *rows(0, number)])
     file = io.BufferedReader(io.BytesIO(text.getvalue().encode()))
-    actor = Actor.from_command("bench")
+    actor = Actor(None, "bench")
     run = importing.begin(source="rows", path="-", actor=actor)
     begin = time.perf_counter()
     rejects = importing.reject_file(Path(os.devnull))

@@ -12,7 +12,7 @@ from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
 
-ACTOR = Actor.from_command("import_items")
+ACTOR = Actor(None, "import_items")
 RESUMABLE = "Whole batches were imported; --resume continues from there."
 
 

@@ -102,6 +102,7 @@ def test_repeated_write_is_replayed_after_a_kill(site, postgres):
     wait_for(site.answers)  # by the next web process
     first = client.send()
     assert (first.status, first.headers["Retry-After"]) == (409, "1")
+    assert first.json()["code"] == "idempotency_key_in_use"
     commits.release()
     answer = client.send()
     assert answer.status == 201

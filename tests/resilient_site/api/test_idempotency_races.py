@@ -6,22 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 
 from items.models import Item, ItemChange
 from resilient_site.models import IdempotencyRecord
-from tests.factories import make_item
-from tests.private_server import wait_for
 from tests.resilient_site.api.repeating import (
     ITEMS,
     KEY,
     client_of,
-    content,
     is_replayed,
-)
-
-on_postgresql = pytest.mark.skipif(
-    connection.vendor != "postgresql", reason="SQLite has one writer at a time"
 )
 
 
@@ -54,34 +47,6 @@ def test_requests_at_once_create_one_item(editor):
     assert {answer.status_code for answer in answers} <= {201, 409, 503}
     assert len({answer.content for answer in done}) == 1
     assert sum(not is_replayed(answer) for answer in done) == 1
-
-
-def waiting_for_locks() -> int:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted")
-        number: int = cursor.fetchone()[0]
-        return number
-
-
-@on_postgresql
-@pytest.mark.django_db(transaction=True)
-def test_repeated_request_is_409_while_the_first_is_processed(editor, admin):
-    def send() -> Any:
-        return client_of(editor).delete(ITEMS + "bolt", headers=KEY)
-
-    make_item(id="bolt")
-    with transaction.atomic():
-        Item.objects.select_for_update().get()
-        wait = start(send)
-        wait_for(waiting_for_locks)
-        rejected = send()
-        other = client_of(admin).post(ITEMS, {"name": "y"}, headers=KEY)
-    assert (rejected.status_code, rejected["Retry-After"]) == (409, "1")
-    assert rejected.json()["code"] == "idempotency_key_in_use"
-    assert other.status_code == 201
-    (first,) = wait()
-    assert content(send()) == content(first)
-    assert first.status_code == 204
 
 
 REJECT = {

@@ -98,16 +98,6 @@ def test_rest_rejection_is_a_problem_with_retry_after(client, limits):
 
 
 @pytest.mark.django_db
-def test_browser_rejection_is_the_error_page(client, limits):
-    limits("anonymous-read=1/m")
-    client.get("/items/")
-    rejected = client.get("/items/")
-    assert rejected.status_code == 429
-    assert rejected["Content-Type"].startswith("text/html")
-    assert f"Try again in about {rejected['Retry-After']} second" in rejected.text
-
-
-@pytest.mark.django_db
 def test_every_response_has_the_rate_limit_fields(client, clock, settings, monkeypatch):
     make_item(id="country.DE")
     read = client.get(ITEM)
