@@ -111,10 +111,7 @@ class ItemAdmin(LargeTableAdmin):
         named = [str(item) for item in objs[:MAX_NAMED_OBJECTS]]
         if number > MAX_NAMED_OBJECTS:
             named.append(f"… and {number - MAX_NAMED_OBJECTS:,} more")
-        lacking = set()
-        if not self.has_delete_permission(request):
-            lacking.add(str(self.opts.verbose_name))
-        return named, {str(self.opts.verbose_name_plural): number}, lacking, []
+        return named, {str(self.opts.verbose_name_plural): number}, set(), []
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(
@@ -161,15 +158,9 @@ class ItemChangeAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     ordering = ("-id",)
     sortable_by = ()
-    search_fields = ("item_id",)  # shows the box; get_search_results searches
+    search_fields = ("item_id__exact",)
     search_help_text = "The whole id of an item"
     actions = ("undo",)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: Any, search_term: str
-    ) -> tuple[Any, bool]:
-        term = search_term.strip()
-        return (queryset.filter(item_id=term) if term else queryset), False
 
     @admin.action(description="Undo selected changes", permissions=["undo"])
     def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:

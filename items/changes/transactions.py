@@ -24,12 +24,8 @@ class TransactionId(Func):
     output_field = BigIntegerField()
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        return self.as_sql(
-            compiler,
-            connection,
-            template="(pg_current_xact_id()::text)::bigint",
-            **context,
-        )
+        template = "(pg_current_xact_id()::text)::bigint"
+        return self.as_sql(compiler, connection, template=template, **context)
 
 
 class UnusedTransaction(Func):

@@ -7,7 +7,6 @@ at the next poll: NOTIFY of PostgreSQL would make all writers wait for each othe
 """
 
 import logging
-import random
 import time
 from contextlib import suppress
 
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 LOOK_S = 0.05
 READ_EVERY_S = 0.2
-RETRY_MAX_S = 2.0
+RETRY_S = 1.0
 
 
 class Relay:
@@ -39,10 +38,8 @@ class Relay:
         """Publish until `stop` is called."""
         while not self._stopping:
             seen = _last_change()
-            if pause_s := self.publish_pending():
-                self._pause(pause_s)
-            else:
-                self._pause(READ_EVERY_S, seen)
+            pause_s = self.publish_pending()
+            self._pause(pause_s or READ_EVERY_S, None if pause_s else seen)
         self._publisher.close()
         with suppress(DatabaseError, InterfaceError):  # then others wait for its end
             self._lease.release()
@@ -102,8 +99,7 @@ class Relay:
         if what == "broker":
             with suppress(DatabaseError, InterfaceError):  # the next query shows it
                 self._lease.record_failure(describe(error))
-        longest = min(0.2 * 2.0 ** min(self._failures, 9), RETRY_MAX_S)
-        return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing to guess
+        return RETRY_S
 
     def _pause(self, seconds: float, seen: int | None = None) -> None:
         """Wait, until `stop` or a change after `seen` at most."""

@@ -160,23 +160,25 @@ def _read_csv(header_text: str, lines: Iterator[_Physical]) -> Iterator[Line]:
     while row := _take_row(waiting, lines):
         texts = [line.text for line in row]
         reader = csv.reader(texts, delimiter=separator, strict=True)
-        cells, used, error = list[str](), 1, ""
         try:
-            cells = next(reader, cells)
-            used = reader.line_num
+            cells = next(reader)
+            used, error = reader.line_num, ""
         except csv.Error as reason:
+            cells, used = [], 1
             error = f"This is not CSV: {UNCLOSED.get(str(reason), reason)}."
-        waiting.extendleft(reversed(row[used:]))
-        _, number, end, _ = row[used - 1]
-        error = next((line.fault for line in row[:used] if line.fault), error)
+        if len(row) > used:
+            waiting.extendleft(reversed(row[used:]))
+            row, texts = row[:used], texts[:used]
+        for line in row:
+            error = line.fault or error
         fields: Mapping[str, Any] = {}
         if cells and not error:
             if len(cells) == len(header):
                 fields = dict(zip(header, map(unescape, cells), strict=True))
             else:
                 error = f"Has {len(cells)} cells where the header has {len(header)}."
-        text = "".join(texts[:used])[:TEXT_SHOWN].rstrip("\r\n")
-        yield Line(number, end, text, fields, error)
+        text = "".join(texts)[:TEXT_SHOWN].rstrip("\r\n")
+        yield Line(line.number, line.end, text, fields, error)
 
 
 def _take_row(waiting: deque[_Physical], lines: Iterator[_Physical]) -> list[_Physical]:
@@ -187,12 +189,14 @@ def _take_row(waiting: deque[_Physical], lines: Iterator[_Physical]) -> list[_Ph
     """
     row: list[_Physical] = []
     quotes = size = 0
-    while (not row or quotes % 2) and size <= ROW_MAX_BYTES:
+    while size <= ROW_MAX_BYTES:
         line = waiting.popleft() if waiting else next(lines, None)
         if line is None:
             break
         row.append(line)
         quotes += line.text.count('"')
+        if quotes % 2 == 0:
+            break
         size += len(line.text)
     return row
 

@@ -1,5 +1,3 @@
-"""Publish the changes of the catalogue to EVENTS_URL until SIGTERM."""
-
 import logging
 import signal
 from typing import Any
