@@ -134,24 +134,6 @@ def make_all_kinds(owner: User) -> list[str]:
     return [job.get_absolute_url() for job in (done, parted, *rest, *results)]
 
 
-def test_duplicate_pair_is_merged(editor_page: Page, admin: User) -> None:
-    page = editor_page
-    make_item(id="a", name="Brass bolt")
-    make_item(id="b", name="Brass bold")
-    job = do("find_duplicates", admin)
-    page.goto(job.get_absolute_url())
-    expect(page.get_by_role("deletion")).to_have_text("bolt")
-    expect(page.get_by_role("insertion")).to_have_text("bold")
-    page.get_by_role("button", name="Keep this item of pair 1: Brass bolt").click()
-    pair = page.locator("#pair-1")
-    expect(pair).to_contain_text("Not deleted")
-    expect(pair.get_by_role("button")).to_have_count(0)
-    pair.get_by_role("link", name="Brass bold").click()
-    page.get_by_role("button", name="Undo the deletion").click()
-    page.goto(job.get_absolute_url())
-    expect(pair.get_by_role("button")).to_have_count(2)
-
-
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_pages_of_jobs_are_accessible_and_fit(
     browsers: Browsers, admin: User, editor: User, scheme: str, width: int

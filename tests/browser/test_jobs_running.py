@@ -3,7 +3,6 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from compute.models import Job
 from tests.browser.test_jobs import expect_state, start
 from tests.compute.conftest import Pool
 
@@ -58,14 +57,3 @@ def test_page_polls_without_events(pool: Pool, person_page: Page, lacking: str) 
     start(page, "Nap", seconds="1")
     expect_state(page, "Succeeded")
     assert announcements(page)[-1] == "Nap: succeeded"
-
-
-def test_running_job_is_cancelled(pool: Pool, person_page: Page) -> None:
-    page = person_page
-    start(page, "Endless c loop")
-    expect_state(page, "Running")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Stopping…")).to_be_disabled()
-    expect_state(page, "Cancelled")
-    expect(page.get_by_role("main")).to_contain_text("The job was cancelled")
-    assert Job.objects.get().state == "cancelled"
