@@ -1,4 +1,4 @@
-"""Authentication by API token."""
+"""Authentication by API token: `Authorization: Token …`."""
 
 from django.contrib.auth.models import User
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -10,10 +10,6 @@ from resilient_site.models import ApiToken
 
 
 class TokenAuthentication(BaseAuthentication):
-    """Authentication by `Authorization: Token …`."""
-
-    keyword = "Token"
-
     def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         header = get_authorization_header(request)
         token = parse_token(header) if header else None
@@ -25,4 +21,4 @@ class TokenAuthentication(BaseAuthentication):
         return verified.user, verified
 
     def authenticate_header(self, request: Request) -> str:
-        return self.keyword
+        return "Token"

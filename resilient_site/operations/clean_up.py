@@ -16,7 +16,7 @@ from resilient_site.models import ApiToken
 # Users still see their expired tokens for this long.
 EXPIRED_TOKEN_RETENTION = timedelta(days=7)
 
-# Each deletes a bounded number of expired rows, and returns how many.
+# Each deletes expired rows, maybe not all at once, and returns how many.
 _tasks: dict[str, Callable[[], int]] = {}
 
 

@@ -4,7 +4,6 @@ import logging
 import re
 
 import pytest
-from django.db import OperationalError, connection
 
 from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
@@ -64,17 +63,6 @@ def test_status_json_has_details_for_staff_only(staff, client, reader):
     assert found["checks"]["compute"][0]["figures"]["Running jobs"] == "0"
     client.force_login(reader)
     assert "breakers" not in client.get("/status/?format=json").json()
-
-
-def test_without_the_database_the_public_page_is_shown(staff):
-    def fail(*_):
-        raise OperationalError("gone")
-
-    with connection.execute_wrapper(fail):
-        answer = staff.get("/status/")
-    assert answer.status_code == 200
-    assert "The database does not answer" in answer.content.decode()
-    assert "Circuit breakers" not in answer.content.decode()
 
 
 def test_staff_overrides_a_breaker_and_removes_the_override(staff, overrides, caplog):
