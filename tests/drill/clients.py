@@ -26,7 +26,7 @@ from tests.drill.history import (
     age_of,
     outcome_of,
 )
-from tests.load.connections import Address, Answer, Connections, request_bytes
+from tests.load.connections import Answer, Connections, request_bytes
 
 # The time limit of a request.
 TIMEOUT_S = 10.0
@@ -35,6 +35,9 @@ AGAIN_MAX_S = 1.0
 AGAIN_S = 0.1
 # Retries stop this long after the end of the drill.
 END_S = 30.0
+
+ITEMS, LIST = "/api/v1/items/", "/api/v1/items?page_size=10"
+PAGES, JOBS = "/items/", "/api/v1/jobs/"
 
 READS_PER_S = 80.0
 # Number of recently written items that are read.
@@ -49,16 +52,6 @@ BETWEEN_JOBS_S = 0.5
 JOB_WAIT_S = 30
 
 type Check = Callable[[Answer], Outcome]
-
-
-class Paths(NamedTuple):
-    """Paths of the endpoints; "" where the stack has none."""
-
-    items: str
-    list: str
-    export: str  # what is large
-    pages: str = ""
-    jobs: str = ""
 
 
 class Sample(NamedTuple):
@@ -78,24 +71,16 @@ class Sample(NamedTuple):
 class DrillClients:
     """All load, from `start` to `end`, with a sample of each request."""
 
-    def __init__(
-        self,
-        address: Address,
-        paths: Paths,
-        history: History,
-        token: str,
-        session: str,
-    ) -> None:
-        self.paths, self.history = paths, history
+    def __init__(self, port: int, history: History, token: str, session: str) -> None:
+        self.history = history
         self.token = {"Authorization": f"Token {token}"}
-        self.session = {"Cookie": f"sessionid={session}"} if session else {}
+        self.session = {"Cookie": f"sessionid={session}"}
         # Part of the names of all created items.
         self.run_id = uuid4().hex[:8]
         self.samples: list[Sample] = []
         self.submitted: dict[str, int] = {}  # the size of each job, by its id
         self.stopping = asyncio.Event()
-        self._host = address.host
-        self._connections = Connections(address)
+        self._connections = Connections(port)
         self._loop = asyncio.new_event_loop()
         self._thread = ThreadPoolExecutor(1)
 
@@ -113,8 +98,7 @@ class DrillClients:
             group.create_task(Readers(self).run())
             for _ in range(WRITERS):
                 group.create_task(write(self))
-            if self.paths.jobs:
-                group.create_task(submit_jobs(self))
+            group.create_task(submit_jobs(self))
         self._connections.close()
 
     def since(self, moment: float) -> list[Sample]:
@@ -144,7 +128,7 @@ class DrillClients:
         extra_s: float = 0,
     ) -> Answer | None:
         """Return the response, or None without one in time."""
-        request = request_bytes(method, path, self._host, body, headers)
+        request = request_bytes(method, path, body, headers)
         left = TIMEOUT_S + extra_s - (monotonic() - due)
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(max(left, 0.0)):
@@ -201,8 +185,7 @@ class Readers:
     """Half of the reads are anonymous, half authenticated by token or session."""
 
     def __init__(self, clients: DrillClients) -> None:
-        self.clients, self.paths = clients, clients.paths
-        self.history = clients.history
+        self.clients, self.history = clients, clients.history
         self._first_read: dict[tuple[str, ...], float] = {}
 
     async def run(self) -> None:
@@ -220,14 +203,13 @@ class Readers:
         for item_id in self.history.names:
             for headers in ({}, self.clients.token):
                 await self._read_item(item_id, headers, monotonic())
-            if self.paths.pages:
-                for headers in ({}, self.clients.session):
-                    await self._read_page(item_id, headers, monotonic())
+            for headers in ({}, self.clients.session):
+                await self._read_page(item_id, headers, monotonic())
 
     async def _read_any(self, due: float) -> None:
         is_anonymous = random.random() < 0.5
         item_ids = list(self.history.names)
-        if self.paths.pages and random.random() < 0.1:
+        if random.random() < 0.1:
             headers = {} if is_anonymous else self.clients.session
             await self._read_page(random.choice(item_ids), headers, due)
             return
@@ -235,7 +217,7 @@ class Readers:
         chance = random.random()
         if chance < 0.1:
             judge = partial(self.history.judge_page, expected=b'"name"')
-            await self._read(self.paths.list, judge, headers, due)
+            await self._read(LIST, judge, headers, due)
             return
         if chance < 0.4 and self.history.written:
             item_ids = list(self.history.written)[-LATEST:]
@@ -245,7 +227,7 @@ class Readers:
         self, item_id: str, headers: dict[str, str], due: float
     ) -> None:
         judge = partial(self.history.judge_page, expected=b"<h1")
-        await self._read(f"{self.paths.pages}{item_id}/", judge, headers, due)
+        await self._read(f"{PAGES}{item_id}/", judge, headers, due)
 
     async def _read_item(
         self, item_id: str, headers: dict[str, str], due: float
@@ -253,7 +235,7 @@ class Readers:
         judge = partial(
             self.history.judge_item, item_id, started=due, may_be_late=not headers
         )
-        await self._read(f"{self.paths.items}{item_id}/", judge, headers, due)
+        await self._read(f"{ITEMS}{item_id}/", judge, headers, due)
 
     async def _read(
         self, path: str, judge: Check, headers: dict[str, str], due: float
@@ -271,11 +253,11 @@ class Readers:
 
 async def write(clients: DrillClients) -> None:
     """Create items, and update each with new texts."""
-    history, items = clients.history, clients.paths.items
+    history = clients.history
     while not clients.stopping.is_set():
         written = WrittenItem(f"drill {clients.run_id} {uuid4().hex[:8]}")
         history.unconfirmed[written.name] = written
-        answer = await _write_text(clients, written, "POST", items)
+        answer = await _write_text(clients, written, "POST", ITEMS)
         if answer is None:
             return
         item_id = str(orjson.loads(answer.body)["id"])
@@ -285,7 +267,7 @@ async def write(clients: DrillClients) -> None:
             await clients.pause(BETWEEN_WRITES_S * random.uniform(0.5, 1.5))
             if clients.stopping.is_set():
                 return
-            await _write_text(clients, written, "PUT", f"{items}{item_id}/")
+            await _write_text(clients, written, "PUT", f"{ITEMS}{item_id}/")
 
 
 async def _write_text(
@@ -324,6 +306,6 @@ async def _submit_job(clients: DrillClients, size: int) -> None:
 
     content = {"task": "heavy_computation", "params": {"size": size}}
     await clients.send_until_confirmed(
-        "job", "POST", clients.paths.jobs, content, judge, JOB_WAIT_S,
+        "job", "POST", JOBS, content, judge, JOB_WAIT_S,
         Prefer=f"wait={JOB_WAIT_S}",
     )  # fmt: skip

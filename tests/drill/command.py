@@ -6,7 +6,6 @@ deploy/objectives.toml is missed.
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
@@ -14,9 +13,8 @@ from django.conf import settings
 from tests.drill import report
 from tests.drill.faults import FAULTS, Fault
 from tests.drill.objectives import Objectives
-from tests.drill.plain.stack import PlainStack
 from tests.drill.runner import run
-from tests.drill.stack import OFF, ProductionStack, Stack
+from tests.drill.stack import OFF, Stack
 
 QUICK_S = 2.5
 
@@ -47,8 +45,6 @@ def read_options() -> Namespace:
         "--without", action="append", choices=[*OFF], default=[],
         help="repeat without this mechanism (may be repeated)",
     )  # fmt: skip
-    plain = "repeat for a plain ModelViewSet under gunicorn"
-    add("--plain", action="store_true", help=plain)
     output = settings.DATA_DIR / "drill"
     add("--output", type=Path, default=output, help="where the report is written")
     return parser.parse_args()
@@ -59,22 +55,14 @@ def drill(options: Namespace) -> bool:
     objectives = Objectives()
     faults, seconds = chosen_faults(options), QUICK_S if options.quick else None
     runs = []
-    for stack in stacks(options):
-        runs.append(run(stack, faults, objectives, seconds))
+    for without in ("", *options.without):
+        runs.append(run(Stack(without), faults, objectives, seconds))
         print(report.summary(runs[-1]), flush=True)
     page = report.write(options.output, runs, objectives)
     is_kept = runs[0].is_kept
     result = "Every objective is kept." if is_kept else "Objectives are missed."
     print(f"{result} See {page}", flush=True)
     return is_kept
-
-
-def stacks(options: Namespace) -> Iterator[Stack]:
-    yield ProductionStack()
-    for what in options.without:
-        yield ProductionStack(what)
-    if options.plain:
-        yield PlainStack()
 
 
 def chosen_faults(options: Namespace) -> list[Fault]:

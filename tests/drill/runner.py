@@ -96,9 +96,7 @@ def run(
     begin = time.monotonic()
     print(f"{stack.name}: starting", flush=True)
     with stack.running():
-        clients = DrillClients(
-            stack.address, stack.paths, stack.history(), stack.token, stack.session
-        )
+        clients = DrillClients(stack.port, stack.history(), stack.token, stack.session)
         runner = FaultRunner(stack, clients, objectives, seconds)
         started = time.monotonic()
         clients.start()

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from tests.deploy.nginx import Nginx
-from tests.drill.clients import DrillClients, Paths
+from tests.drill.clients import ITEMS, JOBS, LIST, DrillClients
 from tests.drill.history import (
     Findings,
     History,
@@ -26,7 +26,6 @@ from tests.drill.history import (
 )
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
-from tests.load.connections import Address
 from tests.private_server import Server, wait_for
 from tests.running import Site
 from tests.servers import Postgres, RabbitMQ, Redis
@@ -86,17 +85,14 @@ def _run(*command: str) -> bool:
 
 
 class Stack:
-    """Servers and sites, which run for the duration of `with stack.running()`."""
+    """nginx, two gunicorns with a web process each, the pool, the event relay.
 
-    name = "ours"
-    address: Address  # where clients connect
-    paths = Paths("", "", "")
-    token = session = ""
-    # Parts that some stacks have.
-    sites: Sequence[Site] = ()
-    rabbitmq: RabbitMQ | None = None
+    They run on private servers for the duration of `with stack.running()`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, without: str = "") -> None:
+        self.without = without
+        self.name = f"without {without}" if without else "ours"
         # Parts that the machine lacks.
         self.missing: list[str] = []
 
@@ -121,63 +117,6 @@ class Stack:
             cleanup.callback(self.to_redis.close)
             self._start_site(cleanup)
             yield
-
-    def history(self) -> History:
-        """Return a history with the items that clients may read."""
-        items = islice(self.pages(self.paths.list), KNOWN_ITEMS)
-        return History({str(item["id"]): item["name"] for item in items})
-
-    def check(self, found: Findings, clients: DrillClients) -> None:
-        """Compare the history with the stored state, after the load."""
-        items = self.pages(f"{self.paths.items}?search={clients.run_id}")
-        check_items(found, clients.history, items)
-        found.wrong_answers += clients.history.wrong
-
-    def output(self) -> str:
-        """Return its log, in lines of JSON."""
-        return ""
-
-    def get(self, url: str) -> Any:
-        """Return what is at a path or URL of the site, not through nginx."""
-        parts = urlsplit(url)
-        headers = {"Host": "127.0.0.1", "Authorization": f"Token {self.token}"}
-        answer = self.sites[0].get(f"{parts.path}?{parts.query}", **headers)
-        if answer.status != 200:
-            raise RuntimeError(f"{url}: {answer.status} {answer.body!r}")
-        return answer.json()
-
-    def pages(self, url: str) -> Iterator[dict[str, Any]]:
-        """Yield the results of all pages, the first at this URL."""
-        while url:
-            page = self.get(url)
-            yield from page["results"]
-            # The change feed has always a next one.
-            url = page["results"] and page["next"]
-
-    def _create_if_installed[S: Server](self, kind: Callable[[], S]) -> S | None:
-        """Return a server; None, and a note, if the machine has no such program."""
-        try:
-            return kind()
-        except LookupError as error:
-            self.missing.append(str(error))
-            return None
-
-
-class ProductionStack(Stack):
-    """nginx, two gunicorns with a web process each, the pool, the event relay."""
-
-    paths = Paths(
-        items="/api/v1/items/",
-        list="/api/v1/items?page_size=10",
-        export="/api/v1/items/export",
-        pages="/items/",
-        jobs="/api/v1/jobs/",
-    )
-
-    def __init__(self, without: str = "") -> None:
-        super().__init__()
-        self.without = without
-        self.name = f"without {without}" if without else "ours"
 
     def _start_site(self, cleanup: ExitStack) -> None:
         data = self.disk.folder / "site"
@@ -209,8 +148,10 @@ class ProductionStack(Stack):
             site.start_web()
         if self.nginx:
             self.nginx.serve(*(site.port for site in self.sites)).start()
+        # Where clients connect.
+        self.port = (self.nginx or first).port
         # The start of this drill in the change log.
-        self._begin = self.get("/api/v1/changes?since=now")["next"]
+        self._begin = self._get("/api/v1/changes?since=now")["next"]
 
     def _start_broker(self, cleanup: ExitStack) -> None:
         self.rabbitmq = self._create_if_installed(RabbitMQ)
@@ -235,9 +176,13 @@ class ProductionStack(Stack):
             "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills
         } | OFF.get(self.without, {})
 
-    @property
-    def address(self) -> Address:
-        return Address("127.0.0.1", (self.nginx or self.sites[0]).port)
+    def _create_if_installed[S: Server](self, kind: Callable[[], S]) -> S | None:
+        """Return a server; None, and a note, if the machine has no such program."""
+        try:
+            return kind()
+        except LookupError as error:
+            self.missing.append(str(error))
+            return None
 
     def web_processes(self) -> list[psutil.Process]:
         workers = self.sites[0].web_workers()
@@ -246,22 +191,31 @@ class ProductionStack(Stack):
         return workers
 
     def output(self) -> str:
+        """Return its log, in lines of JSON."""
         return "".join(site.output() for site in self.sites)
 
+    def history(self) -> History:
+        """Return a history with the items that clients may read."""
+        items = islice(self._pages(LIST), KNOWN_ITEMS)
+        return History({str(item["id"]): item["name"] for item in items})
+
     def check(self, found: Findings, clients: DrillClients) -> None:
-        super().check(found, clients)
+        """Compare the history with the stored state, after the load."""
+        found.wrong_answers += clients.history.wrong
+        items = self._pages(f"{ITEMS}?search={clients.run_id}")
+        check_items(found, clients.history, items)
         changes = [
             change
-            for change in self.pages(self._begin)
+            for change in self._pages(self._begin)
             if clients.run_id in (change["after"] or {}).get("name", "")
         ]
         check_changes(found, clients.history, changes)
         with suppress(TimeoutError):
             wait_for(lambda: not any(map(self._jobs, UNFINISHED)), JOBS_END_S)
-        jobs = self.pages(f"{self.paths.jobs}?task=heavy_computation&page_size=200")
+        jobs = self._pages(f"{JOBS}?task=heavy_computation&page_size=200")
         check_jobs(
             found, clients.submitted, jobs,
-            lambda job_id: self.get(f"{self.paths.jobs}{job_id}")["result"],
+            lambda job_id: self._get(f"{JOBS}{job_id}")["result"],
         )  # fmt: skip
         if self.rabbitmq:
             last = str(changes[-1]["item_id"]), changes[-1]["version"]
@@ -275,4 +229,21 @@ class ProductionStack(Stack):
             check_events(found, changes, list(self.events.bodies))
 
     def _jobs(self, state: str) -> list[dict[str, Any]]:
-        return self.get(f"{self.paths.jobs}?state={state}")["results"]
+        return self._get(f"{JOBS}?state={state}")["results"]
+
+    def _pages(self, url: str) -> Iterator[dict[str, Any]]:
+        """Yield the results of all pages, the first at this URL."""
+        while url:
+            page = self._get(url)
+            yield from page["results"]
+            # The change feed has always a next one.
+            url = page["results"] and page["next"]
+
+    def _get(self, url: str) -> Any:
+        """Return what is at a path or URL of the site, not through nginx."""
+        parts = urlsplit(url)
+        headers = {"Authorization": f"Token {self.token}"}
+        answer = self.sites[0].get(f"{parts.path}?{parts.query}", **headers)
+        if answer.status != 200:
+            raise RuntimeError(f"{url}: {answer.status} {answer.body!r}")
+        return answer.json()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drill.stack import ProductionStack
+from tests.drill.stack import Stack
 from tests.servers import RabbitMQ
 
 SETTINGS = {
@@ -21,7 +21,7 @@ SETTINGS = {
 }
 
 
-class PatientStack(ProductionStack):
+class PatientStack(Stack):
     def environment(self) -> dict[str, str]:
         return super().environment() | SETTINGS
 

@@ -19,7 +19,7 @@ import redis
 
 from resilient_site.resilience.cache_control import FRESH_S
 from tests.drill import clients, command, history, runner
-from tests.drill.stack import ProductionStack as Stack
+from tests.drill.stack import Stack
 from tests.faults.proxy import Proxy
 from tests.private_server import BUSY_S, wait_for
 from tests.running import ROOT, Answer, Site
@@ -36,11 +36,12 @@ FAULTS = [*REDIS, *POSTGRES, "postgres-restarted", "web-killed"]
 @pytest.fixture(scope="module")
 def report(stack, tmp_path_factory) -> dict[str, Any]:
     """Report of a drill."""
+    wait_until_ready(*stack.sites)  # another test may have broken something
     folder = tmp_path_factory.mktemp("drill")
     options = ["--quick", f"--output={folder}", *(f"--fault={name}" for name in FAULTS)]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("sys.argv", ["drill", *options])
-        patched.setattr(command, "ProductionStack", lambda: stack)
+        patched.setattr(command, "Stack", lambda without: stack)
         patched.setattr(stack, "running", nullcontext)
         # What a busy machine can do, in a short time.
         patched.setattr(clients, "READS_PER_S", 20)
@@ -147,8 +148,7 @@ class Machine:
 
     def is_connected(self, stack: Stack) -> None:
         """Wait until it is ready, and invalidations arrive."""
-        for site in (stack.sites[0], self.site):
-            wait_for(lambda site=site: get(site, "/readyz").body == b"ok\n")
+        wait_until_ready(stack.sites[0], self.site)
         item = new_item(stack)
         cache(self.site, ITEMS + item)
         rename(stack, item)
@@ -271,6 +271,11 @@ def test_machine_without_redis_shows_changes_when_what_it_has_expires(
     finally:
         there.to_redis.let_go()
     wait_for(lambda: is_renamed(there.site, last), RECEIVED_S)
+
+
+def wait_until_ready(*sites: Site) -> None:
+    for site in sites:
+        wait_for(lambda site=site: site.get("/readyz", **HOST).body == b"ok\n")
 
 
 def by(token: str) -> dict[str, str]:

@@ -6,10 +6,7 @@ from typing import NamedTuple
 
 import httptools
 
-
-class Address(NamedTuple):
-    host: str
-    port: int
+HOST = "127.0.0.1"
 
 
 class Answer(NamedTuple):
@@ -74,10 +71,10 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """Pool of up to `most` connections to one address."""
+    """Pool of up to `most` connections to a port of this machine."""
 
-    def __init__(self, address: Address, most: int = 1_000) -> None:
-        self.address, self.most = address, most
+    def __init__(self, port: int, most: int = 1_000) -> None:
+        self.port, self.most = port, most
         self._idle: list[Connection] = []
         self._in_use = 0
 
@@ -115,7 +112,7 @@ class Connections:
             if not connection.transport.is_closing():
                 return connection
         loop = asyncio.get_running_loop()
-        return (await loop.create_connection(Connection, *self.address))[1]
+        return (await loop.create_connection(Connection, HOST, self.port))[1]
 
     def close(self) -> None:
         for connection in self._idle:
@@ -125,11 +122,10 @@ class Connections:
 def request_bytes(
     method: str,
     target: str,
-    host: str = "127.0.0.1",
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
-    fields = {"Host": host, **(headers or {})}
+    fields = {"Host": HOST, **(headers or {})}
     if method not in ("GET", "HEAD"):
         fields |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

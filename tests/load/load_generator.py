@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import uvloop
 
-from tests.load.connections import Address, Connections
-from tests.load.request_template import HOST, RequestTemplate
+from tests.load.connections import Connections
+from tests.load.request_template import RequestTemplate
 
 CONNECTIONS_MAX = 2_000
 TIMEOUT_S = 5.0
@@ -139,7 +139,7 @@ def _run(
     numbers = count(random.randrange(10**9))
 
     async def run() -> None:
-        connections = Connections(Address(HOST, template.port), CONNECTIONS_MAX)
+        connections = Connections(template.port, CONNECTIONS_MAX)
 
         async def send(due: float) -> Sample:
             request = template.as_bytes(next(numbers))

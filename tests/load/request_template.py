@@ -4,9 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.load.connections import request_bytes
+from tests.load.connections import HOST, request_bytes
 
-HOST = "127.0.0.1"
 LUA = """
 wrk.method = {method}
 {headers}
@@ -42,7 +41,7 @@ class RequestTemplate:
 
     def as_bytes(self, count: int) -> bytes:
         path, body = self._fill(self.path, count), self._fill(self.body, count)
-        return request_bytes(self.method, path, HOST, body.encode(), self.headers)
+        return request_bytes(self.method, path, body.encode(), self.headers)
 
     def as_lua(self) -> str:
         """Return the script for wrk."""

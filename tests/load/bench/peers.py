@@ -12,7 +12,6 @@ import psutil
 
 from tests.deploy.nginx import Nginx
 from tests.load.bench import places
-from tests.load.django_peer import APPLICATION
 from tests.load.request_template import RequestTemplate
 from tests.load.testbed import Program, Testbed
 from tests.private_server import free_port
@@ -148,7 +147,7 @@ class Running(dict[str, Peer]):
             cwd=ROOT, env=env, check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
         command = ["-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-k", "gthread"]
-        command += ["--threads", "8", APPLICATION]
+        command += ["--threads", "8", "django.core.wsgi:get_wsgi_application()"]
         program = self._run(env, *command, ready="Booting worker")
 
         def servers() -> list[psutil.Process]:

@@ -2,6 +2,3 @@
 
 Lists of new items are not in the tutorials; both write them with one INSERT.
 """
-
-# For gunicorn.
-APPLICATION = "django.core.wsgi:get_wsgi_application()"
