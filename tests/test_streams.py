@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.private_server import has_ended, wait_for
-from tests.running import Site, admin_token
+from tests.running import Site
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.once
@@ -318,24 +318,3 @@ def test_client_that_does_not_read_is_disconnected_alone(site):
         left = slow.read_to(rb"\r\n0\r\n\r\n").string
         assert b"large-0-0" in left
         assert b"large-11-9" not in left
-
-
-def test_job_is_followed_on_the_embedded_default(tmp_path):
-    site = Site(tmp_path, COMPUTE_TASKS="tests.compute.faults")
-    site.start()
-    site.authorization = f"Token {admin_token()}"
-    try:
-        with Peer(site, "/api/v1/jobs/", "POST", task="nap") as peer:
-            job = peer.answer()[1]
-        states = []
-        with Peer(site, f"/api/v1/jobs/{job['id']}/events") as peer:
-            while not {"succeeded", "failed"} & set(states):
-                states.append(peer.job()["state"])
-            assert peer.read_to(rb"\r\n0\r\n\r\n")
-        assert states[-1] == "succeeded"
-        assert set(states[:-1]) <= {"queued", "running"}
-        with Peer(site, "/api/v1/jobs/", "POST", "wait=50", task="nap") as peer:
-            status, job = peer.answer()
-        assert (status, job["state"]) == (200, "succeeded")
-    finally:
-        site.stop()

@@ -1,7 +1,5 @@
 """Clients of a running site, of all kinds, with counts of their responses."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -10,13 +8,13 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Self
+from contextlib import suppress
+from typing import Any, Self
 
 from tests.running import Site
 
 TIMEOUT_S = 30
 ITEM = "/api/v1/items/country.DE"
-HEAD = b" HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Clients:
@@ -25,9 +23,9 @@ class Clients:
     A transport error or an unexpected status is a failure.
     """
 
-    def __init__(self, site: Site, token: str = "") -> None:
+    def __init__(self, site: Site, token: str) -> None:
         self.site = site
-        self.headers = {"Authorization": f"Token {token}"} if token else {}
+        self.headers = {"Authorization": f"Token {token}"}
         self.failures: list[str] = []
         self.answers: Counter[int] = Counter()
         self.streams = 0
@@ -42,16 +40,16 @@ class Clients:
     def __exit__(self, *exc: object) -> None:
         self._end.set()
         for connection in list(self._streams):
-            with contextlib.suppress(OSError, AttributeError):  # it has ended
+            with suppress(OSError, AttributeError):  # it has ended
                 connection.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(TIMEOUT_S + 5)
 
-    def run(self, step: Callable[[], None], number: int = 1) -> None:
+    def run(self, step: Callable[..., None], *args: Any, number: int = 1) -> None:
         def loop() -> None:
             while not self._end.is_set():
                 try:
-                    step()
+                    step(*args)
                 except (OSError, http.client.HTTPException) as error:
                     # At the end, a stream that was closed here.
                     if not self._end.is_set():
@@ -67,10 +65,10 @@ class Clients:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[http.client.HTTPConnection]:
-        address = self.site.host, self.site.port
-        with contextlib.closing(
-            http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
-        ) as connection:
+        connection = http.client.HTTPConnection(
+            self.site.host, self.site.port, timeout=TIMEOUT_S
+        )
+        with contextlib.closing(connection):
             yield connection
 
     def _send(
@@ -95,30 +93,24 @@ class Clients:
 
     # --- actions
 
-    def read_keep_alive(self, longest_pause_s: float = 0) -> None:
+    def read(self, longest_pause_s: float = 0) -> None:
         """On one connection, until the server closes it."""
         with self._connection() as connection:
             while self._send(connection, ITEM) and not self._end.is_set():
                 if longest_pause_s:
                     self.pause(random.uniform(0.1, longest_pause_s))
 
-    def read_with_pauses(self) -> None:
-        """On one connection that is mostly idle."""
-        self.read_keep_alive(0.5)
-
     def read_once(self) -> None:
         with self._connection() as connection:
             self._send(connection, ITEM, Connection="close")
 
     def search(self) -> None:
-        """Send searches that no cache has."""
+        """Send a search that no cache has."""
+        words = random.choice(["a", "island", "language", "north", "x"])
+        number = random.randrange(10**9)
+        path = f"/api/v1/items?search={words}&page_size=10&none={number}"
         with self._connection() as connection:
-            for _ in range(20):
-                words = random.choice(["a", "island", "language", "north", "x"])
-                number = random.randrange(10**9)
-                path = f"/api/v1/items?search={words}&page_size=10&none={number}"
-                if not self._send(connection, path, (200, 503)):
-                    return
+            self._send(connection, path, (200, 503))
 
     def write(self) -> None:
         with self._connection() as connection:
@@ -142,40 +134,30 @@ class Clients:
                 self._send(connection, path, statuses, **headers)
         self.pause(0.05)
 
-    def drip(self) -> None:
-        """Send a request head byte by byte, until the server closes."""
-        with self._socket() as peer, contextlib.suppress(ConnectionError):
-            for byte in b"GET " + ITEM.encode() + HEAD + b"X: " + b"y" * 10_000:
-                if self._end.is_set():
-                    return
-                peer.sendall(bytes([byte]))
-                self.pause(0.05)
-
     def disconnect(self) -> None:
-        """Disconnect in the middle of a response, and of a request."""
-        with self._socket() as peer:
-            peer.sendall(b"GET /api/v1/items/export" + HEAD + b"\r\n")
-            peer.recv(1000)
-        with self._socket() as peer:
-            peer.sendall(b"POST /api/v1/items/" + HEAD + b"Content-Length: 99\r\n\r\n{")
+        """Disconnect in the middle of a response, of a request, and of its head."""
+        head = b" HTTP/1.1\r\nHost: localhost\r\n"
+        address = self.site.host, self.site.port
+        for request in (
+            b"GET /api/v1/items/export" + head + b"\r\n",
+            b"POST /api/v1/items/" + head + b"Content-Length: 99\r\n\r\n{",
+            b"GET /api/v1/items" + head,
+        ):
+            with socket.create_connection(address, TIMEOUT_S) as peer:
+                peer.sendall(request)
+                if b"export" in request:
+                    peer.recv(1000)
         self.pause(0.1)
 
-    def watch(self, job: str) -> Callable[[], None]:
-        def follow() -> None:
-            """Read a stream until it ends, then reconnect."""
-            with self._connection() as connection:
-                path = f"/api/v1/jobs/{job}/events"
-                connection.request("GET", path, headers=self.headers)
-                response = connection.getresponse()
-                with self._lock:
-                    self.streams += 1
-                    self.answers[response.status] += 1
-                    self._streams.add(connection)
-                while not self._end.is_set() and response.read1(4096):
-                    pass
-                self._streams.discard(connection)
-
-        return follow
-
-    def _socket(self) -> socket.socket:
-        return socket.create_connection((self.site.host, self.site.port), TIMEOUT_S)
+    def follow(self, job: str) -> None:
+        """Read the stream of a job until it ends."""
+        with self._connection() as connection:
+            connection.request("GET", f"/api/v1/jobs/{job}/events", None, self.headers)
+            response = connection.getresponse()
+            with self._lock:
+                self.streams += 1
+                self.answers[response.status] += 1
+                self._streams.add(connection)
+            while not self._end.is_set() and response.read1(4096):
+                pass
+            self._streams.discard(connection)

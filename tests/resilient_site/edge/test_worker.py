@@ -22,11 +22,11 @@ def test_worker_is_replaced_without_a_failed_request(tmp_path):
         body = {"task": "catalogue_report"}
         job = site.request("POST", "/api/v1/jobs/", body, headers).json()["id"]
         with Clients(site, token) as clients:
-            clients.run(clients.read_keep_alive, 2)
-            clients.run(clients.read_once, 2)
-            clients.run(clients.read_with_pauses, 4)
+            clients.run(clients.read, number=2)
+            clients.run(clients.read_once, number=2)
+            clients.run(clients.read, 0.5, number=4)
             clients.run(clients.write)
-            clients.run(clients.watch(job), 3)
+            clients.run(clients.follow, job, number=3)
 
             def is_replaced_twice() -> bool:
                 workers.update(master.children())

@@ -46,14 +46,13 @@ def test_web_process_does_not_grow_under_load(site):
     job = site.request("POST", "/api/v1/jobs/", task, headers).json()["id"]
     (worker,) = psutil.Process(site.process.pid).children()
     with Clients(site, token) as clients:
-        clients.run(clients.read_keep_alive)
+        clients.run(clients.read)
         clients.run(clients.read_once)
-        clients.run(clients.search, 2)
+        clients.run(clients.search, number=2)
         clients.run(clients.write)
         clients.run(clients.send_invalid)
-        clients.run(clients.drip, 4)
         clients.run(clients.disconnect)
-        clients.run(clients.watch(job), 3)
+        clients.run(clients.follow, job, number=3)
         clients.pause(SECONDS * WARM_UP_SHARE)
         while clients.answers.total() < WARM_UP_ANSWERS:
             clients.pause(0.1)

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from django.core.management import CommandError, call_command
 
+from tests.event_streams import parse_events
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT, Site, first_start
 
@@ -103,6 +104,19 @@ def test_static_files_and_docs_are_served_without_nginx(site):
     for link in [*links, "/api/v1/schema/"]:
         assert link.startswith("/"), link
         assert site.get(link).status == 200, link
+
+
+def test_job_is_followed_to_its_end(site):
+    token = site.manage("create_token", "admin").stdout.strip()
+    who = {"Authorization": f"Token {token}"}
+    body = {"task": "heavy_computation", "params": {"size": 100_000}}
+    job = site.request("POST", "/api/v1/jobs/", body, who).json()
+    stream = site.get(f"/api/v1/jobs/{job['id']}/events", **who)
+    states = [data["state"] for _, _, data in parse_events(stream.body)]
+    assert states[-1] == "succeeded"
+    assert set(states[:-1]) <= {"queued", "running"}
+    waited = site.request("POST", "/api/v1/jobs/", body, who | {"Prefer": "wait=50"})
+    assert (waited.status, waited.json()["state"]) == (200, "succeeded")
 
 
 # --- killed processes
