@@ -7,7 +7,7 @@ more than once, but completes once. Side effects outside the job's row are not u
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -37,64 +37,52 @@ BACKOFF_MAX_S = 60
 LOST_MAX = 10
 
 
-def finish_all(finished: Sequence[tuple[Claim, Outcome]]) -> None:
+def finish_all(finished: Iterable[tuple[Claim, Outcome]]) -> None:
     """Complete these runs; drop the outcomes of those whose claim had been lost."""
-    plain: dict[Claim, Succeeded] = {}
-    lost = []
+    succeeded, others = [], []
     for claim, outcome in finished:
         if isinstance(outcome, Succeeded) and not claim.parent_id:
-            plain[claim] = outcome
-        elif not finish(claim, outcome):
-            lost.append(claim)
-    if plain:
-        lost += _succeed(plain)
-    for claim in lost:
-        logger.warning(
-            "The claim on job %s had been lost; its outcome is dropped.", claim.job_id
-        )
+            succeeded.append((claim, outcome))
+        else:
+            others.append((claim, outcome))
+    written = _succeed(succeeded) + sum(finish(*one) for one in others)
+    lost = len(succeeded) + len(others) - written
+    if lost:
+        logger.warning("%d outcomes were dropped: their claims had been lost.", lost)
 
 
-def _succeed(finished: Mapping[Claim, Succeeded]) -> list[Claim]:
-    """Complete many runs in one statement; return the claims that had been lost."""
+def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:
+    """Complete many runs at a time; return how many had not been lost."""
+    if not finished:
+        return 0
     result = Job._meta.get_field("result")
-    values = []
-    for claim, outcome in finished.items():
-        stored = result.get_db_prep_save(outcome.result, connection)
-        values += [as_column(claim.job_id), claim.epoch, outcome.stored, stored]
-    row = _FINISHED_ROW[connection.vendor]
     with connection.cursor() as cursor:
-        cursor.execute(
+        cursor.executemany(
             f"""
-            WITH finished (id, epoch, stored, result) AS (
-                VALUES {", ".join([row] * len(finished))}
-            )
             UPDATE compute_job
             SET state = 'succeeded', fraction = 1, message = '', error_code = '',
                 error_detail = '', lease_until = NULL,
                 finished_at = {NOW[connection.vendor]},
-                result = CASE WHEN finished.stored
-                    THEN compute_job.result ELSE finished.result END
-            FROM finished
-            WHERE compute_job.id = finished.id AND compute_job.epoch = finished.epoch
-                AND compute_job.state = 'running'
-            RETURNING compute_job.id
+                result = CASE WHEN %s THEN result ELSE %s END
+            WHERE id = %s AND epoch = %s AND state = 'running'
             """,  # noqa: S608 - put together of constants
-            values,
+            [
+                (
+                    outcome.stored,
+                    result.get_db_prep_save(outcome.result, connection),
+                    as_column(claim.job_id),
+                    claim.epoch,
+                )
+                for claim, outcome in finished
+            ],
         )
-        written = {row[0] for row in cursor.fetchall()}
-    return [claim for claim in finished if as_column(claim.job_id) not in written]
-
-
-_FINISHED_ROW = {
-    "postgresql": "(%s::uuid, %s::int, %s::boolean, %s::jsonb)",
-    "sqlite": "(%s, %s, %s, %s)",
-}
+        return int(cursor.rowcount)
 
 
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Complete a run of a job; return False if the claim had been lost."""
     if isinstance(outcome, Succeeded) and not claim.parent_id:
-        return not _succeed({claim: outcome})
+        return _succeed([(claim, outcome)]) > 0
     with transaction.atomic():
         # Lock order: the job in parts before its part, as two parts may finish at once.
         parent = _lock(pk=claim.parent_id) if claim.parent_id else None
@@ -148,6 +136,7 @@ def _split(job: Job, outcome: Split) -> dict[str, Any]:
             request_id=job.request_id,
             traceparent=job.traceparent,
             queued_at=job.queued_at,
+            run_after=Now(),
             parent=job,
             part=number,
         )
@@ -172,7 +161,7 @@ def _finished_fields(
 def _requeued_fields(delay_s: float = 0, **more: Any) -> dict[str, Any]:
     return {
         "state": Job.State.QUEUED,
-        "run_after": Now() + timedelta(seconds=delay_s) if delay_s else None,
+        "run_after": Now() + timedelta(seconds=delay_s) if delay_s else Now(),
         "lease_until": None,
         "worker": "",
         "handed_over_at": None,

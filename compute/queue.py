@@ -143,7 +143,7 @@ def record_progress(claim: Claim, fraction: float, message: str) -> None:
         fraction = 0.9 + 0.1 * fraction
     elif claim.step is Step.MAIN and _has_parts(claim):
         fraction = 0.1 * fraction
-    _claimed_row(claim).update(fraction=fraction, message=message[:MESSAGE_MAX])
+    claimed_row(claim).update(fraction=fraction, message=message[:MESSAGE_MAX])
     if claim.parent_id:
         record_parts_progress(claim.parent_id, message)
 
@@ -162,7 +162,8 @@ def record_parts_progress(parent_id: UUID, message: str | None = None) -> None:
     Job.objects.filter(pk=parent_id, state=Job.State.RUNNING).update(**changes)
 
 
-def _claimed_row(claim: Claim) -> Any:
+def claimed_row(claim: Claim) -> JobQuerySet:
+    """Filter to the job of `claim`, unless the claim has been lost."""
     return Job.objects.filter(
         pk=claim.job_id, epoch=claim.epoch, state=Job.State.RUNNING
     )
@@ -170,7 +171,7 @@ def _claimed_row(claim: Claim) -> Any:
 
 def store_result(claim: Claim, result: Any) -> None:
     """Store the result of a run before it is reported as succeeded."""
-    _claimed_row(claim).update(result=result)
+    claimed_row(claim).update(result=result)
 
 
 def delete_old_jobs() -> int:

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -20,8 +21,6 @@ from django.db import DatabaseError, DataError, InterfaceError, connection, tran
 
 from compute import completion, queue
 from compute.outcomes import Cancelled, ErrorCode, Failed, Outcome, Released
-from compute.pool import prefetch
-from compute.pool.prefetch import Prefetch
 from compute.pool.wakeup import Wakeup
 from compute.pool.worker_handle import WorkerHandle
 from compute.pool.worker_process import Progress
@@ -31,9 +30,15 @@ from resilient_site.operations.clean_up import clean_up
 logger = logging.getLogger(__name__)
 
 TURN_S = 0.25
-# While short jobs are prefetched, outcomes of so much time are written together.
-BATCH_S = 0.02
 DATABASE_RETRY_S = 0.5
+# Behind a job that took less than this, so many are prefetched: claimed before a
+# process is free, as the database takes longer than they do.
+SHORT_S = 0.01
+PREFETCH_MAX = 16
+# Outcomes are written together, with the next claim, for so long.
+BATCH_S = 0.02
+# Claims that wait longer, behind jobs that turn out long, are released.
+PREFETCH_S = 0.25
 
 
 class ClaimSource(Protocol):
@@ -79,19 +84,17 @@ class Supervisor:
         self.source, self.wakeup = source, wakeup
         self.workers = [WorkerHandle() for _ in range(settings.COMPUTE_PROCESSES)]
         self._stops: list[float] = []  # when it was called
-        self._prefetch = Prefetch(len(self.workers))
+        self._prefetched: deque[Claim] = deque()
+        self._claimed_at = 0.0
+        self._last_duration_s = SHORT_S
         self._unwritten: list[tuple[Claim, Outcome]] = []
-        self._unwritten_since = 0.0
         self._reported: dict[Claim, Progress] = {}
         self._may_have_jobs = True
         self._database_retry_at = 0.0
         self._database_is_down = False
         # For jobs with a delay, and in case a notification was missed.
         self._poll = Interval(0.5)
-        self._cancel = Interval(0.5)
-        self._report = Interval(0.25)
         self._renew = Interval(queue.LEASE_S / 4)
-        self._requeue_lost = Interval(1)
         self._clean = Interval(3600)
 
     def run(self) -> None:
@@ -126,22 +129,19 @@ class Supervisor:
 
     def _turn(self) -> None:
         waitables = [one for worker in self.workers for one in worker.waitables()]
-        notified = self.wakeup.wait(waitables, BATCH_S if self._prefetch else TURN_S)
+        if self.wakeup.wait(waitables, BATCH_S if self._prefetched else TURN_S):
+            self._poll.next = 0
         for worker in self.workers:
-            for claim, outcome in worker.poll():
-                self._prefetch.record_duration(worker.duration_s)
-                self._record_outcome(claim, outcome)
+            for outcome in worker.poll():
+                self._last_duration_s = worker.duration_s
+                self._unwritten.append(outcome)
             worker.enforce_limit()
             if self._stop_at is None:
                 worker.start()
-        is_stopping = self._stop_at is not None
-        self._release_prefetched(
-            self._prefetch if is_stopping else self._prefetch.overdue()
-        )
+        is_overdue = time.monotonic() > self._claimed_at + PREFETCH_S
+        if is_overdue or self._stop_at is not None:
+            self._drop_prefetched(self._prefetched, Released())
         self._start_prefetched()
-        if notified:
-            self._may_have_jobs = True
-            self._cancel.next = 0
         if time.monotonic() < self._database_retry_at:
             return
         try:
@@ -153,59 +153,46 @@ class Supervisor:
                 logger.warning("The database is available again.")
             self._database_is_down = False
 
-    def _record_outcome(self, claim: Claim, outcome: Outcome) -> None:
-        if not self._unwritten:
-            self._unwritten_since = time.monotonic()
-        self._unwritten.append((claim, outcome))
-
-    def _release_prefetched(self, claims: Iterable[Claim]) -> None:
-        """Return prefetched claims to the queue, for other pools."""
-        for claim in self._prefetch.remove(claims):
-            self._record_outcome(claim, Released())
+    def _drop_prefetched(self, claims: Iterable[Claim], outcome: Outcome) -> None:
+        """Complete those of `claims` that have not been started."""
+        for claim in set(claims).intersection(self._prefetched):
+            self._prefetched.remove(claim)
+            self._unwritten.append((claim, outcome))
 
     def _start_prefetched(self) -> None:
-        """Start prefetched jobs on free processes."""
         for worker in self.workers:
-            if worker.is_free and self._prefetch:
-                worker.run(self._prefetch.pop())
+            if worker.is_free and self._prefetched:
+                worker.run(self._prefetched.popleft())
 
     def _sync_with_database(self) -> None:
         """Write outcomes, claim jobs, and do what is due by time."""
-        self._may_have_jobs |= self._poll.is_due() or bool(self._unwritten)
+        is_due = self._poll.is_due()
+        self._may_have_jobs |= is_due or bool(self._unwritten)
         wanted = self._free_capacity() if self._may_have_jobs else 0
-        if (self._unwritten or wanted) and not self._may_batch():
+        may_wait = self._prefetched and time.monotonic() < self._claimed_at + BATCH_S
+        if (self._unwritten or wanted) and not may_wait:
             claims = self._write_and_claim(wanted)
             self._may_have_jobs = len(claims) >= wanted
-            self._prefetch.add(claims)
-            self._start_prefetched()
+            if claims:
+                self._claimed_at = time.monotonic()
+                self._prefetched.extend(claims)
+                self._start_prefetched()
+        if is_due:
+            self._kill_cancelled()
+            self._report_progress()
         if self._renew.is_due():
             self._renew_leases()
-        if self._cancel.is_due():
-            self._kill_cancelled()
-        if self._report.is_due():
-            self._report_progress()
-        if self._requeue_lost.is_due():
             completion.requeue_lost()
         if self._clean.is_due():
             clean_up()
 
     def _free_capacity(self) -> int:
+        """Return how many jobs may be claimed."""
         if self._stop_at is not None:
             return 0
         free = sum(worker.is_free for worker in self.workers)
-        if not self.source.allows_prefetch:
-            return free
-        return free + self._prefetch.capacity(
-            max(worker.busy_s for worker in self.workers)
-        )
-
-    def _may_batch(self) -> bool:
-        """Return whether outcomes may wait to be written together with later ones."""
-        held_s = time.monotonic() - self._unwritten_since
-        few = len(self._unwritten) < prefetch.MAX_CLAIMS
-        return (
-            bool(self._prefetch) and few and (held_s < BATCH_S or not self._unwritten)
-        )
+        may_prefetch = self.source.allows_prefetch and self._last_duration_s < SHORT_S
+        return free + PREFETCH_MAX if free and may_prefetch else free
 
     def _write_and_claim(self, wanted: int) -> list[Claim]:
         """Write outcomes and claim new jobs in one transaction."""
@@ -243,21 +230,18 @@ class Supervisor:
                     "Job %s was claimed by another worker.", worker.claim.job_id
                 )
                 worker.kill(Released())
-        for claim in self._prefetch.remove(set(self._prefetch) - held):
-            logger.warning("Job %s was claimed by another worker.", claim.job_id)
-        ours = {worker.claim for worker in self.workers} | {
-            c for c, _ in self._unwritten
-        }
-        for claim in held - ours - set(self._prefetch):
+        self._drop_prefetched(set(self._prefetched) - held, Released())
+        ours = {worker.claim for worker in self.workers}
+        ours |= {claim for claim, _ in self._unwritten}
+        for claim in held - ours - set(self._prefetched):
             # Claimed by a transaction whose reply was lost.
             completion.finish(claim, Released())
 
     def _kill_cancelled(self) -> None:
-        if not self._prefetch and not any(worker.claim for worker in self.workers):
+        if not self._prefetched and not any(worker.claim for worker in self.workers):
             return
         cancelled = queue.get_cancelled(self.worker_id)
-        for claim in self._prefetch.remove(cancelled):
-            self._record_outcome(claim, Cancelled())
+        self._drop_prefetched(cancelled, Cancelled())
         for worker in self.workers:
             if worker.claim in cancelled:
                 worker.kill(Cancelled())
@@ -278,12 +262,12 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         """Kill the processes that run a job, and return their jobs to the queue."""
-        self._release_prefetched(self._prefetch)
+        self._drop_prefetched(self._prefetched, Released())
         for worker in self.workers:
             claim = worker.claim
             worker.close()
             if claim:
-                self._record_outcome(claim, Released())
+                self._unwritten.append((claim, Released()))
         try:
             self._write_and_claim(0)
         except (DatabaseError, InterfaceError) as error:

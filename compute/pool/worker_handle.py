@@ -49,11 +49,6 @@ class WorkerHandle:
         alive = self._process is not None and self._kill_outcome is None
         return alive and self.claim is None
 
-    @property
-    def busy_s(self) -> float:
-        """Time for which its current job has run; 0 without a job."""
-        return time.monotonic() - self._started_at if self.claim else 0.0
-
     def start(self) -> None:
         """Start a process if there is none, and the restart delay has passed."""
         if self._process is not None or time.monotonic() < self._start_at:
@@ -159,9 +154,9 @@ def _crashed(exitcode: int | None, claim: Claim) -> Outcome:
     if exitcode == -signal.SIGALRM:
         return _time_limit_exceeded(claim)
     if exitcode is not None and exitcode < 0:
-        how = f"Its process was ended by {_signal_name(-exitcode)}"
+        how = f"Its process was ended by a signal: {signal.strsignal(-exitcode)}"
         if -exitcode == signal.SIGKILL:
-            how += ": by an operator, or by the system when memory ran out"
+            how += ", by an operator, or by the system when memory ran out"
     else:
         how = f"Its process exited (status {exitcode})"
     return Failed(ErrorCode.CRASHED, f"{how}.", retry=True)
@@ -171,10 +166,3 @@ def _time_limit_exceeded(claim: Claim) -> Outcome:
     task = tasks.get(claim.task)
     limit = f"time limit of {task.time_limit_s:g} s" if task else "time limit"
     return Failed(ErrorCode.TIME_LIMIT, f"It exceeded its {limit}.")
-
-
-def _signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:  # most real-time signals have none
-        return f"signal {signum}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from django.db import DatabaseError, close_old_connections
+from django.db import close_old_connections
 
 from compute import queue
 from compute.outcomes import ErrorCode, Failed, Outcome, Split, Succeeded
@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 NICENESS = 19
 # When memory runs out, the kernel kills these before other processes of the site.
 OOM_SCORE = 700
-# A process is replaced after so many jobs, or when it remains larger than this.
-JOBS_MAX = 500
+# A process that remains larger than this is replaced.
 SIZE_MAX_BYTES = 768 * 1024 * 1024
 RESULT_MAX_BYTES = 256 * 1024
 # A pipe takes this much at once: a process suspended within a larger message would
@@ -61,21 +60,19 @@ class Done:
 def main(pipe: "Connection[Any, Any]") -> None:
     """Run claims until the supervisor closes the pipe."""
     _set_up_process()
-    for jobs in range(1, JOBS_MAX + 1):
+    retire = False
+    while not retire:
         try:
             claim = pipe.recv()
         except (EOFError, OSError):
             return
         outcome = _execute(claim, pipe.send)
-        out_of_memory = isinstance(outcome, Failed) and (
-            outcome.code == ErrorCode.MEMORY_LIMIT
-        )
-        retire = jobs == JOBS_MAX or out_of_memory or resident_bytes() > SIZE_MAX_BYTES
+        retire = resident_bytes() > SIZE_MAX_BYTES
+        if isinstance(outcome, Failed):
+            retire |= outcome.code == ErrorCode.MEMORY_LIMIT
         if retire:
             tracing.stop()
         pipe.send(Done(outcome, retire))
-        if retire:
-            return
 
 
 def _set_up_process() -> None:
@@ -111,9 +108,8 @@ def _exit_with_supervisor() -> None:
 def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     task = tasks.get(claim.task)
     if task is None:
-        return Failed(
-            ErrorCode.TASK_UNKNOWN, "This version of the site has no such task."
-        )
+        detail = "This version of the site has no such task."
+        return Failed(ErrorCode.TASK_UNKNOWN, detail)
     request_id.set_request_id(claim.request_id)
     breaker_overrides.apply()
     close_old_connections()
@@ -124,7 +120,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     _limit_memory(task.memory_mb * MiB)
     try:
         with tracing.job_span(task.name, claim.traceparent):
-            outcome = _as_outcome(_call(task, context), task)
+            outcome = _as_outcome(claim, _call(task, context))
     except TaskFailed as failure:
         outcome = Failed(ErrorCode.TASK_FAILED, str(failure))
     except MemoryError:
@@ -136,7 +132,6 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
         outcome = Failed(ErrorCode.ERROR, _describe(error), retry=True)
     finally:
         _limit_memory(None)
-    outcome = _store_large_result(claim, outcome)
     # The time limit covers everything but the report to the supervisor.
     signal.setitimer(signal.ITIMER_REAL, 0)
     close_old_connections()
@@ -156,7 +151,7 @@ def _call(task: Task, context: TaskContext) -> Any:
     return task.main(context, **params)
 
 
-def _as_outcome(result: Any, task: Task) -> Outcome:
+def _as_outcome(claim: Claim, result: Any) -> Outcome:
     if isinstance(result, Parts):
         return Split(result.params)
     encoded = orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
@@ -165,20 +160,10 @@ def _as_outcome(result: Any, task: Task) -> Outcome:
     if len(encoded) > RESULT_MAX_BYTES:
         size = f"{len(encoded):,} of at most {RESULT_MAX_BYTES:,} bytes"
         return Failed(ErrorCode.RESULT_TOO_LARGE, f"The result has {size}.")
-    return Succeeded(orjson.loads(encoded))
-
-
-def _store_large_result(claim: Claim, outcome: Outcome) -> Outcome:
-    """Write a large result to the job's row instead of the pipe."""
-    if not isinstance(outcome, Succeeded):
-        return outcome
-    if len(orjson.dumps(outcome.result)) <= MESSAGE_MAX_BYTES:
-        return outcome
-    try:
-        queue.store_result(claim, outcome.result)
-    except DatabaseError as error:
-        logger.exception("A result could not be stored.")
-        return Failed(ErrorCode.ERROR, _describe(error), retry=True)
+    result = orjson.loads(encoded)
+    if len(encoded) <= MESSAGE_MAX_BYTES:
+        return Succeeded(result)
+    queue.store_result(claim, result)
     return Succeeded(stored=True)
 
 

@@ -63,7 +63,7 @@ def take_time(context: TaskContext, seconds: float, gate: str = "") -> None:
 def nap(context: TaskContext, *, seconds: float, gate: str = "") -> Any:
     """Take some time, with progress."""
     take_time(context, seconds, gate)
-    return {"attempt": context.attempt}
+    return {"attempt": context.claim.attempt}
 
 
 @task(params=Record, retries=20)
@@ -103,12 +103,6 @@ def segfault(context: TaskContext) -> Any:
 def kill_itself(context: TaskContext) -> Any:
     """Die like a process that the system killed."""
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-@task(retries=0)
-def real_time_signal(context: TaskContext) -> Any:
-    """Die of a signal that has no name."""
-    os.kill(os.getpid(), signal.SIGRTMIN + 1)
 
 
 @task(retries=0)
@@ -159,10 +153,10 @@ def too_large_result(context: TaskContext) -> Any:
 def write_file(context: TaskContext) -> Any:
     """Write half a file and die, then write a whole one."""
     with context.file("out.txt", "text/plain") as out:
-        out.write(ON_FILE.format(context.attempt).encode() * 100_000)
-        if context.attempt == 1:
+        out.write(ON_FILE.format(context.claim.attempt).encode() * 100_000)
+        if context.claim.attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-    return {"attempt": context.attempt}
+    return {"attempt": context.claim.attempt}
 
 
 class Split(Seconds):

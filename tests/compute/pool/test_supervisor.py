@@ -51,7 +51,7 @@ def submit_many(submit: Callable[..., Job]) -> int:
 @pytest.mark.once
 def test_lease_and_intervals_allow_for_15_seconds(supervisor):
     """A lease expires, is noticed, and the job is claimed."""
-    expired_s = 10 + supervisor._requeue_lost.every_s
+    expired_s = 10 + supervisor._renew.every_s
     assert expired_s + supervisor._poll.every_s < 15
     assert supervisor._renew.every_s < 10 / 2
 
