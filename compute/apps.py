@@ -6,12 +6,14 @@ class ComputeConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from compute import doctor, health, metrics, queue, registry
-        from resilient_site.operations import clean_up
+        from compute import health, queue, registry
+        from resilient_site.health import components
+        from resilient_site.operations import clean_up, doctor
 
         registry.discover_tasks()
-        health.register_all()
-        metrics.register_all()
-        doctor.register_all()
+        components.register(
+            components.Component("compute", "Jobs", "component", health.check)
+        )
+        doctor.register("jobs", health.find_problems)
         clean_up.register("old jobs", queue.delete_old_jobs)
         clean_up.register("files of failed attempts", queue.delete_orphaned_files)

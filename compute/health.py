@@ -4,72 +4,68 @@ An idle pool leaves no trace in the database, so a missing pool is detected only
 a job has waited for it.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
 
 from django.conf import settings
-from django.db.models.functions import Now
+from django.db.models import Q
+from django.db.models.functions import Coalesce, Now
 
-from compute.models import Job
-from resilient_site.health.components import (
-    CheckResult,
-    Component,
-    Figures,
-    Status,
-    register,
-)
+from compute import metrics
+from compute.models import Job, JobQuerySet
+from resilient_site.health.components import CheckResult, Status
+from resilient_site.operations.doctor import Finding, failure, ok, reach, warning
 from resilient_site.resilience import deadlines
 
 TIMEOUT_S = 2.0
-# A running pool claims a job within half a second.
-CLAIMED_WITHIN_S = 5.0
+# A running pool claims a job within half a second, and a lost one within three.
+CLAIMED_WITHIN = timedelta(seconds=5)
 RUNNING = "Jobs are being processed."
 NO_POOL = "No pool is running. New jobs are accepted, and run once a pool is started."
 FULL = "The queue is full. New jobs are rejected at the moment."
 
 
-class JobsHealth:
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._idle_since: float | None = None
-        # The last counts, for the metrics.
-        self.counted: dict[str, int] = {}
-
-    def check(self) -> CheckResult:
-        with deadlines.within(TIMEOUT_S):
-            held = Job.objects.filter(
-                state=Job.State.RUNNING, lease_until__gte=Now()
-            ).values_list("worker", flat=True)
-            workers = list(held)
-            due = Job.objects.claimable().order_by().count()
-            lost = Job.objects.abandoned().count()
-            waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None).count()
-        self.counted = {"waiting": waiting, "due": due, "running": len(workers)}
-        figures: Figures = (
-            ("Running jobs", f"{len(workers):,}"),
-            ("Pools", f"{len(set(workers)):,}"),
-            ("Waiting", f"{waiting:,} of at most {settings.COMPUTE_MAX_QUEUED:,}"),
-            ("Due now, including parts", f"{due:,}"),
-            ("Abandoned by their pool", f"{lost:,}"),
-        )
-        if self._lacks_pool(bool(workers), bool(due or lost)):
-            return CheckResult(Status.FAIL, NO_POOL, figures=figures)
-        if waiting >= settings.COMPUTE_MAX_QUEUED:
-            return CheckResult(Status.WARN, FULL, figures=figures)
-        return CheckResult(Status.PASS, RUNNING, figures=figures)
-
-    def _lacks_pool(self, has_workers: bool, has_due: bool) -> bool:
-        """Return whether due jobs have remained unclaimed for too long."""
-        if has_workers or not has_due:
-            self._idle_since = None
-            return False
-        if self._idle_since is None:
-            self._idle_since = self._clock()
-        return self._clock() - self._idle_since >= CLAIMED_WITHIN_S
+def check() -> CheckResult:
+    with deadlines.within(TIMEOUT_S):
+        held = Job.objects.filter(state=Job.State.RUNNING, lease_until__gte=Now())
+        workers = list(held.values_list("worker", flat=True))
+        due = Job.objects.claimable().order_by().count()
+        waiting = Job.objects.waiting().count()
+        is_stalled = not workers and _unclaimed().exists()
+    metrics.record_queue(waiting=waiting, due=due, running=len(workers))
+    if is_stalled:
+        status, meaning = Status.FAIL, NO_POOL
+    elif waiting >= settings.COMPUTE_MAX_QUEUED:
+        status, meaning = Status.WARN, FULL
+    else:
+        status, meaning = Status.PASS, RUNNING
+    figures = (
+        ("Running jobs", f"{len(workers):,}"),
+        ("Pools", f"{len(set(workers)):,}"),
+        ("Waiting", f"{waiting:,} of at most {settings.COMPUTE_MAX_QUEUED:,}"),
+        ("Due now, including parts", f"{due:,}"),
+    )
+    return CheckResult(status, meaning, figures=figures)
 
 
-jobs = JobsHealth()
+def _unclaimed() -> JobQuerySet:
+    """Filter to the jobs that a pool would have claimed by now."""
+    late = Now() - CLAIMED_WITHIN
+    queued = Q(state=Job.State.QUEUED, due_at__lt=late)
+    lost = Q(state=Job.State.RUNNING, lease_until__lt=late)
+    due_at = Coalesce("run_after", "queued_at")
+    return Job.objects.alias(due_at=due_at).filter(queued | lost)
 
 
-def register_all() -> None:
-    register(Component("compute", "Jobs", "component", jobs.check))
+def find_problems() -> Iterator[Finding]:
+    """Check the jobs for `manage.py doctor`."""
+    found = check()
+    match found.status:
+        case Status.FAIL:
+            yield failure(found.meaning, "Start manage.py compute.")
+        case Status.WARN:
+            yield warning(found.meaning, "Start more pools, or wait.")
+        case _:
+            yield ok(". ".join(f"{name}: {text}" for name, text in found.figures))
+    if settings.COMPUTE_BACKEND == "celery":
+        yield reach(settings.BROKER_URL)

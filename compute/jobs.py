@@ -34,6 +34,8 @@ from resilient_site.resilience.transactions import atomic_with_retries
 # The throughput of the queue is measured over this time.
 RATE_WINDOW_S = 60
 ESTIMATE_MAX_S = 600
+# Unfinished jobs of one task that anonymous users may have together.
+ANONYMOUS_MAX = 16
 
 
 class JobNotFound(NotFound):
@@ -160,7 +162,7 @@ def retry(job: Job) -> bool:
         pk=job.pk, state__in=(Job.State.FAILED, Job.State.CANCELLED)
     ).update(
         state=Job.State.QUEUED,
-        run_after=None,
+        run_after=Now(),
         finished_at=None,
         failures=0,
         attempts=0,
@@ -195,7 +197,7 @@ def reject_if_full(task: Task, owner: User | None) -> None:
     Concurrent submissions do not see each other and may exceed a limit by their
     number: a lock against that would serialize all submissions.
     """
-    waiting = Job.objects.filter(state=Job.State.QUEUED, parent=None)
+    waiting = Job.objects.waiting()
     queued = waiting.count()
     if queued >= settings.COMPUTE_MAX_QUEUED:
         raise QueueFull(
@@ -203,7 +205,7 @@ def reject_if_full(task: Task, owner: User | None) -> None:
         )
     if owner is None:
         same = Job.objects.unfinished().filter(task=task.name, owner=None, parent=None)
-        if same.count() >= task.max_anonymous:
+        if same.count() >= ANONYMOUS_MAX:
             raise QueueFull(retry_after_s=estimate_duration_s(1, task=task.name))
         return
     own = waiting.filter(owner=owner)
@@ -214,9 +216,13 @@ def reject_if_full(task: Task, owner: User | None) -> None:
 
 def estimate_wait_s(job: Job) -> int:
     """Estimate how long `job` will wait, from the current throughput."""
+    return estimate_duration_s(count_ahead(job) + 1)
+
+
+def count_ahead(job: Job) -> int:
+    """Return the number of jobs ahead of `job` in the queue."""
     before = Q(queued_at__lt=job.queued_at) | Q(queued_at=job.queued_at, pk__lt=job.pk)
-    ahead = Job.objects.filter(before, state=Job.State.QUEUED, parent=None).count()
-    return estimate_duration_s(ahead + 1)
+    return Job.objects.waiting().filter(before).count()
 
 
 def estimate_duration_s(jobs: int, **filters: Any) -> int:

@@ -1,14 +1,12 @@
 """Metrics of jobs: of their runs, in the process of the pool, and of their queue.
 
-The queue is what the health check of jobs found last: a web process looks once a
-second, so that the page of metrics waits for no database.
+A web process sets those of the queue once a second, in the health check of jobs.
 """
 
-from compute.health import jobs
 from compute.outcomes import Outcome
 from compute.queue import Claim
 from compute.registry import tasks
-from resilient_site.observability.metrics import counter, gauge, histogram, samplers
+from resilient_site.observability.metrics import counter, gauge, histogram
 
 UNKNOWN = "(unknown)"
 
@@ -30,10 +28,6 @@ def record_run(claim: Claim, outcome: Outcome, seconds: float) -> None:
     JOB_DURATION.labels(task).observe(seconds)
 
 
-def sample_queue() -> None:
-    for name, number in jobs.counted.items():
+def record_queue(**numbers: int) -> None:
+    for name, number in numbers.items():
         JOBS[name].set(number)
-
-
-def register_all() -> None:
-    samplers.append(sample_queue)

@@ -30,6 +30,10 @@ class JobQuerySet(models.QuerySet["Job"]):
     def unfinished(self) -> JobQuerySet:
         return self.filter(state__in=Job.UNFINISHED)
 
+    def waiting(self) -> JobQuerySet:
+        """Filter to the jobs in the queue, without parts."""
+        return self.filter(state=Job.State.QUEUED, parent=None)
+
     def claimable(self) -> JobQuerySet:
         """Filter to the jobs that are due, in queue order."""
         due = Q(run_after=None) | Q(run_after__lte=Now())
@@ -85,7 +89,7 @@ class Job(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     # The position in the queue, which parts and retries inherit from the request.
     queued_at = models.DateTimeField(default=timezone.now)
-    # By the database's clock; null: at once.
+    # When a job that is requeued is due, by the database's clock; null: at once.
     run_after = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
@@ -238,9 +237,8 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         context["parts"] = parts[:PARTS_SHOWN]
         context["parts_number"] = parts.count()
     if job.state == Job.State.QUEUED:
-        before = Q(queued_at__lt=job.queued_at, state=Job.State.QUEUED, parent=None)
-        context["ahead"] = Job.objects.filter(before).count()
-        context["wait_s"] = jobs.estimate_wait_s(job)
+        context["ahead"] = ahead = jobs.count_ahead(job)
+        context["wait_s"] = jobs.estimate_duration_s(ahead + 1)
     if job.state == Job.State.SUCCEEDED:
         names = [f"compute/results/{job.task}.html", "compute/results/generic.html"]
         context["files"] = job.result_files()
