@@ -1,6 +1,6 @@
 """Form of any task, made from the task's serializer, which also validates it."""
 
-from collections.abc import Iterator, Mapping
+import json
 from typing import Any
 
 from django import forms
@@ -11,21 +11,6 @@ from compute.models import Job
 from compute.registry import Task
 
 NON_FIELD = "non_field_errors"
-
-
-class LinesField(forms.CharField):
-    """A list of texts, one on each line."""
-
-    widget = forms.Textarea({"rows": 4})
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(map(str, value)) if isinstance(value, list) else value
-
-
-class Checkboxes(forms.CheckboxSelectMultiple):
-    def id_for_label(self, id_: str, index: str | None = None) -> str:
-        """Return the first box for the whole field, for links to it."""
-        return super().id_for_label(id_, index or "0")
 
 
 class TaskForm(forms.Form):
@@ -56,7 +41,9 @@ class TaskForm(forms.Form):
         for name, found in serializer.errors.items():
             field = name if name in self.fields else None
             prefix = "" if field or name == NON_FIELD else f"{name}: "
-            self.add_error(field, [prefix + text for text in _messages(found)])
+            # Errors of a nested serializer are not in a list.
+            texts = found if isinstance(found, list) else [json.dumps(found)]
+            self.add_error(field, [prefix + text for text in texts])
         return self.cleaned_data
 
     def _submitted(self) -> Any:
@@ -64,10 +51,7 @@ class TaskForm(forms.Form):
         sent = self.data.copy()  # type: ignore[attr-defined]
         sent.update(self.files)
         for name, field in self.fields.items():
-            if isinstance(field, LinesField):
-                lines = str(sent.get(name, "")).splitlines()
-                sent.setlist(name, [line.strip() for line in lines if line.strip()])
-            elif isinstance(field, forms.BooleanField):
+            if isinstance(field, forms.BooleanField):
                 # Browsers do not send an unchecked box.
                 sent.setdefault(name, "false")
         return sent
@@ -90,10 +74,7 @@ def display_params(job: Job) -> list[tuple[str, Any]]:
     names = [name for name in fields if name in job.params]
     names += sorted(job.params.keys() - names)
     return [
-        (
-            _label(fields.get(name), name),
-            _display_value(fields.get(name), job.params[name]),
-        )
+        (_label(fields.get(name), name), _display(fields.get(name), job.params[name]))
         for name in names
         if job.params[name] not in (None, "", [])
     ]
@@ -103,16 +84,11 @@ def _label(parameter: Any, name: str) -> str:
     return str(parameter.label) if parameter else name.replace("_", " ").capitalize()
 
 
-def _display_value(parameter: Any, value: Any) -> Any:
-    choices = _choices(parameter)
+def _display(parameter: Any, value: Any) -> Any:
+    choices = getattr(parameter, "choices", {})
     if isinstance(value, list):
         return ", ".join(str(choices.get(entry, entry)) for entry in value)
     return choices.get(value, value) if isinstance(value, str | int) else value
-
-
-def _choices(parameter: Any) -> Mapping[Any, Any]:
-    parameter = getattr(parameter, "child", parameter)
-    return getattr(parameter, "choices", {})
 
 
 def _as_form_field(parameter: Any) -> forms.Field:
@@ -129,63 +105,25 @@ def _as_form_field(parameter: Any) -> forms.Field:
     match parameter:
         case serializers.BooleanField():
             return forms.BooleanField(**options | {"required": False})
-        case (
-            serializers.MultipleChoiceField()
-            | serializers.ListField(child=serializers.ChoiceField())
-        ):
-            choices = list(_choices(parameter).items())
-            return forms.MultipleChoiceField(
-                choices=choices, widget=Checkboxes, **options
-            )
+        case serializers.MultipleChoiceField():
+            choices = parameter.choices.items()
+            return forms.MultipleChoiceField(choices=list(choices), **options)
         case serializers.ChoiceField():
             none = [] if options["required"] else [("", "—")]
             choices = [*none, *parameter.choices.items()]
             return forms.ChoiceField(choices=choices, **options)
         case serializers.FileField():
             return forms.FileField(widget=forms.FileInput, **options)
-        case (
-            serializers.IntegerField()
-            | serializers.FloatField()
-            | serializers.DecimalField()
-        ):
-            return _number(parameter, options)
-        case serializers.ListField():
-            return LinesField(**options)
+        case serializers.IntegerField():
+            return forms.IntegerField(**options | _limits(parameter))
+        case serializers.FloatField() | serializers.DecimalField():
+            return forms.FloatField(**options | _limits(parameter))
         case _:
-            return _text(parameter, options)
+            if parameter.style.get("base_template") == "textarea.html":
+                options["widget"] = forms.Textarea
+            longest = getattr(parameter, "max_length", None)
+            return forms.CharField(max_length=longest, **options)
 
 
-def _number(parameter: Any, options: dict[str, Any]) -> forms.Field:
-    low, high = parameter.min_value, parameter.max_value
-    whole = isinstance(parameter, serializers.IntegerField)
-    attributes = {"min": low, "max": high, "step": None if whole else "any"}
-    shown = {name: value for name, value in attributes.items() if value is not None}
-    help_text = options["help_text"]
-    # The task's own help text may state the limits already.
-    if high is None or f"{high:,}" not in help_text:
-        limits = [f"at least {low:,}"] if low is not None else []
-        limits += [f"at most {high:,}"] if high is not None else []
-        stated = f"{' and '.join(limits).capitalize()}." if limits else ""
-        options["help_text"] = f"{help_text} {stated}".strip()
-    return forms.Field(widget=forms.NumberInput(shown), **options)
-
-
-def _text(parameter: Any, options: dict[str, Any]) -> forms.Field:
-    longest = getattr(parameter, "max_length", None)
-    widget: type[forms.Widget] = forms.TextInput
-    if parameter.style.get("base_template") == "textarea.html":
-        widget = forms.Textarea
-    return forms.Field(
-        widget=widget({"maxlength": longest} if longest else None), **options
-    )
-
-
-def _messages(found: Any) -> Iterator[str]:
-    """Yield the messages of a field, however nested, as texts."""
-    if isinstance(found, Mapping):
-        for place, inner in found.items():
-            number = place + 1 if isinstance(place, int) else place
-            yield from (f"{number}: {text}" for text in _messages(inner))
-    else:
-        for text in found:
-            yield from _messages(text) if isinstance(text, Mapping) else (str(text),)
+def _limits(parameter: Any) -> dict[str, Any]:
+    return {"min_value": parameter.min_value, "max_value": parameter.max_value}
