@@ -4,26 +4,18 @@ Nothing is edited here. Files may be large, so no page and no deletion reads the
 """
 
 import uuid
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.db.models.functions import Now
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
 
 from compute import jobs
 from compute.models import Job
 from compute.registry import tasks
-from compute.templatetags.jobtext import duration, pretty_json
+from compute.templatetags.jobtext import duration
 from resilient_site.admin import MAX_NAMED_OBJECTS, ReadOnlyAdmin
 from resilient_site.errors import Conflict
-
-STUCK_AFTER = timedelta(minutes=10)
-PARTS_SHOWN = 100
 
 
 class TaskFilter(admin.SimpleListFilter):
@@ -37,32 +29,10 @@ class TaskFilter(admin.SimpleListFilter):
         return queryset.filter(task=self.value()) if self.value() else queryset
 
 
-class StuckFilter(admin.SimpleListFilter):
-    title = "stuck"
-    parameter_name = "stuck"
-
-    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-        return [
-            ("lost", "Running, lease expired"),
-            ("waiting", "Queued for 10 minutes"),
-        ]
-
-    def queryset(self, request: Any, queryset: Any) -> Any:
-        match self.value():
-            case "lost":
-                return queryset.abandoned()
-            case "waiting":
-                return queryset.filter(
-                    queued_at__lt=Now() - STUCK_AFTER, state=Job.State.QUEUED
-                )
-            case _:
-                return queryset
-
-
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("title", "state", "owner", "attempts", "created_at", "run_duration")
-    list_filter = ("state", TaskFilter, StuckFilter)
+    list_filter = ("state", TaskFilter)
     list_select_related = ("owner",)
     ordering = ("-id",)
     sortable_by = ()
@@ -70,8 +40,8 @@ class JobAdmin(ReadOnlyAdmin):
     search_help_text = "The full id of a job, or the start of its owner's name"
     actions = ("cancel", "retry")
     fields = (
-        "id", "task", "owner", "state", "progress", "parameters", "error", "output",
-        "files", "parts", "attempts", "failures", "created_at", "queued_at",
+        "id", "task", "owner", "state", "fraction", "message", "params", "error_code",
+        "error_detail", "result", "attempts", "failures", "created_at", "queued_at",
         "run_after", "started_at", "finished_at", "run_duration", "worker",
         "lease_until", "cancel_requested", "handed_over_at", "epoch", "request_id",
     )  # fmt: skip
@@ -93,60 +63,9 @@ class JobAdmin(ReadOnlyAdmin):
             found = queryset.filter(owner__username__istartswith=term)
         return (found if term else queryset), False
 
-    def view_on_site(self, job: Job) -> str:
-        return job.get_absolute_url()
-
-    # --- fields
-
     @admin.display(description="duration")
     def run_duration(self, job: Job) -> str:
         return duration(job.run_time) or "-"
-
-    @admin.display(description="progress")
-    def progress(self, job: Job) -> str:
-        return f"{job.percent} % {job.message}"
-
-    @admin.display(description="parameters")
-    def parameters(self, job: Job) -> SafeString:
-        return format_html("<pre>{}</pre>", pretty_json(job.params))
-
-    @admin.display(description="error")
-    def error(self, job: Job) -> str:
-        return f"{job.error_code}: {job.error_detail}" if job.error_code else "-"
-
-    @admin.display(description="result")
-    def output(self, job: Job) -> SafeString | str:
-        if job.result is None:
-            return "-"
-        return format_html("<pre>{}</pre>", pretty_json(job.result)[:10_000])
-
-    @admin.display(description="files")
-    def files(self, job: Job) -> SafeString | str:
-        shown = set(job.result_files().values_list("pk", flat=True))
-        lines = (
-            (self._file_link(job, file.name, file.pk in shown),
-             f"{file.kind}, {file.content_type}, {file.size:,} bytes")
-            for file in job.files.order_by("kind", "name", "epoch")
-        )  # fmt: skip
-        return format_html_join(SafeString("<br>"), "{} ({})", lines) or "-"
-
-    def _file_link(self, job: Job, name: str, is_result: bool) -> SafeString | str:
-        if not is_result:
-            return name
-        url = reverse("compute:file", args=[job.pk, name])
-        return format_html('<a href="{}">{}</a>', url, name)
-
-    @admin.display(description="parts")
-    def parts(self, job: Job) -> SafeString | str:
-        rows = job.parts.defer("result", "params").order_by("part")
-        lines = [
-            (part.part, part.state, f"{part.percent} %", part.error_detail)
-            for part in rows[:PARTS_SHOWN]
-        ]
-        shown = format_html_join(SafeString("<br>"), "{}: {}, {} {}", lines)
-        if len(lines) < PARTS_SHOWN:
-            return shown or "-"
-        return format_html("{}<br>… {} in all", shown, rows.count())
 
     # --- actions
 

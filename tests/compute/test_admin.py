@@ -1,12 +1,10 @@
 """Jobs in the admin: seen, stopped, tried again and, when finished, deleted."""
 
 import uuid
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.utils import timezone
 
 from compute.models import Job, JobFileChunk
 from tests.compute.factories import make_file, make_job
@@ -59,20 +57,12 @@ def test_admin_lists_jobs_without_parts(admin_site, editor):
 
 
 def test_admin_filters_jobs(admin_site):
-    long_ago = timezone.now() - timedelta(minutes=11)
-    lost = make_job("running", lease_until=long_ago)
-    running = make_job("running", task="nap")
-    waiting = make_job(queued_at=long_ago)
-    queued = make_job()
-    every = {lost.pk, running.pk, waiting.pk, queued.pk}
+    running, queued = make_job("running", task="nap"), make_job()
     for query, found in (
-        ("", every),
+        ("", {running.pk, queued.pk}),
         ("task=nap", {running.pk}),
         ("task=nix", set()),
-        ("state__exact=queued", {waiting.pk, queued.pk}),
-        ("stuck=lost", {lost.pk}),
-        ("stuck=waiting", {waiting.pk}),
-        ("stuck=nix", every),
+        ("state__exact=queued", {queued.pk}),
     ):
         assert listed(admin_site.get(f"{JOBS}?{query}")) == found, query
 
@@ -89,21 +79,14 @@ def test_admin_finds_a_job_by_id_or_owner(admin_site, editor):
         assert listed(admin_site.get(JOBS, {"q": term})) == found, term
 
 
-def test_admin_shows_parts_and_files_read_only(admin_site, editor):
-    job = make_job("succeeded", owner=editor, result={"sum": 3}, task="in_parts")
-    make_job("failed", parent=job, part=0, error_detail="The <bad> one.")
-    make_file(job, "a<b>.csv", b"name\n")
-    page = sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
+def test_admin_shows_a_job_read_only(admin_site, editor):
+    job = make_job("failed", owner=editor, result={"sum": 3}, task="unknown")
+    change = f"{JOBS}{job.pk}/change/"
+    page = sent(admin_site.get(change))
     assert "&quot;sum&quot;: 3" in page
-    assert "The &lt;bad&gt; one." in page
-    assert f"/jobs/{job.pk}/files/a%3Cb%3E.csv" in page
-    assert "a&lt;b&gt;.csv" in page
-    assert f'href="/jobs/{job.pk}/"' in page
-    response = admin_site.post(f"{JOBS}{job.pk}/change/", {"state": "failed"})
-    assert response.status_code == 403
+    assert "ValueError: the cat" in page
+    assert admin_site.post(change, {"state": "failed"}).status_code == 403
     assert admin_site.get(f"{JOBS}add/").status_code == 403
-    job = make_job("failed", task="unknown", owner=None, started_at=None)
-    assert "ValueError: the cat" in sent(admin_site.get(f"{JOBS}{job.pk}/change/"))
 
 
 def test_admin_cancels_and_retries_selected_jobs(admin_site):
@@ -179,20 +162,11 @@ def test_admin_checks_permissions(staff_site, reader):
     assert not Job.objects.filter(pk=done.pk).exists()
 
 
-def test_pages_take_a_fixed_number_of_queries(
+def test_list_takes_a_fixed_number_of_queries(
     admin_site, editor, django_assert_num_queries
 ):
     for _ in range(20):
         make_job("succeeded", owner=editor, result={"text": "x" * 1000})
-    job = make_job("failed", task="in_parts", owner=editor)
-    for number in range(20):
-        make_job("failed", parent=job, part=number)
-        make_file(job, f"{number}.csv", b"name\n")
-    sent(admin_site.get(JOBS))
     with django_assert_num_queries(4) as queries:
         sent(admin_site.get(JOBS))
     assert not any('"result"' in query["sql"] for query in queries)
-    change = f"{JOBS}{job.pk}/change/"
-    sent(admin_site.get(change))  # content types are asked for once in a process
-    with django_assert_num_queries(6):
-        sent(admin_site.get(change))
