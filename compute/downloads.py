@@ -7,10 +7,6 @@ from compute import files
 from compute.models import JobFile
 from resilient_site.api.downloads import attachment, stream_file
 
-# Shown on the page, not downloaded; the policy forbids everything but drawing.
-INLINE_TYPES = {"image/svg+xml"}
-INLINE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-
 
 def download(file: JobFile) -> HttpResponseBase:
     """Return a response with the content of `file`."""
@@ -19,15 +15,12 @@ def download(file: JobFile) -> HttpResponseBase:
         # One read: a slow client holds no thread.
         content = b"".join(files.read(file))
         response = HttpResponse(content, content_type=file.content_type)
-        if file.content_type not in INLINE_TYPES:
-            response["Content-Disposition"] = attachment(file.name)
+        response["Content-Disposition"] = attachment(file.name)
     else:
         response = stream_file(
             files.read(file), content_type=file.content_type, filename=file.name
         )
     response["Content-Length"] = str(file.size)
-    if file.content_type in INLINE_TYPES:
-        response["Content-Security-Policy"] = INLINE_POLICY
     # A result never changes, and only its owner may see it.
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response

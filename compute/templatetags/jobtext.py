@@ -1,10 +1,8 @@
 """Template filters that format jobs and their results."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -86,65 +84,19 @@ def pretty_json(value: Any) -> str:
     return orjson.dumps(value, default=str, option=options).decode()
 
 
-# --- results of tasks without a template of their own
-
-
-def _is_single(value: Any) -> bool:
-    return not isinstance(value, Mapping | list)
-
-
 @register.filter
-def sections(result: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield (heading, kind, value) of a result.
-
-    The kind is "facts" with pairs of name and value, "table" with rows, or "json".
-    """
-    if not isinstance(result, Mapping):
-        yield from _section("", result)
-        return
-    facts = {name: value for name, value in result.items() if _is_single(value)}
-    if facts:
-        yield "", "facts", list(facts.items())
-    for name, value in result.items():
-        if name not in facts:
-            yield from _section(heading(name), value)
-
-
-def _section(title: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    if _is_single(value):
-        yield title, "facts", [(title or "Result", value)]
-    elif isinstance(value, Mapping) and value and all(map(_is_single, value.values())):
-        yield title, "facts", list(value.items())
-    elif isinstance(value, list) and value and all(map(_is_row, value)):
-        yield title, "table", value
-    else:
-        yield title, "json", value
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_single, value.values()))
-
-
-@register.filter
-def columns(rows: list[Mapping[str, Any]]) -> list[tuple[str, bool]]:
-    """Return all columns in order of occurrence, and which are numbers."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [
-        (name, all(map(_is_number, (row.get(name) for row in rows)))) for name in names
-    ]
-
-
-@register.filter
-def cells(
-    row: Mapping[str, Any], named: list[tuple[str, bool]]
-) -> list[tuple[Any, bool]]:
-    return [(row.get(name), is_number) for name, is_number in named]
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, int | float) and not isinstance(value, bool)
+def facts(result: Any) -> dict[str, Any]:
+    """Return the names and values of a plain result; for any other, nothing."""
+    is_plain = isinstance(result, Mapping) and not any(
+        isinstance(value, Mapping | list) for value in result.values()
     )
+    return dict(result) if is_plain else {}
+
+
+@register.filter
+def largest(rows: list[dict[str, int]]) -> int:
+    """Return the largest number of items in `rows`: the length of a full bar."""
+    return max(row["items"] for row in rows)
 
 
 # --- pairs of items, and the differences of two texts
@@ -176,23 +128,16 @@ def _marked(text: str, other: str, tag: str) -> SafeString:
     from rapidfuzz.distance import Indel  # slow to import, and few pages need it
 
     words = WORDS.findall(text)
-    edits = Indel.editops(words, WORDS.findall(other))
-    changed = {edit.src_pos for edit in edits if edit.tag == "delete"}
-    runs = _runs((place in changed, word) for place, word in enumerate(words))
-    # Punctuation between two marked runs is marked too.
-    last = len(runs) - 1
-    runs = _runs(
-        (is_marked or (0 < place < last and not any(map(str.isalnum, piece))), piece)
-        for place, (is_marked, piece) in enumerate(runs)
-    )
+    edits = Indel.opcodes(words, WORDS.findall(other))
     return format_html_join(
-        "", "<{0}>{1}</{0}>", ((tag if marked else "span", run) for marked, run in runs)
+        "",
+        "<{0}>{1}</{0}>",
+        (
+            (
+                tag if edit.tag == "delete" else "span",
+                "".join(words[edit.src_start : edit.src_end]),
+            )
+            for edit in edits
+            if edit.tag != "insert"
+        ),
     )
-
-
-def _runs(pieces: Iterable[tuple[bool, str]]) -> list[tuple[bool, str]]:
-    """Join the neighbours that are marked alike."""
-    return [
-        (is_marked, "".join(piece for _, piece in run))
-        for is_marked, run in groupby(pieces, key=itemgetter(0))
-    ]

@@ -6,7 +6,7 @@ one page of them and a bounded number of words in memory.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 from itertools import batched, pairwise
@@ -105,15 +105,8 @@ def growth(catalogue: Catalogue) -> dict[str, Any]:
     periods, total = [], 0
     for period in starts:
         total += (items := counted.get(period, 0))
-        label = _period_label(period, unit)
-        periods.append(
-            {
-                "start": period.isoformat(),
-                "label": label,
-                "items": items,
-                "total": total,
-            }
-        )
+        label, day = _period_label(period, unit), period.isoformat()
+        periods.append({"start": day, "label": label, "items": items, "total": total})
     return {"unit": unit, "periods": periods}
 
 
@@ -190,48 +183,30 @@ def most_edited(catalogue: Catalogue) -> list[dict[str, Any]]:
 # --- words
 
 
-class Words:
-    """Counter of words in bounded memory (space-saving, as in lossy counting).
-
-    When there are more than `limit`, the rarest half is dropped, and a word that occurs
-    again counts from 0: each count is too low by at most `missed`.
-    """
-
-    def __init__(self, limit: int = WORDS_KEPT) -> None:
-        self.limit = limit
-        self.missed = 0
-        self._counted: Counter[str] = Counter()
-
-    def add(self, words: Iterable[str]) -> None:
-        self._counted.update(words)
-        if len(self._counted) > self.limit:
-            middle = sorted(self._counted.values())[len(self._counted) // 2]
-            self._counted = Counter(
-                {word: n for word, n in self._counted.items() if n > middle}
-            )
-            self.missed += middle
-
-    def most(self, number: int) -> list[tuple[str, int]]:
-        in_order = sorted(self._counted.items(), key=lambda pair: (-pair[1], pair[0]))
-        return in_order[:number]
-
-
 def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
     """Return the words that occur in the names or descriptions of most items.
 
-    Words are normalized as in the search: lower case, without accents.
+    Words are normalized as in the search: lower case, without accents. Memory is
+    bounded: of more than `WORDS_KEPT` words, the rarest half is dropped, and counts
+    from 0 if it occurs again, so that each number is too low by at most `missed`.
     """
-    words = Words()
+    counted: Counter[str] = Counter()
+    missed = 0
     rows = row_iterator.iterate_rows(catalogue.items, "search_text")
     for batch in batched(rows, ROWS_BATCH):
-        words.add(word for _, text in batch for word in _words(text))
+        counted.update(word for _, text in batch for word in _words(text))
+        if len(counted) > WORDS_KEPT:
+            middle = sorted(counted.values())[len(counted) // 2]
+            missed += middle
+            counted = Counter({w: n for w, n in counted.items() if n > middle})
         on_read(len(batch))
+    most = sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
     return {
         "shortest": WORD_MIN,
-        "missed": words.missed,
+        "missed": missed,
         "most": [
             {"word": unicodedata.normalize("NFC", word), "items": items}
-            for word, items in words.most(WORDS_SHOWN)
+            for word, items in most[:WORDS_SHOWN]
         ],
     }
 

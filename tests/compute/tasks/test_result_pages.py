@@ -65,7 +65,7 @@ def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
     assert "Download" not in words(response)
 
 
-def test_report_page_shows_charts_and_tables(editor_client, editor):
+def test_report_page_shows_tables_with_bars(editor_client, editor):
     make_items(3, tags=["metal"])
     make_item(id="bolt", name="Rusty <bolt>", description="Very rusty", tags=["a+b"])
     catalogue.update_item("bolt", {"name": "Rusty <nut>"}, actor=TESTER)
@@ -73,20 +73,10 @@ def test_report_page_shows_charts_and_tables(editor_client, editor):
     response = editor_client.get(job.get_absolute_url())
     page = words(response)
     assert "Items 4 Without a tag 0 Tags in use 2 Changes 5" in page
-    assert "The most frequent of 2 tags is “metal”: 3." in text(response)
     assert "metal 3" in page
+    assert '<progress max="3" value="1" aria-hidden="true">' in text(response)
     assert "rusty 1" in page
     assert "Rusty &lt;nut&gt; bolt 2" in page
-    assert "style=" not in text(response)
-    images = re.findall(
-        r'<img class="chart" src="([^"]*)" width="440" height="\d+" alt="([^"]+)">',
-        text(response),
-    )
-    assert [path.rpartition("/")[2] for path, _ in images] == [
-        "tags.svg", "growth.svg", "lengths.svg", "words.svg",
-    ]  # fmt: skip
-    for path, _ in images:
-        assert editor_client.get(path)["Content-Type"] == "image/svg+xml"
     for link in ("?tag=metal", "?tag=a%2Bb", "?search=rusty", "bolt/"):
         assert f'href="/items/{link}"' in text(response)
         assert editor_client.get(f"/items/{link}").status_code == 200
@@ -105,7 +95,6 @@ def test_report_page_of_no_items(editor_client, editor):
     response = editor_client.get(job.get_absolute_url())
     assert "Items 0 Without a tag 0" in words(response)
     assert "Tag nothing" in words(response)
-    assert text(response).count('alt="There are no items."') == 2
 
 
 # --- pairs of items
@@ -218,8 +207,7 @@ def test_page_of_no_pairs(editor_client, editor):
 def test_differences_are_marked_by_words():
     for text, other, shown in (
         ("Brass bolt", "Brass nut", "<span>Brass </span><del>bolt</del>"),
-        ("one two", "six ten", "<del>one two</del>"),
-        ("a-b", "c-d", "<del>a-b</del>"),
+        ("one two", "six ten", "<del>one</del><span> </span><del>two</del>"),
         ("a, b", "a b", "<span>a</span><del>,</del><span> b</span>"),
         ("<i>", "<b>", "<span>&lt;</span><del>i</del><span>&gt;</span>"),
         ("same", "same", "<span>same</span>"),
