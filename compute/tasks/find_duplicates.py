@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from itertools import batched
 from typing import Any
@@ -5,11 +6,11 @@ from typing import Any
 import orjson
 from rest_framework import serializers
 
-from compute.registry import Parts, TaskFailed, task
+from compute.registry import Parts, task
 from compute.task_context import TaskContext
 from compute.tasks import TagField
 from compute.tasks.algorithms import duplicates
-from compute.tasks.algorithms.duplicates import FIELDS, Pair, Search, TooMuchText
+from compute.tasks.algorithms.duplicates import FIELDS, Pair, Search
 from items.models import Item, ItemQuerySet
 from resilient_site.api.csv_escaping import render_csv
 
@@ -21,12 +22,11 @@ PAIRS_BATCH = 500
 # Keeps the result below the size limit of a job.
 SHOWN_BYTES = 200_000
 DESCRIPTION_SHOWN = 200
-FOUND, PAIRS = "found.ndjson", "pairs.csv"
+FOUND, PAIRS = "found.json", "pairs.csv"
 COLUMNS = (
     "score", "field", "first_id", "first_name", "first_description", "second_id",
     "second_name", "second_description",
 )  # fmt: skip
-
 
 type Text = tuple[str, str, str]  # id, name and description
 
@@ -54,22 +54,14 @@ class Params(serializers.Serializer[Any]):
 
 
 @task(params=Params, time_limit_s=3600, memory_mb=1024)
-def find_duplicates(
-    context: TaskContext, *, threshold: float, field: str, tag: str, limit: int
-) -> Any:
+def find_duplicates(context: TaskContext, **params: Any) -> Any:
     """Find pairs of items whose names or descriptions agree, or nearly do.
 
     The score is the share of letters that two texts have in common, in the same order;
     case and spacing do not count. Of items with the very same text, each is paired
     with the first one only. An empty description agrees with nothing.
     """
-    params: dict[str, Any] = {
-        "threshold": threshold,
-        "field": field,
-        "tag": tag,
-        "limit": limit,
-    }
-    if context.processes > 1 and _items(tag).count() >= SPLIT_FROM:
+    if context.processes > 1 and _items(params["tag"]).count() >= SPLIT_FROM:
         shares = range(context.processes)
         return Parts([params | {"part": n, "parts": context.processes} for n in shares])
     search = _search(context, **params)
@@ -79,9 +71,8 @@ def find_duplicates(
 @find_duplicates.part
 def search_part(context: TaskContext, **params: Any) -> dict[str, Any]:
     search = _search(context, **params)
-    with context.file(FOUND, "application/x-ndjson") as file:
-        for line in duplicates.as_lines(search.found):
-            file.write(line)
+    with context.file(FOUND, "application/json") as file:
+        file.write(json.dumps(search.found).encode())
     return {"is_cut": search.is_cut, "compared": search.compared}
 
 
@@ -89,8 +80,8 @@ def search_part(context: TaskContext, **params: Any) -> dict[str, Any]:
 def merge_parts(
     context: TaskContext, parts: list[dict[str, Any]], **params: Any
 ) -> Any:
-    contents = context.part_files(FOUND)
-    found = [pair for content in contents for pair in duplicates.from_lines(content)]
+    contents = map(json.loads, context.part_files(FOUND))
+    found = [Pair(*pair) for content in contents for pair in content]
     is_cut = any(part["is_cut"] for part in parts)
     compared = max(part["compared"] for part in parts)
     return _result(context, found, is_cut, compared, params)
@@ -103,12 +94,7 @@ def _items(tag: str) -> ItemQuerySet:
 
 def _search(context: TaskContext, *, tag: str, **which: Any) -> Search:
     search = Search(**which)
-    try:
-        search.run(_items(tag), context.progress)
-    except TooMuchText as error:
-        raise TaskFailed(
-            "There is more text than fits into memory. Choose a tag, or one field."
-        ) from error
+    search.run(_items(tag), context.progress)
     return search
 
 

@@ -8,28 +8,18 @@ similar texts are paired by their first items.
 
 import dataclasses
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from sys import getsizeof
 from typing import NamedTuple, Self
 from zlib import crc32
-
-import orjson
 
 from compute.tasks.algorithms import row_iterator
 from items.models import ItemQuerySet
 
 FIELDS = ("name", "description", "both")
-MEMORY_BYTES = 600_000_000
-# Memory of a text and the id of its first item, beside their letters.
-ENTRY_BYTES = 200
 READ_SHARE = 0.1
 
 type Progress = Callable[[float, str], None]
-
-
-class TooMuchText(Exception):
-    """The texts do not fit into the memory of one process."""
 
 
 class Pair(NamedTuple):
@@ -65,7 +55,7 @@ class Search:
     def run(self, items: ItemQuerySet, on_progress: Progress) -> None:
         """Fill `found` with the best pairs of this part, unordered.
 
-        Raises TooMuchText. A pair that agrees in both fields may occur twice.
+        A pair that agrees in both fields may occur twice.
         """
         groups = self._read(items, on_progress)
         if self.is_cut:
@@ -79,7 +69,7 @@ class Search:
         """Pair items with equal texts; return the first item of each text."""
         groups: dict[str, dict[str, str]] = {name: {} for name in self.names}
         twins: dict[bytes, str] = {}
-        used, total = 0, items.count()
+        total = items.count()
         for number, (item_id, *values) in enumerate(
             row_iterator.iterate_rows(items, *self.names)
         ):
@@ -95,10 +85,8 @@ class Search:
                 if not self._is_first(twins, key, item_id, texts[0], agree):
                     continue
             for name, text in zip(self.names, texts, strict=True):
-                if text and self._is_first(groups[name], text, item_id, text, name):
-                    used += getsizeof(text) + ENTRY_BYTES
-            if used > MEMORY_BYTES:
-                raise TooMuchText
+                if text:
+                    self._is_first(groups[name], text, item_id, text, name)
         return groups
 
     def _is_first[K](
@@ -156,13 +144,3 @@ def normalize(text: str) -> str:
         text = unicodedata.normalize("NFKC", text).casefold()
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
-
-
-def as_lines(pairs: Iterable[Pair]) -> Iterator[bytes]:
-    return (
-        orjson.dumps(tuple(pair), option=orjson.OPT_APPEND_NEWLINE) for pair in pairs
-    )
-
-
-def from_lines(content: bytes) -> Iterator[Pair]:
-    return (Pair(*orjson.loads(line)) for line in content.splitlines())

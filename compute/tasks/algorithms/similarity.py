@@ -10,7 +10,6 @@ most pairs that cannot reach the threshold, and no others.
 
 from collections.abc import Callable, Sequence
 from itertools import batched
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -26,9 +25,10 @@ TILE = 8192
 BINS = 64
 # Tolerance of floating point numbers where scores are compared.
 ROOM = 1e-9
+# RapidFuzz omits some scores that equal its cutoff.
+CUTOFF_ROOM = 1e-3
 
 type Numbers = npt.NDArray[np.int64]
-type Counts = npt.NDArray[np.int16]
 type Matches = npt.NDArray[np.void]  # of `MATCH`
 MATCH = np.dtype([("score", np.float64), ("first", np.int32), ("second", np.int32)])
 
@@ -76,34 +76,30 @@ def near_matches(
     """
     own = [crc32(text.encode()) % parts == part for text in texts]
     rows = np.flatnonzero(own)
-    if best.threshold >= 1 or not len(rows):
-        return
-    lengths: Numbers = np.array([len(text) for text in texts], np.int64)
+    lengths = np.array([len(text) for text in texts])
     counts = _count_letters(texts)
-    comparisons = np.cumsum(_ends(lengths, rows, best.threshold) - rows)
     is_short = lengths[rows] <= WIDE
     done = 0
     for group in (*batched(rows[is_short], GROUP), *batched(rows[~is_short], 1)):
         if best.threshold >= 1:
-            break
+            return  # the texts are distinct
         firsts = np.array(group)
-        end = int(_ends(lengths, firsts[-1:], best.threshold)[0])
-        for start in range(int(firsts[0]) + 1, end, TILE):
+        first, length = firsts[0], lengths[firsts[-1]]
+        longest = length * (2 - best.threshold) / best.threshold + ROOM
+        end = np.searchsorted(lengths, longest, "right")
+        for start in range(first + 1, end, TILE):
             others = np.arange(start, min(start + TILE, end))
-            if lengths[firsts[0]] > WIDE:
-                others = _possible(lengths, counts, firsts[0], others, best.threshold)
-            best.add(_compare(texts, lengths, firsts, others, best.threshold))
+            if length > WIDE:
+                # An edit changes one count by one.
+                differing = np.abs(counts[others] - counts[first]).sum(1, np.int64)
+                edits = (1 - best.threshold) * (length + lengths[others]) + ROOM
+                others = others[differing <= edits]
+            best.add(_compare(texts, firsts, others, best.threshold - CUTOFF_ROOM))
         done += len(group)
-        on_progress(float(comparisons[done - 1] / comparisons[-1]), done)
+        on_progress(done / len(rows), done)
 
 
-def _ends(lengths: Numbers, rows: Numbers, threshold: float) -> Any:
-    """Return for each row the index of the first text that is too long for it."""
-    longest = lengths[rows] * (2 - threshold) / threshold + ROOM
-    return np.searchsorted(lengths, longest, "right")
-
-
-def _count_letters(texts: Sequence[str]) -> Counts:
+def _count_letters(texts: Sequence[str]) -> npt.NDArray[np.int16]:
     counts = np.zeros((len(texts), BINS), np.int16)
     for row, text in enumerate(texts):
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -111,41 +107,18 @@ def _count_letters(texts: Sequence[str]) -> Counts:
     return counts
 
 
-def _possible(
-    lengths: Numbers, counts: Counts, row: int, others: Numbers, threshold: float
-) -> Numbers:
-    """Return those of `others` that can match: an edit changes one count by one."""
-    edits = _edits(lengths[row] + lengths[others], threshold)
-    differing = np.abs(counts[others] - counts[row]).sum(1, np.int64)
-    possible: Numbers = others[differing <= edits]
-    return possible
-
-
-def _edits(lengths: Numbers, threshold: float) -> Any:
-    """Return the largest distance of pairs of these total lengths that match."""
-    return np.floor((1 - threshold) * lengths + ROOM)
-
-
 def _compare(
-    texts: Sequence[str],
-    lengths: Numbers,
-    firsts: Numbers,
-    others: Numbers,
-    threshold: float,
+    texts: Sequence[str], firsts: Numbers, others: Numbers, threshold: float
 ) -> Matches:
-    if not len(others):
-        return np.empty(0, MATCH)
-    totals = lengths[firsts, None] + lengths[others]
-    edits = _edits(totals, threshold)
-    distances = process.cdist(
+    scores = process.cdist(
         [texts[row] for row in firsts],
         [texts[row] for row in others],
-        scorer=Indel.distance,
-        score_cutoff=int(edits[-1, -1]),
-        dtype=np.int32,
+        scorer=Indel.normalized_similarity,
+        score_cutoff=threshold,
+        dtype=np.float64,
     )
-    rows, columns = np.nonzero((distances <= edits) & (others > firsts[:, None]))
+    rows, columns = np.nonzero((scores > 0) & (others > firsts[:, None]))
     found = np.empty(len(rows), MATCH)
     found["first"], found["second"] = firsts[rows], others[columns]
-    found["score"] = 1 - distances[rows, columns] / totals[rows, columns]
+    found["score"] = scores[rows, columns]
     return found

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Indel
 
-from compute.tasks.algorithms.similarity import ROOM, WIDE, Best, near_matches
+from compute.tasks.algorithms.similarity import ROOM, Best, near_matches
 
 pytestmark = pytest.mark.once
 
@@ -64,13 +64,13 @@ def test_all_pairs_of_short_texts_are_found(texts, threshold):
     assert found(texts, threshold) == pytest.approx(every_pair(texts, threshold))
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.85, 0.95])
-@pytest.mark.parametrize("words", [1, 3, 8])
-def test_all_pairs_of_a_small_catalogue_are_found(threshold, words):
+@pytest.mark.parametrize("words", [3, 8, 40])
+def test_all_pairs_of_a_small_catalogue_are_found(words):
     texts = [text for text in make_texts(random.Random(words), 250, words) if text]
-    texts = [text for text in texts if len(text) <= WIDE]
-    assert len(texts) > 30
-    assert found(texts, threshold) == pytest.approx(every_pair(texts, threshold))
+    for threshold in (0.5, 0.7, 0.85, 0.95):
+        expected = every_pair(texts, threshold)
+        assert len(expected) > 10
+        assert found(texts, threshold) == pytest.approx(expected)
 
 
 @given(st.lists(names, max_size=25), st.integers(2, 5))
@@ -83,22 +83,6 @@ def test_pairs_across_tiles_are_found(monkeypatch):
     monkeypatch.setattr("compute.tasks.algorithms.similarity.TILE", 16)
     texts = make_texts(random.Random(5), 200, 3)
     assert found(texts, 0.8) == pytest.approx(every_pair(texts, 0.8))
-
-
-def test_edited_long_texts_are_found_and_no_others():
-    dice = random.Random(6)
-    texts = make_texts(dice, 300, 40)
-    assert min(map(len, texts)) > WIDE
-    for threshold in (0.5, 0.7, 0.85, 0.95):
-        expected = every_pair(texts, threshold)
-        assert len(expected) > 30
-        assert found(texts, threshold) == pytest.approx(expected)
-
-
-def test_short_and_long_texts_are_compared():
-    texts = in_order(["x" * (WIDE - 1) + "y", "x" * (WIDE + 20)])
-    assert found(texts, 0.85) == pytest.approx(every_pair(texts, 0.85))
-    assert len(found(texts, 0.85)) == 1
 
 
 def test_best_pairs_are_kept_up_to_the_limit():
