@@ -1,10 +1,7 @@
 """Files of jobs, stored in the database in chunks: every machine can read them."""
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
-
-from django.db import transaction
+from contextlib import contextmanager
 
 from compute.models import Job, JobFile, JobFileChunk
 
@@ -12,23 +9,11 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class Writer:
-    """Writer of one file of a job. The file is not visible until it is complete."""
+    """Writer of one file of a job; see `create`."""
 
     def __init__(self, file: JobFile) -> None:
         self.file = file
         self._buffer = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
 
     def write(self, data: bytes) -> int:
         self._buffer += data
@@ -42,34 +27,36 @@ class Writer:
 
     def close(self) -> None:
         """Write the buffer and mark the file complete."""
-        with transaction.atomic():
-            if self._buffer:
-                self._append(bytes(self._buffer))
-                self._buffer.clear()
-            JobFile.objects.filter(pk=self.file.pk).update(
-                size=self.file.size, complete=True
-            )
+        if self._buffer:
+            self._append(bytes(self._buffer))
         self.file.complete = True
+        self.file.save(update_fields=["size", "complete"])
 
     def _append(self, data: bytes) -> None:
         JobFileChunk.objects.create(file=self.file, offset=self.file.size, data=data)
         self.file.size += len(data)
 
 
+@contextmanager
 def create(
     job: Job,
     name: str,
     content_type: str,
     *,
     kind: JobFile.Kind = JobFile.Kind.OUTPUT,
-) -> Writer:
-    """Create a file of this attempt at `job`, replacing one of the same name."""
+) -> Iterator[Writer]:
+    """Create a file of this attempt at `job`, replacing one of the same name.
+
+    It is not visible until it is complete, at the end of the block.
+    """
     epoch = job.epoch if kind == JobFile.Kind.OUTPUT else 0
     JobFile.objects.filter(job=job, kind=kind, epoch=epoch, name=name).delete()
     file = JobFile.objects.create(
         job=job, kind=kind, epoch=epoch, name=name, content_type=content_type
     )
-    return Writer(file)
+    writer = Writer(file)
+    yield writer
+    writer.close()
 
 
 def append(job: Job, name: str, content_type: str, data: bytes) -> int:

@@ -68,7 +68,6 @@ class Task:
     memory_mb: int
     retries: int
     may_run: Permission
-    max_anonymous: int
     part_function: Function | None = field(default=None, init=False)
     merge_function: Function | None = field(default=None, init=False)
 
@@ -106,12 +105,10 @@ def task(
     memory_mb: int = 512,
     retries: int = 2,
     may_run: Permission = is_authenticated,
-    max_anonymous: int = 100,
 ) -> Callable[[Function], Task]:
     """Register a function as a task under the function's name.
 
-    `time_limit_s` and `memory_mb` apply to each process that runs it; anonymous users
-    may have `max_anonymous` unfinished jobs of it at a time.
+    `time_limit_s` and `memory_mb` apply to each process that runs it.
     """
 
     def register(function: Function) -> Task:
@@ -127,7 +124,6 @@ def task(
             memory_mb=memory_mb,
             retries=retries,
             may_run=may_run,
-            max_anonymous=max_anonymous,
         )
         return tasks[name]
 

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import IO, Any
 from uuid import UUID
@@ -21,7 +22,7 @@ type ProgressCallback = Callable[[float, str], None]
 
 
 class TaskContext:
-    """One run of a job. `attempt` counts from 1."""
+    """One run of a job."""
 
     def __init__(self, claim: Claim, on_progress: ProgressCallback) -> None:
         self.claim = claim
@@ -31,10 +32,6 @@ class TaskContext:
     @property
     def job_id(self) -> UUID:
         return self.claim.job_id
-
-    @property
-    def attempt(self) -> int:
-        return self.claim.attempt
 
     @property
     def processes(self) -> int:
@@ -62,7 +59,9 @@ class TaskContext:
             self._next_report_at = now + REPORT_INTERVAL_S
             self._on_progress(fraction, message)
 
-    def file(self, name: str, content_type: str) -> files.Writer:
+    def file(
+        self, name: str, content_type: str
+    ) -> AbstractContextManager[files.Writer]:
         """Create a result file: `with context.file(…) as out: out.write(b"…")`."""
         return files.create(self.job, name, content_type)
 

@@ -21,7 +21,7 @@ class Params(serializers.Serializer[Any]):
     )
 
 
-@task(params=Params, time_limit_s=60, memory_mb=256, may_run=anyone, max_anonymous=16)
+@task(params=Params, time_limit_s=60, memory_mb=256, may_run=anyone)
 def heavy_computation(context: TaskContext, *, size: int) -> Any:
     """Count the primes below a number, on all processes of the pool.
 

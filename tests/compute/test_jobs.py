@@ -120,7 +120,7 @@ def test_estimated_wait_follows_the_throughput(reader, settings):
 
 
 def test_anonymous_jobs_have_their_own_limit(reader, monkeypatch):
-    monkeypatch.setattr(get_task("heavy_computation"), "max_anonymous", 1)
+    monkeypatch.setattr(jobs, "ANONYMOUS_MAX", 1)
     submit(None, "heavy_computation")
     with pytest.raises(jobs.QueueFull):
         submit(None, "heavy_computation")
