@@ -70,7 +70,7 @@ class Relay:
 
     def turn(self) -> None:
         """Publish the due jobs, unless the broker or the database fails."""
-        if breakers.broker.snapshot().override is State.OPEN:
+        if breakers.broker.forced is State.OPEN:
             self._retry_at = time.monotonic() + self._poll.every_s
             return
         try:

@@ -50,7 +50,7 @@ class Relay:
 
     def publish_pending(self) -> float:
         """Publish all there is; return how long to pause in any case."""
-        if breakers.broker.snapshot().override is State.OPEN:
+        if breakers.broker.forced is State.OPEN:
             return READ_EVERY_S
         try:
             if not self._lease.acquire():

@@ -27,7 +27,7 @@ def database() -> CheckResult:
     try:
         error = ""
         if breakers.database.state is State.OPEN:
-            error = breakers.database.snapshot().last_error or "forced open"
+            error = breakers.database.last_error or "forced open"
         elif not heartbeat.is_running:
             with connection.cursor() as cursor:
                 # SQLite reads nothing from the file without a table.
@@ -53,7 +53,7 @@ def cache() -> CheckResult:
         *_memory_figures(),
     )
     if shared.is_degraded:
-        error = breakers.cache.snapshot().last_error
+        error = breakers.cache.last_error
         return CheckResult(Status.WARN, CACHE_UNAVAILABLE, error, figures)
     return CheckResult(Status.PASS, "The shared cache is in use.", figures=figures)
 

@@ -36,6 +36,9 @@ HEADLINES = {
     Status.WARN: "Some things do not work as they should.",
     Status.FAIL: "The site cannot answer requests at the moment.",
 }
+BREAKER_FIGURES = (
+    "name", "failures", "last_error", "since", "opens", "retry_after_s",
+)  # fmt: skip
 STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
@@ -128,7 +131,7 @@ def _details() -> dict[str, Any]:
     return {
         "breakers": [
             {
-                "now": breaker.snapshot(),
+                "now": {name: getattr(breaker, name) for name in BREAKER_FIGURES},
                 "state": breaker.state,
                 "override": overrides.get(breaker.name),
             }

@@ -30,7 +30,7 @@ from resilient_site.observability import multiprocess
 from resilient_site.observability.logging import line_handler
 from resilient_site.observability.memory_usage import resident_bytes
 from resilient_site.resilience import breakers
-from resilient_site.resilience.breakers import Snapshot, State
+from resilient_site.resilience.breakers import State
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +179,8 @@ def _label(state: State) -> str:
     return state.replace(" ", "_")
 
 
-def _count_transition(snapshot: Snapshot) -> None:
-    BREAKER_TRANSITIONS.labels(snapshot.name, _label(snapshot.state)).inc()
+def _count_transition(name: str, state: State) -> None:
+    BREAKER_TRANSITIONS.labels(name, _label(state)).inc()
 
 
 def _count_connection(**kwargs: object) -> None:

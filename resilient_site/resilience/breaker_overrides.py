@@ -92,7 +92,7 @@ class BreakerOverrides:
             for breaker in breakers.all_breakers():
                 override = self._overrides.get(breaker.name)
                 state = override.state if override else None
-                if breaker.snapshot().override is not state:
+                if breaker.forced is not state:
                     breaker.override(state)
 
     def _watch(self) -> None:

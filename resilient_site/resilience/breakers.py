@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -47,21 +46,7 @@ class BreakerOpen(Exception):
         return f"Circuit breaker for the {self.name} is open"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """State of a breaker at one moment; `failures` are those in a row."""
-
-    name: str
-    state: State
-    override: State | None
-    failures: int
-    last_error: str
-    since: datetime
-    opens: int
-    retry_after_s: float
-
-
-type Listener = Callable[[Snapshot], object]
+type Listener = Callable[[str, State], object]
 
 
 class Breaker:
@@ -80,9 +65,9 @@ class Breaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
-        self._override: State | None = None
-        self._last_error = ""
-        self._opens = 0
+        self.forced: State | None = None
+        self.last_error = ""
+        self.opens = 0
         self._epoch = 0
         self._state = State.CLOSED
         self._enter(State.CLOSED)
@@ -106,13 +91,13 @@ class Breaker:
     @property
     def state(self) -> State:
         """State that decides on the next call: an override comes first."""
-        return self._override or self._state
+        return self.forced or self._state
 
     @property
     def retry_after_s(self) -> float:
         """How long calls are rejected from now on."""
-        if self._override:
-            return self.open_max_s if self._override is State.OPEN else 0.0
+        if self.forced:
+            return self.open_max_s if self.forced is State.OPEN else 0.0
         if self._state is State.CLOSED:
             return 0.0
         return max(0.0, self._until - self._clock())
@@ -120,7 +105,7 @@ class Breaker:
     def override(self, state: State | None) -> None:
         """Stay open or closed whatever happens, until None removes the override."""
         with self._lock:
-            self._override = state
+            self.forced = state
         done = f"forced {state}" if state else "override removed"
         extra = {"event_name": "breaker_overridden", "breaker": self.name}
         logger.warning("Circuit breaker for the %s: %s.", self.name, done, extra=extra)
@@ -129,7 +114,7 @@ class Breaker:
     def trip(self, error: BaseException) -> None:
         """Open, or stay open: a probe of the service has failed."""
         with self._transition():
-            self._last_error = describe(error)
+            self.last_error = describe(error)
             if self._state is not State.OPEN:
                 self._enter(State.OPEN)
 
@@ -143,27 +128,14 @@ class Breaker:
         """Call `callback` after every transition, in the thread that caused it."""
         self._listeners.append(callback)
 
-    def snapshot(self) -> Snapshot:
-        with self._lock:
-            return Snapshot(
-                name=self.name,
-                state=self._state,
-                override=self._override,
-                failures=self._failures,
-                last_error=self._last_error,
-                since=self._since,
-                opens=self._opens,
-                retry_after_s=self.retry_after_s,
-            )
-
     # --- the steps of a call
 
     def _acquire_permit(self) -> int:
         with self._transition():
             is_open = self._state is not State.CLOSED and self._clock() < self._until
-            if self._override is State.OPEN or (self._override is None and is_open):
+            if self.forced is State.OPEN or (self.forced is None and is_open):
                 raise BreakerOpen(self.name, self.retry_after_s)
-            if self._override is None and self._state is not State.CLOSED:
+            if self.forced is None and self._state is not State.CLOSED:
                 # Also in place of a trial that never ends.
                 self._enter(State.HALF_OPEN)
             return self._epoch
@@ -173,18 +145,18 @@ class Breaker:
             # A call from before a transition says nothing about the time after it.
             if epoch != self._epoch:
                 return
-            self._failures += 1
-            self._last_error = describe(error)
+            self.failures += 1
+            self.last_error = describe(error)
             is_trial = self._state is not State.CLOSED
-            if self._override is None and (is_trial or self._failures >= MAX_FAILURES):
+            if self.forced is None and (is_trial or self.failures >= MAX_FAILURES):
                 self._enter(State.OPEN)
 
     def _record_success(self, epoch: int) -> None:
         with self._transition():
             if epoch != self._epoch:
                 return
-            self._failures = 0
-            if self._override is None and self._state is not State.CLOSED:
+            self.failures = 0
+            if self.forced is None and self._state is not State.CLOSED:
                 self._enter(State.CLOSED)
 
     def _release_permit(self, epoch: int) -> None:
@@ -208,7 +180,7 @@ class Breaker:
         elif before is State.CLOSED:
             extra = {"event_name": "breaker_opened", "breaker": self.name}
             message = "Circuit breaker for the %s opened: %s"
-            logger.warning(message, self.name, self._last_error, extra=extra)
+            logger.warning(message, self.name, self.last_error, extra=extra)
         self._call_listeners()
 
     def _enter(self, state: State) -> None:
@@ -216,10 +188,10 @@ class Breaker:
         now = self._clock()
         if state is State.CLOSED:
             self._pause_s = self.open_s
-            self._failures = 0
+            self.failures = 0
             self._until = now
         elif state is State.OPEN:
-            self._opens += self._state is State.CLOSED
+            self.opens += self._state is State.CLOSED
             # At random, so that processes do not make their trials together.
             self._until = now + self._pause_s * _random.uniform(0.75, 1)
             self._pause_s = min(self._pause_s * 2, self.open_max_s)
@@ -227,13 +199,12 @@ class Breaker:
             self._until = now + self.open_max_s
         self._state = state
         self._epoch += 1
-        self._since = datetime.now(UTC)
+        self.since = datetime.now(UTC)
 
     def _call_listeners(self) -> None:
-        snapshot = self.snapshot()
         for listener in tuple(self._listeners):
             try:
-                listener(snapshot)
+                listener(self.name, self._state)
             except Exception:
                 logger.exception("A listener of a circuit breaker failed.")
 

@@ -148,17 +148,12 @@ def test_drain_rate_is_that_of_the_last_seconds(per_s):
     assert rate.available_to(READ) == pytest.approx(per_s, rel=0.05)
 
 
-def test_drain_rate_does_not_change_while_threads_are_free():
+def test_drain_rate_falls_while_threads_are_busy_and_complete_nothing():
     clock = Clock()
     rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 3600
     rate.update(is_full=False)
     assert rate.available_to(READ) == 500
-
-
-def test_drain_rate_falls_while_nothing_is_completed():
-    clock = Clock()
-    rate = DrainRate(LIGHT, 500.0, 1.0, clock)
     clock.now += 2
     rate.update(is_full=True)
     assert rate.available_to(READ) == pytest.approx(500 * math.exp(-2))
@@ -201,16 +196,6 @@ async def test_more_urgent_classes_are_admitted_first():
         await frozen.enter(kind)
     assert await order_of(frozen, 4) == sorted(kinds)
     await frozen.stop()
-
-
-@run
-async def test_requests_of_one_class_are_admitted_in_their_order():
-    frozen = Frozen()
-    await frozen.enter(count=7)
-    for n in range(4):
-        done = [task.done() for task in frozen.tasks]
-        assert done == [True] * (3 + n) + [False] * (4 - n)
-        await frozen.leave()
 
 
 @run

@@ -85,20 +85,6 @@ async def test_abandoned_fetch_expires_and_the_next_request_has_its_own(monkeypa
     assert (await get()).is_hit
 
 
-@run
-async def test_request_soon_after_the_last_client_left_shares_its_fetch():
-    hold({"n": 1})
-    gone = asyncio.Event()
-    (first,) = await start(gone=gone)
-    gone.set()
-    assert (await first).status == 0
-    next_one = asyncio.create_task(get())
-    await asyncio.sleep(0)
-    now.go_on.set()
-    assert (await next_one).json()["n"] == 1
-    assert len(now.asked) == 1
-
-
 @pytest.mark.parametrize(("status", "is_shared"), [(500, True), (429, False)])
 @run
 async def test_failure_is_shared_but_no_rejection_of_one_client(status, is_shared):

@@ -29,15 +29,6 @@ async def test_foreign_cookie_is_answered_with_the_shared_response():
 
 
 @run
-async def test_cookie_of_a_session_is_answered_by_django():
-    await get()
-    for cookie in OURS:
-        assert not (await get(Cookie=cookie)).is_hit
-        assert (await get()).is_hit
-    assert [seen["cookie"] for seen in now.asked] == [None, *OURS]
-
-
-@run
 async def test_page_with_a_form_is_never_shared():
     """The token in it is good for one client alone."""
 

@@ -62,14 +62,6 @@ def test_browser_gets_a_page_with_its_path_and_request_id():
         assert error_responses._PATH.encode() not in answer.body
 
 
-@pytest.mark.parametrize("path", ["/api/v1/items/x", "/items/x/"])
-def test_head_has_the_length_and_no_body(path):
-    error = Rejected(retry_after_s=1)
-    whole, head = reject(path, error, id=b"a"), reject(path, error, "HEAD", id=b"a")
-    assert (head.status, head.body) == (503, b"")
-    assert head.headers["content-length"] == whole.headers["content-length"]
-
-
 @given(st.text(max_size=40), st.sampled_from(["/api/", "/"]))
 def test_path_is_not_interpreted_in_the_response(path, prefix):
     answer = reject(prefix + path, Rejected(retry_after_s=1), id=b"a")

@@ -1,8 +1,5 @@
 """Invalidations reach other machines, whatever Redis does."""
 
-from contextlib import closing
-from urllib.parse import urlsplit
-
 import pytest
 import redis
 
@@ -17,9 +14,7 @@ from resilient_site.edge.cache.invalidation import (
     mark,
     now,
 )
-from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
-from tests.resilient_site.cache.nonsense import answering, garbage, wrong_shape
 
 pytestmark = pytest.mark.once
 
@@ -107,21 +102,3 @@ def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     wait_for(lambda: not subscriber.is_subscribed.is_set())
     redis_own.resume()
     is_received(there, bolt)
-
-
-@pytest.mark.parametrize("handle", [garbage, wrong_shape])
-def test_publisher_and_subscriber_survive_nonsense(
-    there, settings, redis_own, caplog, handle
-):
-    publisher, subscriber = Publisher(), Subscriber(there)
-    with answering(handle) as url, closing(Proxy(urlsplit(url).port)) as way:
-        settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
-        bolt = copy_of("item:bolt")
-        subscriber.start()
-        publisher.publish(["item:bolt"])
-        wait_for(lambda: "are not received" in caplog.text)
-        assert not publisher.flush(0.1)
-        way.target = redis_own.port
-        is_received(there, bolt)
-        assert publisher.flush(90)
-        subscriber.stop()

@@ -105,13 +105,6 @@ async def test_session_is_recognized_where_django_reads_it(cookie):
         assert (await get(PAGE, Cookie="sessionid=other")).status == 503
 
 
-@run
-async def test_two_cookie_headers_are_read_as_one(cookie):
-    headers = [(b"cookie", b"csrftoken=x"), (b"cookie", cookie.encode())]
-    for both in (headers, headers[::-1]):
-        assert (await ask(PAGE, headers=both)).body == b"of rita"
-
-
 def sign_out(user: User, cookie: str) -> None:
     client = Client()
     client.cookies.load(cookie)

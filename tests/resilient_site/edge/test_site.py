@@ -107,18 +107,6 @@ async def test_verified_token_gets_cache_hits_until_it_is_revoked(token):
     assert (refused.status, refused.is_hit) == (401, False)
 
 
-@run
-async def test_irrelevant_parameters_get_into_no_link():
-    for target in (
-        "/items/?search=bra&x=poison",
-        "/api/v1/items/?page_size=1&x=poison",
-    ):
-        answer = await get(target)
-        assert answer.status == 200
-        assert b"poison" not in answer.body
-        assert "poison" not in answer.headers.get("link", "")
-
-
 def no_database(*args: object, **kwargs: object) -> None:
     raise OperationalError("The server is down.")
 

@@ -189,12 +189,6 @@ async def test_wait_ends_with_an_internal_get_by_the_same_client(site):
 
 
 @served
-async def test_wait_ends_in_time(site):
-    now.wait_s = 0.1
-    assert (await site.get(b"/wait"))[1].startswith(b"after")
-
-
-@served
 async def test_wait_that_fails_ends_and_is_reported(site, caplog):
     async def fail():
         raise ValueError("no end in sight")

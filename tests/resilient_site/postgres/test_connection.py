@@ -84,17 +84,6 @@ def test_unknown_name_is_an_operational_error(names):
         connect(names)
 
 
-def test_next_connection_follows_a_changed_address(names):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    names.found = socket.getaddrinfo("127.0.0.2", port, type=socket.SOCK_STREAM)
-    names.answers.set()
-    with pytest.raises(psycopg.OperationalError):
-        connect(names)
-    names.found = address_of_the_server()
-    connect(names).close()
-
-
 def test_autocommit_is_switched_between_transactions_only():
     params = connection.get_connection_params()
     with CancellableConnection.connect(**params, autocommit=True) as database:

@@ -30,7 +30,7 @@ def test_override_is_applied_and_removed(tmp_path, two):
     assert overrides.current()["cache"].by == "ada"
     assert stat.S_IMODE(overrides.path.stat().st_mode) == 0o600
     overrides.set("cache", None, "ada")
-    assert [breaker.snapshot().override for breaker in two] == [None, State.CLOSED]
+    assert [breaker.forced for breaker in two] == [None, State.CLOSED]
     assert list(overrides.current()) == ["database"]
 
 
@@ -43,7 +43,7 @@ def test_override_is_applied_by_other_and_later_processes(tmp_path, two, monkeyp
         path.write_text('{"database": {"state": "open"}}')  # as by an editor
         wait_for(lambda: two[1].state is State.OPEN)
         path.unlink()
-        wait_for(lambda: two[1].snapshot().override is None)
+        wait_for(lambda: two[1].forced is None)
         path.write_text('{"database": {"state": "open"}}')
         wait_for(lambda: two[1].state is State.OPEN)
     finally:
@@ -70,7 +70,7 @@ def test_file_that_cannot_be_read_overrides_nothing(tmp_path, two, content):
     overrides.path.unlink()
     overrides.path.write_bytes(content.encode("utf-8", "surrogatepass"))
     overrides.apply()
-    assert two[0].snapshot().override is None
+    assert two[0].forced is None
     overrides.set("cache", State.CLOSED, "ada")
     assert json.loads(overrides.path.read_text())["cache"]["state"] == "closed"
 
