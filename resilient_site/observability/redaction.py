@@ -12,19 +12,13 @@ _SIGNS = (*_NAMES.replace("api_?key", "key").split("|"), "bearer", "basic", "@")
 _is_secret_name = re.compile(_NAMES, re.IGNORECASE).search
 _has_token = re.compile(_TOKEN).search
 _PATTERNS = (
+    (r"(?i)\b(Token|Bearer|Basic)\s+[\w.~+/=-]{8,}", rf"\1 {MASK}"),
+    (r"://[^/\s]{0,200}@", f"://{MASK}@"),
     (
-        re.compile(r"\b(Token|Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE),
-        rf"\1 {MASK}",
-    ),
-    (re.compile(r"://[^/\s]{0,200}@"), f"://{MASK}@"),
-    (
-        re.compile(
-            rf"\b([\w-]{{0,40}}(?:{_NAMES})[\w-]{{0,40}})(=|%3D|['\"]\s*[:=]\s*)(['\"]?)(?:(?<=')[^']+|(?<=\")[^\"]+|[^\s&;,'\"}}]+)",
-            re.IGNORECASE,
-        ),
+        rf"(?i)\b([\w-]{{0,40}}(?:{_NAMES})[\w-]{{0,40}})(=|%3D|['\"]\s*[:=]\s*)(['\"]?)(?:(?<=')[^']+|(?<=\")[^\"]+|[^\s&;,'\"}}]+)",
         rf"\1\2\3{MASK}",
     ),
-    (re.compile(rf"\b{_TOKEN}\b"), MASK),
+    (rf"\b{_TOKEN}\b", MASK),
 )
 
 
@@ -54,5 +48,5 @@ def redact(value: Any) -> Any:
         return value
     text = shorten(value if isinstance(value, str) else repr(value), MAX_TEXT)
     for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     return text

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -13,24 +14,17 @@ def load_secret_key(data_dir: Path, embedded: bool) -> str:
         raise ImproperlyConfigured(
             "SECRET_KEY must be set when DATABASE_URL is: a long random text."
         )
+    path = data_dir / "secret_key"
     try:
-        return _load(data_dir)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # Written to a draft and linked: complete, and created by one process only.
+            draft = path.with_name(f".secret_key.{os.getpid()}")
+            with open(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(50))
+            with suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text()
     except OSError as error:
         raise ImproperlyConfigured(f"DATA_DIR cannot be used: {error}") from error
-
-
-def _load(data_dir: Path) -> str:
-    path = data_dir / "secret_key"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        # Written to a draft and linked: complete, and created by one process only.
-        draft = path.with_name(f".secret_key.{os.getpid()}")
-        with open(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(50))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text()

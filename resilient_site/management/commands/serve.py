@@ -73,14 +73,13 @@ class Command(BaseCommand):
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket, or raise CommandError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    is_ipv6 = ":" in host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
     try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
+        return socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_ipv6
+        )
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise CommandError(
                 f"Port {port} is taken. Stop what uses it, or choose another "
@@ -90,9 +89,7 @@ def listen(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}:{port}: {error.strerror}."
         ) from None
     except OverflowError:
-        listener.close()
         raise CommandError(f"{port} is not a port: 1 to 65535.") from None
-    return listener
 
 
 def web_command(bind: str) -> list[str]:
