@@ -8,7 +8,6 @@ changes once it is back.
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -83,7 +82,7 @@ class JobWatcher:
 
     async def events(self, job_id: UUID, known: State) -> AsyncGenerator[bytes]:
         """Yield the events of a job after the state `known`, until it has finished."""
-        with self._subscribe(job_id, known) as subscription:
+        with self._poller.subscribed(Subscription(job_id, known)) as subscription:
             state: State | None = known
             yield RETRY + frame(known)
             while not is_final(state):
@@ -96,14 +95,9 @@ class JobWatcher:
 
     async def finished(self, job_id: UUID) -> None:
         """Return when a job has finished or does not exist."""
-        with self._subscribe(job_id, {}) as subscription:
+        with self._poller.subscribed(Subscription(job_id, {})) as subscription:
             while (state := subscription.state) is not None and not is_final(state):
                 await subscription.wait_for_change(None)
-
-    def _subscribe(
-        self, job_id: UUID, known: State
-    ) -> AbstractContextManager[Subscription]:
-        return self._poller.subscribed(Subscription(job_id, known))
 
     def _poll(self) -> None:
         subscriptions = self._poller.subscribers()

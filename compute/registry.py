@@ -51,11 +51,7 @@ def is_authenticated(user: User | AnonymousUser) -> bool:
 
 def has_permissions(*permissions: str) -> Permission:
     """Return a check that a user has all of `permissions`."""
-
-    def allowed(user: User | AnonymousUser) -> bool:
-        return user.has_perms(permissions)
-
-    return allowed
+    return lambda user: user.has_perms(permissions)
 
 
 @dataclass(eq=False)

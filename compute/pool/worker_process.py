@@ -139,16 +139,14 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
 
 
 def _call(task: Task, context: TaskContext) -> Any:
-    params = context.claim.params
-    if context.claim.step is Step.PART:
-        if task.part_function is None:
-            raise TaskFailed("This version of the task has no parts.")
+    step, params = context.claim.step, context.claim.params
+    if step is Step.MAIN:
+        return task.main(context, **params)
+    if task.part_function is None or task.merge_function is None:
+        raise TaskFailed("This version of the task has no parts.")
+    if step is Step.PART:
         return task.part_function(context, **params)
-    if context.claim.step is Step.MERGE:
-        if task.merge_function is None:
-            raise TaskFailed("This version of the task has no parts.")
-        return task.merge_function(context, context.part_results(), **params)
-    return task.main(context, **params)
+    return task.merge_function(context, context.part_results(), **params)
 
 
 def _as_outcome(claim: Claim, result: Any) -> Outcome:

@@ -40,19 +40,6 @@ def duration(seconds: float | timedelta | None) -> str:
 
 
 @register.filter
-def retry_reasons(job: Job) -> str:
-    """Return why there was more than one attempt."""
-    is_good = job.state in (Job.State.RUNNING, Job.State.SUCCEEDED)
-    lost = job.attempts - job.failures - is_good
-    reasons = []
-    if job.failures:
-        reasons.append(f"{job.failures} failed")
-    if lost > 0:
-        reasons.append(f"{lost} interrupted with the worker")
-    return ", ".join(reasons)
-
-
-@register.filter
 def format_value(value: Any) -> str:
     """Format a single value."""
     if value is None or value == "" or value == []:

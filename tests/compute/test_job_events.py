@@ -206,27 +206,6 @@ async def test_failure_is_logged_once_and_streams_continue(
     ]  # fmt: skip
 
 
-@in_asyncio
-async def test_subscription_while_the_thread_ends_is_served():
-    job = await Job.objects.acreate(task="t")
-    for number in range(10):
-        async with events(job) as stream:
-            await anext(stream)
-            await change(job, attempts=number + 1)
-            assert shown(await anext(stream))["attempts"] == number + 1
-            job.attempts = number + 1
-        await asyncio.sleep(poller.LINGER_S + TICK_S * (number - 5) / 5)
-        assert len(poller_threads("jobs")) <= 1
-
-
-def test_each_event_loop_has_its_own_watcher():
-    async def get():
-        assert watcher() is watcher()
-        return watcher()
-
-    assert asyncio.run(get()) is not asyncio.run(get())
-
-
 # --- for views
 
 

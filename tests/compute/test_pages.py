@@ -254,15 +254,6 @@ def test_number_of_shown_parts_is_limited(member, reader):
     assert "101 in total" in words(response)
 
 
-def test_attempts_are_shown_with_their_reasons(member, reader):
-    one = make_job("succeeded", owner=reader, result={})
-    assert "Attempts" not in words(member.get(url(one)))
-    job = make_job("succeeded", owner=reader, result={}, attempts=4, failures=2)
-    assert "Attempts 4 2 failed, 1 interrupted" in words(member.get(url(job)))
-    job = make_job("failed", owner=reader, attempts=3, failures=3)
-    assert "Attempts 3 3 failed" in words(member.get(url(job)))
-
-
 def test_failure_is_shown_with_advice(member, reader):
     for code, advice in (
         ("task_failed", "Running it again would not help."),

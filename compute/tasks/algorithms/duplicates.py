@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import NamedTuple, Self
 from zlib import crc32
 
-from compute.tasks.algorithms import row_iterator
+from items.imports.exporting import chunks
 from items.models import ItemQuerySet
 
 FIELDS = ("name", "description", "both")
@@ -69,24 +69,23 @@ class Search:
         """Pair items with equal texts; return the first item of each text."""
         groups: dict[str, dict[str, str]] = {name: {} for name in self.names}
         twins: dict[bytes, str] = {}
-        total = items.count()
-        for number, (item_id, *values) in enumerate(
-            row_iterator.iterate_rows(items, *self.names)
-        ):
-            if number % row_iterator.CHUNK_ROWS == 0:
-                fraction = READ_SHARE * number / max(total, number, 1)
-                on_progress(fraction, f"Reading: {number:,} of {total:,} items")
-            texts = [normalize(value) for value in values]
-            self.compared += any(texts)
-            if self.field == "both":
-                # Items equal in both fields come first: the most relevant pairs.
-                key = blake2b("\n".join(texts).encode(), digest_size=16).digest()
-                agree = "both" if all(texts) else "name"
-                if not self._is_first(twins, key, item_id, texts[0], agree):
-                    continue
-            for name, text in zip(self.names, texts, strict=True):
-                if text:
-                    self._is_first(groups[name], text, item_id, text, name)
+        read, total = 0, items.count()
+        for chunk in chunks(items.only(*self.names)):
+            for item in chunk:
+                texts = [normalize(getattr(item, name)) for name in self.names]
+                self.compared += any(texts)
+                if self.field == "both":
+                    # Items equal in both fields come first: the most relevant pairs.
+                    key = blake2b("\n".join(texts).encode(), digest_size=16).digest()
+                    agree = "both" if all(texts) else "name"
+                    if not self._is_first(twins, key, item.pk, texts[0], agree):
+                        continue
+                for name, text in zip(self.names, texts, strict=True):
+                    if text:
+                        self._is_first(groups[name], text, item.pk, text, name)
+            read += len(chunk)
+            fraction = READ_SHARE * read / max(total, read)
+            on_progress(fraction, f"Reading: {read:,} of {total:,} items")
         return groups
 
     def _is_first[K](

@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
-from itertools import batched, pairwise
+from itertools import pairwise
 from statistics import median_low
 from typing import Any, Self
 
 from django.db.models import Count, DateField, Exists, Max, Min, OuterRef, QuerySet
 from django.db.models.functions import Length, Trunc
 
-from compute.tasks.algorithms import row_iterator
 from items import rules
+from items.imports.exporting import chunks
 from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
 
 TAGS_SHOWN = 20
@@ -35,7 +35,6 @@ DESCRIPTION_GROUPS = (
 # Shorter words are mostly “the” and “and”; longer ones are no words of a language.
 WORD_MIN, WORD_MAX = 4, 30
 WORDS_KEPT = 200_000
-ROWS_BATCH = 100
 
 type OnRead = Callable[[int], None]  # with the number of further items read
 
@@ -192,14 +191,13 @@ def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
     """
     counted: Counter[str] = Counter()
     missed = 0
-    rows = row_iterator.iterate_rows(catalogue.items, "search_text")
-    for batch in batched(rows, ROWS_BATCH):
-        counted.update(word for _, text in batch for word in _words(text))
+    for chunk in chunks(catalogue.items.only("search_text")):
+        counted.update(word for item in chunk for word in _words(item.search_text))
         if len(counted) > WORDS_KEPT:
             middle = sorted(counted.values())[len(counted) // 2]
             missed += middle
             counted = Counter({w: n for w, n in counted.items() if n > middle})
-        on_read(len(batch))
+        on_read(len(chunk))
     most = sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
     return {
         "shortest": WORD_MIN,

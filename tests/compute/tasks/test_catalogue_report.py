@@ -10,8 +10,9 @@ from django.contrib.auth.models import AnonymousUser, User
 from compute.queue import Claim
 from compute.registry import get_task
 from compute.task_context import TaskContext
-from compute.tasks.algorithms import row_iterator, statistics
+from compute.tasks.algorithms import statistics
 from items import catalogue
+from items.imports import exporting
 from items.models import Item
 from tests.compute.factories import do, make_job
 from tests.factories import TESTER, make_item, make_items
@@ -70,7 +71,7 @@ def test_report_counts_tags_most_frequent_first(reader, monkeypatch):
 
 def test_report_counts_a_word_once_per_item(reader, monkeypatch):
     # A page is shorter than the catalogue, and ends with it once.
-    monkeypatch.setattr(row_iterator, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(exporting, "CHUNK_ROWS", 2)
     few_items()
     words = report(reader)["words"]
     assert words["missed"] == 0
@@ -124,7 +125,7 @@ def test_growth_uses_the_shortest_unit_with_few_periods(reader, days, unit, labe
 @pytest.mark.once
 def test_word_counter_is_bounded_and_states_its_error(reader, monkeypatch):
     monkeypatch.setattr(statistics, "WORDS_KEPT", 50)
-    monkeypatch.setattr(statistics, "ROWS_BATCH", 10)
+    monkeypatch.setattr(exporting, "CHUNK_ROWS", 10)
     for number, item in enumerate(make_items(200)):
         third = "third" if number % 3 == 0 else ""
         text = f"often word{number} text{number} {third}"
@@ -139,7 +140,7 @@ def test_word_counter_is_bounded_and_states_its_error(reader, monkeypatch):
 @pytest.mark.once
 def test_progress_of_a_report_rises(reader, monkeypatch):
     monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
-    monkeypatch.setattr(statistics, "ROWS_BATCH", 10)
+    monkeypatch.setattr(exporting, "CHUNK_ROWS", 10)
     make_items(50)
     reported = []
     claim = Claim.of(make_job("running", task="catalogue_report", owner=reader))
