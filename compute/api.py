@@ -11,7 +11,6 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
@@ -158,8 +157,11 @@ class HeavyComputationView(APIView):
             job = Job.objects.get(pk=request.query_params["job"])
         else:
             task = get_task("heavy_computation")
-            params = _validate(task.params(data=request.query_params))
-            job = jobs.submit(task=task, params=params, owner=request.user)
+            params = task.params(data=request.query_params)
+            params.is_valid(raise_exception=True)
+            job = jobs.submit(
+                task=task, params=params.validated_data, owner=request.user
+            )
         if job.state == Job.State.SUCCEEDED:
             headers = {"Cache-Control": "no-store"}
             return Response({"message": DEMONSTRATION_DONE}, headers=headers)
@@ -180,9 +182,12 @@ def _submit(request: Request) -> Job:
     name, data = _task_and_params(request)
     if name not in tasks:
         raise Invalid(errors={"task": ["There is no such task."]})
+    params = tasks[name].params(data=data)
+    if not params.is_valid():
+        raise Invalid(errors={"params": dict(params.errors)})
     return jobs.submit(
         task=tasks[name],
-        params=_validate(tasks[name].params(data=data), within="params"),
+        params=params.validated_data,
         owner=request.user,
         idempotency_key=read_key(request) or "",
     )
@@ -199,12 +204,3 @@ def _task_and_params(request: Request) -> tuple[str, Any]:
     if not isinstance(params, dict):
         raise Invalid(errors={"params": ["Must be an object."]})
     return str(body.get("task", "")), params
-
-
-def _validate(serializer: Serializer[Any], within: str = "") -> dict[str, Any]:
-    """Return validated parameters; raise Invalid with messages by parameter."""
-    if serializer.is_valid():
-        data: dict[str, Any] = serializer.validated_data
-        return data
-    errors = dict(serializer.errors)
-    raise Invalid(errors={within: errors} if within else errors)
