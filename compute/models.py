@@ -165,11 +165,6 @@ class Job(models.Model):
         return int(self.fraction * 100)
 
     @property
-    def queue_time(self) -> timedelta | None:
-        """The time in the queue before the first attempt."""
-        return self.started_at - self.created_at if self.started_at else None
-
-    @property
     def run_time(self) -> timedelta | None:
         if self.started_at is None or self.finished_at is None:
             return None

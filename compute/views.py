@@ -36,13 +36,12 @@ from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
 
 PAGE_ROWS = 50
-PARTS_SHOWN = 100
 MERGING = ["items.add_item", "items.change_item", "items.delete_item"]
 
 
-def login_required_htmx[V: Callable[..., HttpResponseBase]](view: V) -> V:
-    """Redirect anonymous users to sign in; reload the page for a request of htmx."""
-    protected = login_required(view)
+def private_page[V: Callable[..., HttpResponseBase]](view: V) -> V:
+    """Require a user, and cache nothing; a request of htmx reloads the page instead."""
+    protected = login_required(never_cache(view))
 
     @wraps(view)
     def wrapper(request: HtmxRequest, *args: Any, **options: Any) -> HttpResponseBase:
@@ -53,8 +52,7 @@ def login_required_htmx[V: Callable[..., HttpResponseBase]](view: V) -> V:
     return wrapper  # type: ignore[return-value]
 
 
-@login_required_htmx
-@never_cache
+@private_page
 @require_safe
 def job_list(request: HtmxRequest) -> HttpResponse:
     page = paginate(
@@ -74,8 +72,7 @@ def job_list(request: HtmxRequest) -> HttpResponse:
     return _render(request, "compute/list.html", context, parts=["results"])
 
 
-@login_required_htmx
-@never_cache
+@private_page
 @require_safe
 def task_list(request: HttpRequest) -> HttpResponse:
     return render(
@@ -85,8 +82,7 @@ def task_list(request: HttpRequest) -> HttpResponse:
 
 # A parameter may be a file.
 @policy(form_limit="IMPORT_MAX_BYTES", write_rate="heavy")
-@login_required_htmx
-@never_cache
+@private_page
 @form_methods
 def job_new(request: HttpRequest, name: str) -> HttpResponse:
     task = get_task(name)
@@ -113,15 +109,13 @@ def job_new(request: HttpRequest, name: str) -> HttpResponse:
     return response
 
 
-@login_required_htmx
-@never_cache
+@private_page
 @require_safe
 def job_detail(request: HtmxRequest, pk: UUID) -> HttpResponse:
     return _render_job(request, jobs.get_job(pk, request.user))
 
 
-@login_required_htmx
-@never_cache
+@private_page
 @require_POST
 def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
     job = jobs.get_job(pk, request.user)
@@ -135,7 +129,7 @@ def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
 
 
 @policy(write_rate="heavy")
-@login_required_htmx
+@private_page
 @require_POST
 def job_again(request: HttpRequest, pk: UUID) -> HttpResponse:
     job = jobs.get_job(pk, request.user)
@@ -171,7 +165,7 @@ def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
 
 
 @policy(is_heavy=True)
-@login_required_htmx
+@login_required
 @require_safe
 def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
     job = jobs.get_job(pk, request.user)
@@ -233,9 +227,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         and job.state != Job.State.SUCCEEDED,
     }
     if context["shows_parts"]:
-        parts = job.parts.defer("result", "params").order_by("part")
-        context["parts"] = parts[:PARTS_SHOWN]
-        context["parts_number"] = parts.count()
+        context["parts"] = job.parts.defer("result", "params").order_by("part")
     if job.state == Job.State.QUEUED:
         context["ahead"] = ahead = jobs.count_ahead(job)
         context["wait_s"] = jobs.estimate_duration_s(ahead + 1)

@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from compute.registry import task
 from compute.task_context import TaskContext
+from compute.tasks import TagField
 from items.imports.exporting import FORMATS, chunks
 from items.list_query import SEARCH_MAX, ListQuery
 from resilient_site.errors import Invalid
@@ -20,9 +21,7 @@ class Params(serializers.Serializer[Any]):
         max_length=SEARCH_MAX,
         help_text="Only items with these words; empty: all.",
     )
-    tag = serializers.CharField(
-        default="", allow_blank=True, help_text="Only items with this tag."
-    )
+    tag = TagField()
 
     def validate(self, params: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -75,7 +75,7 @@ def test_export_has_the_selected_items(reader):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "data", [{"format": "xml"}, {"search": "w " * 20, "tag": "?"}], ids=str
+    "data", [{"format": "xml"}, {"search": "w " * 20}, {"tag": "?"}], ids=str
 )
 def test_export_names_invalid_parameters(data):
     params = get_task("export_items").params(data=data)
@@ -93,20 +93,6 @@ ROWS = "id,name\n" + "".join(
 
 def upload(text: str) -> SimpleUploadedFile:
     return SimpleUploadedFile("my.csv", text.encode(), "text/csv")
-
-
-def test_import_writes_rows_and_stores_the_rejected(editor):
-    job = do("import_items", editor, file=upload(ROWS))
-    assert job.result == {
-        "source": "my.csv", "lines": 101, "created": 90, "updated": 0, "unchanged": 0,
-        "rejected": 10,
-    }  # fmt: skip
-    rejected = content(job, "rejects.csv").decode().splitlines()
-    assert rejected[0] == "line,reason,row"
-    assert len(rejected) == 11
-    assert ItemChange.objects.values_list("actor", flat=True).distinct().get() == (
-        editor.pk
-    )
 
 
 def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
@@ -143,6 +129,7 @@ def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
     rejected = content(end(again, result), "rejects.csv").decode().splitlines()
     assert len(rejected) == 11
     assert len(set(rejected)) == 11
+    assert {change.actor for change in ItemChange.objects.all()} == {editor}
     assert ImportRun.objects.count() == 1
     # Killed between the last batch and the end of the job: there is nothing to do.
     assert task.main(again, **params) == result
