@@ -6,14 +6,12 @@ from uuid import uuid4
 
 import pytest
 from django.db import OperationalError, connection
-from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from compute import job_events
 from compute.job_events import KEEP_ALIVE, RETRY, frame, watcher
 from compute.models import Job
-from resilient_site.edge.streaming import Stream, Wait
 from resilient_site.resilience import poller
 from tests.event_streams import in_asyncio, join_pollers, parse_events, poller_threads
 
@@ -209,16 +207,6 @@ async def test_failure_is_logged_once_and_streams_continue(
 # --- for views
 
 
-def test_stream_response_has_the_current_state():
-    job = Job.objects.create(task="t")
-    response = job_events.stream(job)
-    assert response.content == RETRY + frame(known(job))
-    assert response["Content-Type"] == "text/event-stream"
-    assert response["Cache-Control"] == "no-store"
-    assert response["X-Accel-Buffering"] == "no"
-    assert isinstance(response.continuation, Stream)
-
-
 def test_reconnect_after_the_end_is_204():
     job = Job.objects.create(task="t", state="failed", finished_at=timezone.now())
     response = job_events.stream(job)
@@ -227,12 +215,3 @@ def test_reconnect_after_the_end_is_204():
     assert job_events.stream(job, "end").status_code == 204
     running = Job.objects.create(task="t", state="running")
     assert job_events.stream(running, "end").status_code == 200
-
-
-def test_response_may_wait_for_the_end_of_a_job():
-    job = Job.objects.create(task="t")
-    response = job_events.wait(HttpResponse("queued"), job, 10, "/then")
-    assert response.content == b"queued"
-    assert isinstance(response.continuation, Wait)
-    wait = response.continuation
-    assert (wait.timeout_s, wait.then) == (10, "/then")

@@ -334,20 +334,6 @@ def test_cancelling_a_job_cancels_its_parts(reader):
     assert set(job.parts.values_list("state", flat=True)) == {"cancelled"}
 
 
-def test_old_jobs_are_deleted_with_their_files(reader):
-    old, new = submit(reader), submit(reader)
-    with files.create(old, "a", "text/plain") as out:
-        out.write(b"x")
-    for job in (old, new):
-        jobs.cancel(job)
-    Job.objects.filter(pk=old.pk).update(
-        finished_at=timezone.now() - timedelta(days=31)
-    )
-    assert queue.delete_old_jobs() == 1
-    assert list(Job.objects.all()) == [new]
-    assert not JobFile.objects.exists()
-
-
 @pytest.mark.once
 def test_two_tasks_of_one_name_are_an_error():
     with pytest.raises(ValueError, match="Two tasks are called 'echo'"):

@@ -5,16 +5,13 @@ from typing import Any
 
 import orjson
 import pytest
-from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.models import User
 
-from compute.queue import Claim
-from compute.registry import get_task
-from compute.task_context import TaskContext
 from compute.tasks.algorithms import statistics
 from items import catalogue
 from items.imports import exporting
 from items.models import Item
-from tests.compute.factories import do, make_job
+from tests.compute.factories import do
 from tests.factories import TESTER, make_item, make_items
 
 pytestmark = pytest.mark.django_db
@@ -138,20 +135,6 @@ def test_word_counter_is_bounded_and_states_its_error(reader, monkeypatch):
 
 
 @pytest.mark.once
-def test_progress_of_a_report_rises(reader, monkeypatch):
-    monkeypatch.setattr("compute.task_context.REPORT_INTERVAL_S", 0)
-    monkeypatch.setattr(exporting, "CHUNK_ROWS", 10)
-    make_items(50)
-    reported = []
-    claim = Claim.of(make_job("running", task="catalogue_report", owner=reader))
-    context = TaskContext(claim, lambda fraction, message: reported.append(fraction))
-    get_task("catalogue_report").main(context, tag="")
-    assert reported == sorted(reported)
-    assert len(set(reported)) == 6
-    assert (reported[0], reported[-1]) == (0, 1)
-
-
-@pytest.mark.once
 def test_report_on_an_empty_catalogue(reader):
     result = report(reader)
     assert (result["items"], result["tags"]["most"]) == (0, [])
@@ -167,18 +150,3 @@ def test_report_size_is_bounded(reader):
     result = report(reader)
     assert len(orjson.dumps(result)) < 100_000
     assert result["items"] == 22
-
-
-@pytest.mark.once
-def test_report_requires_authentication_and_a_valid_tag(reader):
-    task = get_task("catalogue_report")
-    assert task.may_run(reader)
-    assert not task.may_run(AnonymousUser())
-    params = task.params
-    for sent, tag in (({}, ""), ({"tag": ""}, ""), ({"tag": " Metal "}, "metal")):
-        serializer = params(data=sent)
-        assert serializer.is_valid()
-        assert serializer.validated_data == {"tag": tag}
-    serializer = params(data={"tag": "two words"})
-    assert not serializer.is_valid()
-    assert set(serializer.errors) == {"tag"}

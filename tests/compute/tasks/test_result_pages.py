@@ -90,11 +90,15 @@ def test_links_of_a_report_keep_its_tag(editor_client, editor):
     assert 'href="/items/?search=steel&amp;tag=strong"' in page
 
 
-def test_report_page_of_no_items(editor_client, editor):
-    job = do("catalogue_report", editor, tag="nothing")
-    response = editor_client.get(job.get_absolute_url())
-    assert "Items 0 Without a tag 0" in words(response)
-    assert "Tag nothing" in words(response)
+def test_pages_of_no_items_and_no_pairs(editor_client, editor):
+    for task, shown in (
+        ("catalogue_report", "Items 0 Without a tag 0"),
+        ("find_duplicates", "No two of the 0 items are that similar."),
+    ):
+        job = do(task, editor, tag="nothing")
+        page = words(editor_client.get(job.get_absolute_url()))
+        assert shown in page
+        assert "Tag nothing" in page
 
 
 # --- pairs of items
@@ -194,14 +198,6 @@ def test_pairs_are_paged(editor_client, pair, django_assert_num_queries):
         session_and_user + permissions + job + items_and_tags
     ):
         editor_client.get(address)
-
-
-def test_page_of_no_pairs(editor_client, editor):
-    make_item(name="Bolt")
-    make_item(name="Completely different")
-    job = do("find_duplicates", editor)
-    page = words(editor_client.get(job.get_absolute_url()))
-    assert "No two of the 2 items are that similar." in page
 
 
 def test_differences_are_marked_by_words():
