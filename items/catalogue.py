@@ -256,7 +256,9 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
         for row in rows
     }
     # An id that was deleted continues with the next version.
-    last = _last_versions([row["id"] for row in rows if "id" in row])
+    given = [row["id"] for row in rows if "id" in row]
+    changes_before = ItemChange.objects.filter(item_id__in=given).values_list("item_id")
+    last = dict(changes_before.annotate(Max("version")))
     now = timezone.now()
     # In order of the ids, so that two writers of the same ones wait, not deadlock.
     items = [
@@ -300,15 +302,6 @@ def _is_about_items(error: IntegrityError) -> bool:
     return diagnostic.table_name == table if diagnostic else f" {table}." in str(error)
 
 
-def _last_versions(ids: list[str]) -> dict[str, int]:
-    """Return the last version of those of the items that existed before."""
-    if not ids:
-        return {}
-    changes = ItemChange.objects.filter(item_id__in=ids).values("item_id")
-    last = changes.annotate(version=Max("version"))
-    return dict(last.values_list("item_id", "version"))
-
-
 def _lock(item_id: str, precondition: Precondition | None) -> Item:
     item = (
         Item.objects.for_reading()
@@ -325,10 +318,8 @@ def _lock(item_id: str, precondition: Precondition | None) -> Item:
 
 def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:
     names = sorted({name for tags in tags_of.values() for name in tags})
-    known: dict[str, Tag] = {}
-    if names:
-        Tag.objects.bulk_create([Tag(name=n) for n in names], ignore_conflicts=True)
-        known = {tag.name: tag for tag in Tag.objects.filter(name__in=names)}
+    Tag.objects.bulk_create([Tag(name=n) for n in names], ignore_conflicts=True)
+    known = {tag.name: tag for tag in Tag.objects.filter(name__in=names)}
     links = []
     for item in items:
         tags = [known[name] for name in tags_of[item.pk]]

@@ -62,7 +62,7 @@ class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
 class CleanedFormField(forms.CharField):
     """Form field that applies the rule of an item field."""
 
-    def __init__(self, field: "ItemField", **options: Any) -> None:
+    def __init__(self, field: "ItemField") -> None:
         self.field = field
         super().__init__(
             strip=False,
@@ -325,10 +325,6 @@ def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData
 
 def empty_state() -> ItemData:
     return {field.name: field.empty() for field in STATE_FIELDS}
-
-
-def read_state(item: "Item") -> ItemData:
-    return {field.name: field.read(item) for field in STATE_FIELDS}
 
 
 def search_text(state: Mapping[str, Any]) -> str:

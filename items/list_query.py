@@ -1,7 +1,7 @@
 """The query string of every list of items: which items, in which order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from django.core.cache import cache
@@ -33,9 +33,9 @@ POPULAR_TAGS_TTL_S = 60
 class ListQuery:
     """`search`, the filters by field and `ordering` of a query string."""
 
-    search: str = ""
-    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    ordering: str = "name"
+    search: str
+    filters: Mapping[str, tuple[str, ...]]
+    ordering: str
 
     @classmethod
     def parse(cls, query: QueryDict) -> Self:
@@ -52,7 +52,7 @@ class ListQuery:
                 filters[name] = item_field.parse_filter(query.getlist(name))
             except ValueError as error:
                 errors[name] = [str(error)]
-        ordering = query.get("ordering") or cls.ordering
+        ordering = query.get("ordering") or "name"
         if ordering not in ORDERINGS:
             errors["ordering"] = [f"Must be one of {', '.join(ORDERINGS)}."]
         if errors:
@@ -61,7 +61,7 @@ class ListQuery:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return self.filters.get("tag", ())
+        return self.filters["tag"]
 
     def items(self) -> ItemQuerySet:
         rows = Item.objects.search(self.search).for_reading()

@@ -126,13 +126,13 @@ class Item(models.Model):
 
     def state(self) -> fields.ItemData:
         """Return the values of the fields that people edit."""
-        return fields.read_state(self)
+        return {field.name: field.read(self) for field in fields.STATE_FIELDS}
 
     def as_json(self) -> dict[str, Any]:
         """Return the item as REST and NDJSON show it."""
         return {
             "id": fields.public_id(self.pk),
-            **fields.read_state(self),
+            **self.state(),
             **{name: getattr(self, name) for name in fields.READ_ONLY},
         }
 

@@ -10,7 +10,7 @@ that survives a VACUUM. Triggers keep both tables in step.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import orjson
@@ -49,9 +49,8 @@ def search_words(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def matching(rows: ItemQuerySet, words: Iterable[str]) -> ItemQuerySet:
+def matching(rows: ItemQuerySet, words: Collection[str]) -> ItemQuerySet:
     """Filter `rows` by all `words`, which `search_words` has returned."""
-    words = list(words)
     long = [word for word in words if len(word) >= TRIGRAM]
     short = [f" {word}" for word in words if len(word) < TRIGRAM]
     if long and connections[rows.db].vendor == "sqlite":

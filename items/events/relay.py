@@ -63,23 +63,19 @@ class Relay:
             connection.close()
             self._lease.forget()
             return self._record_failure("database", error)
-        except LeaseLost as error:
-            self._reconnect()
-            return self._record_failure("lease", error)
-        except ERRORS as error:
-            self._reconnect()
+        except (LeaseLost, *ERRORS) as error:
+            # Whether the last events have arrived is unknown.
+            self._publisher.close()
+            # A slow broker gets less at a time.
+            self._size = max(self._size // 2, 1)
+            if isinstance(error, LeaseLost):
+                return self._record_failure("lease", error)
             breakers.broker.trip(error)
             return self._record_failure("broker", error)
         return 0
 
     def _next_batch(self) -> Batch | None:
         return next_batch(self._lease.position, self._lease.ahead, self._size)
-
-    def _reconnect(self) -> None:
-        """Close the connection: whether the last events have arrived is unknown."""
-        self._publisher.close()
-        # A slow broker gets less at a time.
-        self._size = max(self._size // 2, 1)
 
     def _record_success(self) -> None:
         if self._failing:
