@@ -68,7 +68,8 @@ class ConcurrencyLimit:
         if now >= self._probe_at:
             self._samples_to_probe = PROBE_SAMPLES
             self._probing_until = now + PROBE_MAX_S
-            self._probe_at = now + self._probe_interval_s()
+            # At random, so that processes do not probe together.
+            self._probe_at = now + PROBE_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _record_baseline(self, priority: Priority, seconds: float) -> None:
         known = self._baselines.get(priority, seconds)
@@ -82,6 +83,3 @@ class ConcurrencyLimit:
             self.value = max(self.value * max(TOLERANCE / ratio, 0.7), LIMIT_MIN)
         elif self._was_reached:
             self.value = min(self.value + 0.5, self.largest)
-
-    def _probe_interval_s(self) -> float:
-        return PROBE_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311

@@ -10,7 +10,7 @@ that wait or go on for long (`streaming`) need no thread meanwhile.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -48,6 +48,8 @@ from resilient_site.observability.request_id import (
 from resilient_site.resilience import deadlines
 
 logger = logging.getLogger(__name__)
+
+type SendPiece = Callable[[Message], Coroutine[Any, Any, None]]
 
 TAGS = "Cache-Tag"
 # What the response after a wait takes over from the one before it.
@@ -155,7 +157,7 @@ async def _run_in_thread(
     request: EdgeRequest,
     body: IO[bytes] | None,
     context: RequestContext,
-    send_piece: Send,
+    send_piece: SendPiece,
 ) -> Response | None:
     is_gone = context.client_gone.is_set
     running = await admission.enter(request.priority, request.deadline, is_gone)
@@ -183,7 +185,7 @@ def _call_django(
     deadline: deadlines.Deadline,
     ids: RequestIds,
     context: RequestContext,
-    send_piece: Send,
+    send_piece: SendPiece,
     loop: asyncio.AbstractEventLoop,
 ) -> Response | None:
     """Run in a thread. Return the response unless it is streamed."""
@@ -207,7 +209,7 @@ def _call_django(
                 headers.append(field)
 
     def send(message: Message) -> None:
-        asyncio.run_coroutine_threadsafe(_sent(send_piece(message)), loop).result()
+        asyncio.run_coroutine_threadsafe(send_piece(message), loop).result()
 
     with closing(django(environ, start_response)) as content:
         if not context.is_streamed_by_thread:
@@ -220,10 +222,6 @@ def _call_django(
                 if context.client_gone.is_set():
                     break
     return None
-
-
-async def _sent(sending: Awaitable[None]) -> None:
-    await sending
 
 
 async def _send_piece(send: Send, context: RequestContext, message: Message) -> None:

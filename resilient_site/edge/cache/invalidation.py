@@ -175,14 +175,16 @@ class Publisher:
     def _reset(self) -> None:
         # A child has no thread to publish with, and the parent publishes its own tags.
         self._tags: set[str] = set()
-        self._is_publishing = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._client: Redis | None = None
 
     def publish(self, tags: Iterable[str]) -> None:
         """Have the tags published soon; wait for nothing."""
-        with self._changed:
-            self._add(tags)
+        with self._lock:
+            self._tags.update(tags)
+            if len(self._tags) > MAX_TAGS:
+                self._tags = {EVERYTHING}
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="invalidation-publisher", daemon=True
@@ -191,34 +193,27 @@ class Publisher:
 
     def flush(self, timeout_s: float = EXIT_TIMEOUT_S) -> bool:
         """Wait until all is published; return whether it is."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._tags and not self._is_publishing, timeout_s
-            )
-
-    def _add(self, tags: Iterable[str]) -> None:
-        self._tags.update(tags)
-        if len(self._tags) > MAX_TAGS:
-            self._tags = {EVERYTHING}
-        self._changed.notify_all()
+        if thread := self._thread:
+            thread.join(timeout_s)
+        return self._thread is None
 
     def _run(self) -> None:
-        client = connect()
+        """Publish until nothing is left."""
+        client = self._client = self._client or connect()
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._tags))
-                tags, self._tags, self._is_publishing = self._tags, set(), True
+            with self._lock:
+                tags, self._tags = self._tags, set()
+                if not tags:
+                    self._thread = None
+                    return
             try:
                 client.publish(CHANNEL, orjson.dumps(sorted(tags)))
-                unpublished = set[str]()
+                time.sleep(BATCH_S)
             except Exception:  # noqa: BLE001 - no reply of Redis may end the thread
                 # The circuit breaker of the cache logs the outage.
                 client.connection_pool.disconnect()  # a late reply would be to another
-                unpublished = tags
-            with self._changed:
-                self._is_publishing = False
-                self._add(unpublished)
-            time.sleep(RETRY_S if unpublished else BATCH_S)
+                self.publish(tags)
+                time.sleep(RETRY_S)
 
 
 class Subscriber:
