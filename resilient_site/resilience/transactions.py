@@ -7,8 +7,7 @@ again and sees what the other has written. Its client notices a delay, or 409 af
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import stamina
@@ -50,22 +49,26 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
             with transaction.atomic():
                 return write(*args, **kwargs)
         is_nested = transaction.get_connection().in_atomic_block
-        is_conflict = is_lost_at_savepoint if is_nested else is_lost_or_not_begun
+        token = _is_retried.set(True)
         try:
             for attempt in stamina.retry_context(
-                on=lambda error: is_conflict(error) and not deadlines.is_expired(),
+                on=lambda error: (
+                    is_lost(error, is_nested) and not deadlines.is_expired()
+                ),
                 attempts=ATTEMPTS,
                 timeout=TIMEOUT_S,
                 wait_initial=WAIT_INITIAL_S,
                 wait_max=WAIT_MAX_S,
                 wait_jitter=WAIT_JITTER_S,
             ):
-                with attempt, _marked_as_retried(), transaction.atomic():
+                with attempt, transaction.atomic():
                     return write(*args, **kwargs)
         except (IntegrityError, OperationalError) as error:
-            if not is_lost_at_savepoint(error):
+            if not is_lost(error, is_nested=True):
                 raise
             raise Contended from error
+        finally:
+            _is_retried.reset(token)
         raise AssertionError("unreachable")
 
     return wrapper
@@ -74,39 +77,16 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
 _is_retried: ContextVar[bool] = ContextVar("is_retried", default=False)
 
 
-@contextmanager
-def _marked_as_retried() -> Iterator[None]:
-    token = _is_retried.set(True)
-    try:
-        yield
-    finally:
-        _is_retried.reset(token)
+def is_lost(error: Exception, is_nested: bool) -> bool:
+    """Return whether another writer came first, so that a new attempt may succeed.
 
-
-def is_lost_at_savepoint(error: Exception) -> bool:
-    if isinstance(error, OperationalError):
-        return _sqlstate(error) == DEADLOCK
-    return isinstance(error, IntegrityError)
-
-
-def is_lost_or_not_begun(error: Exception) -> bool:
-    return (
-        is_lost_at_savepoint(error)
-        or _sqlstate(error) == SERIALIZATION_FAILURE
-        or could_not_begin(error)
-    )
-
-
-def could_not_begin(error: Exception) -> bool:
-    """Return whether SQLite was locked, so that nothing has been written.
-
-    Transactions take the write lock when they begin: there is no later moment.
+    One within another transaction may where a savepoint is enough for it.
     """
+    state = getattr(error.__cause__, "sqlstate", None)
+    if isinstance(error, IntegrityError) or state == DEADLOCK:
+        return True
+    # SQLite was locked, and nothing has been written: transactions take the lock when
+    # they begin. The low byte is the error, the rest its kind.
     code = getattr(error.__cause__, "sqlite_errorcode", 0)
-    # The low byte is the error, the rest its kind.
-    return isinstance(error, OperationalError) and code & 0xFF == sqlite3.SQLITE_BUSY
-
-
-def _sqlstate(error: Exception) -> str | None:
-    state: str | None = getattr(error.__cause__, "sqlstate", None)
-    return state
+    is_locked = code & 0xFF == sqlite3.SQLITE_BUSY
+    return not is_nested and (state == SERIALIZATION_FAILURE or is_locked)
