@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from resilient_site.edge.concurrency_limit import ConcurrencyLimit
 from resilient_site.edge.request import Priority
@@ -86,12 +85,6 @@ class DrainRate:
         return max(left, fair, SLOWEST_PER_S)
 
 
-@dataclass(eq=False)
-class Waiter:
-    admitted: asyncio.Future[None]
-    is_gone: Callable[[], bool]
-
-
 class Pool:
     """Threads that some classes of requests share, with a queue for each class."""
 
@@ -100,7 +93,8 @@ class Pool:
     ) -> None:
         self.limit, self.rate = limit, rate
         self.running = dict.fromkeys(classes, 0)
-        self.waiting: dict[Priority, deque[Waiter]] = {k: deque() for k in self.running}
+        self.waiting: dict[Priority, deque[asyncio.Future[None]]]
+        self.waiting = {priority: deque() for priority in self.running}
         self._turn = 0
         self._served_at_turn = dict.fromkeys(self.running, 0)
 
@@ -125,38 +119,35 @@ class Pool:
         self.rate.update(is_full)
         if is_full:
             self.rate.record_completion(priority)
+        self.give_back(priority)
+
+    def give_back(self, priority: Priority) -> None:
         self.running[priority] -= 1
         self._start_waiting()
 
-    async def wait(
-        self, priority: Priority, seconds: float, is_gone: Callable[[], bool]
-    ) -> None:
-        """Wait for a thread. Raises TimeoutError, or ClientGone."""
-        waiter = Waiter(asyncio.get_running_loop().create_future(), is_gone)
-        self.waiting[priority].append(waiter)
+    async def wait(self, priority: Priority, seconds: float) -> None:
+        """Wait for a thread. Raises TimeoutError."""
+        admitted = asyncio.get_running_loop().create_future()
+        self.waiting[priority].append(admitted)
         try:
             async with asyncio.timeout(seconds):
-                await waiter.admitted
+                await admitted
         except (TimeoutError, asyncio.CancelledError):
-            if waiter.admitted.cancelled():
+            if admitted.cancelled():
                 with suppress(ValueError):
-                    self.waiting[priority].remove(waiter)
-            elif not waiter.admitted.exception():
-                self.running[priority] -= 1  # admitted at this very moment
-                self._start_waiting()
+                    self.waiting[priority].remove(admitted)
+            else:
+                self.give_back(priority)  # admitted at this very moment
             raise
 
     def _start_waiting(self) -> None:
         while any(self.waiting.values()) and not self.is_full:
             priority = self._next_class()
-            waiter = self.waiting[priority].popleft()
-            if waiter.admitted.done():
-                continue
-            if waiter.is_gone():
-                waiter.admitted.set_exception(ClientGone())
+            admitted = self.waiting[priority].popleft()
+            if admitted.done():
                 continue
             self.start(priority)
-            waiter.admitted.set_result(None)
+            admitted.set_result(None)
             self._turn += 1
             self._served_at_turn[priority] = self._turn
 
@@ -242,11 +233,14 @@ class Admission:
             longest_s = self.patience_s[priority] * WAIT_MAX
             left_s = deadline - self._clock()
             try:
-                await pool.wait(priority, min(longest_s, left_s), is_gone)
+                await pool.wait(priority, min(longest_s, left_s))
             except TimeoutError:
                 if self._clock() >= deadline:
                     raise DeadlinePassed from None
                 raise self._rejection(priority, 0) from None
+            if is_gone():
+                pool.give_back(priority)
+                raise ClientGone
         self.admitted[priority] += 1
         return sum(pool.running.values())
 

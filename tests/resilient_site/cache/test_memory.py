@@ -3,7 +3,6 @@
 from uuid import uuid4
 
 import pytest
-import time_machine
 
 from resilient_site.cache.memory import OVERHEAD_BYTES, MemoryCache
 
@@ -49,23 +48,6 @@ def test_memory_usage_ignores_the_size_of_a_counter(memory):
     assert memory.incr("n", 2**60) == 2**60 + 1
     memory.delete("n")
     assert memory.usage.bytes == 0
-
-
-def test_memory_expires_entries(memory):
-    with time_machine.travel(0, tick=False) as clock:
-        memory.set("a", 1, 10)
-        clock.shift(9)
-        assert memory.get("a") == 1
-        clock.shift(1)
-        assert memory.get("a") is None
-        assert memory.add("a", 2)
-
-
-def test_memory_of_no_bytes_stores_nothing():
-    off = MemoryCache(str(uuid4()), {"OPTIONS": {"MEMORY_BYTES": 0}})
-    off.set("a", 1)
-    assert off.get("a") is None
-    assert off.usage.entries == 0
 
 
 def test_memory_accepts_any_key(memory):

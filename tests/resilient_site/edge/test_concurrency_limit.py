@@ -52,15 +52,6 @@ def test_limit_recovers(limit, clock):
     assert limit.value == 16
 
 
-def test_limit_does_not_rise_under_load_that_does_not_reach_it(limit, clock):
-    load(limit, clock, 0.05)
-    load(limit, clock, 0.012, 40, running=0)  # the last window of those before
-    fallen = limit.value
-    assert fallen < 16
-    load(limit, clock, 0.012, 400, running=0)
-    assert limit.value == fallen
-
-
 def test_limit_converges_to_the_capacity_of_the_machine(limit, clock):
     """A machine with four places: more at once take longer in proportion."""
     for _ in range(4000):

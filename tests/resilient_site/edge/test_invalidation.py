@@ -45,13 +45,6 @@ def test_some_tags_are_of_every_response_and_of_every_invalidation(invalidations
     assert not invalidations.is_current(of_all)
 
 
-def test_other_processes_see_an_invalidation_at_once(invalidations, tmp_path):
-    kept, other = mark(now(), ["a"]), Invalidations(tmp_path)
-    assert other.is_current(kept)
-    invalidations.record(["a"])
-    assert not other.is_current(kept)
-
-
 def test_delayed_writer_does_not_undo_a_later_invalidation(invalidations, monkeypatch):
     """Another invalidates the same between its reading of the clock and its store."""
     is_first = True

@@ -94,12 +94,6 @@ def test_response_that_was_read_earlier_replaces_none():
     assert cache.put(key(1), copy(b"newer", at=2))
 
 
-def test_cache_of_no_bytes_stores_nothing():
-    cache = ResponseCache(0)
-    cache.put(key(1), copy(b"x"))
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
 def test_large_or_incomplete_response_is_not_stored():
     for length, size in ((BODY_MAX_BYTES + 1,) * 2, (5, 4), (4, 5)):
         headers = [

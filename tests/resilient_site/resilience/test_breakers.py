@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -136,31 +134,6 @@ def test_outage_is_logged_once_at_each_end(breaker, clock, caplog):
     assert closed.message == "Circuit breaker for the test closed."
     assert opened.event_name == "breaker_opened"
     assert closed.event_name == "breaker_closed"
-
-
-def test_one_of_many_threads_makes_the_trial(breaker, clock):
-    fail(breaker, 3)
-    reopen_time(breaker, clock)
-    together = threading.Barrier(20, timeout=90)
-    done, refused = threading.Event(), threading.Semaphore(0)
-    tried = []
-
-    def ask(n: int) -> None:
-        together.wait()
-        try:
-            with breaker.guard():
-                tried.append(1)
-                assert done.wait(90)
-        except BreakerOpen:
-            refused.release()
-
-    with ThreadPoolExecutor(20) as threads:
-        asked = threads.map(ask, range(20))
-        for _ in range(19):
-            assert refused.acquire(timeout=90)
-        done.set()
-        list(asked)
-    assert tried == [1]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
