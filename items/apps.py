@@ -2,8 +2,10 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models.signals import post_migrate
+
+from items.search import create_triggers
 
 EDITORS = "Editors"
 
@@ -53,9 +55,5 @@ def settle_restored_changes(using: str, **kwargs: Any) -> None:
 
 def keep_search_in_step(using: str, **kwargs: Any) -> None:
     """Recreate SQLite's triggers: a migration that rebuilds the table drops them."""
-    from django.db import connections
-
-    from items.search import create_triggers
-
     if connections[using].vendor == "sqlite":
         create_triggers(connections[using])
