@@ -175,7 +175,7 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
             position = feed.position_of(changes[-1])
         # There is always a next page: a client returns to it for new changes.
         next_cursor = feed.cursor_of(position)
-        page = Page(rows=changes, next=next_cursor, previous=None, end=None)
+        page = Page(rows=changes, next=next_cursor, previous=None)
         rows = self.get_serializer(changes, many=True)
         response = list_response(request, page, rows, parameter="since")
         if preference.wait_s is not None:

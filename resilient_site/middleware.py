@@ -62,19 +62,16 @@ def permissions_policy(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
-class IdentityMiddleware:
-    """Passes the user to the edge, which keeps a private copy of each page.
+def pass_identity(get_response: GetResponse) -> GetResponse:
+    """Pass the user to the edge, which keeps a private copy of each page.
 
     A page of a view without a Cache-Control may be shown to its user again, with a
     notice, when the database fails. Runs behind the sessions; looks up no user.
     """
 
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def middleware(request: HttpRequest) -> HttpResponse:
         began = now()
-        response = self.get_response(request)
+        response = get_response(request)
         context = context_of(request)
         user = _known_user(request)
         if context is None or user is None:
@@ -88,6 +85,8 @@ class IdentityMiddleware:
         if response.status_code == 200 and not response.streaming:
             response.headers.setdefault("Cache-Control", OWN)
         return response
+
+    return middleware
 
 
 def _known_user(request: HttpRequest) -> Any:

@@ -88,7 +88,7 @@ MIDDLEWARE = [
     "resilient_site.middleware.permissions_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "resilient_site.middleware.IdentityMiddleware",
+    "resilient_site.middleware.pass_identity",
     "resilient_site.middleware.ErrorMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

@@ -24,7 +24,6 @@ class Page[M: Model]:
     rows: Sequence[M]
     next: str | None
     previous: str | None
-    end: str | None  # the cursor after the last row, where later rows will follow
 
 
 @dataclass(frozen=True)
@@ -82,21 +81,20 @@ def paginate[M: Model](
     ordering: str,
     cursor: str | None,
     size: int,
-    named: str = "cursor",
     sort: bool = False,
 ) -> Page[M]:
     """Return the page of `rows` at `cursor`, or the first one.
 
     With `sort` the database sorts all rows instead of reading them in the order of an
-    index: faster for a filter that few rows match. Raises Invalid, for the parameter
-    `named`, if the cursor belongs to another list or ordering.
+    index: faster for a filter that few rows match. Raises Invalid for the cursor of
+    another list or ordering.
     """
     names = columns(rows.model, ordering)
     try:
         at = Cursor.decode(cursor, rows.model, ordering) if cursor else None
     except ValueError as error:
         message = "This is not a cursor of this list and ordering."
-        raise Invalid(errors={named: [message]}) from error
+        raise Invalid(errors={"cursor": [message]}) from error
     backwards = at is not None and at.backwards
     descending = ordering.startswith("-") != backwards
     # Greatest makes an expression of the column, which has no index.
@@ -114,12 +112,10 @@ def paginate[M: Model](
         values = tuple(getattr(row, name) for name in names)
         return Cursor(ordering, towards, values).encode()
 
-    end = edge(found[-1], False) if found else None
     has_next = bool(found) and (more or backwards)
     has_previous = bool(found) and at is not None and (more or not backwards)
     return Page(
         rows=found,
-        next=end if has_next else None,
+        next=edge(found[-1], False) if has_next else None,
         previous=edge(found[0], True) if has_previous else None,
-        end=end,
     )

@@ -23,10 +23,9 @@ def parse_small_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
-def parse_page_size(query: QueryDict, default: int = PAGE_SIZE) -> int:
+def parse_page_size(query: QueryDict) -> int:
     """Return the requested page size; raise Invalid if it is out of bounds."""
-    text = query.get("page_size") or str(default)
-    size = parse_small_number(text)
+    size = parse_small_number(query.get("page_size") or str(PAGE_SIZE))
     if size is not None and 1 <= size <= PAGE_SIZE_MAX:
         return size
     raise Invalid(
