@@ -109,12 +109,6 @@ def test_unexpected_error_is_a_page_with_the_request_id(client, monkeypatch):
     assert response["X-Request-ID"] in response.content.decode()
 
 
-def test_form_over_the_limit_is_413(client, settings):
-    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
-    response = client.post("/account/sign-in/", {"username": "x" * 100})
-    assert response.status_code == 413
-
-
 def test_error_page_needs_no_database(rf):
     response = errors.respond(rf.get("/items/"), errors.Unavailable())
     assert response.status_code == 503
