@@ -44,6 +44,8 @@ class Publisher:
         self._connect()
         for change in changes:
             before_each()
+            if self._confirms:
+                self._confirms.expect_one()
             self._producer.publish(
                 encode(change),
                 routing_key=type_of(change),
@@ -51,8 +53,6 @@ class Publisher:
                 content_encoding="utf-8",
                 retry=False,
             )
-            if self._confirms:
-                self._confirms.published += 1
         if self._confirms:
             self._confirms.wait(self._connection)
 
@@ -80,30 +80,28 @@ class Confirms:
     """Publisher confirms of one RabbitMQ channel."""
 
     def __init__(self, channel: Any) -> None:
-        self.published = 0
-        self._confirmed = 0
-        self._early: set[int] = set()
+        self._published = 0
+        self._unconfirmed: set[int] = set()
         self._is_rejected = False
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.confirm_select()
 
+    def expect_one(self) -> None:
+        self._published += 1
+        self._unconfirmed.add(self._published)
+
     def wait(self, connection: Any) -> None:
-        while self._confirmed < self.published:
+        while self._unconfirmed:
             connection.drain_events(timeout=TIMEOUT_S)
             if self._is_rejected:
                 raise MessageNacked("The broker has rejected an event.")
 
     def _on_ack(self, number: int, multiple: bool) -> None:
-        """Count confirmations, which may arrive out of order."""
-        if multiple:
-            self._confirmed = max(self._confirmed, number)
-            self._early = {one for one in self._early if one > self._confirmed}
+        if multiple:  # it and all before
+            self._unconfirmed = {one for one in self._unconfirmed if one > number}
         else:
-            self._early.add(number)
-        while self._confirmed + 1 in self._early:
-            self._confirmed += 1
-            self._early.discard(self._confirmed)
+            self._unconfirmed.discard(number)
 
     def _on_nack(self, number: int, multiple: bool) -> None:
         self._is_rejected = True

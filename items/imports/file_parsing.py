@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from items import fields
-from items.fields import READ_ONLY
 from resilient_site.api.csv_escaping import unescape
 from resilient_site.errors import Invalid
 
 COLUMNS = [field.name for field in fields.FIELDS]
+KNOWN = {*COLUMNS, *fields.READ_ONLY}  # what an export has
 REQUIRED = [field.name for field in fields.FIELDS if field.is_required]
 
 LINE_MAX_BYTES = 1024 * 1024
@@ -132,18 +132,19 @@ def _read_ndjson(lines: Iterator[_Physical]) -> Iterator[Line]:
         error = fault
         if text.strip() and not error:
             try:
-                fields, error = _only_fields(orjson.loads(text))
+                found = orjson.loads(text)
             except orjson.JSONDecodeError as reason:
                 error = f"This is not JSON: {reason}."
+            else:
+                if not isinstance(found, dict):
+                    error = "A line must be a JSON object."
+                elif unknown := [name for name in found if name not in KNOWN]:
+                    error = f"Unknown: {', '.join(unknown)[:100]}."
+                elif not found:
+                    error = "The object is empty."
+                else:
+                    fields = found
         yield Line(number, end, text[:TEXT_SHOWN].rstrip("\n"), fields, error)
-
-
-def _only_fields(found: object) -> tuple[Mapping[str, Any], str]:
-    if not isinstance(found, dict):
-        return {}, "A line must be a JSON object."
-    if unknown := [k for k in found if k not in COLUMNS and k not in READ_ONLY]:
-        return {}, f"Unknown: {', '.join(unknown)[:100]}."
-    return found, "" if found else "The object is empty."
 
 
 def _read_csv(header_text: str, lines: Iterator[_Physical]) -> Iterator[Line]:
@@ -210,7 +211,7 @@ def _header(text: str, separator: str) -> list[str]:
     expected = f"The first line must name the columns: {', '.join(COLUMNS)}."
     if missing := [name for name in REQUIRED if name not in header]:
         raise Unreadable(f"There is no column “{missing[0]}”. {expected}")
-    if unknown := [c for c in header if c not in COLUMNS and c not in READ_ONLY]:
+    if unknown := [cell for cell in header if cell not in KNOWN]:
         raise Unreadable(f"Unknown column “{unknown[0][:50]}”. {expected}")
     if len(set(header)) != len(header):
         raise Unreadable("A column is named twice in the first line.")
