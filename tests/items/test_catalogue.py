@@ -176,3 +176,26 @@ def test_merged_item_has_the_tags_of_both_and_keeps_its_description(mine, kept):
     assert not Item.objects.filter(pk="drop").exists()
     assert history("keep")[0] == (2, "updated")
     assert history("drop")[0] == (2, "deleted")
+
+
+@pytest.fixture
+def full_disk(transactional_db):
+    """SQLite refuses to grow its file, with the error that a full disk makes."""
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has no such limit")
+    make_item(id="before", name="Before")
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA page_count")
+        cursor.execute(f"PRAGMA max_page_count = {cursor.fetchone()[0]}")
+        yield
+        cursor.execute("PRAGMA max_page_count = 4294967294")
+
+
+def test_write_on_a_full_disk_is_rejected_whole(api, full_disk):
+    rows = [{"name": f"Item {n}", "description": "x" * 9_000} for n in range(100)]
+    refused = api.post("/api/v1/items/bulk", rows)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused["Retry-After"]) > 0
+    assert ItemChange.objects.get().item_id == "before"
+    assert api.get("/api/v1/items/before").json()["name"] == "Before"
+    assert Item.objects.get().pk == "before"
