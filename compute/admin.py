@@ -48,10 +48,8 @@ class JobAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        rows = Job.objects.filter(parent=None)
-        match = request.resolver_match
-        is_list = match is not None and match.url_name == "compute_job_changelist"
-        return rows.defer("result", "params") if is_list else rows
+        # Large; read for the page of one job only.
+        return Job.objects.filter(parent=None).defer("result", "params")
 
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -73,16 +73,12 @@ def submit(
     plain = {n: v.name if n in uploads else v for n, v in params.items()}
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
     account = user if isinstance(user, User) else None
-
-    def add_files(job: Job) -> None:
-        for name, upload in uploads.items():
-            content_type = upload.content_type or "application/octet-stream"
-            with files.create(job, name, content_type, kind=JobFile.Kind.INPUT) as file:
-                for chunk in upload.chunks():
-                    file.write(chunk)
-
+    inputs = [
+        (name, upload.content_type or "application/octet-stream", upload.chunks())
+        for name, upload in uploads.items()
+    ]
     return _create_once(
-        task, as_json(plain), account, idempotency_key, fingerprint, add_files
+        task, as_json(plain), account, idempotency_key, fingerprint, inputs
     )
 
 
@@ -92,18 +88,11 @@ def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
     if not task.may_run(owner):
         raise NotAllowed
     fingerprint = hashlib.sha256(job.pk.bytes).hexdigest() if idempotency_key else ""
-
-    def add_files(again: Job) -> None:
-        for file in job.files.filter(kind=JobFile.Kind.INPUT):
-            with files.create(
-                again, file.name, file.content_type, kind=JobFile.Kind.INPUT
-            ) as copy:
-                for chunk in files.read(file):
-                    copy.write(chunk)
-
-    return _create_once(
-        task, job.params, owner, idempotency_key, fingerprint, add_files
-    )
+    inputs = [
+        (file.name, file.content_type, files.read(file))
+        for file in job.files.filter(kind=JobFile.Kind.INPUT)
+    ]
+    return _create_once(task, job.params, owner, idempotency_key, fingerprint, inputs)
 
 
 def _create_once(
@@ -112,9 +101,12 @@ def _create_once(
     owner: User | None,
     key: str,
     fingerprint: str,
-    add_files: Callable[[Job], None],
+    inputs: Iterable[tuple[str, str, Iterable[bytes]]],
 ) -> Job:
-    """Create a job and wake the workers, or return the job created with this key."""
+    """Create a job and wake the workers, or return the job created with this key.
+
+    `inputs` are the name, content type and content of each uploaded file.
+    """
     try:
         with transaction.atomic():
             if earlier := _get_by_key(owner, key, fingerprint):
@@ -129,7 +121,11 @@ def _create_once(
                 request_id=current_request_id(),
                 traceparent=tracing.current_traceparent(),
             )
-            add_files(job)
+            for name, content_type, chunks in inputs:
+                kind = JobFile.Kind.INPUT
+                with files.create(job, name, content_type, kind=kind) as file:
+                    for chunk in chunks:
+                        file.write(chunk)
             queue.notify_workers()
             return job
     except IntegrityError:

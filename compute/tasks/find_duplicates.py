@@ -4,6 +4,7 @@ from itertools import batched
 from typing import Any
 
 import orjson
+from django.utils.text import Truncator
 from rest_framework import serializers
 
 from compute.registry import Parts, task
@@ -153,6 +154,5 @@ def _with_items(pairs: list[Pair]) -> Iterator[list[tuple[Pair, Text, Text]]]:
 
 
 def _side(item_id: str, name: str, description: str) -> dict[str, str]:
-    if len(description) > DESCRIPTION_SHOWN:
-        description = description[: DESCRIPTION_SHOWN - 1] + "…"
-    return {"id": item_id, "name": name, "description": description}
+    shown = Truncator(description).chars(DESCRIPTION_SHOWN)
+    return {"id": item_id, "name": name, "description": shown}
