@@ -12,7 +12,6 @@ from compute.models import Job, JobFile
 from compute.outcomes import Failed, Succeeded
 from compute.registry import get_task
 from tests.compute.factories import make_file
-from tests.event_streams import parse_events
 
 pytestmark = pytest.mark.once
 
@@ -229,16 +228,6 @@ def test_demonstration_rejects_an_invalid_size(anonymous_api):
         wrong = anonymous_api.get(f"/api/v1/heavy_computation/?size={size}")
         assert (wrong.status_code, list(wrong.json()["errors"])) == (400, ["size"])
     assert not Job.objects.exists()
-
-
-def test_event_has_members_of_the_job(api):
-    url = submit(api)["Location"]
-    response = api.get(f"{url}/events")
-    assert response["Content-Type"] == "text/event-stream"
-    ((_, _, event),) = parse_events(response.content)
-    body = api.get(url).json()
-    assert event == {name: body[name] for name in event}
-    assert {"id", "state", "progress", "attempts"} == set(event)
 
 
 def test_read_only_members_of_a_job_are_ignored(api, editor, reader):

@@ -131,14 +131,13 @@ def test_form_sent_twice_starts_one_job_unless_it_was_changed(member, reader):
 
 
 def test_each_form_has_its_own_key_and_is_not_cached(member):
-    for key in 2 * ["", "x", "\0" * 36, "0" * 300]:  # invalid ones are ignored
-        member.post("/jobs/new/echo/", {"number": "7", "idempotency-key": key})
-    assert Job.objects.count() == 8
     one, other = (member.get("/jobs/new/echo/") for _ in range(2))
-    keys = {response.context["key"] for response in (one, other)}
-    assert len(keys) == 2
-    assert all(f'value="{key}"' in text(one) + text(other) for key in keys)
+    assert str(one.context["key"]) in text(one)
+    assert str(one.context["key"]) not in text(other)
     assert "no-store" in one["Cache-Control"]
+    for _ in range(2):  # an invalid one is ignored
+        member.post("/jobs/new/echo/", {"number": 7, "idempotency-key": "0" * 300})
+    assert Job.objects.count() == 2
 
 
 def test_invalid_form_is_shown_again_with_its_error(member):
@@ -365,16 +364,13 @@ def test_partial_reloads_the_page_after_the_session(client, reader):
 def test_pages_take_a_fixed_number_of_queries(
     member, reader, admin, editor, django_assert_num_queries
 ):
-    for number in range(20):
-        make_job("succeeded", owner=reader, params={"number": number})
     done = make_job("succeeded", owner=reader, result={"sum": 3})
-    for number in range(20):
-        make_file(done, f"{number}.csv", b"x")
     parted = make_job("running", task="in_parts", owner=reader)
+    waiting, theirs = make_job(owner=reader), make_job("running", owner=editor)
     for number in range(20):
+        make_job("succeeded", owner=reader)
+        make_file(done, f"{number}.csv", b"x")
         make_job("running", parent=parted, part=number)
-    waiting = make_job(owner=reader)
-    theirs = make_job("running", owner=editor)
     session_and_user, permissions, job = 2, 2, 1
     for number, path in (
         (1, "/jobs/"),

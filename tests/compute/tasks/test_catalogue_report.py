@@ -1,9 +1,8 @@
 """The report on the catalogue: its numbers."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import pytest
 from django.contrib.auth.models import User
 
@@ -114,9 +113,6 @@ def test_growth_uses_the_shortest_unit_with_few_periods(reader, days, unit, labe
     assert [period["total"] for period in periods][-1] == len(days)
     assert periods[0]["items"] >= 1
     assert periods[-1]["items"] >= 1
-    starts = [date.fromisoformat(period["start"]) for period in periods]
-    assert starts == sorted(set(starts))
-    assert starts[-1] <= (begin + timedelta(days=days[-1])).date()
 
 
 @pytest.mark.once
@@ -139,14 +135,3 @@ def test_report_on_an_empty_catalogue(reader):
     result = report(reader)
     assert (result["items"], result["tags"]["most"]) == (0, [])
     assert (result["words"]["most"], result["growth"]["periods"]) == ([], [])
-
-
-@pytest.mark.once
-def test_report_size_is_bounded(reader):
-    for number in range(22):
-        tags = [f"{number:02}-{n:02}-" + "t" * 40 for n in range(30)]
-        make_item(id=f"{number}" + "i" * 90, name="“" * 200, tags=tags)
-        catalogue.update_item(f"{number}" + "i" * 90, {"tags": []}, actor=TESTER)
-    result = report(reader)
-    assert len(orjson.dumps(result)) < 100_000
-    assert result["items"] == 22

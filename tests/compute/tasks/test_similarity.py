@@ -3,7 +3,6 @@
 import random
 from itertools import combinations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,13 +92,3 @@ def test_best_pairs_are_kept_up_to_the_limit():
     kept = best.ranked()["score"].tolist()
     assert best.is_cut
     assert kept == pytest.approx(sorted(everything.values(), reverse=True)[:40])
-
-
-def test_progress_of_a_join_rises_to_one():
-    reported = []
-    texts = make_texts(random.Random(8), 400, 3)
-    near_matches(texts, Best(0.85, 10), on_progress=lambda *now: reported.append(now))
-    fractions = [fraction for fraction, _ in reported]
-    assert fractions == sorted(fractions)
-    assert reported[-1] == (1, len(texts))
-    assert max(np.diff(fractions)) < 0.1

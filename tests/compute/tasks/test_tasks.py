@@ -51,13 +51,6 @@ def test_heavy_computation_is_split_and_merged(reader, settings):
     }
 
 
-@pytest.mark.once
-def test_small_computation_is_not_split(reader):
-    job = do("heavy_computation", reader, size=2)
-    assert (job.result["primes"], job.result["largest"]) == (0, None)
-    assert not job.parts.exists()
-
-
 # --- export_items
 
 
