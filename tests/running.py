@@ -25,21 +25,6 @@ from tests.private_server import free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 
-# For `manage.py shell`: an editor; their session, which is printed.
-MAKE_EDITOR = """
-from django.contrib.auth.models import Group, User
-from items.apps import EDITORS
-User.objects.create_user("edith").groups.add(Group.objects.get(name=EDITORS))
-"""
-SIGN_IN = """
-from django.contrib.auth.models import User
-from django.test import Client
-client = Client()
-client.force_login(User.objects.get(username="edith"))
-print(client.cookies["sessionid"].value)
-"""
-
-
 # What `manage.py serve` does on its first start: a few seconds.
 PREPARE = """
 from django.core.management import call_command
@@ -47,16 +32,7 @@ from resilient_site.management.commands.serve import Command
 Command()._prepare()
 call_command("create_token", "admin")
 """
-# The same for a database server: the sample, an editor, their session and token.
-FILL = f"""
-from io import StringIO
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
-call_command("load_sample", stdout=StringIO())
-{MAKE_EDITOR}{SIGN_IN}
-call_command("create_token", "edith")
-"""
-# The same without the sample: an administrator alone.
+# The same for a database server, without the sample; prints a session and a token.
 MIGRATE = """
 from django.contrib.auth.models import User
 from django.core.management import call_command
@@ -66,6 +42,10 @@ client = Client()
 client.force_login(User.objects.create_superuser("ada"))
 print(client.cookies["sessionid"].value)
 call_command("create_token", "ada")
+"""
+LOAD_SAMPLE = """
+from io import StringIO
+call_command("load_sample", stdout=StringIO())
 """
 
 
@@ -125,13 +105,17 @@ class Site:
             **options,
         )  # fmt: skip
 
-    def fill(self, before: str = "") -> tuple[str, str]:
-        """Fill the database; return the editor's token and session."""
-        done = self.manage("shell", "-v0", "-c", before + FILL)
+    def prepare(self, before: str = "", after: str = "") -> tuple[str, str]:
+        """Make the tables; return the administrator's token and session."""
+        done = self.manage("shell", "-v0", "-c", before + MIGRATE + after)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        session, token = done.stdout.split()[-2:]
+        session, token = done.stdout.split()
         return token, session
+
+    def fill(self, before: str = "") -> tuple[str, str]:
+        """Do the same, and load the sample."""
+        return self.prepare(before, LOAD_SAMPLE)
 
     @classmethod
     def on_postgres(cls, url: str, folder: Path, **env: str) -> tuple[Self, str, str]:
@@ -141,11 +125,7 @@ class Site:
             ALLOWED_HOSTS="localhost,127.0.0.1", **env,
         )  # fmt: skip
         folder.mkdir(exist_ok=True)
-        done = site.manage("shell", "-v0", "-c", MIGRATE)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        session, token = done.stdout.split()[-2:]
-        return site, token, session
+        return site, *site.prepare()
 
     def start(
         self, *options: str, timeout: float = 150, for_the_first_time: bool = False

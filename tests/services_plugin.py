@@ -163,9 +163,3 @@ def postgres_own() -> Iterator[servers.Postgres]:
 def rabbitmq_server() -> Iterator[servers.RabbitMQ]:
     """The session's RabbitMQ: shared, so not to be stopped."""
     yield from running(servers.RabbitMQ)
-
-
-@pytest.fixture
-def rabbitmq_own() -> Iterator[servers.RabbitMQ]:
-    """The test's own RabbitMQ, which it may stop, kill or pause."""
-    yield from running(servers.RabbitMQ)

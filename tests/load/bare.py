@@ -1,55 +1,44 @@
 """Baselines without the site: process pools, commits and computation."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
 from multiprocessing import get_context
+from typing import Any
 
-import pebble
 import psycopg
 
 from compute.tasks.algorithms.primes import count_primes
 
 PROCESSES = 2
-_forkserver = get_context("forkserver")
 
 
 def echo(number: int) -> dict[str, int]:
     return {"number": number}
 
 
-class Pools:
-    """Both kinds of pool, started once."""
+class Pool:
+    """Pool of the standard library."""
 
     def __init__(self) -> None:
-        self.pebble = pebble.ProcessPool(PROCESSES, context=_forkserver)
-        self.futures = ProcessPoolExecutor(PROCESSES, mp_context=_forkserver)
-        self.pebble_rate(100)
-        self.futures_rate(100)
+        self._pool = ProcessPoolExecutor(PROCESSES, get_context("forkserver"))
 
     def close(self) -> None:
-        self.pebble.stop()
-        self.pebble.join()
-        self.futures.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
-    def pebble_rate(self, number: int) -> float:
-        return number / _seconds(number, lambda n: self.pebble.submit(echo, None, n))
-
-    def futures_rate(self, number: int) -> float:
-        return number / _seconds(number, lambda n: self.futures.submit(echo, n))
+    def rate(self, number: int) -> float:
+        """Return how many jobs that do nothing it runs in a second."""
+        return number / self._seconds([(echo, n) for n in range(number)])
 
     def seconds_to_count(self, processes: int, size: int) -> float:
         """Run the same computation in several processes at once."""
-        return _seconds(processes, lambda n: self.futures.submit(count_primes, 0, size))
+        return self._seconds([(count_primes, 0, size)] * processes)
 
-
-def _seconds(number: int, submit: Callable[[int], Future]) -> float:
-    """Submit so many jobs and wait for them; return the duration."""
-    begin = time.perf_counter()
-    for future in [submit(n) for n in range(number)]:
-        future.result()
-    return time.perf_counter() - begin
+    def _seconds(self, calls: list[tuple[Any, ...]]) -> float:
+        begin = time.perf_counter()
+        for future in [self._pool.submit(*call) for call in calls]:
+            future.result()
+        return time.perf_counter() - begin
 
 
 def commits_per_second(url: str, number: int) -> float:

@@ -5,9 +5,7 @@ import os
 import random
 import signal
 import time
-import uuid
 from collections.abc import Callable
-from multiprocessing.connection import wait
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
@@ -15,8 +13,6 @@ from django.db.models import Max, Min
 
 from compute import job_events, jobs, queue
 from compute.models import Job
-from compute.pool.worker_handle import WorkerHandle
-from compute.queue import Claim, Step
 from compute.registry import get_task
 from tests.load import celery_peer
 from tests.private_server import wait_for
@@ -84,38 +80,6 @@ def _per_second(number: int) -> float:
     assert done.count() == number, done.count()
     ends = done.aggregate(begin=Min("started_at"), end=Max("finished_at"))
     return number / (ends["end"] - ends["begin"]).total_seconds()
-
-
-def processes_rate(number: int) -> float:
-    """Measure processes and pipes without a database."""
-    handles = [WorkerHandle() for _ in range(PROCESSES)]
-    try:
-        _run_claims(handles, PROCESSES * 10)
-        begin = time.perf_counter()
-        _run_claims(handles, number)
-        return number / (time.perf_counter() - begin)
-    finally:
-        for handle in handles:
-            handle.close()
-
-
-def _run_claims(handles: list[WorkerHandle], number: int) -> None:
-    nothing = {"owner_id": None, "request_id": "", "parent_id": None, "traceparent": ""}
-    claims = iter([
-        Claim(
-            job_id=uuid.uuid4(), epoch=1, task="echo", params={"number": n}, attempt=1,
-            step=Step.MAIN, **nothing,
-        )
-        for n in range(number)
-    ])  # fmt: skip
-    finished = 0
-    while finished < number:
-        for handle in handles:
-            handle.start()
-            if handle.is_free and (claim := next(claims, None)):
-                handle.run(claim)
-        wait([one for handle in handles for one in handle.waitables()])
-        finished += sum(1 for handle in handles for _ in handle.poll())
 
 
 # --- one job at a time

@@ -1,7 +1,7 @@
 """Measure this site beside its peers, on this machine.
 
-Starts all that it needs, on loopback, and leaves nothing behind. Writes report.md and
-report.json. Ends with 1 if a section failed, which the report names.
+Starts all that it needs, on loopback, and leaves nothing behind. Writes report.md. Ends
+with 1 if a section failed, which the report names.
 """
 
 import argparse
@@ -40,9 +40,11 @@ def main() -> int:
     seconds = time.monotonic() - begin
     results.machine["load average at the end"] = machine.load_average()
     results.machine["duration"] = f"{seconds:.0f} s" + " (--quick)" * options.quick
-    report.write(results, options.output)
-    print(report.markdown_table(report.goals_grid(results)))
-    print_progress(f"See {options.output / 'report.md'}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "report.md"
+    file.write_text(report.as_markdown(results))
+    print(report.goals_table(results))
+    print_progress(f"See {file}")
     return 0 if is_complete else 1
 
 

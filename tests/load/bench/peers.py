@@ -15,7 +15,7 @@ from tests.load.bench import places
 from tests.load.request_template import RequestTemplate
 from tests.load.testbed import Program, Testbed
 from tests.private_server import free_port
-from tests.running import MAKE_EDITOR, ROOT, Site
+from tests.running import ROOT, Site
 
 OURS = "this site"
 FASTAPI = "FastAPI, a dictionary"
@@ -29,11 +29,6 @@ ITEMS = 1_000
 ITEM = {"name": "Germany", "description": "A country"}
 BULK = 100
 
-PRINT_TOKEN = """
-from django.core.management import call_command
-call_command("create_token", "edith")
-"""
-
 
 @dataclass(frozen=True)
 class Peer:
@@ -44,7 +39,6 @@ class Peer:
     items: str = "/items/"
     slash: str = ""  # at the end of paths below items
     authorization: str = ""
-    database: str = ""
 
     def busy_s(self) -> float:
         """Return the processor time of its processes.
@@ -98,16 +92,14 @@ class Running(dict[str, Peer]):
     def start_site(self, *options: str, **settings: str) -> Site:
         env = self.testbed.on_postgres(WEB_PROCESSES="1", **settings)
         site = self.site = Site(Path(env["DATA_DIR"]), **env)
-        shell = "shell", "-v", "0", "-c"
-        made = site.manage(*shell, MAKE_EDITOR + PRINT_TOKEN, check=True)
+        token, _ = site.prepare()
         self.stack.callback(site.stop)
         site.start(*options)
         self[OURS] = Peer(
             site.port,
             lambda: [*site.processes(), *self.testbed.postgres.processes()],
             "/api/v1/items/",
-            authorization=f"Token {made.stdout.strip()}",
-            database=env["DATABASE_URL"],
+            authorization=f"Token {token}",
         )
         return site
 
@@ -153,8 +145,8 @@ class Running(dict[str, Peer]):
         def servers() -> list[psutil.Process]:
             return [*program.processes(), *self.testbed.postgres.processes()]
 
-        self[REST] = Peer(port, servers, "/items/", "/", f"Token {token}", url)
-        self[NINJA] = Peer(port, servers, "/ninja/items/", "", f"Bearer {token}", url)
+        self[REST] = Peer(port, servers, "/items/", "/", f"Token {token}")
+        self[NINJA] = Peer(port, servers, "/ninja/items/", "", f"Bearer {token}")
 
     def start_nginx(self) -> None:
         """With the site's own configuration."""

@@ -1,21 +1,9 @@
-"""Report of the benchmarks in Markdown and JSON."""
+"""Report of the benchmarks in Markdown."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
 
-import orjson
-
-from tests.load.bench.results import (
-    RATIO,
-    Curves,
-    Missing,
-    Piece,
-    Report,
-    Table,
-    Values,
-)
+from tests.load.bench.results import RATIO, Curves, Missing, Report, Table, Values
 
 METHODS = (
     "What is compared runs in turns within one run, in every second round in the "
@@ -41,85 +29,15 @@ METHODS = (
 )
 
 
-def write(report: Report, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(as_markdown(report))
-    (folder / "report.json").write_bytes(as_json(report))
-
-
-# --- tables of text
-
-
-class Grid(NamedTuple):
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    is_text: bool = False
-
-
-def short(value: float) -> str:
-    if value == float("inf"):
-        return "∞"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.2g}"
-
-
-def machine_grid(report: Report) -> Grid:
-    return Grid(["machine", ""], list(report.machine.items()), is_text=True)
-
-
-def goals_grid(report: Report) -> Grid:
-    rows = []
-    for table, row in report.goals():
-        unit = "" if table.unit == RATIO else f" {table.unit}"
-        summary = table.summarize(row)
-        least, *_, most = map(short, summary.values())
-        value = summary[row.goal.of]
-        name, verdict = f"{table.title}: {row.name}", row.goal.verdict(value)
-        goal, found = f"{row.goal}{unit}", f"{short(value)}{unit}"
-        rows.append([name, goal, found, f"{least} – {most}", verdict])
-    return Grid(["what", "goal", "found", "spread", "result"], rows)
-
-
-def grid_of(piece: Table | Curves) -> Grid:
-    title = f"{piece.title}, {piece.unit}"
-    if isinstance(piece, Curves):
-        places = sorted({place for line in piece.lines.values() for place in line})
-        rows = [
-            [name, *(_spread(line.get(place, ())) for place in places)]
-            for name, line in piece.lines.items()
-        ]
-        columns = [f"{title}; {piece.over}:", *(f"{place:,}" for place in places)]
-        return Grid(columns, rows)
-    has_goals = any(row.goal for row in piece.rows)
-    rows = []
-    for row in piece.rows:
-        summary = piece.summarize(row)
-        goal = row.goal and f"{row.goal}: {row.goal.verdict(summary[row.goal.of])}"
-        rows.append(
-            [row.name, *map(short, summary.values()), *[goal or ""] * has_goals]
-        )
-    return Grid([title, *piece.statistics, *["goal"] * has_goals], rows)
-
-
-def _spread(values: Values) -> str:
-    if len(values) < 2:
-        return "".join(map(short, values))
-    return f"{short(median(values))} ({short(min(values))} – {short(max(values))})"
-
-
-# --- Markdown
-
-
 def as_markdown(report: Report) -> str:
     return "\n".join(_paragraphs(report))
 
 
 def _paragraphs(report: Report) -> Iterator[str]:
     yield "# Benchmarks\n"
-    yield markdown_table(machine_grid(report))
-    yield "## Goals\n"
-    yield markdown_table(goals_grid(report))
+    yield from (f"- {name}: {value}" for name, value in report.machine.items())
+    yield "\n## Goals\n"
+    yield goals_table(report)
     if missing := report.missing():
         yield "## What could not be measured\n"
         yield from (f"- {what}: {why}\n" for what, why in missing)
@@ -131,57 +49,57 @@ def _paragraphs(report: Report) -> Iterator[str]:
         yield f"{section.seconds} s; {load}\n"
         for piece in section.pieces:
             if not isinstance(piece, Missing):
-                yield markdown_table(grid_of(piece))
+                yield table_of(piece)
 
 
-def markdown_table(grid: Grid) -> str:
-    figure = "---" if grid.is_text else "---:"
-    rules = ["---", *[figure] * (len(grid.columns) - 1)]
-    rows = (grid.columns, rules, *grid.rows)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+def goals_table(report: Report) -> str:
+    rows = []
+    for table, row in report.goals():
+        unit = "" if table.unit == RATIO else f" {table.unit}"
+        summary = table.summarize(row)
+        least, *_, most = map(short, summary.values())
+        value = summary[row.goal.of]
+        name, verdict = f"{table.title}: {row.name}", row.goal.verdict(value)
+        goal, found = f"{row.goal}{unit}", f"{short(value)}{unit}"
+        rows.append([name, goal, found, f"{least} – {most}", verdict])
+    return _table(["what", "goal", "found", "spread", "result"], rows)
 
 
-# --- JSON
-
-
-def as_json(report: Report) -> bytes:
-    """Format the report; what is infinite is null."""
-    document = {
-        "machine": report.machine,
-        "methods": METHODS,
-        "goals": [
-            {
-                "what": f"{table.title}: {row.name}",
-                "unit": table.unit,
-                "goal": str(row.goal),
-                "found": (value := table.summarize(row)[row.goal.of]),
-                "is_met": row.goal.is_met_by(value),
-            }
-            for table, row in report.goals()
-        ],
-        "sections": {
-            name: {
-                "title": section.title,
-                "seconds": section.seconds,
-                "load_average": section.load_average,
-                "measured": [_document(piece) for piece in section.pieces],
-            }
-            for name, section in report.sections.items()
-        },
-    }
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-
-
-def _document(piece: Piece) -> dict[str, Any]:
-    if isinstance(piece, Missing):
-        return {"missing": piece.what, "why": piece.why}
-    document = {"title": piece.title, "unit": piece.unit}
+def table_of(piece: Table | Curves) -> str:
+    title = f"{piece.title}, {piece.unit}"
     if isinstance(piece, Curves):
-        return document | {"over": piece.over, "lines": piece.lines}
-    rows = [
-        {"name": row.name, "goal": row.goal and str(row.goal)}
-        | piece.summarize(row)
-        | {"values": row.values}
-        for row in piece.rows
-    ]
-    return document | {"rows": rows}
+        places = sorted({place for line in piece.lines.values() for place in line})
+        rows = [
+            [name, *(_spread(line.get(place, ())) for place in places)]
+            for name, line in piece.lines.items()
+        ]
+        columns = [f"{title}; {piece.over}:", *(f"{place:,}" for place in places)]
+        return _table(columns, rows)
+    has_goals = any(row.goal for row in piece.rows)
+    rows = []
+    for row in piece.rows:
+        summary = piece.summarize(row)
+        goal = row.goal and f"{row.goal}: {row.goal.verdict(summary[row.goal.of])}"
+        rows.append(
+            [row.name, *map(short, summary.values()), *[goal or ""] * has_goals]
+        )
+    return _table([title, *piece.statistics, *["goal"] * has_goals], rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rules = ["---", *["---:"] * (len(columns) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, rules, *rows))
+
+
+def _spread(values: Values) -> str:
+    if len(values) < 2:
+        return "".join(map(short, values))
+    return f"{short(median(values))} ({short(min(values))} – {short(max(values))})"
+
+
+def short(value: float) -> str:
+    if value == float("inf"):
+        return "∞"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.2g}"

@@ -26,13 +26,13 @@ def measure(bench: Bench) -> Iterator[Piece]:
         job_client(env_1) as one,
         pool(env_2),
         job_client(env_2) as two,
-        closing(bare.Pools()) as pools,
+        closing(bare.Pool()) as processes,
     ):
         turns = {
             ONE: partial(one.call, "heavy_seconds"),
             TWO: partial(two.call, "heavy_seconds"),
-            "bare 1": partial(pools.seconds_to_count, 1),
-            "bare 2": partial(pools.seconds_to_count, 2),
+            "bare 1": partial(processes.seconds_to_count, 1),
+            "bare 2": partial(processes.seconds_to_count, 2),
         }
         for warm_up in turns.values():
             warm_up(size // 8)

@@ -17,8 +17,6 @@ MIN_JOBS = 100
 OURS = "this site's pool, PostgreSQL"
 CELERY = "Celery prefork, Redis, a row for each job"
 COMMITS = "bare commits of one-row updates"
-PROCESSES = "this site's processes and pipes, no database"
-PEBBLE = "pebble.ProcessPool, no database"
 FUTURES = "concurrent.futures, no database"
 
 
@@ -30,15 +28,13 @@ def measure(bench: Bench) -> Iterator[Piece]:
         job_client(env) as ours,
         celery_worker(celery_env) as worker,
         job_client(celery_env) as celery,
-        closing(bare.Pools()) as pools,
+        closing(bare.Pool()) as pool_of_processes,
     ):
         turns = {
             OURS: partial(ours.call, "pool_rate"),
             CELERY: partial(celery.call, "celery_rate", worker.process.pid),
             COMMITS: partial(bare.commits_per_second, env["DATABASE_URL"]),
-            PROCESSES: partial(ours.call, "processes_rate"),
-            PEBBLE: pools.pebble_rate,
-            FUTURES: pools.futures_rate,
+            FUTURES: pool_of_processes.rate,
         }
         seconds = bench.scale.turn_s / 2
         timed = {name: turn_of_about(turn, seconds) for name, turn in turns.items()}
@@ -51,7 +47,6 @@ def measure(bench: Bench) -> Iterator[Piece]:
         for name, ours, theirs, goal in (
             ("this site's pool to Celery", OURS, CELERY, Goal("≥", 1.5)),
             ("this site's pool to bare commits", OURS, COMMITS, Goal("≥", 0.3)),
-            ("processes and pipes to pebble", PROCESSES, PEBBLE, None),
         )
     ]
     yield Table(title, RATIO, rows)

@@ -6,9 +6,8 @@ open loop, at multiples of the capacity that was found. No cache has any answer.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import mean
-
-import psycopg
 
 from tests.load.bench.measuring import Bench, print_progress
 from tests.load.bench.peers import OURS, REST, Peer, Running, running
@@ -16,6 +15,7 @@ from tests.load.bench.results import RATIO, Curves, Goal, Piece, Row, Table, per
 from tests.load.load_generator import Sample
 
 TITLE = "Overload"
+ITEMS = 10_000
 CLIENTS = (1, 4, 16, 64, 128, 256)
 CLOSED_S = 1.5
 CAPACITY_CLIENTS = 16
@@ -48,9 +48,11 @@ REPORTED = (
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
-    with running(bench.testbed, Running.start_ours, Running.start_django) as peers:
-        peers.site.manage("load_sample", check=True)
-        copy_items(peers[OURS], peers[REST])
+    starts = (
+        partial(Running.start_ours, items=ITEMS),
+        partial(Running.start_django, items=ITEMS),
+    )
+    with running(bench.testbed, *starts) as peers:
         targets = {name: Target(bench, name, peers[name]) for name in (OURS, REST)}
         for number in range(bench.scale.few_rounds):
             for target in list(targets.values())[:: 1 if number % 2 else -1]:
@@ -131,21 +133,3 @@ def figures(seen: Sequence[Sample], possible: float) -> dict[str, float]:
         "errors": 1 - (len(answered) + len(rejections)) / len(seen),
         "lag": percentile([one.lag_s for one in seen], 0.99) * 1000,
     }
-
-
-def copy_items(ours: Peer, theirs: Peer) -> None:
-    """Give both the same items."""
-    read = "COPY (SELECT name, description, now(), now() FROM items_item) TO STDOUT"
-    columns = "name, description, created_at, updated_at"
-    write = f"COPY django_peer_item ({columns}) FROM STDIN"
-    with (
-        psycopg.connect(ours.database) as source,
-        psycopg.connect(theirs.database) as sink,
-    ):
-        sink.execute("TRUNCATE django_peer_item")
-        with source.cursor().copy(read) as rows, sink.cursor().copy(write) as into:
-            for piece in rows:
-                into.write(piece)
-    for peer in (ours, theirs):
-        with psycopg.connect(peer.database, autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE")
