@@ -22,8 +22,7 @@ from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
 from resilient_site.observability.request_id import current_request_id
-from resilient_site.postgres.multi_table_insert import insert_together
-from resilient_site.postgres.prepared import fetch_row
+from resilient_site.postgres.statements import fetch_row, insert_together
 from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action

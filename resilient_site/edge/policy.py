@@ -83,13 +83,8 @@ def policy[V: Callable[..., Any]](
     headers that do.
     """
     names = tuple(name.lower().encode() for name in shared_headers)
-    stated = ViewPolicy(
-        None if shared is None else Shared(shared, names),
-        is_heavy,
-        form_limit,
-        read_rate,
-        write_rate,
-    )
+    differs_by = None if shared is None else Shared(shared, names)
+    stated = ViewPolicy(differs_by, is_heavy, form_limit, read_rate, write_rate)
 
     def decorate(view: V) -> V:
         view.policy = stated  # type: ignore[attr-defined]

@@ -83,8 +83,11 @@ class Breaker:
             self._record_failure(epoch, error)
             raise
         except BaseException:
-            # Cancelled, or the process ends: that says nothing about the service.
-            self._release_permit(epoch)
+            # Cancelled, or the process ends: that says nothing about the service, and
+            # the next call makes the trial.
+            with self._lock:
+                if epoch == self._epoch:
+                    self._until = self._clock()
             raise
         self._record_success(epoch)
 
@@ -158,12 +161,6 @@ class Breaker:
             self.failures = 0
             if self.forced is None and self._state is not State.CLOSED:
                 self._enter(State.CLOSED)
-
-    def _release_permit(self, epoch: int) -> None:
-        """Have the next call make the trial."""
-        with self._lock:
-            if epoch == self._epoch:
-                self._until = self._clock()
 
     @contextmanager
     def _transition(self) -> Iterator[None]:

@@ -1,8 +1,35 @@
-"""Insertion of rows of several tables in one round trip to PostgreSQL."""
+"""Statements that Django does not make: a prepared read, an INSERT into many tables."""
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from django.db import connection
 from django.db.models import AutoField, Model
 from django.db.models.expressions import DatabaseDefault
+
+
+def fetch_row(sql: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Return the first row of a query, which PostgreSQL plans once a connection.
+
+    Django binds parameters on the client, so that each statement is planned anew: for a
+    read by key that takes longer than to run it. A pooler in front of PostgreSQL must
+    pass prepared statements on, as PgBouncer does from 1.21.
+    """
+    with connection.cursor():  # connected, and known to be usable
+        driver: psycopg.Connection[Any] = connection.connection
+        is_logged = connection.queries_logged
+        wrapped = connection.make_debug_cursor if is_logged else connection.make_cursor
+        own: Any = psycopg.Cursor(driver)
+        with wrapped(own) as cursor:
+            # Django turns them off for a connection: its own statements all differ.
+            driver.prepare_threshold = 0
+            try:
+                cursor.execute(sql, params)
+            finally:
+                driver.prepare_threshold = None
+            row: tuple[Any, ...] | None = cursor.fetchone()
+            return row
 
 
 def insert_together(*rows: Model) -> None:
@@ -12,7 +39,6 @@ def insert_together(*rows: Model) -> None:
     Django takes as long to compile it as the database to run it. The rows do not learn
     what the database generates (keys, defaults).
     """
-    connection = connections[DEFAULT_DB_ALIAS]
     inserts, params = [], []
     for row in rows:
         fields = [

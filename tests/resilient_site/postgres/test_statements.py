@@ -1,10 +1,12 @@
-"""Rows of several tables by one statement."""
+"""Rows of several tables by one statement, and reads that are planned once."""
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, ProgrammingError, connection, transaction
 
+from items.catalogue import find_item
 from items.models import Item, ItemChange
-from resilient_site.postgres.multi_table_insert import insert_together
+from resilient_site.postgres.statements import fetch_row, insert_together
+from tests.factories import make_item
 
 pytestmark = [
     pytest.mark.once,
@@ -49,3 +51,24 @@ def test_violated_constraint_inserts_nothing(table):
     assert caught.value.__cause__.diag.table_name == table._meta.db_table
     assert [item.pk for item in Item.objects.all()] == ["a"]
     assert [change.version for change in ItemChange.objects.all()] == [1]
+
+
+@pytest.mark.django_db
+def test_statement_is_prepared_once_and_only_this_one():
+    make_item(id="bolt", tags=["metal", "round"])
+    for _ in range(3):
+        item = find_item("bolt")
+        assert item
+        assert item.tag_names() == ["metal", "round"]
+    assert find_item("unknown") is None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        assert len([text for (text,) in cursor if "items_itemtag" in text]) == 1
+    assert connection.connection.prepare_threshold is None
+
+
+@pytest.mark.django_db
+def test_error_is_the_one_of_django():
+    with pytest.raises(ProgrammingError), transaction.atomic():
+        fetch_row("SELECT unknown_column", [])
+    assert connection.connection.prepare_threshold is None
