@@ -9,14 +9,18 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.http import urlencode
+from django.utils.safestring import SafeString
 
 from items import catalogue
 from items.catalogue import ItemExists
 from items.fields import FIELDS, SEARCHED_FIELDS, STATE_FIELDS
 from items.forms import ItemForm
+from items.imports.exporting import download
 from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
 from resilient_site.accounts.actor import Actor
@@ -64,6 +68,7 @@ class ItemAdmin(LargeTableAdmin):
     sortable_by = ("name", "id", "updated_at")
     search_fields = ("name",)  # shows the box; get_search_results searches
     search_help_text = "Words in " + " and ".join(f.name for f in SEARCHED_FIELDS)
+    actions = ("export_csv", "export_ndjson")
     change_list_template = "admin/items/item/change_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
@@ -129,10 +134,18 @@ class ItemAdmin(LargeTableAdmin):
         changes = reverse("admin:items_itemchange_changelist")
         return redirect(f"{changes}?{urlencode({'q': object_id})}")
 
+    @admin.action(description="Export selected items as CSV")
+    def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
+        return download("csv", queryset)
+
+    @admin.action(description="Export selected items as NDJSON")
+    def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
+        return download("ndjson", queryset)
+
 
 @admin.register(Tag)
 class TagAdmin(LargeTableAdmin):
-    list_display = ("name", "description")
+    list_display = ("name", "description", "items_link")
     search_fields = ("name", "description")
     ordering = ("name",)
     # Deleting in bulk would collect the items of every tag.
@@ -144,6 +157,12 @@ class TagAdmin(LargeTableAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         used = obj is not None and ItemTag.objects.filter(tag=obj).exists()
         return not used and super().has_delete_permission(request, obj)
+
+    @admin.display(description="items")
+    def items_link(self, tag: Tag) -> SafeString:
+        items = reverse("admin:items_item_changelist")
+        url = f"{items}?{urlencode({'tag': tag.name})}"
+        return format_html('<a href="{}">Show items</a>', url)
 
 
 @admin.register(ItemChange)

@@ -12,14 +12,12 @@ from items import catalogue, fields
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.fields import ItemData
-from items.imports import exporting
-from items.imports.exporting import FORMATS
+from items.imports.exporting import FORMATS, download
 from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import META_NAMES, evaluate
-from resilient_site.api.downloads import stream_file
 from resilient_site.api.idempotency import idempotent
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_page_size
@@ -115,11 +113,7 @@ class ItemViewSet(GenericViewSet[Item]):
         name = request.query_params.get("format", "csv")
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
-        return stream_file(
-            exporting.export(name, ListQuery.parse(request.query_params).items()),
-            content_type=FORMATS[name].content_type,
-            filename=f"items.{name}",
-        )
+        return download(name, ListQuery.parse(request.query_params).items())
 
     @policy(shared=("cursor", "page_size"))
     @schema.history

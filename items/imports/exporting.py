@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import orjson
 from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
 
 from items import fields
 from items.models import Item
 from resilient_site.api.csv_escaping import render_csv
+from resilient_site.api.downloads import stream_file
 
 CHUNK_ROWS = 1_000
 LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
@@ -54,6 +56,15 @@ def export(name: str, items: QuerySet[Item]) -> Iterator[bytes]:
     if head := FORMATS[name].head:
         yield head
     yield from map(FORMATS[name].encode, chunks(items))
+
+
+def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
+    """Return a response that streams the items as a file."""
+    return stream_file(
+        export(name, items),
+        content_type=FORMATS[name].content_type,
+        filename=f"items.{name}",
+    )
 
 
 def chunks(items: QuerySet[Item]) -> Iterator[list[Item]]:

@@ -94,7 +94,7 @@ def test_change_log_is_read_only(admin_site):
     assert admin_site.post(f"{CHANGES}{change.pk}/change/", data).status_code == 403
 
 
-def test_items_are_searched_and_filtered_with_links_to_import_and_export(admin_site):
+def test_items_are_searched_filtered_and_exported(admin_site):
     make_item(id="a", name="Alpha", tags=["x"])
     make_item(id="b", name="Beta", tags=["y"])
 
@@ -103,6 +103,11 @@ def test_items_are_searched_and_filtered_with_links_to_import_and_export(admin_s
     assert "Alpha" not in page
     assert "/api/v1/items/export?tag=y&amp;format=csv" in page
     assert reverse("items:import") in page
+    for name in ("csv", "ndjson"):
+        data = {"action": f"export_{name}", "_selected_action": ["a"]}
+        exported = admin_site.post(ITEMS, data).getvalue()
+        assert b"Alpha" in exported
+        assert b"Beta" not in exported
 
 
 def test_tag_keeps_its_name_and_is_deleted_only_when_unused(admin_site):
