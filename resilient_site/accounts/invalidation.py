@@ -1,7 +1,6 @@
 """Invalidation of cached responses and verified tokens when a user changes.
 
-User, token, sign-out, groups and permissions: each change invalidates the tag of the
-user, or of all groups, when it is committed.
+Each change invalidates the tag of the user, or of all groups, when it is committed.
 """
 
 from typing import Any

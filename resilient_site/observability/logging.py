@@ -99,11 +99,9 @@ def render_json(_: Any, __: str, event: EventDict) -> str:
 
 
 class LineHandler(QueueHandler):
-    """Renders lines where they are logged, and queues them once a thread writes.
+    """Renders lines where they are logged, and queues them once a thread writes."""
 
-    An event in the queue is set by the thread once it has written all lines before it.
-    """
-
+    # The thread sets an event when it has written the lines before it.
     queue: SimpleQueue[bytes | threading.Event]
 
     def __init__(self) -> None:

@@ -132,10 +132,7 @@ def supervise(listener: socket.socket) -> NoReturn:
 
 @cache
 def setpriv() -> list[str]:
-    """Return the command that has Linux end a process with its parent, if there is one.
-
-    Elsewhere a process outlives a parent that is killed outright.
-    """
+    """Return the command that has Linux end a process with its parent, or []."""
     command = ["setpriv", "--pdeathsig", "TERM"]
     check = shlex.join([*command, "true"]) + " 2>/dev/null"
     return [] if os.system(check) else command  # noqa: S605 - nothing from outside
