@@ -44,6 +44,9 @@ class VerifiedTokens:
     def __init__(self) -> None:
         self._entries = BoundedDict[str, Verified](MAX_ENTRIES)
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def verify_token(self, token: bytes) -> "ApiToken | None":
         """Return the token with its user if it is valid: a copy for the caller."""
         digest = token_digest(token)

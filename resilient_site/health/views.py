@@ -1,6 +1,9 @@
 """Probes, the status page, and the circuit breaker overrides for staff."""
 
+import gc
 import logging
+import os
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +20,14 @@ from django.template.loader import render_to_string
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST, require_safe
 
+from resilient_site.accounts.verified_tokens import MAX_ENTRIES, verified_tokens
 from resilient_site.cache.memory import memory_usage
 from resilient_site.edge.policy import UNLIMITED, policy
 from resilient_site.errors import Invalid, NotFound
 from resilient_site.health import health_json
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import Report, health_monitor
-from resilient_site.observability.memory_usage import resident_bytes
+from resilient_site.observability.memory_usage import private_bytes, resident_bytes
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 from resilient_site.resilience.breakers import State, all_breakers
 
@@ -148,8 +152,16 @@ def _describe_process() -> dict[str, str]:
     from resilient_site.edge.cache.store import response_store
 
     memory, responses = memory_usage(), response_store.memory
+    credentials, requests = verified_tokens(), settings.WEB_MAX_REQUESTS
+    collections = [f"{stat['collections']:,}" for stat in gc.get_stats()]
     return {
+        "Process id": str(os.getpid()),
+        "Threads": str(threading.active_count()),
         "Memory": filesizeformat(resident_bytes()),
+        "Private memory": filesizeformat(private_bytes()),
+        "Frozen objects": f"{gc.get_freeze_count():,}",
+        "Garbage collections (young, middle, old)": ", ".join(collections),
+        "Recycled after": f"{requests:,} requests" if requests else "never",
         "Cached responses": _fill_level(
             len(responses), responses.bytes, responses.max_bytes
         ),
@@ -157,6 +169,7 @@ def _describe_process() -> dict[str, str]:
         "Stale responses on disk": _fill_level(
             *response_store.disk_usage(), response_store.max_disk_bytes
         ),
+        "Verified credentials": f"{len(credentials):,} of {MAX_ENTRIES:,}",
     }
 
 

@@ -10,3 +10,12 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
     except OSError:
         return 0
+
+
+def private_bytes() -> int:
+    """Return the memory shared with no other process. Takes a millisecond or two."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if "Private_" in line) * 1024

@@ -1,5 +1,6 @@
 """The status page for users, and the circuit breaker overrides of staff."""
 
+import gc
 import logging
 import re
 
@@ -55,6 +56,11 @@ def test_status_page_shows_staff_the_memory_of_the_process(staff):
     )
     assert re.fullmatch(r"\d+ in .+ of 64.0.MB", found["Cached responses"])
     assert found["Memory"].endswith("MB")
+    assert found["Private memory"].endswith("MB")
+    assert found["Frozen objects"] == f"{gc.get_freeze_count():,}"
+    assert found["Garbage collections (young, middle, old)"].count(", ") >= 2
+    assert found["Recycled after"] == "10,000,000 requests"
+    assert re.fullmatch(r"\d+ of 20,000", found["Verified credentials"])
 
 
 def test_status_json_has_details_for_staff_only(staff, client, reader):
