@@ -103,7 +103,8 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         name = f"{server} {params.get('KEY_PREFIX', '')} {options.get('MEMORY_BYTES')}"
         self.memory = MemoryCache(name, params)
         # Without one, values written before an outage count after it.
-        if options.get("USES_GENERATION", True):
+        self._uses_generation = options.get("USES_GENERATION", True)
+        if self._uses_generation:
             state.memories[name] = self.memory
             key_func = self.key_func
             self.key_func = lambda key, prefix, version: key_func(
@@ -179,7 +180,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             name = "add"
         method = getattr(self.memory, name)
         parameters = signature(method).parameters
-        if is_missed:
+        if is_missed and self._uses_generation:
             self.server_state.miss()
         return method(*args, **{k: v for k, v in options.items() if k in parameters})
 
