@@ -1,5 +1,6 @@
 """Health check of the edge: whether it rejects requests, and what it has cached."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,7 +36,7 @@ class Edge:
         self.has_answers = True
         self._clock = clock
         self._rejected = 0
-        self._rejected_at: float | None = None
+        self._rejected_at = -math.inf
 
     def check(self) -> CheckResult:
         figures = tuple(self._figures())
@@ -48,8 +49,6 @@ class Edge:
         rejected = sum(self.admission.rejected.values())
         if rejected > self._rejected:
             self._rejected, self._rejected_at = rejected, self._clock()
-        if self._rejected_at is None:
-            return False
         return self._clock() - self._rejected_at < OVERLOADED_FOR_S
 
     def _figures(self) -> Iterator[tuple[str, str]]:

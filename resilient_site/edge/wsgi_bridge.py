@@ -46,12 +46,12 @@ from resilient_site.observability.request_id import (
     request_ids,
 )
 from resilient_site.resilience import deadlines
+from resilient_site.resilience.cache_control import TAGS
 
 logger = logging.getLogger(__name__)
 
 type SendPiece = Callable[[Message], Coroutine[Any, Any, None]]
 
-TAGS = "Cache-Tag"
 # What the response after a wait takes over from the one before it.
 CARRIED_OVER = {b"location", b"preference-applied", b"idempotent-replayed"}
 

@@ -144,8 +144,8 @@ class ResponseStore:
     async def find_fresh_in_redis(self, key: Key) -> CachedResponse | None:
         """Return the response that another process has fetched, if it is fresh.
 
-        Reads that are spread evenly over many items find next to none there, and a
-        look-up costs as much as a query: most are left out then.
+        Most look-ups are left out where they find next to none: each costs as much as a
+        query.
         """
         self._lookups += 1
         is_in_vain = self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY

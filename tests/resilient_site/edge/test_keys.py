@@ -63,12 +63,6 @@ async def test_response_with_a_long_key_is_not_stored(target):
 
 
 @run
-async def test_query_that_is_not_ascii_is_encoded():
-    answer = await get("/plain?q=\xff\xe4")
-    assert (answer.status, now.asked[-1]["query"]) == (200, "q=%FF%E4")
-
-
-@run
 async def test_only_stated_headers_make_a_difference():
     await get()
     for name in (

@@ -73,16 +73,6 @@ def test_large_response_evicts_nothing():
     assert cache.get(key(2)) is None
 
 
-def test_deleted_responses_free_their_memory():
-    cache = ResponseCache(MAX_BYTES)
-    for n in range(4):
-        cache.put(key(n), copy(b"x" * 1000))
-    cache.get(key(1))
-    for n in range(5):
-        cache.delete(key(n))
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
 def test_response_that_was_read_earlier_replaces_none():
     cache = ResponseCache(MAX_BYTES)
     assert cache.put(key(1), copy(b"new", at=2))

@@ -30,8 +30,6 @@ async def test_body_in_any_pieces_arrives_whole(pieces):
 @run
 async def test_large_body_is_kept_on_disk():
     pieces = [b"x" * 100_000] * 50
-    answer = await ask("/plain", "POST", sized(5_000_000), pieces)
-    assert answer.status in (200, 400, 413)  # Django's own limit for the memory
     now.respond = lambda request: HttpResponse(str(len(request.read())))
     answer = await ask("/plain", "POST", sized(5_000_000), pieces)
     assert answer.body == b"5000000"
