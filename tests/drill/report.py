@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 from django.template import Context, Engine
 
+from tests.drill.history import Outcome
 from tests.drill.objectives import Objectives
-from tests.drill.plots import over_time
 from tests.drill.runner import Result, Run
+from tests.drill.windows import BIN_S
 from tests.load.bench import machine
 
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -20,6 +21,15 @@ MEASURED = {
     "goodput": "{:.0%} of that is answered within a second each during the overload",
     "answered": "{:.0f} of them were answered",
     "fetched": "{:.0f} request(s) reached Django",
+}
+
+BAR, HEIGHT = 4, 120  # pixels
+# Layers from below, from dark to light.
+SHOWN = {
+    "answered": (Outcome.OK,),
+    "stale": (Outcome.STALE,),
+    "rejected": (Outcome.REJECTED, Outcome.UNREAD),
+    "failed": (Outcome.FAILED, Outcome.WRONG),
 }
 
 
@@ -57,7 +67,7 @@ def _page(runs: list[Run], about: dict[str, Any]) -> str:
         run.name: [run.found.checked.get(what, "–") for what in first.found.checked]
         for run in runs
     }
-    plots = [[over_time(run, kind) for kind in run.rates] for run in runs]
+    plots = [[_over_time(run, kind) for kind in run.rates] for run in runs]
     template = Engine().from_string(TEMPLATE.read_text())
     context = about | {
         "runs": list(zip(runs, checked.values(), plots, strict=True)),
@@ -65,7 +75,29 @@ def _page(runs: list[Run], about: dict[str, Any]) -> str:
         "rows": rows,
         "are_several": len(runs) > 1,
     }
-    return template.render(Context(context))
+    return template.render(Context(context, use_l10n=False))  # in coordinates, too
+
+
+def _over_time(run: Run, kind: str) -> dict[str, object]:
+    """Return the coordinates of a picture: its layers of bars, and the faults."""
+    rates = run.rates[kind]
+    number = len(rates[Outcome.OK])
+    bottoms, paths = [0.0] * number, {}
+    scale = HEIGHT / (max(map(sum, zip(*rates.values(), strict=True))) or 1)
+    for name, outcomes in SHOWN.items():
+        bars = []
+        for n in range(number):
+            height = sum(rates[one][n] for one in outcomes) * scale
+            bars.append(f"M{(n + 0.5) * BAR} {HEIGHT - bottoms[n]:.1f}v{-height:.1f}")
+            bottoms[n] += height
+        paths[name] = "".join(bars)
+    per_s = BAR / BIN_S
+    faults = [
+        (place, one.started * per_s, max(one.ended - one.started, BIN_S) * per_s)
+        for place, one in enumerate(run.results, start=1)
+        if not one.not_run
+    ]
+    return {"kind": kind, "width": number * BAR, "paths": paths, "faults": faults}
 
 
 def _notes(result: Result) -> list[str]:

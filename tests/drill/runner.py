@@ -141,7 +141,8 @@ class FaultRunner:
         with ProcessPoolExecutor(1, get_context("spawn")) as generator:
             self._wait(WARM_UP_S)
             for fault in faults:
-                if why := fault.why_impossible(self.stack):
+                if not fault.is_possible(self.stack):
+                    why = f"it needs {fault.needs}"
                     result = Result(fault.name, fault.title, not_run=why)
                 else:
                     result = self._break(fault, generator)

@@ -15,7 +15,7 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils import timezone
 
-from items import fields, list_query
+from items import fields
 from items.changes import feed
 from items.imports import importing
 from items.models import Item, ItemChange
@@ -89,10 +89,3 @@ def cursor_in_changes() -> str:
     """Return a cursor in the middle of the change log."""
     middle = ItemChange.objects.order_by("pk")[ItemChange.objects.count() // 2]
     return feed.cursor_of(feed.position_of(middle))
-
-
-def count_tags() -> float:
-    """Return the milliseconds of counting the items of popular tags."""
-    begin = time.perf_counter()
-    list_query.count_tags()
-    return (time.perf_counter() - begin) * 1000

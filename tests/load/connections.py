@@ -7,6 +7,7 @@ from typing import NamedTuple
 import httptools
 
 HOST = "127.0.0.1"
+CONNECTIONS_MAX = 2_000
 
 
 class Answer(NamedTuple):
@@ -71,10 +72,10 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """Pool of up to `most` connections to a port of this machine."""
+    """Pool of connections to a port of this machine."""
 
-    def __init__(self, port: int, most: int = 1_000) -> None:
-        self.port, self.most = port, most
+    def __init__(self, port: int) -> None:
+        self.port = port
         self._idle: list[Connection] = []
         self._in_use = 0
 
@@ -84,7 +85,7 @@ class Connections:
         Raises OSError. A request that is safe to repeat (`is_safe`) is sent again if an
         idle connection turns out to be closed, as browsers do.
         """
-        if self._in_use >= self.most:
+        if self._in_use >= CONNECTIONS_MAX:
             raise OSError("There are too many connections.")
         self._in_use += 1
         try:

@@ -1,6 +1,5 @@
 """Measured functions of jobs, called by name."""
 
-import asyncio
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Max, Min
 
-from compute import job_events, jobs, queue
+from compute import jobs, queue
 from compute.models import Job
 from compute.registry import get_task
 from tests.load import celery_peer
@@ -19,7 +18,6 @@ from tests.private_server import wait_for
 
 PROCESSES = 2
 LONGEST_S = 120
-_loop = asyncio.Runner()
 
 
 def delete_all() -> None:
@@ -117,32 +115,13 @@ def _one_by_one(number: int, submit: Callable[[], Job]) -> list[tuple[float, flo
     return delays
 
 
-def wait_delays(number: int) -> list[float]:
-    """Wait for a job as a request with `Prefer: wait` does: milliseconds."""
-    times = []
-    for _ in range(number):
-        time.sleep(random.uniform(0.02, 0.08))
-        job = _submit("echo", number=1)
-        begin = time.perf_counter()
-        _finish(job)
-        times.append((time.perf_counter() - begin) * 1000)
-    return times
-
-
-def _finish(job: Job) -> None:
-    async def finished() -> None:
-        await job_events.watcher().finished(job.pk)
-
-    _loop.run(finished())
-
-
 # --- heavy jobs
 
 
 def heavy_seconds(size: int) -> float:
     """Do a heavy computation, in parts if there is more than one process."""
     job = _submit("heavy_computation", size=size)
-    _finish(job)
+    _wait_for_all()
     job.refresh_from_db()
     assert job.state == Job.State.SUCCEEDED, job.error_detail
     return (job.finished_at - job.started_at).total_seconds()

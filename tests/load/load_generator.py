@@ -23,7 +23,6 @@ import uvloop
 from tests.load.connections import Connections
 from tests.load.request_template import RequestTemplate
 
-CONNECTIONS_MAX = 2_000
 TIMEOUT_S = 5.0
 # Status of a request without a response.
 NO_RESPONSE = 0
@@ -139,7 +138,7 @@ def _run(
     numbers = count(random.randrange(10**9))
 
     async def run() -> None:
-        connections = Connections(template.port, CONNECTIONS_MAX)
+        connections = Connections(template.port)
 
         async def send(due: float) -> Sample:
             request = template.as_bytes(next(numbers))

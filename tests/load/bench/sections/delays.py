@@ -7,11 +7,9 @@ from tests.load.bench.results import Distribution, Goal, Piece, Row
 from tests.load.testbed import celery_worker, job_client, pool
 
 TITLE = "How soon a job starts"
-WAITS = 5
 POSTGRES, SQLITE = "this site, PostgreSQL", "this site, SQLite"
 CELERY = "Celery, Redis"
 START, END = "start", "end"
-ANSWER = "response with Prefer: wait"
 GOALS = {
     (POSTGRES, START): Goal("<", 25, "p99"),
     (SQLITE, START): Goal("<", 250, "p99"),
@@ -26,7 +24,6 @@ def measure(bench: Bench) -> Iterator[Piece]:
     taken: dict[str, dict[str, list[float]]] = {
         START: {name: [] for name in names},
         END: {name: [] for name in names},
-        ANSWER: {POSTGRES: [], SQLITE: []},
     }
     with (
         pool(env),
@@ -45,11 +42,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
                     continue  # the first round is to warm up
                 taken[START][name] += [started for started, _ in delays]
                 taken[END][name] += [ended for _, ended in delays]
-                if name != CELERY:
-                    taken[ANSWER][name] += client.call("wait_delays", WAITS)
     for moment, of in taken.items():
-        title = f"From the request to the {moment}"
-        if moment != ANSWER:
-            title += " of the job"
+        title = f"From the request to the {moment} of the job"
         rows = [Row(name, of[name], GOALS.get((name, moment))) for name in of]
         yield Distribution(title, "ms", rows)

@@ -12,7 +12,6 @@ from tests.load.request_template import RequestTemplate
 
 TITLE = "Growth"
 PAGE = 50
-COUNT = "count of the items of the frequent tags, for a page"
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -29,7 +28,6 @@ def measure(bench: Bench) -> Iterator[Piece]:
                 name: partial(cost, template)
                 for name, template in templates(catalogue).items()
             }
-            turns[COUNT] = partial(catalogue.client.call, "count_tags")
             for name, values in in_turns(bench.scale.few_rounds, turns).items():
                 costs[name][size] = values
     yield Curves("What one response costs", "items", "ms", costs)
