@@ -19,7 +19,6 @@ from tests.drill.windows import Window, rates_of
 
 WARM_UP_S = 4.0
 BEFORE_S = 2.0
-AFTER_S = 1.5
 # Recovered: all requests have been answered normally for so long.
 CALM_S = 1.0
 RECOVERY_MAX_S = 20.0
@@ -37,15 +36,11 @@ class Result:
     ended: float = 0.0
     before: Window = field(default_factory=Window)
     during: Window = field(default_factory=Window)
-    after: Window = field(default_factory=Window)
     noticed_s: float | None = None
     recovered_s: float | None = None
     measured: dict[str, float] = field(default_factory=dict)
     # Objectives that are missed, as sentences.
     misses: list[str] = field(default_factory=list)
-
-    def windows(self) -> tuple[Window, Window, Window]:
-        return self.before, self.during, self.after
 
     def line(self) -> str:
         """Format it for the terminal."""
@@ -168,7 +163,6 @@ class FaultRunner:
             ended if fault.seconds else started, context.is_recovered
         )
         calm_at = time.monotonic()
-        self._wait(AFTER_S)
         samples = self.clients.since(started - BEFORE_S)
         # An instantaneous fault lasts until the recovery.
         end = ended if fault.seconds else calm_at
@@ -181,7 +175,6 @@ class FaultRunner:
             during=Window.from_samples(
                 one for one in samples if started <= one.due < end
             ),
-            after=Window.from_samples(one for one in samples if one.due >= calm_at),
             noticed_s=self._find_detection(
                 fault.log_pattern, context.complete_at or started
             ),

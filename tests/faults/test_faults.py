@@ -48,7 +48,6 @@ def report(stack, tmp_path_factory) -> dict[str, Any]:
         patched.setattr(clients, "TIMEOUT_S", 60)
         patched.setattr(history, "SEEN_WITHIN_S", 1 + BUSY_S)
         patched.setattr(runner, "WARM_UP_S", 1)
-        patched.setattr(runner, "AFTER_S", 0)
         status = command.main()
     report = orjson.loads((folder / "report.json").read_bytes())
     assert status == (0 if report["passed"] else 1)

@@ -1,13 +1,16 @@
-"""A ModelViewSet, and one action for lists."""
+"""A ModelViewSet, and one action for lists; the URLs of both frameworks."""
 
+from django.urls import include, path
 from rest_framework.decorators import action
 from rest_framework.filters import SearchFilter
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import ModelSerializer
 from rest_framework.viewsets import ModelViewSet
 
 from tests.load.django_peer.models import Item
+from tests.load.django_peer.ninja_api import api
 
 
 class ItemSerializer(ModelSerializer):
@@ -28,3 +31,8 @@ class ItemViewSet(ModelViewSet):
         rows.is_valid(raise_exception=True)
         items = Item.objects.bulk_create(Item(**row) for row in rows.validated_data)
         return Response(self.get_serializer(items, many=True).data, 201)
+
+
+router = DefaultRouter()
+router.register("items", ItemViewSet)
+urlpatterns = [path("", include(router.urls)), path("ninja/", api.urls)]

@@ -5,7 +5,7 @@ database = urlsplit(os.environ["DATABASE_URL"])
 
 SECRET_KEY = os.environ["SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
-ROOT_URLCONF = "tests.load.django_peer.urls"
+ROOT_URLCONF = "tests.load.django_peer.rest"
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
