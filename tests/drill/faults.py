@@ -89,8 +89,8 @@ class Fault:
 # --- servers
 
 
-def kill(server: Server) -> Iterator[None]:
-    server.kill()
+def end(server: Server, how: Callable[[Server], None]) -> Iterator[None]:
+    how(server)
     yield
     server.start()
 
@@ -107,12 +107,6 @@ def slow_redis(context: Context) -> Iterator[None]:
     context.stack.to_redis.delay_s = REDIS_DELAY_S
     yield
     context.stack.to_redis.delay_s = 0
-
-
-def stop_postgres(context: Context) -> Iterator[None]:
-    context.stack.postgres.stop()
-    yield
-    context.stack.postgres.start()
 
 
 def take_all_connections(context: Context) -> Iterator[None]:
@@ -276,7 +270,10 @@ def step_clock(context: Context) -> Iterator[None]:
 
 
 FAULTS = (
-    Fault("redis-killed", "Redis is killed", 4, lambda c: kill(c.stack.redis), CACHE),
+    Fault(
+        "redis-killed", "Redis is killed", 4,
+        lambda c: end(c.stack.redis, Server.kill), CACHE,
+    ),
     Fault(
         "redis-stopped", "Redis hangs (SIGSTOP)", 4,
         lambda c: pause(c.stack.redis), CACHE, is_quick=True,
@@ -287,7 +284,7 @@ FAULTS = (
     ),
     Fault(
         "postgres-killed", "PostgreSQL is killed", 4,
-        lambda c: kill(c.stack.postgres), DATABASE, is_quick=True,
+        lambda c: end(c.stack.postgres, Server.kill), DATABASE, is_quick=True,
     ),
     Fault(
         "postgres-stopped", "PostgreSQL hangs (SIGSTOP)", 4,
@@ -298,7 +295,8 @@ FAULTS = (
         lambda c: pause(c.stack.redis, c.stack.postgres), DATABASE,
     ),
     Fault(
-        "postgres-restarted", "PostgreSQL is restarted", 0.01, stop_postgres, DATABASE
+        "postgres-restarted", "PostgreSQL is restarted", 0.01,
+        lambda c: end(c.stack.postgres, Server.stop), DATABASE,
     ),
     Fault(
         "postgres-connections", "PostgreSQL has no connection left", 4,

@@ -29,7 +29,6 @@ from tests.load.bench.results import (
     Row,
     Section,
     Table,
-    percentile,
 )
 from tests.load.bench.sections import SECTIONS
 from tests.load.request_template import RequestTemplate
@@ -116,12 +115,6 @@ def test_rounds_alternate_in_order():
     values = in_turns(2, {name: lambda n=name: order.append(n) for name in "ab"})
     assert order == ["b", "a", "a", "b"]
     assert list(values) == ["a", "b"]
-
-
-def test_percentile_is_one_of_the_values():
-    assert percentile([3, 1, 2], 0.5) == 2
-    assert percentile(range(1, 101), 0.99) == 99
-    assert percentile([7], 0.999) == 7
 
 
 def test_report_has_goals_and_values():

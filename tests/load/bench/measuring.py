@@ -59,7 +59,6 @@ class Bench:
 
 
 def print_progress(text: str) -> None:
-    """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
