@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for this project; what is set wrongly is told in a line."""
+"""Django's command line for this project; a wrong setting is reported in one line."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
     except (OperationalError, InterfaceError) as error:
         sys.exit(f"The database does not answer: {error}")
     except BrokenPipeError:
-        # Who read our output has had enough; nothing more can be said to him.
+        # What reads the output has ended: there is nothing left to write it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
