@@ -5,10 +5,11 @@ process memory behind it. While Redis is dead, hung, slow, read-only or full, re
 writes go to process memory: callers see misses, never an exception or a long wait (two
 socket timeouts at most, and none while the breaker is open).
 
-Nothing stale comes back afterwards: a write that Redis has not executed, and a value
-that cannot be decoded, have the generation replaced before the next call, which is part
-of the keys. All processes take up a new generation within a second. Counters, and
-values that say themselves whether they are current, have none (USES_GENERATION).
+Nothing stale comes back afterwards. Keys that could not be changed in Redis are deleted
+there before the next call. After an outage the generation, which is part of the keys,
+is replaced: another process may have ended with its list of such keys. All processes
+take up a new generation within a second. Counters, and values that say themselves
+whether they are current, have no generation in their keys (USES_GENERATION).
 
 Not handled: a host name whose resolver hangs, and a server that sends its reply byte by
 byte; the timeouts of sockets bound neither. django-redis's own methods (`ttl`, `lock`,
@@ -18,7 +19,7 @@ byte; the timeouts of sockets bound neither. django-redis's own methods (`ttl`, 
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, wraps
 from inspect import signature
 from typing import Any
@@ -35,6 +36,7 @@ from resilient_site.resilience.breakers import BreakerOpen, State
 
 GENERATION_KEY = CacheKey("resilient-site:cache-generation")
 REFRESH_S = 1.0
+MAX_MISSED = 10_000
 # Errors of values, which the breaker does not count, and of a Redis that is full.
 NOT_DECODED = (ValueError, TypeError, RecursionError)
 ANSWERED = (OutOfMemoryError, *NOT_DECODED)
@@ -50,15 +52,17 @@ class ServerState:
     def __init__(self) -> None:
         self.generation = ""
         self.refresh_at = 0.0
-        # Stands for the last write that Redis has not executed.
-        self.missed: object | None = None
+        # Keys to delete in Redis, with a token for each change.
+        self.missed: dict[str, object] = {}
+        self.needs_new_generation = False
         self.errors = self.fallbacks = 0
         # Memory that stands in for Redis, cleared when that is not needed any more.
         self.memories: dict[str, MemoryCache] = {}
         self.recovery = threading.Lock()
 
-    def miss(self) -> None:
-        self.missed = object()
+    @property
+    def is_behind(self) -> bool:
+        return self.needs_new_generation or bool(self.missed)
 
 
 @cache
@@ -114,8 +118,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
     @property
     def is_degraded(self) -> bool:
         """Return whether process memory stands in for Redis, for some keys at least."""
-        is_behind = self.server_state.missed is not None
-        return is_behind or breakers.cache.state is not State.CLOSED
+        return self.server_state.is_behind or breakers.cache.state is not State.CLOSED
 
     def ping(self) -> None:
         """Ask Redis something, so that the breaker and the generation are current."""
@@ -140,7 +143,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             self._call(super().clear)
             self.server_state.refresh_at = 0.0  # the generation is gone as well
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
-            self.server_state.miss()
+            self.server_state.needs_new_generation = True
         self.memory.clear()
 
     def get_with_time(self, key: Any) -> tuple[Any, float | None]:
@@ -165,7 +168,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         self, name: str, is_write: bool, args: Any, options: dict[str, Any]
     ) -> Any:
         """Call the method of django-redis, or else that of process memory."""
-        is_missed = is_write
+        is_missed = is_write and self._uses_generation
         try:
             return self._call(getattr(super(), name), *args, **options)
         except NOT_DECODED as error:
@@ -173,22 +176,25 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
                 raise ValueError("The value is not a number.") from error
             if is_write:
                 raise  # the caller's: a value that is not JSON, or no such key
-            is_missed = True  # or each call would meet it
+            is_missed = True  # deleted by the next call, or each call would meet it
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
             self.server_state.fallbacks += 1
         if options.pop("nx", False):
             name = "add"
         method = getattr(self.memory, name)
-        parameters = signature(method).parameters
-        if is_missed and self._uses_generation:
-            self.server_state.miss()
-        return method(*args, **{k: v for k, v in options.items() if k in parameters})
+        parameters = signature(method)
+        known = {k: v for k, v in options.items() if k in parameters.parameters}
+        bound = parameters.bind(*args, **known).arguments
+        if is_missed:
+            keys = args[0] if name.endswith("_many") else [bound["key"]]
+            self._add_missed(keys, bound.get("version"))
+        return method(*args, **known)
 
     def _call(self, method: Any, *args: Any, **options: Any) -> Any:
         """Call django-redis through the breaker. Raises what that raises."""
         state = self.server_state
-        if state.missed and state.recovery.locked():
-            raise CacheUnavailable("Another thread voids what is outdated.")
+        if state.is_behind and state.recovery.locked():
+            raise CacheUnavailable("Another thread deletes what is outdated.")
         answer: Exception
         try:
             with breakers.cache.guard():
@@ -198,34 +204,45 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
                 except ANSWERED as error:
                     answer = error
         except BreakerOpen:
-            # Another process may have ended without replacing the generation.
-            state.missed = state.missed or object()
+            state.needs_new_generation = True
             raise
         except Exception:
             state.errors += 1
             raise
         raise answer
 
-    def _synchronize(self) -> None:
-        """Take up the generation, or replace it if Redis has missed a write."""
+    def _add_missed(self, keys: Iterable[Any], version: int | None = None) -> None:
         state = self.server_state
-        missed = state.missed
-        is_due = missed or time.monotonic() >= state.refresh_at
+        for key in keys:
+            if len(state.missed) >= MAX_MISSED:
+                state.needs_new_generation = True
+                return
+            state.missed[self.make_key(key, version=version)] = object()
+
+    def _synchronize(self) -> None:
+        """Take up the generation, and delete from Redis what could not be changed."""
+        state = self.server_state
+        is_due = state.is_behind or time.monotonic() >= state.refresh_at
         if not is_due or not state.recovery.acquire(blocking=False):
             return
         try:
-            if missed:
+            was_behind, missed = state.is_behind, dict(state.missed)
+            generation = self._current_generation()
+            is_unchanged = missed or generation == state.generation
+            if state.needs_new_generation and is_unchanged:
                 generation = secrets.token_hex(4)
                 self.client.set(GENERATION_KEY, generation, timeout=None)
-            else:
-                generation = self._current_generation()
-            state.generation = generation
-            state.refresh_at = time.monotonic() + REFRESH_S
             if missed:
+                self.client.delete_many([CacheKey(key) for key in missed])
+            state.generation = generation
+            state.needs_new_generation = False
+            state.refresh_at = time.monotonic() + REFRESH_S
+            if was_behind:
                 for memory in list(state.memories.values()):
                     memory.clear()
-                if state.missed is missed:
-                    state.missed = None
+            for key, change in missed.items():
+                if state.missed.get(key) is change:
+                    del state.missed[key]
         except ANSWERED as error:
             raise CacheUnavailable from error
         finally:

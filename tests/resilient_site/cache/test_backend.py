@@ -145,10 +145,12 @@ def test_cache_does_not_answer_from_memory_while_redis_answers(patient, admin):
 
 @pytest.mark.parametrize("poison", [b"\x80\x04\x95", b"[1", b"", b"[" * 100_000])
 def test_cache_treats_a_value_it_cannot_decode_as_a_miss(patient, admin, poison):
-    patient.set("a", "old")
-    admin.set(admin.keys("*:a")[0], poison)
+    patient.set_many({"a": "old", "b": "fine"})
+    [name] = admin.keys("*:a")
+    admin.set(name, poison)
     assert patient.get("a", "default") == "default"
-    assert patient.get_many("ab") == {}
+    assert patient.get_many(["a", "b"]) == {"b": "fine"}
+    assert not admin.exists(name)
     assert not patient.is_degraded
 
 
@@ -218,16 +220,15 @@ def test_no_call_raises_when_the_password_is_wrong(redis_own, admin):
 
 
 def test_a_full_redis_serves_nothing_that_was_changed(patient, admin):
-    patient.set("a", "old")
+    patient.set_many({"a": "old", "b": "stays"})
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", 1)
-    patient.set("a", "new")
-    assert patient.get("a") == "new"
+    for _ in range(5):  # more than open the breaker
+        patient.set("a", "new")
+        assert patient.get("a") is None
+        assert patient.get("b") == "stays"
+    assert breakers.cache.state is State.CLOSED
     assert_bounded(patient)
-    patient.delete("a")
-    admin.config_set("maxmemory", 0)
-    recover(patient)
-    assert patient.get("a") is None
 
 
 def test_a_read_only_redis_serves_nothing_that_was_changed(cache, admin):
@@ -322,6 +323,56 @@ def test_values_do_not_count_when_the_generation_was_evicted(patient, admin):
     assert patient.get("b") is None
     patient.set("b", "y")
     assert patient.get("b") == "y"
+
+
+@pytest.mark.parametrize(
+    ("write", "left"),
+    [
+        (lambda cache: cache.set("a", "new"), {"b": "old", "c": "old"}),
+        (lambda cache: cache.delete_many("ab"), {}),  # more than are listed
+        (lambda cache: cache.clear(), {}),
+    ],
+    ids=["one", "many", "clear"],
+)
+def test_lost_write_voids_what_it_changed(cache, redis_own, monkeypatch, write, left):
+    monkeypatch.setattr(backend, "MAX_MISSED", 1)
+    cache.set_many(dict.fromkeys("abc", "old"))
+    redis_own.pause()
+    write(cache)
+    assert cache.is_degraded
+    redis_own.resume()
+    recover(cache)
+    assert cache.get_many("abc") == left
+
+
+def test_processes_see_each_others_sign_outs_after_a_timeout(redis_own, monkeypatch):
+    """Each takes up a new generation only after a time: one timeout must make none."""
+    monkeypatch.setattr(backend, "REFRESH_S", 1_000)
+    options = {"MEMORY_BYTES": 0, "SOCKET_TIMEOUT": 0.5}
+    here = connect(redis_own.url(), **options)
+    backend.server_state.cache_clear()  # as in another process
+    there = connect(redis_own.url(), **options)
+    for first, second in [(here, there), (there, here)]:
+        first.set("session", "signed in")
+        assert second.get("session") == "signed in"
+        redis_own.pause()
+        first.delete("session")
+        redis_own.resume()
+        recover(first)
+        assert second.get("session") is None
+        first.set("session", "signed in again")
+        second.delete("session")
+        assert first.get("session") is None
+
+
+def test_lost_write_of_a_counter_voids_nothing(redis_own):
+    counters = connect(redis_own.url(), USES_GENERATION=False)
+    counters.set("a", 1)
+    redis_own.pause()
+    counters.set("a", 2)
+    redis_own.resume()
+    assert not counters.is_degraded
+    assert wait_for(lambda: counters.get("a")) in (1, 2)
 
 
 def test_all_aliases_share_one_redis_and_one_breaker(redis_own):
