@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
+from compute.outcomes import ErrorCode
 from compute.registry import Task, tasks
 
 MESSAGE_MAX = 200
@@ -163,6 +164,21 @@ class Job(models.Model):
     @property
     def percent(self) -> int:
         return int(self.fraction * 100)
+
+    @property
+    def queue_time(self) -> timedelta | None:
+        """The time in the queue before the first attempt."""
+        return self.started_at - self.created_at if self.started_at else None
+
+    @property
+    def interruptions(self) -> int:
+        """The number of attempts that ended with their worker."""
+        is_last_other = self.error_code == ErrorCode.PART_FAILED or self.state in (
+            self.State.RUNNING,
+            self.State.SUCCEEDED,
+            self.State.CANCELLED,
+        )
+        return max(self.attempts - self.failures - is_last_other, 0)
 
     @property
     def run_time(self) -> timedelta | None:

@@ -36,6 +36,7 @@ from resilient_site.errors import Conflict, Invalid, NotAllowed, SiteError
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
 
 PAGE_ROWS = 50
+PARTS_SHOWN = 100
 MERGING = ["items.add_item", "items.change_item", "items.delete_item"]
 
 
@@ -227,7 +228,9 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         and job.state != Job.State.SUCCEEDED,
     }
     if context["shows_parts"]:
-        context["parts"] = job.parts.defer("result", "params").order_by("part")
+        parts = job.parts.defer("result", "params").order_by("part")
+        context["parts"] = parts[:PARTS_SHOWN]
+        context["parts_number"] = parts.count()
     if job.state == Job.State.QUEUED:
         context["ahead"] = ahead = jobs.count_ahead(job)
         context["wait_s"] = jobs.estimate_duration_s(ahead + 1)

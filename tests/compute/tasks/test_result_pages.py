@@ -58,15 +58,15 @@ def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
 
 
 def test_report_page_shows_tables_with_bars(editor_client, editor):
-    make_items(3, tags=["metal"])
+    make_items(1_001, tags=["metal"])
     make_item(id="bolt", name="Rusty <bolt>", description="Very rusty", tags=["a+b"])
     catalogue.update_item("bolt", {"name": "Rusty <nut>"}, actor=TESTER)
     job = do("catalogue_report", editor)
     response = editor_client.get(job.get_absolute_url())
     page = words(response)
-    assert "Items 4 Without a tag 0 Tags in use 2 Changes 5" in page
-    assert "metal 3" in page
-    assert '<progress max="3" value="1" aria-hidden="true">' in text(response)
+    assert "Items 1,002 Without a tag 0 Tags in use 2 Changes 1,003" in page
+    assert "metal 1,001" in page
+    assert '<progress max="1001" value="1" aria-hidden="true">' in text(response)
     assert "rusty 1" in page
     assert "Rusty &lt;nut&gt; bolt 2" in page
     for link in ("?tag=metal", "?tag=a%2Bb", "?search=rusty", "bolt/"):
