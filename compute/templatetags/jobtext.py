@@ -72,12 +72,12 @@ def pretty_json(value: Any) -> str:
 
 
 @register.filter
-def facts(result: Any) -> dict[str, Any]:
+def facts(result: Any) -> list[tuple[str, Any]]:
     """Return the names and values of a plain result; for any other, nothing."""
     is_plain = isinstance(result, Mapping) and not any(
         isinstance(value, Mapping | list) for value in result.values()
     )
-    return dict(result) if is_plain else {}
+    return list(result.items()) if is_plain else []
 
 
 @register.filter

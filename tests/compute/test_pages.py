@@ -256,6 +256,7 @@ def test_result_without_a_template_is_shown_as_facts_or_json(member, reader):
         ({"a_b": 12_345}, "A b 12,345"),
         ({"share": 0.123456}, "Share 0.1235"),
         ({"complete": True}, "Complete Yes"),
+        ({"items": 5}, "Items 5"),
         ({"note": None}, "Note —"),
         ({"tree": {"a": [1, "<b>"]}}, "&quot;&lt;b&gt;&quot;"),
     ):
