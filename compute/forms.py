@@ -1,6 +1,6 @@
 """Form of any task, made from the task's serializer, which also validates it."""
 
-import json
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
@@ -11,6 +11,21 @@ from compute.models import Job
 from compute.registry import Task
 
 NON_FIELD = "non_field_errors"
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one on each line."""
+
+    widget = forms.Textarea({"rows": 4})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+class Checkboxes(forms.CheckboxSelectMultiple):
+    def id_for_label(self, id_: str, index: str | None = None) -> str:
+        """Return the first box for the whole field, for links to it."""
+        return super().id_for_label(id_, index or "0")
 
 
 class TaskForm(forms.Form):
@@ -41,9 +56,7 @@ class TaskForm(forms.Form):
         for name, found in serializer.errors.items():
             field = name if name in self.fields else None
             prefix = "" if field or name == NON_FIELD else f"{name}: "
-            # Errors of a nested serializer are not in a list.
-            texts = found if isinstance(found, list) else [json.dumps(found)]
-            self.add_error(field, [prefix + text for text in texts])
+            self.add_error(field, [prefix + text for text in _messages(found)])
         return self.cleaned_data
 
     def _submitted(self) -> Any:
@@ -51,7 +64,10 @@ class TaskForm(forms.Form):
         sent = self.data.copy()  # type: ignore[attr-defined]
         sent.update(self.files)
         for name, field in self.fields.items():
-            if isinstance(field, forms.BooleanField):
+            if isinstance(field, LinesField):
+                lines = str(sent.get(name, "")).splitlines()
+                sent.setlist(name, [line.strip() for line in lines if line.strip()])
+            elif isinstance(field, forms.BooleanField):
                 # Browsers do not send an unchecked box.
                 sent.setdefault(name, "false")
         return sent
@@ -85,10 +101,14 @@ def _label(parameter: Any, name: str) -> str:
 
 
 def _display(parameter: Any, value: Any) -> Any:
-    choices = getattr(parameter, "choices", {})
+    choices = _choices(parameter)
     if isinstance(value, list):
         return ", ".join(str(choices.get(entry, entry)) for entry in value)
     return choices.get(value, value) if isinstance(value, str | int) else value
+
+
+def _choices(parameter: Any) -> dict[Any, Any]:
+    return getattr(getattr(parameter, "child", parameter), "choices", {})
 
 
 def _as_form_field(parameter: Any) -> forms.Field:
@@ -105,9 +125,14 @@ def _as_form_field(parameter: Any) -> forms.Field:
     match parameter:
         case serializers.BooleanField():
             return forms.BooleanField(**options | {"required": False})
-        case serializers.MultipleChoiceField():
-            choices = parameter.choices.items()
-            return forms.MultipleChoiceField(choices=list(choices), **options)
+        case (
+            serializers.MultipleChoiceField()
+            | serializers.ListField(child=serializers.ChoiceField())
+        ):
+            choices = list(_choices(parameter).items())
+            return forms.MultipleChoiceField(
+                choices=choices, widget=Checkboxes, **options
+            )
         case serializers.ChoiceField():
             none = [] if options["required"] else [("", "—")]
             choices = [*none, *parameter.choices.items()]
@@ -118,6 +143,8 @@ def _as_form_field(parameter: Any) -> forms.Field:
             return forms.IntegerField(**options | _limits(parameter))
         case serializers.FloatField() | serializers.DecimalField():
             return forms.FloatField(**options | _limits(parameter))
+        case serializers.ListField():
+            return LinesField(**options)
         case _:
             if parameter.style.get("base_template") == "textarea.html":
                 options["widget"] = forms.Textarea
@@ -127,3 +154,14 @@ def _as_form_field(parameter: Any) -> forms.Field:
 
 def _limits(parameter: Any) -> dict[str, Any]:
     return {"min_value": parameter.min_value, "max_value": parameter.max_value}
+
+
+def _messages(found: Any) -> Iterator[str]:
+    """Yield the errors of a parameter; those of an element begin with its place."""
+    if isinstance(found, dict):
+        for place, inner in found.items():
+            number = place + 1 if isinstance(place, int) else place
+            yield from (f"{number}: {text}" for text in _messages(inner))
+    else:
+        for text in found:
+            yield from _messages(text) if isinstance(text, dict) else (str(text),)

@@ -30,6 +30,9 @@ class Everything(serializers.Serializer[Any]):
     names = serializers.ListField(
         child=serializers.CharField(max_length=5), required=False
     )
+    parts = serializers.ListField(
+        child=serializers.ChoiceField([("x", "Ex"), ("y", "Why")]), required=False
+    )
     careful = serializers.BooleanField(default=True)
     on = serializers.DateField(required=False)
     file = serializers.FileField(required=False)
@@ -66,8 +69,9 @@ def test_form_has_a_control_for_each_kind_of_parameter(task):
         "note": ("<textarea",),
         "shape": ('<option value="csv" selected>Table',),
         "colour": ("<option",) * 3,
-        "letters": (" multiple",),
-        "names": ('type="text"',),
+        "letters": ('type="checkbox"',) * 3,
+        "names": ("<textarea",),
+        "parts": ('type="checkbox"',) * 2,
         "careful": ("checked",),
         "on": ('type="text"',),
         "file": ('type="file"',),
@@ -86,8 +90,8 @@ def test_form_has_a_control_for_each_kind_of_parameter(task):
 def test_form_returns_the_values_of_the_serializer(task):
     form = sent(
         task,
-        f"{GOOD}&size=&shape=json&letters=c&letters=a&names=one&on=2026-02-28&colour="
-        "&price=1.5&computed=me",
+        f"{GOOD}&size=&shape=json&letters=c&letters=a&names=one%0D%0A%0D%0A two "
+        "&parts=y&on=2026-02-28&colour=&price=1.5&computed=me",
         file=[SimpleUploadedFile("a.csv", b"name")],
     )
     assert form.is_valid(), form.errors
@@ -97,7 +101,8 @@ def test_form_returns_the_values_of_the_serializer(task):
     assert str(values.pop("price")) == "1.50"
     assert values == {
         "size": 5_000, "share": 0.5, "word": "bolt", "shape": "json",
-        "letters": ["c", "a"], "names": ["one"], "secret": "kept",
+        "letters": ["c", "a"], "names": ["one", "two"], "parts": ["y"],
+        "secret": "kept",
         "careful": False,  # an unchecked box, whatever the default
     }  # fmt: skip
 
@@ -112,7 +117,8 @@ def test_form_returns_the_values_of_the_serializer(task):
         ("word=" + "x" * 21, "word"),
         ("shape=round", "shape"),
         ("letters=d", "letters"),
-        ("names=toolong", "names"),
+        ("names=one%0Atoolong", "names"),
+        ("parts=z", "parts"),
         ("on=yesterday", "on"),
         ("file=text", "file"),
     ],
@@ -123,20 +129,32 @@ def test_form_error_is_at_its_field_and_input_is_kept(task, bad, field):
     assert not form.is_valid()
     assert list(form.errors) == [field]
     name, _, value = bad.partition("=")
-    assert value in str(form[name]) or name in ("shape", "letters", "file")
+    kept = value.replace("%0A", "\n") in str(form[name])
+    assert kept or name in ("shape", "letters", "parts", "file")
+
+
+def test_optional_list_may_be_left_out_and_has_an_error_for_each_element(task):
+    form = sent(task, f"{GOOD}&names=%0D%0A")
+    assert form.is_valid(), form.errors
+    assert "names" not in form.cleaned_data
+    form = sent(task, f"{GOOD}&names=toolong%0Aone%0Aaslong")
+    long = "Ensure this field has no more than 5 characters."
+    assert form.errors["names"] == [f"1: {long}", f"3: {long}"]
+    assert "toolong\none" in str(TaskForm(task, initial={"names": ["toolong", "one"]}))
 
 
 def test_parameters_are_displayed_with_the_labels_of_the_form(task, monkeypatch):
     monkeypatch.setitem(tasks, "all", task)
     params = {
         "old_one": "x", "note": "", "shape": "json", "letters": ["a", "b"],
-        "word": "bolt", "size": 5,
+        "parts": ["y"], "word": "bolt", "size": 5,
     }  # fmt: skip
     assert display_params(Job(task="all", params=params)) == [
         ("Size", 5),
         ("A word", "bolt"),
         ("Shape", "Tree"),
         ("Letters", "a, b"),
+        ("Parts", "Why"),
         ("Old one", "x"),
     ]
     assert display_params(Job(task="gone", params={"size": 5})) == [("Size", 5)]

@@ -24,6 +24,9 @@ KEY = "0190f0e0-0000-7000-8000-000000000000"
 class Upload(serializers.Serializer[Any]):
     file = serializers.FileField()
     word = serializers.CharField(max_length=5)
+    sides = serializers.ListField(
+        child=serializers.ChoiceField([("l", "Left"), ("r", "Right")]), required=False
+    )
 
 
 @pytest.fixture
@@ -155,6 +158,8 @@ def test_uploaded_file_is_stored_or_requested_again(member, read_file, settings)
     response = member.post("/jobs/new/read_file/", {"file": file, "word": "toolong"})
     assert response.status_code == 422
     assert "Choose the file again" in words(response)
+    assert "<legend>Sides" in text(response)
+    assert re.findall(r"> (\w+)</label>", text(response)) == ["Left", "Right"]
     file.seek(0)
     member.post("/jobs/new/read_file/", {"file": file, "word": "short"})
     job = Job.objects.get()
