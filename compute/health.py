@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Q
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Now
+from django.utils import timezone
 
 from compute import metrics
-from compute.models import Job, JobQuerySet
+from compute.models import Job
 from resilient_site.health.components import CheckResult, Status
 from resilient_site.operations.doctor import Finding, failure, ok, reach, warning
-from resilient_site.resilience import deadlines
+from resilient_site.resilience import breakers, deadlines
 
 TIMEOUT_S = 2.0
 # A running pool claims a job within half a second, and a lost one within three.
@@ -31,7 +31,7 @@ def check() -> CheckResult:
         workers = list(held.values_list("worker", flat=True))
         due = Job.objects.claimable().order_by().count()
         waiting = Job.objects.waiting().count()
-        is_stalled = not workers and _unclaimed().exists()
+        is_stalled = not workers and _lacks_pool()
     metrics.record_queue(waiting=waiting, due=due, running=len(workers))
     if is_stalled:
         status, meaning = Status.FAIL, NO_POOL
@@ -48,13 +48,18 @@ def check() -> CheckResult:
     return CheckResult(status, meaning, figures=figures)
 
 
-def _unclaimed() -> JobQuerySet:
-    """Filter to the jobs that a pool would have claimed by now."""
-    late = Now() - CLAIMED_WITHIN
-    queued = Q(state=Job.State.QUEUED, due_at__lt=late)
-    lost = Q(state=Job.State.RUNNING, lease_until__lt=late)
-    due_at = Coalesce("run_after", "queued_at")
-    return Job.objects.alias(due_at=due_at).filter(queued | lost)
+def _lacks_pool() -> bool:
+    """Return whether jobs wait that a pool would have claimed, and none has worked."""
+    database = breakers.database
+    if database.opens and timezone.now() - database.since < CLAIMED_WITHIN:
+        return False  # pools could not renew their leases
+    moment = Now() - CLAIMED_WITHIN
+    lost = Job.objects.filter(state=Job.State.RUNNING, lease_until__lt=moment)
+    if not (lost.exists() or Job.objects.overdue(CLAIMED_WITHIN).exists()):
+        return False
+    # With Celery, there are moments at which none is running.
+    done = Job.objects.exclude(state=Job.State.CANCELLED)
+    return not done.filter(finished_at__gt=moment).exists()
 
 
 def find_problems() -> Iterator[Finding]:

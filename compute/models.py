@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
 from uuid_utils.compat import uuid7
@@ -39,6 +39,13 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Filter to the jobs that are due, in queue order."""
         due = Q(run_after=None) | Q(run_after__lte=Now())
         return self.filter(due, state=Job.State.QUEUED).order_by("queued_at", "id")
+
+    def overdue(self, by: timedelta) -> JobQuerySet:
+        """Filter to the queued jobs that have been due for longer than `by`."""
+        due_at = Coalesce("run_after", "queued_at")
+        return self.alias(due_at=due_at).filter(
+            state=Job.State.QUEUED, due_at__lt=Now() - by
+        )
 
     def abandoned(self) -> JobQuerySet:
         """Filter to the running jobs whose lease has expired."""

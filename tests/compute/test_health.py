@@ -9,6 +9,8 @@ from compute import completion, health, jobs, queue
 from compute.models import Job
 from compute.outcomes import Released
 from resilient_site.health.components import Status
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import Breaker
 
 pytestmark = pytest.mark.django_db
 
@@ -33,6 +35,26 @@ def test_unclaimed_jobs_mean_that_no_pool_is_running():
     found = health.check()
     assert found.status is Status.PASS
     assert dict(found.figures)["Pools"] == "1"
+
+
+def test_pool_that_has_just_finished_a_job_is_running():
+    make_job()
+    done = make_job("succeeded", finished_at=timezone.now())
+    make_job("cancelled", finished_at=timezone.now())
+    assert health.check().status is Status.PASS
+    Job.objects.filter(pk=done.pk).update(finished_at=timezone.now() - LATE)
+    assert health.check().status is Status.FAIL
+
+
+def test_pools_have_time_to_renew_leases_after_an_outage(monkeypatch):
+    database = Breaker("database")
+    monkeypatch.setattr(breakers, "database", database)
+    make_job("running", lease_until=timezone.now() - LATE)
+    database.trip(OSError())
+    database.reset()
+    assert health.check().status is Status.PASS
+    database.since -= LATE
+    assert health.check().status is Status.FAIL
 
 
 def test_jobs_that_have_just_become_due_pass():
