@@ -4,6 +4,7 @@ Nothing is edited here. Files may be large, so no page and no deletion reads the
 """
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -17,6 +18,8 @@ from compute.templatetags.jobtext import duration
 from resilient_site.admin import MAX_NAMED_OBJECTS, ReadOnlyAdmin
 from resilient_site.errors import Conflict
 
+STUCK_AFTER = timedelta(minutes=10)
+
 
 class TaskFilter(admin.SimpleListFilter):
     title = "task"
@@ -29,10 +32,30 @@ class TaskFilter(admin.SimpleListFilter):
         return queryset.filter(task=self.value()) if self.value() else queryset
 
 
+class StuckFilter(admin.SimpleListFilter):
+    title = "stuck"
+    parameter_name = "stuck"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("lost", "Running, lease expired"),
+            ("waiting", "Queued for 10 minutes"),
+        ]
+
+    def queryset(self, request: Any, queryset: Any) -> Any:
+        match self.value():
+            case "lost":
+                return queryset.abandoned()
+            case "waiting":
+                return queryset.overdue(STUCK_AFTER)
+            case _:
+                return queryset
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("title", "state", "owner", "attempts", "created_at", "run_duration")
-    list_filter = ("state", TaskFilter)
+    list_filter = ("state", TaskFilter, StuckFilter)
     list_select_related = ("owner",)
     ordering = ("-id",)
     sortable_by = ()

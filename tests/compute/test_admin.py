@@ -1,10 +1,12 @@
 """Jobs in the admin: seen, stopped, tried again and, when finished, deleted."""
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.utils import timezone
 
 from compute.models import Job
 from tests.compute.factories import make_file, make_job
@@ -58,11 +60,16 @@ def test_admin_lists_jobs_without_parts(admin_site, editor):
 
 def test_admin_filters_jobs(admin_site):
     running, queued = make_job("running", task="nap"), make_job()
+    before = timezone.now() - timedelta(minutes=11)
+    lost = make_job("running", lease_until=before)
+    waiting = make_job(queued_at=before, run_after=None)
     for query, found in (
-        ("", {running.pk, queued.pk}),
+        ("", {running.pk, queued.pk, lost.pk, waiting.pk}),
         ("task=nap", {running.pk}),
         ("task=nix", set()),
-        ("state__exact=queued", {queued.pk}),
+        ("state__exact=queued", {queued.pk, waiting.pk}),
+        ("stuck=lost", {lost.pk}),
+        ("stuck=waiting", {waiting.pk}),
     ):
         assert listed(admin_site.get(f"{JOBS}?{query}")) == found, query
 
