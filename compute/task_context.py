@@ -76,10 +76,13 @@ class TaskContext:
         return copy
 
     def part_files(self, name: str) -> list[bytes]:
-        """Return the files `name` written by the parts, in the order of the parts."""
+        """Return the files `name` written by the parts, in the order of the parts.
+
+        Raises JobFile.DoesNotExist if a part has none: another release may have run it.
+        """
         parts = Job.objects.filter(parent=self.job_id).order_by("part")
-        found = (part.result_files().filter(name=name).first() for part in parts)
-        return [b"".join(files.read(file)) for file in found if file]
+        found = (part.result_files().get(name=name) for part in parts)
+        return [b"".join(files.read(file)) for file in found]
 
     def part_results(self) -> list[Any]:
         parts = Job.objects.filter(parent=self.job_id).order_by("part")
