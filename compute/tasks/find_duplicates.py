@@ -7,7 +7,7 @@ import orjson
 from django.utils.text import Truncator
 from rest_framework import serializers
 
-from compute.registry import Parts, task
+from compute.registry import Parts, TaskFailed, task
 from compute.task_context import TaskContext
 from compute.tasks import TagField
 from compute.tasks.algorithms import duplicates
@@ -95,7 +95,12 @@ def _items(tag: str) -> ItemQuerySet:
 
 def _search(context: TaskContext, *, tag: str, **which: Any) -> Search:
     search = Search(**which)
-    search.run(_items(tag), context.progress)
+    try:
+        search.run(_items(tag), context.progress)
+    except MemoryError:
+        raise TaskFailed(
+            "There is more text than fits into memory. Choose a tag, or one field."
+        ) from None
     return search
 
 

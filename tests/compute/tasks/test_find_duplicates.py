@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 
-from compute import files
-from compute.models import Job
-from compute.registry import get_task
+from compute import completion, files
+from compute.models import Job, JobFile
+from compute.outcomes import Split
+from compute.registry import TaskFailed, get_task
 from compute.tasks import find_duplicates as module
 from compute.tasks.algorithms import duplicates
 from items.models import Item
-from tests.compute.factories import do
+from tests.compute.factories import begin, claim, do, end
 from tests.factories import make_item
 
 pytestmark = [pytest.mark.django_db, pytest.mark.once]
@@ -150,6 +151,21 @@ def test_item_deleted_meanwhile_is_omitted(search, monkeypatch):
     job = search()
     assert pairs(job) == [("a", "c")]
     assert job.result["found"] == 1
+
+
+def test_part_without_its_file_fails_the_job(reader):
+    context = begin("find_duplicates", reader)
+    completion.finish(context.claim, Split([{}]))
+    end(claim(), {"is_cut": False, "compared": 1})
+    with pytest.raises(JobFile.DoesNotExist):
+        module.merge_parts(claim(), [])
+
+
+def test_too_much_text_is_a_failure_of_the_task(search, monkeypatch):
+    add(("Bolt",), ("Nut",))
+    monkeypatch.setattr(duplicates, "normalize", lambda text: bytes(2**62))
+    with pytest.raises(TaskFailed, match="Choose a tag, or one field"):
+        search()
 
 
 def test_invalid_parameters_are_named():
