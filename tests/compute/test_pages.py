@@ -2,12 +2,14 @@
 
 import re
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 from rest_framework import serializers
 
 from compute import files, registry
@@ -222,6 +224,37 @@ def test_partial_is_rendered_for_htmx(member, reader):
     assert "<html" in text(member.get(url(job), headers=headers))
 
 
+def test_number_of_shown_parts_is_limited(member, reader):
+    job = make_job("running", task="in_parts", owner=reader)
+    Job.objects.bulk_create(
+        Job(task="in_parts", parent=job, part=number) for number in range(101)
+    )
+    page = words(member.get(url(job)))
+    assert "Part 100" in page
+    assert "Part 101" not in page
+    assert "101 in total" in page
+
+
+def test_facts_explain_a_late_start_and_several_attempts(member, reader):
+    job = make_job(
+        "running", owner=reader, attempts=4, failures=2,
+        created_at=timezone.now() - timedelta(seconds=40),
+    )  # fmt: skip
+    for state, code, lost in (
+        ("running", "", 1),
+        ("queued", "", 2),
+        ("failed", "part_failed", 1),
+        ("failed", "worker_lost", 2),
+    ):
+        ended_at = timezone.now() if state == "failed" else None
+        Job.objects.filter(pk=job.pk).update(
+            state=state, error_code=code, finished_at=ended_at
+        )
+        page = words(member.get(url(job)))
+        assert "after 40 s in the queue" in page
+        assert f"Attempts 4 2 failed {lost} interrupted with the worker" in page
+
+
 def test_failure_is_shown_with_advice(member, reader):
     for code, advice in (
         ("task_failed", "Running it again would not help."),
@@ -384,7 +417,7 @@ def test_pages_take_a_fixed_number_of_queries(
         (0, "/jobs/new/"),
         (0, "/jobs/new/echo/"),
         (job + 1, url(done)),  # its files
-        (job + 1, url(parted)),  # its parts
+        (job + 2, url(parted)),  # its parts, and how many
         (job + 2, url(waiting)),  # its place, and how fast the queue moves
     ):
         with django_assert_num_queries(number + session_and_user + permissions):
