@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from diskcache_community import Cache, SafeDisk
@@ -55,6 +55,13 @@ SAMPLE_EVERY = 16
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 type AnyKey = Key | PrivateKey
+
+
+class Change(NamedTuple):
+    """A response to write, or None to delete it; what Redis has is for the disk."""
+
+    response: CachedResponse | None
+    is_for_redis: bool = True
 
 
 class ResponseCache:
@@ -103,8 +110,8 @@ class ResponseStore:
         self.reads = 0  # under way
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="stale-writer")
-        # What to write, or None to delete it.
-        self._pending: dict[AnyKey, CachedResponse | None] = {}
+        self._pending: dict[AnyKey, Change] = {}
+        self._writing: dict[AnyKey, Change] = {}
         self._pending_bytes = 0
         self._lookups, self._found_share = 0, 1.0
         # Of the database on disk: its inode before it was opened, and the open cache.
@@ -128,18 +135,18 @@ class ResponseStore:
 
     def flush(self) -> Future[None]:
         """Have written what is pending."""
-        pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        return self._writer.submit(self._write, pending)
+        self._writing, self._pending, self._pending_bytes = self._pending, {}, 0
+        return self._writer.submit(self._write, self._writing)
 
     def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
-            self._write_later(key, response)
+            self._write_later(key, Change(response))
 
     def delete(self, key: AnyKey) -> None:
         if isinstance(key, Key):
             self.memory.delete(key)
-        self._write_later(key, None)
+        self._write_later(key, Change(None))
 
     async def find_fresh_in_redis(self, key: Key) -> CachedResponse | None:
         """Return the response that another process has fetched, if it is fresh.
@@ -149,13 +156,15 @@ class ResponseStore:
         """
         self._lookups += 1
         is_in_vain = self._found_share < MIN_FOUND and self._lookups % SAMPLE_EVERY
-        if is_in_vain or self._redis is None or key in self._pending:
+        if is_in_vain or self._redis is None or self._unwritten(key):
             return None
+        pending = self._pending
         found = await self._in_thread(self._read_fresh, key)
         self._found_share += ((found is not None) - self._found_share) * MIN_FOUND
-        if found is None or key in self._pending:  # deleted meanwhile
+        if found is None or self._unwritten(key):  # deleted meanwhile
             return None
-        self.memory.put(key, found)
+        if pending is self._pending:  # or its deletion may be written already
+            self._put_found(key, found)
         return found
 
     async def find_stale(
@@ -163,14 +172,18 @@ class ResponseStore:
     ) -> CachedResponse | None:
         """Return the response however old it is: from memory, disk, or else Redis."""
         found = self.memory.get(key) if isinstance(key, Key) else None
-        if found or (in_memory_only and key not in self._pending):
-            return found
-        if key not in self._pending:
-            found = await self._in_thread(self._read_stale, key)
-        if key in self._pending:
-            return self._pending[key]  # perhaps since then
-        if found and isinstance(key, Key):
-            self.memory.put(key, found)  # with its age
+        unwritten = self._unwritten(key)
+        if found or unwritten or in_memory_only:
+            return found or (unwritten.response if unwritten else None)
+        pending = self._pending
+        found = await self._in_thread(self._read_disk, key)
+        is_on_disk = found is not None
+        if not is_on_disk and isinstance(key, Key):
+            found = await self._in_thread(self._read_redis, key)
+        if unwritten := self._unwritten(key):
+            return unwritten.response  # stored or deleted meanwhile
+        if found and isinstance(key, Key) and pending is self._pending:
+            self._put_found(key, found, is_on_disk)  # with its age
         return found
 
     def is_empty(self) -> bool:
@@ -196,21 +209,15 @@ class ResponseStore:
         finally:
             self.reads -= 1
 
-    def _read_stale(self, key: AnyKey) -> CachedResponse | None:
+    def _read_disk(self, key: AnyKey) -> CachedResponse | None:
         name = repr(key)
-        if data := self._on_disk(lambda disk: disk.get(name)):
-            return CachedResponse.decode(name, data, time.time(), moment=0)
-        found = self._read_redis(key) if isinstance(key, Key) else None
-        if found:
-            self._writer.submit(self._write_disk, {key: found})
-        return found
+        data = self._on_disk(lambda disk: disk.get(name))
+        return CachedResponse.decode(name, data, time.time(), 0) if data else None
 
     def _read_fresh(self, key: Key) -> CachedResponse | None:
         found = self._read_redis(key)
-        if found is None or not found.is_fresh() or not may_be_shared(found, key):
-            return None
-        self._writer.submit(self._write_disk, {key: found})
-        return found
+        is_usable = found and found.is_fresh() and may_be_shared(found, key)
+        return found if is_usable else None
 
     def _read_redis(self, key: Key) -> CachedResponse | None:
         if self._redis is None:
@@ -228,18 +235,34 @@ class ResponseStore:
 
     # --- writing
 
-    def _write_later(self, key: AnyKey, response: CachedResponse | None) -> None:
+    def _unwritten(self, key: AnyKey) -> Change | None:
+        return self._pending.get(key) or self._writing.get(key)
+
+    def _put_found(
+        self, key: Key, response: CachedResponse, is_on_disk: bool = False
+    ) -> None:
+        if self.memory.put(key, response) and not is_on_disk:
+            self._write_later(key, Change(response, is_for_redis=False))
+
+    def _write_later(self, key: AnyKey, change: Change) -> None:
+        response = change.response
         size = response.size if response else DELETION_BYTES
         room = MAX_PENDING_BYTES if response else 2 * MAX_PENDING_BYTES
         if self._pending_bytes + size <= room:
-            self._pending[key] = response
+            self._pending[key] = change
             self._pending_bytes += size
 
-    def _write(self, pending: Mapping[AnyKey, CachedResponse | None]) -> None:
-        public = {repr(k): r for k, r in pending.items() if isinstance(k, Key)}
+    def _write(self, changes: Mapping[AnyKey, Change]) -> None:
+        public = {
+            repr(key): change.response
+            for key, change in changes.items()
+            if isinstance(key, Key) and change.is_for_redis
+        }
         if public and self._redis:
             self._write_redis(public)
-        self._write_disk(pending)
+        self._write_disk(changes)
+        if self._writing is changes:
+            self._writing = {}
 
     def _slot(self, name: str) -> str:
         return f"response:{crc32(name.encode()) % self.slots}"
@@ -264,10 +287,10 @@ class ResponseStore:
         if stored:
             self._redis.set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
 
-    def _write_disk(self, responses: Mapping[AnyKey, CachedResponse | None]) -> None:
+    def _write_disk(self, changes: Mapping[AnyKey, Change]) -> None:
         def write(disk: Cache) -> None:
             with disk.transact():
-                for key, response in responses.items():
+                for key, (response, _) in changes.items():
                     name = repr(key)
                     if response is None:
                         disk.delete(name)
@@ -275,7 +298,7 @@ class ResponseStore:
                         data = response.encode(name, time.time())
                         disk.set(name, data, STALE_IF_ERROR_S)
 
-        if responses:
+        if changes:
             self._on_disk(write)
 
     # --- the database on disk

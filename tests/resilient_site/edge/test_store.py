@@ -7,7 +7,8 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import threading
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count
 
@@ -136,7 +137,7 @@ async def test_deletion_holds_while_the_key_is_looked_up(store, key):
     await asyncio.sleep(0)  # it has begun
     store.delete(key)
     assert await look_up is None
-    assert store._pending[key] is None
+    assert store._pending[key].response is None
 
 
 def _overwrite(path):
@@ -146,6 +147,30 @@ def _overwrite(path):
 def _scramble(path):
     data = path.read_bytes()
     path.write_bytes(data[:4096] + b"\xaa" * (len(data) - 4096))
+
+
+@contextmanager
+def locked(store):
+    """Disk that does not answer: another process holds the lock of the database."""
+    store.folder.mkdir(exist_ok=True)
+    with database(store) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@pytest.mark.parametrize("key", [KEY, PRIVATE])
+def test_deletion_holds_while_it_is_written(store, key, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 90)
+    store.put(key, make_response())
+    store.flush().result()
+    with locked(store):
+        store.delete(key)
+        writing = store.flush()
+        assert body_in(store, key) is None
+        assert not writing.done()
+    writing.result()
+    assert body_in(store, key) is None
+    assert stored_keys(store) == set()
 
 
 DAMAGE = {
@@ -222,7 +247,7 @@ def test_pending_responses_are_bounded_and_deletions_come_first(store):
     assert store._pending_bytes <= module.MAX_PENDING_BYTES
     assert len(store._pending) < 1_000
     store.delete(KEY)
-    assert store._pending[KEY] is None
+    assert store._pending[KEY].response is None
 
 
 def test_full_disk_costs_only_what_was_to_be_stored(tmp_path):
@@ -327,6 +352,50 @@ def test_response_found_in_redis_is_kept_on_disk(store, elsewhere, server, find)
     server.flushdb()
     elsewhere.flush().result()
     assert stored_keys(elsewhere) == {repr(KEY)}
+    assert server.keys("*response:*") == []  # as it may have been deleted there
+
+
+def test_responses_found_in_redis_are_bounded_until_they_are_on_disk(
+    store, elsewhere, monkeypatch
+):
+    monkeypatch.setattr(module, "MAX_PENDING_BYTES", 3 * make_response().size)
+    keys = [shared(str(n)) for n in range(12)]
+    for key in keys:
+        put(store, key)
+        assert asyncio.run(elsewhere.find_fresh_in_redis(key))
+        elsewhere.memory.delete(key)
+        assert body_in(elsewhere, key) == b"body"
+    elsewhere.flush().result()
+    assert 0 < len(stored_keys(elsewhere)) <= 3
+
+
+@pytest.mark.parametrize("find", ["find_fresh_in_redis", "find_stale"])
+@run
+async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
+    store, elsewhere, monkeypatch, find
+):
+    await asyncio.to_thread(put, store)
+    is_read, is_deleted = threading.Event(), threading.Event()
+    read = elsewhere._read_redis
+
+    def read_slowly(key):
+        found = read(key)
+        is_read.set()
+        assert is_deleted.wait(90)
+        return found
+
+    monkeypatch.setattr(module, "READ_TIMEOUT_S", 90)
+    monkeypatch.setattr(elsewhere, "_read_redis", read_slowly)
+    elsewhere.memory.max_bytes = MAX_BYTES
+    look_up = asyncio.ensure_future(getattr(elsewhere, find)(KEY))
+    await asyncio.to_thread(is_read.wait, 90)
+    elsewhere.delete(KEY)
+    await asyncio.wrap_future(elsewhere.flush())
+    is_deleted.set()
+    await look_up
+    await asyncio.wrap_future(elsewhere.flush())
+    assert stored_keys(elsewhere) == set()
+    assert elsewhere.memory.get(KEY) is None
 
 
 def test_response_that_is_being_deleted_is_not_found_in_redis(store, elsewhere):
