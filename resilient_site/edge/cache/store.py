@@ -16,10 +16,12 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -98,6 +100,48 @@ class ResponseCache:
             self.bytes -= old.size
 
 
+class DaemonThreads:
+    """Pool of threads that do not hold the process when the disk does not answer.
+
+    ThreadPoolExecutor's are joined when the interpreter exits.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size, self._name = size, name
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._started = 0
+
+    def __del__(self) -> None:
+        for _ in range(self._started):
+            self._calls.put(None)
+
+    def submit[**P, T](
+        self, function: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> Future[T]:
+        future = Future[T]()
+
+        def call() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*args, **options))
+                except Exception as error:  # noqa: BLE001 - it is the caller's
+                    future.set_exception(error)
+
+        if self._started < self._size:
+            Thread(
+                target=_run_all, args=(self._calls,), name=self._name, daemon=True
+            ).start()
+            self._started += 1
+        self._calls.put(call)
+        return future
+
+
+def _run_all(calls: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while call := calls.get():
+        call()
+        del call  # with what it refers to
+
+
 class ResponseStore:
     """The three tiers. What has a `PrivateKey` is on disk alone."""
 
@@ -108,8 +152,9 @@ class ResponseStore:
         self.memory = ResponseCache(memory_bytes)
         self.slots = redis_bytes // SLOT_BYTES
         self.reads = 0  # under way
-        self._readers = ThreadPoolExecutor(4, thread_name_prefix="stale-reader")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="stale-writer")
+        self._disk_readers = DaemonThreads(4, "stale-disk-reader")
+        self._redis_readers = DaemonThreads(4, "stale-redis-reader")
+        self._writer = DaemonThreads(1, "stale-writer")
         self._pending: dict[AnyKey, Change] = {}
         self._writing: dict[AnyKey, Change] = {}
         self._pending_bytes = 0
@@ -159,7 +204,7 @@ class ResponseStore:
         if is_in_vain or self._redis is None or self._unwritten(key):
             return None
         pending = self._pending
-        found = await self._in_thread(self._read_fresh, key)
+        found = await self._in_thread(self._redis_readers, self._read_fresh, key)
         self._found_share += ((found is not None) - self._found_share) * MIN_FOUND
         if found is None or self._unwritten(key):  # deleted meanwhile
             return None
@@ -176,10 +221,10 @@ class ResponseStore:
         if found or unwritten or in_memory_only:
             return found or (unwritten.response if unwritten else None)
         pending = self._pending
-        found = await self._in_thread(self._read_disk, key)
+        found = await self._in_thread(self._disk_readers, self._read_disk, key)
         is_on_disk = found is not None
         if not is_on_disk and isinstance(key, Key):
-            found = await self._in_thread(self._read_redis, key)
+            found = await self._in_thread(self._redis_readers, self._read_redis, key)
         if unwritten := self._unwritten(key):
             return unwritten.response  # stored or deleted meanwhile
         if found and isinstance(key, Key) and pending is self._pending:
@@ -198,11 +243,11 @@ class ResponseStore:
     # --- reading
 
     async def _in_thread[K](
-        self, read: Callable[[K], CachedResponse | None], key: K
+        self, threads: DaemonThreads, read: Callable[[K], CachedResponse | None], key: K
     ) -> CachedResponse | None:
         self.reads += 1
         try:
-            found = asyncio.get_running_loop().run_in_executor(self._readers, read, key)
+            found = asyncio.wrap_future(threads.submit(read, key))
             return await asyncio.wait_for(found, READ_TIMEOUT_S)
         except TimeoutError:
             return None

@@ -294,6 +294,37 @@ os._exit(0)
     assert os.strerror(errno.EFBIG) in done.stderr + done.stdout
 
 
+def test_disk_that_hangs_does_not_hold_the_process(tmp_path):
+    code = """
+import asyncio
+from tests.resilient_site.edge.test_store import *
+from resilient_site.edge import lifespan
+module.LOCK_TIMEOUT_S = 600
+lifespan.WRITE_TIMEOUT_S = 0.1
+events = iter(["startup", "shutdown"])
+
+async def receive():
+    return {"type": f"lifespan.{next(events)}"}
+
+async def send(message):
+    print(message["type"], flush=True)
+
+lock = locked(response_store)
+lock.__enter__()  # to the end
+assert body_in(response_store, PRIVATE) is None
+response_store.put(PRIVATE, make_response())
+asyncio.run(lifespan.run(receive, send))
+"""
+    environment = os.environ | {"DATA_DIR": str(tmp_path), "PYTHONPATH": "."}
+    environment["DJANGO_SETTINGS_MODULE"] = "resilient_site.settings"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=90, env=environment,
+    )  # fmt: skip
+    assert done.stdout.endswith("lifespan.shutdown.complete\n"), done.stderr
+    assert done.returncode == 0
+
+
 def test_folder_that_cannot_be_made_does_no_harm(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
     store = make_store(tmp_path / "file" / "store")
@@ -396,6 +427,20 @@ async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
     await asyncio.wrap_future(elsewhere.flush())
     assert stored_keys(elsewhere) == set()
     assert elsewhere.memory.get(KEY) is None
+
+
+@run
+async def test_disk_that_hangs_does_not_hide_what_is_in_redis(
+    store, elsewhere, monkeypatch
+):
+    await asyncio.to_thread(put, store)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 90)
+    monkeypatch.setattr(module, "READ_TIMEOUT_S", 2)
+    with locked(elsewhere):
+        names = [str(n) for n in range(8)]  # more than there are threads
+        others = [elsewhere.find_stale(shared(name)) for name in names]
+        *_, found = await asyncio.gather(*others, elsewhere.find_stale(KEY))
+    assert found.body == b"body"
 
 
 def test_response_that_is_being_deleted_is_not_found_in_redis(store, elsewhere):
