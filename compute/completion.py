@@ -45,10 +45,23 @@ def finish_all(finished: Iterable[tuple[Claim, Outcome]]) -> None:
             succeeded.append((claim, outcome))
         else:
             others.append((claim, outcome))
-    written = _succeed(succeeded) + sum(finish(*one) for one in others)
-    lost = len(succeeded) + len(others) - written
+    lost = _lost(succeeded) if _succeed(succeeded) < len(succeeded) else []
+    lost += [claim.job_id for claim, outcome in others if not finish(claim, outcome)]
     if lost:
-        logger.warning("%d outcomes were dropped: their claims had been lost.", lost)
+        logger.warning(
+            "Claims on jobs had been lost, and their outcomes are dropped: %s",
+            ", ".join(map(str, lost)),
+        )
+
+
+def _lost(succeeded: Sequence[tuple[Claim, Succeeded]]) -> list[UUID]:
+    """Return the jobs that have not succeeded with these claims."""
+    claims = [claim for claim, _ in succeeded]
+    done = Job.objects.filter(
+        pk__in=[claim.job_id for claim in claims], state=Job.State.SUCCEEDED
+    )
+    written = set(done.values_list("pk", "epoch"))
+    return [c.job_id for c in claims if (c.job_id, c.epoch) not in written]
 
 
 def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:

@@ -151,6 +151,20 @@ def test_only_the_latest_claim_completes_a_job(reader):
     assert (job.state, job.result, job.attempts) == ("succeeded", "new", 2)
 
 
+def test_log_names_the_jobs_whose_outcome_is_dropped(reader, caplog):
+    jobs = [submit(reader) for _ in range(3)]
+    first, second, third = claim_jobs()
+    completion.finish(second, Released())
+    completion.finish(third, Released())
+    failed = Failed("error", "late")
+    completion.finish_all(
+        [(first, Succeeded(1)), (second, Succeeded(2)), (third, failed)]
+    )
+    assert str(jobs[0].pk) not in caplog.text
+    assert f"dropped: {jobs[1].pk}, {jobs[2].pk}" in caplog.text
+    assert stored(jobs[0]).result == 1
+
+
 def test_lost_claim_writes_no_progress_and_no_result(reader):
     job = submit(reader)
     (claim,) = claim_jobs()
