@@ -154,7 +154,8 @@ def _crashed(exitcode: int | None, claim: Claim) -> Outcome:
     if exitcode == -signal.SIGALRM:
         return _time_limit_exceeded(claim)
     if exitcode is not None and exitcode < 0:
-        how = f"Its process was ended by a signal: {signal.strsignal(-exitcode)}"
+        name = signal.strsignal(-exitcode) or -exitcode
+        how = f"Its process was ended by a signal: {name}"
         if -exitcode == signal.SIGKILL:
             how += ", by an operator, or by the system when memory ran out"
     else:

@@ -26,6 +26,7 @@ KILLS = 5
 FAILURES = {
     "segfault": (2, "crashed", "Segmentation fault"),
     "kill_itself": (2, "crashed", "Killed"),
+    "end_by_unknown_signal": (1, "crashed", "signal: 32."),
     "exit_itself": (1, "crashed", "status 3"),
     "eat_memory": (1, "memory_limit", "64 MB"),
     "too_long_in_c": (1, "time_limit", "1 s"),
