@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 NICENESS = 19
 # When memory runs out, the kernel kills these before other processes of the site.
 OOM_SCORE = 700
-# A process that remains larger than this is replaced.
+# A process is replaced after so many jobs, or when it remains larger than this.
+JOBS_MAX = 500
 SIZE_MAX_BYTES = 768 * 1024 * 1024
 RESULT_MAX_BYTES = 256 * 1024
 # A pipe takes this much at once: a process suspended within a larger message would
@@ -60,19 +61,20 @@ class Done:
 def main(pipe: "Connection[Any, Any]") -> None:
     """Run claims until the supervisor closes the pipe."""
     _set_up_process()
-    retire = False
-    while not retire:
+    for number in range(1, JOBS_MAX + 1):
         try:
             claim = pipe.recv()
         except (EOFError, OSError):
             return
         outcome = _execute(claim, pipe.send)
-        retire = resident_bytes() > SIZE_MAX_BYTES
+        retire = number == JOBS_MAX or resident_bytes() > SIZE_MAX_BYTES
         if isinstance(outcome, Failed):
             retire |= outcome.code == ErrorCode.MEMORY_LIMIT
         if retire:
             tracing.stop()
         pipe.send(Done(outcome, retire))
+        if retire:
+            return
 
 
 def _set_up_process() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from rest_framework import serializers
 
 from compute import queue
+from compute.pool import worker_process
 from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
 from compute.task_context import TaskContext
 
@@ -22,6 +23,8 @@ ON_FILE = "Written in attempt {}\n"
 
 if lease_s := os.environ.get("TEST_LEASE_S"):
     queue.LEASE_S = float(lease_s)
+if jobs_max := os.environ.get("TEST_JOBS_MAX"):
+    worker_process.JOBS_MAX = int(jobs_max)
 if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
     from celery.signals import worker_init
 

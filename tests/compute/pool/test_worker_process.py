@@ -132,6 +132,13 @@ def test_idle_process_that_is_killed_is_replaced(pool, submit):
     assert not set(before) & set(pool.workers())
 
 
+def test_process_is_replaced_after_a_number_of_jobs(make_pool, submit):
+    pool = make_pool(TEST_JOBS_MAX="3")
+    before = wait_for(lambda: len(pool.workers()) == 2 and pool.workers())
+    all_ended([submit("echo", number=number) for number in range(5)])
+    wait_for(lambda: set(before) - set(pool.workers()))
+
+
 def test_jobs_survive_kills_of_their_processes(pool, submit):
     for number in range(JOBS):
         submit("recorded", number=number, seconds=0.01)
