@@ -116,7 +116,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
     breaker_overrides.apply()
     close_old_connections()
     context = TaskContext(
-        claim, lambda fraction, text: send(Progress(fraction, text[:200]))
+        claim, lambda fraction, text: send(Progress(fraction, _storable(text[:200])))
     )
     signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
     _limit_memory(task.memory_mb * MiB)
@@ -124,7 +124,7 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
         with tracing.job_span(task.name, claim.traceparent):
             outcome = _as_outcome(claim, _call(task, context))
     except TaskFailed as failure:
-        outcome = Failed(ErrorCode.TASK_FAILED, str(failure))
+        outcome = Failed(ErrorCode.TASK_FAILED, _storable(str(failure)))
     except MemoryError:
         _limit_memory(None)
         detail = f"It exceeded its memory limit of {task.memory_mb} MB."
@@ -168,7 +168,12 @@ def _as_outcome(claim: Claim, result: Any) -> Outcome:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:1000]
+    return _storable(f"{type(error).__name__}: {error}"[:1000])
+
+
+def _storable(text: str) -> str:
+    """Replace what PostgreSQL does not store: null characters and lone surrogates."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
 
 
 def _limit_memory(limit: int | None) -> None:

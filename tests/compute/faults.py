@@ -58,7 +58,7 @@ def take_time(context: TaskContext, seconds: float, gate: str = "") -> None:
     """Take so many seconds, with progress, or until the file `gate` exists."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and not (gate and Path(gate).exists()):
-        context.progress(1 - left / seconds, f"{left:.1f} s left")
+        context.progress(1 - left / seconds, f"{left:.1f} s left\0")
         time.sleep(min(left, 0.02))
 
 
@@ -138,6 +138,18 @@ def raise_error(context: TaskContext) -> Any:
 def refuse(context: TaskContext) -> Any:
     """Fail for good, with a message."""
     raise TaskFailed("There is nothing to do.")
+
+
+@task(retries=0)
+def unstorable_error(context: TaskContext) -> Any:
+    """Raise an error with characters that PostgreSQL does not store."""
+    raise ValueError("a\0b\udc80")
+
+
+@task()
+def unstorable_failure(context: TaskContext) -> Any:
+    """Fail for good, with characters that PostgreSQL does not store."""
+    raise TaskFailed("a\0b\udc80")
 
 
 @task()

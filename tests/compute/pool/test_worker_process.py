@@ -33,6 +33,8 @@ FAILURES = {
     "stopped": (1, "time_limit", "1 s"),
     "raise_error": (2, "error", "the cat sat on it"),
     "refuse": (1, "task_failed", "There is nothing to do."),
+    "unstorable_error": (1, "error", "a\ufffdb?"),
+    "unstorable_failure": (1, "task_failed", "a\ufffdb?"),
     "null_character": (1, "error", "null character"),
     "too_large_result": (1, "result_too_large", "1,000,011"),
 }
@@ -98,6 +100,7 @@ def test_progress_is_stored_while_the_job_runs(pool, submit):
 
     wait_for(has_progressed)
     assert all(0 <= fraction <= 1 for fraction in seen)
+    assert job.message.endswith("s left\ufffd")
 
 
 def test_result_has_only_the_file_of_the_last_attempt(pool, submit):
