@@ -178,6 +178,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._client: Redis | None = None
+        self._has_warned = False
 
     def publish(self, tags: Iterable[str]) -> None:
         """Have the tags published soon; wait for nothing."""
@@ -186,16 +187,26 @@ class Publisher:
             if len(self._tags) > MAX_TAGS:
                 self._tags = {EVERYTHING}
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="invalidation-publisher", daemon=True
-                )
-                self._thread.start()
+                self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(
+            target=self._run, name="invalidation-publisher", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the next call tries again
+            if not self._has_warned:
+                logger.error("Invalidations are not published yet: %s", error)
+            self._has_warned = True
+        else:
+            self._thread, self._has_warned = thread, False
 
     def flush(self, timeout_s: float = EXIT_TIMEOUT_S) -> bool:
         """Wait until all is published; return whether it is."""
         if thread := self._thread:
             thread.join(timeout_s)
-        return self._thread is None
+        return self._thread is None and not self._tags
 
     def _run(self) -> None:
         """Publish until nothing is left."""

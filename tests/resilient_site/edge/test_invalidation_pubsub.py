@@ -1,5 +1,7 @@
 """Invalidations reach other machines, whatever Redis does."""
 
+import threading
+
 import pytest
 import redis
 
@@ -81,6 +83,23 @@ def test_invalidation_is_published_after_redis_hung(
     publisher.publish(["item:nut"])
     assert not publisher.flush(0.1)
     redis_own.resume()
+    is_received(there, bolt)
+    is_received(there, nut)
+
+
+def test_invalidation_is_published_after_no_thread_could_start(
+    there, publisher, subscriber, caplog
+):
+    bolt, nut = copy_of("item:bolt"), copy_of("item:nut")
+    usual = threading.stack_size(1 << 47)  # more than there is
+    try:
+        publisher.publish(["item:bolt"])
+        publisher.publish(["item:bolt"])
+    finally:
+        threading.stack_size(usual)
+    assert caplog.text.count("not published yet") == 1
+    assert not publisher.flush(0)
+    publisher.publish(["item:nut"])
     is_received(there, bolt)
     is_received(there, nut)
 
