@@ -46,7 +46,7 @@ def evaluate(
     ):
         raise StaleVersion
     if (header := headers.get("if-none-match")) is not None:
-        if is_read and not parse_etags(header):
+        if is_read and not _parse_tags(header):
             return False
         if not _matches("If-None-Match", header, etag, weak=True):
             return False
@@ -60,7 +60,7 @@ def evaluate(
 
 def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
     """Return whether one of the tags in `header` is `etag` (section 8.8.3.2)."""
-    tags = parse_etags(header)
+    tags = _parse_tags(header)
     if not tags:
         raise Invalid(
             f"{name} is not well-formed: it takes entity tags in double quotes, such "
@@ -73,6 +73,13 @@ def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
     if weak:
         return etag.removeprefix("W/") in {tag.removeprefix("W/") for tag in tags}
     return not etag.startswith("W/") and etag in tags
+
+
+def _parse_tags(header: str) -> list[str]:
+    """Return the entity tags in `header`; none if one of them is malformed."""
+    tags = parse_etags(header)  # leaves out what is malformed
+    elements = [element for element in header.split(",") if element.strip()]
+    return tags if len(tags) == len(elements) else []
 
 
 def _parse_date(text: str | None) -> int | None:
