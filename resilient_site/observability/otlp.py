@@ -1,6 +1,5 @@
 """OpenTelemetry's SDK and instrumentations, set up for this site; see tracing.py."""
 
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.django import DjangoInstrumentor
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -57,9 +56,10 @@ def _pass_on(span: Any, scope: Any) -> None:
 
 
 def start(role: str) -> None:
-    os.environ.setdefault("OTEL_SERVICE_NAME", "resilient-site")
+    resource = Resource.create({SERVICE_NAME: "resilient-site", "process.role": role})
     provider = TracerProvider(
-        resource=Resource.create({"process.role": role}),
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES precede the defaults.
+        resource=resource.merge(OTELResourceDetector().detect()),
         # What an exception says may be secret, and events hold nothing else.
         span_limits=SpanLimits(max_events=0),
         shutdown_on_exit=False,
