@@ -17,6 +17,7 @@ from compute.registry import get_task
 from items import catalogue
 from items.catalogue import item_tag
 from items.models import Item, ItemChange
+from resilient_site.api.idempotency import delete_expired
 from resilient_site.edge.cache.invalidation import invalidations, mark, now
 from resilient_site.models import IdempotencyRecord
 from tests.factories import make_item
@@ -209,6 +210,19 @@ def test_key_expires_after_a_day(api):
     first = twice(send)
     IdempotencyRecord.objects.update(created_at=timezone.now() - timedelta(hours=25))
     assert twice(send).json()["id"] != first.json()["id"]
+
+
+def test_expired_responses_are_deleted_in_batches(
+    api, monkeypatch, django_assert_num_queries
+):
+    monkeypatch.setattr("resilient_site.api.idempotency.DELETE_BATCH", 2)
+    for number in range(6):
+        api.delete(ITEMS + "x", headers={"Idempotency-Key": f"k{number}"})
+    old = IdempotencyRecord.objects.exclude(key="k0")
+    old.update(created_at=timezone.now() - timedelta(hours=25))
+    with django_assert_num_queries(4):  # of 2, 2, 1 and 0 rows
+        assert delete_expired() == 5
+    assert IdempotencyRecord.objects.get().key == "k0"
 
 
 def patterns(urls: list[Any]) -> list[Any]:
