@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
+from time import monotonic
 from typing import Any
 
 from django.conf import settings
@@ -46,6 +47,7 @@ type GetResponse = Callable[[HttpRequest], HttpResponse]
 SIGN_IN = "sign-in"
 # One customer of a network usually gets all addresses of such a prefix.
 IPV6_PREFIX = 64
+LOG_FAILURE_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
 
@@ -86,6 +88,7 @@ class RateLimitMiddleware:
         if not settings.RATE_LIMITS:
             raise MiddlewareNotUsed
         self.get_response = get_response
+        self.next_log_at = 0.0
         self.policies = {
             (rate_class, client): Policy(name, quota, window_s)
             for name, (rate_class, client, quota, window_s) in (
@@ -119,7 +122,9 @@ class RateLimitMiddleware:
             if STATUS_KEY not in scope:
                 scope[STATUS_KEY] = self._count(request)
         except Exception:  # whatever it is, the client is not the cause
-            logger.exception("A request could not be counted.")
+            if monotonic() >= self.next_log_at:
+                self.next_log_at = monotonic() + LOG_FAILURE_EVERY_S
+                logger.exception("A request could not be counted.")
             return None
         status: RateLimitStatus | None = scope[STATUS_KEY]
         return status
