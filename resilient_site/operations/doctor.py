@@ -4,6 +4,7 @@ Apps register their checks when they are ready. Each has a few seconds.
 """
 
 import os
+import resource
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ TIMEOUT_S = 5.0
 LOW_DISK_BYTES = 1024**3
 FULL_DISK_BYTES = 100 * 1024**2
 NEARLY_FULL = 0.9
+# Connections, and files that a process opens itself.
+OPEN_FILES_WANTED = 4_096
 
 
 class Level(StrEnum):
@@ -210,6 +213,16 @@ def folder() -> Iterator[Finding]:
         yield ok(text)
 
 
+def machine() -> Iterator[Finding]:
+    # gunicorn.conf.py raises the soft limit.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    text = f"A process may open {files:,} files."
+    if files != resource.RLIM_INFINITY and files < OPEN_FILES_WANTED:
+        yield warning(text, f"Raise it to {OPEN_FILES_WANTED:,} (LimitNOFILE).")
+    else:
+        yield ok(text)
+
+
 def reach(urls: str) -> Finding:
     """Check that something listens at each of the URLs, which `;` separates."""
     answering, silent = [], []
@@ -236,6 +249,7 @@ def reach(urls: str) -> Finding:
 
 def register_all() -> None:
     register("settings", environment)
+    register("machine", machine)
     register("folder", folder)
     register("database", database)
     register("cache", shared_cache)

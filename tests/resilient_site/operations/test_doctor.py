@@ -1,6 +1,8 @@
 """`manage.py doctor` with real servers and folders."""
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -21,6 +23,7 @@ from items.events.lease import Lease
 from resilient_site.operations import doctor
 from resilient_site.operations.doctor import Check, Level, reach
 from tests.private_server import free_port
+from tests.running import ROOT
 
 pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
@@ -73,7 +76,7 @@ def test_check_that_fails_does_not_stop_the_others(settings, redis_own):
     assert cache["level"] == "failure"
     assert "Timeout" in cache["what"]
     assert cache["todo"]
-    assert {one["name"] for one in found} >= {"folder", "database", "jobs"}
+    assert {one["name"] for one in found} >= {"machine", "folder", "database", "jobs"}
 
 
 def test_missing_migration_is_a_failure():
@@ -102,6 +105,21 @@ def test_missing_data_dir_is_a_failure(settings, folder: Path):
     assert levels(doctor.folder) <= {"ok", "warning"}
     settings.DATA_DIR = folder / "none"
     assert levels(doctor.folder) == {"failure"}
+
+
+CHECK_MACHINE = """
+import resource
+from resilient_site.operations import doctor
+print(*(found.level for found in doctor.machine()))
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
+print(*(found.level for found in doctor.machine()))
+"""
+
+
+def test_low_hard_limit_on_open_files_is_a_warning():
+    command = [sys.executable, "-c", CHECK_MACHINE]
+    levels = subprocess.check_output(command, cwd=ROOT, text=True).split()
+    assert levels == ["ok", "warning"]
 
 
 def test_jobs_without_a_pool_are_a_failure_and_a_full_queue_a_warning(settings, editor):
