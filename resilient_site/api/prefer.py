@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from urllib.request import parse_http_list
 
-from resilient_site.api.pagination import parse_small_number
-
 
 @dataclass(frozen=True)
 class Preference:
@@ -24,8 +22,10 @@ def parse_prefer(header: str, wait_max_s: int) -> Preference:
     for element in parse_http_list(header):
         name, _, value = element.partition(";")[0].partition("=")
         found.setdefault(name.strip().lower(), value.strip().strip('"'))
-    wait_s = parse_small_number(found.get("wait", ""))
+    wait = found.get("wait", "")
+    is_number = wait.isascii() and wait.isdigit()
     return Preference(
-        None if wait_s is None else min(wait_s, wait_max_s),
+        # A float takes any number of digits.
+        int(min(float(wait), wait_max_s)) if is_number else None,
         respond_async=found.get("respond-async") == "",
     )
