@@ -1,8 +1,8 @@
 """The directory in which processes share metrics: Prometheus's multiprocess mode.
 
 The files are mapped into memory, where a full disk would kill the process that writes:
-so they are in a file system in memory, where there is one. That it is full itself is
-not handled.
+so they are in a file system in memory, where one can be used. That it is full itself
+is not handled.
 """
 
 import atexit
@@ -17,15 +17,17 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 def share(data_dir: Path) -> None:
     """Share the metrics of this process and its children; before prometheus_client."""
-    parent = SHARED_MEMORY if SHARED_MEMORY.is_dir() else data_dir
     name = f"resilient-site-{os.getuid()}-{zlib.crc32(bytes(data_dir)):08x}"
-    directory = Path(os.environ.pop(VARIABLE, "") or parent / name)
-    with suppress(OSError):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_uid == os.getuid():  # not another user's
-            os.environ[VARIABLE] = str(directory)
-            remove_dead()
-            atexit.register(remove_dead, is_ending=True)
+    in_memory = [SHARED_MEMORY / name] if SHARED_MEMORY.is_dir() else []
+    chosen = os.environ.pop(VARIABLE, "")
+    for directory in [Path(chosen)] if chosen else [*in_memory, data_dir / "metrics"]:
+        with suppress(OSError):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_uid == os.getuid():  # not another user's
+                os.environ[VARIABLE] = str(directory)
+                remove_dead()
+                atexit.register(remove_dead, is_ending=True)
+                return
 
 
 def remove_dead(*, is_ending: bool = False) -> None:

@@ -79,14 +79,14 @@ def test_start_empties_the_directory_after_a_kill(directory):
     assert not list(directory.iterdir())
 
 
-def test_directory_is_private_and_in_memory_if_there_is_such(tmp_path, monkeypatch):
-    shared_memory = tmp_path / "shm"
-    monkeypatch.setattr(multiprocess, "SHARED_MEMORY", shared_memory)
-    for is_there in (False, True):
-        if is_there:
-            shared_memory.mkdir()
+def test_directory_is_private_and_in_memory_if_that_can_be_used(tmp_path, monkeypatch):
+    usable = tmp_path / "shm"
+    usable.mkdir()
+    # No user may create a directory in /proc.
+    for shared_memory in (usable, tmp_path / "none", Path("/proc")):
+        monkeypatch.setattr(multiprocess, "SHARED_MEMORY", shared_memory)
         monkeypatch.setenv(multiprocess.VARIABLE, "")
         multiprocess.share(tmp_path)
         chosen = Path(os.environ[multiprocess.VARIABLE])
-        assert chosen.parent == (shared_memory if is_there else tmp_path)
+        assert chosen.parent == (usable if shared_memory is usable else tmp_path)
         assert chosen.stat().st_mode & 0o777 == 0o700
