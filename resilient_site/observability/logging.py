@@ -159,6 +159,15 @@ class LineHandler(QueueHandler):
                 return
         self.dropped += 1
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Log that a record cannot be rendered; the standard prints a traceback."""
+        with suppress(Exception):
+            text = (
+                f"A log record cannot be rendered: {record.msg!r} ({sys.exception()!r})"
+            )
+            fields = {"name": record.name, "levelname": "ERROR", "msg": text}
+            self.enqueue(self.prepare(logging.makeLogRecord(fields)))
+
 
 def line_handler() -> LineHandler:
     """Return the handler that settings.LOGGING has made."""

@@ -159,3 +159,15 @@ def test_values_that_json_lacks_are_rendered():
     line = json.loads(render("json", msg="%s", args=(text,), n=2**70, path=Path("x")))
     assert (line["event"], line["n"]) == (text, 2**70)
     assert "Path('x')" in line["path"]
+
+
+def test_record_that_cannot_be_rendered_makes_a_line_without_secrets(capfd):
+    handler = LineHandler()
+    handler.setFormatter(line_formatter("json"))
+    wrong = {"name": "x", "msg": "Token %d %d", "args": ("token=zqzq",)}
+    handler.handle(logging.makeLogRecord(wrong))
+    error = capfd.readouterr().err
+    line = json.loads(error)
+    assert line["event"].startswith("A log record cannot be rendered: 'Token %d %d'")
+    assert (line["level"], line["logger"]) == ("error", "x")
+    assert "zq" not in error
