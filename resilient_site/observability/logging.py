@@ -27,6 +27,8 @@ from structlog.typing import EventDict
 from resilient_site.observability.redaction import may_hold_secret, redact, shorten
 from resilient_site.observability.request_id import current_request_id, current_trace_id
 
+logger = logging.getLogger(__name__)
+
 STDERR = 2
 MAX_LINE_BYTES = select.PIPE_BUF - 1
 MAX_QUEUED = 2_000
@@ -113,7 +115,7 @@ class LineHandler(QueueHandler):
         # A forked process inherits neither the thread nor what it has to write.
         self.queue = SimpleQueue()
         self.has_thread = False
-        self.dropped = 0
+        self.dropped = self.reported = 0
 
     def start(self) -> None:
         """Write in a thread of this process from now on."""
@@ -156,8 +158,17 @@ class LineHandler(QueueHandler):
         with suppress(OSError):  # the reader has ended, or the disk is full
             if poll.poll(timeout_ms):
                 os.write(STDERR, line)
+                self._report_dropped()
                 return
         self.dropped += 1
+
+    def _report_dropped(self) -> None:
+        """Log the number of dropped lines, once the reader has taken all others."""
+        if self.queue.empty() and (number := self.dropped - self.reported):
+            self.reported = self.dropped
+            extra = {"event_name": "log_lines_dropped", "number": number}
+            text = "%d log lines were dropped: their reader did not take them in time."
+            logger.warning(text, number, extra=extra)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Log that a record cannot be rendered; the standard prints a traceback."""

@@ -43,12 +43,12 @@ def reader(monkeypatch) -> Iterator[int]:
 
 def read_until(reader: int, end: bytes) -> bytes:
     received = bytearray()
-    while not received.endswith(end):
+    while end not in received:
         received += os.read(reader, 65_536)
     return bytes(received)
 
 
-def test_lines_for_a_stopped_reader_are_dropped_and_counted(reader):
+def test_lines_for_a_stopped_reader_are_dropped_and_reported_once(reader, caplog):
     handler = LineHandler()
     handler.start()
     for _ in range(MAX_QUEUED + 50):
@@ -56,8 +56,12 @@ def test_lines_for_a_stopped_reader_are_dropped_and_counted(reader):
     assert 49 <= handler.dropped <= 50  # the thread may have taken one
     received = read_until(reader, (MAX_QUEUED + 50 - handler.dropped) * b"line\n")
     assert received.count(b"line\n") + handler.dropped == MAX_QUEUED + 50
-    handler.enqueue(b"last\n")
-    read_until(reader, b"last\n")
+    wait_for(lambda: caplog.messages)
+    for line in (b"next\n", b"last\n"):
+        handler.enqueue(line)
+        read_until(reader, line)
+    text = f"{handler.dropped} log lines were dropped: their reader did not take them"
+    assert [message.partition(" in ")[0] for message in caplog.messages] == [text]
 
 
 def test_flush_waits_for_the_last_line_but_not_for_a_stopped_reader(
