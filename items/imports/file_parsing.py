@@ -148,28 +148,11 @@ def _read_ndjson(lines: Iterator[_Physical]) -> Iterator[Line]:
 
 
 def _read_csv(header_text: str, lines: Iterator[_Physical]) -> Iterator[Line]:
-    """Yield the rows of a CSV file.
-
-    A quote that is not closed must not swallow the rows after it: of a row that is not
-    CSV the first line is rejected, and reading continues at the second.
-    """
     if not header_text:
         raise Unreadable  # the line is too long
     separator = max(",;\t", key=header_text.count)
     header = _header(header_text, separator)
-    waiting: deque[_Physical] = deque()
-    while row := _take_row(waiting, lines):
-        texts = [line.text for line in row]
-        reader = csv.reader(texts, delimiter=separator, strict=True)
-        try:
-            cells = next(reader)
-            used, error = reader.line_num, ""
-        except csv.Error as reason:
-            cells, used = [], 1
-            error = f"This is not CSV: {UNCLOSED.get(str(reason), reason)}."
-        if len(row) > used:
-            waiting.extendleft(reversed(row[used:]))
-            row, texts = row[:used], texts[:used]
+    for row, cells, error in _read_rows(lines, separator):
         for line in row:
             error = line.fault or error
         fields: Mapping[str, Any] = {}
@@ -178,28 +161,43 @@ def _read_csv(header_text: str, lines: Iterator[_Physical]) -> Iterator[Line]:
                 fields = dict(zip(header, map(unescape, cells), strict=True))
             else:
                 error = f"Has {len(cells)} cells where the header has {len(header)}."
-        text = "".join(texts)[:TEXT_SHOWN].rstrip("\r\n")
+        text = "".join(line.text for line in row)[:TEXT_SHOWN].rstrip("\r\n")
         yield Line(line.number, line.end, text, fields, error)
 
 
-def _take_row(waiting: deque[_Physical], lines: Iterator[_Physical]) -> list[_Physical]:
-    """Return the next lines, up to the one in which all quotes are closed.
+def _read_rows(
+    lines: Iterator[_Physical], separator: str
+) -> Iterator[tuple[list[_Physical], list[str], str]]:
+    """Yield the lines of each row, with its cells or an error.
 
-    As one more line with an odd number of quotes ends a row, and the next try begins
-    at its second line, no line is taken more than twice.
+    A quote that is not closed must not swallow the rows after it: of a row that is not
+    CSV the first line is rejected, and reading continues at the second.
     """
-    row: list[_Physical] = []
-    quotes = size = 0
-    while size <= ROW_MAX_BYTES:
-        line = waiting.popleft() if waiting else next(lines, None)
-        if line is None:
-            break
-        row.append(line)
-        quotes += line.text.count('"')
-        if quotes % 2 == 0:
-            break
-        size += len(line.text)
-    return row
+    waiting: deque[_Physical] = deque()  # to be read a second time
+    unclosed = 0  # a quote open after a line up to this one is never closed
+
+    def take() -> Iterator[str]:
+        """Yield the lines of a row: the csv reader takes one more in an open quote."""
+        while line := waiting.popleft() if waiting else next(lines, None):
+            row.append(line)
+            yield line.text
+            if line.number <= unclosed or line.end - row[0].end > ROW_MAX_BYTES:
+                return
+
+    while True:
+        row: list[_Physical] = []
+        try:
+            cells = next(csv.reader(take(), delimiter=separator, strict=True), None)
+        except csv.Error as reason:
+            # A quote that one of these lines opens ends as this one did, and need not
+            # be followed again: no line is read more than twice.
+            unclosed = max(unclosed, row[-1].number - 1)
+            waiting.extendleft(reversed(row[1:]))
+            yield row[:1], [], f"This is not CSV: {UNCLOSED.get(str(reason), reason)}."
+        else:
+            if cells is None:
+                return
+            yield row, cells, ""
 
 
 def _header(text: str, separator: str) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
@@ -145,7 +145,40 @@ def test_huge_line_in_an_open_quote_costs_two_rows(tmp_path):
     assert counts(run) == (1, 0, 0, 2)
 
 
+cells = st.text('",;\n\r a8é', max_size=8)
+
+
+def write_csv(rows: list[tuple[str, str]], quoting: int, end: str) -> str:
+    file = io.StringIO()
+    csv.writer(file, quoting=quoting, lineterminator=end).writerows(rows)
+    return file.getvalue()
+
+
 @pytest.mark.once
+@given(
+    st.builds(
+        write_csv,
+        st.lists(st.tuples(cells, cells), max_size=5),
+        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        st.sampled_from(["\n", "\r\n"]),
+    )
+    | st.text('",\na8', max_size=30)
+)
+@example('M8" bolt,"multi\nline"\n8","two\nlines"\n')
+def test_rows_are_those_of_the_csv_module(text):
+    """Up to the first row that is not CSV."""
+    found = lines("id,name\n" + text)
+    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
+    try:
+        for line, row in zip(found, reader, strict=True):
+            expected = {"id": row[0], "name": row[1]} if len(row) == 2 else {}
+            assert (line.number, line.fields) == (reader.line_num + 1, expected)
+    except csv.Error:
+        assert found[-1].end == len(f"id,name\n{text}".encode())
+
+
+@pytest.mark.once
+@pytest.mark.timeout(30)  # minutes, if each line were read to the end of the file
 def test_reopened_quotes_are_read_in_linear_time():
     """Each line alone could begin a row that goes on to the end of the file."""
     content = b"id,name\n" + b'a","b\n' * 20_000 + b"1,good\n"
