@@ -10,9 +10,9 @@ import io
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import batched, chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from resilient_site.api.csv_escaping import render_csv
 from resilient_site.errors import Conflict, Invalid
 
 BATCH_ROWS = 5_000
+BATCH_MAX_BYTES = 8 * 1024 * 1024  # of the file
 PREVIEW_ROWS = 20
 PREVIEW_REJECTS = 100
 PREVIEW_S = 20.0
@@ -43,15 +44,20 @@ type WriteRejects = Callable[[Rejected, int], int]
 
 
 class Batch:
-    """Rows that are applied together; of two with the same id the later one counts."""
+    """Rows that are applied together; of two with the same id the later one counts.
 
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.line, self.offset = lines[-1].number, lines[-1].end
+    It takes the next ones of `lines`, after `offset`. Each is cleaned before the next
+    one is read: what no rule bounds is not kept.
+    """
+
+    def __init__(self, lines: Iterator[Line], offset: int) -> None:
+        self.line, self.offset = 0, offset
         self.rows: dict[str, ItemData] = {}
         self.rejects: list[tuple[int, str, str]] = []
         self.generated_ids: set[str] = set()
         self.superseded = 0
-        for line in lines:
+        for line in islice(lines, BATCH_ROWS):
+            self.line, self.offset = line.number, line.end
             reason = line.error
             if line.fields:
                 try:
@@ -63,6 +69,8 @@ class Batch:
                 # No database stores null characters, and no editor shows them.
                 reason, text = (s.replace("\0", "\\0") for s in (reason, line.text))
                 self.rejects.append((line.number, reason, text))
+            if self.offset - offset >= BATCH_MAX_BYTES:
+                break
 
     def _take(self, data: ItemData) -> None:
         if "id" not in data:
@@ -96,8 +104,8 @@ def preview(stream: io.BufferedReader, *, max_bytes: int | None = None) -> Previ
     """
     result = Preview()
     deadline = time.monotonic() + PREVIEW_S
-    for lines in batched(read_lines(stream, max_bytes=max_bytes), BATCH_ROWS):
-        batch = Batch(lines)
+    lines = read_lines(stream, max_bytes=max_bytes)
+    while (batch := Batch(lines, result.bytes_read)).line:
         counts = staging.compare(list(batch.rows.values()))
         result.created += counts.created
         result.updated += counts.updated
@@ -158,8 +166,8 @@ def proceed(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     lines = read_lines(stream, offset=run.offset, line=run.line, max_bytes=max_bytes)
-    for chunk in batched(lines, BATCH_ROWS):
-        _apply(run, Batch(chunk), actor=actor, rejects=rejects)
+    while (batch := Batch(lines, run.offset)).line:
+        _apply(run, batch, actor=actor, rejects=rejects)
         run.refresh_from_db()
         if on_batch:
             on_batch(run)

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -273,6 +274,29 @@ def test_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries)
     with django_assert_max_num_queries(20):
         staging.apply(rows, actor=TESTER)
     assert ItemChange.objects.count() == 500
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("apply", [False, True], ids=["preview", "import"])
+@pytest.mark.parametrize(
+    ("rows", "counted"),
+    [
+        (["n," + "x" * (LINE_MAX_BYTES - 100)] * 30, (0, 30)),
+        (["n," + "x" * rules.DESCRIPTION_MAX] * 1_000, (1_000, 0)),
+    ],
+    ids=["rejected", "valid"],
+)
+def test_memory_of_large_rows_is_bounded(rows, counted, apply, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_MAX_BYTES", LINE_MAX_BYTES)
+    content = gzip.compress("\n".join(["name,description", *rows]).encode(), 1)
+    tracemalloc.start()
+    try:
+        done = load(content, tmp_path) if apply else importing.preview(stream(content))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (done.created, done.rejected) == counted
+    assert peak < 14 * LINE_MAX_BYTES
 
 
 # --- breaking off and going on
