@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
@@ -355,6 +356,46 @@ def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch)
     run.refresh_from_db()
     assert (run.offset, run.created, run.state) == (0, 0, "running")
     assert not Item.objects.exists()
+
+
+# --- the command
+
+
+def command(*args: str) -> str:
+    with pytest.raises(CommandError) as caught:
+        call_command("import_items", *args)
+    return str(caught.value)
+
+
+@pytest.mark.django_db
+def test_command_says_what_it_imported_before_it_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "items.csv"
+    path.write_text("id,name\n1,a\n2,b\n3,c\nbad id,d\n")
+    rejected = tmp_path / "items.csv.rejects.csv"
+    rejected.symlink_to(tmp_path / "missing" / "folder")
+    imported = "The first 3 lines were imported"
+
+    assert f"rejects.csv'. {imported}; --resume" in command(str(path))
+    assert Item.objects.count() == 2
+    rejected.unlink()
+    call_command("import_items", str(path), "--resume")
+    assert Item.objects.count() == 3
+    assert rejected.exists()
+
+    Path("standard-input.rejects.csv").symlink_to(tmp_path / "missing" / "folder")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream(path.read_bytes())))
+    assert command("-").endswith(f"{imported}.")
+    assert "cannot be resumed" in command("-", "--resume")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", [".", "missing.csv", "other.csv"])
+def test_command_reports_a_file_that_it_cannot_import(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("other.csv").write_text("colour\nred\n")
+    assert command(name).endswith(". Nothing was imported.")
 
 
 # --- round trip

@@ -13,7 +13,6 @@ from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
 
 ACTOR = Actor(None, "import_items")
-RESUMABLE = "Whole batches were imported; --resume continues from there."
 
 
 class Command(BaseCommand):
@@ -32,25 +31,31 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         path = None if options["file"] == "-" else Path(options["file"])
+        if options["resume"] and not path:
+            raise CommandError("An import of standard input cannot be resumed.")
         name = path.name if path else "standard-input"
-        rejects = (path or Path(name)).with_name(f"{name}.rejects.csv")
+        rejects = Path(f"{path or name}.rejects.csv")
+        run: ImportRun | None = None
         try:
             with open(path, "rb") if path else nullcontext(sys.stdin.buffer) as file:
-                run = importing.proceed(
-                    self._begin(path, name, resume=options["resume"]),
+                run = self._begin(path, name, resume=options["resume"])
+                importing.proceed(
+                    run,
                     file,  # type: ignore[arg-type]
                     actor=ACTOR,
                     rejects=partial(importing.write_rejects, rejects),
                     on_batch=self._show,
                 )
         except KeyboardInterrupt:
-            raise CommandError(f"Stopped. {RESUMABLE}", returncode=130) from None
+            raise CommandError(f"Stopped.{_imported(run)}", returncode=130) from None
         except SiteError as error:
-            raise CommandError(f"{error.detail} {RESUMABLE}") from error
+            raise CommandError(f"{error.detail}{_imported(run)}") from error
         except OSError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"{error}.{_imported(run)}") from error
         except DatabaseError as error:
-            raise CommandError(f"The database failed: {error} {RESUMABLE}") from error
+            raise CommandError(
+                f"The database failed: {error}{_imported(run)}"
+            ) from error
         self.stdout.write(
             f"{run.created:,} items created, {run.updated:,} updated, "
             f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
@@ -73,3 +78,11 @@ class Command(BaseCommand):
     def _show(self, run: ImportRun) -> None:
         if self.stderr.isatty():
             self.stderr.write(f"\r{run.line:,} lines", ending="")
+
+
+def _imported(run: ImportRun | None) -> str:
+    """Return what an import that failed has done, and how to continue it."""
+    if not run or not run.line:
+        return " Nothing was imported."
+    resume = "; --resume continues after them" if run.fingerprint else ""
+    return f" The first {run.line:,} lines were imported{resume}."
