@@ -32,8 +32,8 @@ PATIENCE = {
 }
 # Shares of the patience: what the estimate may promise, and when the wait is over. The
 # rest is for its error, for the answer itself, and for what a request waits elsewhere.
-USABLE_PATIENCE = 0.75
-WAIT_MAX = 0.8
+USABLE_PATIENCE = 0.65
+WAIT_MAX = 0.7
 # One free thread in so many goes to the class that was served longest ago.
 FAIR_TURN = 8
 RETRY_AFTER_MAX_S = 60
