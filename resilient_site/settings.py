@@ -143,6 +143,10 @@ else:
         DATABASES["default"]["ENGINE"] = "resilient_site.postgres"
         DATABASES["default"]["OPTIONS"] = {
             "connect_timeout": 2,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
             # The last option ends queries of connections that have broken.
             "options": "-c statement_timeout=30s -c lock_timeout=5s"
             " -c client_connection_check_interval=1s",

@@ -23,6 +23,7 @@ from resilient_site.postgres.connection import (
     CommitUnknown,
     WaitCancelled,
 )
+from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
 
@@ -45,9 +46,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Return whether the socket is quiet, without a query.
 
         A server sends nothing to an idle client but a farewell, and its end makes the
-        socket readable as well.
+        socket readable as well. What is older than a loss of the heartbeat may be lost,
+        too, and nothing would show it.
         """
         if self.connection is None or self.connection.closed:
+            return False
+        if self.connection.opened_at < heartbeat.lost_at:
             return False
         poll = select.poll()
         poll.register(self.connection.fileno(), select.POLLIN)

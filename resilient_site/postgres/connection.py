@@ -1,13 +1,18 @@
 """Cancellable connections to PostgreSQL: a wait for the server checks the deadline.
 
-So does the look-up of the server's host name, for which psycopg would wait; while the
-resolver does not answer, the last addresses of the name are used. A look-up that hangs
-keeps its thread.
+A network can lose a connection and tell neither side, so that a wait would never end.
+A wait without a byte for `ASK_AFTER_S` therefore asks the server on another connection
+whether it works on this one. If it does not, the connection is closed.
+
+The look-up of the server's host name can be cancelled, too; while the resolver does not
+answer, the last addresses of the name are used. A look-up that hangs keeps its thread.
 """
 
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Self
@@ -20,6 +25,17 @@ from psycopg.pq import TransactionStatus
 from resilient_site.resilience import deadlines
 
 CHECK_INTERVAL_S = 0.05
+ASK_AFTER_S = 2.0
+ASK_TIMEOUT_S = 1.0
+# An answer that is on its way has arrived by then.
+ARRIVAL_MS = 250
+# The pid by which the server knows the connection that asks, and whether it is at work
+# on another one: not if it waits for the client, as the client does for it.
+IS_AT_WORK = """
+    SELECT pg_backend_pid(), state = 'active'
+        AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')
+    FROM (SELECT %s::int AS pid) AS asked LEFT JOIN pg_stat_activity USING (pid)
+"""
 
 
 class WaitCancelled(psycopg.OperationalError):
@@ -32,6 +48,8 @@ class CommitUnknown(OperationalError):
 
 class CancellableConnection(psycopg.Connection[Any]):
     """Connection that waits until the deadline; psycopg's own waits for ever."""
+
+    opened_at = 0.0
 
     @classmethod
     def check(cls) -> None:
@@ -47,7 +65,9 @@ class CancellableConnection(psycopg.Connection[Any]):
             addresses = cls._addresses(host)
             options["host"] = ",".join([host] * len(addresses))
             options["hostaddr"] = ",".join(addresses)
-        return super().connect(conninfo, **options)
+        made = super().connect(conninfo, **options)
+        made.opened_at = time.monotonic()
+        return made
 
     @classmethod
     def _addresses(cls, host: str) -> list[str]:
@@ -69,12 +89,42 @@ class CancellableConnection(psycopg.Connection[Any]):
         interval: float = CHECK_INTERVAL_S,
         timeout: float | None = None,
     ) -> Any:
+        ask_at = time.monotonic() + ASK_AFTER_S
+
+        def check() -> None:
+            nonlocal ask_at
+            self.check()
+            if time.monotonic() >= ask_at:
+                if self._is_lost():
+                    raise WaitCancelled("The network has lost the connection.")
+                ask_at = time.monotonic() + ASK_AFTER_S
+
         try:
-            return super().wait(_checked(gen, self.check), CHECK_INTERVAL_S, timeout)
+            return super().wait(_checked(gen, check), CHECK_INTERVAL_S, timeout)
         except WaitCancelled:
             # In the middle of a response: the connection cannot be used again.
             self.pgconn.finish()
             raise
+
+    def _is_lost(self) -> bool:
+        """Return whether the server can be reached, but has nothing to do for this."""
+        options = self.info.get_parameters() | {"password": self.info.password}
+        pid = self.pgconn.backend_pid
+        try:
+            with (
+                deadlines.within(ASK_TIMEOUT_S),
+                CancellableConnection.connect(**options, autocommit=True) as other,
+            ):
+                ((own_pid, is_at_work),) = other.execute(IS_AT_WORK, [pid]).fetchall()
+                # A pooler in between gives connections pids of its own.
+                knows_pids = own_pid == other.pgconn.backend_pid
+        except psycopg.Error:
+            return False  # unknown: it is asked again
+        if is_at_work or not knows_pids:
+            return False
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return not poll.poll(ARRIVAL_MS)
 
     def set_autocommit(self, value: bool) -> None:
         """Set it without psycopg's wait for a server that is not asked anything."""

@@ -7,6 +7,7 @@ breaker. What is not handled: a server that answers this query but no other.
 """
 
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -27,6 +28,7 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: psycopg.Connection[Any] | None = None
+        self.lost_at = 0.0  # of the monotonic clock
 
     @property
     def is_running(self) -> bool:
@@ -54,6 +56,8 @@ class Heartbeat:
             self._query()
         except psycopg.Error as error:
             self._close()
+            if had_connection:
+                self.lost_at = time.monotonic()
             if had_connection and not isinstance(error, WaitCancelled):
                 return self._beat()  # the server may have restarted
             if error.sqlstate != TOO_MANY_CONNECTIONS:

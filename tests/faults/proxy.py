@@ -16,6 +16,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._lost: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -35,6 +36,10 @@ class Proxy:
 
     def let_go(self) -> None:
         self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def lose(self) -> None:
+        """Pass nothing on for the present connections any more; new ones work."""
+        self._loop.call_soon_threadsafe(self._lost.update, self._writers)
 
     def close(self) -> None:
         self.let_go()
@@ -86,8 +91,9 @@ class Proxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 await self._flowing.wait()
-                writer.write(piece)
-                await writer.drain()
+                if writer not in self._lost:
+                    writer.write(piece)
+                    await writer.drain()
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()

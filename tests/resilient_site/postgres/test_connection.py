@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import deadlines
+from tests.faults.proxy import Proxy
 
 pytestmark = [
     pytest.mark.once,
@@ -99,3 +101,47 @@ def test_autocommit_is_switched_between_transactions_only():
         assert database.info.transaction_status == TransactionStatus.IDLE
     with pytest.raises(psycopg.OperationalError):
         database.autocommit = False
+
+
+# --- a network that loses connections without a word
+
+
+@pytest.fixture
+def network() -> Iterator[Proxy]:
+    port = int(connection.get_connection_params()["port"])
+    with closing(Proxy(port)) as network:
+        yield network
+
+
+@pytest.fixture
+def through_network(network, monkeypatch) -> Iterator[psycopg.Connection[Any]]:
+    monkeypatch.setattr("resilient_site.postgres.connection.ASK_AFTER_S", 0.2)
+    to = {"host": "127.0.0.1", "port": network.port, "autocommit": True}
+    options = connection.get_connection_params() | to
+    with closing(CancellableConnection.connect(**options)) as made:
+        yield made
+
+
+def test_wait_on_a_lost_connection_ends(network, through_network):
+    network.lose()
+    with pytest.raises(WaitCancelled, match="network has lost"):
+        through_network.execute("SELECT 1")
+    assert through_network.closed
+
+
+def test_wait_for_an_answer_that_is_lost_ends(network, through_network):
+    threading.Timer(0.1, network.lose).start()
+    with pytest.raises(WaitCancelled, match="network has lost"):
+        through_network.execute("SELECT pg_sleep(0.5)")
+
+
+def test_wait_for_a_server_at_work_goes_on(through_network):
+    row = through_network.execute("SELECT pg_sleep(1), 'done'").fetchone()
+    assert row[1] == "done"
+
+
+def test_wait_goes_on_while_the_server_cannot_be_asked(network, through_network):
+    """As while it hangs: its answer may still come."""
+    network.hold()
+    threading.Timer(1.5, network.let_go).start()
+    assert through_network.execute("SELECT 1").fetchone() == (1,)
