@@ -7,6 +7,7 @@ too (SIGIO). Memory that a task shares or maps is not limited.
 """
 
 import fcntl
+import itertools
 import logging
 import multiprocessing
 import os
@@ -61,13 +62,13 @@ class Done:
 def main(pipe: "Connection[Any, Any]") -> None:
     """Run claims until the supervisor closes the pipe."""
     _set_up_process()
-    for number in range(1, JOBS_MAX + 1):
+    for number in itertools.count(1):
         try:
             claim = pipe.recv()
         except (EOFError, OSError):
             return
         outcome = _execute(claim, pipe.send)
-        retire = number == JOBS_MAX or resident_bytes() > SIZE_MAX_BYTES
+        retire = number >= JOBS_MAX or resident_bytes() > SIZE_MAX_BYTES
         if isinstance(outcome, Failed):
             retire |= outcome.code == ErrorCode.MEMORY_LIMIT
         if retire:

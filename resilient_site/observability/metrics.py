@@ -8,7 +8,9 @@ by a thread of each process.
 import gc
 import logging
 import os
+import struct
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 NAMESPACE = "resilient_site"
 PERIOD_S = 1.0
+READS_MAX, READ_AGAIN_S = 10, 0.01
 BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
@@ -125,6 +128,12 @@ def render() -> bytes:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry(auto_describe=False)
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    for _ in range(READS_MAX):
+        try:
+            return generate_latest(registry)
+        except (struct.error, FileNotFoundError):
+            # A process has just opened a file that is still empty, or removed one.
+            time.sleep(READ_AGAIN_S)
     return generate_latest(registry)
 
 

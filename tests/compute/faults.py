@@ -109,12 +109,6 @@ def kill_itself(context: TaskContext) -> Any:
 
 
 @task(retries=0)
-def end_by_unknown_signal(context: TaskContext) -> Any:
-    """Die of a signal that the C library keeps for itself, and has no name."""
-    os.kill(os.getpid(), 32)
-
-
-@task(retries=0)
 def exit_itself(context: TaskContext) -> Any:
     """Exit without a word to the supervisor."""
     os._exit(3)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from resilient_site.observability import multiprocess
+from resilient_site.observability import metrics, multiprocess
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once
@@ -90,3 +91,13 @@ def test_directory_is_private_and_in_memory_if_that_can_be_used(tmp_path, monkey
         chosen = Path(os.environ[multiprocess.VARIABLE])
         assert chosen.parent == (usable if shared_memory is usable else tmp_path)
         assert chosen.stat().st_mode & 0o777 == 0o700
+
+
+def test_file_that_another_process_has_just_opened_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv(multiprocess.VARIABLE, str(tmp_path))
+    file = tmp_path / "counter_1.db"
+    file.touch()
+    writing = threading.Timer(0.03, lambda: MmapedDict(str(file)).close())
+    writing.start()
+    assert metrics.render() == b""
+    writing.join()
