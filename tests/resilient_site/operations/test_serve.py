@@ -35,10 +35,14 @@ SERVE = [sys.executable, "manage.py", "serve"]
 def run_in_terminal(site: Site, command: list[str], **popen: Any) -> int:
     """Return the user's end of the terminal that the site runs in."""
     ours, theirs = os.openpty()
-    site.run(
-        command, **{"stdin": theirs, "stdout": theirs, "stderr": theirs} | popen,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
+
+    def enter() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # A shell ignores it in what runs in the background, as these tests may.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    std = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    site.run(command, **std | popen, preexec_fn=enter)
     os.close(theirs)
     return ours
 
