@@ -76,7 +76,7 @@ def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
     last = all_ended(last)
     assert {(job.state, job.attempts) for job in last} == {("succeeded", 1)}
     # Some were claimed before, and released.
-    assert {job.epoch for job in last} == {1, 2}
+    assert max(job.epoch for job in last) > 1
     assert {job.state for job in all_ended(naps)} == {"cancelled"}
 
 

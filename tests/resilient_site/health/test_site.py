@@ -52,8 +52,8 @@ def test_probes_page_and_metrics_answer_while_database_and_cache_hang(
         assert {name: check[0]["status"] for name, check in checks} == {
             "database": "fail", "cache": "warn", "compute": "warn", "edge": "pass",
         }  # fmt: skip
-        metrics = site.get("/metrics").body
-        assert b'breakers{breaker="database",state="open"} 1.0' in metrics
+        is_open = b'breakers{breaker="database",state="open"} 1.0'
+        wait_for(lambda: is_open in site.get("/metrics").body)  # sampled each second
         assert postgres_own.password not in answer.body.decode() + shown
         own_page = page(site, Cookie=cookie)
         assert "The database does not answer" in own_page
