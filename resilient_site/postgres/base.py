@@ -9,7 +9,6 @@ connection is closed, and the server ends what it did for it
 unknown: `CommitUnknown`.
 """
 
-import select
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,9 +52,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return False
         if self.connection.opened_at < heartbeat.lost_at:
             return False
-        poll = select.poll()
-        poll.register(self.connection.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return bool(self.connection.is_quiet(0))
 
     def _commit(self) -> None:
         try:

@@ -120,11 +120,13 @@ class CancellableConnection(psycopg.Connection[Any]):
                 knows_pids = own_pid == other.pgconn.backend_pid
         except psycopg.Error:
             return False  # unknown: it is asked again
-        if is_at_work or not knows_pids:
-            return False
+        return knows_pids and not is_at_work and self.is_quiet(ARRIVAL_MS)
+
+    def is_quiet(self, timeout_ms: int) -> bool:
+        """Return whether nothing arrives at the socket within this time."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
-        return not poll.poll(ARRIVAL_MS)
+        return not poll.poll(timeout_ms)
 
     def set_autocommit(self, value: bool) -> None:
         """Set it without psycopg's wait for a server that is not asked anything."""
