@@ -11,7 +11,6 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from compute import api_schema as schema
@@ -26,6 +25,8 @@ from resilient_site.api.json_format import JSONParser
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.prefer import parse_prefer
+from resilient_site.api.unknown_names import UnknownField, find_unknown
+from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
 from resilient_site.edge.request import is_after_wait
 from resilient_site.errors import (
@@ -38,10 +39,12 @@ from resilient_site.errors import (
 
 WAIT_MAX_S = 60
 DEMONSTRATION_WAIT_S = 30
+# Parts of a form that are no parameters of the task.
+NOT_PARAMETERS = ("task", "csrfmiddlewaretoken")
 DEMONSTRATION_DONE = "Heavy computation finished"
 
 
-class TaskViewSet(ViewSet):
+class TaskViewSet(StrictView, ViewSet):
     """The tasks, of which jobs are runs."""
 
     permission_classes = [AllowAny]
@@ -59,7 +62,7 @@ class TaskViewSet(ViewSet):
         return Response(task.data)
 
 
-class JobViewSet(ViewSet):
+class JobViewSet(StrictView, ViewSet):
     """The user's own jobs; all jobs for staff."""
 
     permission_classes = [IsAuthenticated]
@@ -145,7 +148,7 @@ class JobViewSet(ViewSet):
         return response
 
 
-class HeavyComputationView(APIView):
+class HeavyComputationView(StrictView):
     """The demonstration: computed by the pool, while no thread waits."""
 
     permission_classes = [AllowAny]
@@ -183,8 +186,10 @@ def _submit(request: Request) -> Job:
     if name not in tasks:
         raise Invalid(errors={"task": ["There is no such task."]})
     params = tasks[name].params(data=data)
-    if not params.is_valid():
-        raise Invalid(errors={"params": dict(params.errors)})
+    unknown = {} if is_lenient(request) else find_unknown(data, params.fields)
+    if not params.is_valid() or unknown:
+        kind = UnknownField if unknown else Invalid
+        raise kind(errors={"params": dict(params.errors) | unknown})
     return jobs.submit(
         task=tasks[name],
         params=params.validated_data,
@@ -197,9 +202,15 @@ def _task_and_params(request: Request) -> tuple[str, Any]:
     """Return task and parameters; in a form each part but `task` is a parameter."""
     body = request.data
     if isinstance(body, QueryDict):
-        return str(body.get("task", "")), body
+        params = body.copy()
+        for name in NOT_PARAMETERS:
+            params.pop(name, None)
+        return str(body.get("task", "")), params
     if not isinstance(body, dict):
         raise Invalid("The body must be a JSON object.")
+    unknown = find_unknown(body, ("task", "params"))
+    if unknown and not is_lenient(request):
+        raise UnknownField(errors=unknown)
     params = body.get("params", {})
     if not isinstance(params, dict):
         raise Invalid(errors={"params": ["Must be an object."]})

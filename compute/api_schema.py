@@ -6,7 +6,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiParameter,
     PolymorphicProxySerializer,
-    extend_schema,
     inline_serializer,
 )
 from rest_framework import serializers
@@ -26,6 +25,7 @@ from resilient_site.api.schema import (
     ProblemSerializer,
     events_of,
     header,
+    operation,
 )
 from resilient_site.errors import PROBLEM_TYPE
 
@@ -70,18 +70,18 @@ def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
     )
 
 
-task_listing = extend_schema(summary="List the tasks", responses=TaskListSerializer)
-task_reading = extend_schema(
+task_listing = operation(summary="List the tasks", responses=TaskListSerializer)
+task_reading = operation(
     summary="Read a task",
     parameters=[OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
     responses=TaskSerializer,
 )
-job_listing = extend_schema(
+job_listing = operation(
     summary="List jobs, newest first",
     parameters=[STATE, TASK, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: JobListSerializer, 304: NOT_MODIFIED},
 )
-job_submission = extend_schema(
+job_submission = operation(
     summary="Submit a job",
     description=(
         "Files are sent as multipart/form-data: `task`, and each parameter as a part."
@@ -93,10 +93,8 @@ job_submission = extend_schema(
     },
     responses={200: JobSerializer, 202: JobSerializer},
 )
-job_reading = extend_schema(
-    summary="Read a job", parameters=[ID], responses=JobSerializer
-)
-job_events = extend_schema(
+job_reading = operation(summary="Read a job", parameters=[ID], responses=JobSerializer)
+job_events = operation(
     summary="Follow a job",
     description=(
         "Server-sent events: one `job` with state and progress at every change. The "
@@ -105,23 +103,23 @@ job_events = extend_schema(
     parameters=[ID, header("Last-Event-ID", "As browsers send it.")],
     responses=events_of("State and progress, as JSON.") | {204: None},
 )
-job_cancellation = extend_schema(
+job_cancellation = operation(
     summary="Cancel a job",
     parameters=[ID],
     request=None,
     responses={200: JobSerializer, 202: JobSerializer},
 )
-job_result = extend_schema(
+job_result = operation(
     summary="Read the result of a job",
     parameters=[ID],
     responses={200: OpenApiTypes.ANY, (409, PROBLEM_TYPE): ProblemSerializer},
 )
-job_file = extend_schema(
+job_file = operation(
     summary="Download a file of the result",
     parameters=[ID, OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
     responses={(200, "*/*"): OpenApiTypes.BINARY},
 )
-heavy_computation = extend_schema(
+heavy_computation = operation(
     summary="Run the demonstration job and wait for it",
     parameters=[
         OpenApiParameter(

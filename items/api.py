@@ -1,7 +1,10 @@
 """REST views of the catalogue, the change log and the change feed."""
 
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
+from django.utils.http import http_date
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,11 +20,12 @@ from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.conditional import META_NAMES, evaluate
+from resilient_site.api.conditional import META_NAMES, date_validator, evaluate
 from resilient_site.api.idempotency import idempotent
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.prefer import parse_prefer
+from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
 from resilient_site.errors import Invalid, PreconditionRequired
 from resilient_site.resilience.cache_control import share, share_with_anonymous
@@ -30,7 +34,7 @@ BULK_MAX = 1_000
 LIST_PARAMETERS = (*PARAMETERS, "page_size")
 
 
-class ItemViewSet(GenericViewSet[Item]):
+class ItemViewSet(StrictView, GenericViewSet[Item]):
     queryset = Item.objects.all()
     serializer_class = ItemSerializer
     lookup_field = "id"
@@ -51,7 +55,7 @@ class ItemViewSet(GenericViewSet[Item]):
     @schema.creation
     @idempotent
     def create(self, request: Request) -> Response:
-        data = fields.clean(request.data, is_json=True)
+        data = _clean(request.data, request)
         item = catalogue.create_item(data, actor=Actor.from_request(request))
         response = self._respond(item, 201)
         response["Location"] = request.build_absolute_uri(
@@ -70,13 +74,13 @@ class ItemViewSet(GenericViewSet[Item]):
     @idempotent
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
-        data = fields.empty_state() | fields.clean(request.data, is_json=True)
+        data = fields.empty_state() | _clean(request.data, request)
         return self._update(request, id, data)
 
     @schema.writing
     @idempotent
     def partial_update(self, request: Request, id: str) -> Response:
-        data = fields.clean(request.data, partial=True, is_json=True)
+        data = _clean(request.data, request, partial=True)
         return self._update(request, id, data)
 
     @schema.deletion
@@ -95,14 +99,15 @@ class ItemViewSet(GenericViewSet[Item]):
         if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
             raise Invalid(f"The body must be a list of 1 to {BULK_MAX:,} items.")
         data: list[ItemData] = []
-        errors = {}
+        errors, kind = {}, Invalid
         for index, row in enumerate(rows):
             try:
-                data.append(fields.clean(row, is_json=True))
+                data.append(_clean(row, request))
             except Invalid as error:
                 errors[str(index)] = error.errors
+                kind = type(error) if kind is Invalid else kind
         if errors:
-            raise Invalid(errors=errors)
+            raise kind(errors=errors)
         items = catalogue.create_items(data, actor=Actor.from_request(request))
         return Response({"results": self.get_serializer(items, many=True).data}, 201)
 
@@ -148,12 +153,13 @@ class ItemViewSet(GenericViewSet[Item]):
     def _respond(self, item: Item, status: int = 200) -> Response:
         response = Response(item.as_json(), status)
         response["ETag"] = item.etag
-        response["Last-Modified"] = item.last_modified
+        if date := date_validator(item.updated_at):
+            response["Last-Modified"] = date
         response["Cache-Control"] = "no-cache"
         return response
 
 
-class ChangeViewSet(GenericViewSet[ItemChange]):
+class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
     """The change feed: the change log of all items, for systems that keep a copy."""
 
     queryset = ItemChange.objects.all()
@@ -190,6 +196,11 @@ class ChangeViewSet(GenericViewSet[ItemChange]):
         return stream.stream(feed.parse_cursor(cursor, named))
 
 
+def _clean(body: Any, request: Request, *, partial: bool = False) -> ItemData:
+    lenient = is_lenient(request)
+    return fields.clean(body, partial=partial, is_json=True, ignores_unknown=lenient)
+
+
 def _precondition(request: Request) -> catalogue.Precondition | None:
     """Return the precondition in the headers of a write (RFC 9110, section 13)."""
     if settings.REQUIRE_IF_MATCH and "If-Match" not in request.headers:
@@ -202,7 +213,7 @@ def _precondition(request: Request) -> catalogue.Precondition | None:
             str(request.method),
             request.headers,
             etag=item.etag,
-            last_modified=item.last_modified,
+            last_modified=http_date(item.updated_at.timestamp()),
         )
 
     return check

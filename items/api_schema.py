@@ -1,7 +1,7 @@
 """Descriptions of the catalogue's REST operations for the OpenAPI schema."""
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 
 from items.fields import FILTERS, ID_SCHEMA, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
@@ -18,6 +18,7 @@ from resilient_site.api.schema import (
     PAGE_SIZE_PARAMETER,
     events_of,
     header,
+    operation,
 )
 
 ID = OpenApiParameter("id", ID_SCHEMA, OpenApiParameter.PATH)
@@ -43,31 +44,31 @@ LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
 )
 
-listing = extend_schema(
+listing = operation(
     summary="List items",
     parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ItemListSerializer, 304: NOT_MODIFIED},
 )
-creation = extend_schema(
+creation = operation(
     summary="Create an item", parameters=[ETAG, LOCATION], responses=ItemSerializer
 )
-reading = extend_schema(
+reading = operation(
     summary="Read an item",
     parameters=[ID, IF_NONE_MATCH, ETAG],
     responses={200: ItemSerializer, 304: NOT_MODIFIED},
 )
-writing = extend_schema(
+writing = operation(
     summary="Change an item", parameters=[ID, IF_MATCH, ETAG], responses=ItemSerializer
 )
-deletion = extend_schema(
+deletion = operation(
     summary="Delete an item", parameters=[ID, IF_MATCH], responses={204: None}
 )
-bulk = extend_schema(
+bulk = operation(
     summary="Create up to 1,000 items, all or none",
     request=ItemSerializer(many=True),
     responses={201: ItemsSerializer},
 )
-export = extend_schema(
+export = operation(
     summary="Export items as a stream",
     parameters=[
         *SELECTION,
@@ -78,7 +79,7 @@ export = extend_schema(
         for format in FORMATS.values()
     },
 )
-history = extend_schema(
+history = operation(
     summary="List the changes of one item, the latest first",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
@@ -98,7 +99,7 @@ ORDER = (
     "Of two changes of one item that were made at the same time, the later one may "
     "come first: it is the one with the higher `version`."
 )
-changes = extend_schema(
+changes = operation(
     summary="List the changes of all items, as they become final",
     description=(
         "No change is left out. `next` is always present: return to it for new "
@@ -107,7 +108,7 @@ changes = extend_schema(
     parameters=[PAGE_SIZE_PARAMETER, SINCE, PREFER],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
 )
-change_events = extend_schema(
+change_events = operation(
     summary="Follow the changes of all items",
     description=(
         "Server-sent events: one `change` for each, as in the list but without "

@@ -19,6 +19,7 @@ from rest_framework import serializers
 
 from items import rules
 from items.search import search_words
+from resilient_site.api.unknown_names import UnknownField, find_unknown
 from resilient_site.errors import Invalid
 
 if TYPE_CHECKING:
@@ -290,18 +291,26 @@ READ_ONLY = ("version", "created_at", "updated_at")
 # Bound once: an import cleans millions of rows.
 _CLEANERS = [(field.name, field.clean, field.is_required) for field in FIELDS]
 _JSON_CLEANERS = [(field.name, field.clean_json, field.is_required) for field in FIELDS]
+# A client may send back what it has read.
+_KNOWN = {*(field.name for field in FIELDS), *READ_ONLY}
 _SEARCHED_TEXTS = [(field.name, field.to_text) for field in SEARCHED_FIELDS]
 
 # Values by field name. What is absent stays as it is.
 type ItemData = dict[str, Any]
 
 
-def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData:
+def clean(
+    raw: Any,
+    *,
+    partial: bool = False,
+    is_json: bool = False,
+    ignores_unknown: bool = False,
+) -> ItemData:
     """Return the declared fields of `raw` cleaned; an id of None counts as absent.
 
     Raises Invalid with every field that breaks its rule, and with the required ones
     that are missing unless `partial`. Forms and files write every type as text; with
-    `is_json` only JSON's own types are accepted.
+    `is_json` only JSON's own types are accepted, and unknown members are errors.
     """
     if not isinstance(raw, Mapping):
         message = "An item must be a JSON object."
@@ -316,6 +325,8 @@ def clean(raw: Any, *, partial: bool = False, is_json: bool = False) -> ItemData
                 errors[name] = [str(error)]
         elif is_required and not partial:
             errors[name] = ["This field is required."]
+    if is_json and not ignores_unknown and not raw.keys() <= _KNOWN:
+        raise UnknownField(errors=find_unknown(raw, _KNOWN) | errors)
     if errors:
         raise Invalid(errors=errors)
     if data.get(ID.name, "") is None:

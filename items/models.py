@@ -10,7 +10,6 @@ from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.http import http_date
 
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
@@ -111,10 +110,6 @@ class Item(models.Model):
     def etag(self) -> str:
         """The entity tag of this version (RFC 9110, section 8.8.3)."""
         return f'"{self.version}"'
-
-    @property
-    def last_modified(self) -> str:
-        return http_date(self.updated_at.timestamp())
 
     def tag_names(self) -> list[str]:
         tags = self.__dict__.get("loaded_tags")  # see set_loaded_tags

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FRESH_S = 10.0
 RECOGNIZED_S = 3600.0
 MAX_ENTRIES = 20_000
+# Two names of one scheme in `Authorization`.
+SCHEMES = (b"token", b"bearer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def verified_tokens() -> VerifiedTokens:
 def parse_token(authorization: bytes) -> bytes | None:
     """Return the token in an Authorization header; None if it has none."""
     scheme, _, token = authorization.partition(b" ")
-    return token.strip() if scheme.lower() == b"token" else None
+    return token.strip() if scheme.lower() in SCHEMES else None
 
 
 def token_digest(token: bytes) -> str:

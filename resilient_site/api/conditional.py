@@ -1,14 +1,15 @@
 """Conditional requests (RFC 9110, section 13): the one evaluator of their headers.
 
-An entity tag that is not quoted is an error (400) where it would guard a request, since
-a client that sends `If-Match: 2` believes that it is protected. On reads a malformed
-If-None-Match matches nothing, and dates that cannot be parsed are ignored, as the RFC
-says. What is not handled: If-Range, as no ranges are served.
+What is malformed is an error (400) where it would guard a request, since a client that
+sends `If-Match: 2` believes that it is protected. On reads a malformed If-None-Match
+matches nothing, and dates that cannot be parsed are ignored, as the RFC says.
 """
 
+import time
 from collections.abc import Mapping
+from datetime import datetime
 
-from django.utils.http import parse_etags, parse_http_date_safe
+from django.utils.http import http_date, parse_etags, parse_http_date_safe
 
 from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 
@@ -28,27 +29,27 @@ def evaluate(
     *,
     etag: str | None,
     last_modified: str | None,
+    exists: bool = True,
 ) -> bool:
     """Return whether the client has this representation already: the answer is 304.
 
-    `headers` is looked up by lower-case names. Raises PreconditionFailed, StaleVersion
-    where it was changed since the client read it, and Invalid.
+    `headers` is looked up by lower-case names. A resource that is to be created does
+    not exist. Raises PreconditionFailed, StaleVersion where it was changed since the
+    client read it, and Invalid.
     """
     is_read = method in SAFE_METHODS
     modified = _parse_date(last_modified)
     if (header := headers.get("if-match")) is not None:
-        if not _matches("If-Match", header, etag, weak=False):
+        if not _matches("If-Match", header, etag, weak=False, exists=exists):
             raise StaleVersion
-    elif (
-        (at := _parse_date(headers.get("if-unmodified-since"))) is not None
-        and modified is not None
-        and modified > at
-    ):
-        raise StaleVersion
+    elif (header := headers.get("if-unmodified-since")) is not None:
+        at = _parse_date(header) if is_read else _parse_guard(header)
+        if at is not None and modified is not None and modified > at:
+            raise StaleVersion
     if (header := headers.get("if-none-match")) is not None:
         if is_read and not _parse_tags(header):
             return False
-        if not _matches("If-None-Match", header, etag, weak=True):
+        if not _matches("If-None-Match", header, etag, weak=True, exists=exists):
             return False
         if not is_read:
             raise PreconditionFailed
@@ -58,7 +59,18 @@ def evaluate(
     return False
 
 
-def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
+def date_validator(modified: datetime) -> str | None:
+    """Return the value of Last-Modified; None in the second of the change itself.
+
+    Another change may follow in that second: the date would stand for both states.
+    """
+    seconds = int(modified.timestamp())
+    return http_date(seconds) if seconds < int(time.time()) else None
+
+
+def _matches(
+    name: str, header: str, etag: str | None, *, weak: bool, exists: bool
+) -> bool:
     """Return whether one of the tags in `header` is `etag` (section 8.8.3.2)."""
     tags = _parse_tags(header)
     if not tags:
@@ -67,7 +79,7 @@ def _matches(name: str, header: str, etag: str | None, *, weak: bool) -> bool:
             f'as "2", separated by commas, or an asterisk; not {header[:100]!r}.'
         )
     if tags == ["*"]:
-        return True
+        return exists
     if etag is None:
         return False
     if weak:
@@ -80,6 +92,16 @@ def _parse_tags(header: str) -> list[str]:
     tags = parse_etags(header)  # leaves out what is malformed
     elements = [element for element in header.split(",") if element.strip()]
     return tags if len(tags) == len(elements) else []
+
+
+def _parse_guard(header: str) -> int:
+    at = _parse_date(header)
+    if at is None:
+        raise Invalid(
+            "If-Unmodified-Since is not well-formed: it takes an HTTP date, such as "
+            f"{http_date(0)}; not {header[:100]!r}."
+        )
+    return at
 
 
 def _parse_date(text: str | None) -> int | None:

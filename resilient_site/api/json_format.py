@@ -1,13 +1,19 @@
 """JSON in requests and in responses, whatever the client accepts."""
 
+import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import orjson
-from rest_framework.exceptions import ParseError
+from django.utils.http import parse_header_parameters
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
+
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+WANTED = "JSON must be in UTF-8 (RFC 8259, section 8.1)"
 
 
 class JSONParser(BaseParser):
@@ -16,8 +22,17 @@ class JSONParser(BaseParser):
     def parse(
         self, stream: Any, media_type: str | None = None, parser_context: Any = None
     ) -> Any:
+        charset = parse_header_parameters(media_type or "")[1].get("charset", "utf-8")
+        if charset.lower() not in CHARSETS:
+            raise UnsupportedMediaType(charset, f"{WANTED}, not in {charset[:50]}.")
+        body = stream.read()
+        encoding = json.detect_encoding(body)
+        if encoding == "utf-8-sig":
+            body = body.removeprefix(BOM_UTF8)
+        elif encoding != "utf-8":
+            raise ParseError(f"{WANTED}; this one is in {encoding.upper()}.")
         try:
-            return orjson.loads(stream.read())
+            return orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise ParseError(f"The body is not JSON: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The request header `Prefer` (RFC 7240): `wait` and `respond-async`."""
+"""The request header `Prefer` (RFC 7240): `wait`, `respond-async`, `handling`."""
 
 from dataclasses import dataclass
 from urllib.request import parse_http_list
@@ -8,6 +8,7 @@ from urllib.request import parse_http_list
 class Preference:
     wait_s: int | None = None
     respond_async: bool = False
+    is_lenient: bool = False
 
     @property
     def applied(self) -> str:
@@ -16,7 +17,7 @@ class Preference:
         return ", ".join(["respond-async"] * self.respond_async + wait)
 
 
-def parse_prefer(header: str, wait_max_s: int) -> Preference:
+def parse_prefer(header: str, wait_max_s: int = 0) -> Preference:
     """Return the preferences in the header, which are ignored where malformed."""
     found: dict[str, str] = {}
     for element in parse_http_list(header):
@@ -28,4 +29,5 @@ def parse_prefer(header: str, wait_max_s: int) -> Preference:
         # A float takes any number of digits.
         int(min(float(wait), wait_max_s)) if is_number else None,
         respond_async=found.get("respond-async") == "",
+        is_lenient=found.get("handling", "").lower() == "lenient",
     )

@@ -1,11 +1,16 @@
 """OpenAPI: what every operation has, such as errors, authentication and headers."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+)
 from rest_framework import serializers
 from rest_framework.permissions import SAFE_METHODS
 
@@ -55,6 +60,22 @@ HEADERS = {
         "schema": {"type": "integer"},
     },
 }
+
+
+def operation[V: Callable[..., Any]](
+    *, parameters: Sequence[OpenApiParameter] = (), **described: Any
+) -> Callable[[V], V]:
+    """Describe a handler, and declare its query parameters: it takes no others."""
+    describe = extend_schema(parameters=[*parameters], **described)
+
+    def decorate(view: V) -> V:
+        view = describe(view)
+        view.query_parameters = frozenset(  # type: ignore[attr-defined]
+            p.name for p in parameters if p.location == OpenApiParameter.QUERY
+        )
+        return view
+
+    return decorate
 
 
 def header(name: str, description: str, **where: Any) -> OpenApiParameter:
@@ -127,6 +148,10 @@ class ProblemSchema(AutoSchema):
                 ),
             )
         return responses
+
+    def get_description(self) -> str:  # type: ignore[override]
+        """Return none: the docstring of a view is for those who work on it."""
+        return ""
 
     def get_override_parameters(self) -> list[Any]:
         return [] if self.method in SAFE_METHODS else [KEY_PARAMETER]

@@ -6,6 +6,8 @@ from django.utils.csp import CSP
 from django.views.decorators.csp import csp_override
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from resilient_site.api.views import StrictView
+
 app_name = "api"
 
 # Swagger UI sets styles in its elements.
@@ -13,7 +15,13 @@ docs_policy: dict[str, list[str]] = settings.SECURE_CSP | {
     "style-src": [CSP.SELF, CSP.UNSAFE_INLINE]
 }
 READING = ["get", "head"]
-schema = SpectacularAPIView.as_view(http_method_names=READING)
+
+
+class SchemaView(StrictView, SpectacularAPIView):
+    """The OpenAPI schema, which takes no parameters."""
+
+
+schema = SchemaView.as_view(http_method_names=READING)
 docs = SpectacularSwaggerSplitView.as_view(
     url_name="api:schema", http_method_names=READING
 )

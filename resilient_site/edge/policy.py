@@ -37,6 +37,8 @@ class Shared:
 
     parameters: tuple[str, ...] = ()
     headers: tuple[bytes, ...] = ()
+    # Whether the view rejects other parameters, so that those requests are its own.
+    is_strict: bool = False
 
     @cached_property
     def relevant_headers(self) -> frozenset[bytes]:
@@ -83,11 +85,13 @@ def policy[V: Callable[..., Any]](
     headers that do.
     """
     names = tuple(name.lower().encode() for name in shared_headers)
-    differs_by = None if shared is None else Shared(shared, names)
-    stated = ViewPolicy(differs_by, is_heavy, form_limit, read_rate, write_rate)
 
     def decorate(view: V) -> V:
-        view.policy = stated  # type: ignore[attr-defined]
+        is_strict = hasattr(view, "query_parameters")
+        differs_by = None if shared is None else Shared(shared, names, is_strict)
+        view.policy = ViewPolicy(  # type: ignore[attr-defined]
+            differs_by, is_heavy, form_limit, read_rate, write_rate
+        )
         return view
 
     return decorate

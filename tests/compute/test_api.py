@@ -230,10 +230,22 @@ def test_demonstration_rejects_an_invalid_size(anonymous_api):
     assert not Job.objects.exists()
 
 
-def test_read_only_members_of_a_job_are_ignored(api, editor, reader):
+def test_unknown_members_of_a_job_are_rejected_or_ignored(api, editor, reader):
     request = {"task": "heavy_computation", "params": {}}
     theirs = {"owner": editor.pk, "state": "succeeded", "attempts": 5, "id": "1"}
-    made = api.post(JOBS, request | theirs)
+    for body, unknown in (
+        (request | theirs, set(theirs)),
+        (request | {"params": {"sise": 10}}, {"params"}),
+    ):
+        refused = api.post(JOBS, body)
+        assert (refused.status_code, refused.json()["code"]) == (400, "unknown_field")
+        assert set(refused.json()["errors"]) == unknown
+    assert "“size”" in str(refused.json()["errors"]["params"]["sise"])
+    assert not Job.objects.exists()
+
+    lenient = {"Prefer": "handling=lenient, wait=0"}
+    made = api.post(JOBS, request | theirs, headers=lenient)
+    assert made["Preference-Applied"] == "wait=0, handling=lenient"
     job = Job.objects.get()
     assert made.status_code == 202
     assert (job.owner, job.state, job.attempts) == (reader, "queued", 0)

@@ -105,10 +105,10 @@ class Clients:
             self._send(connection, ITEM, Connection="close")
 
     def search(self) -> None:
-        """Send a search that no cache has."""
+        """Send a search that hardly any cache has."""
         words = random.choice(["a", "island", "language", "north", "x"])
-        number = random.randrange(10**9)
-        path = f"/api/v1/items?search={words}&page_size=10&none={number}"
+        size = random.randrange(1, 500)
+        path = f"/api/v1/items?search={words}&page_size={size}"
         with self._connection() as connection:
             self._send(connection, path, (200, 503))
 

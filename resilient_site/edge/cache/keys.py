@@ -75,12 +75,17 @@ def may_be_shared(copy: CachedResponse, key: Key) -> bool:
 
 
 def query_of(query: bytes, shared: Shared) -> str | None:
-    """Return the parameters that count, in one order; None if they are too many."""
+    """Return the parameters that count, in one order.
+
+    None if they are too many, or if one is unknown to a view that rejects those.
+    """
     if not shared.parameters:
-        return ""
+        return None if shared.is_strict else ""
     if _is_plain(query):
         plain = [pair.partition("=") for pair in query.decode().split("&")]
         named = [pair for pair in plain if pair[0] in shared.parameters]
+        if shared.is_strict and len(named) < len(plain):
+            return None
         return "&".join("".join(pair) for pair in sorted(named, key=itemgetter(0)))
     try:
         pairs = parse_qsl(
@@ -94,4 +99,5 @@ def query_of(query: bytes, shared: Shared) -> str | None:
     counting = sorted(
         (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
     )
-    return urlencode(counting)
+    is_unknown = shared.is_strict and len(counting) < len(pairs)
+    return None if is_unknown else urlencode(counting)

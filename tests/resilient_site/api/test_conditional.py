@@ -1,8 +1,11 @@
 """The evaluator of conditional requests, and what reads make of it."""
 
-import pytest
+from datetime import UTC, datetime, timedelta
 
-from resilient_site.api.conditional import evaluate
+import pytest
+from django.utils.http import http_date
+
+from resilient_site.api.conditional import date_validator, evaluate
 from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 
 pytestmark = pytest.mark.once
@@ -13,9 +16,9 @@ BEFORE, MODIFIED, AFTER = (
 PROCEED, NOT_MODIFIED = False, True
 
 
-def outcome(method, headers, etag='"a"', last_modified: str | None = MODIFIED):
+def outcome(method, headers, etag: str | None = '"a"', last_modified=MODIFIED, **more):
     try:
-        return evaluate(method, headers, etag=etag, last_modified=last_modified)
+        return evaluate(method, headers, etag=etag, last_modified=last_modified, **more)
     except (Invalid, PreconditionFailed) as error:
         return type(error)
 
@@ -78,14 +81,40 @@ def test_if_modified_since_holds_for_reads(method, at, expected):
     assert outcome(method, {"if-modified-since": at}, last_modified=None) is PROCEED
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "POST"])
 @pytest.mark.parametrize(
-    ("at", "expected"),
-    [(BEFORE, StaleVersion), (MODIFIED, PROCEED), (AFTER, PROCEED), ("soon", PROCEED)],
+    ("at", "expected"), [(BEFORE, StaleVersion), (MODIFIED, PROCEED), (AFTER, PROCEED)]
 )
 def test_if_unmodified_since_holds_for_reads_and_writes(method, at, expected):
     assert outcome(method, {"if-unmodified-since": at}) is expected
     assert outcome(method, {"if-unmodified-since": at}, last_modified=None) is PROCEED
+
+
+@pytest.mark.parametrize("at", ["soon", "", "2020-01-01", "1577836800"])
+def test_malformed_if_unmodified_since_is_an_error_on_writes_only(at):
+    assert outcome("GET", {"if-unmodified-since": at}) is PROCEED
+    assert outcome("PUT", {"if-unmodified-since": at}) is Invalid
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"if-none-match": "*"}, PROCEED),
+        ({"if-match": "*"}, StaleVersion),
+        ({"if-match": '"1"'}, StaleVersion),
+        ({"if-match": "1"}, Invalid),
+    ],
+)
+def test_what_is_to_be_created_matches_nothing(headers, expected):
+    assert outcome("POST", headers, None, None, exists=False) is expected
+
+
+def test_date_of_the_present_second_is_no_validator():
+    """Else it would stand for two states, if another change follows."""
+    now = datetime.now(UTC)
+    assert date_validator(now + timedelta(seconds=1)) is None
+    earlier = now - timedelta(seconds=1)
+    assert date_validator(earlier) == http_date(earlier.timestamp())
 
 
 @pytest.mark.parametrize(

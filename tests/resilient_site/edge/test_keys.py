@@ -36,6 +36,13 @@ async def test_irrelevant_parameters_cause_no_fetch():
     assert len(response_store.memory) == 1
 
 
+@pytest.mark.parametrize("parameters", [("q", "tag"), ()])
+@pytest.mark.parametrize("query", [b"q=a&tags=x", b"tags=%20", b"x"])
+def test_unknown_parameter_leaves_a_strict_view_to_respond(query, parameters):
+    assert query_of(query, Shared(parameters, is_strict=True)) is None
+    assert query_of(query, Shared(parameters)) is not None
+
+
 @run
 async def test_order_of_names_and_encoding_make_no_difference():
     await get("/thing?q=a%20b&tag=1&tag=2")

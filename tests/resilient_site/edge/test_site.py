@@ -70,6 +70,17 @@ async def test_shared_response_is_fetched_once_and_after_a_change():
 
 
 @run
+async def test_unknown_parameter_is_no_cache_hit_on_rest_but_is_on_pages():
+    for target, status in (("/api/v1/items", 400), ("/items/", 200), (ITEM, 400)):
+        assert (await get(target)).status == 200
+        assert (await get(target)).is_hit
+        answer = await get(f"{target}?tags=metal")
+        assert (answer.status, answer.is_hit) == (status, status == 200)
+        lenient = await get(f"{target}?tags=metal", Prefer="handling=lenient")
+        assert lenient.status == 200
+
+
+@run
 async def test_head_of_an_export_runs_no_export():
     for _ in range(2 * wsgi_bridge.admission.heavy_max):
         answer = await get("/api/v1/items/export", "HEAD")
@@ -92,8 +103,10 @@ async def test_client_that_writes_reads_its_own_write(token):
             assert (await get(ITEM, **reader)).json()["name"] == f"Bolt {n}"
 
 
+@pytest.mark.parametrize("scheme", ["Token", "Bearer"])
 @run
-async def test_verified_token_gets_cache_hits_until_it_is_revoked(token):
+async def test_verified_token_gets_cache_hits_until_it_is_revoked(token, scheme):
+    token = token.replace("Token", scheme)
     first = await get(ITEM, Authorization=token)
     again = await get(ITEM, Authorization=token)
     assert (first.is_hit, again.is_hit, first.body == again.body) == (False, True, True)
