@@ -18,7 +18,7 @@ $(shell rm -f .venv/.run .venv/.dev)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test .system check drill bench lock schema configuration clean
+.PHONY: help run test .system check drill bench mutants lock schema configuration clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,10 @@ drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: d
 bench: .venv/.dev ## Measure the site beside its peers (ARGS: see --help)
 	@sh deploy/system_packages.sh wrk nginx redis-server
 	@exec $(PYTHON_BIN) -m tests.load.bench $(ARGS)
+
+mutants: .system ## Change the code in small ways and count what tests catch (ARGS: pytest's)
+	@$(PYTHON_BIN) -m pytest -p tests.mutants -p no:randomly -q --timeout 0 \
+		-m "not faults and not browser" $(ARGS)
 
 lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: newest)
 	$(COMPILE) --output-file requirements.txt pyproject.toml

@@ -1,0 +1,365 @@
+"""Change the code in small ways and see whether a test fails (mutation testing).
+
+    make mutants                                                 all core modules
+    make mutants ARGS="--mutate items/search.py tests/items"     one, by these tests
+    make mutants ARGS="--sample 200"                             200 of the changes
+
+A plugin of pytest. It runs the tests once, notes which functions each one calls, and
+forks for every change: the child exchanges the code of the function in place, runs the
+tests that call it until one fails, and ends. What is changed: bodies of functions, and
+whole numbers at the top of a module. What is not seen: code that another process runs.
+`mutants.toml` names the core modules, and the changes that no user can notice.
+"""
+
+import ast
+import copy
+import functools
+import gc
+import itertools
+import os
+import random
+import select
+import signal
+import sys
+import time
+import tomllib
+import types
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from _pytest.runner import runtestprotocol
+from django.db import connections
+
+ROOT = Path(__file__).parent.parent
+LIST = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
+OURS = ("items", "compute", "resilient_site")
+TOOL = sys.monitoring.PROFILER_ID
+CAUGHT, SURVIVED, TIMED_OUT = range(3)
+OPPOSITES: dict[type, Callable[[], Any]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+}
+
+
+@dataclass
+class Mutant:
+    path: str  # of the module, as items/search.py
+    line: int
+    name: str  # of the function, or of the number
+    before: str
+    after: str
+    callers: list[pytest.Item]
+    apply: Callable[[], None]
+
+    @property
+    def is_left_out(self) -> bool:
+        function = f"{self.path}:{self.name}"
+        if function in LIST["unseen"]:
+            return True
+        return [self.before, self.after] in LIST["equivalent"].get(function, [])
+
+    def __str__(self) -> str:
+        change = f"    - {self.before}\n    + {self.after}"
+        return f"{self.path}:{self.line} {self.name}\n{change}"
+
+
+# --- the changes
+
+
+def changed(node: ast.AST, field: str) -> Any:  # noqa: C901 - a table
+    """Return what the node in this field of its parent is replaced by, or None."""
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=others) if (
+            opposite := OPPOSITES.get(type(op))
+        ):
+            return ast.Compare(left, [opposite()], others)
+        case ast.BoolOp(op=op, values=values):
+            return ast.BoolOp(OPPOSITES[type(op)](), values)
+        case ast.BinOp(left=left, op=op, right=right) if opposite := OPPOSITES.get(
+            type(op)
+        ):
+            return ast.BinOp(left, opposite(), right)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return operand
+        case ast.Constant(value=bool(value)):
+            return ast.Constant(not value)
+        case ast.Constant(value=int(value)):
+            return ast.Constant(value + 1)
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name("logger")))):
+            return None  # nobody promises a log line
+        case ast.Raise(exc=ast.Call(func=ast.Name("AssertionError"))):
+            return None
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign():
+            return ast.Pass()
+        case ast.Return(value=value) if value and ast.unparse(value) != "None":
+            return ast.Return(ast.Constant(None))
+        case ast.expr() if field == "test":
+            return ast.UnaryOp(ast.Not(), node)
+    return None
+
+
+def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, Callable[[Any], None]]]:
+    """Yield each node, the field of its parent it is in, and what replaces it there."""
+    for parent in ast.walk(tree):
+        for field, value in ast.iter_fields(parent):
+            if isinstance(value, ast.AST):
+                yield value, field, functools.partial(setattr, parent, field)
+            elif isinstance(value, list):
+                for index, node in enumerate(value):
+                    if isinstance(node, ast.AST):
+                        put = functools.partial(value.__setitem__, index)
+                        yield node, field, cast(Callable[[Any], None], put)
+
+
+def codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
+    """Return the code of all functions and classes in `code`, by name and line."""
+    found = {}
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found[constant.co_qualname, constant.co_firstlineno] = constant
+            found |= codes(constant)
+    return found
+
+
+def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
+    filename = str(ROOT / path)
+    tree = ast.parse((ROOT / path).read_text())
+    original = codes(compile(tree, filename, "exec"))
+    functions = defaultdict(list)
+    for one in gc.get_objects():
+        if isinstance(one, types.FunctionType) and one.__code__.co_filename == filename:
+            code = one.__code__
+            functions[code.co_qualname, code.co_firstlineno].append(one)
+    for node, field, put in places(tree):
+        if (other := changed(node, field)) is None:
+            continue
+        other = copy.deepcopy(other)  # its place must not become that of its parts
+        put(ast.fix_missing_locations(ast.copy_location(other, node)))
+        try:
+            mutated = codes(compile(tree, filename, "exec"))
+        finally:
+            put(node)
+        differing = {
+            key: code
+            for key, code in mutated.items()
+            if key in original and code != original[key]
+        }
+        # The innermost last: those around it differ as they hold its code.
+        names = sorted(differing, key=lambda key: key[0].count("."))
+        if not names or not any(functions[key] for key in names):
+            continue  # of a class, a default or a decorator
+
+        def apply(differing: dict[Any, types.CodeType] = differing) -> None:
+            for key, code in differing.items():
+                for function in functions[key]:
+                    if len(code.co_freevars) == len(function.__code__.co_freevars):
+                        function.__code__ = code
+
+        yield Mutant(
+            path,
+            getattr(node, "lineno", 0),
+            names[-1][0].replace(".<locals>", ""),
+            ast.unparse(node),
+            ast.unparse(other),
+            calls.of(lambda code: (code.co_qualname, code.co_firstlineno) == names[-1]),  # noqa: B023
+            apply,
+        )
+
+
+def number_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
+    for node in ast.parse((ROOT / path).read_text()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(name)], value=ast.Constant(int(number))):
+                pass
+            case _:
+                continue
+        if isinstance(number, bool) or name.endswith(("_S", "_MS")):
+            continue
+
+        def apply(name: str = name, number: int = number) -> None:
+            for module in [*sys.modules.values()]:
+                if vars(module).get(name) == number:
+                    setattr(module, name, number + 1)
+
+        callers = calls.of(lambda code: name in code.co_names)  # noqa: B023
+        after = f"{name} = {number + 1}"
+        yield Mutant(path, node.lineno, name, ast.unparse(node), after, callers, apply)
+
+
+# --- the tests
+
+
+class Calls:
+    """Which functions of ours each test calls, by the interpreter's own events."""
+
+    def __init__(self) -> None:
+        self.tests: dict[types.CodeType, list[pytest.Item]] = defaultdict(list)
+        self.seconds: dict[pytest.Item, float] = {}
+
+    def run(self, item: pytest.Item, nextitem: Any) -> bool:
+        """Run the test, and return whether it passed."""
+
+        def on_start(code: types.CodeType, offset: int) -> object:
+            if code.co_filename.startswith(str(ROOT)):
+                self.tests[code].append(item)
+            return sys.monitoring.DISABLE
+
+        sys.monitoring.register_callback(TOOL, sys.monitoring.events.PY_START, on_start)
+        sys.monitoring.restart_events()
+        started = time.monotonic()
+        reports = runtestprotocol(item, log=True, nextitem=nextitem)
+        self.seconds[item] = time.monotonic() - started
+        return all(report.passed for report in reports)
+
+    def of(self, is_meant: Callable[[types.CodeType], bool]) -> list[pytest.Item]:
+        """Return the tests that call such a function, those that end first first."""
+        meant = {
+            item
+            for code, items in self.tests.items()
+            if is_meant(code)
+            for item in items
+        }
+        return sorted(meant & self.seconds.keys(), key=self.seconds.__getitem__)
+
+
+class Everything:
+    """Stands for the next test: fixtures of the session stay, all others end."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.session = session
+
+    def listchain(self) -> list[Any]:
+        return [self.session]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mutants")
+    group.addoption("--mutate", action="append", metavar="PATH", help="a module")
+    group.addoption("--sample", type=int, metavar="N", help="try N changes, at random")
+    group.addoption("--seed", type=int, default=1, help="of the sample")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    config = session.config
+    after: Any = Everything(session)
+    calls = Calls()
+    sys.monitoring.use_tool_id(TOOL, "mutants")
+    sys.monitoring.set_events(TOOL, sys.monitoring.events.PY_START)
+    for item, following in zip(session.items, [*session.items[1:], after], strict=True):
+        if not calls.run(item, following):
+            del calls.seconds[item]  # fails or is skipped without a change
+    sys.monitoring.set_events(TOOL, sys.monitoring.events.NO_EVENTS)
+    sys.monitoring.free_tool_id(TOOL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of the tests still log
+    for _, of_file in itertools.groupby([*calls.seconds], lambda item: item.path):
+        drop_unfit([*of_file], calls)
+
+    mutants = [
+        mutant
+        for path in config.option.mutate or LIST["modules"]
+        for kind in (function_mutants, number_mutants)
+        for mutant in kind(path, calls)
+        if not mutant.is_left_out
+    ]
+    if config.option.sample:
+        random.seed(config.option.seed)
+        mutants = random.sample(mutants, min(config.option.sample, len(mutants)))
+        mutants.sort(key=lambda mutant: (mutant.path, mutant.line))
+    write = config.get_terminal_writer().line
+    write(f"\n{len(mutants)} changes, {len(calls.seconds)} tests\n")
+    outcomes: dict[str, list[int]] = defaultdict(list)
+    for mutant in mutants:
+        outcome = SURVIVED
+        if mutant.callers:
+            outcome = try_out(mutant, mutant.callers, calls)
+        outcomes[mutant.path].append(outcome)
+        if outcome != CAUGHT:
+            why = "no test calls it" if not mutant.callers else "no test fails"
+            write(f"{mutant}\n    {'timed out' if outcome == TIMED_OUT else why}\n")
+    for path, found in sorted(outcomes.items()):
+        write(f"{share(found)}  {path}")
+    write(f"{share([one for found in outcomes.values() for one in found])}  in all")
+    return True
+
+
+def share(outcomes: list[int]) -> str:
+    caught = sum(outcome != SURVIVED for outcome in outcomes)
+    return f"{caught:5} of {len(outcomes):5} caught = {caught / len(outcomes):4.0%}"
+
+
+def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> int:
+    """Return CAUGHT if a test fails, TIMED_OUT if the tests go on for too long."""
+    connections.close_all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of the tests
+        child = os.fork()
+    if child == 0:
+        code = TIMED_OUT
+        try:
+            os.setsid()
+            code = run_child(mutant, items)
+        finally:
+            os._exit(code)
+    process = os.pidfd_open(child)
+    limit_s = 20 + 5 * sum(calls.seconds[item] for item in items)
+    if not select.select([process], [], [], limit_s)[0]:
+        os.killpg(child, signal.SIGKILL)
+    os.close(process)
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else TIMED_OUT
+
+
+def run_child(mutant: Mutant | None, items: list[pytest.Item]) -> int:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    for one in gc.get_objects():
+        if isinstance(one, functools._lru_cache_wrapper) and str(
+            one.__module__
+        ).startswith(OURS):
+            one.cache_clear()
+    if mutant is not None:
+        mutant.apply()
+    session = items[0].session
+    after: Any = Everything(session)
+    outcome = SURVIVED
+    for item, nextitem in zip(items, [*items[1:], after], strict=True):
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if any(report.failed for report in reports):
+            outcome = CAUGHT
+            break
+    session._setupstate.teardown_exact(after)
+    return outcome
+
+
+def drop_unfit(items: list[pytest.Item], calls: Calls) -> None:
+    """Forget tests that fail or hang in a forked process without a change.
+
+    They need a thread of this one, say. All are tried together, then by halves.
+    """
+    if not items or try_out(None, items, calls) == SURVIVED:
+        return
+    if len(items) == 1:
+        del calls.seconds[items[0]]
+        return
+    half = len(items) // 2
+    drop_unfit(items[:half], calls)
+    drop_unfit(items[half:], calls)
