@@ -15,10 +15,12 @@ class ItemsConfig(AppConfig):
     verbose_name = "Catalogue"
 
     def ready(self) -> None:
+        from items.changes import health as feed_health
         from items.imports import uploads
         from resilient_site.operations import clean_up
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
+        feed_health.register_all()
         post_migrate.connect(create_editors_group, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)

@@ -37,6 +37,7 @@ class Postgres(Server):
             "shared_buffers": "32MB",
             "fsync": "off",
             "full_page_writes": "off",
+            "max_prepared_transactions": "4",
         }
 
     @staticmethod

@@ -148,7 +148,7 @@ def _postgresql() -> Iterator[Finding]:
     if idle := int(_ask(LONG_IDLE)):
         yield warning(
             f"{idle} transactions have been open and idle for an hour.",
-            "They stop the change feed. Find them in pg_stat_activity and end them.",
+            "They keep deleted rows on disk. End them: see pg_stat_activity.",
         )
 
 

@@ -132,6 +132,23 @@ def take_all_connections(context: Context) -> Iterator[None]:
         connection.close()
 
 
+def hold_transaction(context: Context) -> Iterator[None]:
+    """Leave a transaction open in another database of the cluster; follow the feed."""
+    url, page = context.stack.postgres.url("template1"), "/api/v1/changes?since=now"
+    context.measured["delivered"] = 0
+
+    def follow() -> None:
+        nonlocal page
+        found = context.stack._get(page)
+        context.measured["delivered"] += len(found["results"])
+        page = found["next"]
+
+    with psycopg.connect(url) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        context.sustain = follow
+        yield
+
+
 def kill_broker(context: Context) -> Iterator[None]:
     received = context.stack.events.bodies
     context.stack.rabbitmq.kill()
@@ -301,6 +318,10 @@ FAULTS = (
     Fault(
         "postgres-connections", "PostgreSQL has no connection left", 4,
         take_all_connections, DATABASE,
+    ),
+    Fault(
+        "other-database", "A transaction stays open in another database", 4,
+        hold_transaction,
     ),
     Fault(
         "web-killed", "A web process is killed", 0,

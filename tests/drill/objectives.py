@@ -23,6 +23,8 @@ KNOWN = {
                       lambda r: 100 * r.during.stale / max(r.during.reads, 1)),
     "noticed_s": ("detected after", MOST, " s", lambda r: r.noticed_s),
     "recovered_s": ("recovered after", MOST, " s", lambda r: r.recovered_s),
+    "delivered": ("changes delivered", LEAST, "",
+                  lambda r: r.measured.get("delivered")),
     "goodput": ("goodput", LEAST, "", lambda r: r.measured.get("goodput")),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from tests.load.bench import machine
 TEMPLATE = Path(__file__).parent / "report.html"
 # Labels of measured figures.
 MEASURED = {
+    "delivered": "{:.0f} changes were delivered meanwhile",
     "capacity": "{:.0f} requests a second can be answered",
     "goodput": "{:.0%} of that is answered within a second each during the overload",
     "answered": "{:.0f} of them were answered",

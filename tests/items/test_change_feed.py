@@ -1,14 +1,25 @@
 """A consumer of the change feed misses no commit, however slow its transaction."""
 
+import os
 import threading
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.utils import timezone
 
-from items.changes import feed
+from items.changes import feed, health
+from items.changes.transactions import first_open_transaction
 from items.models import ItemChange
+from resilient_site.health.components import Status
+from resilient_site.operations.doctor import Level
 from tests.factories import make_item
+
+pytestmark = pytest.mark.django_db(transaction=True)
+on_postgresql = pytest.mark.skipif("connection.vendor != 'postgresql'")
 
 
 def read(since: feed.Position) -> tuple[list[str], feed.Position]:
@@ -17,11 +28,9 @@ def read(since: feed.Position) -> tuple[list[str], feed.Position]:
     return [change.item_id for change in changes], end
 
 
-@pytest.mark.django_db(transaction=True)
+@on_postgresql
 def test_late_commit_is_not_skipped():
     """The slow one writes first, and commits after a later one was read."""
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite has one writer at a time")
     written, finish = threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -44,11 +53,79 @@ def test_late_commit_is_not_skipped():
     assert read(since)[0] == []
 
 
-@pytest.mark.django_db(transaction=True)
+@contextmanager
+def open_transaction(database: str, *, is_prepared: bool = False):
+    """A transaction with a number, and the pid of its backend."""
+    url, name = os.environ["DATABASE_URL"], f"of {database}"
+    with psycopg.connect(
+        url, dbname=database, autocommit=True, application_name="the psql"
+    ) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT pg_current_xact_id()")
+        if is_prepared:
+            other.execute(f"PREPARE TRANSACTION '{name}'")
+        try:
+            yield other.info.backend_pid
+        finally:
+            other.execute(f"ROLLBACK PREPARED '{name}'" if is_prepared else "ROLLBACK")
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_transactions_of_other_databases_do_not_delay_the_feed(is_prepared):
+    ours = connection.settings_dict["NAME"]
+    with open_transaction("postgres", is_prepared=is_prepared):
+        make_item(id="first")
+        assert read(feed.START)[0] == ["first"]
+        with open_transaction(ours, is_prepared=is_prepared):
+            make_item(id="second")
+            assert read(feed.START)[0] == ["first"]
+        assert read(feed.START)[0] == ["first", "second"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_transaction_that_holds_the_feed_back_is_named(monkeypatch, is_prepared):
+    ours = connection.settings_dict["NAME"]
+    assert health.check().status is Status.PASS
+    with open_transaction(ours, is_prepared=is_prepared) as pid:
+        assert health.check().status is Status.PASS  # nothing waits
+        make_item()
+        assert health.check().status is Status.PASS  # not for long
+        monkeypatch.setattr(health, "STANDING_STILL", timedelta(0))
+        held, (finding,) = health.check(), health.examine()
+    assert (held.status, finding.level) == (Status.WARN, Level.WARNING)
+    assert f"{timezone.now():since %H:}" in held.meaning
+    name = f"Prepared transaction (of {ours})" if is_prepared else f"{pid} (the psql)"
+    assert name in held.error
+    assert f"{timezone.now():since %Y-%m-%d %H:}" in held.error
+    assert name in finding.what
+    assert ("ROLLBACK PREPARED" if is_prepared else f"({pid})") in finding.todo
+    assert health.check().status is Status.PASS
+
+
+@on_postgresql
+@pytest.mark.parametrize("database", ["ours", "postgres"])
+def test_transaction_that_ends_after_the_snapshot_holds_the_feed(database):
+    """What it wrote is not seen yet, and the server does not say any more whose it was.
+
+    A snapshot that is held shows the moment between the two.
+    """
+    ours = connection.settings_dict["NAME"]
+    with ExitStack() as opened:
+        opened.enter_context(open_transaction(ours if database == "ours" else database))
+        make_item(id="later")
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
+            (number,) = cursor.fetchone()
+            opened.close()
+            assert first_open_transaction() == int(number)
+
+
+@on_postgresql
 def test_restored_log_is_read_from_the_start(anonymous_api):
     """Its transactions may have larger numbers than the new cluster has reached."""
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite does not number transactions")
     make_item(id="before")
     ItemChange.objects.update(transaction=10**15)
     assert read(feed.START)[0] == []

@@ -50,7 +50,8 @@ def test_probes_page_and_metrics_answer_while_database_and_cache_hang(
         assert answer.headers["Content-Type"] == "application/health+json"
         checks = answer.json()["checks"].items()
         assert {name: check[0]["status"] for name, check in checks} == {
-            "database": "fail", "cache": "warn", "compute": "warn", "edge": "pass",
+            "database": "fail", "cache": "warn", "feed": "warn", "compute": "warn",
+            "edge": "pass",
         }  # fmt: skip
         is_open = b'breakers{breaker="database",state="open"} 1.0'
         wait_for(lambda: is_open in site.get("/metrics").body)  # sampled each second
@@ -65,7 +66,7 @@ def test_probes_page_and_metrics_answer_while_database_and_cache_hang(
         assert site.get("/api/v1/items").status == 200
         wait_for(lambda: site.get("/readyz?verbose").json()["status"] == "pass")
         postgres_own.kill()
-        degraded = "ok, but degraded: database, compute"
+        degraded = "ok, but degraded: database, feed, compute"
         wait_for(lambda: readiness(site) == (200, degraded))
         assert "Some things do not work" in page(site)
     finally:
