@@ -63,7 +63,7 @@ class TaskViewSet(StrictView, ViewSet):
 
 
 class JobViewSet(StrictView, ViewSet):
-    """The user's own jobs; all jobs for staff."""
+    """The user's own jobs; all jobs with the permission to view jobs."""
 
     permission_classes = [IsAuthenticated]
     parser_classes = [JSONParser, MultiPartParser]
@@ -111,7 +111,7 @@ class JobViewSet(StrictView, ViewSet):
     @schema.job_cancellation
     @idempotent
     def cancel(self, request: Request, id: UUID) -> Response:
-        job = jobs.cancel(jobs.get_job(id, request.user))
+        job = jobs.cancel(jobs.get_job_to_cancel(id, request.user))
         return self._job_response(job, 200 if job.is_finished else 202)
 
     @policy(is_heavy=True)

@@ -184,6 +184,19 @@ def get_job(job_id: UUID, user: User | AnonymousUser) -> Job:
     return job
 
 
+def get_job_to_cancel(job_id: UUID, user: User | AnonymousUser) -> Job:
+    """Raise NotAllowed for a job of others without the permission to change jobs."""
+    job = get_job(job_id, user)
+    if not may_cancel(job, user):
+        raise NotAllowed
+    return job
+
+
+def may_cancel(job: Job, user: User | AnonymousUser) -> bool:
+    is_own = job.owner_id is not None and job.owner_id == user.pk
+    return is_own or user.has_perm("compute.change_job")
+
+
 # --- limits and estimates of the queue
 
 

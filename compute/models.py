@@ -22,9 +22,9 @@ ERROR_MAX = 2_000
 
 class JobQuerySet(models.QuerySet["Job"]):
     def visible_to(self, user: User | AnonymousUser) -> JobQuerySet:
-        """Filter to the jobs a user may see: their own, or all for staff."""
+        """Filter to the jobs a user may see: their own, or all with a permission."""
         jobs = self.filter(parent=None)
-        if user.is_staff:
+        if user.has_perm("compute.view_job"):
             return jobs
         return jobs.filter(owner=user) if user.is_authenticated else jobs.none()
 

@@ -119,7 +119,7 @@ def job_detail(request: HtmxRequest, pk: UUID) -> HttpResponse:
 @private_page
 @require_POST
 def job_cancel(request: HtmxRequest, pk: UUID) -> HttpResponse:
-    job = jobs.get_job(pk, request.user)
+    job = jobs.get_job_to_cancel(pk, request.user)
     try:
         job = jobs.cancel(job)
     except Conflict as conflict:
@@ -221,6 +221,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
     context = {
         "job": job,
         "params": display_params(job),
+        "may_cancel": jobs.may_cancel(job, request.user),
         "may_run_again": task is not None and task.may_run(request.user),
         "key": uuid4(),
         "shows_parts": task is not None

@@ -19,6 +19,21 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]
         return f"{self.name or 'token'} {self.token_key}… of {self.user_id}"
 
 
+class Operation(models.Model):
+    """Permissions of operators; there is no table."""
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        permissions = [
+            ("view_status_details", "Can view errors and figures on the status page"),
+            ("override_breakers", "Can force circuit breakers open or closed"),
+        ]
+
+    def __str__(self) -> str:
+        return "operation"
+
+
 class IdempotencyRecord(models.Model):
     """Stored response to a write with an Idempotency-Key."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.contrib.auth.models import Permission, User
 from django.db.models import QuerySet
 
 from items import catalogue, fields
@@ -10,6 +11,10 @@ from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 
 TESTER = Actor(None, "tester")
+
+
+def allow(user: User, *codenames: str) -> None:
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
 
 
 def make_item(**overrides: Any) -> Item:

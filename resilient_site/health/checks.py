@@ -1,4 +1,4 @@
-"""Health checks of the database and the cache."""
+"""Health checks of the database, the cache and operator overrides."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +11,7 @@ from resilient_site.cache.memory import memory_usage
 from resilient_site.health.components import CheckResult, Component, Status, register
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience import breakers
+from resilient_site.resilience.breaker_overrides import describe_all
 from resilient_site.resilience.breakers import State, describe
 
 DATABASE = "database"
@@ -66,6 +67,13 @@ def _memory_figures() -> Iterator[tuple[str, str]]:
     yield "Rate limits are counted", "together" if is_shared else "by each process"
 
 
+def overrides() -> CheckResult:
+    if found := describe_all():
+        return CheckResult(Status.WARN, " ".join(found))
+    return CheckResult(Status.PASS, "No circuit breaker is forced open or closed.")
+
+
 def register_all() -> None:
     register(Component(DATABASE, "Catalogue", "datastore", database))
     register(Component("cache", "Cache", "datastore", cache))
+    register(Component("overrides", "Overrides", "system", overrides))

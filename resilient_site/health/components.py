@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Names and values that staff sees beside the text, in this order.
+# Names and values that operators see beside the text, in this order.
 type Figures = tuple[tuple[str, str], ...]
 
 
@@ -17,7 +17,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The status, what it means for people, and what only staff sees."""
+    """The status, what it means for people, and what only operators see."""
 
     status: Status
     meaning: str

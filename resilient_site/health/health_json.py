@@ -9,13 +9,13 @@ TYPE = "application/health+json"
 
 
 def health(
-    report: Report, why_not_ready: str = "", *, for_staff: bool = False
+    report: Report, why_not_ready: str = "", *, with_details: bool = False
 ) -> dict[str, Any]:
-    """Return the document; only that for staff has figures and errors."""
+    """Return the document; errors and figures are for operators only."""
     members: dict[str, Any] = {
         "status": overall(report, why_not_ready),
         "description": "Resilient Site",
-        "checks": {c.name: [_check(c, for_staff)] for c in report.components},
+        "checks": {c.name: [_check(c, with_details)] for c in report.components},
     }
     if why_not_ready:
         members["output"] = why_not_ready
@@ -28,7 +28,7 @@ def overall(report: Report, why_not_ready: str) -> Status:
     return Status.WARN if report.not_passing else Status.PASS
 
 
-def _check(component: ComponentStatus, for_staff: bool) -> dict[str, Any]:
+def _check(component: ComponentStatus, with_details: bool) -> dict[str, Any]:
     # The draft has no status for a check that does not return.
     unknown = component.status is Status.UNKNOWN
     members: dict[str, Any] = {
@@ -38,7 +38,7 @@ def _check(component: ComponentStatus, for_staff: bool) -> dict[str, Any]:
     }
     if component.status is not Status.PASS:
         members["output"] = component.meaning
-    if for_staff:
+    if with_details:
         members["figures"] = dict(component.figures)
         if component.error:
             members["error"] = component.error

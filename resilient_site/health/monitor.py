@@ -41,7 +41,7 @@ class ComponentStatus:
     status: Status
     meaning: str
     since: datetime
-    # For staff only; these change all the time.
+    # For operators only; these change all the time.
     error: str = field(default="", compare=False)
     figures: Figures = field(default=(), compare=False)
 

@@ -1,17 +1,17 @@
-"""Probes, the status page, and the circuit breaker overrides for staff."""
+"""Probes, the status page, and the circuit breaker overrides of operators."""
 
 import gc
 import logging
 import os
 import threading
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import orjson
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
+from django.contrib.auth.decorators import login_required, permission_required
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -28,7 +28,8 @@ from resilient_site.health import health_json
 from resilient_site.health.components import Status
 from resilient_site.health.monitor import Report, health_monitor
 from resilient_site.observability.memory_usage import private_bytes, resident_bytes
-from resilient_site.resilience.breaker_overrides import breaker_overrides
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breaker_overrides import Override, breaker_overrides
 from resilient_site.resilience.breakers import State, all_breakers
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ HEADLINES = {
 BREAKER_FIGURES = (
     "name", "failures", "last_error", "since", "opens", "retry_after_s",
 )  # fmt: skip
+VIEW_DETAILS = "resilient_site.view_status_details"
+OVERRIDE = "resilient_site.override_breakers"
+# How long an override may hold.
+DURATIONS_MIN = (5, 15, 60)
 STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
@@ -113,12 +118,14 @@ def status(request: HttpRequest) -> HttpResponse:
 
 def _for_user(request: HttpRequest) -> HttpResponse:
     report = health_monitor.report()
-    is_staff = request.user.is_staff
+    with_details = request.user.has_perm(VIEW_DETAILS)
     if _wants_json(request):
-        document = health_json.health(report, for_staff=is_staff)
-        return _json(document | (_details() if is_staff else {}))
-    staff = {"staff": _details()} if is_staff else {}
-    return render(request, "status.html", _context(report) | staff)
+        document = health_json.health(report, with_details=with_details)
+        return _json(document | (_details() if with_details else {}))
+    context = _context(report)
+    if with_details:
+        context |= {"details": _details(), "durations": DURATIONS_MIN}
+    return render(request, "status.html", context)
 
 
 def _wants_json(request: HttpRequest) -> bool:
@@ -179,18 +186,27 @@ def _fill_level(entries: int, used: int, most: int) -> str:
 
 @login_required
 @require_POST
+@permission_required(OVERRIDE, raise_exception=True)
 def override_breaker(request: HttpRequest, name: str) -> HttpResponse:
     """Force a circuit breaker open or closed, or remove the override."""
-    if not request.user.is_staff:
-        raise PermissionDenied
     if name not in {breaker.name for breaker in all_breakers()}:
         raise NotFound
     asked = request.POST.get("state", "")
     if asked not in STATES:
         raise Invalid("The state of an override must be open, closed or free.")
+    if name == breakers.database.name and asked == "open":
+        raise Invalid("The circuit breaker of the database cannot be forced open here.")
+    minutes = request.POST.get("minutes", "")
+    if asked != "free" and minutes not in map(str, DURATIONS_MIN):
+        raise Invalid("The duration of an override must be 5, 15 or 60 minutes.")
     state, username = STATES[asked], request.user.get_username()
-    breaker_overrides.set(name, state, username)
-    done = f"forced {state}" if state else "override removed"
+    if state:
+        until = datetime.now(UTC) + timedelta(minutes=int(minutes))
+        breaker_overrides.set(name, Override(state, until, username))
+        done = f"forced {state} for {minutes} minutes"
+    else:
+        breaker_overrides.set(name, None)
+        done = "override removed"
     logger.warning("Circuit breaker %s: %s by %s.", name, done, username)
     messages.success(request, f"Circuit breaker “{name}”: {done}.")
     return redirect("status")

@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.resilience import deadlines
+from resilient_site.resilience.breaker_overrides import describe_all
 from resilient_site.resilience.breakers import describe
 
 TIMEOUT_S = 5.0
@@ -213,6 +214,14 @@ def folder() -> Iterator[Finding]:
         yield ok(text)
 
 
+def overrides() -> Iterator[Finding]:
+    found = describe_all()
+    for text in found:
+        yield warning(text, "Remove the override on the status page when it is done.")
+    if not found:
+        yield ok("No circuit breaker is forced open or closed.")
+
+
 def machine() -> Iterator[Finding]:
     # gunicorn.conf.py raises the soft limit.
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -253,3 +262,4 @@ def register_all() -> None:
     register("folder", folder)
     register("database", database)
     register("cache", shared_cache)
+    register("overrides", overrides)

@@ -1,14 +1,14 @@
 """Operator overrides of circuit breakers, for all processes of this machine.
 
 They are in a small file that every process reads when it changes: so they outlive the
-processes. With a file that is missing or damaged there are no overrides.
+processes, for an hour at most. With a file that is missing or damaged there are none.
 """
 
 import fcntl
 import logging
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from resilient_site.resilience.breakers import State
 logger = logging.getLogger(__name__)
 
 CHECK_PERIOD_S = 0.5
+MAX_DURATION = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Override:
     state: State
+    until: datetime
     by: str = ""
-    since: datetime | None = None
 
 
 class BreakerOverrides:
@@ -54,25 +55,30 @@ class BreakerOverrides:
             self._thread.join()
 
     def current(self) -> dict[str, Override]:
-        """Return the overrides by the names of the breakers."""
+        """Return the overrides by the names of the breakers, without expired ones."""
+        now = datetime.now(UTC)
+        return {n: entry for n, entry in self._read().items() if entry.until > now}
+
+    def _read(self) -> dict[str, Override]:
         try:
             entries = orjson.loads(self.path.read_bytes())
-            return {name: _parse(entry) for name, entry in entries.items()}
+            written_at = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+            return {name: _parse(entry, written_at) for name, entry in entries.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("Overrides of circuit breakers cannot be read: %s", error)
             return {}
 
-    def set(self, name: str, state: State | None, by: str) -> None:
+    def set(self, name: str, override: Override | None) -> None:
         """Force the breaker `name` open or closed; None removes the override."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             overrides = self.current()
             overrides.pop(name, None)
-            if state:
-                overrides[name] = Override(state, by, datetime.now(UTC))
+            if override:
+                overrides[name] = override
             draft = self.path.with_suffix(".draft")
             draft.touch(0o600)
             draft.write_bytes(orjson.dumps(overrides, option=orjson.OPT_INDENT_2))
@@ -88,10 +94,11 @@ class BreakerOverrides:
             except OSError:
                 version = 0, 0
             if version != self._version:
-                self._version, self._overrides = version, self.current()
+                self._version, self._overrides = version, self._read()
+            now = datetime.now(UTC)
             for breaker in breakers.all_breakers():
                 override = self._overrides.get(breaker.name)
-                state = override.state if override else None
+                state = override.state if override and override.until > now else None
                 if breaker.forced is not state:
                     breaker.override(state)
 
@@ -100,13 +107,23 @@ class BreakerOverrides:
             self.apply()
 
 
-def _parse(entry: Any) -> Override:
+def _parse(entry: Any, written_at: datetime) -> Override:
     state = State(entry["state"])
     if state is State.HALF_OPEN:
         raise ValueError(f"forced {state}")
-    since = entry.get("since")
-    by = str(entry.get("by", ""))
-    return Override(state, by, datetime.fromisoformat(since) if since else None)
+    until = written_at + MAX_DURATION
+    if stated := entry.get("until"):
+        until = min(until, datetime.fromisoformat(stated))
+    return Override(state, until, str(entry.get("by", "")))
+
+
+def describe_all() -> list[str]:
+    """Return a sentence on each override that holds now."""
+    return [
+        f"The circuit breaker for the {name} is forced {override.state}"
+        f" until {override.until:%H:%M} UTC."
+        for name, override in breaker_overrides.current().items()
+    ]
 
 
 breaker_overrides = BreakerOverrides(settings.DATA_DIR / "breakers.json")

@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.utils import timezone
 
 from compute.models import Job
 from tests.compute.factories import make_file, make_job
+from tests.factories import allow
 
 pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
@@ -28,10 +28,6 @@ def staff_site(client, reader):
     reader.save()
     client.force_login(reader)
     return client
-
-
-def allow(user, *names: str) -> None:
-    user.user_permissions.add(*Permission.objects.filter(codename__in=names))
 
 
 def sent(response) -> str:

@@ -17,6 +17,7 @@ from compute.models import Job
 from compute.task_context import TaskContext
 from compute.views import PAGE_ROWS
 from tests.compute.factories import make_file, make_job
+from tests.factories import allow
 
 pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
@@ -74,7 +75,20 @@ def test_list_shows_own_jobs_newest_first(member, reader, editor):
     assert "by edith" not in words(response)
 
 
-def test_staff_sees_all_jobs_with_owners_and_cancels_any(client, admin, editor):
+def test_page_of_anothers_job_offers_what_is_permitted(member, reader, editor):
+    job = make_job(owner=editor)
+    User.objects.filter(pk=reader.pk).update(is_staff=True)
+    assert member.get(url(job)).status_code == 404
+    allow(reader, "view_job")
+    assert "Cancel" not in words(member.get(url(job)))
+    assert member.post(url(job, "cancel/")).status_code == 403
+    allow(reader, "change_job")
+    assert "Cancel" in words(member.get(url(job)))
+    member.post(url(job, "cancel/"))
+    assert Job.objects.get(pk=job.pk).state == "cancelled"
+
+
+def test_administrator_sees_all_jobs_with_owners_and_cancels_any(client, admin, editor):
     job = make_job(owner=editor)
     make_job(owner=None)
     parent = make_job("running")

@@ -141,7 +141,7 @@ def test_document_for_everyone_has_no_errors_or_figures():
     (check,) = health_json.health(report)["checks"]["cache"]
     assert (check["status"], check["output"]) == ("warn", "So it is.")
     assert not {"error", "figures"} & set(check)
-    (check,) = health_json.health(report, for_staff=True)["checks"]["cache"]
+    (check,) = health_json.health(report, with_details=True)["checks"]["cache"]
     assert (check["error"], check["figures"]) == ("secret", {"A": "1"})
 
 

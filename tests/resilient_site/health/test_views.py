@@ -1,4 +1,4 @@
-"""The status page for users, and the circuit breaker overrides of staff."""
+"""The status page for users, and the circuit breaker overrides of operators."""
 
 import gc
 import logging
@@ -8,9 +8,11 @@ import pytest
 
 from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
-from resilient_site.resilience import breakers
+from resilient_site.operations import doctor
+from resilient_site.resilience import breaker_overrides, breakers
 from resilient_site.resilience.breaker_overrides import BreakerOverrides
 from resilient_site.resilience.breakers import State
+from tests.factories import allow
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -19,6 +21,7 @@ pytestmark = [pytest.mark.once, pytest.mark.django_db]
 def overrides(tmp_path, monkeypatch):
     overrides = BreakerOverrides(tmp_path / "breakers.json")
     monkeypatch.setattr(views, "breaker_overrides", overrides)
+    monkeypatch.setattr(breaker_overrides, "breaker_overrides", overrides)
     yield overrides
     overrides.path.unlink(missing_ok=True)
     overrides.apply()
@@ -73,32 +76,65 @@ def test_status_json_has_details_for_staff_only(staff, client, reader):
 
 def test_staff_overrides_a_breaker_and_removes_the_override(staff, overrides, caplog):
     caplog.set_level(logging.WARNING)
-    answer = staff.post("/status/breakers/cache/", {"state": "open"}, follow=True)
+    asked = {"state": "open", "minutes": "5"}
+    answer = staff.post("/status/breakers/cache/", asked, follow=True)
     page = answer.content.decode()
-    assert "Circuit breaker “cache”: forced open." in page
-    assert "Forced open by ada" in page
-    assert "Circuit breaker cache: forced open by ada." in caplog.messages
+    assert "Circuit breaker “cache”: forced open for 5 minutes." in page
+    assert "Forced open by ada until" in page
+    assert "Circuit breaker cache: forced open for 5 minutes by ada." in caplog.messages
     assert breakers.cache.state is State.OPEN
+    text = "The circuit breaker for the cache is forced open until"
+    verbose = staff.get("/readyz?verbose").json()
+    assert text in verbose["checks"]["overrides"][0]["output"]
+    assert b"overrides" in staff.get("/readyz").content
+    assert text in next(doctor.overrides()).what
     answer = staff.post("/status/breakers/cache/", {"state": "free"}, follow=True)
     assert "Forced open" not in answer.content.decode()
     assert breakers.cache.state is State.CLOSED
     assert overrides.current() == {}
+    assert next(doctor.overrides()).level == "ok"
 
 
-def test_only_staff_may_override_a_breaker(client, reader, overrides):
-    address = "/status/breakers/cache/"
-    assert client.post(address, {"state": "open"}).status_code == 302
+def test_staff_needs_permissions_for_details_and_overrides(client, reader, overrides):
+    address, asked = "/status/breakers/cache/", {"state": "closed", "minutes": "60"}
+    assert client.post(address, asked).status_code == 302
+    reader.is_staff = True
+    reader.save()
     client.force_login(reader)
-    assert client.post(address, {"state": "open"}).status_code == 403
-    assert breakers.cache.state is State.CLOSED
+    assert "breakers" not in client.get("/status/?format=json").json()
+    allow(reader, "view_status_details")
+    assert "breakers" in client.get("/status/?format=json").json()
+    assert "Force closed" not in client.get("/status/").content.decode()
+    assert client.post(address, asked).status_code == 403
     assert not overrides.path.exists()
+    allow(reader, "override_breakers")
+    assert "Force closed" in client.get("/status/").content.decode()
+    assert client.post(address, asked).status_code == 302
+    assert breakers.cache.forced is State.CLOSED
+
+
+def test_database_is_not_forced_open_from_the_web(staff, overrides):
+    address = "/status/breakers/database/"
+    answer = staff.post(address, {"state": "open", "minutes": "5"})
+    assert answer.status_code == 400
+    assert not overrides.path.exists()
+    page = staff.get("/status/").content.decode()
+    assert ("Force cache open" in page, "Force database open" in page) == (True, False)
+    assert staff.post(address, {"state": "closed", "minutes": "5"}).status_code == 302
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "expected"),
-    [("other", "open", 404), ("cache", "half open", 400), ("cache", "", 400)],
+    ("name", "state", "minutes", "expected"),
+    [
+        ("other", "open", "5", 404),
+        ("cache", "half open", "5", 400),
+        ("cache", "", "5", 400),
+        ("cache", "open", "61", 400),
+        ("cache", "open", "", 400),
+    ],
 )
-def test_unknown_breaker_or_state_is_an_error(staff, overrides, name, state, expected):
-    answer = staff.post(f"/status/breakers/{name}/", {"state": state})
+def test_wrong_override_is_an_error(staff, overrides, name, state, minutes, expected):
+    data = {"state": state, "minutes": minutes}
+    answer = staff.post(f"/status/breakers/{name}/", data)
     assert answer.status_code == expected
     assert not overrides.path.exists()

@@ -1,13 +1,15 @@
 """Operator overrides hold in every process, and outlive them."""
 
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from resilient_site.resilience import breaker_overrides, breakers
-from resilient_site.resilience.breaker_overrides import BreakerOverrides
+from resilient_site.resilience.breaker_overrides import BreakerOverrides, Override
 from resilient_site.resilience.breakers import Breaker, State
 from tests.private_server import wait_for
 
@@ -22,14 +24,40 @@ def two(monkeypatch) -> tuple[Breaker, Breaker]:
     return two
 
 
+def for_a_minute(state: State) -> Override:
+    return Override(state, datetime.now(UTC) + timedelta(minutes=1), "ada")
+
+
+@pytest.mark.parametrize(
+    ("entry", "minutes"),
+    [
+        ({"until": "2026-03-01T12:05:00Z"}, 5),
+        ({"until": "2036-03-01T12:00:00Z"}, 60),
+        ({}, 60),  # as by an editor
+    ],
+)
+def test_override_expires_within_the_hour(tmp_path, two, time_machine, entry, minutes):
+    began = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    overrides = BreakerOverrides(tmp_path / "breakers.json")
+    overrides.path.write_text(json.dumps({"cache": {"state": "open", **entry}}))
+    os.utime(overrides.path, (began.timestamp(), began.timestamp()))
+    for after, state in ((minutes - 1, State.OPEN), (minutes + 1, None)):
+        time_machine.move_to(began + timedelta(minutes=after))
+        overrides.apply()
+        assert two[0].forced is state
+        assert list(overrides.current()) == (["cache"] if state else [])
+    overrides.set("database", for_a_minute(State.CLOSED))
+    assert list(json.loads(overrides.path.read_text())) == ["database"]
+
+
 def test_override_is_applied_and_removed(tmp_path, two):
     overrides = BreakerOverrides(tmp_path / "new" / "breakers.json")
-    overrides.set("cache", State.OPEN, "ada")
-    overrides.set("database", State.CLOSED, "ben")
+    overrides.set("cache", for_a_minute(State.OPEN))
+    overrides.set("database", for_a_minute(State.CLOSED))
     assert [breaker.state for breaker in two] == [State.OPEN, State.CLOSED]
     assert overrides.current()["cache"].by == "ada"
     assert stat.S_IMODE(overrides.path.stat().st_mode) == 0o600
-    overrides.set("cache", None, "ada")
+    overrides.set("cache", None)
     assert [breaker.forced for breaker in two] == [None, State.CLOSED]
     assert list(overrides.current()) == ["database"]
 
@@ -71,7 +99,7 @@ def test_file_that_cannot_be_read_overrides_nothing(tmp_path, two, content):
     overrides.path.write_bytes(content.encode("utf-8", "surrogatepass"))
     overrides.apply()
     assert two[0].forced is None
-    overrides.set("cache", State.CLOSED, "ada")
+    overrides.set("cache", for_a_minute(State.CLOSED))
     assert json.loads(overrides.path.read_text())["cache"]["state"] == "closed"
 
 
@@ -81,7 +109,7 @@ def test_concurrent_overrides_are_all_stored(tmp_path, two):
     with ThreadPoolExecutor(len(names)) as threads:
         list(
             threads.map(
-                lambda name: BreakerOverrides(path).set(name, State.OPEN, "ada"), names
+                lambda n: BreakerOverrides(path).set(n, for_a_minute(State.OPEN)), names
             )
         )
     assert sorted(BreakerOverrides(path).current()) == sorted(names)
