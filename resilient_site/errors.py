@@ -7,6 +7,7 @@ what to do.
 
 import errno
 import logging
+import sqlite3
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,11 +19,12 @@ from django.db import DatabaseError, InterfaceError, InternalError, OperationalE
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
 from django.template.loader import render_to_string
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction
 from rest_framework import exceptions as drf_errors
 
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.postgres.connection import CommitUnknown, WaitCancelled
+from resilient_site.resilience import breakers
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +164,14 @@ class Unavailable(SiteError):
     retry_after_s = 5
 
 
+class Locked(Unavailable):
+    detail = (
+        "Another process has locked the data for longer than a request may wait. "
+        "Nothing was changed. Please try again."
+    )
+    retry_after_s = 1
+
+
 class DeadlinePassed(SiteError):
     status = 503
     code = "deadline_passed"
@@ -212,19 +222,28 @@ def as_site_error(exc: BaseException | None) -> SiteError:
 
 
 def _from_database(exc: DatabaseError | InterfaceError) -> SiteError:
+    if not isinstance(exc.__cause__, WaitCancelled):  # else it was logged before
+        breakers.database.degrade(exc)
     if isinstance(exc, CommitUnknown):
-        logger.error("The database connection broke during a commit: %s", exc)
         return Unavailable(
             "The connection to the database broke while this was being saved. Check "
             "whether it was, or send it again with the same Idempotency-Key."
         )
-    if not isinstance(exc.__cause__, WaitCancelled):  # else it was logged before
-        logger.error("The database failed: %s", exc)
+    if is_locked(exc):
+        return Locked()
     if isinstance(exc, InternalError):
         return Unavailable(
             "The database accepts no changes at the moment. Nothing was changed."
         )
     return Unavailable()
+
+
+def is_locked(error: BaseException) -> bool:
+    """Return whether the wait for a lock in the database was too long."""
+    cause = error.__cause__
+    # The low byte is the error, the rest its kind.
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(cause, LockNotAvailable) or code == sqlite3.SQLITE_BUSY
 
 
 def is_unexpected(error: SiteError) -> bool:

@@ -21,6 +21,7 @@ from resilient_site.ratelimit.policies import (
     UNVERIFIED,
     override_policies,
 )
+from resilient_site.resilience.deadlines import LOCK_WAIT_S
 
 env = Env()
 
@@ -125,10 +126,9 @@ DATABASES: dict[str, dict[str, Any]]
 if EMBEDDED:
     DATABASES = {
         "default": {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "resilient_site.sqlite",
             "NAME": DATA_DIR / "site.sqlite3",
             "OPTIONS": {
-                "timeout": 5,
                 # Take the write lock at the start: upgrading a read lock cannot wait.
                 "transaction_mode": "IMMEDIATE",
                 # FULL: an acknowledged write survives a power cut.
@@ -148,7 +148,7 @@ else:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             # The last option ends queries of connections that have broken.
-            "options": "-c statement_timeout=30s -c lock_timeout=5s"
+            "options": f"-c statement_timeout=30s -c lock_timeout={LOCK_WAIT_S:g}s"
             " -c client_connection_check_interval=1s",
         } | DATABASES["default"]["OPTIONS"]
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
@@ -290,6 +290,11 @@ DEADLINES_S = {
     "read": env.float("DEADLINE_READ_S", 10.0),
     "write": env.float("DEADLINE_WRITE_S", 30.0),
     "heavy": env.float("DEADLINE_HEAVY_S", 3600.0),
+}
+# How long a request waits for a lock in the database.
+LOCK_WAITS_S = {
+    "read": env.float("LOCK_WAIT_READ_S", 0.4),
+    "write": env.float("LOCK_WAIT_WRITE_S", 0.8),
 }
 # By name: class of requests, kind of client, quota, window in seconds. The quotas of
 # anonymous clients allow for whole offices behind one address.

@@ -13,6 +13,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from items.apps import EDITORS
+from resilient_site.resilience import breakers
 
 # A loaded machine may take any time for an example.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -39,7 +40,7 @@ def quick_flush() -> None:
 
 @pytest.fixture(autouse=True)
 def fast_and_alone(settings: Any) -> Iterator[None]:
-    """A cheap hash for passwords, and a cache that remembers no other test."""
+    """A cheap hash for passwords, and nothing that remembers another test."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.WHITENOISE_AUTOREFRESH = True  # else each client lists all static files
     forget_all()
@@ -50,6 +51,7 @@ def fast_and_alone(settings: Any) -> Iterator[None]:
 def forget_all() -> None:
     for alias in settings.CACHES:
         caches[alias].clear()
+    breakers.database._degraded_until = 0.0
 
 
 @pytest.fixture

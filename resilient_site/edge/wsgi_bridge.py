@@ -164,7 +164,8 @@ async def _run_in_thread(
     context.was_admitted = True
     # A read is given up without its client; a write is carried through.
     is_abandoned = is_gone if request.is_safe else deadlines.never
-    deadline = deadlines.Deadline(request.deadline, is_abandoned)
+    lock_wait_s = settings.LOCK_WAITS_S["read" if request.is_safe else "write"]
+    deadline = deadlines.Deadline(request.deadline, is_abandoned, lock_wait_s)
     began = monotonic()
     try:
         if body:

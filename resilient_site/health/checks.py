@@ -19,6 +19,10 @@ DATABASE_UNAVAILABLE = (
     "The database does not answer. Pages that were read before are shown as they were, "
     "with a notice. Changes cannot be saved until it answers again."
 )
+DATABASE_DEGRADED = (
+    "The database answers, but not to everything. Some pages are shown as they were, "
+    "and some changes cannot be saved."
+)
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
@@ -37,6 +41,8 @@ def database() -> CheckResult:
         error = describe(failure)
     if error:
         return CheckResult(Status.FAIL, DATABASE_UNAVAILABLE, error)
+    if degradation := breakers.database.degradation:
+        return CheckResult(Status.WARN, DATABASE_DEGRADED, degradation)
     text = "The catalogue can be read and changed."
     return CheckResult(Status.PASS, text, figures=(("Kind", connection.vendor),))
 

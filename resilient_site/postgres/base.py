@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from django.db import DatabaseError
 from django.db.backends.postgresql import base
 
@@ -23,7 +24,7 @@ from resilient_site.postgres.connection import (
     WaitCancelled,
 )
 from resilient_site.postgres.heartbeat import heartbeat
-from resilient_site.resilience import breakers
+from resilient_site.resilience import breakers, deadlines
 from resilient_site.resilience.breakers import State
 
 
@@ -40,6 +41,14 @@ class Connection(CancellableConnection):
 class DatabaseWrapper(base.DatabaseWrapper):
     # psycopg with such connections.
     Database: Any = SimpleNamespace(**vars(psycopg) | {"connect": Connection.connect})
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return them; in a request a read outside a transaction waits as a reader."""
+        params: dict[str, Any] = super().get_connection_params()
+        if deadlines.lock_wait_s() != deadlines.LOCK_WAIT_S:
+            limit = f" -c lock_timeout={settings.LOCK_WAITS_S['read'] * 1000:.0f}"
+            params["options"] = params.get("options", "") + limit
+        return params
 
     def is_usable(self) -> bool:
         """Return whether the socket is quiet, without a query.

@@ -19,8 +19,9 @@ from typing import Any, Self
 
 import psycopg
 from django.db import OperationalError
+from psycopg import generators
 from psycopg.abc import PQGen, PQGenConn
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from resilient_site.resilience import deadlines
 
@@ -105,6 +106,20 @@ class CancellableConnection(psycopg.Connection[Any]):
             # In the middle of a response: the connection cannot be used again.
             self.pgconn.finish()
             raise
+
+    def _start_query(self) -> PQGen[None]:
+        """Begin a transaction with the lock_timeout of the request, in one trip."""
+        wait_s = deadlines.lock_wait_s()
+        is_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
+        if self._autocommit or not is_idle or wait_s == deadlines.LOCK_WAIT_S:
+            yield from super()._start_query()
+            return
+        begin = self._get_tx_start_command().decode()
+        limit = f"SET LOCAL lock_timeout = {wait_s * 1000:.0f}"
+        self.pgconn.send_query(f"{begin}; {limit}".encode())
+        for result in (yield from generators.execute(self.pgconn)):
+            if result.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(result)
 
     def _is_lost(self) -> bool:
         """Return whether the server can be reached, but has nothing to do for this."""

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 MAX_ERROR_CHARACTERS = 200
+DEGRADED_S = 10.0
 _random = random.SystemRandom()  # unlike a seed, not the same in forked processes
 _CREDENTIALS = re.compile(r"://[^/\s@]*@")
 
@@ -68,6 +69,7 @@ class Breaker:
         self.forced: State | None = None
         self.last_error = ""
         self.opens = 0
+        self._degradation, self._degraded_until = "", 0.0
         self._epoch = 0
         self._state = State.CLOSED
         self._enter(State.CLOSED)
@@ -126,6 +128,22 @@ class Breaker:
         if self._state is not State.CLOSED:
             with self._transition():
                 self._enter(State.CLOSED)
+
+    def degrade(self, error: BaseException) -> None:
+        """Record that a call has failed while the service does answer others."""
+        with self._lock:
+            has_begun = not self.degradation
+            self._degradation = describe(error)
+            self._degraded_until = self._clock() + DEGRADED_S
+        if has_begun:
+            extra = {"event_name": "service_degraded", "breaker": self.name}
+            message = "Some calls of the %s fail: %s"
+            logger.error(message, self.name, describe(error), extra=extra)
+
+    @property
+    def degradation(self) -> str:
+        """The last such failure, if there was one lately."""
+        return self._degradation if self._clock() < self._degraded_until else ""
 
     def on_transition(self, callback: Listener) -> None:
         """Call `callback` after every transition, in the thread that caused it."""

@@ -4,13 +4,18 @@ The edge sets the deadline in a context variable, which reaches the thread that 
 Django; everything that waits on behalf of the request checks it, down to PostgreSQL. A
 read whose client has gone has expired as well. Then the client gets 503 or a stale
 response. What is not handled: code that computes and never waits.
+
+A wait for a lock in the database ends earlier, as somebody may hold it for long.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+# Of what is no request, such as jobs and commands.
+LOCK_WAIT_S = 10.0
 
 
 def never() -> bool:
@@ -19,10 +24,11 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A time of the monotonic clock, and whether the client has gone before it."""
+    """A time of the monotonic clock, and what ends a wait before it."""
 
     at: float
     is_abandoned: Callable[[], bool] = never
+    lock_wait_s: float = LOCK_WAIT_S
 
 
 current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
@@ -33,9 +39,8 @@ def within(seconds: float) -> Iterator[None]:
     """Limit the block to `seconds`, or to the rest of the request if that is less."""
     outer = current.get()
     at = time.monotonic() + seconds
-    if outer is not None:
-        at = min(at, outer.at)
-    token = current.set(Deadline(at, outer.is_abandoned if outer else never))
+    inner = replace(outer, at=min(at, outer.at)) if outer else Deadline(at)
+    token = current.set(inner)
     try:
         yield
     finally:
@@ -48,3 +53,9 @@ def is_expired() -> bool:
     return deadline is not None and (
         deadline.at <= time.monotonic() or deadline.is_abandoned()
     )
+
+
+def lock_wait_s() -> float:
+    """Return how long to wait for a lock in the database."""
+    deadline = current.get()
+    return deadline.lock_wait_s if deadline else LOCK_WAIT_S

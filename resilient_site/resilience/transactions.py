@@ -6,21 +6,20 @@ again and sees what the other has written. Its client notices a delay, or 409 af
 """
 
 import functools
-import sqlite3
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
 import stamina
 from django.db import IntegrityError, OperationalError, transaction
 
-from resilient_site.errors import Conflict
+from resilient_site.errors import Conflict, is_locked
 from resilient_site.resilience import deadlines
 
 ATTEMPTS = 6
 WAIT_INITIAL_S = 0.02
 WAIT_MAX_S = 0.1
 WAIT_JITTER_S = 0.05
-# Each attempt may wait for SQLite's lock as long as DATABASES says.
 TIMEOUT_S = 10.0
 # PostgreSQL, appendix A: class 40.
 DEADLOCK = "40P01"
@@ -49,12 +48,19 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
             with transaction.atomic():
                 return write(*args, **kwargs)
         is_nested = transaction.get_connection().in_atomic_block
+        locked_until = time.monotonic() + deadlines.lock_wait_s()
+
+        def is_worth_another(error: Exception) -> bool:
+            if deadlines.is_expired():
+                return False
+            if is_locked(error) and not is_nested:
+                return time.monotonic() < locked_until
+            return is_lost(error, is_nested)
+
         token = _is_retried.set(True)
         try:
             for attempt in stamina.retry_context(
-                on=lambda error: (
-                    is_lost(error, is_nested) and not deadlines.is_expired()
-                ),
+                on=is_worth_another,
                 attempts=ATTEMPTS,
                 timeout=TIMEOUT_S,
                 wait_initial=WAIT_INITIAL_S,
@@ -85,8 +91,4 @@ def is_lost(error: Exception, is_nested: bool) -> bool:
     state = getattr(error.__cause__, "sqlstate", None)
     if isinstance(error, IntegrityError) or state == DEADLOCK:
         return True
-    # SQLite was locked, and nothing has been written: transactions take the lock when
-    # they begin. The low byte is the error, the rest its kind.
-    code = getattr(error.__cause__, "sqlite_errorcode", 0)
-    is_locked = code & 0xFF == sqlite3.SQLITE_BUSY
-    return not is_nested and (state == SERIALIZATION_FAILURE or is_locked)
+    return not is_nested and state == SERIALIZATION_FAILURE

@@ -78,6 +78,7 @@ def test_unavailable_database_is_503_for_rest_and_pages(client, monkeypatch, exc
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL")
 def test_read_only_database_is_503_for_writers(api):
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ import psutil
 import pytest
 from django.core.management import CommandError, call_command
 
+from resilient_site.resilience.deadlines import LOCK_WAIT_S
 from tests.event_streams import parse_events
 from tests.private_server import has_ended, wait_for
 from tests.running import ROOT, Site, first_start
@@ -99,6 +101,21 @@ def test_first_start_loads_the_sample_and_creates_an_administrator(site):
     answer = site.get("/api/v1/items/country.DE")
     assert answer.json()["name"] == "Germany"
     assert answer.json()["tags"] == ["country", "iso-3166-1"]
+
+
+def test_write_ends_while_another_process_locks_the_database(site):
+    token = site.manage("create_token", "admin").stdout.split()[-1]
+    headers = {"Authorization": f"Token {token}"}
+    file = Path(site.env["DATA_DIR"]) / "site.sqlite3"
+    item = {"name": "waits for a lock"}
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=90)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        answer = site.request("POST", "/api/v1/items", item, headers)
+        assert time.monotonic() - began < LOCK_WAIT_S  # of a job
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert "locked" in answer.json()["detail"]
+    wait_for(lambda: site.request("POST", "/api/v1/items", item, headers).status == 201)
 
 
 def test_static_files_and_docs_are_served_without_nginx(site):

@@ -40,7 +40,7 @@ def test_write_is_retried_after_a_conflict_within_its_deadline(
         raise error
 
     # A deadline that has passed would end the write itself.
-    deadline = SimpleNamespace(is_expired=lambda: is_expired)
+    deadline = SimpleNamespace(is_expired=lambda: is_expired, lock_wait_s=float)
     monkeypatch.setattr(transactions, "deadlines", deadline)
     with pytest.raises(raised):
         write()

@@ -1,9 +1,10 @@
-"""A network that loses connections to the database without a word: all work again."""
+"""The database fails in ways that a stopped server does not show."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from tests.events import Consumer
@@ -48,6 +49,17 @@ def site(postgres, network, events, tmp_path_factory) -> Iterator[Site]:
         site.stop()
 
 
+@contextmanager
+def locked(postgres: Postgres, table: str) -> Iterator[None]:
+    with psycopg.connect(postgres.url()) as other:
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def degraded(site: Site) -> str:
+    return site.get("/readyz").body.decode()
+
+
 def write(site: Site) -> str:
     """Create an item, as a client that repeats what is rejected; return its id."""
     key = {"Idempotency-Key": f'"{uuid4()}"'} | site.headers
@@ -79,3 +91,25 @@ def test_all_processes_work_again_after_a_lost_network(site, network, events):
     item = write(site)
     do_job(site)
     wait_for(lambda: any(body["subject"] == item for body in events.bodies))
+
+
+# Less than a job waits for a lock.
+IN_TIME = {"X-Request-Timeout": "9s"}
+
+
+def test_locked_table_ends_requests_before_their_deadline(site, postgres):
+    item = write(site)
+    assert site.get(ITEMS + item).status == 200
+    write(site)  # what was read may have changed since
+    with locked(postgres, "items_item"):
+        known = site.get(f"{ITEMS}{item}", **IN_TIME)
+        assert (known.status, known.json()["id"]) == (200, item)
+        unknown = site.get(f"{ITEMS}never-read", **IN_TIME)
+        item = {"name": "waits for a lock"}
+        written = site.request("POST", ITEMS, item, IN_TIME | site.headers)
+        for answer in (unknown, written):
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert "locked" in answer.json()["detail"]
+        wait_for(lambda: "degraded: database" in degraded(site))
+    write(site)
+    assert site.output().count("due to lock timeout") == 1
