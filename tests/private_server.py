@@ -112,6 +112,16 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
+def alive(process_ids: list[int]) -> list[int]:
+    """Return those of these processes that have not ended."""
+    found = []
+    for process_id in process_ids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not has_ended(psutil.Process(process_id)):
+                found.append(process_id)
+    return found
+
+
 def wait_for[T](answer: Callable[[], T], timeout: float = 90) -> T:
     """Call `answer` until it returns something true, and return that."""
     deadline, pause_s = time.monotonic() + timeout, 0.005

@@ -3,12 +3,20 @@
 import gc
 import os
 import signal
+import warnings
 
 import django
 from django.db import connections
 
+from compute.pool import process_tree
+
 # A SIGTERM to the process group is for the supervisor, which lets running jobs finish.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+# What a job leaves behind when its process is killed is adopted here, and killed.
+process_tree.adopt_orphans()
+process_tree.end_with_supervisor()
+warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
 
 # Pool processes come and go: none leaves a file of metrics behind.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)

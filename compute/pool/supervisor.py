@@ -21,6 +21,7 @@ from django.db import DatabaseError, DataError, InterfaceError, connection, tran
 
 from compute import completion, queue
 from compute.outcomes import Cancelled, ErrorCode, Failed, Outcome, Released
+from compute.pool.process_tree import kill_strays
 from compute.pool.wakeup import Wakeup
 from compute.pool.worker_handle import WorkerHandle
 from compute.pool.worker_process import Progress
@@ -135,9 +136,10 @@ class Supervisor:
             for outcome in worker.poll():
                 self._last_duration_s = worker.duration_s
                 self._unwritten.append(outcome)
-            worker.enforce_limit()
+            worker.enforce_limits()
             if self._stop_at is None:
                 worker.start()
+        self._kill_strays()
         is_overdue = time.monotonic() > self._claimed_at + PREFETCH_S
         if is_overdue or self._stop_at is not None:
             self._drop_prefetched(self._prefetched, Released())
@@ -152,6 +154,13 @@ class Supervisor:
             if self._database_is_down:
                 logger.warning("The database is available again.")
             self._database_is_down = False
+
+    def _kill_strays(self) -> None:
+        """Kill what the jobs of processes that have ended had started."""
+        living = [worker.pid for worker in self.workers if worker.pid]
+        for worker in self.workers:
+            if worker.left_to and not kill_strays(worker.left_to, living):
+                worker.left_to = 0
 
     def _drop_prefetched(self, claims: Iterable[Claim], outcome: Outcome) -> None:
         """Complete those of `claims` that have not been started."""
@@ -268,6 +277,7 @@ class Supervisor:
             worker.close()
             if claim:
                 self._unwritten.append((claim, Released()))
+        self._kill_strays()
         try:
             self._write_and_claim(0)
         except (DatabaseError, InterfaceError) as error:

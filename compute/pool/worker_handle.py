@@ -2,8 +2,9 @@
 
 Each process has its own pipe and shares nothing with the others, so that a crash, a
 hang or a kill concerns one job. `WorkerHandle.kill` is the one place where the process
-of a job is killed: when it is cancelled, passes its time limit or loses its lease. The
-kernel does so besides, see compute.pool.worker_process.
+of a job is killed: when it is cancelled, passes a limit or loses its lease. The kernel
+does so besides, see compute.pool.worker_process; and what the job has started ends with
+it, see compute.pool.process_tree.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Any
 
 from compute import metrics
 from compute.outcomes import ErrorCode, Failed, Outcome
-from compute.pool import worker_process
+from compute.pool import process_tree, worker_process
 from compute.pool.worker_process import Done, Progress
 from compute.queue import Claim
 from compute.registry import tasks
@@ -25,8 +26,12 @@ logger = logging.getLogger(__name__)
 
 # A process ends itself at its time limit; one that cannot (it is suspended) is killed.
 LIMIT_MARGIN_S = 1.0
+# How often the memory of a job's processes is added up.
+MEMORY_INTERVAL_S = 0.5
 # A process that ends before it has run a job is not replaced at once.
 RESTART_DELAY_S = 1.0
+
+MiB = 1024 * 1024
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["compute.pool.preload"])
@@ -37,12 +42,20 @@ class WorkerHandle:
         self.claim: Claim | None = None
         self.progress: Progress | None = None
         self.duration_s = 0.0  # of the last finished job
+        # The fork server that may have adopted what the last process left behind.
+        self.left_to = 0
         self._kill_outcome: Outcome | None = None
         self._deadline = self._started_at = 0.0
         self._start_at = 0.0
+        self._memory_limit, self._measure_at = 0, 0.0
         self._has_run_job = False
+        self._server = 0
         self._process: Any = None
         self._pipe: Connection[Any, Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     @property
     def is_free(self) -> bool:
@@ -67,6 +80,7 @@ class WorkerHandle:
         finally:
             theirs.close()
         metrics.POOL_PROCESSES_STARTED.inc()
+        self._server = process_tree.parent_of(process.pid or 0)
         self._process, self._pipe = process, ours
         self._has_run_job, self._kill_outcome = False, None
 
@@ -76,6 +90,10 @@ class WorkerHandle:
         limit_s = task.time_limit_s if task else 0
         self._started_at = time.monotonic()
         self._deadline = self._started_at + limit_s + LIMIT_MARGIN_S
+        self._measure_at = self._started_at + MEMORY_INTERVAL_S
+        self._memory_limit = process_tree.resident_bytes(self.pid or 0) + (
+            task.memory_mb * MiB if task else 0
+        )
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
@@ -87,9 +105,17 @@ class WorkerHandle:
             self._kill_outcome = self._kill_outcome or outcome
             self._process.kill()
 
-    def enforce_limit(self) -> None:
-        if self.claim and time.monotonic() > self._deadline:
+    def enforce_limits(self) -> None:
+        """Kill the process at its limit of time, or of memory with its descendants."""
+        now = time.monotonic()
+        if self.claim is None or self._kill_outcome:
+            return
+        if now > self._deadline:
             self.kill(_time_limit_exceeded(self.claim))
+        elif now > self._measure_at:
+            self._measure_at = now + MEMORY_INTERVAL_S
+            if process_tree.is_tree_larger(self.pid or 0, self._memory_limit):
+                self.kill(worker_process.memory_limit_exceeded(self.claim))
 
     def waitables(self) -> list[Any]:
         if self._process is None:
@@ -122,6 +148,7 @@ class WorkerHandle:
         self._process.join()
         self._process.close()
         self._process = self._pipe = None
+        self.left_to, self._server = self._server, 0
 
     def _messages(self) -> Iterator[Progress | Done]:
         try:

@@ -3,7 +3,7 @@
 Its limits are enforced by the kernel, as the task may be in a loop in C where no thread
 of the interpreter runs: a timer (SIGALRM) ends the process at the time limit, a limit
 on its data makes allocations fail (MemoryError), and the end of the supervisor ends it
-too (SIGIO). Memory that a task shares or maps is not limited.
+too (SIGIO). What the job has started ends with it, see compute.pool.process_tree.
 """
 
 import fcntl
@@ -25,6 +25,7 @@ from django.db import close_old_connections
 
 from compute import queue
 from compute.outcomes import ErrorCode, Failed, Outcome, Split, Succeeded
+from compute.pool import process_tree
 from compute.queue import Claim, Step
 from compute.registry import Parts, Task, TaskFailed, tasks
 from compute.task_context import TaskContext
@@ -68,7 +69,11 @@ def main(pipe: "Connection[Any, Any]") -> None:
         except (EOFError, OSError):
             return
         outcome = _execute(claim, pipe.send)
-        retire = number >= JOBS_MAX or resident_bytes() > SIZE_MAX_BYTES
+        # What a library has started for this job would be missing in the next.
+        retire = process_tree.end_descendants()
+        # The time limit covers everything but the report to the supervisor.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        retire |= number >= JOBS_MAX or resident_bytes() > SIZE_MAX_BYTES
         if isinstance(outcome, Failed):
             retire |= outcome.code == ErrorCode.MEMORY_LIMIT
         if retire:
@@ -80,6 +85,8 @@ def main(pipe: "Connection[Any, Any]") -> None:
 
 def _set_up_process() -> None:
     _exit_with_supervisor()
+    process_tree.adopt_orphans()
+    signal.signal(process_tree.SUPERVISOR_DIED, signal.SIG_DFL)
     tracing.start("job")
     # Ctrl-C is for the supervisor, which lets running jobs finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,20 +135,26 @@ def _execute(claim: Claim, send: Callable[[Any], None]) -> Outcome:
         outcome = Failed(ErrorCode.TASK_FAILED, _storable(str(failure)))
     except MemoryError:
         _limit_memory(None)
-        detail = f"It exceeded its memory limit of {task.memory_mb} MB."
-        outcome = Failed(ErrorCode.MEMORY_LIMIT, detail, retry=True)
+        outcome = memory_limit_exceeded(claim)
     except Exception as error:  # noqa: BLE001 - a task may raise anything
         logger.exception("A job failed.", extra={"job": str(claim.job_id)})
         outcome = Failed(ErrorCode.ERROR, _describe(error), retry=True)
     finally:
         _limit_memory(None)
-    # The time limit covers everything but the report to the supervisor.
-    signal.setitimer(signal.ITIMER_REAL, 0)
     close_old_connections()
     return outcome
 
 
 def _call(task: Task, context: TaskContext) -> Any:
+    pid = os.getpid()
+    try:
+        return _call_step(task, context)
+    finally:
+        if os.getpid() != pid:
+            os._exit(1)  # a process that the task has forked
+
+
+def _call_step(task: Task, context: TaskContext) -> Any:
     step, params = context.claim.step, context.claim.params
     if step is Step.MAIN:
         return task.main(context, **params)
@@ -166,6 +179,12 @@ def _as_outcome(claim: Claim, result: Any) -> Outcome:
         return Succeeded(result)
     queue.store_result(claim, result)
     return Succeeded(stored=True)
+
+
+def memory_limit_exceeded(claim: Claim) -> Outcome:
+    task = tasks.get(claim.task)
+    limit = f"memory limit of {task.memory_mb} MB" if task else "memory limit"
+    return Failed(ErrorCode.MEMORY_LIMIT, f"It exceeded its {limit}.", retry=True)
 
 
 def _describe(error: Exception) -> str:

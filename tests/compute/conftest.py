@@ -226,6 +226,14 @@ def running(job: Job) -> Job:
     return job
 
 
+def processes_of(job: Job, pool: Pool) -> list[int]:
+    """Return the ids of the processes that the job has started."""
+    with suppress(FileNotFoundError):
+        text = Path(f"{pool.env['RECORD']}-{job.pk}").read_text()
+        return [int(line) for line in text.splitlines()]
+    return []
+
+
 def runs_on(job: Job, pool: Pool) -> bool:
     return f":{pool.pid}:" in job.worker
 

@@ -7,6 +7,7 @@ pools of tests that wait for that (TEST_LEASE_S, TEST_LOST_AFTER_S).
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -120,6 +121,67 @@ def eat_memory(context: TaskContext) -> Any:
     hoard = []
     while True:
         hoard.append(bytearray(8 * 1024 * 1024))
+
+
+# Writes the id of its process, and goes on for long.
+SLEEP = 'echo $$ >> "$0"; exec sleep 600'
+
+
+def start_processes(context: TaskContext) -> None:
+    """Start a child, an orphan in a session of its own, and a fork of this process."""
+    path = f"{os.environ['RECORD']}-{context.job_id}"
+    subprocess.Popen(["sh", "-c", SLEEP, path])
+    subprocess.run(["sh", "-c", f"setsid sh -c '{SLEEP}' $0 &", path])
+    if os.fork() == 0:
+        os.setsid()
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(600)
+    while len(Path(path).read_text().splitlines()) < 3:
+        time.sleep(0.01)
+
+
+class Ending(serializers.Serializer[Any]):
+    end = serializers.ChoiceField(["return", "raise", "crash", "loop"])
+
+
+@task(params=Ending, retries=0, time_limit_s=60)
+def leave_processes(context: TaskContext, *, end: str) -> Any:
+    """Start processes that outlive their parent, and end in one of the ways."""
+    start_processes(context)
+    if end == "raise":
+        raise ValueError(end)
+    if end == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return sum(iter(int, 1)) if end == "loop" else end
+
+
+@task(retries=0, time_limit_s=3)
+def leave_processes_too_long(context: TaskContext) -> Any:
+    """Start processes, and exceed the time limit."""
+    start_processes(context)
+    return sum(iter(int, 1))
+
+
+@task(memory_mb=64, retries=0)
+def eat_memory_in_children(context: TaskContext) -> Any:
+    """Take too much memory, in processes of which none takes too much."""
+    start_processes(context)
+    for _ in range(8):
+        if os.fork() == 0:
+            hoard = os.urandom(40 * 1024 * 1024)
+            time.sleep(600)
+            print(len(hoard))
+    time.sleep(600)
+
+
+@task(retries=0)
+def return_twice(context: TaskContext) -> Any:
+    """Return in a fork of the process, too."""
+    if os.fork() == 0:
+        return "child"
+    os.wait()
+    return "parent"
 
 
 @task(retries=1)

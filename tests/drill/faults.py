@@ -24,7 +24,7 @@ from tests.drill.stack import Stack
 from tests.load import load_generator
 from tests.load.connections import Answer, Connections, request_bytes
 from tests.load.request_template import RequestTemplate
-from tests.private_server import Server, wait_for
+from tests.private_server import Server, alive, wait_for
 
 REDIS_DELAY_S = 0.3
 OVERLOAD_TIMES = 5.0
@@ -180,14 +180,31 @@ def kill_one(
 
 def submit_job(task: str, context: Context) -> Iterator[None]:
     """Submit a job that ends badly."""
-    send = partial(
-        context.stack.sites[0].request,
-        headers={"Authorization": f"Token {context.stack.token}"},
-    )
+    send = sender(context)
     job = send("POST", "/api/v1/jobs/", {"task": task}).json()["id"]
     path = f"/api/v1/jobs/{job}"
     context.is_recovered = lambda: send("GET", path).json().get("state") == "failed"
     yield
+
+
+def sender(context: Context) -> Callable[..., Any]:
+    token = {"Authorization": f"Token {context.stack.token}"}
+    return partial(context.stack.sites[0].request, headers=token)
+
+
+def kill_supervisor_of_processes(context: Context) -> Iterator[None]:
+    """Kill the supervisor while a job has processes, which must not outlive it."""
+    send, record = sender(context), context.stack.disk.folder / "record"
+    task = {"task": "leave_processes", "params": {"end": "loop"}}
+    job = send("POST", "/api/v1/jobs/", task).json()["id"]
+    path = Path(f"{record}-{job}")
+    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) == 3)
+    started = [int(line) for line in path.read_text().splitlines()]
+    site = context.stack.sites[0]
+    yield from kill_one(lambda: site._having("compute"), context)
+    is_replaced = context.is_recovered
+    context.is_recovered = lambda: is_replaced() and not alive(started)
+    send("POST", f"/api/v1/jobs/{job}/cancel")
 
 
 # --- traffic
@@ -335,6 +352,10 @@ FAULTS = (
     Fault(
         "pool-killed", "A process of the pool is killed", 0,
         lambda c: kill_one(c.stack.sites[0].pool, c),
+    ),
+    Fault(
+        "job-processes", "The supervisor is killed while a job has processes", 0,
+        kill_supervisor_of_processes, r"exited: compute",
     ),
     Fault(
         "poison-job", "A job crashes its process", 0,

@@ -171,6 +171,7 @@ class Stack:
             "ALLOWED_HOSTS": "127.0.0.1",
             "RATE_LIMITS": ",".join(f"{name}=1000000/s" for name in RATES.split()),
             "COMPUTE_TASKS": "tests.compute.faults",
+            "RECORD": str(self.disk.folder / "record"),
             # As deploy/systemd/environment has it.
             "DEADLINE_READ_S": "4",
             "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills

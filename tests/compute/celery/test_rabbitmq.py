@@ -19,10 +19,11 @@ from tests.compute.conftest import (
     all_ended,
     assert_each_completed_once,
     ended,
+    processes_of,
     running,
     runs_on,
 )
-from tests.private_server import wait_for
+from tests.private_server import alive, wait_for
 from tests.servers import RabbitMQ, free_port
 from tests.services_plugin import running as running_server
 
@@ -363,7 +364,8 @@ def test_killed_broker_loses_no_job_and_duplicates_none(
     wait_for(lambda: waiting_messages() == 0)
 
     # A second signal requeues running jobs at once.
-    job = running(submit("nap", seconds=300))
+    job = submit("leave_processes", end="loop")
+    wait_for(lambda: len(processes_of(job, worker)) == 3)
     family = worker.workers()
     assert len(family) == 2
     worker.process.terminate()
@@ -372,4 +374,5 @@ def test_killed_broker_loses_no_job_and_duplicates_none(
     job.refresh_from_db()
     assert (job.state, job.attempts) == ("queued", 0)
     assert not any(process.is_running() for process in family)
+    wait_for(lambda: not alive(processes_of(job, worker)))
     assert_left_to_others()

@@ -17,8 +17,13 @@ from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup
 from resilient_site.models import IdempotencyRecord
 from tests.compute import factories
-from tests.compute.conftest import assert_each_completed_once, ended, running
-from tests.private_server import wait_for
+from tests.compute.conftest import (
+    assert_each_completed_once,
+    ended,
+    processes_of,
+    running,
+)
+from tests.private_server import alive, wait_for
 
 JOBS = 60
 
@@ -111,7 +116,10 @@ def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
         lost = ("had been lost", "was claimed by another")
         wait_for(lambda: any(text in sleeper.output() for text in lost))
 
-    loop = running(submit("endless_c_loop"))
+    loop = submit("leave_processes", end="loop")
+    wait_for(lambda: len(processes_of(loop, one)) == 3)
+    loop = running(loop)
+    started = processes_of(loop, one)
     for turn, victim in enumerate(
         sorted(pools, key=lambda pool: f":{pool.pid}:" not in loop.worker)
     ):
@@ -119,8 +127,9 @@ def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
         family = psutil.Process(victim.pid).children(recursive=True)
         victim.kill()
         # The kernel ends the processes, also one in a loop in C.
-        _, alive = psutil.wait_procs(family, timeout=90)
-        assert not alive
+        _, still_alive = psutil.wait_procs(family, timeout=90)
+        assert not still_alive
+        wait_for(lambda: not alive(started))
         if not turn:
             wait_for(lambda: epoch(loop) > loop.epoch)
             jobs.cancel(loop)

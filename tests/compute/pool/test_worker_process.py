@@ -14,9 +14,10 @@ from tests.compute.conftest import (
     all_ended,
     assert_each_completed_once,
     ended,
+    processes_of,
     running,
 )
-from tests.private_server import wait_for
+from tests.private_server import alive, wait_for
 
 # Processes, pipes and signals are the same on both databases.
 pytestmark = pytest.mark.once
@@ -59,6 +60,31 @@ def test_bad_jobs_fail_with_their_reasons_while_others_run(pool, submit):
     assert {job.state for job in all_ended(good)} == {"succeeded"}
     neighbour.refresh_from_db()
     assert (neighbour.state, neighbour.attempts) == ("running", 1)
+
+
+def test_processes_of_a_job_end_with_it(pool, submit):
+    """Limits, cancellation, crash and end reach also those that have left its group."""
+    at_limits = ["leave_processes_too_long", "eat_memory_in_children"]
+    jobs_ = [submit("leave_processes", end=end) for end in ("return", "raise", "crash")]
+    jobs_ += [submit(task) for task in at_limits]
+    how = [(job.state, job.error_code) for job in map(ended, jobs_)]
+    assert how == [
+        ("succeeded", ""), ("failed", "error"), ("failed", "crashed"),
+        ("failed", "time_limit"), ("failed", "memory_limit"),
+    ]  # fmt: skip
+    cancelled = submit("leave_processes", end="loop")
+    wait_for(lambda: len(processes_of(cancelled, pool)) == 3)
+    jobs.cancel(cancelled)
+    assert ended(cancelled).state == "cancelled"
+    for job in [*jobs_, cancelled]:
+        started = processes_of(job, pool)
+        assert len(started) == 3
+        wait_for(lambda started=started: not alive(started))
+
+
+def test_fork_of_a_job_does_not_end_it(pool, submit):
+    job = ended(submit("return_twice"))
+    assert (job.state, job.result) == ("succeeded", "parent")
 
 
 def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
