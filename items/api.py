@@ -1,9 +1,11 @@
 """REST views of the catalogue, the change log and the change feed."""
 
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils.http import http_date
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -92,9 +94,9 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         return Response(status=204)
 
     @schema.bulk
-    @action(detail=False, methods=["post"])
+    @action(detail=False, methods=["post"], url_path="-/bulk")
     @idempotent
-    def bulk(self, request: Request) -> Response:
+    def bulk(self, request: Request, id: str = "") -> Response:
         rows = request.data
         if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
             raise Invalid(f"The body must be a list of 1 to {BULK_MAX:,} items.")
@@ -113,12 +115,20 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
 
     @policy(is_heavy=True, read_rate="export")
     @schema.export
-    @action(detail=False)
+    @action(detail=False, url_path="-/export")
     def export(self, request: Request) -> StreamingHttpResponse:
         name = request.query_params.get("format", "csv")
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
         return download(name, ListQuery.parse(request.query_params).items())
+
+    @policy(is_heavy=True, read_rate="export")
+    @schema.export
+    def retrieve_or_export(self, request: Request, id: str) -> HttpResponseBase:
+        """Respond with the item that is called like the action, or do the action."""
+        with suppress(catalogue.ItemNotFound):
+            return self.retrieve(request, id)
+        return self.export(request)  # type: ignore[call-arg, arg-type]
 
     @policy(shared=("cursor", "page_size"))
     @schema.history

@@ -1,5 +1,8 @@
 """URLs under /api/v1/; the trailing slash is optional in all of them."""
 
+from typing import Any
+
+from django.urls import re_path
 from rest_framework.routers import SimpleRouter
 
 from items.api import ChangeViewSet, ItemViewSet
@@ -8,4 +11,17 @@ router = SimpleRouter()
 router.trailing_slash = "/?"
 router.register("items", ItemViewSet, "item")
 router.register("changes", ChangeViewSet, "change")
-urlpatterns = router.urls
+ITEM: dict[str, Any] = {
+    "get": "retrieve",
+    "put": "update",
+    "patch": "partial_update",
+    "delete": "destroy",
+}
+bulk = ItemViewSet.as_view(ITEM | {"post": "bulk"}, schema=None)
+export = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_export"}, schema=None)
+urlpatterns = [
+    # Where these two were before they made way for items of that name.
+    re_path("^items/(?P<id>bulk)/?$", bulk),
+    re_path("^items/(?P<id>export)/?$", export),
+    *router.urls,
+]

@@ -79,8 +79,7 @@ class Item(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(id__regex=rules.ID_PATTERN) & ~Q(id__in=rules.RESERVED_IDS),
-                name="item_id_pattern",
+                condition=Q(id__regex=rules.ID_PATTERN), name="item_id_pattern"
             ),
             models.CheckConstraint(condition=~Q(name=""), name="item_has_name"),
             models.CheckConstraint(

@@ -16,8 +16,6 @@ TAGS_MAX = 30
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]*$"
 TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+-]*$"
-# Paths beside `items/{id}`.
-RESERVED_IDS = ("bulk", "changes", "export", "import", "new")
 
 # The largest integer that every JSON reader keeps exact (RFC 8259, section 6).
 INTEGER_MAX = 2**53 - 1
@@ -43,8 +41,6 @@ def clean_id(value: object) -> str:
             "May have letters A-Z, digits and . _ : + ~ @ - and must begin with a "
             "letter or a digit."
         )
-    if value in RESERVED_IDS:
-        raise ValueError(f"“{value}” is an address of the site. Choose another id.")
     return value
 
 

@@ -5,11 +5,18 @@ from items import views
 app_name = "items"
 urlpatterns = [
     path("", views.item_list, name="list"),
-    path("new/", views.item_new, name="new"),
-    path("changes/", views.change_list, name="changes"),
-    path("import/", views.import_new, name="import"),
-    path("import/<uuid:pk>/", views.import_run, name="import-run"),
-    path("import/<uuid:pk>/rejects/", views.import_rejects, name="import-rejects"),
+    # No id begins with "-".
+    path("-/new/", views.item_new, name="new"),
+    path("-/changes/", views.change_list, name="changes"),
+    path("-/import/", views.import_new, name="import"),
+    path("-/import/<uuid:pk>/", views.import_run, name="import-run"),
+    path("-/import/<uuid:pk>/rejects/", views.import_rejects, name="import-rejects"),
+    # Where they were before.
+    path("new/", views.moved("new")),
+    path("changes/", views.moved("changes")),
+    path("import/", views.moved("import")),
+    path("import/<uuid:pk>/", views.moved("import-run")),
+    path("import/<uuid:pk>/rejects/", views.moved("import-rejects")),
     path("<str:id>/", views.item_detail, name="detail"),
     path("<str:id>/edit/", views.item_edit, name="edit"),
     path("<str:id>/delete/", views.item_delete, name="delete"),

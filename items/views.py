@@ -1,9 +1,13 @@
 """The pages of the catalogue."""
 
+from collections.abc import Callable
+from uuid import UUID
+
 from django.conf import settings
 from django.contrib import messages
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
@@ -227,6 +231,23 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     return FileResponse(
         open(path, "rb"), as_attachment=True, filename=f"{run.source}.rejects.csv"
     )
+
+
+def moved(name: str) -> Callable[..., HttpResponse]:
+    """Return a view for the address that a page had before.
+
+    An item may have that address: it comes first.
+    """
+
+    def view(request: HttpRequest, **arguments: UUID) -> HttpResponse:
+        is_item = not arguments and ItemChange.objects.filter(item_id=name).exists()
+        if is_item and request.method in ("GET", "HEAD"):
+            return item_detail(request, id=name)
+        page = reverse(f"items:{name}", kwargs=arguments)
+        query = request.META["QUERY_STRING"]
+        return redirect(f"{page}?{query}" if query else page, preserve_request=True)
+
+    return view
 
 
 def _posted(request: HttpRequest) -> QueryDict | None:

@@ -41,7 +41,7 @@ def put(item_id: object, version: int, state: dict[str, Any] | None) -> None:
 def export() -> str:
     """Copy all items; return the position in the change feed before the copy."""
     position = json.load(get(API + "changes?since=now"))["next"]
-    for line in get(API + "items/export?format=ndjson"):
+    for line in get(API + "items/-/export?format=ndjson"):
         item = json.loads(line)
         state = {name: item[name] for name in item.keys() - NOT_STATE}
         put(item["id"], item["version"], state)

@@ -66,10 +66,10 @@ def test_no_page_has_a_fault(
         "/items/gone/",
         "/items/long/edit/",
         "/items/long/delete/",
-        "/items/changes/",
-        "/items/import/",
-        f"/items/import/{runs['previewed']}/",
-        f"/items/import/{runs['done']}/",
+        "/items/-/changes/",
+        "/items/-/import/",
+        f"/items/-/import/{runs['previewed']}/",
+        f"/items/-/import/{runs['done']}/",
     ):
         page.goto(address)
         check(page, width)
@@ -77,7 +77,7 @@ def test_no_page_has_a_fault(
         anonymous.goto(address)
         check(anonymous, width)
 
-    page.goto("/items/changes/")
+    page.goto("/items/-/changes/")
     for summary in page.locator("summary").all():
         summary.click()
     check(page, width)

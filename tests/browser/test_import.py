@@ -25,7 +25,7 @@ def test_file_is_previewed_and_its_import_continues_when_the_server_was_down(
     monkeypatch.setattr(importing, "BATCH_ROWS", 1)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     page = browsers.open(admin)
-    page.goto("/items/import/")
+    page.goto("/items/-/import/")
     file = {"name": "units.csv", "mimeType": "text/csv", "buffer": FILE}
     page.get_by_label("File", exact=True).set_input_files([file])
     page.get_by_role("button", name="Upload and preview").click()
@@ -40,7 +40,7 @@ def test_file_is_previewed_and_its_import_continues_when_the_server_was_down(
         else:
             route.continue_()
 
-    page.route("**/items/import/*/", answer)
+    page.route("**/items/-/import/*/", answer)
     page.get_by_role("button", name="Import").click()
     expect(page.get_by_role("alert")).to_contain_text("Trying again in 1 second")
     expect(page.get_by_role("button", name="Continue")).to_be_visible()

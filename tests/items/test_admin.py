@@ -101,7 +101,7 @@ def test_items_are_searched_filtered_and_exported(admin_site):
     assert "Beta" not in sent(admin_site.get(ITEMS, {"q": "alph"}))
     page = sent(admin_site.get(ITEMS, {"tag": "y"}))
     assert "Alpha" not in page
-    assert "/api/v1/items/export?tag=y&amp;format=csv" in page
+    assert "/api/v1/items/-/export?tag=y&amp;format=csv" in page
     assert reverse("items:import") in page
     for name in ("csv", "ndjson"):
         data = {"action": f"export_{name}", "_selected_action": ["a"]}

@@ -109,7 +109,7 @@ def test_bad_body_is_400_and_names_the_fields(api, body, fields):
         ("post", "items", {"nmae": "n"}, {"nmae", "name"}),
         ("put", "items/a", {"name": "n", "desciption": "d"}, {"desciption"}),
         ("patch", "items/a", {"desciption": "d"}, {"desciption"}),
-        ("post", "items/bulk", [{"name": "n"}, {"name": "n", "tag": []}], {"1"}),
+        ("post", "items/-/bulk", [{"name": "n"}, {"name": "n", "tag": []}], {"1"}),
     ],
 )
 def test_unknown_member_is_400_unless_the_client_is_lenient(
@@ -148,7 +148,7 @@ def test_problem_names_no_more_unknown_members_than_a_person_reads(api):
         ("items?q=euro", "q", "Known are cursor, ordering"),
         ("items/a?page_size=5", "page_size", "none is expected"),
         ("items/a/history?cursors=x", "cursors", "“cursor”"),
-        ("items/export?fromat=csv", "fromat", "“format”"),
+        ("items/-/export?fromat=csv", "fromat", "“format”"),
         ("changes?sinse=now", "sinse", "“since”"),
         ("changes/events?sinse=now", "sinse", "“since”"),
         ("tasks?x=1", "x", "none is expected"),
@@ -240,7 +240,7 @@ def test_reading_is_open_and_writing_is_not(anonymous_api, reader):
     anonymous_api.force_authenticate(reader)
     for response in (
         anonymous_api.post(f"{ITEMS}/", {"name": "x"}),
-        anonymous_api.post(f"{ITEMS}/bulk", [{"name": "x"}]),
+        anonymous_api.post(f"{ITEMS}/-/bulk", [{"name": "x"}]),
         anonymous_api.patch(f"{ITEMS}/a", {"name": "x"}),
         anonymous_api.delete(f"{ITEMS}/a"),
     ):
@@ -306,7 +306,7 @@ def test_preconditions_guard_every_write(api, method):
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("items", {"name": "n"}), ("items/bulk", [{"name": "n"}])]
+    ("path", "body"), [("items", {"name": "n"}), ("items/-/bulk", [{"name": "n"}])]
 )
 def test_preconditions_guard_creations(api, path, body):
     def create(header: str, value: str):
@@ -399,7 +399,7 @@ def test_bad_query_is_400_and_names_the_parameter(anonymous_api, query, field):
 
 
 def test_bulk_creates_all_or_none(api):
-    response = api.post(f"{ITEMS}/bulk", [{"name": "a"}, {"id": 2, "name": "b"}])
+    response = api.post(f"{ITEMS}/-/bulk", [{"name": "a"}, {"id": 2, "name": "b"}])
     assert response.status_code == 201
     assert [item["name"] for item in response.json()["results"]] == ["a", "b"]
     for body, errors in (
@@ -407,14 +407,14 @@ def test_bulk_creates_all_or_none(api):
         ([{"name": "c"}, {"id": 2, "name": "d"}], {"1"}),
         ([{"id": 3, "name": "c"}, {"id": "3", "name": "d"}], {"1"}),
     ):
-        problem = assert_problem(api.post(f"{ITEMS}/bulk/", body), 400, "invalid")
+        problem = assert_problem(api.post(f"{ITEMS}/-/bulk/", body), 400, "invalid")
         assert set(problem["errors"]) == errors
     assert Item.objects.count() == ItemChange.objects.count() == 2
 
 
 @pytest.mark.parametrize("body", [[], {}, [{"name": "a"}] * 1001, None], ids=str)
 def test_bulk_takes_1_to_1000_items(api, body):
-    assert_problem(api.post(f"{ITEMS}/bulk", body), 400, "invalid")
+    assert_problem(api.post(f"{ITEMS}/-/bulk", body), 400, "invalid")
 
 
 def test_export_streams_the_selection(anonymous_api):
@@ -422,7 +422,7 @@ def test_export_streams_the_selection(anonymous_api):
     make_item(id="a", name="A")
     make_item(id="5", name="Other")
 
-    response = anonymous_api.get(f"{ITEMS}/export?search=b")
+    response = anonymous_api.get(f"{ITEMS}/-/export?search=b")
     assert response["Content-Type"] == "text/csv; charset=utf-8"
     assert "items.csv" in response["Content-Disposition"]
     lines = csv.DictReader(io.StringIO(response.getvalue().decode(), newline=""))
@@ -431,11 +431,11 @@ def test_export_streams_the_selection(anonymous_api):
     assert (row["id"], row["description"]) == ("b", 'say "x", y\nz')
     assert (row["tags"], row["version"]) == ("t u", "1")
 
-    ndjson = anonymous_api.get(f"{ITEMS}/export/?format=ndjson")
+    ndjson = anonymous_api.get(f"{ITEMS}/-/export/?format=ndjson")
     rows = [json.loads(line) for line in ndjson.getvalue().splitlines()]
     assert [row["id"] for row in rows] == [5, "a", "b"]
     assert rows[2] == anonymous_api.get(f"{ITEMS}/b").json()
-    response = anonymous_api.get(f"{ITEMS}/export?format=xml")
+    response = anonymous_api.get(f"{ITEMS}/-/export?format=xml")
     assert "format" in assert_problem(response, 400, "invalid")["errors"]
 
 
@@ -473,6 +473,35 @@ def test_change_feed_is_read_to_the_end_and_beyond(api):
 
     make_item(id="late")
     assert [c["item_id"] for c in api.get(url).json()["results"]] == ["late"]
+
+
+# Names of routes, of now and of before.
+ROUTES = ["new", "import", "bulk", "export", "history", "changes", "edit", "facets"]
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_item_may_be_called_like_a_route(api, client, name):
+    assert api.post(ITEMS, {"id": name, "name": "First"}).status_code == 201
+    for slash in ("", "/"):
+        assert api.get(f"{ITEMS}/{name}{slash}").json()["id"] == name
+    assert api.patch(f"{ITEMS}/{name}", {"name": "Second"}).json()["version"] == 2
+    assert api.get(f"{ITEMS}/{name}/history").json()["results"][0]["version"] == 2
+    page = client.get(f"/items/{name}/")
+    assert (page.status_code, "Second" in page.content.decode()) == (200, True)
+    # And the routes go on.
+    assert b"Second" in api.get(f"{ITEMS}/-/export").getvalue()
+    assert api.post(f"{ITEMS}/bulk", [{"name": "Third"}]).status_code == 201
+    assert client.get("/items/-/changes/").status_code == 200
+    assert api.delete(f"{ITEMS}/{name}").status_code == 204
+
+
+def test_bulk_and_export_answer_at_their_addresses_of_before(api):
+    assert api.post(f"{ITEMS}/bulk/", [{"id": "a", "name": "A"}]).status_code == 201
+    old = api.get(f"{ITEMS}/export?format=ndjson&search=a").getvalue()
+    assert old == api.get(f"{ITEMS}/-/export?format=ndjson&search=a").getvalue()
+    assert json.loads(old)["id"] == "a"
+    assert_problem(api.patch(f"{ITEMS}/export", {}), 404, "item_not_found")
+    assert_problem(api.get(f"{ITEMS}/bulk"), 404, "item_not_found")
 
 
 # --- what is outside the views
@@ -521,6 +550,6 @@ def test_reads_take_a_fixed_number_of_queries(
     with django_assert_num_queries(1):
         anonymous_api.get(f"{ITEMS}/item-00001/history")
     with django_assert_num_queries(2):
-        anonymous_api.get(f"{ITEMS}/export").getvalue()
+        anonymous_api.get(f"{ITEMS}/-/export").getvalue()
     with django_assert_max_num_queries(3):  # with the horizon
         anonymous_api.get("/api/v1/changes")

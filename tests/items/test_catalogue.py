@@ -80,7 +80,7 @@ def test_undoing_a_creation_deletes_once():
     "bad",
     [
         {"id": "with space"},
-        {"id": "export"},
+        {"id": "-"},
         {"id": "bolt", "name": ""},
         {"id": "bolt", "name": "n" * 201},
         {"id": "bolt", "name": "n", "description": "d" * 10_001},
@@ -193,7 +193,7 @@ def full_disk(transactional_db):
 
 def test_write_on_a_full_disk_is_rejected_whole(api, full_disk):
     rows = [{"name": f"Item {n}", "description": "x" * 9_000} for n in range(100)]
-    refused = api.post("/api/v1/items/bulk", rows)
+    refused = api.post("/api/v1/items/-/bulk", rows)
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
     assert int(refused["Retry-After"]) > 0
     assert ItemChange.objects.get().item_id == "before"

@@ -52,7 +52,7 @@ def read(file: Path, query: str) -> list[tuple]:
 
 
 def wait_until_equal(file: Path, client: Client) -> None:
-    exported = client.get("/api/v1/items/export?format=ndjson").getvalue()
+    exported = client.get("/api/v1/items/-/export?format=ndjson").getvalue()
     items = [json.loads(line) for line in exported.splitlines()]
     names = ("name", "description", "tags")
     original = {item["id"]: {name: item[name] for name in names} for item in items}

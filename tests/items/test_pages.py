@@ -1,5 +1,7 @@
 """The pages of the catalogue: what people see and may do."""
 
+from uuid import UUID
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection
@@ -71,7 +73,7 @@ def test_deleted_item_is_410_and_among_the_changes_of_all_items(client):
     response = client.get("/items/bolt/")
     assert response.status_code == 410
     assert "deleted" in text(response)
-    response = client.get("/items/changes/")
+    response = client.get("/items/-/changes/")
     assert [c.action for c in response.context["page"].rows] == ["deleted", "created"]
     assert "/items/bolt/" in text(response)
     assert "tester" not in text(response)
@@ -100,12 +102,12 @@ def test_unknown_item_or_bad_query_is_an_error_page(client, path, status, word):
 
 
 def test_editor_creates_an_item(editor_client):
-    response = editor_client.post("/items/new/", FORM | {"id": "bolt"}, follow=True)
+    response = editor_client.post("/items/-/new/", FORM | {"id": "bolt"}, follow=True)
     assert response.redirect_chain == [("/items/bolt/", 302)]
     item = catalogue.get_item("bolt")
     assert (item.name, item.tag_names()) == ("Steel bolt", ["small", "steel"])
     assert ItemChange.objects.get().actor_name == "edith"
-    editor_client.post("/items/new/", FORM | {"id": ""})  # one is generated
+    editor_client.post("/items/-/new/", FORM | {"id": ""})  # one is generated
     assert Item.objects.count() == 2
 
 
@@ -123,7 +125,7 @@ def test_editor_creates_an_item(editor_client):
 )
 def test_bad_form_shows_the_error_at_its_field(editor_client, bad, field):
     make_item(id="taken")
-    response = editor_client.post("/items/new/", FORM | bad)
+    response = editor_client.post("/items/-/new/", FORM | bad)
     assert response.status_code == 422
     assert set(response.context["form"].errors) == {field}
     assert Item.objects.count() == 1
@@ -197,8 +199,17 @@ def test_undo_requires_all_permissions_of_an_editor(client, reader):
     assert Item.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "rest", ["new/", "import/", "changes/?cursor=x", f"import/{UUID(int=1)}/"]
+)
+def test_page_is_found_from_its_address_of_before(editor_client, rest):
+    for send in (editor_client.get, editor_client.post):
+        response = send(f"/items/{rest}")
+        assert (response.status_code, response["Location"]) == (307, f"/items/-/{rest}")
+
+
 WRITING = [
-    "/items/new/", "/items/bolt/edit/", "/items/bolt/delete/", "/items/import/",
+    "/items/-/new/", "/items/bolt/edit/", "/items/bolt/delete/", "/items/-/import/",
 ]  # fmt: skip
 
 
@@ -206,8 +217,8 @@ def test_import_requires_permission_to_change_items(client, reader):
     for permission in Permission.objects.filter(codename="add_item"):
         reader.user_permissions.add(permission)
     client.force_login(reader)
-    assert client.get("/items/new/").status_code == 200
-    assert client.get("/items/import/").status_code == 403
+    assert client.get("/items/-/new/").status_code == 200
+    assert client.get("/items/-/import/").status_code == 403
     assert "Import" not in text(client.get("/items/"))
 
 
@@ -226,7 +237,7 @@ def test_writing_asks_anonymous_to_sign_in_and_rejects_readers(client, reader, p
 def test_session_without_a_csrf_token_is_rejected(editor):
     client = Client(enforce_csrf_checks=True)
     client.force_login(editor)
-    response = client.post("/items/new/", FORM)
+    response = client.post("/items/-/new/", FORM)
     assert response.status_code == 403
     assert "reload" in text(response)
     response = client.post("/api/v1/items/", {"name": "x"}, "application/json")
@@ -253,7 +264,7 @@ def test_pages_take_a_fixed_number_of_queries(
         (2 + planned, "/items/?search=item"),
         (3 + planned, "/items/?tag=t"),
         (history_and_item, "/items/item-00001/"),
-        (1, "/items/changes/"),
+        (1, "/items/-/changes/"),
     ):
         with django_assert_num_queries(number):
             assert Client().get(path).status_code == 200

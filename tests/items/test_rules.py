@@ -33,8 +33,8 @@ def test_numeric_id_stays_a_number_in_json(given_id, stored, shown):
 
 @pytest.mark.parametrize(
     "bad",
-    [-1, 2**53, True, 1.5, None, [], {}, "", "a b", "a/b", "-a", "ä", "a\0", "new",
-     "export", "bulk", "import", "changes", "x" * 101],
+    [-1, 2**53, True, 1.5, None, [], {}, "", "a b", "a/b", "-a", "ä", "a\0", "-",
+     "x" * 101],
     ids=repr,
 )  # fmt: skip
 def test_bad_id_is_rejected_with_a_sentence(bad):

@@ -25,7 +25,7 @@ def own_folder(settings, tmp_path):
 
 def upload(client, content: bytes, name: str = "items.csv"):
     file = SimpleUploadedFile(name, content)
-    return client.post("/items/import/", {"file": file})
+    return client.post("/items/-/import/", {"file": file})
 
 
 def test_upload_is_previewed_then_applied(editor_client, own_folder):
@@ -33,7 +33,7 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
 
     response = upload(editor_client, CSV)
     run = ImportRun.objects.get()
-    assert response["Location"] == f"/items/import/{run.pk}/"
+    assert response["Location"] == f"/items/-/import/{run.pk}/"
     page = editor_client.get(response["Location"])
     preview = page.context["run"].preview
     numbers = [preview[k] for k in ("created", "updated", "unchanged", "rejected")]
@@ -41,7 +41,7 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
     assert "bad id" in page.content.decode()
     assert Item.objects.count() == 1
 
-    response = editor_client.post(f"/items/import/{run.pk}/", follow=True)
+    response = editor_client.post(f"/items/-/import/{run.pk}/", follow=True)
     run.refresh_from_db()
     assert run.state == "done"
     assert (run.created, run.updated, run.rejected) == (1, 1, 1)
@@ -50,9 +50,9 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
     assert not Path(run.path).exists()
 
     # Posted again after the end, it does nothing.
-    assert editor_client.post(f"/items/import/{run.pk}/").status_code == 302
+    assert editor_client.post(f"/items/-/import/{run.pk}/").status_code == 302
     assert Item.objects.count() == 2
-    rejects = editor_client.get(f"/items/import/{run.pk}/rejects/")
+    rejects = editor_client.get(f"/items/-/import/{run.pk}/rejects/")
     assert b'4,"id: May have' in rejects.getvalue()
 
 

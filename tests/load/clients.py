@@ -139,7 +139,7 @@ class Clients:
         head = b" HTTP/1.1\r\nHost: localhost\r\n"
         address = self.site.host, self.site.port
         for request in (
-            b"GET /api/v1/items/export" + head + b"\r\n",
+            b"GET /api/v1/items/-/export" + head + b"\r\n",
             b"POST /api/v1/items/" + head + b"Content-Length: 99\r\n\r\n{",
             b"GET /api/v1/items" + head,
         ):

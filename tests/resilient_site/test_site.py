@@ -234,7 +234,7 @@ def test_unknown_paths_and_methods_make_no_series(site):
 
 
 def test_rate_limits_and_jobs_are_counted(site):
-    exports = [site.get("/api/v1/items/export").status for _ in range(3)]
+    exports = [site.get("/api/v1/items/-/export").status for _ in range(3)]
     assert 429 in exports
     limited = "rate_limited_total", "anonymous-export"
     wait_for(lambda: total(site, *limited) == exports.count(429))

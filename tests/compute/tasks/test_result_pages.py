@@ -43,7 +43,7 @@ def test_export_page_links_to_its_file(editor_client, editor):
 
 
 def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
-    page = text(editor_client.get("/items/import/"))
+    page = text(editor_client.get("/items/-/import/"))
     assert 'href="/jobs/new/import_items/"' in page
     rows = b"id,name\na,One\nb,\nc,Three\n"
     file = SimpleUploadedFile("units.csv", rows, "text/csv")

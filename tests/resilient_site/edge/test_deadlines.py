@@ -42,7 +42,8 @@ def test_client_may_shorten_its_timeout(asked, granted):
     ("method", "path", "name"),
     [
         ("GET", "/x", "read"), ("HEAD", "/x", "read"), ("POST", "/x", "write"),
-        ("GET", "/api/v1/items/export", "heavy"), ("POST", "/items/import/", "heavy"),
+        ("GET", "/api/v1/items/-/export", "heavy"),
+        ("POST", "/items/-/import/", "heavy"),
     ],
 )  # fmt: skip
 def test_timeout_depends_on_method_and_policy(settings, method, path, name):

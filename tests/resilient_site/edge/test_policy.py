@@ -16,15 +16,15 @@ UPLOAD = {"form_limit": "IMPORT_MAX_BYTES"}
 @pytest.mark.parametrize(
     ("method", "path", "stated"),
     [
-        ("GET", "/api/v1/items/export", {"is_heavy": True, "read_rate": "export"}),
-        ("HEAD", "/api/v1/items/export/", {"is_heavy": True, "read_rate": "export"}),
+        ("GET", "/api/v1/items/-/export", {"is_heavy": True, "read_rate": "export"}),
+        ("HEAD", "/api/v1/items/-/export/", {"is_heavy": True, "read_rate": "export"}),
         ("GET", "/api/v1/heavy_computation", {"is_heavy": True, "read_rate": "heavy"}),
         ("GET", f"{JOB}/result", {"is_heavy": True}),
         ("GET", f"{JOB}/files/report.csv", {"is_heavy": True}),
         ("POST", "/api/v1/jobs", {"write_rate": "heavy", **UPLOAD}),
         ("POST", "/jobs/new/find_duplicates/", {"write_rate": "heavy", **UPLOAD}),
         ("POST", f"{PAGE}/again/", {"write_rate": "heavy"}),
-        ("POST", "/items/import/", {"is_heavy": True, **UPLOAD}),
+        ("POST", "/items/-/import/", {"is_heavy": True, **UPLOAD}),
         ("POST", "/account/sign-in/", {"write_rate": "sign-in"}),
         ("POST", "/account/tokens/", {"write_rate": "tokens"}),
     ],

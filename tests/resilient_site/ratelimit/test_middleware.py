@@ -117,7 +117,7 @@ def test_every_response_has_the_rate_limit_fields(client, clock, settings, monke
         (404, client.get("/nowhere/")),
         (401, client.post("/api/v1/items", {}, "application/json")),
         (302, client.get("/account/tokens/")),
-        (413, client.post("/items/new/", "x" * (settings.MAX_BODY_BYTES + 1), "a/b")),
+        (413, client.post("/items/-/new/", "x" * (settings.MAX_BODY_BYTES + 1), "a/b")),
         (403, Client(enforce_csrf_checks=True).post("/account/sign-in/")),
         (500, client.get("/items/")),
     ]
@@ -142,7 +142,7 @@ POLICIES = {
         ("POST", "/account/sign-in/", "sign-in"),
         ("POST", "/admin/login/", "sign-in"),
         ("POST", "/api/v1/items/", "anonymous-write"),
-        ("GET", "/api/v1/items/export/", "anonymous-export"),
+        ("GET", "/api/v1/items/-/export/", "anonymous-export"),
         ("GET", "/api/v1/heavy_computation?size=-1", "anonymous-heavy"),
         ("POST", "/api/v1/jobs/", "anonymous-heavy"),
         ("GET", "/api/v1/jobs/", "anonymous-read"),
@@ -150,8 +150,8 @@ POLICIES = {
     ],
     "editor_client": [
         ("GET", "/items/", "read"),
-        ("POST", "/items/new/", "write"),
-        ("GET", "/api/v1/items/export", "export"),
+        ("POST", "/items/-/new/", "write"),
+        ("GET", "/api/v1/items/-/export", "export"),
         ("POST", "/jobs/new/nothing/", "heavy"),
         ("POST", "/account/tokens/", "tokens"),
         # By address: an account is no way around this limit.
