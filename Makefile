@@ -7,7 +7,7 @@ SYSTEM_PACKAGES ?= chromium nginx rabbitmq-server redis-server
 
 PYTHON_BIN := .venv/bin/python
 # The shell's own settings must not decide what a check finds.
-CLEAN_ENV := env -i PATH="$$PATH" HOME="$$HOME" SECRET_KEY=for-checks-only
+CLEAN_ENV := env -i PATH="$$PATH" HOME="$$HOME" SECRET_KEY=for-checks-only-0123456789-0123456789
 COMPILE = env -u PIP_FIND_LINKS -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet \
 	--universal --python-version 3.12 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)

@@ -50,11 +50,13 @@ def set_request_id(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
-def permissions_policy(get_response: GetResponse) -> GetResponse:
-    """Deny pages, and anything injected into one, the devices of the reader."""
+def isolation(get_response: GetResponse) -> GetResponse:
+    """Deny other sites the content of responses, and pages the reader's devices."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
+        # Of requests without CORS, as for an image or a script.
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         if response.get("Content-Type", "").startswith("text/html"):
             response["Permissions-Policy"] = PERMISSIONS
         return response

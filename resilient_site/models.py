@@ -1,15 +1,42 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
-from django.db import models
+from django.contrib.auth.models import User
+from django.db import models, transaction
 from django.utils import timezone
-from knox.models import AbstractAuthToken
+from knox.models import AbstractAuthToken, AuthTokenManager
+
+from resilient_site.errors import Conflict
+
+MAX_TOKENS = 50
+
+
+class TooManyTokens(Conflict):
+    code = "too_many_tokens"
+    detail = (
+        f"A person can have {MAX_TOKENS} valid tokens. Revoke one that is not used."
+    )
+
+
+class ApiTokenManager(AuthTokenManager):  # type: ignore[misc]
+    @transaction.atomic
+    def create(self, user: User, *args: Any, **options: Any) -> Any:
+        """Return the token and its text. Raises TooManyTokens."""
+        User.objects.select_for_update().get(pk=user.pk)  # one at a time
+        is_valid = models.Q(expiry=None) | models.Q(expiry__gt=timezone.now())
+        if self.filter(is_valid, user=user).count() >= MAX_TOKENS:
+            raise TooManyTokens
+        return super().create(user, *args, **options)
 
 
 class ApiToken(AbstractAuthToken):  # type: ignore[misc]
     """API token of a user, stored as a hash only."""
 
     name = models.CharField(max_length=100, blank=True)
+
+    objects = ApiTokenManager()
 
     class Meta:
         verbose_name = "API token"

@@ -13,11 +13,13 @@ from django.utils.csp import CSP
 from environs import Env, validate
 
 from resilient_site.observability import multiprocess
-from resilient_site.operations.secret_key import load_secret_key
+from resilient_site.operations.secret_key import check_secret_key, load_secret_key
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
     ANY_CLASS,
     AUTHENTICATED,
+    FAILED_SIGN_IN,
+    NAME,
     UNVERIFIED,
     override_policies,
 )
@@ -32,7 +34,9 @@ REDIS_URL = env.str("REDIS_URL", "")
 EMBEDDED = not DATABASE_URL
 
 DEBUG = env.bool("DEBUG", False)
-SECRET_KEY = env.str("SECRET_KEY", "") or load_secret_key(DATA_DIR, EMBEDDED)
+SECRET_KEY = check_secret_key(
+    env.str("SECRET_KEY", "") or load_secret_key(DATA_DIR, EMBEDDED)
+)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", [".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 
@@ -84,9 +88,9 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "resilient_site.middleware.set_request_id",
     "django.middleware.security.SecurityMiddleware",
+    "resilient_site.middleware.isolation",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
-    "resilient_site.middleware.permissions_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "resilient_site.middleware.pass_identity",
@@ -196,7 +200,9 @@ SESSION_CACHE_ALIAS = "sessions"
 
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
+    "resilient_site.accounts.backends.NameLimit",
     "django.contrib.auth.backends.ModelBackend",
+    "resilient_site.accounts.backends.NameFailures",
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -301,6 +307,7 @@ LOCK_WAITS_S = {
 RATE_LIMITS = override_policies(
     {
         "sign-in": ("sign-in", ANONYMOUS, 120, 60),
+        "sign-in-name": (FAILED_SIGN_IN, NAME, 20, 3600),
         "unproven-token": (ANY_CLASS, UNVERIFIED, 600, 60),
         "anonymous-read": ("read", ANONYMOUS, 6_000, 60),
         "anonymous-write": ("write", ANONYMOUS, 600, 60),
@@ -327,6 +334,11 @@ SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = ["^(livez|readyz|metrics)/?$"]
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
+# A browser takes a cookie of such a name from this host alone, over HTTPS.
+COOKIE_PREFIX = "__Host-" if HTTPS else ""
+SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
+CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
+DEVICE_COOKIE_NAME = f"{COOKIE_PREFIX}device"
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 365 * 24 * 3600) if HTTPS else 0
 # HSTS for subdomains and preload lists is for the owner of the domain to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]

@@ -1,17 +1,14 @@
-from functools import partial
-
 from django.conf import settings
 from django.contrib import admin
 from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
-from resilient_site.edge.policy import policy
+from resilient_site.accounts import views as accounts
 from resilient_site.health import views as status
 from resilient_site.observability.views import metrics
 
 admin.site.site_header = admin.site.site_title = "Resilient Site"
-admin_login = policy(write_rate="sign-in")(partial(admin.site.login))
 
 urlpatterns = [
     # First, as most requests are for it, and patterns are tried in this order.
@@ -28,7 +25,12 @@ urlpatterns = [
     path(
         "status/breakers/<str:name>/", status.override_breaker, name="override-breaker"
     ),
-    path(f"{settings.ADMIN_PATH}login/", admin_login),
+    path(f"{settings.ADMIN_PATH}login/", accounts.admin_sign_in),
+    # The admin's own page would check a password that no lock-out counts.
+    path(
+        f"{settings.ADMIN_PATH}password_change/",
+        RedirectView.as_view(pattern_name="account:security"),
+    ),
     path(settings.ADMIN_PATH, admin.site.urls),
 ]
 

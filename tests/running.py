@@ -40,7 +40,7 @@ from django.test import Client
 call_command("migrate", verbosity=0)
 client = Client()
 client.force_login(User.objects.create_superuser("ada"))
-print(client.cookies["sessionid"].value)
+print(client.session.session_key)
 call_command("create_token", "ada")
 """
 LOAD_SAMPLE = """
@@ -121,7 +121,7 @@ class Site:
     def on_postgres(cls, url: str, folder: Path, **env: str) -> tuple[Self, str, str]:
         """Return a site with new tables, and its administrator's token and session."""
         site = cls(
-            folder, DATABASE_URL=url, SECRET_KEY="s" * 50, HTTPS="0",
+            folder, DATABASE_URL=url, SECRET_KEY="tests-of-a-site-" * 4, HTTPS="0",
             ALLOWED_HOSTS="localhost,127.0.0.1", **env,
         )  # fmt: skip
         folder.mkdir(exist_ok=True)

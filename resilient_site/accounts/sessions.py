@@ -1,13 +1,50 @@
-"""Sessions in the cache and the database."""
+"""Sessions in the database, and for a few seconds in the shared cache."""
 
+from hashlib import sha256
 from typing import Any
 
-from django.contrib.sessions.backends import cached_db
+from django.conf import settings
+from django.contrib.sessions.backends import db
+from django.core.cache import caches
+
+from resilient_site.resilience.cache_control import FRESH_S
 
 
-class SessionStore(cached_db.SessionStore):
+class SessionStore(db.SessionStore):
+    """Asks the database every `FRESH_S`, as a machine without Redis deletes only there.
+
+    In the cache a session is stored under a hash: its key would be the credential.
+    """
+
     def load(self) -> dict[str, Any]:
         # A cookie can hold a null character, which PostgreSQL does not take.
         if not (self.session_key or "").isalnum():
             self._session_key = None
-        return super().load() if self.session_key else {}
+        if not self.session_key:
+            return {}
+        name = _cache_key(self.session_key)
+        data: dict[str, Any] | None = self._cache.get(name)
+        if data is None:
+            data = super().load()
+            if self.session_key:  # else there is no such session
+                self._cache.set(name, data, FRESH_S)
+        return data
+
+    def save(self, must_create: bool = False) -> None:
+        super().save(must_create)
+        if self.session_key:
+            data = dict(self.items())
+            self._cache.set(_cache_key(self.session_key), data, FRESH_S)
+
+    def delete(self, session_key: str | None = None) -> None:
+        super().delete(session_key)
+        if key := session_key or self.session_key:
+            self._cache.delete(_cache_key(key))
+
+    @property
+    def _cache(self) -> Any:
+        return caches[settings.SESSION_CACHE_ALIAS]
+
+
+def _cache_key(session_key: str) -> str:
+    return "session:" + sha256(session_key.encode()).hexdigest()

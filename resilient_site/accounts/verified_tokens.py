@@ -2,7 +2,7 @@
 
 Authentication takes a token from it instead of the database for `FRESH_S`. The edge
 serves shared responses to tokens that are valid, and admits recognized clients before
-anonymous ones. The rate limiter counts a recognized token for itself.
+anonymous ones. The rate limiter counts a recognized token for its user.
 
 A change of the user, the token or any group ends validity at once on this machine,
 elsewhere when the invalidation arrives, at the latest after `FRESH_S`. Recognition
@@ -36,6 +36,7 @@ SCHEMES = (b"token", b"bearer")
 
 @dataclass(frozen=True, slots=True)
 class Verified:
+    user_id: object
     mark: Mark
     verified_at: float  # monotonic clock
     expires_at: float  # wall clock
@@ -79,8 +80,12 @@ class VerifiedTokens:
 
     def is_recognized(self, credential: str) -> bool:
         """Return whether it was valid when it was last verified, not long ago."""
+        return self.recognized_user_id(credential) is not None
+
+    def recognized_user_id(self, credential: str) -> object:
+        """Return the user of a recognized credential; None if it is not recognized."""
         entry = self._entries.get(credential)
-        return entry is not None and _is_younger(entry, RECOGNIZED_S)
+        return entry.user_id if entry and _is_younger(entry, RECOGNIZED_S) else None
 
     def _record(
         self,
@@ -91,6 +96,7 @@ class VerifiedTokens:
         token: "ApiToken | None" = None,
     ) -> None:
         self._entries[credential] = Verified(
+            user_id,
             mark(began, [user_tag(user_id), GROUPS]),
             time.monotonic(),
             expires_at,

@@ -1,19 +1,27 @@
-"""Pages to sign in, and to create and revoke API tokens."""
+"""Pages to sign in, to change the password, and to create and revoke API tokens."""
 
 from datetime import timedelta
+from typing import Any, cast
 
 from django import forms
-from django.contrib import messages
+from django.contrib import admin, messages
+from django.contrib.auth import authenticate, logout, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import password_validators_help_texts
 from django.contrib.auth.views import LoginView
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
+from resilient_site.accounts.backends import remember_device
 from resilient_site.edge.policy import policy
-from resilient_site.models import ApiToken
+from resilient_site.models import ApiToken, TooManyTokens
 
 
 @policy(write_rate="sign-in")
@@ -26,6 +34,19 @@ class SignIn(LoginView):
         # A redirect to this page would be a loop.
         return "" if url.startswith(self.request.path) else url
 
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        response = super().form_valid(form)
+        remember_device(response, form.get_user().get_username())
+        return response
+
+
+@policy(write_rate="sign-in")
+def admin_sign_in(request: HttpRequest) -> HttpResponse:
+    response = admin.site.login(request)
+    if request.method == "POST" and request.user.is_authenticated:
+        remember_device(response, request.user.get_username())
+    return response
+
 
 def attempted_username(
     request: HttpRequest, credentials: dict[str, str] | None = None
@@ -33,6 +54,104 @@ def attempted_username(
     """Return the username of a failed attempt, at the length that axes can store."""
     given = (credentials or request.POST).get("username")
     return given and given[:150]
+
+
+class RevokeTokensForm(forms.Form):
+    revoke_tokens = forms.BooleanField(label="Revoke my API tokens too", required=False)
+
+
+class PasswordForm(RevokeTokensForm, PasswordChangeForm):
+    """Django's form, with a check of the password that counts towards the lock-out."""
+
+    field_order = ("old_password", "new_password1", "new_password2", "revoke_tokens")
+
+    def __init__(self, request: HttpRequest, *args: Any, **options: Any) -> None:
+        self.request = request
+        super().__init__(cast(User, request.user), *args, **options)
+        # Django's is a list, which no paragraph can hold.
+        self.fields["new_password1"].help_text = " ".join(
+            password_validators_help_texts()
+        )
+
+    def clean_old_password(self) -> str:
+        return _check_password(self.request, self.cleaned_data["old_password"])
+
+
+class SignOutForm(RevokeTokensForm):
+    password = forms.CharField(
+        label="Your password",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+    field_order = ("password", "revoke_tokens")
+
+    def __init__(self, request: HttpRequest, *args: Any, **options: Any) -> None:
+        self.request = request
+        super().__init__(*args, **options)
+        if not cast(User, request.user).has_usable_password():
+            del self.fields["password"]
+
+    def clean_password(self) -> str:
+        return _check_password(self.request, self.cleaned_data["password"])
+
+
+def _check_password(request: HttpRequest, password: str) -> str:
+    if not authenticate(
+        request, username=request.user.get_username(), password=password
+    ):
+        raise forms.ValidationError("This is not your password.")
+    return password
+
+
+@policy(write_rate="sign-in")
+@sensitive_post_parameters()
+@never_cache
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def security(request: HttpRequest) -> HttpResponse:
+    """Page to change the password, which ends all other sessions."""
+    form = PasswordForm(request, request.POST or None)
+    if request.method != "POST" or not form.is_valid():
+        return _render_security(request, form, SignOutForm(request, auto_id="out_%s"))
+    with transaction.atomic():
+        user = form.save()
+        _revoke_if_asked(user, form)
+        update_session_auth_hash(request, user)
+    messages.success(request, "Your password was changed. Other sessions have ended.")
+    return redirect("account:security")
+
+
+@policy(write_rate="sign-in")
+@sensitive_post_parameters()
+@never_cache
+@login_required
+@require_POST
+def sign_out_everywhere(request: HttpRequest) -> HttpResponse:
+    """End all sessions of the account, this one included."""
+    form = SignOutForm(request, request.POST, auto_id="out_%s")
+    if not form.is_valid():
+        return _render_security(request, PasswordForm(request), form)
+    user = cast(User, request.user)
+    with transaction.atomic():
+        # A new salt for the same password: sessions hold a hash of both.
+        user.set_password(form.cleaned_data.get("password"))
+        user.save(update_fields=["password"])
+        _revoke_if_asked(user, form)
+    logout(request)
+    messages.success(request, "You are signed out everywhere.")
+    return redirect("account:sign-in")
+
+
+def _render_security(
+    request: HttpRequest, password_form: PasswordForm, sign_out_form: SignOutForm
+) -> HttpResponse:
+    forms = {"password_form": password_form, "sign_out_form": sign_out_form}
+    return render(request, "account/security.html", forms)
+
+
+def _revoke_if_asked(user: User, form: forms.Form) -> None:
+    if form.cleaned_data["revoke_tokens"]:
+        ApiToken.objects.filter(user=user).delete()
 
 
 class TokenForm(forms.Form):
@@ -55,12 +174,15 @@ def tokens(request: HttpRequest) -> HttpResponse:
     form = TokenForm(request.POST if request.method == "POST" else None)
     fresh = None
     if request.method == "POST" and form.is_valid():
-        _, fresh = ApiToken.objects.create(
-            request.user,
-            expiry=timedelta(days=form.cleaned_data["days"]),
-            name=form.cleaned_data["name"],
-        )
-        form = TokenForm()
+        try:
+            _, fresh = ApiToken.objects.create(
+                cast(User, request.user),
+                expiry=timedelta(days=form.cleaned_data["days"]),
+                name=form.cleaned_data["name"],
+            )
+            form = TokenForm()
+        except TooManyTokens as error:
+            form.add_error(None, error.detail)
     own = ApiToken.objects.filter(user=request.user).order_by("-created")
     context = {"form": form, "fresh": fresh, "tokens": own, "now": timezone.now()}
     return render(request, "account/tokens.html", context)

@@ -1,11 +1,34 @@
-"""The signing key of a site without SECRET_KEY."""
+"""The signing key: that of SECRET_KEY, or one made for the embedded default."""
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+
+MIN_CHARACTERS, MIN_DIFFERENT = 32, 8
+# Of examples, in this project and in others.
+_is_placeholder = re.compile(
+    "change.?(me|this|it)|insecure|example|placeholder|replace.?(me|this)|default.?key"
+    "|(long|random).{0,8}(text|string)|(your|my|the).?secret|secret.?key",
+    re.I,
+).search
+
+
+def check_secret_key(key: str) -> str:
+    """Return the key; raise ImproperlyConfigured if it can be guessed."""
+    if (
+        len(key) < MIN_CHARACTERS
+        or len(set(key)) < MIN_DIFFERENT
+        or _is_placeholder(key)
+    ):
+        raise ImproperlyConfigured(
+            f"SECRET_KEY can be guessed: set a random text of {MIN_CHARACTERS} or more "
+            "characters, such as the output of: openssl rand -base64 48"
+        )
+    return key
 
 
 def load_secret_key(data_dir: Path, embedded: bool) -> str:

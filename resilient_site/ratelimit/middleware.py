@@ -149,7 +149,7 @@ class RateLimitMiddleware:
 
 
 def get_status(
-    request: HttpRequest, policy: Policy, key: str
+    request: HttpRequest, policy: Policy, key: str, *, increment: bool = True
 ) -> RateLimitStatus | None:
     """Count one request of the client `key`; return None if that is not possible."""
     usage = get_usage(
@@ -157,7 +157,7 @@ def get_status(
         group=policy.name,
         key=lambda group, request: key,
         rate=(policy.quota, policy.window_s),
-        increment=True,
+        increment=increment,
     )
     if usage is None:
         return None
@@ -170,17 +170,17 @@ def get_status(
 def _identify(request: HttpRequest) -> tuple[str, str | None]:
     """Return the kind of client, and what its requests are counted under.
 
-    By a token that was verified before, else by user, else by address: a client that
-    makes up a new token for each request would otherwise never meet a limit.
+    By user, of a session or of a token that was verified before, else by address: a
+    client that makes up a new token for each request would never meet a limit.
     """
     token = None
     authorization = request.META.get("HTTP_AUTHORIZATION")
     if authorization and request.path.startswith(REST_PATH):  # pages take no tokens
         token = parse_token(authorization.encode())
     if token is not None:
-        digest = token_digest(token)
-        if verified_tokens().is_recognized(digest):
-            return AUTHENTICATED, digest
+        user_id = verified_tokens().recognized_user_id(token_digest(token))
+        if user_id is not None:
+            return AUTHENTICATED, f"user {user_id}"
         return _identify_by_address(request, UNVERIFIED)
     if user_id := session_user_id(request):
         return AUTHENTICATED, f"user {user_id}"

@@ -10,6 +10,8 @@ ANONYMOUS, AUTHENTICATED = "anonymous", "authenticated"
 # A token that was not verified yet: anyone can make up any number of those.
 UNVERIFIED = "unverified token"
 ANY_CLASS = "any"
+# Failed sign-ins with one name, which no class of requests counts.
+FAILED_SIGN_IN, NAME = "failed-sign-in", "name"
 
 # Class of requests, kind of client, quota, and window in seconds.
 type Row = tuple[str, str, int, int]

@@ -81,6 +81,8 @@ def test_no_page_has_a_fault(
     for summary in page.locator("summary").all():
         summary.click()
     check(page, width)
+    page.goto("/account/security/")
+    check(page, width)
     page.goto("/account/tokens/")
     page.get_by_label("Name").fill("nightly sync")
     page.get_by_role("button", name="Create token").click()

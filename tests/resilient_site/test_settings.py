@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import stat
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from resilient_site.operations.secret_key import load_secret_key
+from resilient_site.operations.secret_key import check_secret_key, load_secret_key
 from tests.running import ROOT
 
 PRODUCTION = {
@@ -48,9 +49,10 @@ def test_deployment_check_passes_with_production_settings():
         ("check", {"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
         ("check", {"DEBUG": "maybe"}, "DEBUG"),
         ("check", PRODUCTION | {"SECRET_KEY": ""}, "SECRET_KEY must be set"),
+        ("check", PRODUCTION | {"SECRET_KEY": "change-me"}, "SECRET_KEY can be guess"),
         ("serve", {"WEB_THREADS": "0"}, "WEB_THREADS"),
     ],
-    ids=["folder", "url", "boolean", "secret", "number"],
+    ids=["folder", "url", "boolean", "secret", "guessable", "number"],
 )
 def test_wrong_setting_is_reported_in_one_line(command, wrong, text):
     result = manage(command, **wrong)
@@ -79,9 +81,13 @@ optional = "sentry_sdk", "redis", "django_redis", "celery", "opentelemetry.sdk",
     "opentelemetry.exporter", "opentelemetry.instrumentation"
 print([name for name in sys.modules if name.startswith(optional)])
 print(reverse("admin:login"))
+from django.conf import settings
+print(settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
 """
-    done = manage("shell", "-v0", "-c", script, ADMIN_PATH="/secret/desk/")
-    assert done.stdout.splitlines() == ["[]", "/secret/desk/login/"], done
+    env = {"ADMIN_PATH": "/secret/desk/", "HTTPS": "1"}
+    done = manage("shell", "-v0", "-c", script, **env)
+    cookies = "__Host-sessionid __Host-csrftoken"
+    assert done.stdout.splitlines() == ["[]", "/secret/desk/login/", cookies], done
 
 
 def test_embedded_secret_key_is_created_once_and_private(tmp_path):
@@ -92,6 +98,24 @@ def test_embedded_secret_key_is_created_once_and_private(tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(ImproperlyConfigured):
         load_secret_key(tmp_path, embedded=False)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "change-me", "x" * 50, "0123456" * 9, "short-0123456789-0123456789-012",
+        "django-insecure-0123456789-0123456789-0123456789", "CHANGEME" * 8,
+        "please-change-this-to-something-else-42", "a-long-random-text-0123456789-abc",
+    ],
+)  # fmt: skip
+def test_guessable_secret_key_is_refused(key):
+    with pytest.raises(ImproperlyConfigured):
+        check_secret_key(key)
+
+
+def test_random_secret_key_is_taken():
+    for key in (secrets.token_urlsafe(50), secrets.token_hex(16)):
+        assert check_secret_key(key) == key
 
 
 def test_env_example_names_every_setting():

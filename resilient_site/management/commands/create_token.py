@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from resilient_site.models import ApiToken
+from resilient_site.models import ApiToken, TooManyTokens
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -35,7 +35,10 @@ class Command(BaseCommand):
             raise CommandError(f"There is no user “{options['username']}”.") from None
         if not user.is_active:
             raise CommandError(f"The user “{user.username}” is not active.")
-        _, token = ApiToken.objects.create(
-            user, expiry=options["ttl"], name=options["name"][:100]
-        )
+        try:
+            _, token = ApiToken.objects.create(
+                user, expiry=options["ttl"], name=options["name"][:100]
+            )
+        except TooManyTokens as error:
+            raise CommandError(error.detail) from None
         self.stdout.write(token)

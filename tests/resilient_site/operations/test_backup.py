@@ -45,7 +45,7 @@ def restored(tmp_path: Path) -> Iterator[Site]:
         cursor.execute("DROP DATABASE IF EXISTS restored")
         cursor.execute("CREATE DATABASE restored")
     url = urlsplit(os.environ["DATABASE_URL"])._replace(path="/restored").geturl()
-    yield Site(folder, DATABASE_URL=url, SECRET_KEY="s" * 50, HTTPS="0")
+    yield Site(folder, DATABASE_URL=url, SECRET_KEY="tests-of-a-site-" * 4, HTTPS="0")
     with connection.cursor() as cursor:
         cursor.execute("DROP DATABASE restored")
 

@@ -179,13 +179,16 @@ def test_two_users_at_one_address_are_two_clients(client, reader, editor, limits
 
 
 @pytest.mark.django_db
-def test_token_is_a_client_of_its_own_once_verified(client, reader, limits):
-    limits("read=2/m")
-    tokens = [token_of(reader), token_of(reader)]
-    for token in tokens:
-        names = [left(client.get("/api/v1/items", headers=token))[0] for _ in range(3)]
-        assert names == ["unproven-token", "read", "read"]
-        assert client.get("/api/v1/items", headers=token).status_code == 429
+def test_quota_is_of_the_person_with_all_tokens_and_sessions(client, reader, limits):
+    limits("read=5/m")
+    for token, used in ((token_of(reader), 0), (token_of(reader), 2)):
+        found = [left(client.get("/api/v1/items", headers=token)) for _ in range(3)]
+        assert [name for name, *_ in found] == ["unproven-token", "read", "read"]
+        assert [r for _, r, _ in found[1:]] == [4 - used, 3 - used]
+    client.force_login(reader)
+    assert left(client.get("/api/v1/items"))[1] == 0
+    assert client.get("/api/v1/items").status_code == 429
+    assert client.get("/api/v1/items", headers=token).status_code == 429
 
 
 @pytest.mark.django_db

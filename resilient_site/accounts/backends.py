@@ -1,0 +1,71 @@
+"""Authentication backends around Django's own, which slow down guesses at one name.
+
+django-axes locks a name at one address. The policy `sign-in-name` bounds the failures
+of a name from all addresses together; browsers that have signed in with that name are
+excepted, or anyone could keep its owner out.
+"""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from resilient_site.errors import LockedOut
+from resilient_site.ratelimit.middleware import RateLimitStatus, get_status
+from resilient_site.ratelimit.policies import Policy
+
+POLICY = "sign-in-name"
+DEVICE_MAX_AGE_S = 365 * 24 * 3600
+
+
+class NameLimit:
+    """Rejects an attempt where too many have failed. Runs before Django's backend."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str = "", **options: Any
+    ) -> None:
+        if request is None or not username or _is_known_device(request, username):
+            return
+        status = _status(request, username, increment=False)
+        if status and status.count >= status.policy.quota:
+            raise LockedOut(retry_after_s=status.reset_s)
+
+
+class NameFailures:
+    """Counts a failed attempt. Runs last, so only if the password was wrong."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str = "", **options: Any
+    ) -> None:
+        if request is not None and username:
+            _status(request, username, increment=True)
+
+
+def _status(
+    request: HttpRequest, username: str, *, increment: bool
+) -> RateLimitStatus | None:
+    if POLICY not in settings.RATE_LIMITS:  # rate limits are off
+        return None
+    _, _, quota, window_s = settings.RATE_LIMITS[POLICY]
+    policy = Policy(POLICY, quota, window_s)
+    return get_status(request, policy, f"name {username}", increment=increment)
+
+
+def remember_device(response: HttpResponse, username: str) -> None:
+    """Have the browser show later that it has signed in with this name."""
+    response.set_signed_cookie(
+        settings.DEVICE_COOKIE_NAME,
+        username,
+        salt=POLICY,
+        max_age=DEVICE_MAX_AGE_S,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _is_known_device(request: HttpRequest, username: str) -> bool:
+    known = request.get_signed_cookie(
+        settings.DEVICE_COOKIE_NAME, default="", salt=POLICY, max_age=DEVICE_MAX_AGE_S
+    )
+    return known == username
