@@ -274,6 +274,10 @@ REQUIRE_IF_MATCH = env.bool("REQUIRE_IF_MATCH", False)
 
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
 IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 256 * 1024 * 1024)
+# Of bodies under way in a process; one client may have half of it.
+BODIES_MAX_BYTES = env.int(
+    "BODIES_MAX_BYTES", 2 * max(IMPORT_MAX_BYTES, MAX_BODY_BYTES)
+)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form, without its files
 
 # --- resilience

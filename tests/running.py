@@ -135,16 +135,17 @@ class Site:
         serve = [sys.executable, "manage.py", "serve", *options]
         return self._run_in_folder(serve, timeout)
 
-    def start_web(self, timeout: float = 150) -> Self:
+    def start_web(self, timeout: float = 150, **popen: Any) -> Self:
         """Start the web processes alone, as deploy/systemd does; this is faster."""
         self._make_folder(is_filled=True)
         bind = f"{self.host}:{self.port}"
         command = "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
-        return self._run_in_folder([sys.executable, *command], timeout)
+        return self._run_in_folder([sys.executable, *command], timeout, **popen)
 
-    def _run_in_folder(self, command: list[str], timeout: float) -> Self:
+    def _run_in_folder(self, command: list[str], timeout: float, **popen: Any) -> Self:
         with open(self.output_path, "ab") as output:
-            return self.run(command, timeout, cwd=ROOT, stdout=output, stderr=output)
+            popen |= {"cwd": ROOT, "stdout": output, "stderr": output}
+            return self.run(command, timeout, **popen)
 
     def _make_folder(self, is_filled: bool) -> None:
         data_dir = Path(self.env["DATA_DIR"])

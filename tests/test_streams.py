@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
@@ -29,6 +30,8 @@ THREADS = 8
 OTHER_THREADS = 15
 # Of the pollers of jobs and changes, the heartbeat and the health check.
 OTHER_CONNECTIONS = 4
+# Of a process that may have few.
+FILES = 256
 EVENTS = "/api/v1/changes/events?since=now"
 CHANGE = """
     INSERT INTO items_itemchange
@@ -84,6 +87,32 @@ class Peer:
         status = int(self.read_to(rb"HTTP/1.1 (\d+)")[1])
         length = int(self.read_to(rb"(?i)content-length: (\d+)")[1])
         return status, json.loads(self.read_to(rb"(?s)\r\n\r\n(.{%d})" % length)[1])
+
+
+def allow_few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+
+
+def test_probes_respond_while_one_address_takes_all_the_streams_it_can(tmp_path):
+    site = Site(tmp_path)
+    try:
+        site.start_web(preexec_fn=allow_few_files)
+        request = f"GET {EVENTS} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        with ExitStack() as peers:
+            answers = []
+            for _ in range(FILES):
+                connecting = socket.create_connection(("127.0.0.1", site.port), 60)
+                peer = peers.enter_context(connecting)
+                peer.sendall(request)
+                answers.append(peer.recv(4096))
+            of_kinds = Counter(answer.split()[1] for answer in answers)
+            assert of_kinds.keys() == {b"200"}  # some of them streams
+            for path in ("/livez", "/readyz"):
+                probe = f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
+                assert b" 200 OK" in site.raw(probe, "127.0.0.2")
+                assert b" 200 OK" in site.raw(probe)
+    finally:
+        site.stop()
 
 
 @pytest.fixture(scope="module")

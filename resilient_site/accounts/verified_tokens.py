@@ -15,8 +15,11 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from django.conf import settings
+from django.http import HttpRequest
 from knox.crypto import hash_token
 
 from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
@@ -72,6 +75,25 @@ class VerifiedTokens:
     def record_session(self, session_key: str, user_id: object, began: int) -> None:
         """Record that at the moment `began` this was the session of that user."""
         self._record(_session_digest(session_key), user_id, began, math.inf)
+
+    def verify(self, authorization: bytes, session_key: str) -> bool:
+        """Return whether the token or the session is valid; asks the database."""
+        token = parse_token(authorization)
+        if token is not None and self.verify_token(token):
+            return True
+        if not session_key:
+            return False
+        from django.contrib.auth import get_user
+        from django.contrib.sessions.backends.base import SessionBase
+
+        began, request = now(), HttpRequest()
+        engine = import_module(settings.SESSION_ENGINE)
+        session: SessionBase = engine.SessionStore(session_key)
+        request.session = session
+        user = get_user(request)
+        if user.is_authenticated:
+            self.record_session(session_key, user.pk, began)
+        return user.is_authenticated
 
     def is_valid(self, credential: str) -> bool:
         """Return whether it was valid within `FRESH_S`, and nothing changed since."""

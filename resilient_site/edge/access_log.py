@@ -65,7 +65,7 @@ class RequestRecorder:
 
     def _is_rejected(self) -> bool:
         context: RequestContext | None = self._scope.get(SCOPE_KEY)
-        return self._status == 503 and not (context and context.was_admitted)
+        return self._status in (429, 503) and not (context and context.was_admitted)
 
 
 def log(

@@ -7,19 +7,21 @@ take longer is rejected, at once, with 503 and a Retry-After of the time until t
 room; the client gets a stale response instead where there is one. This is the only
 place that rejects for overload. More urgent classes are served first. Not handled:
 requests that wait outside the process, in the listening socket.
+
+Requests, streams and bodies under way take no thread, but memory, disk and connections:
+each has a quota, for all clients together and for each (`Quota`).
 """
 
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from resilient_site.edge.concurrency_limit import ConcurrencyLimit
-from resilient_site.edge.request import Priority
-from resilient_site.edge.request_body import ClientGone
-from resilient_site.errors import DeadlinePassed, Overloaded
+from resilient_site.edge.request import ClientGone, Priority
+from resilient_site.errors import DeadlinePassed, Overloaded, TooManyRequests
 
 LIGHT = tuple(priority for priority in Priority if priority is not Priority.HEAVY)
 # The setting of the patience of each class.
@@ -37,6 +39,8 @@ WAIT_MAX = 0.7
 # One free thread in so many goes to the class that was served longest ago.
 FAIR_TURN = 8
 RETRY_AFTER_MAX_S = 60
+# What counts where a process may have more, or any number.
+CONNECTIONS_MAX = 16_384
 
 # Assumed until measured: the first requests of a process are slow, and say little.
 LIGHT_PER_S, LIGHT_WINDOW_S = 500.0, 1.0
@@ -46,6 +50,55 @@ SLOWEST_PER_S = 0.01
 
 class Rejected(Overloaded):
     """Not admitted: nothing was done."""
+
+
+class TooManyAtOnce(TooManyRequests):
+    code = "too_many_at_once"
+    detail = (
+        "You have too many requests under way. Please wait until some are answered."
+    )
+    retry_after_s = 1
+
+
+class Quota:
+    """How much of something may be under way, in all and for each client."""
+
+    def __init__(self, total: int, per_client: int) -> None:
+        self.total, self.per_client = total, per_client
+        self.used = 0
+        self.used_by = Counter[str]()
+
+    def has_room(self, client: str, amount: int = 1) -> bool:
+        return self._is_fair(client, amount) and self.used + amount <= self.total
+
+    def check(self, client: str, amount: int = 1) -> None:
+        """Raise TooManyAtOnce or Rejected if there is no room for so much more."""
+        if not self._is_fair(client, amount):
+            raise TooManyAtOnce
+        if self.used + amount > self.total:
+            raise Rejected
+
+    def _is_fair(self, client: str, amount: int) -> bool:
+        # Behind a Unix socket no client is known.
+        return not client or self.used_by[client] + amount <= self.per_client
+
+    def take(self, client: str, amount: int = 1) -> None:
+        self.used += amount
+        self.used_by[client] += amount
+
+    def give_back(self, client: str, amount: int = 1) -> None:
+        self.used -= amount
+        self.used_by[client] -= amount
+        if not self.used_by[client]:
+            del self.used_by[client]
+
+    @contextmanager
+    def taken(self, client: str) -> Iterator[None]:
+        self.take(client)
+        try:
+            yield
+        finally:
+            self.give_back(client)
 
 
 class DrainRate:
@@ -167,7 +220,18 @@ class Admission:
         patience_s: Mapping[str, float],
         is_on: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        connections: int = CONNECTIONS_MAX,
+        body_bytes: int = 512 * 1024 * 1024,
     ) -> None:
+        # The other half of the connections is for idle ones, probes and cache hits.
+        most = min(connections, CONNECTIONS_MAX) // 2
+        self.requests = Quota(most, max(most // 8, 1))
+        # Fewer than requests, so that a client with many streams can still ask.
+        self.streams = Quota(max(most // 2, 1), max(most * 3 // 32, 1))
+        self.bodies = Quota(body_bytes, body_bytes // 2)
+        # Of clients without a verified credential: in memory, and of any number.
+        self.unverified_bodies = Quota(body_bytes // 8, body_bytes // 32)
         self.threads, self.heavy_max = threads, max(threads // 4, 1)
         self.patience_s = {
             priority: patience_s[name] for priority, name in PATIENCE.items()

@@ -7,6 +7,7 @@ rejected, a reader gets the stale response of the last 24 hours, marked as such,
 process of the machine has one; else a problem document with 503.
 """
 
+from functools import partial
 from time import monotonic
 
 from resilient_site.edge import lifespan, probes, wsgi_bridge
@@ -25,13 +26,19 @@ from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import (
     SAFE,
+    ClientGone,
     EdgeRequest,
     RequestContext,
     identifies_client,
     normalize,
 )
-from resilient_site.edge.request_body import ClientGone, received_body
-from resilient_site.edge.wsgi_bridge import Response, run_django, watched
+from resilient_site.edge.request_body import received_body
+from resilient_site.edge.wsgi_bridge import (
+    Response,
+    is_verified,
+    run_django,
+    watched,
+)
 from resilient_site.errors import SiteError
 from resilient_site.observability.request_id import choose_id, start_request
 
@@ -102,9 +109,16 @@ async def answer(
     try:
         if request.path in probes.PATHS and await probes.answer(request, send, extra):
             return
-        if request.is_safe and await coalescing.answer(request, receive, send, extra):
-            return
-        await forward(request, receive, send, extra)
+        requests = wsgi_bridge.admission.requests
+        if not requests.has_room(request.client):
+            extra = [*extra, (b"connection", b"close")]
+            requests.check(request.client)
+        with requests.taken(request.client):
+            is_read = request.is_safe
+            if not is_read or not await coalescing.answer(
+                request, receive, send, extra
+            ):
+                await forward(request, receive, send, extra)
     except ClientGone:
         return
     except SiteError as error:
@@ -118,11 +132,17 @@ async def forward(
     context, read_at = RequestContext(), now()
     try:
         wsgi_bridge.admission.check(request.priority, request.deadline)
-        async with received_body(request, receive) as body, watched(receive, context):
+        verify = partial(is_verified, request)
+        async with (
+            received_body(request, receive, wsgi_bridge.admission, verify) as body,
+            watched(receive, context),
+        ):
             response = await run_django(request, body, context, send)
     except SiteError as error:
         is_overload = isinstance(error, Rejected)
-        if not await answer_without_django(request, send, extra, is_overload):
+        if error.status < 500 or not await answer_without_django(
+            request, send, extra, is_overload
+        ):
             raise
         return
     if response is None:

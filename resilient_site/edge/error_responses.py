@@ -30,8 +30,9 @@ async def send_error(
     path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
     body = body.replace(_PATH.encode(), path.encode())
     body = body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
-    length = (b"content-length", b"%d" % len(body))
-    await send_answer(request, send, error.status, [*headers, *extra, length], body)
+    own = [(n.lower().encode(), v.encode()) for n, v in error.headers.items()]
+    own.append((b"content-length", b"%d" % len(body)))
+    await send_answer(request, send, error.status, [*headers, *extra, *own], body)
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from resilient_site.api import conditional
 from resilient_site.edge.asgi_types import Message
 from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
+from resilient_site.ratelimit.addresses import normalize_address
 
 if TYPE_CHECKING:
     from resilient_site.edge.streaming import Stream, Wait
@@ -45,9 +46,15 @@ SHARED_REQUEST_HEADERS = {b"host", *REQUEST_ID_HEADERS}
 OF_ONE_REQUEST = {
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
     b"idempotency-key", b"if-match", b"if-none-match", b"if-modified-since",
-    b"if-unmodified-since", b"if-range", b"range",
+    b"if-unmodified-since", b"if-range", b"range", b"content-encoding",
 }  # fmt: skip
+# How its body is sent.
+OF_TRANSFER = {b"content-length", b"transfer-encoding", b"content-encoding"}
 _no_ascii = re.compile(rb"[^\x00-\x7f]")
+
+
+class ClientGone(Exception):
+    """The client has closed the connection."""
 
 
 class Priority(IntEnum):
@@ -98,6 +105,10 @@ def content_length(digits: bytes) -> float:
     return int(digits) if is_number else math.inf
 
 
+def client_of_user(user_id: object) -> str:
+    return f"user {user_id}"
+
+
 class EdgeRequest:
     def __init__(self, scope: Message) -> None:
         self.scope = scope
@@ -122,18 +133,37 @@ class EdgeRequest:
         return policy_at(self.path, self.method)
 
     @cached_property
+    def session_key(self) -> str:
+        # As Django reads it.
+        cookie = self.headers.get(b"cookie", b"").decode(errors="replace")
+        return parse_cookie(cookie).get(settings.SESSION_COOKIE_NAME, "")
+
+    @cached_property
     def credentials(self) -> tuple[str, ...]:
         """Digests of the token and the session that it comes with.
 
         Both count: pages go by the session, whatever token a client sends with it.
         """
         authorization = self.headers.get(b"authorization", b"")
-        # As Django reads them.
-        cookies = parse_cookie(
-            self.headers.get(b"cookie", b"").decode(errors="replace")
-        )
-        session_key = cookies.get(settings.SESSION_COOKIE_NAME, "")
-        return credentials(authorization, session_key)
+        return credentials(authorization, self.session_key)
+
+    @cached_property
+    def client(self) -> str:
+        """Whose quotas count: the user's when last verified, else the address's."""
+        for credential in self.credentials:
+            if user_id := verified_tokens().recognized_user_id(credential):
+                return client_of_user(user_id)
+        address = (self.scope.get("client") or [""])[0]
+        return normalize_address(address) or address
+
+    def set_content_length(self, size: int) -> None:
+        """State the size of the body as it was received and unpacked."""
+        length = (b"content-length", b"%d" % size)
+        headers = [h for h in self.scope["headers"] if h[0] not in OF_TRANSFER]
+        self.scope["headers"] = [*headers, length]
+        self.headers = dict(self.scope["headers"])
+        if len(self.headers) < len(self.scope["headers"]):
+            self.headers = _joined(self.scope["headers"])
 
     @property
     def is_conditional(self) -> bool:
@@ -211,6 +241,8 @@ class RequestContext:
 
     def __init__(self, is_shared: bool = False) -> None:
         self.is_shared = is_shared
+        # Whose quotas count; known better once Django has told the identity.
+        self.client = ""
         self.client_gone = Event()
         # Done when the client has gone, for the event loop.
         self.gone: asyncio.Future[Any] | None = None

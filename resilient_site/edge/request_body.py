@@ -1,30 +1,39 @@
 """Request bodies: received whole before the request takes a thread.
 
-A client that sends too slowly gets 408, one that sends more than its view allows 413
-(from Django, which does not read it). Where the disk has no room for a large body, the
-answer is 503.
+All that a client can know is checked before the first byte is asked for, which is when
+`Expect: 100-continue` is answered: the limit of the view, whether the client may send
+as much, and whether there is room. A body of unknown length, or one that is compressed,
+meets the same limits as it comes, and Django is given its size unpacked. A client that
+sends too slowly gets 408; where the disk has no room for a large body it gets 503.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from django.conf import settings
 
+from resilient_site.edge.admission import Admission, Quota
 from resilient_site.edge.asgi_types import Receive
-from resilient_site.edge.request import SESSION_COOKIE, EdgeRequest, content_length
-from resilient_site.errors import SiteError, Unavailable
+from resilient_site.edge.request import ClientGone, EdgeRequest, content_length
+from resilient_site.errors import Invalid, SiteError, TooLarge, Unavailable
 
 logger = logging.getLogger(__name__)
 
 # A client that sends or reads nothing for so long is given up.
 IDLE_S = 30
-# And one that sends less than this many bytes a second, a while after it began.
-SLOWEST_BYTES_PER_S = 1024
+# And one that sends fewer bytes a second, a while after it began; or for so long.
+SLOWEST_BYTES_PER_S = 16 * 1024
+LONGEST_S = 600
 IN_MEMORY_BYTES = 1024 * 1024
+# Larger ones only from clients with a valid token or session.
+UNVERIFIED_BYTES = 1024 * 1024
+UNPACKED_PIECE_BYTES = 256 * 1024
+GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 
 class TooSlow(SiteError):
@@ -33,63 +42,159 @@ class TooSlow(SiteError):
     detail = "The body of the request did not arrive in time. Nothing was changed."
 
 
-class ClientGone(Exception):
-    """The client has closed the connection."""
+class UnknownEncoding(SiteError):
+    status = 415
+    code = "unsupported_content_encoding"
+    detail = "A body may be compressed by gzip, and by nothing else."
+
+
+class Body:
+    """A body under way: what has come of it, and how much may come."""
+
+    def __init__(
+        self,
+        request: EdgeRequest,
+        admission: Admission,
+        is_verified: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._request, self._admission = request, admission
+        self._is_verified = is_verified
+        self._quota: Quota = admission.unverified_bodies
+        content_type = request.headers.get(b"content-type", b"")
+        is_form = content_type.startswith(b"multipart/form-data")
+        name = request.policy.form_limit if is_form else "MAX_BODY_BYTES"
+        self.largest: int = getattr(settings, name)
+        self.size = 0
+        self.file = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - see close
+
+    async def check(self, more: float) -> None:
+        """Raise TooLarge, or an error of the quota, unless so much more may come."""
+        size, client = self.size + more, self._request.client
+        if size > self.largest:
+            raise TooLarge(
+                f"The body may have at most {self.largest:,} bytes. Nothing was "
+                "changed."
+            )
+        if size > UNVERIFIED_BYTES and self._quota is not self._admission.bodies:
+            if not await self._is_verified():
+                raise TooLarge(
+                    f"A body of more than {UNVERIFIED_BYTES:,} bytes needs a valid "
+                    "token or session. Nothing was changed."
+                )
+            self._quota.give_back(client, self.size)
+            self._quota = self._admission.bodies
+            self._quota.take(client, self.size)
+        self._quota.check(client, int(more))
+
+    async def receive(self, receive: Receive, length: float) -> None:
+        """Receive all of it; `length` is what was announced."""
+        more, loop = True, asyncio.get_running_loop()
+        began = loop.time()
+        latest = began + min(IDLE_S + length / SLOWEST_BYTES_PER_S, LONGEST_S)
+        unpack = _unpacker(self._request)
+        try:
+            async with asyncio.timeout_at(latest) as limit:
+                while more:
+                    limit.reschedule(min(loop.time() + IDLE_S, latest))
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    more = message.get("more_body", False)
+                    for piece in unpack(message.get("body", b""), not more):
+                        await self.check(len(piece))
+                        self._quota.take(self._request.client, len(piece))
+                        self.size += len(piece)
+                        self.file.write(piece)
+                        if len(piece) == UNPACKED_PIECE_BYTES:
+                            await asyncio.sleep(0)  # for the other requests
+            self.file.flush()
+        except TimeoutError:
+            raise TooSlow from None
+        except OSError as error:
+            logger.exception("A body could not be kept.")
+            raise Unavailable from error
+        # The time that the client took is not the site's.
+        self._request.deadline += loop.time() - began
+
+    def close(self) -> None:
+        self._quota.give_back(self._request.client, self.size)
+        # Where the disk is full it fails to write out what is to be thrown away.
+        with suppress(OSError):
+            self.file.close()
 
 
 @asynccontextmanager
 async def received_body(
-    request: EdgeRequest, receive: Receive
+    request: EdgeRequest,
+    receive: Receive,
+    admission: Admission,
+    is_verified: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[IO[bytes] | None]:
     """Receive the body whole; None if there is none.
 
-    Raises TooSlow, ClientGone, or Unavailable if there is no room to keep it.
+    Raises the errors of `Body`, ClientGone, TooSlow, UnknownEncoding, or Unavailable if
+    there is no room to keep it.
     """
     if not request.has_body:
         yield None
         return
-    body = SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
+    is_chunked = b"transfer-encoding" in request.headers
+    if is_chunked:
+        check_framing(request)
+    announced = request.headers.get(b"content-length", b"0")
+    length = 0 if is_chunked else content_length(announced)
+    body = Body(request, admission, is_verified)
     try:
-        if _is_acceptable(request):
-            await _receive(request, receive, body)
-        yield body
+        await body.check(length)
+        await body.receive(receive, body.largest if is_chunked else length)
+        request.set_content_length(body.size)
+        yield body.file
     finally:
-        # Where the disk is full it fails to write out what is to be thrown away.
-        with suppress(OSError):
-            body.close()
+        body.close()
 
 
-async def _receive(request: EdgeRequest, receive: Receive, body: IO[bytes]) -> None:
-    more, loop = True, asyncio.get_running_loop()
-    length = int(request.headers[b"content-length"])
-    latest = loop.time() + IDLE_S + length / SLOWEST_BYTES_PER_S
-    try:
-        async with asyncio.timeout_at(latest) as limit:
-            while more:
-                limit.reschedule(min(loop.time() + IDLE_S, latest))
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body.write(message.get("body", b""))
-                more = message.get("more_body", False)
-        body.flush()
-    except TimeoutError:
-        raise TooSlow from None
-    except OSError as error:
-        logger.exception("A body could not be kept.")
-        raise Unavailable from error
+def check_framing(request: EdgeRequest) -> None:
+    """Reject what another server may read in another way (RFC 9112, section 6.1)."""
+    is_clear = (
+        request.headers[b"transfer-encoding"].lower() == b"chunked"
+        and b"content-length" not in request.headers
+        and request.scope["http_version"] != "1.0"
+    )
+    if not is_clear:
+        raise Invalid(
+            "The body's Transfer-Encoding may be chunked, and nothing else. Nothing "
+            "was changed.",
+            headers={"Connection": "close"},
+        )
 
 
-def _is_acceptable(request: EdgeRequest) -> bool:
-    """Return whether Django will read the body; it rejects the others unread.
+def _unpacker(request: EdgeRequest) -> Callable[[bytes, bool], Iterator[bytes]]:
+    encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding in (b"gzip", b"x-gzip"):
+        return Gunzip()
+    if encoding != b"identity":
+        raise UnknownEncoding(headers={"Accept-Encoding": "gzip"})
+    return lambda piece, is_last: iter((piece,))
 
-    Only a form of a client that sends credentials may have more than MAX_BODY_BYTES,
-    where the policy of the view says so.
-    """
-    headers = request.headers
-    length = content_length(headers.get(b"content-length", b""))
-    known = request.has_authorization or SESSION_COOKIE in headers.get(b"cookie", b"")
-    is_form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
-    name = request.policy.form_limit if known and is_form else "MAX_BODY_BYTES"
-    limit: int = getattr(settings, name)
-    return length <= limit
+
+class Gunzip:
+    """Unpacks gzip in small pieces, of which the caller takes as many as it allows."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(GZIP_WINDOW)
+        self._has_begun = False
+
+    def __call__(self, data: bytes, is_last: bool) -> Iterator[bytes]:
+        try:
+            while data:
+                if self._member.eof:  # gzip files may be joined
+                    self._member = zlib.decompressobj(GZIP_WINDOW)
+                self._has_begun = True
+                yield self._member.decompress(data, UNPACKED_PIECE_BYTES)
+                data = self._member.unconsumed_tail or self._member.unused_data
+            if is_last and self._has_begun:
+                yield self._member.flush(UNPACKED_PIECE_BYTES)
+        except zlib.error as error:
+            raise Invalid("The body is not gzip, or it is damaged.") from error
+        if is_last and not self._member.eof:
+            raise Invalid("The body is not gzip, or its end is missing.")

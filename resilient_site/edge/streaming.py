@@ -11,8 +11,6 @@ again.
 
 import asyncio
 import logging
-import resource
-import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
+from resilient_site.edge.admission import Quota
 from resilient_site.edge.asgi_types import Send
 from resilient_site.edge.request import RequestContext
 
@@ -89,21 +88,12 @@ def one_per_loop[T](make: Callable[[asyncio.AbstractEventLoop], T]) -> Callable[
     return of_running_loop
 
 
-def max_in_flight() -> int:
-    """Half of the connections that this process may have; the rest is for others."""
-    files: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if files == resource.RLIM_INFINITY else files // 2
-
-
 class InFlightResponses:
     """The responses of this process that continue without a thread."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[object]] = set()
         self.is_ending = False
-
-    def has_room(self) -> bool:
-        return len(self.tasks) < max_in_flight() and not self.is_ending
 
     def end(self) -> None:
         """End them all, as this process stops; their clients will ask again."""
@@ -137,14 +127,20 @@ class InFlightResponses:
 in_flight_responses = InFlightResponses()
 
 
-def record_response(response: HttpResponseBase, context: RequestContext) -> None:
+def record_response(
+    response: HttpResponseBase, context: RequestContext, streams: Quota
+) -> None:
     """Record how this response continues, before it is begun."""
     if context.is_shared:
         return
     continuation = getattr(response, "continuation", None)
     if isinstance(continuation, Wait) and context.is_after_wait:
         continuation = None
-    if not in_flight_responses.has_room():
+    if continuation and not streams.has_room(context.client):
+        continuation = None
+        # Or who has more than its share would keep the connections as idle ones.
+        response["Connection"] = "close"
+    if in_flight_responses.is_ending:
         continuation = None
     if isinstance(continuation, Stream):
         del response.headers["Content-Length"]

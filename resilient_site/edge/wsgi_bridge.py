@@ -10,6 +10,7 @@ that wait or go on for long (`streaming`) need no thread meanwhile.
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -22,15 +23,23 @@ from a2wsgi.wsgi import build_environ
 from django import setup
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
+from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch
 
-from resilient_site.edge.admission import Admission
+from resilient_site.accounts.verified_tokens import verified_tokens
+from resilient_site.edge.admission import CONNECTIONS_MAX, Admission
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.policy import resolve_path
-from resilient_site.edge.request import SCOPE_KEY, EdgeRequest, RequestContext
-from resilient_site.edge.request_body import IDLE_S, ClientGone
+from resilient_site.edge.request import (
+    SCOPE_KEY,
+    ClientGone,
+    EdgeRequest,
+    RequestContext,
+    client_of_user,
+)
+from resilient_site.edge.request_body import IDLE_S
 from resilient_site.edge.streaming import (
     STREAM_MAX_S,
     Stream,
@@ -39,7 +48,7 @@ from resilient_site.edge.streaming import (
     record_response,
     send_pieces,
 )
-from resilient_site.errors import SiteError
+from resilient_site.errors import SiteError, as_site_error
 from resilient_site.observability.request_id import (
     HEADER_BYTES,
     RequestIds,
@@ -80,8 +89,10 @@ class Django(WSGIHandler):
     def get_response(self, request: HttpRequest) -> HttpResponseBase:
         context: RequestContext = request.META["asgi.scope"][SCOPE_KEY]
         response = super().get_response(request)
+        if context.identity:
+            context.client = client_of_user(context.identity.user_id)
         if response.streaming or hasattr(response, "continuation"):
-            record_response(response, context)
+            record_response(response, context, admission.streams)
         return response
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
@@ -96,8 +107,13 @@ class Django(WSGIHandler):
 setup()  # unless it is done
 django = Django()
 pool = ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="django")
+files: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 admission = Admission(
-    settings.WEB_THREADS, settings.ADMISSION_PATIENCE_S, settings.ADMISSION
+    settings.WEB_THREADS,
+    settings.ADMISSION_PATIENCE_S,
+    settings.ADMISSION,
+    connections=CONNECTIONS_MAX if files == resource.RLIM_INFINITY else files,
+    body_bytes=settings.BODIES_MAX_BYTES,
 )
 
 
@@ -111,12 +127,13 @@ async def run_django(
 
     Raises Rejected, DeadlinePassed or ClientGone before Django has run.
     """
-    request.scope[SCOPE_KEY] = context
+    request.scope[SCOPE_KEY], context.client = context, request.client
     send_piece = partial(_send_piece, send, context)
     response = await _run_in_thread(request, body, context, send_piece)
     if isinstance(context.continuation, Wait) and response and context.gone:
         wait, context.continuation = context.continuation, None
-        await in_flight_responses.run(wait.until(), context.gone, wait.timeout_s)
+        with admission.streams.taken(context.client):
+            await in_flight_responses.run(wait.until(), context.gone, wait.timeout_s)
         if context.gone.done():
             return None
         context.is_after_wait = True
@@ -132,7 +149,8 @@ async def run_django(
         await send_piece({**start, "headers": response.headers})
         if request.method != "HEAD":
             pieces = send_pieces(stream, send_piece, context)
-            await in_flight_responses.run(pieces, context.gone, STREAM_MAX_S)
+            with admission.streams.taken(context.client):
+                await in_flight_responses.run(pieces, context.gone, STREAM_MAX_S)
         await send_piece({"type": "http.response.body"})
         return None
     return None if context.gone and context.gone.done() else response
@@ -151,6 +169,32 @@ def _after_wait(first: Response, final: Response | None) -> Response | None:
     names = {name for name, _ in final.headers}
     kept = [one for one in first.headers if one[0] in CARRIED_OVER - names]
     return final._replace(headers=[*final.headers, *kept])
+
+
+async def is_verified(request: EdgeRequest) -> bool:
+    """Return whether it has a valid token or session, by the database if need be."""
+    if any(map(verified_tokens().is_valid, request.credentials)):
+        return True
+    if not request.credentials:
+        return False
+    running = await admission.enter(request.priority, request.deadline, deadlines.never)
+    began, loop = monotonic(), asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(pool, _verify, request)
+    finally:
+        admission.leave(request.priority, monotonic() - began, running)
+
+
+def _verify(request: EdgeRequest) -> bool:
+    deadlines.current.set(deadlines.Deadline(request.deadline))
+    close_old_connections()
+    try:
+        authorization = request.headers.get(b"authorization", b"")
+        return verified_tokens().verify(authorization, request.session_key)
+    except (DatabaseError, InterfaceError) as error:
+        raise as_site_error(error) from error
+    finally:
+        close_old_connections()
 
 
 async def _run_in_thread(

@@ -11,8 +11,7 @@ address, as behind a Unix socket, have no limits.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -32,6 +31,7 @@ from resilient_site.accounts.verified_tokens import (
 from resilient_site.edge.policy import READ, SAFE_METHODS, UNLIMITED, WRITE, policy_at
 from resilient_site.errors import REST_PATH, TooManyRequests, respond
 from resilient_site.observability.metrics import RATE_LIMITED
+from resilient_site.ratelimit.addresses import normalize_address
 from resilient_site.ratelimit.policies import (
     ANONYMOUS,
     ANY_CLASS,
@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 SIGN_IN = "sign-in"
-# One customer of a network usually gets all addresses of such a prefix.
-IPV6_PREFIX = 64
 LOG_FAILURE_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
@@ -200,19 +198,7 @@ def client_address(request: HttpRequest) -> str | None:
     Uvicorn has put it into REMOTE_ADDR: the rightmost address in X-Forwarded-For that
     is no proxy of FORWARDED_ALLOW_IPS. A client cannot choose it by any header.
     """
-    return _normalize_address(request.META.get("REMOTE_ADDR") or "")
-
-
-@lru_cache(4096)
-def _normalize_address(text: str) -> str | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and not address.ipv4_mapped:
-        network = IPv6Network((int(address), IPV6_PREFIX), strict=False)
-        return str(network.network_address)
-    return str(getattr(address, "ipv4_mapped", None) or address)
+    return normalize_address(request.META.get("REMOTE_ADDR") or "")
 
 
 def session_user_id(request: HttpRequest) -> str | None:

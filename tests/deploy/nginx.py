@@ -27,7 +27,7 @@ uwsgi_temp_path uwsgi;
 scgi_temp_path scgi;
 proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
     use_temp_path=off;
-limit_req_zone $binary_remote_addr zone=requests:1m rate=2r/s;
+limit_req_zone $client_network zone=requests:1m rate=2r/s;
 """
 SERVERS = """
 server {{
@@ -38,6 +38,8 @@ server {{
 server {{
     listen 127.0.0.1:{narrow};
     limit_req zone=requests burst=3 nodelay;
+    set_real_ip_from 127.0.0.1;
+    real_ip_header X-Client;
     root public;
     include site/locations.conf;
 }}

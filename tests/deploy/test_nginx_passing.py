@@ -181,6 +181,75 @@ def test_large_body_is_rejected_unread(route: Route):
     assert route.requests == []
 
 
+def begin(route: Route, path: str, *headers: str) -> socket.socket:
+    """Send the head of a request, and nothing of its body."""
+    peer = socket.create_connection(("127.0.0.1", route.nginx.port), timeout=60)
+    head = [f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]
+    peer.sendall("\r\n".join(head).encode())
+    return peer
+
+
+def read_answer(peer: socket.socket) -> tuple[int, bytes]:
+    with peer, http.client.HTTPResponse(peer) as answer:
+        answer.begin()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("length", [1_100_000, 9_999_999, 16_000_000])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/items/", "/api/v1/jobs/", "/items/-/import/"]
+)
+@pytest.mark.parametrize("header", ["Accept: */*", "Cookie: a=b", "Authorization: x"])
+def test_large_body_without_a_credential_is_rejected_unread(
+    route: Route, length: int, path: str, header: str
+):
+    peer = begin(route, path, f"Content-Length: {length}", header)
+    assert read_answer(peer)[0] == 413
+    assert route.requests == []
+
+
+TOKEN = "Authorization: Token t"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Content-Length: 2000000", TOKEN),
+        ("Content-Length: 2000000", "Cookie: a=b; sessionid=c"),
+        ("Transfer-Encoding: chunked", "Accept: */*"),
+    ],
+)
+def test_large_body_is_not_kept_by_nginx(route: Route, headers: tuple[str, ...]):
+    assert read_answer(begin(route, "/api/unread", *headers)) == (413, b"unread")
+    assert route.requests == [("POST", "/api/unread")]
+
+
+@pytest.mark.usefixtures("counting")
+def test_large_bodies_of_a_client_at_a_time_are_limited(route: Route):
+    peers = [begin(route, "/echo", "Content-Length: 2000000", TOKEN) for _ in range(16)]
+    wait_for(lambda: len(route.requests) == 16, 30)
+    assert (
+        read_answer(begin(route, "/api/v1/jobs/", "Content-Length: 2000000", TOKEN))[0]
+        == 429
+    )
+    assert route.site.request("POST", "/echo", {"small": 1}).status == 200
+    assert route.site.get("/echo").status == 200
+    for peer in peers:
+        peer.close()
+
+
+@pytest.mark.usefixtures("counting")
+def test_addresses_of_one_ipv6_network_are_one_client(route: Route):
+    def statuses(*addresses: str) -> set[int]:
+        return {
+            route.narrow.get("/api/v1/echo", **{"X-Client": address}).status
+            for address in addresses
+        }
+
+    assert statuses(*(f"2001:db8:1:2:{n}::" for n in range(1, 20))) == {200, 429}
+    assert statuses("2001:db8:1:3::1", "2001:db8::1", "192.0.2.1") == {200}
+
+
 @pytest.mark.usefixtures("counting")
 def test_request_rate_is_limited(route: Route):
     answers = [route.narrow.get("/api/v1/echo") for _ in range(8)]

@@ -16,6 +16,7 @@ class Scripted(ThreadingHTTPServer):
     """The response depends on the path."""
 
     daemon_threads = True
+    request_queue_size = 64  # more than a test sends at once
     # A handler may be waiting for the end of the test.
     block_on_close = False
 
@@ -30,6 +31,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.server.requests.append((self.command, self.path))
+        if self.path == "/api/unread":
+            self.send(413, b"unread")
+            return
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/api/break":
             self.close_connection = True

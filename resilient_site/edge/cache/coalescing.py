@@ -26,8 +26,7 @@ from resilient_site.edge.cache.cached_response import (
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, mark, now
 from resilient_site.edge.cache.keys import Key, key_of, may_be_shared
 from resilient_site.edge.cache.store import response_store
-from resilient_site.edge.request import EdgeRequest, RequestContext
-from resilient_site.edge.request_body import ClientGone
+from resilient_site.edge.request import ClientGone, EdgeRequest, RequestContext
 from resilient_site.edge.wsgi_bridge import Response, run_django, until_gone
 from resilient_site.errors import DeadlinePassed, SiteError
 from resilient_site.resilience.bounded_dict import BoundedDict

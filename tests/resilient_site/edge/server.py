@@ -23,9 +23,11 @@ class Site:
         self.peers: list[asyncio.StreamWriter] = []
 
     async def send(
-        self, request: bytes
+        self, request: bytes, source: str = "127.0.0.1"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(source, 0)
+        )
         self.peers.append(writer)
         writer.write(request)
         return reader, writer
@@ -34,8 +36,10 @@ class Site:
         self.server.should_exit = True
         await asyncio.shield(self.run)
 
-    async def get(self, target: bytes, request: bytes = GET) -> tuple[bytes, bytes]:
-        reader, _ = await self.send(request % target)
+    async def get(
+        self, target: bytes, request: bytes = GET, source: str = "127.0.0.1"
+    ) -> tuple[bytes, bytes]:
+        reader, _ = await self.send(request % target, source)
         return await answer(reader)
 
 

@@ -257,7 +257,9 @@ from pathlib import Path
 sys.path.insert(0, "")
 from tests.resilient_site.edge.test_store import *
 from tests.resilient_site.edge.clients import ask
+from resilient_site.edge import request_body
 module.READ_TIMEOUT_S = 10
+request_body.UNVERIFIED_BYTES = 10**8
 store = make_store(Path(sys.argv[1]) / "store", 0, 10**8)
 early, late = shared("early"), shared("late")
 put(store, early)

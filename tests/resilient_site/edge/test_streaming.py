@@ -5,11 +5,13 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from django.conf import settings
 from django.http import HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from resilient_site.edge import streaming, wsgi_bridge
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.admission import Admission, Quota
 from resilient_site.edge.request import SCOPE_KEY, is_after_wait
 from resilient_site.edge.streaming import Stream, Wait, in_flight_responses
 from tests.resilient_site.edge.clients import becomes
@@ -86,6 +88,7 @@ urlpatterns = [
     path("wait", wait),
     path("after/wait", after),
     path("page", lambda request: HttpResponse("page")),
+    path("api/page", lambda request: HttpResponse("page")),
 ]
 handler404 = "resilient_site.errors.respond_to_exception"
 
@@ -148,16 +151,55 @@ async def test_stream_ends_completely_after_its_longest_time(site, monkeypatch):
     assert await reader.readuntil(b"0\r\n\r\n") == b"6\r\nfirst\n\r\n0\r\n\r\n"
 
 
+@pytest.mark.parametrize("quota", [Quota(9, 1), Quota(1, 9)])
 @served
 async def test_content_is_sent_where_too_many_responses_are_in_flight(
-    site, monkeypatch
+    site, monkeypatch, quota
 ):
-    monkeypatch.setattr(streaming, "max_in_flight", lambda: 1)
+    monkeypatch.setattr(wsgi_bridge.admission, "streams", quota)
     reader, _ = await site.send(GET % b"/stream")
     await reader.readuntil(b"first\n")
     start, content = await site.get(b"/stream")
     assert content == b"as it stands"
+    assert b"connection: close" in start
     assert (await site.get(b"/wait"))[1] == b"first"
+    other, _ = await site.send(GET % b"/stream", "127.0.0.2")
+    is_of_each = quota.per_client == 1
+    await other.readuntil(b"first\n" if is_of_each else b"as it stands")
+
+
+@pytest.mark.parametrize(
+    ("quota", "status", "status_of_others"),
+    [(Quota(9, 2), b"429", b"200"), (Quota(2, 9), b"503", b"503")],
+)
+@served
+async def test_probes_respond_while_a_client_has_all_that_it_may(
+    site, monkeypatch, quota, status, status_of_others
+):
+    monkeypatch.setattr(wsgi_bridge.admission, "requests", quota)
+    # A stream, and a body that does not come.
+    await site.send(GET % b"/stream")
+    await site.send(POST.removesuffix(b"body") % b"/wait")
+    await becomes(lambda: quota.used == 2)
+    start, content = await site.get(b"/api/page")
+    assert start.split()[1] == status
+    assert b"connection: close" in start
+    assert b"retry-after: 1" in start
+    assert (await site.get(b"/livez"))[0].split()[1] == b"200"
+    start, _ = await site.get(b"/api/page", source="127.0.0.2")
+    assert start.split()[1] == status_of_others
+    for peer in site.peers:
+        peer.close()
+    await becomes(lambda: not quota.used and not quota.used_by)
+
+
+def test_quotas_are_well_below_the_connections():
+    for connections in (256, 1_024, 10**6):
+        admission = Admission(8, settings.ADMISSION_PATIENCE_S, connections=connections)
+        assert admission.requests.total <= connections / 2
+        assert admission.streams.total <= admission.requests.total / 2
+        assert admission.requests.per_client <= admission.requests.total / 8
+        assert admission.streams.per_client < admission.requests.per_client
 
 
 def test_content_is_sent_under_wsgi(client):
