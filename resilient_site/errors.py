@@ -231,7 +231,7 @@ def _from_database(exc: DatabaseError | InterfaceError) -> SiteError:
         )
     if is_locked(exc):
         return Locked()
-    if isinstance(exc, InternalError):
+    if isinstance(exc.__cause__, ReadOnlySqlTransaction):
         return Unavailable(
             "The database accepts no changes at the moment. Nothing was changed."
         )

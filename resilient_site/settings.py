@@ -146,7 +146,7 @@ else:
     if DATABASES["default"]["ENGINE"].endswith("postgresql"):
         DATABASES["default"]["ENGINE"] = "resilient_site.postgres"
         DATABASES["default"]["OPTIONS"] = {
-            "connect_timeout": 2,
+            "connect_timeout": 5,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
@@ -301,6 +301,8 @@ DEADLINES_S = {
     "write": env.float("DEADLINE_WRITE_S", 30.0),
     "heavy": env.float("DEADLINE_HEAVY_S", 3600.0),
 }
+# PostgreSQL is unavailable if it does not answer for so long, or longer if it is far.
+HEARTBEAT_TIMEOUT_S = env.float("HEARTBEAT_TIMEOUT_S", 0.5)
 # How long a request waits for a lock in the database.
 LOCK_WAITS_S = {
     "read": env.float("LOCK_WAIT_READ_S", 0.4),

@@ -23,6 +23,9 @@ DATABASE_DEGRADED = (
     "The database answers, but not to everything. Some pages are shown as they were, "
     "and some changes cannot be saved."
 )
+DATABASE_READ_ONLY = (
+    "The database accepts no changes. Everything can be read, and nothing be saved."
+)
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
@@ -41,6 +44,8 @@ def database() -> CheckResult:
         error = describe(failure)
     if error:
         return CheckResult(Status.FAIL, DATABASE_UNAVAILABLE, error)
+    if heartbeat.is_running and heartbeat.is_read_only:
+        return CheckResult(Status.WARN, DATABASE_READ_ONLY)
     if degradation := breakers.database.degradation:
         return CheckResult(Status.WARN, DATABASE_DEGRADED, degradation)
     text = "The catalogue can be read and changed."

@@ -9,23 +9,29 @@ connection is closed, and the server ends what it did for it
 unknown: `CommitUnknown`.
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from django.db.backends.postgresql import base
 
 from resilient_site.edge.cache.invalidation import invalidate_pending
 from resilient_site.postgres.connection import (
     CancellableConnection,
     CommitUnknown,
+    ConnectionLost,
     WaitCancelled,
 )
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience import breakers, deadlines
 from resilient_site.resilience.breakers import State
+
+# PostgreSQL, appendix A: a server that is a standby now, and ended connections.
+READ_ONLY = "25006"
+BROKEN = ("57P01", "57P02", "57P03", "08")
 
 
 class Connection(CancellableConnection):
@@ -41,6 +47,60 @@ class Connection(CancellableConnection):
 class DatabaseWrapper(base.DatabaseWrapper):
     # psycopg with such connections.
     Database: Any = SimpleNamespace(**vars(psycopg) | {"connect": Connection.connect})
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute_wrappers.append(self._execute)
+
+    def _execute(
+        self,
+        execute: Callable[..., Any],
+        sql: Any,
+        params: Any,
+        many: bool,
+        context: Any,
+    ) -> Any:
+        """Execute a statement; close the connection if it is of no use any more.
+
+        In a request it is executed once more, on a new connection, if nothing can have
+        been written: a query outside a transaction, or a write that was refused.
+        """
+        try:
+            return execute(sql, params, many, context)
+        except (DatabaseError, InterfaceError) as error:
+            state = getattr(error.__cause__, "sqlstate", None) or ""
+            driver = self.connection
+            is_refused = state == READ_ONLY
+            if driver is None or not (
+                is_refused or driver.closed or state.startswith(BROKEN)
+            ):
+                raise
+            if is_refused and not heartbeat.distrust(driver.opened_at):
+                raise  # a new one would not do either
+            driver.close()
+            may_repeat = self._may_repeat(context["cursor"].cursor)
+            if may_repeat:  # else it was logged before
+                breakers.database.degrade(error)
+            is_alone = not self.in_atomic_block and self.get_autocommit()
+            is_query = str(sql).lstrip().startswith(("SELECT", "EXPLAIN"))
+            if is_alone and not (is_query or state):
+                raise CommitUnknown(*error.args) from error.__cause__
+            if not (is_alone and (is_query or is_refused) and may_repeat):
+                raise ConnectionLost(*error.args) from error.__cause__
+        self.close()
+        self.connect()
+        own = type(context["cursor"].cursor) is psycopg.Cursor
+        cursor = psycopg.Cursor(self.connection) if own else self.create_cursor()
+        context["cursor"].cursor = cursor
+        return execute(sql, params, many, context)
+
+    @staticmethod
+    def _may_repeat(cursor: Any) -> bool:
+        """Return whether this is a request, which has no state in a connection."""
+        is_request = deadlines.current.get() is not None
+        is_open = breakers.database.state is State.OPEN
+        is_streamed = isinstance(cursor, psycopg.ServerCursor)
+        return not (is_open or is_streamed or deadlines.is_expired()) and is_request
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return them; in a request a read outside a transaction waits as a reader."""
@@ -71,5 +131,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 invalidate_pending()
                 # Otherwise Django reconnects, and raises only the error of that.
                 self.closed_in_transaction = True
-                raise CommitUnknown(*error.args) from error
+                raise CommitUnknown(*error.args) from error.__cause__
             raise

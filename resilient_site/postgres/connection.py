@@ -27,7 +27,8 @@ from resilient_site.resilience import deadlines
 
 CHECK_INTERVAL_S = 0.05
 ASK_AFTER_S = 2.0
-ASK_TIMEOUT_S = 1.0
+# Enough for a connection to a server that is half a second away.
+ASK_TIMEOUT_S = 5.0
 # An answer that is on its way has arrived by then.
 ARRIVAL_MS = 250
 # The pid by which the server knows the connection that asks, and whether it is at work
@@ -45,6 +46,13 @@ class WaitCancelled(psycopg.OperationalError):
 
 class CommitUnknown(OperationalError):
     """The connection broke during the commit, which may have been made or not."""
+
+
+class ConnectionLost(OperationalError):
+    """The connection broke, or its server takes no writes any more.
+
+    It is closed, a new one may do, and nothing was written on it.
+    """
 
 
 class CancellableConnection(psycopg.Connection[Any]):
@@ -125,10 +133,19 @@ class CancellableConnection(psycopg.Connection[Any]):
         """Return whether the server can be reached, but has nothing to do for this."""
         options = self.info.get_parameters() | {"password": self.info.password}
         pid = self.pgconn.backend_pid
+        lost = self
+
+        class Asking(type(self)):  # type: ignore[misc]
+            @classmethod
+            def check(cls) -> None:
+                super().check()
+                if not lost.is_quiet(0):
+                    raise WaitCancelled("The answer has arrived meanwhile.")
+
         try:
             with (
                 deadlines.within(ASK_TIMEOUT_S),
-                CancellableConnection.connect(**options, autocommit=True) as other,
+                Asking.connect(**options, autocommit=True) as other,
             ):
                 ((own_pid, is_at_work),) = other.execute(IS_AT_WORK, [pid]).fetchall()
                 # A pooler in between gives connections pids of its own.

@@ -1,34 +1,62 @@
 """Heartbeat of the database: a thread that finds out whether the server answers.
 
-It runs the shortest query again and again on a connection of its own. Without an answer
-within `TIMEOUT_S` it opens the circuit breaker: requests that wait for the server end
-with 503 or a stale response, and new ones do not ask it. The first answer closes the
-breaker. What is not handled: a server that answers this query but no other.
+It runs a short query again and again on a connection of its own. Without an answer in
+time it opens the circuit breaker: requests that wait for the server end with 503 or a
+stale response, and new ones do not ask it. The first answer closes the breaker. In time
+means within HEARTBEAT_TIMEOUT_S, or `TRIPS` of the round trips seen lately, as a server
+may be far away. Time in which this process got no processor does not count.
+
+It also finds out that the server has become read-only, as the one does that was the
+primary before a failover: connections to it are then replaced. What is not handled: a
+server that answers this query but no other.
 """
 
 import threading
 import time
-from typing import Any
+from contextlib import AbstractContextManager
 
 import psycopg
+from django.conf import settings
 from django.db import connections
 
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import breakers, deadlines
 
 PERIOD_S = 0.2
-# More than a busy server needs for this query.
-TIMEOUT_S = 0.5
+TRIPS = 4
+TIMEOUT_MAX_S = 5.0
+# Weight of the latest round trip in the average.
+WEIGHT = 0.2
+# Connections are not replaced again within this time: new ones are no better.
+REPLACED_EVERY_S = 1.0
+# Longer than the wait between two checks of a connection.
+CHECKED_WITHIN_S = 0.15
 # "Too many clients": those that are connected are served.
 TOO_MANY_CONNECTIONS = "53300"
+
+
+class Patience:
+    """Limit on the time that a thread waits, without what it is kept from running."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left_s, self._checked_at = seconds, time.monotonic()
+
+    def is_over(self) -> bool:
+        now = time.monotonic()
+        self._left_s -= min(now - self._checked_at, CHECKED_WITHIN_S)
+        self._checked_at = now
+        return self._left_s <= 0
 
 
 class Heartbeat:
     def __init__(self) -> None:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: CancellableConnection | None = None
+        self._round_trip_s = 0.0
+        self._connect_timeout_s = 0.0
         self.lost_at = 0.0  # of the monotonic clock
+        self.is_read_only = False
 
     @property
     def is_running(self) -> bool:
@@ -43,6 +71,18 @@ class Heartbeat:
         self._stopping.set()
         if self._thread:
             self._thread.join()
+
+    def distrust(self, opened_at: float) -> bool:
+        """Have connections replaced after the failure of one that was opened then.
+
+        Return False if that has just been done, so that all stay.
+        """
+        now = time.monotonic()
+        if opened_at >= self.lost_at:  # else that was done already
+            if now - self.lost_at < REPLACED_EVERY_S:
+                return False
+            self.lost_at = now
+        return True
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -66,12 +106,36 @@ class Heartbeat:
             breakers.database.reset()
 
     def _query(self) -> None:
-        with deadlines.within(TIMEOUT_S):
-            if self._connection is None:
-                params = connections["default"].get_connection_params()
-                params |= {"autocommit": True}
-                self._connection = CancellableConnection.connect(**params)
-            self._connection.execute("SELECT 1")
+        if self._connection is None:
+            self._connection = self._connect()
+        began = time.monotonic()
+        with self._in_time(TRIPS * self._round_trip_s):
+            query = self._connection.execute("SHOW transaction_read_only")
+            row = query.fetchone()
+        took_s = time.monotonic() - began
+        weight = WEIGHT if self._round_trip_s else 1.0
+        self._round_trip_s += weight * (took_s - self._round_trip_s)
+        self.is_read_only = row == ("on",)
+        if self.is_read_only and self.distrust(self._connection.opened_at):
+            self._close()
+            self._query()
+
+    def _connect(self) -> CancellableConnection:
+        """Connect, in more time than the last time if that was not enough."""
+        params = connections["default"].get_connection_params() | {"autocommit": True}
+        began = time.monotonic()
+        try:
+            with self._in_time(self._connect_timeout_s):
+                made = CancellableConnection.connect(**params)
+        except WaitCancelled:
+            self._connect_timeout_s = 2 * (time.monotonic() - began)
+            raise
+        self._connect_timeout_s = 2 * (time.monotonic() - began)
+        return made
+
+    def _in_time(self, seconds: float) -> AbstractContextManager[None]:
+        limit_s = min(max(settings.HEARTBEAT_TIMEOUT_S, seconds), TIMEOUT_MAX_S)
+        return deadlines.until(Patience(limit_s).is_over)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -69,7 +69,7 @@ class Breaker:
         self.forced: State | None = None
         self.last_error = ""
         self.opens = 0
-        self._degradation, self._degraded_until = "", 0.0
+        self._degradation = ""
         self._epoch = 0
         self._state = State.CLOSED
         self._enter(State.CLOSED)
@@ -204,7 +204,7 @@ class Breaker:
         if state is State.CLOSED:
             self._pause_s = self.open_s
             self.failures = 0
-            self._until = now
+            self._until = self._degraded_until = now
         elif state is State.OPEN:
             self.opens += self._state is State.CLOSED
             # At random, so that processes do not make their trials together.

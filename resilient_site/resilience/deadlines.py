@@ -8,9 +8,10 @@ response. What is not handled: code that computes and never waits.
 A wait for a lock in the database ends earlier, as somebody may hold it for long.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -39,8 +40,18 @@ def within(seconds: float) -> Iterator[None]:
     """Limit the block to `seconds`, or to the rest of the request if that is less."""
     outer = current.get()
     at = time.monotonic() + seconds
-    inner = replace(outer, at=min(at, outer.at)) if outer else Deadline(at)
-    token = current.set(inner)
+    with _set(replace(outer, at=min(at, outer.at)) if outer else Deadline(at)):
+        yield
+
+
+def until(is_over: Callable[[], bool]) -> AbstractContextManager[None]:
+    """End what waits in the block when `is_over()`, whatever the clock says."""
+    return _set(Deadline(math.inf, is_over))
+
+
+@contextmanager
+def _set(deadline: Deadline) -> Iterator[None]:
+    token = current.set(deadline)
     try:
         yield
     finally:

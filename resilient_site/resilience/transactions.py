@@ -14,6 +14,7 @@ import stamina
 from django.db import IntegrityError, OperationalError, transaction
 
 from resilient_site.errors import Conflict, is_locked
+from resilient_site.postgres.connection import ConnectionLost
 from resilient_site.resilience import deadlines
 
 ATTEMPTS = 6
@@ -53,6 +54,8 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
         def is_worth_another(error: Exception) -> bool:
             if deadlines.is_expired():
                 return False
+            if isinstance(error, ConnectionLost) and not is_nested:
+                return attempt.num == 1
             if is_locked(error) and not is_nested:
                 return time.monotonic() < locked_until
             return is_lost(error, is_nested)

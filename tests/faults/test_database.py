@@ -1,6 +1,8 @@
 """The database fails in ways that a stopped server does not show."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from uuid import uuid4
 
@@ -16,6 +18,10 @@ from tests.services_plugin import running
 
 pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.timeout(400)]
 
+END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 ITEMS, JOBS = "/api/v1/items/", "/api/v1/jobs/"
 
 
@@ -30,6 +36,14 @@ def network(postgres) -> Iterator[Proxy]:
         yield network
 
 
+@pytest.fixture
+def far(network) -> Iterator[None]:
+    """Half a second away, there and back."""
+    network.delay_s = 0.25
+    yield
+    network.delay_s = 0
+
+
 @pytest.fixture(scope="module")
 def events(redis_server: Redis) -> Iterator[Consumer]:
     with closing(Consumer(redis_server.url())) as consumer:
@@ -40,7 +54,8 @@ def events(redis_server: Redis) -> Iterator[Consumer]:
 def site(postgres, network, events, tmp_path_factory) -> Iterator[Site]:
     url = postgres.url().replace(f":{postgres.port}", f":{network.port}")
     folder = tmp_path_factory.mktemp("site")
-    site, token, _ = Site.on_postgres(url, folder, EVENTS_URL=events.url)
+    env = {"EVENTS_URL": events.url, "LOCK_WAIT_READ_S": "4"}  # to be seen waiting
+    site, token, _ = Site.on_postgres(url, folder, **env)
     site.headers = {"Authorization": f"Token {token}"}
     try:
         yield site.start()
@@ -54,6 +69,33 @@ def locked(postgres: Postgres, table: str) -> Iterator[None]:
     with psycopg.connect(postgres.url()) as other:
         other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield
+
+
+@contextmanager
+def administering(postgres: Postgres) -> Iterator[Callable[[str], object]]:
+    """Run statements on a connection that stays writable."""
+    options = "-c default_transaction_read_only=off"
+    with psycopg.connect(postgres.url(), autocommit=True, options=options) as admin:
+        yield admin.execute
+
+
+@contextmanager
+def read_only(postgres: Postgres, new_ones: bool) -> Iterator[None]:
+    """Make the present connections read-only, and also new ones or not."""
+    value = "on" if new_ones else "off"
+    name = "default_transaction_read_only"
+    with administering(postgres) as execute:
+        execute(f"ALTER ROLE CURRENT_USER SET {name} = {value}")
+        execute(f"ALTER SYSTEM SET {name} = on")
+        execute("SELECT pg_reload_conf()")
+        if new_ones:
+            execute(END_OTHERS)
+        try:
+            yield
+        finally:
+            execute(f"ALTER SYSTEM RESET {name}")
+            execute(f"ALTER ROLE CURRENT_USER RESET {name}")
+            execute("SELECT pg_reload_conf()")
 
 
 def degraded(site: Site) -> str:
@@ -113,3 +155,51 @@ def test_locked_table_ends_requests_before_their_deadline(site, postgres):
         wait_for(lambda: "degraded: database" in degraded(site))
     write(site)
     assert site.output().count("due to lock timeout") == 1
+
+
+ITEM = {"name": "written once"}
+
+
+def test_connections_that_became_read_only_are_replaced_at_once(site, postgres):
+    write(site)
+    with read_only(postgres, new_ones=False):
+        for _ in range(8):
+            assert site.request("POST", ITEMS, ITEM, site.headers).status == 201
+        do_job(site)
+
+
+def test_read_only_server_degrades_the_database_once(site, postgres):
+    item = write(site)
+    wait_for(lambda: degraded(site) == "ok\n")
+    before = len(site.output())
+    with read_only(postgres, new_ones=True):
+        wait_for(lambda: "degraded: database" in degraded(site))
+        for _ in range(8):
+            answer = site.request("POST", ITEMS, ITEM, site.headers)
+            assert answer.status == 503
+            assert "accepts no changes" in answer.json()["detail"]
+        assert site.get(ITEMS + item).status == 200
+    write(site)
+    lines = [json.loads(line) for line in site.output()[before:].splitlines()]
+    events = [line["event"] for line in lines if line.get("component") == "database"]
+    assert len([event for event in events if "WARN" in event]) == 1
+    names = [line.get("event_name") for line in lines]
+    assert names.count("service_degraded") <= 1
+
+
+def test_read_is_repeated_when_its_connection_ends(site, postgres):
+    """As by a failover, in the middle of a query: here while it waits for a lock."""
+    with ThreadPoolExecutor(1) as pool, administering(postgres) as execute:
+        with locked(postgres, "items_item"):
+            beside = pool.submit(site.get, f"{ITEMS}?search={uuid4()}")
+            end = f"{END_OTHERS} AND wait_event_type = 'Lock'"
+            wait_for(lambda: execute(end).fetchall())
+        assert beside.result().status == 200
+
+
+def test_far_database_is_not_taken_for_dead(site, far):
+    write(site)
+    before = len(site.output())
+    for _ in range(3):
+        assert site.request("POST", ITEMS, ITEM, site.headers).status == 201
+    assert "breaker_opened" not in site.output()[before:]

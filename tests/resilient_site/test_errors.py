@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 
 import pytest
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
@@ -10,6 +11,7 @@ from django.http import Http404
 from rest_framework import exceptions as drf_errors
 
 from items import catalogue, list_query
+from items.models import Item
 from resilient_site import errors
 from resilient_site.errors import SiteError, as_site_error
 
@@ -79,16 +81,22 @@ def test_unavailable_database_is_503_for_rest_and_pages(client, monkeypatch, exc
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL")
-def test_read_only_database_is_503_for_writers(api):
+@pytest.mark.parametrize(("is_new", "status"), [(True, 503), (False, 201)])
+def test_read_only_connection_is_replaced_or_503(api, monkeypatch, is_new, status):
+    every = "resilient_site.postgres.heartbeat.REPLACED_EVERY_S"
+    monkeypatch.setattr(every, math.inf if is_new else 0)
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")
     try:
-        rejected = api.post("/api/v1/items/", {"name": "X"})
+        written = api.post("/api/v1/items/", {"name": "X"})
         assert api.get("/api/v1/items/").status_code == 200
     finally:
         connection.close()
-    assert (rejected.status_code, rejected["Retry-After"]) == (503, "5")
-    assert "accepts no changes" in rejected.json()["detail"]
+    assert written.status_code == status
+    if is_new:
+        assert written["Retry-After"] == "5"
+        assert "accepts no changes" in written.json()["detail"]
+    assert Item.objects.count() == (not is_new)
 
 
 def test_null_character_in_an_address_is_404(client):

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -13,8 +14,10 @@ import pytest
 from django.db import connection
 from psycopg.pq import TransactionStatus
 
+from resilient_site.postgres import heartbeat
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import deadlines
+from tests.clock import Clock
 from tests.faults.proxy import Proxy
 
 pytestmark = [
@@ -101,6 +104,17 @@ def test_autocommit_is_switched_between_transactions_only():
         assert database.info.transaction_status == TransactionStatus.IDLE
     with pytest.raises(psycopg.OperationalError):
         database.autocommit = False
+
+
+def test_time_without_the_processor_is_not_taken_for_silence(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=clock))
+    patience = heartbeat.Patience(0.5)
+    for step_s in (0.05, 60.0, 60.0, 0.1):
+        clock.now += step_s
+        assert not patience.is_over()
+    clock.now += 0.1
+    assert patience.is_over()
 
 
 # --- a network that loses connections without a word
