@@ -132,7 +132,7 @@ class JobViewSet(StrictView, ViewSet):
     @schema.job_file
     def file(self, request: Request, id: UUID, name: str) -> HttpResponseBase:
         job = jobs.get_job(id, request.user)
-        return download(get_object_or_404(job.result_files(), name=name))
+        return download(request, get_object_or_404(job.result_files(), name=name))
 
     def _submission_response(self, job: Job) -> Response:
         if job.is_finished:

@@ -116,8 +116,19 @@ job_result = operation(
 )
 job_file = operation(
     summary="Download a file of the result",
-    parameters=[ID, OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
-    responses={(200, "*/*"): OpenApiTypes.BINARY},
+    parameters=[
+        ID,
+        OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH),
+        header("Range", "One range of bytes, such as `bytes=0-999` (RFC 9110)."),
+        header("If-Range", "The ETag of the file that the range is of."),
+        header("ETag", "The version of the file.", response=[200, 206]),
+        header("Content-Range", "Which bytes of how many.", response=[206]),
+    ],
+    responses={
+        (200, "*/*"): OpenApiTypes.BINARY,
+        (206, "*/*"): OpenApiTypes.BINARY,
+        (416, PROBLEM_TYPE): ProblemSerializer,
+    },
 )
 heavy_computation = operation(
     summary="Run the demonstration job and wait for it",

@@ -77,12 +77,14 @@ def append(job: Job, name: str, content_type: str, data: bytes) -> int:
     return file.size
 
 
-def read(file: JobFile) -> Iterator[bytes]:
-    """Yield the content of `file`, holding one chunk in memory."""
-    offset = 0
-    while offset < file.size:
-        chunk = JobFileChunk.objects.filter(file=file, offset=offset).first()
-        if chunk is None:
-            raise EOFError(f"{file} ends at {offset} of {file.size} bytes.")
-        yield bytes(chunk.data)
-        offset += len(chunk.data)
+def read(file: JobFile, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Yield the bytes of `file` from `start` to `end`, one chunk in memory."""
+    end = file.size if end is None else end
+    chunks = JobFileChunk.objects.filter(file=file).order_by("-offset")
+    while start < end:
+        chunk = chunks.filter(offset__lte=start).first()
+        data = chunk.data[start - chunk.offset : end - chunk.offset] if chunk else b""
+        if not data:
+            raise EOFError(f"{file} ends at {start} of {file.size} bytes.")
+        yield bytes(data)
+        start += len(data)

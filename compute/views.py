@@ -170,7 +170,7 @@ def job_merge(request: HtmxRequest, pk: UUID) -> HttpResponse:
 @require_safe
 def job_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponseBase:
     job = jobs.get_job(pk, request.user)
-    return download(get_object_or_404(job.result_files(), name=name))
+    return download(request, get_object_or_404(job.result_files(), name=name))
 
 
 def _merge_error(error: SiteError) -> str:

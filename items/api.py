@@ -22,7 +22,7 @@ from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.conditional import META_NAMES, date_validator, evaluate
+from resilient_site.api.conditional import META_NAMES, evaluate
 from resilient_site.api.idempotency import idempotent
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_page_size
@@ -163,7 +163,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     def _respond(self, item: Item, status: int = 200) -> Response:
         response = Response(item.as_json(), status)
         response["ETag"] = item.etag
-        if date := date_validator(item.updated_at):
+        if date := item.last_modified:
             response["Last-Modified"] = date
         response["Cache-Control"] = "no-cache"
         return response

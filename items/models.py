@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import http_date
 
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
@@ -109,6 +111,15 @@ class Item(models.Model):
     def etag(self) -> str:
         """The entity tag of this version (RFC 9110, section 8.8.3)."""
         return f'"{self.version}"'
+
+    @property
+    def last_modified(self) -> str | None:
+        """The value of Last-Modified; None in the second of the change itself.
+
+        Another change may follow in that second: the date would stand for both states.
+        """
+        seconds = int(self.updated_at.timestamp())
+        return http_date(seconds) if seconds < int(time.time()) else None
 
     def tag_names(self) -> list[str]:
         tags = self.__dict__.get("loaded_tags")  # see set_loaded_tags

@@ -78,6 +78,7 @@ INSTALLED_APPS = [
     "knox",
     "axes",
     "django_htmx",
+    "corsheaders",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "resilient_site",
@@ -237,6 +238,7 @@ REST_KNOX = {"TOKEN_TTL": timedelta(days=90)}
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "resilient_site.api.authentication.TokenAuthentication",
+        "resilient_site.api.authentication.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
@@ -268,6 +270,26 @@ SPECTACULAR_SETTINGS = {
     ],
     "ENUM_NAME_OVERRIDES": {"ChangeAction": "items.models.ItemChange.Action"},
 }
+# Other sites whose pages may call the REST API, by a token: no cookie is accepted.
+CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])
+CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOWED_ORIGINS
+if CORS_ALLOW_ALL_ORIGINS:
+    CORS_ALLOWED_ORIGINS = []
+if CORS_ALLOWED_ORIGINS or CORS_ALLOW_ALL_ORIGINS:
+    # Outside of all that may respond.
+    MIDDLEWARE.insert(1, "corsheaders.middleware.CorsMiddleware")
+CORS_URLS_REGEX = "^/api/"
+CORS_ALLOW_HEADERS = (
+    "accept", "authorization", "content-type", "idempotency-key", "if-match",
+    "if-modified-since", "if-none-match", "if-range", "if-unmodified-since",
+    "last-event-id", "prefer", "range", "traceparent", "x-request-id",
+    "x-request-timeout",
+)  # fmt: skip
+CORS_EXPOSE_HEADERS = (
+    "accept-ranges", "age", "cache-status", "content-disposition", "content-range",
+    "etag", "idempotent-replayed", "link", "location", "preference-applied",
+    "ratelimit", "ratelimit-policy", "retry-after", "www-authenticate", "x-request-id",
+)  # fmt: skip
 REQUIRE_IF_MATCH = env.bool("REQUIRE_IF_MATCH", False)
 
 # --- limits

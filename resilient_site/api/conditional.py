@@ -5,9 +5,7 @@ sends `If-Match: 2` believes that it is protected. On reads a malformed If-None-
 matches nothing, and dates that cannot be parsed are ignored, as the RFC says.
 """
 
-import time
 from collections.abc import Mapping
-from datetime import datetime
 
 from django.utils.http import http_date, parse_etags, parse_http_date_safe
 
@@ -57,15 +55,6 @@ def evaluate(
     if is_read and (at := _parse_date(headers.get("if-modified-since"))) is not None:
         return modified is not None and modified <= at
     return False
-
-
-def date_validator(modified: datetime) -> str | None:
-    """Return the value of Last-Modified; None in the second of the change itself.
-
-    Another change may follow in that second: the date would stand for both states.
-    """
-    seconds = int(modified.timestamp())
-    return http_date(seconds) if seconds < int(time.time()) else None
 
 
 def _matches(

@@ -1,10 +1,44 @@
-"""Files as responses."""
+"""Files as responses, and the parts of them that clients ask for."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from django.http import StreamingHttpResponse
 from django.utils.http import content_disposition_header
+
+from resilient_site.errors import SiteError
+
+_one_range = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.IGNORECASE).fullmatch
+
+
+class RangeNotSatisfiable(SiteError):
+    status = 416
+    code = "range_not_satisfiable"
+    detail = "The file has none of the bytes that the header Range asks for."
+
+
+def requested_range(headers: Mapping[str, str], size: int, etag: str) -> range | None:
+    """Return which bytes to send (RFC 9110, section 14.2); None for the whole file.
+
+    What is malformed, several ranges, or a range of another version of the file
+    (If-Range) have the whole file sent. Raises RangeNotSatisfiable.
+    """
+    found = _one_range(headers.get("range", "").strip())
+    if found is None or headers.get("if-range", etag) != etag:
+        return None
+    first, last = found.groups()
+    if not first and not last:
+        return None
+    if not first:  # the last bytes
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size:
+        raise RangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
+    return range(start, end)
 
 
 def stream_file(

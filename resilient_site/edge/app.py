@@ -22,6 +22,7 @@ from resilient_site.edge.cache.cached_response import (
 from resilient_site.edge.cache.invalidation import now
 from resilient_site.edge.cache.keys import Key, key_of, may_be_shared, query_of
 from resilient_site.edge.cache.store import response_store
+from resilient_site.edge.cors import cors_headers
 from resilient_site.edge.error_responses import send_error
 from resilient_site.edge.policy import policy_at
 from resilient_site.edge.request import (
@@ -98,7 +99,10 @@ async def serve(scope: Message, receive: Receive, send: Send) -> None:
     extra = start_request(scope)
     recorder = RequestRecorder(scope, send)
     try:
-        await answer(EdgeRequest(scope), receive, recorder.send, extra)
+        request = EdgeRequest(scope)
+        if b"origin" in request.headers:
+            extra += cors_headers(request)
+        await answer(request, receive, recorder.send, extra)
     finally:
         recorder.end()
 

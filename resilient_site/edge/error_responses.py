@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 
 from resilient_site.edge.asgi_types import Headers, Send
 from resilient_site.edge.cache.cached_response import headers_of, send_answer
+from resilient_site.edge.cors import VARY, adds_cors_headers
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.errors import REST_PATH, SiteError, respond
 from resilient_site.observability.request_id import HEADER_BYTES, set_request_id
@@ -32,6 +33,8 @@ async def send_error(
     body = body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
     own = [(n.lower().encode(), v.encode()) for n, v in error.headers.items()]
     own.append((b"content-length", b"%d" % len(body)))
+    if adds_cors_headers(request.path):
+        own.append(VARY)
     await send_answer(request, send, error.status, [*headers, *extra, *own], body)
 
 

@@ -26,7 +26,8 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PATH_MAX = 512
 RELEVANT_HEADERS = frozenset(
     b"host cookie authorization content-length transfer-encoding x-request-id "
-    b"traceparent if-none-match if-modified-since if-match if-unmodified-since".split()
+    b"traceparent if-none-match if-modified-since if-match if-unmodified-since "
+    b"origin".split()
 )
 _parameter = re.compile(r"\(\?P<(\w+)>[^)]*\)|<(?:\w+:)?(\w+)>")
 

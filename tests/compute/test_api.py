@@ -1,5 +1,6 @@
 """Jobs over REST."""
 
+import random
 import uuid
 
 import pytest
@@ -216,6 +217,70 @@ def test_result_files_are_listed_and_downloaded(api):
     assert response.getvalue() == b"x" * size
     assert api.get(f"{url}/files/other.csv").status_code == 404
     assert api.get(small["url"]).content == b"a"
+
+
+SIZE = files.CHUNK_BYTES + 10
+LAST = SIZE - 1
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "last"),
+    [
+        ("bytes=0-9", 0, 9),
+        ("Bytes=5-5", 5, 5),
+        (f"bytes={SIZE - 12}-", SIZE - 12, LAST),  # of two chunks
+        (f"bytes=1-{10**14}", 1, LAST),
+        ("bytes=-7", SIZE - 7, LAST),
+        (f"bytes=-{10**14}", 0, LAST),
+    ],
+)
+def test_range_of_a_result_file_is_206(api, header, first, last):
+    url, content = stored_file(api)
+    response = api.get(url, headers={"Range": header})
+    body = response.getvalue()
+    assert (response.status_code, body) == (206, content[first : last + 1])
+    assert response["Content-Range"] == f"bytes {first}-{last}/{SIZE}"
+    assert response["Content-Length"] == str(len(body))
+    whole = api.head(url, headers={"Range": header})
+    assert (whole.status_code, whole["Accept-Ranges"]) == (200, "bytes")
+    for condition, status in ((response["ETag"], 206), ('"other"', 200)):
+        headers = {"Range": header, "If-Range": condition}
+        assert api.get(url, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (f"bytes={SIZE}-", 416),
+        ("bytes=-0", 416),
+        ("bytes=9-5", 200),
+        ("bytes=0-1,5-6", 200),
+        ("bytes=-", 200),
+        ("bytes=a-b", 200),
+        ("rows=0-9", 200),
+        ("bytes=" + "9" * 5000 + "-", 200),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_range_that_cannot_be_sent_is_416_or_ignored(api, header, status):
+    url, _ = stored_file(api)
+    response = api.get(url, headers={"Range": header})
+    assert response.status_code == status
+    if status == 416:
+        assert response["Content-Range"] == f"bytes */{SIZE}"
+        assert response.json()["code"] == "range_not_satisfiable"
+    else:
+        assert response["Content-Length"] == str(SIZE)
+
+
+def stored_file(api) -> tuple[str, bytes]:
+    """Return the URL and the content of a file of a finished job."""
+    url = submit(api)["Location"]
+    (claim,) = queue.claim("worker", 1)
+    content = random.Random(1).randbytes(SIZE)
+    make_file(Job.objects.get(), "out.bin", content)
+    completion.finish(claim, Succeeded())
+    return f"{url}/files/out.bin", content
 
 
 def test_tasks_have_the_schema_of_their_parameters(anonymous_api):

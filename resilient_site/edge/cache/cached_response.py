@@ -36,7 +36,8 @@ BODY_MAX_BYTES = 1024 * 1024
 NOT_STORED = {
     b"connection", b"keep-alive", b"date", b"age", b"cache-status", b"cache-tag",
     b"x-request-id", b"ratelimit", b"ratelimit-policy", b"retry-after", b"set-cookie",
-    b"transfer-encoding",
+    b"transfer-encoding", b"access-control-allow-origin",
+    b"access-control-expose-headers",
 }  # fmt: skip
 # Responses that say nothing about whether a stored one still holds.
 SAYS_NOTHING = {304, 408, 429}

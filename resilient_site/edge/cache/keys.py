@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 from django.conf import settings
 
 from resilient_site.edge.cache.cached_response import CachedResponse
+from resilient_site.edge.cors import adds_cors_headers
 from resilient_site.edge.policy import Shared, policy_at
 from resilient_site.edge.request import EdgeRequest
 
@@ -71,6 +72,8 @@ def key_of(request: EdgeRequest) -> Key | None:
 def may_be_shared(copy: CachedResponse, key: Key) -> bool:
     """Return whether it is the same for all requests with this key."""
     differs_by = copy.vary - CREDENTIAL_HEADERS
+    if b"origin" in differs_by and adds_cors_headers(key.path):
+        differs_by -= {b"origin"}
     return bool(copy.fresh_s) and differs_by <= {name for name, _ in key.headers}
 
 

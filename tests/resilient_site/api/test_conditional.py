@@ -1,11 +1,8 @@
 """The evaluator of conditional requests, and what reads make of it."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-from django.utils.http import http_date
 
-from resilient_site.api.conditional import date_validator, evaluate
+from resilient_site.api.conditional import evaluate
 from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
 
 pytestmark = pytest.mark.once
@@ -107,14 +104,6 @@ def test_malformed_if_unmodified_since_is_an_error_on_writes_only(at):
 )
 def test_what_is_to_be_created_matches_nothing(headers, expected):
     assert outcome("POST", headers, None, None, exists=False) is expected
-
-
-def test_date_of_the_present_second_is_no_validator():
-    """Else it would stand for two states, if another change follows."""
-    now = datetime.now(UTC)
-    assert date_validator(now + timedelta(seconds=1)) is None
-    earlier = now - timedelta(seconds=1)
-    assert date_validator(earlier) == http_date(earlier.timestamp())
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from django.test import Client
 
 from items import catalogue
 from items.models import Item
+from resilient_site.edge import cors as cors_headers_module
 from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.cache.store import response_store
 from resilient_site.models import ApiToken
 from tests.factories import TESTER, make_item
-from tests.resilient_site.edge.clients import ask, elsewhere, get, run
+from tests.resilient_site.edge.clients import Answer, ask, elsewhere, get, run
 
 pytestmark = [
     pytest.mark.once,
@@ -143,3 +145,86 @@ async def test_stale_page_is_sent_without_the_database(session, monkeypatch, is_
     # Other clients, signed in or not, see no difference.
     other = await get("/items/", Cookie="sessionid=other")
     assert b"edith" not in other.body
+
+
+ORIGIN = "https://app.example"
+ALLOWED = "access-control-allow-origin"
+
+
+@pytest.fixture
+def cors(settings, monkeypatch) -> None:
+    """Pages of one other site may call the API."""
+    settings.CORS_ALLOWED_ORIGINS = [ORIGIN]
+    middleware = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
+    settings.MIDDLEWARE = middleware
+    monkeypatch.setattr(wsgi_bridge, "django", wsgi_bridge.Django())
+    cors_headers_module._headers_for.cache_clear()
+    yield
+    cors_headers_module._headers_for.cache_clear()
+
+
+@pytest.mark.usefixtures("cors")
+@run
+async def test_every_rest_response_has_the_cors_headers_of_its_origin(
+    token, monkeypatch
+):
+    def check(answer: Answer, status: int, origin: str | None) -> None:
+        assert answer.status == status
+        names = [name for name, _ in answer.raw_headers]
+        assert names.count(b"access-control-allow-origin") == int(origin == ORIGIN)
+        assert answer.headers.get(ALLOWED) == (ORIGIN if origin == ORIGIN else None)
+        assert "origin" in answer.headers["vary"].lower()
+        if origin == ORIGIN:
+            assert "etag" in answer.headers["access-control-expose-headers"]
+
+    hits = 0
+    for origin in (ORIGIN, "https://other.example", None, ORIGIN):
+        who = {"Origin": origin} if origin else {}
+        item = await get(ITEM, **who)
+        check(item, 200, origin)
+        hits += item.is_hit
+        etag = item.headers["etag"]
+        check(await get(ITEM, **who, **{"If-None-Match": etag}), 304, origin)
+        check(await get(ITEM, **who, Authorization=token), 200, origin)
+        check(await get("/api/v1/items/", **who, Authorization=token), 200, origin)
+        check(await get("/api/v1/items/none", **who), 404, origin)
+        check(await get("/api/v1/items/?q=x", **who), 400, origin)
+        check(await get(ITEM, "PATCH", **who), 401, origin)
+    assert hits == 3  # one copy serves all origins
+    page = await get("/items/", Origin=ORIGIN)
+    assert ALLOWED not in page.headers
+
+    # Stale, and an error of the edge.
+    await get("/api/v1/items/", Origin=ORIGIN)
+    invalidations.record([catalogue.ITEMS])
+    monkeypatch.setattr("items.api.ListQuery.parse", no_database)
+    stale = await get("/api/v1/items/", Origin=ORIGIN)
+    assert "origin-failed" in stale.cached
+    check(stale, 200, ORIGIN)
+    monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
+    check(await get("/api/v1/tasks", Origin=ORIGIN), 503, ORIGIN)
+
+
+def reject(*args: object) -> None:
+    raise Rejected
+
+
+@pytest.mark.usefixtures("cors")
+@run
+async def test_preflight_allows_the_headers_of_the_api():
+    wanted = {"Access-Control-Request-Method": "PATCH"}
+    answer = await get(ITEM, "OPTIONS", Origin=ORIGIN, **wanted)
+    assert (answer.status, answer.headers[ALLOWED]) == (200, ORIGIN)
+    assert "PATCH" in answer.headers["access-control-allow-methods"]
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "idempotency-key", "if-match", "prefer"} <= {*allowed}
+    assert "access-control-allow-credentials" not in answer.headers
+    other = await get(ITEM, "OPTIONS", Origin="https://other.example", **wanted)
+    assert ALLOWED not in other.headers
+
+
+@run
+async def test_no_origin_is_allowed_without_the_setting():
+    for answer in (await get(ITEM, Origin=ORIGIN), await get(ITEM, Origin=ORIGIN)):
+        assert (answer.status, ALLOWED in answer.headers) == (200, False)
+        assert "origin" not in answer.headers.get("vary", "").lower()
