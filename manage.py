@@ -12,6 +12,9 @@ def main() -> None:
     from django.db import InterfaceError, OperationalError
     from environs import EnvError
 
+    # What it writes is for its user alone; nginx reads static files.
+    if "collectstatic" not in sys.argv:
+        os.umask(0o077)
     try:
         execute_from_command_line(sys.argv)
     except (ImproperlyConfigured, EnvError) as error:

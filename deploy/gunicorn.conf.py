@@ -11,6 +11,8 @@ from django.urls import get_resolver
 
 from resilient_site.observability import multiprocess
 
+# What it writes is for its user alone.
+os.umask(0o077)
 multiprocess.share(settings.DATA_DIR)
 
 wsgi_app = "resilient_site.asgi:application"

@@ -204,6 +204,11 @@ def folder() -> Iterator[Finding]:
         todo = "Make the user that runs the site its owner."
         yield failure(f"{path} is not writable: {error.strerror}.", todo)
         return
+    if mode := path.stat().st_mode & 0o077:
+        yield warning(
+            f"Other users of the machine may use {path} (mode {0o700 | mode:o}).",
+            f"Run chmod -R go= {path}",
+        )
     free = shutil.disk_usage(path).free
     text = f"{path} is writable; {filesizeformat(free)} are free."
     if free < FULL_DISK_BYTES:

@@ -39,7 +39,7 @@ def load_secret_key(data_dir: Path, embedded: bool) -> str:
         )
     path = data_dir / "secret_key"
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             # Written to a draft and linked: complete, and created by one process only.
             draft = path.with_name(f".secret_key.{os.getpid()}")

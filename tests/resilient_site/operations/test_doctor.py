@@ -103,6 +103,10 @@ def test_redis_without_eviction_is_a_warning(settings, redis_server):
 
 def test_missing_data_dir_is_a_failure(settings, folder: Path):
     assert levels(doctor.folder) <= {"ok", "warning"}
+    for mode, is_told in ((0o700, False), (0o750, True), (0o701, True)):
+        folder.chmod(mode)
+        told = [found for found in doctor.folder() if "Other users" in found.what]
+        assert bool(told) == is_told
     settings.DATA_DIR = folder / "none"
     assert levels(doctor.folder) == {"failure"}
 

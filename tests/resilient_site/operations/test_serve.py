@@ -55,7 +55,8 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
     A test may kill its processes if it waits until they are back.
     """
-    site = Site(tmp_path_factory.mktemp("site"))
+    folder = tmp_path_factory.mktemp("site")
+    site = Site(folder, DATA_DIR=str(folder / "var"))
     try:
         with open(site.output_path, "ab") as output:
             std = {"stdout": output, "stderr": output}
@@ -92,6 +93,14 @@ def kill(process: psutil.Process) -> None:
 
 
 # --- the first start, and requests
+
+
+def test_first_start_leaves_nothing_that_other_users_may_read(site):
+    assert os.umask(0o022) == 0o022  # as it was at the start
+    folder = Path(site.env["DATA_DIR"])
+    wide = [p for p in (folder, *folder.rglob("*")) if p.stat().st_mode & 0o077]
+    assert (folder / "site.sqlite3").exists()
+    assert wide == []
 
 
 def test_first_start_loads_the_sample_and_creates_an_administrator(site):
