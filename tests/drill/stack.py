@@ -166,7 +166,7 @@ class Stack:
         return {
             "DATABASE_URL": self.postgres.url(),
             "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
-            "SECRET_KEY": "drill-" * 10,
+            "SECRET_KEY": "the-drill-of-the-site-" * 3,
             "HTTPS": "0",
             "ALLOWED_HOSTS": "127.0.0.1",
             "RATE_LIMITS": ",".join(f"{name}=1000000/s" for name in RATES.split()),
