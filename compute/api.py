@@ -1,5 +1,6 @@
 """REST views of jobs: thin callers of `compute.jobs`."""
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -36,9 +37,12 @@ from resilient_site.errors import (
     Unavailable,
     respond,
 )
+from resilient_site.ratelimit.middleware import client_address
 
 WAIT_MAX_S = 60
 DEMONSTRATION_WAIT_S = 30
+# What a core computes in two seconds.
+ANONYMOUS_SIZE_MAX = 800_000_000
 # Parts of a form that are no parameters of the task.
 NOT_PARAMETERS = ("task", "csrfmiddlewaretoken")
 DEMONSTRATION_DONE = "Heavy computation finished"
@@ -159,19 +163,15 @@ class HeavyComputationView(StrictView):
         if is_after_wait(request):
             job = Job.objects.get(pk=request.query_params["job"])
         else:
-            task = get_task("heavy_computation")
-            params = task.params(data=request.query_params)
-            params.is_valid(raise_exception=True)
-            job = jobs.submit(
-                task=task, params=params.validated_data, owner=request.user
-            )
+            job = _submit_demonstration(request)
         if job.state == Job.State.SUCCEEDED:
             headers = {"Cache-Control": "no-store"}
             return Response({"message": DEMONSTRATION_DONE}, headers=headers)
         if job.is_finished:
             raise Unavailable(job.error_detail or "The computation was cancelled.")
         if is_after_wait(request):
-            jobs.cancel(job)
+            with suppress(Conflict):  # it has just finished
+                jobs.cancel(job)
         busy = Overloaded(
             "The computation did not finish in time.",
             retry_after_s=jobs.estimate_duration_s(1),
@@ -179,6 +179,22 @@ class HeavyComputationView(StrictView):
         response = respond(request, busy)
         then = f"{request.path}?job={job.pk}"
         return job_events.wait(response, job, DEMONSTRATION_WAIT_S, then)
+
+
+def _submit_demonstration(request: Request) -> Job:
+    task = get_task("heavy_computation")
+    params = task.params(data=request.query_params)
+    params.is_valid(raise_exception=True)
+    size, largest = params.validated_data["size"], ANONYMOUS_SIZE_MAX
+    if size > largest and not request.user.is_authenticated:
+        text = f"Ensure this value is at most {largest} if you are not signed in."
+        raise Invalid(errors={"size": [text]})
+    return jobs.submit(
+        task=task,
+        params=params.validated_data,
+        owner=request.user,
+        address=client_address(request._request),
+    )
 
 
 def _submit(request: Request) -> Job:

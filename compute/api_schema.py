@@ -134,7 +134,11 @@ heavy_computation = operation(
     summary="Run the demonstration job and wait for it",
     parameters=[
         OpenApiParameter(
-            "size", OpenApiTypes.INT, description="Count the primes below it."
+            "size",
+            OpenApiTypes.INT,
+            description=(
+                "Count the primes below it; at most 800,000,000 without signing in."
+            ),
         )
     ],
     responses={200: inline_serializer("Message", {"message": serializers.CharField()})},

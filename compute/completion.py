@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 BACKOFF_MAX_S = 60
 # A lost worker is not a failure of its job, but some jobs kill their worker.
 LOST_MAX = 10
+# An anonymous client waits for its job for half a minute.
+UNAWAITED_AFTER_S = 40
 
 
 def finish_all(finished: Iterable[tuple[Claim, Outcome]]) -> None:
@@ -146,6 +148,7 @@ def _split(job: Job, outcome: Split) -> dict[str, Any]:
             task=job.task,
             params=params,
             owner_id=job.owner_id,
+            anonymous_client=job.anonymous_client,
             request_id=job.request_id,
             traceparent=job.traceparent,
             queued_at=job.queued_at,
@@ -243,6 +246,21 @@ def request_cancel(job: Job) -> None:
     else:
         changes = _finished_fields(Job.State.CANCELLED) | {"cancel_requested": True}
     Job.objects.filter(pk=job.pk).update(**changes)
+
+
+def cancel_unawaited() -> None:
+    """Cancel the jobs of anonymous clients that have stopped waiting for them.
+
+    Usually the web process does so; it may have died, or been without a database.
+    """
+    since = Now() - timedelta(seconds=UNAWAITED_AFTER_S)
+    unawaited = Job.objects.unfinished().anonymous().filter(parent=None)
+    late = unawaited.filter(created_at__lt=since).exclude(cancel_requested=True)
+    for job_id in late.order_by("pk").values_list("pk", flat=True)[:100]:
+        with transaction.atomic():
+            if job := _lock(pk=job_id, state__in=Job.UNFINISHED):
+                request_cancel(job)
+                cancel_parts(job.pk)
 
 
 def requeue_lost() -> int:

@@ -8,13 +8,15 @@ changes once it is back.
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import orjson
 from django.http import HttpResponse
 
+from compute import jobs
 from compute.models import Job
 from resilient_site.edge.streaming import (
     KEEP_ALIVE,
@@ -136,9 +138,13 @@ def stream(job: Job, last_event_id: str | None = None) -> HttpResponse:
 
 
 def wait(response: HttpResponse, job: Job, seconds: float, then: str) -> HttpResponse:
-    """Delay `response` until `job` has finished; a GET of `then` takes its place."""
+    """Delay `response` until `job` has finished; a GET of `then` takes its place.
+
+    A job of an anonymous client is cancelled if the client does not wait for it.
+    """
     job_id = job.pk
-    response.continuation = Wait(  # type: ignore[attr-defined]
-        lambda: watcher().finished(job_id), seconds, then
-    )
+    waiting = Wait(lambda: watcher().finished(job_id), seconds, then)
+    if job.anonymous_client:
+        waiting = replace(waiting, if_left=partial(jobs.cancel_unawaited, job_id))
+    response.continuation = waiting  # type: ignore[attr-defined]
     return response

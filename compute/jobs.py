@@ -1,6 +1,7 @@
 """Operations on jobs: submit, cancel, retry. REST, pages and the admin call these."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -11,9 +12,16 @@ import orjson
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.files.uploadedfile import UploadedFile
-from django.db import IntegrityError, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    connection,
+    transaction,
+)
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.crypto import salted_hmac
 
 from compute import completion, files, queue
 from compute.models import Job, JobFile
@@ -29,13 +37,22 @@ from resilient_site.errors import (
 )
 from resilient_site.observability import tracing
 from resilient_site.observability.request_id import current_request_id
+from resilient_site.resilience import deadlines
 from resilient_site.resilience.transactions import atomic_with_retries
 
+logger = logging.getLogger(__name__)
+
+# For the cancellation of a job that nobody waits for.
+CANCEL_S = 5.0
 # The throughput of the queue is measured over this time.
 RATE_WINDOW_S = 60
 ESTIMATE_MAX_S = 600
-# Unfinished jobs of one task that anonymous users may have together.
+# Unfinished jobs that anonymous clients may have together, and one address.
 ANONYMOUS_MAX = 16
+ANONYMOUS_MAX_PER_ADDRESS = 2
+NO_ADDRESS = "unknown"  # as behind a Unix socket
+# The key of an advisory lock in PostgreSQL.
+ANONYMOUS_LOCK = 0x616E6F6E
 
 
 class JobNotFound(NotFound):
@@ -53,17 +70,26 @@ class TooManyJobs(TooManyRequests):
     detail = "You have reached the limit of waiting jobs per person."
 
 
+class TooManyAnonymousJobs(TooManyJobs):
+    detail = (
+        "Your address has as many jobs under way as it may have without signing in. "
+        "Please wait until one has finished."
+    )
+
+
 def submit(
     *,
     task: Task,
     params: Mapping[str, Any],
     owner: User | AnonymousUser | None,
+    address: str | None = None,
     idempotency_key: str = "",
 ) -> Job:
     """Queue a job, in the caller's transaction if there is one.
 
     `params` are validated by the task's serializer; uploaded files among them are
     stored with the job. A key that `owner` used in the last 24 hours returns its job.
+    `address` is that of an anonymous client.
     Raises NotSignedIn, NotAllowed, KeyReused, QueueFull and TooManyJobs.
     """
     user = owner or AnonymousUser()
@@ -78,7 +104,13 @@ def submit(
         for name, upload in uploads.items()
     ]
     return _create_once(
-        task, as_json(plain), account, idempotency_key, fingerprint, inputs
+        task,
+        as_json(plain),
+        account,
+        idempotency_key,
+        fingerprint,
+        inputs,
+        "" if account else _address_digest(address),
     )
 
 
@@ -102,6 +134,7 @@ def _create_once(
     key: str,
     fingerprint: str,
     inputs: Iterable[tuple[str, str, Iterable[bytes]]],
+    anonymous_client: str = "",
 ) -> Job:
     """Create a job and wake the workers, or return the job created with this key.
 
@@ -111,11 +144,14 @@ def _create_once(
         with transaction.atomic():
             if earlier := _get_by_key(owner, key, fingerprint):
                 return earlier
-            reject_if_full(task, owner)
+            if anonymous_client:
+                _lock_anonymous()
+            reject_if_full(owner, anonymous_client)
             job = Job.objects.create(
                 task=task.name,
                 params=params,
                 owner=owner,
+                anonymous_client=anonymous_client,
                 idempotency_key=key,
                 fingerprint=fingerprint,
                 request_id=current_request_id(),
@@ -149,6 +185,19 @@ def cancel(job: Job) -> Job:
     completion.request_cancel(locked)
     completion.cancel_parts(locked.pk)
     return Job.objects.get(pk=job.pk)
+
+
+def cancel_unawaited(job_id: UUID) -> None:
+    """Cancel a job whose anonymous client has left; a failure leaves it to the pool."""
+    try:
+        with deadlines.within(CANCEL_S):
+            cancel(Job(pk=job_id))
+    except Conflict:
+        pass  # it has just finished
+    except (DatabaseError, InterfaceError) as error:
+        logger.warning("Job %s could not be cancelled: %s", job_id, error)
+    finally:
+        connection.close()  # of a thread that has no other use for it
 
 
 @atomic_with_retries
@@ -200,11 +249,11 @@ def may_cancel(job: Job, user: User | AnonymousUser) -> bool:
 # --- limits and estimates of the queue
 
 
-def reject_if_full(task: Task, owner: User | None) -> None:
+def reject_if_full(owner: User | None, anonymous_client: str = "") -> None:
     """Raise QueueFull or TooManyJobs if a limit is reached.
 
-    Concurrent submissions do not see each other and may exceed a limit by their
-    number: a lock against that would serialize all submissions.
+    Concurrent submissions of people do not see each other and may exceed a limit by
+    their number: a lock against that would serialize all submissions.
     """
     waiting = Job.objects.waiting()
     queued = waiting.count()
@@ -212,15 +261,37 @@ def reject_if_full(task: Task, owner: User | None) -> None:
         raise QueueFull(
             retry_after_s=estimate_duration_s(queued + 1 - settings.COMPUTE_MAX_QUEUED)
         )
-    if owner is None:
-        same = Job.objects.unfinished().filter(task=task.name, owner=None, parent=None)
-        if same.count() >= ANONYMOUS_MAX:
-            raise QueueFull(retry_after_s=estimate_duration_s(1, task=task.name))
+    if anonymous_client:
+        _reject_if_full_of_anonymous(anonymous_client)
         return
     own = waiting.filter(owner=owner)
     if own.count() >= settings.COMPUTE_MAX_QUEUED_PER_OWNER:
         first = own.order_by("queued_at", "id").first()
         raise TooManyJobs(retry_after_s=estimate_wait_s(first) if first else 1)
+
+
+def _reject_if_full_of_anonymous(client: str) -> None:
+    unfinished = Job.objects.unfinished().anonymous().filter(parent=None)
+    clients = list(unfinished.values_list("anonymous_client", flat=True))
+    wait_s = estimate_duration_s(1)
+    if client != NO_ADDRESS and clients.count(client) >= ANONYMOUS_MAX_PER_ADDRESS:
+        raise TooManyAnonymousJobs(retry_after_s=wait_s)
+    if len(clients) >= ANONYMOUS_MAX:
+        raise QueueFull(retry_after_s=wait_s)
+
+
+def _lock_anonymous() -> None:
+    """Let no other anonymous client submit a job before this transaction ends."""
+    if connection.vendor == "postgresql":  # SQLite has one writer anyway
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ANONYMOUS_LOCK])
+
+
+def _address_digest(address: str | None) -> str:
+    """Return what stands for an address: the address itself is not stored."""
+    if address is None:
+        return NO_ADDRESS
+    return salted_hmac("compute.jobs", address, algorithm="sha256").hexdigest()[:32]
 
 
 def estimate_wait_s(job: Job) -> int:
@@ -231,7 +302,12 @@ def estimate_wait_s(job: Job) -> int:
 def count_ahead(job: Job) -> int:
     """Return the number of jobs ahead of `job` in the queue."""
     before = Q(queued_at__lt=job.queued_at) | Q(queued_at=job.queued_at, pk__lt=job.pk)
-    return Job.objects.waiting().filter(before).count()
+    waiting = Job.objects.waiting()
+    return (
+        (waiting if job.anonymous_client else waiting.of_people())
+        .filter(before)
+        .count()
+    )
 
 
 def estimate_duration_s(jobs: int, **filters: Any) -> int:

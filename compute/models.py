@@ -31,6 +31,12 @@ class JobQuerySet(models.QuerySet["Job"]):
     def unfinished(self) -> JobQuerySet:
         return self.filter(state__in=Job.UNFINISHED)
 
+    def of_people(self) -> JobQuerySet:
+        return self.filter(anonymous_client="")
+
+    def anonymous(self) -> JobQuerySet:
+        return self.exclude(anonymous_client="")
+
     def waiting(self) -> JobQuerySet:
         """Filter to the jobs in the queue, without parts."""
         return self.filter(state=Job.State.QUEUED, parent=None)
@@ -79,6 +85,11 @@ class Job(models.Model):
         null=True,
         related_name="+",
         db_index=False,
+    )
+    # Digest of the address of the anonymous client that waits for the job; "": it is a
+    # person's. The database has a default for versions that do not write the column.
+    anonymous_client = models.CharField(
+        max_length=32, blank=True, default="", db_default=""
     )
     request_id = models.CharField(max_length=64, blank=True)
     # Trace context of the request; "" without tracing. The database has a default for
@@ -144,6 +155,11 @@ class Job(models.Model):
             ),
             models.Index(
                 fields=["lease_until"], condition=Q(state="running"), name="job_leases"
+            ),
+            models.Index(
+                fields=["anonymous_client"],
+                condition=Q(state__in=["queued", "running"]) & ~Q(anonymous_client=""),
+                name="job_anonymous",
             ),
             models.Index(fields=["owner", "id"], name="job_of_owner"),
             models.Index(fields=["finished_at"], name="job_by_end"),

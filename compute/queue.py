@@ -52,6 +52,7 @@ class Claim:
     params: dict[str, Any] = field(compare=False)
     attempt: int = field(compare=False)
     owner_id: int | None = field(compare=False)
+    is_anonymous: bool = field(compare=False)
     request_id: str = field(compare=False)
     traceparent: str = field(compare=False)
     parent_id: UUID | None = field(compare=False)
@@ -70,6 +71,7 @@ class Claim:
             params=job.params,
             attempt=job.attempts,
             owner_id=job.owner_id,
+            is_anonymous=bool(job.anonymous_client),
             request_id=job.request_id,
             traceparent=job.traceparent,
             parent_id=job.parent_id,
@@ -77,8 +79,32 @@ class Claim:
         )
 
 
-def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
-    """Claim up to `limit` due jobs, or the job `job_id` if it is due."""
+def anonymous_max() -> int:
+    """Return how many processes of a pool may run jobs of anonymous clients."""
+    return max(1, settings.COMPUTE_PROCESSES // 2)
+
+
+def claim(
+    worker: str, limit: int, job_id: UUID | None = None, *, anonymous: int | None = None
+) -> list[Claim]:
+    """Claim up to `limit` due jobs, or the job `job_id` if it is due.
+
+    Jobs of anonymous clients come last, up to `anonymous` of them.
+    """
+    if job_id:
+        return _claim(worker, "", 1, job_id)
+    claims = _claim(worker, "anonymous_client = ''", limit)
+    left = limit - len(claims)
+    if anonymous is not None:
+        left = min(left, anonymous)
+    if left > 0:
+        claims += _claim(worker, "anonymous_client <> ''", left)
+    return claims
+
+
+def _claim(
+    worker: str, whose: str, limit: int, job_id: UUID | None = None
+) -> list[Claim]:
     now = NOW[connection.vendor]
     lease_end = LEASE_END[connection.vendor].format(LEASE_S)
     due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
@@ -86,7 +112,7 @@ def claim(worker: str, limit: int, job_id: UUID | None = None) -> list[Claim]:
         # Waits for a lock on it: a broker delivers a job only once.
         which, value = f"id = %s AND {due}", as_column(job_id)
     else:
-        first = f"WHERE {due} ORDER BY queued_at, id LIMIT %s"
+        first = f"WHERE {due} AND {whose} ORDER BY queued_at, id LIMIT %s"
         which, value = _FIRST[connection.vendor].format(first), limit
     jobs = Job.objects.raw(
         f"""

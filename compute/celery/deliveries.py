@@ -42,8 +42,11 @@ class Deliveries:
         self._wakeup.wake()
         return delivery.done.result()
 
-    def take(self, worker: str, limit: int) -> list[Claim]:
-        """Claim delivered jobs, in the caller's transaction."""
+    def take(self, worker: str, limit: int, anonymous: int = 0) -> list[Claim]:
+        """Claim delivered jobs, in the caller's transaction.
+
+        The relay has published no more of anonymous clients than may run.
+        """
         with self._lock:
             # The lock order of other transactions.
             waiting = sorted(self._waiting, key=lambda delivery: delivery.job_id)

@@ -17,6 +17,7 @@ from amqp.exceptions import ChannelError
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models.functions import Now
 
+from compute import queue
 from compute.celery.app import BROKER_ERRORS, QUEUE, app, connect, retry_delay_s, run
 from compute.models import Job
 from compute.pool.supervisor import Interval
@@ -97,8 +98,7 @@ class Relay:
         published: dict[UUID, int] = {}
         failure: Exception | None = None
         with _relay_lock() as has_lock:
-            due = Job.objects.claimable().filter(handed_over_at=None)
-            batch = due.values_list("pk", "epoch")[:BATCH] if has_lock else []
+            batch = self._due() if has_lock else []
             end = time.monotonic() + BATCH_MAX_S
             try:
                 for job_id, epoch in batch:
@@ -112,6 +112,20 @@ class Relay:
         if failure:
             raise failure
         return len(published)
+
+    def _due(self) -> list[tuple[UUID, int]]:
+        """Return jobs to publish: those of anonymous clients last, and few at a time.
+
+        A broker delivers in order, so that later jobs of people would wait for them.
+        """
+        due = Job.objects.claimable().filter(handed_over_at=None)
+        batch = list(due.of_people().values_list("pk", "epoch")[:BATCH])
+        published = Job.objects.unfinished().anonymous().exclude(handed_over_at=None)
+        # A job in parts has been handed over, and waits for them.
+        left = queue.anonymous_max() - published.exclude(parts_left__gt=0).count()
+        if left > 0 and len(batch) < BATCH:
+            batch += due.anonymous().values_list("pk", "epoch")[:left]
+        return batch
 
     def requeue_lost(self) -> None:
         """Mark jobs whose messages the broker has lost to be published again."""

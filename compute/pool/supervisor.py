@@ -48,7 +48,7 @@ class ClaimSource(Protocol):
     # Whether it may be asked for more claims than there are free processes.
     allows_prefetch: bool
 
-    def take(self, worker: str, limit: int) -> list[Claim]: ...
+    def take(self, worker: str, limit: int, anonymous: int) -> list[Claim]: ...
 
     def on_completed(self, claim: Claim) -> None: ...
 
@@ -58,8 +58,8 @@ class DatabaseQueue:
 
     allows_prefetch = True
 
-    def take(self, worker: str, limit: int) -> list[Claim]:
-        return queue.claim(worker, limit)
+    def take(self, worker: str, limit: int, anonymous: int) -> list[Claim]:
+        return queue.claim(worker, limit, anonymous=anonymous)
 
     def on_completed(self, claim: Claim) -> None:
         """Do nothing: there is no message to acknowledge."""
@@ -192,6 +192,7 @@ class Supervisor:
         if self._renew.is_due():
             self._renew_leases()
             completion.requeue_lost()
+            completion.cancel_unawaited()
         if self._clean.is_due():
             clean_up()
 
@@ -208,12 +209,18 @@ class Supervisor:
         try:
             with transaction.atomic():
                 completion.finish_all(self._unwritten)
-                claims = self.source.take(self.worker_id, wanted) if wanted else []
+                claims = self._claim(wanted) if wanted else []
         except DataError:
             self._write_one_by_one()
             return []
         self._forget_written()
         return claims
+
+    def _claim(self, wanted: int) -> list[Claim]:
+        held = [worker.claim for worker in self.workers if worker.claim]
+        anonymous = sum(claim.is_anonymous for claim in [*held, *self._prefetched])
+        left = queue.anonymous_max() - anonymous
+        return self.source.take(self.worker_id, wanted, left)
 
     def _write_one_by_one(self) -> None:
         """Fail the job whose result the database rejects, and write the others."""

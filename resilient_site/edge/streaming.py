@@ -45,12 +45,14 @@ class Wait:
 
     It is the same client's GET, for which `request.is_after_wait` is true; it
     is not counted by rate limits, and may not wait again. If it fails, the first
-    response is sent.
+    response is sent. `if_left` is called, in a thread, if the client is not there to
+    wait, or cannot.
     """
 
     until: Callable[[], Coroutine[Any, Any, object]]
     timeout_s: float
     then: str
+    if_left: Callable[[], object] = lambda: None
 
 
 def event_stream(
@@ -136,11 +138,13 @@ def record_response(
     continuation = getattr(response, "continuation", None)
     if isinstance(continuation, Wait) and context.is_after_wait:
         continuation = None
-    if continuation and not streams.has_room(context.client):
-        continuation = None
+    has_room = streams.has_room(context.client)
+    if continuation and not has_room:
         # Or who has more than its share would keep the connections as idle ones.
         response["Connection"] = "close"
-    if in_flight_responses.is_ending:
+    if not has_room or in_flight_responses.is_ending:
+        if isinstance(continuation, Wait):
+            continuation.if_left()
         continuation = None
     if isinstance(continuation, Stream):
         del response.headers["Content-Length"]

@@ -135,6 +135,7 @@ async def run_django(
         with admission.streams.taken(context.client):
             await in_flight_responses.run(wait.until(), context.gone, wait.timeout_s)
         if context.gone.done():
+            await asyncio.to_thread(wait.if_left)
             return None
         context.is_after_wait = True
         get = request.as_internal_get(wait.then)

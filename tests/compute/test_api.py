@@ -307,6 +307,20 @@ def test_demonstration_rejects_an_invalid_size(anonymous_api):
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("client", "largest"),
+    [("anonymous_api", 800_000_000), ("api", 4_000_000_000)],
+)
+def test_demonstration_has_a_largest_size(client, largest, request):
+    api = request.getfixturevalue(client)
+    path = "/api/v1/heavy_computation?size="
+    wrong = api.get(f"{path}{largest + 1}")
+    assert (wrong.status_code, list(wrong.json()["errors"])) == (400, ["size"])
+    assert not Job.objects.exists()
+    assert api.get(f"{path}{largest}").status_code == 503  # nobody waits under WSGI
+    assert Job.objects.get().params == {"size": largest}
+
+
 def test_unknown_members_of_a_job_are_rejected_or_ignored(api, editor, reader):
     request = {"task": "heavy_computation", "params": {}}
     theirs = {"owner": editor.pk, "state": "succeeded", "attempts": 5, "id": "1"}

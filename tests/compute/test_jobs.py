@@ -112,12 +112,45 @@ def test_estimated_wait_follows_the_throughput(reader, settings):
     assert rejection.value.retry_after_s == 2
 
 
-def test_anonymous_jobs_have_their_own_limit(reader, monkeypatch):
-    monkeypatch.setattr(jobs, "ANONYMOUS_MAX", 1)
-    submit(None, "heavy_computation")
+def submit_anonymous(address: str | None = None) -> Job:
+    return submit(None, "heavy_computation", address=address)
+
+
+def test_anonymous_jobs_have_a_limit_per_address_and_in_total(reader):
+    one, _ = submit_anonymous("192.0.2.1"), submit_anonymous("192.0.2.1")
+    with pytest.raises(jobs.TooManyJobs, match="without signing in") as rejection:
+        submit_anonymous("192.0.2.1")
+    assert (rejection.value.status, rejection.value.code) == (429, "too_many_jobs")
+    # Running ones count, and finished ones do not.
+    claim_jobs(1)
+    with pytest.raises(jobs.TooManyJobs):
+        submit_anonymous("192.0.2.1")
+    completion.finish(Claim.of(stored(one)), Succeeded())
+    submit_anonymous("192.0.2.1")
+    for number in range(14):
+        submit_anonymous(f"2001:db8:{number}::")
     with pytest.raises(jobs.QueueFull):
-        submit(None, "heavy_computation")
+        submit_anonymous("192.0.2.2")
     submit(reader, "heavy_computation")
+    assert "192.0.2" not in str(list(Job.objects.values_list("anonymous_client")))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_simultaneous_anonymous_jobs_do_not_exceed_the_limit():
+    barrier = Barrier(6)
+
+    def submit_one() -> None:
+        barrier.wait()
+        try:
+            submit_anonymous("192.0.2.1")
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        tried = [threads.submit(submit_one) for _ in range(6)]
+    errors = [one.exception() for one in tried]
+    assert errors.count(None) == Job.objects.count() == 2
+    assert {type(error) for error in errors if error} == {jobs.TooManyAnonymousJobs}
 
 
 def test_upload_is_stored_and_copied_when_run_again(editor):
@@ -179,6 +212,40 @@ def test_jobs_are_claimed_once_in_order_of_submission(reader):
     submitted = [submit(reader).pk for _ in range(5)]
     taken = [claim.job_id for claim in claim_jobs(3) + claim_jobs(3) + claim_jobs(3)]
     assert taken == submitted
+
+
+def test_anonymous_jobs_are_claimed_last_and_only_so_many(reader):
+    anonymous = [submit_anonymous().pk for _ in range(3)]
+    people = [submit(reader).pk for _ in range(3)]
+    taken = [claim.job_id for claim in queue.claim("w", 2, anonymous=1)]
+    taken += [claim.job_id for claim in queue.claim("w", 3, anonymous=1)]
+    assert taken == [*people, anonymous[0]]
+    assert queue.claim("w", 3, anonymous=0) == queue.claim("w", 3, anonymous=-1) == []
+    assert jobs.count_ahead(submit(reader)) == 0
+
+
+def test_parts_of_anonymous_jobs_are_anonymous(reader):
+    submit_anonymous()
+    (claim,) = claim_jobs()
+    assert claim.is_anonymous
+    completion.finish(claim, Split([{"start": 0, "stop": 10}]))
+    assert [part.is_anonymous for part in claim_jobs()] == [True]
+
+
+def test_anonymous_jobs_that_are_not_awaited_any_more_are_cancelled(reader):
+    late, split, running, fresh = (submit_anonymous() for _ in range(4))
+    own = submit(reader)
+    (claim,) = queue.claim("w", 1, split.pk)
+    completion.finish(claim, Split([{"start": 0, "stop": 10}]))
+    queue.claim("w", 1, running.pk)
+    created = timezone.now() - timedelta(seconds=completion.UNAWAITED_AFTER_S + 1)
+    Job.objects.exclude(pk=fresh.pk).update(created_at=created)
+    completion.cancel_unawaited()
+    assert {stored(job).state for job in (late, split, split.parts.get())} == {
+        "cancelled"
+    }
+    assert [claim.job_id for claim in queue.get_cancelled("w")] == [running.pk]
+    assert {stored(job).state for job in (fresh, own)} == {"queued"}
 
 
 def test_claim_of_one_job_requires_that_it_is_due(reader):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -240,6 +241,29 @@ def test_rate_limits_and_jobs_are_counted(site):
     wait_for(lambda: total(site, *limited) == exports.count(429))
     assert site.get("/api/v1/heavy_computation?size=1000").status in (200, 202)
     wait_for(lambda: total(site, "jobs_ended_total") >= 1)
+
+
+def test_job_of_an_anonymous_client_that_leaves_is_cancelled(site):
+    """Two at a time may be under way for one address."""
+    get = f"GET /api/v1/heavy_computation?size={800_000_000} HTTP/1.1\r\n"
+    request = f"{get}Host: localhost\r\n\r\n".encode()
+    token = {"Authorization": f"Token {site.token}"}
+    listed = "/api/v1/jobs?task=heavy_computation&state="
+    wait_for(site.pool)[0].suspend()  # it would finish soon
+    with ExitStack() as peers:
+        for _ in range(2):
+            peer = socket.create_connection((site.host, site.port))
+            peers.enter_context(peer).sendall(request)
+
+        def number(state: str) -> int:
+            return len(site.get(listed + state, **token).json()["results"])
+
+        wait_for(lambda: number("running") + number("queued") == 2)
+        third = site.get("/api/v1/heavy_computation?size=1000")
+        assert (third.status, third.json()["code"]) == (429, "too_many_jobs")
+    # At once, not when the supervisor finds them.
+    wait_for(lambda: number("cancelled") == 2, timeout=30)
+    assert site.get("/api/v1/heavy_computation?size=1000").status == 200
 
 
 # --- traces

@@ -14,7 +14,7 @@ from compute.celery import relay
 from compute.celery.app import BROKER_ERRORS, QUEUE, app
 from compute.celery.relay import Relay
 from compute.models import Job
-from compute.outcomes import Released
+from compute.outcomes import Released, Succeeded
 from tests.compute.conftest import (
     all_ended,
     assert_each_completed_once,
@@ -125,6 +125,25 @@ def test_due_jobs_are_published_once_and_in_order(submit, make_relay):
     assert (args, kwargs) == ([str(due[0].pk)], {})
     assert found[0].properties["delivery_mode"] == 2
     assert set(Job.objects.filter(handed_over_at=None)) == {later, cancelled}
+
+
+def test_anonymous_jobs_are_published_last_and_few_at_a_time(
+    submit, make_relay, settings
+):
+    settings.COMPUTE_PROCESSES = 4
+    one = make_relay()
+    anonymous = [Job.objects.create(anonymous_client="somebody") for _ in range(3)]
+    people = [submit("echo", number=number) for number in range(2)]
+    one.turn()
+    assert job_ids() == [str(job.pk) for job in [*people, *anonymous[:2]]]
+    one.turn()
+    assert job_ids() == []
+    [claim] = queue.claim("someone", 1, anonymous[0].pk)
+    one.turn()
+    assert job_ids() == []  # it runs
+    completion.finish(claim, Succeeded())
+    one.turn()
+    assert job_ids() == [str(anonymous[2].pk)]
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:

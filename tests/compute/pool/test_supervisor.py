@@ -71,6 +71,35 @@ def test_supervisor_deletes_expired_idempotency_records(supervisor, owner):
     assert not IdempotencyRecord.objects.exists()
 
 
+@pytest.mark.parametrize(("processes", "anonymous"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+@pytest.mark.once
+def test_anonymous_jobs_hold_at_most_half_of_the_pool(
+    supervisor, settings, owner, processes, anonymous
+):
+    """Those that run, and those that are prefetched."""
+    settings.COMPUTE_PROCESSES = processes
+    for _ in range(4):
+        Job.objects.create(task="echo", anonymous_client="somebody")
+    factories.submit("echo", owner)
+    claims = supervisor._claim(10)
+    assert [claim.is_anonymous for claim in claims] == [False] + [True] * anonymous
+    supervisor.workers[0].claim = claims.pop()
+    supervisor._prefetched.extend(claims)
+    assert supervisor._claim(10) == []
+    supervisor.workers[0].claim = None
+    assert len(supervisor._claim(10)) == 1
+
+
+@pytest.mark.once
+def test_supervisor_cancels_jobs_that_are_not_awaited(supervisor):
+    created = timezone.now() - timedelta(minutes=1)
+    late = {"anonymous_client": "somebody", "created_at": created}
+    job = factories.make_job(**late)
+    supervisor._sync_with_database()
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+
+
 @pytest.mark.once
 def test_stop_requeues_jobs_that_outlast_the_grace_time(supervisor, submit, settings):
     settings.COMPUTE_GRACE_S = 0

@@ -2,11 +2,13 @@
 
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 from django.db import transaction
+from django.utils import timezone
 
 from compute import jobs
 from compute.models import Job
@@ -104,6 +106,22 @@ def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
     # Some were claimed before, and released.
     assert max(job.epoch for job in last) > 1
     assert {job.state for job in all_ended(naps)} == {"cancelled"}
+
+
+def test_job_of_a_person_runs_while_anonymous_jobs_wait(pool, submit, gate):
+    params = {"seconds": 60, "gate": str(gate)}
+    awaited = {"created_at": timezone.now() + timedelta(hours=1)}
+    with transaction.atomic():
+        for _ in range(3):
+            Job.objects.create(
+                task="nap", params=params, anonymous_client="somebody", **awaited
+            )
+    wait_for(lambda: Job.objects.filter(state="running").exists())
+    assert ended(submit("echo", number=1)).state == "succeeded"
+    naps = Job.objects.filter(task="nap")
+    assert sorted(naps.values_list("state", flat=True)) == ["queued"] * 2 + ["running"]
+    gate.touch()
+    assert {job.state for job in all_ended(naps)} == {"succeeded"}
 
 
 def test_running_job_is_killed_when_it_is_cancelled(pool, submit):

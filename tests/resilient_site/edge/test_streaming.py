@@ -30,7 +30,7 @@ def state():
     done = asyncio.Event()
     vars(now).update(
         open=0, asked=[], answers=[], first_status=202,
-        done=done, until=done.wait, wait_s=90,
+        done=done, until=done.wait, wait_s=90, left=0,
     )  # fmt: skip
     yield now
     assert not in_flight_responses.tasks
@@ -67,8 +67,13 @@ def wait(request):
     response = HttpResponse(
         "first", status=now.first_status, headers={"Location": "/x", "X-First": "1"}
     )
-    response.continuation = Wait(now.until, now.wait_s, "/after%2Fwait?a=1&b=%C3%A9")
+    then = "/after%2Fwait?a=1&b=%C3%A9"
+    response.continuation = Wait(now.until, now.wait_s, then, leave)
     return response
+
+
+def leave():
+    now.left += 1
 
 
 def after(request):
@@ -163,6 +168,7 @@ async def test_content_is_sent_where_too_many_responses_are_in_flight(
     assert content == b"as it stands"
     assert b"connection: close" in start
     assert (await site.get(b"/wait"))[1] == b"first"
+    assert now.left == 1
     other, _ = await site.send(GET % b"/stream", "127.0.0.2")
     is_of_each = quota.per_client == 1
     await other.readuntil(b"first\n" if is_of_each else b"as it stands")
@@ -224,6 +230,7 @@ async def test_wait_ends_with_an_internal_get_by_the_same_client(site):
     assert (start[:12], content.decode()) == (b"HTTP/1.1 200", "after é")
     assert now.asked[1:] == [("GET", AFTER, b"")]
     assert now.is_after_wait
+    assert now.left == 0
     assert now.headers == {
         "Authorization": "Token t", "Cookie": "a=b",
         "Idempotency-Key": None, "Content-Length": None,
@@ -246,6 +253,7 @@ async def test_wait_of_a_client_that_left_ends_without_a_get(site):
     await becomes(lambda: len(in_flight_responses.tasks) == 1)
     writer.close()
     await becomes(lambda: not in_flight_responses.tasks)
+    await becomes(lambda: now.left == 1)
     assert (await site.get(b"/page"))[1] == b"page"
     assert len(now.asked) == 1
 
