@@ -68,7 +68,7 @@ class ItemAdmin(LargeTableAdmin):
     sortable_by = ("name", "id", "updated_at")
     search_fields = ("name",)  # shows the box; get_search_results searches
     search_help_text = "Words in " + " and ".join(f.name for f in SEARCHED_FIELDS)
-    actions = ("export_csv", "export_ndjson")
+    actions = ("export_csv", "export_xlsx", "export_ndjson")
     change_list_template = "admin/items/item/change_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
@@ -137,6 +137,10 @@ class ItemAdmin(LargeTableAdmin):
     @admin.action(description="Export selected items as CSV")
     def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
         return download("csv", queryset)
+
+    @admin.action(description="Export selected items as an Excel workbook")
+    def export_xlsx(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
+        return download("xlsx", queryset)
 
     @admin.action(description="Export selected items as NDJSON")
     def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:

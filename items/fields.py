@@ -255,8 +255,7 @@ FIELDS: tuple[ItemField, ...] = (
         is_required=True,
         is_searched=True,
         column_help=(
-            f"One line of up to {rules.NAME_MAX} characters. The only column that is "
-            "required."
+            f"One line of up to {rules.NAME_MAX} characters, required for a new item."
         ),
     ),
     TextField(

@@ -239,6 +239,9 @@ class ItemChange(models.Model):
         ]
 
 
+ERROR_MAX = 500
+
+
 class ImportRun(models.Model):
     """Import of one file: its progress and its result.
 
@@ -250,6 +253,8 @@ class ImportRun(models.Model):
         PREVIEWED = "previewed"
         RUNNING = "running"
         DONE = "done"
+        # The file is damaged: what is before that place is in.
+        FAILED = "failed"
 
     id = models.UUIDField(primary_key=True)
     source = models.CharField(max_length=255)
@@ -265,6 +270,9 @@ class ImportRun(models.Model):
     rejected = models.BigIntegerField(default=0)
     rejects_size = models.BigIntegerField(default=0)
     preview = models.JSONField(null=True)
+    # How the file is read: see items.imports.formats.FileFormat.
+    format = models.JSONField(null=True)
+    error = models.CharField(max_length=ERROR_MAX, blank=True, db_default="")
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
     )

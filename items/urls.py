@@ -10,6 +10,7 @@ urlpatterns = [
     path("-/changes/", views.change_list, name="changes"),
     path("-/import/", views.import_new, name="import"),
     path("-/import/<uuid:pk>/", views.import_run, name="import-run"),
+    path("-/import/<uuid:pk>/options/", views.import_options, name="import-options"),
     path("-/import/<uuid:pk>/rejects/", views.import_rejects, name="import-rejects"),
     # Where they were before.
     path("new/", views.moved("new")),

@@ -13,9 +13,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from items import catalogue, fields
 from items.catalogue import ItemExists
-from items.forms import ItemForm, UploadForm
-from items.imports import uploads
-from items.imports.file_parsing import Unreadable
+from items.forms import ImportOptionsForm, ItemForm, UploadForm
+from items.imports import importing, uploads
+from items.imports.formats import Unreadable
 from items.list_query import PARAMETERS, ListQuery, popular_tags
 from items.models import ImportRun, Item, ItemChange
 from resilient_site.accounts.actor import Actor
@@ -207,17 +207,43 @@ def import_new(request: HttpRequest) -> HttpResponse:
 @form_methods
 def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
     run = _own_run(request, pk)
-    if request.method == "POST":
-        if run.state != ImportRun.State.DONE:
-            run = uploads.proceed(run, actor=Actor.from_request(request))
-        if not request.htmx:
-            return redirect("items:import-run", pk=run.pk)
-    template = "items/import_run.html"
-    return render(
-        request,
-        template + "#run" if request.htmx else template,
-        {"run": run, "fields": fields.FIELDS},
-    )
+    if request.method == "POST" and run.state not in importing.FINISHED:
+        run = uploads.proceed(run, actor=Actor.from_request(request))
+    if request.method == "POST" and not request.htmx:
+        return redirect("items:import-run", pk=run.pk)
+    return _render_run(request, run, ImportOptionsForm(run))
+
+
+@policy(is_heavy=True)
+@require_permissions(*EDITING)
+@require_POST
+def import_options(request: HtmxRequest, pk: str) -> HttpResponse:
+    """Preview the file again with the options that were chosen."""
+    run = _own_run(request, pk)
+    form = ImportOptionsForm(run, request.POST)
+    if run.state == ImportRun.State.PREVIEWED:
+        if not form.is_valid():
+            return _render_run(request, run, form, status=422)
+        try:
+            uploads.choose(run, form.chosen())
+        except Unreadable as error:
+            form.add_error(None, error.detail)
+            return _render_run(request, run, form, status=422)
+    return redirect("items:import-run", pk=run.pk)
+
+
+def _render_run(
+    request: HtmxRequest, run: ImportRun, form: ImportOptionsForm, status: int = 200
+) -> HttpResponse:
+    context = {
+        "run": run,
+        "form": form,
+        "fields": fields.FIELDS,
+        "format": importing.format_of(run),
+        "imported": importing.describe_imported(run),
+    }
+    template = "items/import_run.html" + ("#run" if request.htmx else "")
+    return render(request, template, context, status=status)
 
 
 @policy(is_heavy=True)
@@ -228,9 +254,9 @@ def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
     path = uploads.rejects_path(run)
     if not path.exists():
         raise NotFound("This import has no rejected rows.")
-    return FileResponse(
-        open(path, "rb"), as_attachment=True, filename=f"{run.source}.rejects.csv"
-    )
+    extension = "ndjson" if importing.format_of(run).is_json else "csv"
+    name = f"{run.source}.rejects.{extension}"
+    return FileResponse(open(path, "rb"), as_attachment=True, filename=name)
 
 
 def moved(name: str) -> Callable[..., HttpResponse]:

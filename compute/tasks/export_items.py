@@ -5,16 +5,19 @@ from django.http import QueryDict
 from django.utils.http import urlencode
 from rest_framework import serializers
 
-from compute.registry import task
+from compute.registry import TaskFailed, task
 from compute.task_context import TaskContext
 from compute.tasks import TagField
-from items.imports.exporting import FORMATS, chunks
+from items.imports.exporting import FORMATS, export
 from items.list_query import SEARCH_MAX, ListQuery
+from items.models import Item
 from resilient_site.errors import Invalid
 
 
 class Params(serializers.Serializer[Any]):
-    format = serializers.ChoiceField(list(FORMATS), default="csv")
+    format = serializers.ChoiceField(
+        [(name, form.label) for name, form in FORMATS.items()], default="csv"
+    )
     search = serializers.CharField(
         default="",
         allow_blank=True,
@@ -36,18 +39,30 @@ def export_items(context: TaskContext, *, format: str, search: str, tag: str) ->
     """Export the catalogue, or a selection of it, to a compressed file."""
     items = _selection(search=search, tag=tag).items()
     total, rows = items.count(), 0
-    head, encode = FORMATS[format].head, FORMATS[format].encode
-    name = f"items.{format}.gz"
-    with (
-        context.file(name, "application/gzip") as file,
-        # No timestamp: the same items make the same file.
-        gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
-    ):
-        packed.write(head)
-        for chunk in chunks(items):
-            packed.write(encode(chunk))
-            rows += len(chunk)
-            context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
+
+    def report(chunk: list[Item]) -> None:
+        nonlocal rows
+        rows += len(chunk)
+        context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
+
+    pieces = export(format, items, on_chunk=report)
+    name, content_type = f"items.{FORMATS[format].extension}", "application/gzip"
+    try:
+        if format == "xlsx":  # which is compressed
+            content_type = FORMATS[format].content_type
+            with context.file(name, content_type) as file:
+                for piece in pieces:
+                    file.write(piece)
+        else:
+            name += ".gz"
+            with (
+                context.file(name, content_type) as file,
+                # No timestamp: the same items make the same file.
+                gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
+            ):
+                packed.writelines(pieces)
+    except Invalid as error:
+        raise TaskFailed(error.detail) from error
     return {"file": name, "rows": rows, "bytes": file.file.size}
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from io import BufferedReader
 from typing import Any, cast
@@ -9,17 +11,60 @@ from compute import files
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items.imports import importing
-from items.imports.file_parsing import Unreadable
-from items.imports.importing import Rejected
+from items.imports.file_parsing import parse_columns
+from items.imports.formats import (
+    COLUMNS_MAX,
+    DUPLICATES,
+    ENCODINGS,
+    FileFormat,
+    Unreadable,
+)
+from items.imports.importing import Rejects
 from items.models import ImportRun
+from resilient_site.errors import Invalid
 
-REJECTS = "rejects.csv"
+CONTENT_TYPES = {
+    "csv": "text/csv; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+}
 
 
 class Params(serializers.Serializer[Any]):
     file = serializers.FileField(
-        help_text="CSV or NDJSON, gzip or not, as the page Import describes it."
+        help_text="CSV, Excel (.xlsx), a JSON array or NDJSON, gzip or not, as the "
+        "page Import describes it."
     )
+    encoding = serializers.ChoiceField(
+        list(ENCODINGS.items()),
+        default="",
+        allow_blank=True,
+        help_text="Of a file of text; empty: recognized.",
+    )
+    sheet = serializers.CharField(
+        default="",
+        allow_blank=True,
+        max_length=100,
+        help_text="Of a workbook; empty: the first.",
+    )
+    columns = serializers.ListField(
+        child=serializers.CharField(max_length=300),
+        default=list,
+        max_length=COLUMNS_MAX,
+        help_text="Columns with other names than the fields, such as Label=name; "
+        "Notes= leaves one out.",
+    )
+    duplicates = serializers.ChoiceField(
+        list(DUPLICATES.items()),
+        default="reject",
+        help_text="What happens to rows with the same id.",
+    )
+
+    def validate_columns(self, value: list[str]) -> list[str]:
+        try:
+            parse_columns(value)
+        except Invalid as error:
+            raise serializers.ValidationError(error.detail) from error
+        return value
 
 
 # Many retries, as each resumes where the last one stopped.
@@ -30,18 +75,35 @@ class Params(serializers.Serializer[Any]):
     retries=5,
     may_run=has_permissions("items.add_item", "items.change_item"),
 )
-def import_items(context: TaskContext, *, file: str) -> Any:
+def import_items(
+    context: TaskContext,
+    *,
+    file: str,
+    encoding: str = "",
+    sheet: str = "",
+    columns: Sequence[str] = (),
+    duplicates: str = "reject",
+) -> Any:
     """Import a file of items, however large.
 
     Rows are written in batches, each in one transaction. Invalid rows are skipped, and
     can be downloaded with their errors. An interrupted import resumes at its next
     batch.
     """
-    position = _position(context, file)
+    chosen = FileFormat(
+        encoding=encoding,
+        sheet=sheet,
+        columns=parse_columns(columns),
+        duplicates=duplicates,
+    )
+    position = _position(context, file, chosen)
+    if position.state == ImportRun.State.FAILED:  # the job was killed after that
+        raise _failed(position)
     if position.state != ImportRun.State.DONE:
         position = _proceed(context, position)
     return {
         "source": file,
+        "format": importing.format_of(position).description,
         "lines": position.line,
         "created": position.created,
         "updated": position.updated,
@@ -50,11 +112,19 @@ def import_items(context: TaskContext, *, file: str) -> Any:
     }
 
 
-def _position(context: TaskContext, source: str) -> ImportRun:
+def _failed(run: ImportRun) -> TaskFailed:
+    return TaskFailed(f"{run.error} {importing.describe_imported(run)}")
+
+
+def _position(context: TaskContext, source: str, chosen: FileFormat) -> ImportRun:
     fingerprint = f"job:{context.job_id}"
     found = ImportRun.objects.filter(fingerprint=fingerprint).first()
     return found or importing.begin(
-        source=source, path="", actor=context.actor, fingerprint=fingerprint
+        source=source,
+        path="",
+        actor=context.actor,
+        fingerprint=fingerprint,
+        format=asdict(chosen),
     )
 
 
@@ -78,11 +148,11 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
                 on_batch=report,
             )
         except Unreadable as error:
-            raise TaskFailed(error.detail) from error
+            raise _failed(position) from error
 
 
-def _write_rejects(context: TaskContext, rejects: Rejected, size: int) -> int:
-    if rejects:
-        content = importing.render_rejects(rejects, header=not size)
-        size = files.append(context.job, REJECTS, "text/csv; charset=utf-8", content)
+def _write_rejects(context: TaskContext, rejects: Rejects, size: int) -> int:
+    if rejects.rows:
+        name, kind = f"rejects.{rejects.extension}", CONTENT_TYPES[rejects.extension]
+        size = files.append(context.job, name, kind, rejects.render(header=not size))
     return size

@@ -1,11 +1,14 @@
-"""The catalogue as a file: CSV or NDJSON, in the order of the ids, as a stream.
+"""The catalogue as a file: CSV, NDJSON or a workbook, in the order of the ids.
 
 Items are read in chunks by key, so that memory stays constant and no transaction
-stays open.
+stays open. A workbook, which cannot be sent before it is whole, is made on disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from datetime import UTC, datetime
+from itertools import chain
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple
 
 import orjson
 from django.db.models import QuerySet
@@ -15,65 +18,124 @@ from items import fields
 from items.models import Item
 from resilient_site.api.csv_escaping import render_csv
 from resilient_site.api.downloads import stream_file
+from resilient_site.errors import Invalid
 
 CHUNK_ROWS = 1_000
+PIECE_BYTES = 64 * 1024
+WORKBOOK_MAX_ITEMS = 1_048_575  # the rows of a sheet, less the names of the columns
 LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 COLUMNS = (*(field.name for field in fields.FIELDS), *fields.READ_ONLY)
 
 
 class Format(NamedTuple):
+    label: str
+    extension: str
     content_type: str
-    head: bytes
-    encode: Callable[[Iterable[Item]], bytes]
+    encode: Callable[[Iterable[list[Item]]], Iterator[bytes]]
 
 
-def encode_csv(items: Iterable[Item]) -> bytes:
-    return render_csv(
-        [
-            *(field.to_text(field.read(item)) for field in fields.FIELDS),
-            item.version,
-            item.created_at.isoformat(),
-            item.updated_at.isoformat(),
-        ]
-        for item in items
-    )
+def _cells(item: Item) -> list[str | int]:
+    return [
+        *(field.to_text(field.read(item)) for field in fields.FIELDS),
+        item.version,
+        item.created_at.isoformat(),
+        item.updated_at.isoformat(),
+    ]
 
 
-def encode_ndjson(items: Iterable[Item]) -> bytes:
-    return b"".join(orjson.dumps(item.as_json(), option=LINE_OPTIONS) for item in items)
+def _encode_csv(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+    yield ",".join(COLUMNS).encode() + b"\r\n"
+    for items in chunks:
+        yield render_csv(map(_cells, items))
+
+
+def _encode_csv_for_excel(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+    """Begin with the mark by which Excel knows UTF-8."""
+    yield b"\xef\xbb\xbf"
+    yield from _encode_csv(chunks)
+
+
+def _encode_ndjson(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+    for items in chunks:
+        yield b"".join(orjson.dumps(i.as_json(), option=LINE_OPTIONS) for i in items)
+
+
+def _encode_xlsx(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+    import xlsxwriter
+
+    # Each row is written to disk; texts stay texts: no numbers, links, formulas.
+    with TemporaryFile() as file:
+        with xlsxwriter.Workbook(file, {"constant_memory": True}) as workbook:
+            # No time of its own: the same items make the same file.
+            workbook.set_properties({"created": datetime(2000, 1, 1, tzinfo=UTC)})
+            sheet = workbook.add_worksheet("items")
+            _write_row(sheet, 0, COLUMNS)
+            for number, item in enumerate(chain.from_iterable(chunks), 1):
+                if number > WORKBOOK_MAX_ITEMS:
+                    raise Invalid(
+                        f"A workbook has room for {WORKBOOK_MAX_ITEMS:,} items, and "
+                        "this selection has more. Export it as CSV."
+                    )
+                _write_row(sheet, number, _cells(item))
+        file.seek(0)
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+
+def _write_row(sheet: Any, number: int, cells: Iterable[str | int]) -> None:
+    for column, cell in enumerate(cells):
+        if isinstance(cell, int):
+            sheet.write_number(number, column, cell)
+        elif cell:
+            sheet.write_string(number, column, cell)
 
 
 FORMATS = {
-    "csv": Format(
-        "text/csv; charset=utf-8", ",".join(COLUMNS).encode() + b"\r\n", encode_csv
+    "csv": Format("CSV", "csv", "text/csv; charset=utf-8", _encode_csv),
+    "csv-excel": Format(
+        "CSV for Excel", "csv", "text/csv; charset=utf-8", _encode_csv_for_excel
     ),
-    "ndjson": Format("application/x-ndjson", b"", encode_ndjson),
+    "ndjson": Format("NDJSON", "ndjson", "application/x-ndjson", _encode_ndjson),
+    "xlsx": Format(
+        "Excel",
+        "xlsx",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        _encode_xlsx,
+    ),
 }
 
 
-def export(name: str, items: QuerySet[Item]) -> Iterator[bytes]:
-    """Yield the file of this format in pieces."""
-    if head := FORMATS[name].head:
-        yield head
-    yield from map(FORMATS[name].encode, chunks(items))
+def export(
+    name: str,
+    items: QuerySet[Item],
+    *,
+    on_chunk: Callable[[list[Item]], None] | None = None,
+) -> Iterator[bytes]:
+    """Yield the file of this format in pieces; raises Invalid if it has no room."""
+    return FORMATS[name].encode(chunks(items, on_chunk))
 
 
 def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
     """Return a response that streams the items as a file."""
+    form = FORMATS[name]
     return stream_file(
         export(name, items),
-        content_type=FORMATS[name].content_type,
-        filename=f"items.{name}",
+        content_type=form.content_type,
+        filename=f"items.{form.extension}",
     )
 
 
-def chunks(items: QuerySet[Item]) -> Iterator[list[Item]]:
+def chunks(
+    items: QuerySet[Item], on_chunk: Callable[[list[Item]], None] | None = None
+) -> Iterator[list[Item]]:
     rows, last = items.order_by("pk"), None
     while True:
         page = rows if last is None else rows.filter(pk__gt=last)
         chunk = list(page[:CHUNK_ROWS])
         if chunk:
             yield chunk
+            if on_chunk:
+                on_chunk(chunk)
         if len(chunk) < CHUNK_ROWS:
             return
         last = chunk[-1].pk

@@ -23,11 +23,17 @@ from resilient_site.accounts.actor import Actor
 from resilient_site.observability.request_id import current_request_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
+# Of a row: the version of the item that it was made of. It is no older one's to
+# overwrite what others have written since.
+BASE_VERSION = "base_version"
+
 
 class Counts(NamedTuple):
     created: int
     updated: int
     unchanged: int
+    # Why rows are not applied, by id.
+    rejected: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
     """Create and update items so that they are as `rows` say; ids are distinct.
 
     Fields that a row lacks stay as they are. All or none: one transaction, with its
-    entries in the change log.
+    entries in the change log; left out are rows of an older version of their item,
+    and those of a new item that lack what it needs.
     """
     sql = _dialect()
     with connection.cursor() as cursor:
@@ -85,7 +92,7 @@ def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
     sql = _dialect()
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
-    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns})")
+    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns}, {BASE_VERSION} bigint)")
     sql.stage(cursor, _staged(rows))
     current = {
         field.name: f"i.{field.name}" if field.is_column else sql.current_tags
@@ -99,7 +106,8 @@ def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, s.search_text, i.id IS NOT NULL AS known, {new_and_old},
+        SELECT s.id, s.search_text, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
+               {new_and_old},
                COALESCE(
                    i.version,
                    (SELECT MAX(c.version) FROM items_itemchange c
@@ -111,15 +119,44 @@ def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
     )
     unchanged = " AND ".join(f"{name} = old_{name}" for name in current)
     cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
+    rejected = _reject(cursor)
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
     )
     created, updated = cursor.fetchone()
-    return Counts(created, updated, len(rows) - created - updated)
+    unchanged_rows = len(rows) - created - updated - len(rejected)
+    return Counts(created, updated, unchanged_rows, rejected)
 
 
-def _staged(rows: Sequence[ItemData]) -> list[tuple[str | None, ...]]:
+def _reject(cursor: CursorWrapper) -> dict[str, str]:
+    """Remove from the plan what must not be written; return the reasons by id."""
+    lacks = " OR ".join(
+        f"{field.name} = ''" for field in STATE_FIELDS if field.is_required
+    )
+    condition = f"{BASE_VERSION} < version - 1 OR (NOT known AND ({lacks}))"
+    cursor.execute(
+        f"SELECT id, known, {BASE_VERSION}, version - 1 FROM items_plan "
+        f"WHERE {condition}"
+    )
+    rejected = {}
+    for pk, known, base, version in cursor.fetchall():
+        if base is None or base >= version:
+            reason = "There is no item with this id; a new one needs a name."
+        elif known:
+            reason = (
+                f"Conflict: the item is at version {version}, and this row is made of "
+                f"version {base}."
+            )
+        else:
+            reason = f"Conflict: the item was deleted since version {base}."
+        rejected[pk] = reason
+    if rejected:
+        cursor.execute(f"DELETE FROM items_plan WHERE {condition}")
+    return rejected
+
+
+def _staged(rows: Sequence[ItemData]) -> list[tuple[str | int | None, ...]]:
     """Return the rows of the staging table, with their search text."""
     searched = {field.name for field in SEARCHED_FIELDS}
     partial = [row["id"] for row in rows if not row.keys() >= searched]
@@ -132,7 +169,8 @@ def _staged(rows: Sequence[ItemData]) -> list[tuple[str | None, ...]]:
             to_text(row[name]) if name in row else None for name, to_text in columns
         ]
         state = fields.empty_state() | kept.get(row["id"], {}) | row
-        staged.append((row["id"], *texts, fields.search_text(state)))
+        text = fields.search_text(state)
+        staged.append((row["id"], *texts, text, row.get(BASE_VERSION)))
     return staged
 
 
@@ -219,7 +257,7 @@ def _copy(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    values = ", ".join(["%s"] * len(STAGED))
+    values = ", ".join(["%s"] * (len(STAGED) + 1))
     cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 

@@ -1,7 +1,8 @@
 """Uploaded import files, from the preview to the last batch."""
 
+import os
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 
 from items.imports import importing
-from items.imports.file_parsing import Unreadable
+from items.imports.formats import FileFormat, Unreadable, open_lines, recognize
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 
@@ -26,56 +27,114 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
     Raises Unreadable, and stores nothing, if it is not a file of items.
     """
     delete_abandoned()
-    folder = _folder()
-    path = folder / f"{uuid.uuid4()}.data"
+    pk = uuid.uuid4()
+    path = _path(pk, "data")
     try:
         with open(path, "xb") as file:
             for chunk in upload.chunks():
                 file.write(chunk)
-        with open(path, "rb") as file:
-            preview = importing.preview(file, max_bytes=settings.IMPORT_MAX_BYTES)
         return importing.begin(
+            id=pk,
             source=upload.name or "upload",
             path=str(path),
             actor=actor,
-            size=preview.bytes_read if preview.complete else path.stat().st_size,
             state=ImportRun.State.PREVIEWED,
-            preview=asdict(preview),
+            **_preview(path, FileFormat()),
         )
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
+def choose(run: ImportRun, chosen: FileFormat) -> ImportRun:
+    """Preview the file again as `chosen` has it; raises Unreadable as `receive`."""
+    _require(run)
+    values = _preview(Path(run.path), chosen)
+    previewed = ImportRun.objects.filter(pk=run.pk, state=ImportRun.State.PREVIEWED)
+    previewed.update(**values)
+    run.refresh_from_db()
+    return run
+
+
+def _preview(path: Path, chosen: FileFormat) -> dict[str, object]:
+    limit = settings.IMPORT_MAX_BYTES
+    with open(path, "rb") as file:
+        form = recognize(file, chosen, max_bytes=limit)
+        preview = importing.preview(file, form, max_bytes=limit)
+    size = preview.bytes_read if preview.complete else path.stat().st_size
+    return {"size": size, "format": asdict(form), "preview": asdict(preview)}
+
+
 def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
-    """Import the next slice of the file; the file is removed with the last one."""
+    """Import the next slice of the file; the file is removed with the last one.
+
+    A damaged file ends the import: its state and `error` say so.
+    """
+    _require(run)
+    try:
+        with open(_seekable(run), "rb") as file:
+            importing.proceed(
+                run,
+                file,
+                actor=actor,
+                rejects=partial(importing.write_rejects, rejects_path(run)),
+                ids_path=str(_path(run.pk, "ids")),
+                seconds=SLICE_SECONDS,
+                max_bytes=settings.IMPORT_MAX_BYTES,
+            )
+    except Unreadable as error:
+        if run.state != ImportRun.State.FAILED:
+            importing.fail(run, error)
+    if run.state in importing.FINISHED:
+        _delete(run, keep="rejects")
+    return run
+
+
+def _require(run: ImportRun) -> None:
     if not Path(run.path).exists():
         raise Unreadable(
             "The uploaded file is no longer on this server. Please upload it again: "
             "what was already imported is then unchanged."
         )
-    with open(run.path, "rb") as file:
-        run = importing.proceed(
-            run,
-            file,
-            actor=actor,
-            rejects=partial(importing.write_rejects, rejects_path(run)),
-            seconds=SLICE_SECONDS,
-            max_bytes=settings.IMPORT_MAX_BYTES,
-        )
-    if run.state == ImportRun.State.DONE:
-        Path(run.path).unlink(missing_ok=True)
-    return run
+
+
+def _seekable(run: ImportRun) -> Path:
+    """Return a file in which a slice can begin anywhere, made if there is none.
+
+    Other files would be read from their start for every slice.
+    """
+    form = importing.format_of(run)
+    path = _path(run.pk, "lines")
+    if form.is_prepared and path.exists():
+        return path
+    if not form.kind or (form.can_seek and not form.is_prepared):
+        return Path(run.path)
+    form = replace(form, is_prepared=False)
+    draft = path.with_suffix(f".{uuid.uuid4()}")
+    with open(run.path, "rb") as file, open(draft, "xb") as lines:
+        content, _ = open_lines(file, form, max_bytes=settings.IMPORT_MAX_BYTES)
+        lines.writelines(content)
+    os.replace(draft, path)
+    run.format = asdict(replace(form, is_prepared=True))
+    run.save(update_fields=["format"])
+    return path
 
 
 def rejects_path(run: ImportRun) -> Path:
-    return _folder() / f"{run.pk}.rejects.csv"
+    return _path(run.pk, "rejects")
 
 
-def _folder() -> Path:
+def _path(pk: uuid.UUID, extension: str) -> Path:
     folder: Path = settings.DATA_DIR / "imports"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder / f"{pk}.{extension}"
+
+
+def _delete(run: ImportRun, *, keep: str = "") -> None:
+    Path(run.path).unlink(missing_ok=True)
+    for path in _path(run.pk, "data").parent.glob(f"{run.pk}.*"):
+        if path.suffix != f".{keep}":
+            path.unlink(missing_ok=True)
 
 
 def delete_abandoned() -> int:
@@ -84,7 +143,6 @@ def delete_abandoned() -> int:
         started_at__lt=timezone.now() - RETENTION, preview__isnull=False
     )
     for run in old:
-        Path(run.path).unlink(missing_ok=True)
-        rejects_path(run).unlink(missing_ok=True)
+        _delete(run)
     deleted: int = old.delete()[0]
     return deleted

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def render_csv(rows: Iterable[Iterable[object]]) -> bytes:
+def render_csv(rows: Iterable[Iterable[object]], *, delimiter: str = ",") -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(map(_escape, row) for row in rows)
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows(map(_escape, row) for row in rows)
     # Broken Unicode is written as escapes: it may be why a row was rejected.
     return text.getvalue().encode("utf-8", "backslashreplace")
 

@@ -6,8 +6,10 @@ import io
 import json
 import re
 import tracemalloc
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -17,10 +19,13 @@ from hypothesis.extra.django import TestCase
 
 from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
-from items.imports.file_parsing import LINE_MAX_BYTES, Unreadable, read_lines
+from items.imports.file_parsing import read_rows
+from items.imports.formats import LINE_MAX_BYTES, FileFormat, Unreadable, recognize
+from items.management.commands.import_items import Command
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict, Invalid
 from tests.factories import TESTER, changes_of, make_item
+from tests.items.import_cases import CASES, WORKBOOK_STUB, Case, archive, workbook
 
 DONE = ImportRun.State.DONE
 
@@ -30,12 +35,20 @@ def stream(content: str | bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(raw))
 
 
-def lines(content: str | bytes):
-    return list(read_lines(stream(content)))
+def lines(content: str | bytes, **options):
+    file = stream(content)
+    form = recognize(file, **options)
+    return list(read_rows(file, form, **options).lines)
 
 
-def begin() -> ImportRun:
-    return importing.begin(source="test", path="-", actor=TESTER)
+def preview(content: str | bytes, **chosen) -> importing.Preview:
+    file = stream(content)
+    return importing.preview(file, recognize(file, FileFormat(**chosen)))
+
+
+def begin(**chosen) -> ImportRun:
+    form = asdict(FileFormat(**chosen))
+    return importing.begin(source="test", path="-", actor=TESTER, format=form)
 
 
 def proceed(run: ImportRun, content: str | bytes, folder: Path, **options) -> ImportRun:
@@ -45,12 +58,12 @@ def proceed(run: ImportRun, content: str | bytes, folder: Path, **options) -> Im
     )
 
 
-def load(content: str | bytes, folder: Path) -> ImportRun:
-    return proceed(begin(), content, folder)
+def load(content: str | bytes, folder: Path, **chosen) -> ImportRun:
+    return proceed(begin(**chosen), content, folder)
 
 
 def rejects(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "rejects.csv", newline="") as file:
+    with open(folder / "rejects.csv", newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -85,14 +98,16 @@ def test_ndjson_and_gzip_are_recognized_by_content():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("id,description\n1,x\n", "no column “name”"),
+        ("description,tags\nx,\n", "no column “name”, nor “id”"),
         ("id,name,colour\n", "Unknown column “colour”"),
-        ("name,Name\n", "twice"),
+        ("name,Name\n", "two columns “name”"),
         ('"na\n', "not CSV"),
         (b"\x1f\x8b\x08 broken", "damaged"),
         (gzip.compress(b"name\n" + b"a\n" * 5000, mtime=0)[:-20], "damaged"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "no column"),
-        ("id,name\n".encode("utf-16"), "UTF-16"),
+        ("id,na\0me\n", "binary"),
+        ("[1", "JSON array is damaged after entry"),
+        ("<!DOCTYPE html><p>Sign in", "HTML"),
+        ("id,name\n".encode("utf-16")[:-1], "not text in UTF-16"),
         ("x" * (LINE_MAX_BYTES + 5), "not a file of items"),
     ],
     ids=lambda value: repr(value)[:30],
@@ -102,13 +117,32 @@ def test_file_without_items_is_rejected(content, reason):
         lines(content)
 
 
+@pytest.mark.once
+def test_other_kind_of_file_is_named():
+    for content, name in (
+        (b"%PDF-1.7", "This is a PDF document"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "This is an image (PNG)"),
+        (gzip.compress(b"\xff\xd8\xff"), "This is an image (JPEG)"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "such as .xls"),
+        (archive("items.csv"), "This is a ZIP archive. Unpack it"),
+        (archive("items.csv")[:-9], "This is a ZIP archive that is damaged"),
+        (archive("word/document.xml"), "an Office document"),
+        (archive("content.xml"), "an OpenDocument file"),
+        (WORKBOOK_STUB, "This is an Excel workbook that is damaged"),
+        (WORKBOOK_STUB[:-9], "This is an Excel workbook that is damaged"),
+    ):
+        with pytest.raises(Unreadable) as caught:
+            lines(content)
+        assert name in caught.value.detail
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ("1,a,b,c", "4 cells"),
-        ("1", "1 cells"),
+        ("1", "no item with this id"),
         ('1,"a"b,x', "not CSV"),
-        (b"1,\xff\xfe,x", "not UTF-8"),
+        (b"1,\xff\xfe,x\n3,\xc3\xa4,\xc3\xa4\xc3\xa4", "not UTF-8"),
         (b'1,a,"x', "not CSV"),
         (b"1,a\0b,x", "null character"),
         ("a b,name,x", "id:"),
@@ -122,7 +156,7 @@ def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
     raw = row if isinstance(row, bytes) else row.encode()
     run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
 
-    assert counts(run) == (1, 0, 0, 1)
+    assert (Item.objects.filter(pk="2").count(), run.rejected) == (1, 1)
     (reject,) = rejects(tmp_path)
     assert reject["line"] == "2"
     assert re.search(reason, reject["reason"])
@@ -173,8 +207,9 @@ def test_rows_are_those_of_the_csv_module(text):
     reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
     try:
         for line, row in zip(found, reader, strict=True):
-            expected = {"id": row[0], "name": row[1]} if len(row) == 2 else {}
-            assert (line.number, line.fields) == (reader.line_num + 1, expected)
+            is_row = any(cell.strip() for cell in row) and not any(row[2:])
+            cells = dict(zip(["id", "name"], row, strict=False)) if is_row else {}
+            assert (line.number, line.fields) == (reader.line_num + 1, cells)
     except csv.Error:
         assert found[-1].end == len(f"id,name\n{text}".encode())
 
@@ -192,9 +227,9 @@ def test_reopened_quotes_are_read_in_linear_time():
 
 @pytest.mark.once
 def test_file_is_not_read_beyond_its_limit():
-    content = stream(gzip.compress(b"name\n" + b"\n" * 100_000))
+    content = gzip.compress(b"name\n" + b"\n" * 100_000)
     with pytest.raises(Unreadable, match="more than 50,000 bytes"):
-        list(read_lines(content, max_bytes=50_000))
+        lines(content, max_bytes=50_000)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +249,30 @@ def test_bad_ndjson_line_is_rejected(row, reason, tmp_path):
     run = load('{"name": "a"}\n' + row + '\n{"name": "b"}\n', tmp_path)
     assert counts(run) == (2, 0, 0, 1)
     assert reason in (tmp_path / "rejects.csv").read_text()
+
+
+# --- files as other programs write them
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_command_reads_files_as_others_write_them(case: Case, tmp_path, capfd):
+    path = tmp_path / "items.file"
+    path.write_bytes(case.content)
+    chosen = dict(case.chosen)
+    columns = [f"{name}={to}" for name, to in chosen.pop("columns", {}).items()]
+    if case.error:
+        assert case.error in command(str(path), column=columns, **chosen)
+    else:
+        call_command("import_items", str(path), column=columns, **chosen)
+        output = capfd.readouterr()
+        assert f"{case.rejected} rows rejected" in output.out
+        assert case.found in output.err
+    assert imported() == dict(case.items)
+
+
+def imported() -> dict[str, tuple[str, str]]:
+    return {item.pk: (item.name, item.description) for item in Item.objects.all()}
 
 
 # --- applying
@@ -250,10 +309,10 @@ def test_import_removes_tags_that_a_row_lacks(tmp_path):
 
 
 @pytest.mark.django_db
-def test_later_of_two_rows_with_one_id_counts(tmp_path):
+def test_later_of_two_rows_with_one_id_counts_if_chosen(tmp_path):
     text = '{"id": 1, "name": "a", "description": "d"}\n{"id": "1", "name": "b"}\n'
-    run = load(text, tmp_path)
-    assert counts(run) == (1, 0, 1, 0)
+    run = load(text, tmp_path, duplicates="last")
+    assert counts(run) == (1, 1, 0, 0)
     item = catalogue.get_item("1")
     assert (item.name, item.description, item.version) == ("b", "d", 1)
 
@@ -292,12 +351,156 @@ def test_memory_of_large_rows_is_bounded(rows, counted, apply, tmp_path, monkeyp
     content = gzip.compress("\n".join(["name,description", *rows]).encode(), 1)
     tracemalloc.start()
     try:
-        done = load(content, tmp_path) if apply else importing.preview(stream(content))
+        done = load(content, tmp_path) if apply else preview(content)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert (done.created, done.rejected) == counted
-    assert peak < 14 * LINE_MAX_BYTES
+    assert peak < 18 * LINE_MAX_BYTES
+
+
+@pytest.mark.django_db
+def test_repeated_ids_are_rejected_across_batches_and_resumed_runs(
+    tmp_path, monkeypatch
+):
+    """Whether in one batch, after it, in the next process, or after a bad first row."""
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    rows = ["id,name", "1,a", "1,b", "2,a", "3,", "1,c", "3,d", "2,e", "3,f", "4,g"]
+    content = "\n".join(rows)
+
+    def stop(run: ImportRun) -> None:
+        if run.line in stops:
+            raise KeyboardInterrupt
+
+    for stops in (), (5,), (3, 5, 7, 9):
+        run = begin()
+        for _ in range(len(stops) + 1):
+            try:
+                proceed(run, content, tmp_path, on_batch=stop)
+            except KeyboardInterrupt:
+                stops = stops[1:]
+            run.refresh_from_db()
+        assert run.state == DONE
+        assert counts(run)[3] == 5
+        reasons = {row["line"]: row["reason"] for row in rejects(tmp_path)}
+        assert reasons.pop("5").startswith("name:")
+        lines = {"3": 2, "6": 2, "8": 4, "9": 7}
+        already = {n: f"The id is in line {at} already." for n, at in lines.items()}
+        assert {n: r.removeprefix("id: ") for n, r in reasons.items()} == already
+        names = dict(Item.objects.values_list("pk", "name"))
+        assert names == {"1": "a", "2": "a", "3": "d", "4": "g"}
+        (tmp_path / "rejects.csv").unlink()
+    assert preview(content).rejected == 5
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", exporting.FORMATS)
+def test_row_made_of_an_older_version_is_a_conflict(name, tmp_path):
+    for pk in "edited", "deleted", "same", "theirs":
+        make_item(id=pk, name="before", description="before")
+    export = b"".join(exporting.export(name, Item.objects.for_reading()))
+    catalogue.update_item("edited", {"name": "after"}, actor=TESTER)
+    catalogue.delete_item("deleted", actor=TESTER)
+    for text in ("other", "before"):
+        catalogue.update_item("same", {"description": text}, actor=TESTER)
+    mine = export.replace(b"before", b"mine") if name != "xlsx" else export
+
+    seen = preview(export)
+    assert (seen.created, seen.updated, seen.unchanged, seen.rejected) == (0, 0, 2, 2)
+    run = load(export, tmp_path)
+    assert counts(run) == (0, 0, 2, 2)
+    reasons = (tmp_path / "rejects.csv").read_text()
+    assert "Conflict: the item is at version 2, and this row is made of version 1." in (
+        reasons
+    )
+    assert "Conflict: the item was deleted since version 1." in reasons
+    assert catalogue.get_item("edited").name == "after"
+    if name != "xlsx":
+        assert counts(load(mine, tmp_path)) == (0, 1, 0, 3)
+        assert catalogue.get_item("theirs").name == "mine"
+        assert counts(load(mine, tmp_path)) == (0, 0, 1, 3)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "version", ["x", "-1", "1.5", "99999999999"], ids=lambda version: version
+)
+def test_version_that_is_none_is_rejected(version, tmp_path):
+    run = load(f"id,name,version\n1,a,{version}\n2,b,\n", tmp_path)
+    assert counts(run) == (1, 0, 0, 1)
+    assert "version: Must be a whole number." in rejects(tmp_path)[0]["reason"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("name", "New"), ("description", "New"), ("tags", "new"), ("tags", "")],
+)
+def test_each_column_alone_changes_its_field_alone(column, value, tmp_path):
+    make_item(id="1", name="Old", description="old", tags=["old"])
+    before = catalogue.get_item("1").state()
+    content = f"id,{column}\n1,{value}\n2,{value}\n"
+    assert preview(content).updated == 1
+    run = load(content, tmp_path)
+    assert counts(run)[:3] == (column == "name", 1, 0)
+    changed = {**before, column: value.split() if column == "tags" else value}
+    item = catalogue.get_item("1")
+    assert (item.state(), item.version) == (changed, 2)
+    assert Item.objects.search(" ".join([item.name, item.description])).get() == item
+    if column != "name":
+        assert "a new one needs a name" in rejects(tmp_path)[0]["reason"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("content", "mended"),
+    [
+        (
+            'id;name;tags\nbad id;"Smith; ""John""";"red, blue"\n'
+            'bad id 2;"Line one\nline two";t\n1;Good;t\n2;"open;t\n',
+            [("bad id 2", "i2"), ("Line one\nline two", "Line one"), ("bad id", "i1")],
+        ),
+        (
+            b'{"id": "bad id", "name": "a\\u0000", "tags": ["t"]}\n[7]\n'
+            b'{"id": 1, "name": "Good", "description": "x"}\n',
+            [("bad id", "i1"), ("\\u0000", "")],
+        ),
+        (
+            workbook([["id", "name"], ["bad id", "a"], ["1", "Good"]]),
+            [("bad id", "i1")],
+        ),
+    ],
+    ids=["CSV", "NDJSON", "workbook"],
+)
+def test_rejected_rows_can_be_mended_and_imported(content, mended, tmp_path):
+    """They are as they were, with the reason; what is not mended is rejected again."""
+    path = tmp_path / "rejects.csv"
+    run = load(content, tmp_path)
+    assert run.created == 1
+    text = path.read_bytes().decode()
+    for wrong, right in mended:
+        assert wrong in text
+        text = text.replace(wrong, right)
+    path.unlink()
+    again = load(text, tmp_path)
+    good = sum("bad id" in wrong for wrong, _ in mended)
+    assert counts(again) == (good, 0, 0, run.rejected - good)
+    assert catalogue.get_item("i1").name in ('Smith; "John"', "a")
+    if again.rejected:  # the same once more: nothing is added to the rows
+        left = path.read_bytes().decode()
+        path.unlink()
+        assert counts(load(left, tmp_path))[3] == again.rejected
+        assert len(path.read_bytes().splitlines()) == len(left.splitlines())
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("bad", [(0,), (2,), (0, 1), (4, 5), (5,), range(6)], ids=str)
+def test_rejected_rows_are_kept_in_whichever_batch(bad, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    rows = [f"{n},{'' if n in bad else 'a'}" for n in range(6)]
+    run = load("\n".join(["id,name", *rows]), tmp_path)
+    assert counts(run) == (6 - len(bad), 0, 0, len(bad))
+    assert [row["id"] for row in rejects(tmp_path)] == [str(n) for n in bad]
 
 
 # --- breaking off and going on
@@ -335,13 +538,31 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_second_process_does_not_apply_the_same_batch(tmp_path):
-    run = begin()
+@pytest.mark.parametrize("taken_up_after", [0, 1, 2, 3])
+def test_second_process_applies_no_batch_again(taken_up_after, tmp_path, monkeypatch):
+    """Wherever the first one is when the second takes the run up, and goes on."""
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    content = "id,name\n" + "".join(f"{n},a\n" for n in range(5)) + "bad id,b\n"
+    run, batches = begin(), 0
+
+    def overtake(now: ImportRun) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == taken_up_after:
+            proceed(ImportRun.objects.get(pk=run.pk), content, tmp_path)
+
     stale = ImportRun.objects.get(pk=run.pk)
-    proceed(run, "id,name\n1,a\n", tmp_path)
+    if taken_up_after:
+        with pytest.raises(Conflict):
+            proceed(run, content, tmp_path, on_batch=overtake)
+    else:
+        proceed(run, content, tmp_path)
     with pytest.raises(Conflict):
-        proceed(stale, "id,name\n1,a\n", tmp_path)
-    assert ItemChange.objects.count() == 1
+        proceed(stale, content, tmp_path)
+    run.refresh_from_db()
+    assert (run.state, counts(run)) == (DONE, (5, 0, 0, 1))
+    assert ItemChange.objects.count() == 5
+    assert len(rejects(tmp_path)) == 1
 
 
 @pytest.mark.django_db
@@ -361,9 +582,9 @@ def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch)
 # --- the command
 
 
-def command(*args: str) -> str:
+def command(*args: str, **options: object) -> str:
     with pytest.raises(CommandError) as caught:
-        call_command("import_items", *args)
+        call_command("import_items", *args, **options)
     return str(caught.value)
 
 
@@ -388,6 +609,26 @@ def test_command_says_what_it_imported_before_it_failed(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream(path.read_bytes())))
     assert command("-").endswith(f"{imported}.")
     assert "cannot be resumed" in command("-", "--resume")
+
+
+@pytest.mark.django_db
+def test_command_resumes_only_what_was_interrupted(tmp_path, monkeypatch):
+    """Not a file that was changed meanwhile, nor one that is imported or damaged."""
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    path = tmp_path / "items.csv"
+    path.write_text("id,name\n1,a\n2,b\n3,c\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Command, "_show", Mock(side_effect=KeyboardInterrupt))
+        assert command(str(path)).startswith("Stopped")
+    content = path.read_text()
+    path.write_text(content.replace("1,a", "9,a") + "4,d\n")
+    assert "no interrupted import of this file" in command(str(path), "--resume")
+    assert Item.objects.count() == 2
+    call_command("import_items", str(path))
+    assert "no interrupted import of this file" in command(str(path), "--resume")
+    path.write_bytes(gzip.compress(content.encode())[:-5])
+    assert "damaged" in command(str(path))
+    assert "no interrupted import of this file" in command(str(path), "--resume")
 
 
 @pytest.mark.django_db

@@ -2,15 +2,18 @@
 
 import errno
 import gzip
+from html import unescape
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from items import catalogue
-from items.imports import importing, uploads
+from items.imports import formats, importing, uploads
 from items.models import ImportRun, Item
 from tests.factories import make_item
+from tests.items.import_cases import CASES, Case, workbook
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -53,7 +56,85 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
     assert editor_client.post(f"/items/-/import/{run.pk}/").status_code == 302
     assert Item.objects.count() == 2
     rejects = editor_client.get(f"/items/-/import/{run.pk}/rejects/")
-    assert b'4,"id: May have' in rejects.getvalue()
+    assert b'bad id,Three,,4,"id: May have' in rejects.getvalue()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_page_reads_files_as_others_write_them(editor_client, case: Case, own_folder):
+    response = upload(editor_client, case.content, "items.file")
+    if case.error and response.status_code == 422:
+        assert case.error in response.content.decode()
+        assert not list(own_folder.glob("imports/*"))
+        return
+    location = response["Location"]
+    page = editor_client.get(location)
+    if case.error:
+        assert case.error in page.content.decode()
+        assert '<button class="primary">Import<' not in page.content.decode()
+        return
+    if case.chosen:
+        data = {field.html_name: field.initial for field in page.context["form"]}
+        chosen = dict(case.chosen)
+        columns = chosen.pop("columns", {})
+        for field in page.context["form"]:
+            for name, to in columns.items():
+                if name in field.label:
+                    assert data[field.html_name] == to  # as suggested
+        response = editor_client.post(f"{location}options/", data | chosen, follow=True)
+        assert response.status_code == 200
+        page = editor_client.get(location)
+    assert case.found in unescape(page.content.decode())
+    assert page.context["run"].preview["rejected"] == case.rejected
+    response = editor_client.post(location, follow=True)
+    run = ImportRun.objects.get()
+    assert (run.state, run.rejected) == ("done", case.rejected)
+    assert case.found in unescape(response.content.decode())
+    found = {item.pk: (item.name, item.description) for item in Item.objects.all()}
+    assert found == case.items
+    assert {path.suffix for path in own_folder.glob("imports/*")} <= {".rejects"}
+
+
+def test_option_that_does_not_fit_the_file_leaves_the_preview(editor_client):
+    location = upload(editor_client, b"name\n\x80\n")["Location"]
+    for encoding, status in (("no such", 422), ("utf-16", 422), ("cp1251", 302)):
+        data = {"encoding": encoding, "column-0": "name"}
+        response = editor_client.post(f"{location}options/", data)
+        assert response.status_code == status
+    assert ImportRun.objects.get().preview["rows"][0][1] == "Ђ"
+    editor_client.post(location)
+    assert editor_client.post(f"{location}options/", data).status_code == 302
+    assert ImportRun.objects.get().state == "done"
+
+
+def test_file_that_turns_out_damaged_ends_the_import(editor_client, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
+    rows = b"".join(b'{"name": "n%d"}' % n + b",\n" for n in range(9))
+    content = b"[" + rows + b"{]"
+    monkeypatch.setattr(importing, "PREVIEW_S", -1)  # it does not come to the damage
+    location = upload(editor_client, content)["Location"]
+    # Written out as lines, to the place of the damage, then not again for each slice.
+    for _ in range(9):
+        response = editor_client.post(location, follow=True)
+    assert ImportRun.objects.get().state == "failed"
+    assert "damaged after entry 9" in response.content.decode()
+
+
+def test_large_workbook_is_applied_in_slices(editor_client, monkeypatch, own_folder):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
+    rows = [["id", "name"], *([f"i{n}", "a\nb" if n == 3 else "a"] for n in range(5))]
+    rows.append(["i1", "again"])
+    location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
+    read = Mock(wraps=formats._sheet_rows)
+    monkeypatch.setattr(formats, "_sheet_rows", read)
+    for _ in range(5):
+        editor_client.post(location)
+    run = ImportRun.objects.get()
+    assert (run.state, run.created, run.rejected, read.call_count) == ("done", 4, 2, 1)
+    rejects = editor_client.get(f"{location}rejects/").getvalue().decode()
+    assert 'i3,"a\nb",5,name: Must be one line' in rejects
+    assert "i1,again,7,The id is in line 3 already." in rejects
 
 
 def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
@@ -74,7 +155,7 @@ def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"colour\nred\n", b"\x1f\x8bno", b"\x89PNG", b"name,name\n", b""]
+    "content", [b"PK\x03\x04no", b"\x1f\x8bno", b"\x89PNG", b'"na\n', b""]
 )
 def test_upload_of_another_file_is_rejected_and_deleted(
     editor_client, own_folder, content
@@ -87,7 +168,7 @@ def test_upload_of_another_file_is_rejected_and_deleted(
 
 
 def test_row_that_no_database_can_store_is_shown_as_rejected(editor_client):
-    content = b"id,name,tags\nnull,a,a\0b\nlatin,M\xfcller,\nok,ok,\n"
+    content = b"id,name,tags\nnull,a,a\0b\nbytes,M\x81ller,\nok,ok,\n"
     location = upload(editor_client, content)["Location"]
     page = editor_client.get(location)
     assert page.context["run"].preview["rejected"] == 2

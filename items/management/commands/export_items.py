@@ -1,6 +1,7 @@
 import gzip
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from items.imports.exporting import FORMATS, export
 from items.list_query import ListQuery
 from resilient_site.errors import Invalid
 
+BY_EXTENSION = {".ndjson": "ndjson", ".jsonl": "ndjson", ".xlsx": "xlsx"}
+
 
 class Command(BaseCommand):
-    help = "Export the catalogue as CSV or NDJSON; compressed if FILE ends in .gz."
+    help = (
+        "Export the catalogue as CSV, NDJSON or a workbook (.xlsx); compressed if FILE "
+        "ends in .gz."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", help="the file, or - for standard output")
@@ -31,9 +37,14 @@ class Command(BaseCommand):
             items = ListQuery.parse(QueryDict(query)).items()
         except Invalid as error:
             raise CommandError(f"{error.errors}") from error
-        is_ndjson = name.removesuffix(".gz").endswith((".ndjson", ".jsonl"))
-        default = "ndjson" if is_ndjson else "csv"
-        pieces = export(options["format"] or default, items)
+        extension = Path(name.removesuffix(".gz")).suffix
+        pieces = export(options["format"] or BY_EXTENSION.get(extension, "csv"), items)
+        try:
+            self._write(name, pieces)
+        except Invalid as error:
+            raise CommandError(error.detail) from error
+
+    def _write(self, name: str, pieces: Iterator[bytes]) -> None:
         if name == "-":
             sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()

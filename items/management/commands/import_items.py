@@ -1,5 +1,6 @@
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from items.imports import importing
+from items.imports.file_parsing import parse_columns
+from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat
+from items.imports.importing import Rejects
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
@@ -17,8 +21,9 @@ ACTOR = Actor(None, "import_items")
 
 class Command(BaseCommand):
     help = (
-        "Import items from CSV or NDJSON, gzip or not (recognized by the content). "
-        "Items with a known id are updated; all others are created."
+        "Import items from CSV, Excel (.xlsx), a JSON array or NDJSON, gzip or not "
+        "(recognized by the content). Items with a known id are updated; all others "
+        "are created."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,22 +33,48 @@ class Command(BaseCommand):
             action="store_true",
             help="continue where an interrupted run stopped",
         )
+        parser.add_argument(
+            "--encoding", choices=ENCODINGS, default="", help="default: recognized"
+        )
+        parser.add_argument(
+            "--sheet", default="", help="of a workbook; default: the first"
+        )
+        parser.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="NAME=FIELD",
+            help="which field a column of the file is; NAME= leaves it out",
+        )
+        parser.add_argument(
+            "--duplicates",
+            choices=DUPLICATES,
+            default="reject",
+            help="of rows with the same id, reject all but the first or let the last "
+            "count (default: reject)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         path = None if options["file"] == "-" else Path(options["file"])
         if options["resume"] and not path:
             raise CommandError("An import of standard input cannot be resumed.")
         name = path.name if path else "standard-input"
-        rejects = Path(f"{path or name}.rejects.csv")
+        prefix = f"{path or name}.rejects"
         run: ImportRun | None = None
         try:
+            chosen = FileFormat(
+                encoding=options["encoding"],
+                sheet=options["sheet"],
+                columns=parse_columns(options["column"]),
+                duplicates=options["duplicates"],
+            )
             with open(path, "rb") if path else nullcontext(sys.stdin.buffer) as file:
-                run = self._begin(path, name, resume=options["resume"])
+                run = self._begin(path, name, chosen, resume=options["resume"])
                 importing.proceed(
                     run,
                     file,  # type: ignore[arg-type]
                     actor=ACTOR,
-                    rejects=partial(importing.write_rejects, rejects),
+                    rejects=partial(_write_rejects, prefix),
                     on_batch=self._show,
                 )
         except KeyboardInterrupt:
@@ -56,16 +87,27 @@ class Command(BaseCommand):
             raise CommandError(
                 f"The database failed: {error}{_imported(run)}"
             ) from error
+        form = importing.format_of(run)
+        self.stderr.write(f"Read as {form.description}.")
         self.stdout.write(
             f"{run.created:,} items created, {run.updated:,} updated, "
             f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
         )
         if run.rejected:
+            rejects = f"{prefix}.{'ndjson' if form.is_json else 'csv'}"
             self.stderr.write(f"Rejected rows, with line and reason: {rejects}")
 
-    def _begin(self, path: Path | None, name: str, *, resume: bool) -> ImportRun:
-        earlier = importing.unfinished(path) if path and resume else None
-        if earlier:
+    def _begin(
+        self, path: Path | None, name: str, chosen: FileFormat, *, resume: bool
+    ) -> ImportRun:
+        if path and resume:
+            earlier = importing.unfinished(path)
+            if earlier is None:
+                raise CommandError(
+                    "There is no interrupted import of this file as it is now: it was "
+                    "changed, or is imported already. Without --resume it is imported "
+                    "from the start. Nothing was imported."
+                )
             self.stderr.write(f"Resuming after line {earlier.line:,}.")
             return earlier
         return importing.begin(
@@ -73,6 +115,7 @@ class Command(BaseCommand):
             path=str(path or "-"),
             actor=ACTOR,
             fingerprint=importing.fingerprint(path) if path else "",
+            format=asdict(chosen),
         )
 
     def _show(self, run: ImportRun) -> None:
@@ -80,8 +123,14 @@ class Command(BaseCommand):
             self.stderr.write(f"\r{run.line:,} lines", ending="")
 
 
+def _write_rejects(prefix: str, rejects: Rejects, size: int) -> int:
+    return importing.write_rejects(Path(f"{prefix}.{rejects.extension}"), rejects, size)
+
+
 def _imported(run: ImportRun | None) -> str:
     """Return what an import that failed has done, and how to continue it."""
+    if run and run.state == ImportRun.State.FAILED:
+        return f" {importing.describe_imported(run)}"
     if not run or not run.line:
         return " Nothing was imported."
     resume = "; --resume continues after them" if run.fingerprint else ""

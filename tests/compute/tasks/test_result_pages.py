@@ -49,7 +49,7 @@ def test_import_page_shows_counts_and_rejected_rows(editor_client, editor):
     file = SimpleUploadedFile("units.csv", rows, "text/csv")
     job = do("import_items", editor, file=file)
     response = editor_client.get(job.get_absolute_url())
-    assert "units.csv was imported; 1 row was rejected" in words(response)
+    assert "was imported as CSV in UTF-8; 1 row was rejected" in words(response)
     assert "Created 2 Updated 0 Unchanged 0 Rejected 1" in words(response)
     assert "/items/?ordering=-updated_at" in text(response)
     found = re.search(r'href="([^"]*)" download>Download the rej', text(response))

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -15,6 +16,7 @@ from items.imports import importing
 from items.models import ImportRun, Item, ItemChange
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import make_item, make_items
+from tests.items.import_cases import CASES, Case
 
 pytestmark = pytest.mark.django_db
 
@@ -84,8 +86,9 @@ ROWS = "id,name\n" + "".join(
 )
 
 
-def upload(text: str) -> SimpleUploadedFile:
-    return SimpleUploadedFile("my.csv", text.encode(), "text/csv")
+def upload(content: str | bytes) -> SimpleUploadedFile:
+    raw = content.encode() if isinstance(content, str) else content
+    return SimpleUploadedFile("my.csv", raw, "text/csv")
 
 
 def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
@@ -129,9 +132,57 @@ def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
 
 
 @pytest.mark.once
-def test_import_of_an_unreadable_file_fails_for_good(editor):
-    with pytest.raises(TaskFailed, match="name"):
-        do("import_items", editor, file=upload("colour\nred\n"))
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_import_reads_files_as_others_write_them(case: Case, editor):
+    chosen = dict(case.chosen)
+    columns = [f"{name}={to}" for name, to in chosen.pop("columns", {}).items()]
+    options = {"file": upload(case.content), "columns": columns, **chosen}
+    if case.error:
+        with pytest.raises(TaskFailed, match=re.escape(case.error)) as failure:
+            do("import_items", editor, **options)
+        assert "Nothing was imported" in str(failure.value)
+    else:
+        result = do("import_items", editor, **options).result
+        assert result["rejected"] == case.rejected
+        assert case.found in result["format"]
+    found = {item.pk: (item.name, item.description) for item in Item.objects.all()}
+    assert found == case.items
+
+
+def test_import_of_a_file_that_is_cut_off_says_what_is_in(editor):
+    rows = "".join(f"{n},item {n} {hash(n * 7919)}\n" for n in range(12_000))
+    packed = gzip.compress(f"id,name\n{rows}".encode())
+    damaged = upload(packed[: len(packed) * 8 // 10])
+    context = begin("import_items", editor, file=damaged)
+    task, params = get_task("import_items"), context.claim.params
+    for _ in "first", "again, as its process was killed before it could say so":
+        with pytest.raises(TaskFailed) as failure:
+            task.main(context, **params)
+        assert "damaged" in str(failure.value)
+        assert "up to line 5,001 are in: 5,000 items created" in str(failure.value)
+        assert "mend the file and import it again" in str(failure.value)
+    assert Item.objects.count() == 5_000
+    result = do("import_items", editor, file=upload(packed)).result
+    assert (result["created"], result["unchanged"]) == (7_000, 5_000)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"encoding": "ebcdic"},
+        {"columns": ["Code"]},
+        {"columns": ["Code=colour"]},
+        {"columns": ["a=name"] * 201},
+        {"duplicates": "all"},
+        {"sheet": "x" * 101},
+    ],
+    ids=lambda data: str(data)[:30],
+)
+def test_import_names_invalid_parameters(data):
+    params = get_task("import_items").params(data=data | {"file": upload("name\n")})
+    assert not params.is_valid()
+    assert set(params.errors) == set(data)
 
 
 # --- what a run gives

@@ -1,0 +1,458 @@
+"""Formats of import files, and their content as lines of text.
+
+CSV and NDJSON are read as they are. A workbook, a JSON array and UTF-16 become lines
+while they are read: a row, or an entry, is one line of JSON. Memory is bounded by the
+longest line; only the shared texts of a workbook are held.
+"""
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryFile
+from typing import IO, Any
+from xml.etree.ElementTree import ParseError
+
+import ijson
+import orjson
+
+from resilient_site.errors import Invalid
+
+LINE_MAX_BYTES = 1024 * 1024
+PIECE_BYTES = 64 * 1024
+SHEET_MAX_ROWS = 1_048_576  # Excel's own
+COLUMNS_MAX = 200
+
+# What a file may be in, with the name for people. The line end is one byte in each,
+# but in UTF-16.
+ENCODINGS = {
+    "utf-8": "UTF-8",
+    "utf-16": "UTF-16",
+    "cp1252": "Windows-1252, Western European",
+    "cp1250": "Windows-1250, Central European",
+    "cp1251": "Windows-1251, Cyrillic",
+    "cp1253": "Windows-1253, Greek",
+    "cp1254": "Windows-1254, Turkish",
+    "iso8859-15": "ISO 8859-15 (Latin 9)",
+    "cp850": "Code page 850, DOS",
+    "mac-roman": "Mac Roman",
+    "cp932": "Shift JIS, Japanese",
+    "gb18030": "GB 18030, Chinese",
+}
+DUPLICATES = {
+    "reject": "Reject each row after the first",
+    "last": "Let the last row count",
+}
+KINDS = {
+    "csv": "CSV",
+    "ndjson": "NDJSON",
+    "json": "a JSON array",
+    "xlsx": "an Excel workbook",
+}
+# Files that are often taken for a table, by their first bytes.
+OTHERS = (
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG", "an image (PNG)"),
+    (b"\xff\xd8\xff", "an image (JPEG)"),
+    (b"GIF8", "an image (GIF)"),
+    (b"II*\0", "an image (TIFF)"),
+    (b"MM\0*", "an image (TIFF)"),
+    (b"RIFF", "a media file (RIFF)"),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an old Office file, such as .xls, or one with a password",
+    ),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"BZh", "a file compressed with bzip2"),
+    (b"\xfd7zXZ\0", "a file compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", "a file compressed with Zstandard"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x7fELF", "a program"),
+    (b"MZ\x90\0", "a program"),
+)
+SAVE_AS = "Save it as CSV or .xlsx."
+_MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
+# How a workbook writes characters that XML has not (ECMA-376, ST_Xstring).
+_ESCAPED = re.compile("_x((?![Dd][89A-Fa-f])[0-9A-Fa-f]{4})_")
+
+
+class Unreadable(Invalid):
+    code = "unreadable_file"
+    detail = (
+        "This is not a file of items. It must be CSV with a header line, a JSON array, "
+        "NDJSON with one object on each line, or an Excel workbook (.xlsx)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """What is chosen for a file, completed by `recognize` from its content."""
+
+    encoding: str = ""
+    sheet: str = ""  # of a workbook
+    # Column of the file to field; to nothing: the column is left out.
+    columns: Mapping[str, str] = field(default_factory=dict)
+    duplicates: str = "reject"
+    # --- recognized
+    kind: str = ""
+    sheets: Sequence[str] = ()
+    # Written out as lines already: see `open_lines`.
+    is_prepared: bool = False
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a row is an object."""
+        return self.kind in ("ndjson", "json")
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether reading can begin in the middle of the file."""
+        return self.is_prepared or self.kind in ("csv", "ndjson")
+
+    @property
+    def description(self) -> str:
+        """What was found in the file, for people."""
+        kind = KINDS.get(self.kind, "")
+        if self.kind == "xlsx":
+            return f"{kind}, sheet “{self.sheet}”"
+        return f"{kind} in {ENCODINGS[self.encoding]}" if self.encoding else kind
+
+
+def recognize(
+    stream: io.BufferedReader,
+    chosen: FileFormat | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> FileFormat:
+    """Return the format of the file that begins in `stream`, and rewind.
+
+    Of a stream that cannot be rewound only the first bytes are looked at. Raises
+    Unreadable if it is another kind of file, which it names.
+    """
+    chosen = chosen or FileFormat()
+    head = _head(stream)
+    if head.startswith(b"PK\x03\x04"):
+        with _seekable(stream, max_bytes) as file:
+            return _recognize_zip(file, head, chosen, max_bytes)
+    for magic, name in OTHERS:
+        if head.startswith(magic):
+            raise Unreadable(f"This is {name}. {SAVE_AS}")
+    encoding = chosen.encoding or _encoding_of_mark(head)
+    if not encoding and b"\0" in head.partition(b"\n")[0]:
+        raise Unreadable(f"This is a binary file. {SAVE_AS}")
+    if not encoding and stream.seekable():
+        encoding = _guess_encoding(_pieces(_unpacked(stream), max_bytes))
+        stream.seek(0)
+    encoding = encoding or "utf-8"
+    if encoding == "utf-16":
+        start = codecs.decode(head[: len(head) // 2 * 2], _utf16(head), "replace")
+    else:
+        start = head.removeprefix(codecs.BOM_UTF8).decode(encoding, "replace")
+    start = start.lstrip("\ufeff \t\r\n")
+    if _MARKUP.match(start[:20].encode()):
+        raise Unreadable(f"This is a page of HTML or XML. {SAVE_AS}")
+    kind = {"{": "ndjson", "[": "json"}.get(start[:1], "csv")
+    return replace(chosen, kind=kind, encoding=encoding)
+
+
+def open_lines(
+    stream: io.BufferedReader, form: FileFormat, *, max_bytes: int | None = None
+) -> tuple[io.BufferedReader, str]:
+    """Return the content of the file as lines, and the encoding of these.
+
+    Raises Unreadable if a workbook is damaged or larger than `max_bytes`.
+    """
+    if form.is_prepared:
+        return stream, "utf-8"
+    if form.kind == "xlsx":
+        rows = _sheet_rows(stream, form.sheet, max_bytes)
+        return _stream(orjson.dumps(row) + b"\n" for row in rows), "utf-8"
+    stream = _unpacked(stream)
+    if form.kind == "json":
+        return _stream(_entries(_stream(_as_utf8(stream, form.encoding)))), "utf-8"
+    if form.encoding == "utf-16":
+        return _line_feeds(_stream(_as_utf8(stream, form.encoding))), "utf-8"
+    return _line_feeds(stream), form.encoding
+
+
+class _Pieces(io.RawIOBase):
+    """Stream of the pieces that an iterator makes; it is read forwards only."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _stream(pieces: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(_Pieces(pieces))
+
+
+def _pieces(stream: io.BufferedReader, max_bytes: int | None = None) -> Iterator[bytes]:
+    size = 0
+    try:
+        while piece := stream.read(PIECE_BYTES):
+            size += len(piece)
+            if max_bytes is not None and size > max_bytes:
+                raise Unreadable(f"The file has more than {max_bytes:,} bytes.")
+            yield piece
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return  # a damaged file: its rows up to there are read, then it is reported
+
+
+@contextmanager
+def damage_reported() -> Iterator[None]:
+    """Raise Unreadable where a compressed file turns out to be damaged."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Unreadable(f"The compressed file is damaged: {error}.") from error
+
+
+def _head(stream: io.BufferedReader) -> bytes:
+    """Return the first bytes, uncompressed."""
+    head = stream.peek(PIECE_BYTES)
+    if not head.startswith(b"\x1f\x8b"):
+        return head
+    with damage_reported():
+        return zlib.decompressobj(31).decompress(head, PIECE_BYTES)
+
+
+def _unpacked(stream: io.BufferedReader) -> io.BufferedReader:
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream))
+    return stream
+
+
+def _line_feeds(stream: io.BufferedReader) -> io.BufferedReader:
+    """Return the stream, with line feeds if its lines end with CR alone."""
+    with damage_reported():
+        head = stream.peek(PIECE_BYTES)
+    if b"\n" in head or b"\r" not in head[:-1]:
+        return stream
+    return _stream(piece.replace(b"\r", b"\n") for piece in _pieces_or_fail(stream))
+
+
+def _pieces_or_fail(stream: io.BufferedReader) -> Iterator[bytes]:
+    with damage_reported():
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+# --- encodings
+
+
+def _encoding_of_mark(head: bytes) -> str:
+    """Return the encoding that a byte order mark, or the nulls of UTF-16, show."""
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    nulls = max(head[0:512:2].count(0), head[1:512:2].count(0))
+    return "utf-16" if nulls > len(head[:512]) // 5 else ""
+
+
+def _utf16(head: bytes) -> str:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    big = head[0:512:2].count(0) > head[1:512:2].count(0)
+    return "utf-16-be" if big else "utf-16-le"
+
+
+def _guess_encoding(pieces: Iterator[bytes]) -> str:
+    """Return UTF-8, or the encoding of Western Windows if more bytes speak for it.
+
+    Other encodings cannot be told from it, so that the choice is shown.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    valid = invalid = 0
+    for piece in pieces:
+        if piece.isascii():
+            continue
+        text = decoder.decode(piece)
+        if not text.isascii():
+            wrong = len(re.findall("[\udc80-\udcff]", text))
+            invalid += wrong
+            valid += len(re.findall("[^\0-\x7f]", text)) - wrong
+    return "cp1252" if invalid > valid else "utf-8"
+
+
+def _as_utf8(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
+    codec = {"utf-8": "utf-8-sig"}.get(encoding, encoding)
+    if encoding == "utf-16":
+        codec = _utf16(stream.peek(512))
+    # Half a pair of UTF-16 becomes what no UTF-8 is: the line with it is rejected.
+    errors = "surrogatepass" if encoding == "utf-16" else "strict"
+    decoder = codecs.getincrementaldecoder(codec)(errors)
+    try:
+        for piece in _pieces_or_fail(stream):
+            yield decoder.decode(piece).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", True).encode("utf-8", "surrogatepass")
+    except UnicodeError as error:
+        name = ENCODINGS[encoding]
+        raise Unreadable(f"The file is not text in {name}: {error}.") from error
+
+
+# --- JSON arrays
+
+
+def _entries(stream: io.BufferedReader) -> Iterator[bytes]:
+    """Yield the entries of an array, each on a line of its own."""
+    number = 0
+    reader = _LimitedReader(stream)
+    try:
+        for entry in ijson.items(reader, "item", use_float=True):
+            number += 1
+            reader.size = 0
+            # In ASCII: half a pair of UTF-16 is for the line's own reader to reject.
+            yield json.dumps(entry).encode() + b"\n"
+    except ijson.JSONError as error:
+        raise Unreadable(
+            f"The JSON array is damaged after entry {number:,}: {error}."
+        ) from error
+
+
+class _LimitedReader:
+    """Reader that fails when one entry is longer than a line may be."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream, self.size = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._stream.read(min(size, PIECE_BYTES) if size > 0 else size)
+        self.size += len(piece)
+        if self.size > 2 * LINE_MAX_BYTES:
+            raise Unreadable(f"An entry is longer than {LINE_MAX_BYTES:,} bytes.")
+        return piece
+
+
+# --- workbooks
+
+
+def _recognize_zip(
+    file: IO[bytes], head: bytes, chosen: FileFormat, max_bytes: int | None
+) -> FileFormat:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except _DAMAGED as error:
+        if b"[Content_Types].xml" in head:
+            raise _damaged(error) from error
+        raise Unreadable("This is a ZIP archive that is damaged.") from error
+    if not any(name.startswith("xl/") for name in names):
+        raise Unreadable(_name_archive(names))
+    with _workbook(file, max_bytes) as workbook:
+        sheets = [sheet.title for sheet in workbook.worksheets]
+    file.seek(0)
+    sheet = chosen.sheet or sheets[0]
+    if sheet not in sheets:
+        raise Unreadable(
+            f"The workbook has no sheet “{sheet[:50]}”. It has: {', '.join(sheets)}."
+        )
+    return replace(chosen, kind="xlsx", sheet=sheet, sheets=sheets, encoding="")
+
+
+def _name_archive(names: Sequence[str]) -> str:
+    if any(name.startswith(("word/", "ppt/")) for name in names):
+        return f"This is an Office document, but no workbook. {SAVE_AS}"
+    if "content.xml" in names:
+        return f"This is an OpenDocument file. {SAVE_AS}"
+    return "This is a ZIP archive. Unpack it, and import the file that is in it."
+
+
+@contextmanager
+def _seekable(
+    stream: io.BufferedReader, max_bytes: int | None
+) -> "Iterator[IO[bytes]]":
+    """Return the stream, or a copy of it that can be read in any order."""
+    if stream.seekable() and stream.peek(2)[:2] != b"\x1f\x8b":
+        yield stream
+        return
+    with TemporaryFile() as copy:
+        copy.writelines(_pieces(_unpacked(stream), max_bytes))
+        copy.seek(0)
+        if stream.seekable():
+            stream.seek(0)
+        yield copy
+
+
+@contextmanager
+def _workbook(file: IO[bytes], max_bytes: int | None) -> Iterator[Any]:
+    import openpyxl  # 30 MB, for those processes that read a workbook
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if max_bytes is not None and size > max_bytes:
+            raise Unreadable(f"The file has more than {max_bytes:,} bytes, unpacked.")
+        file.seek(0)
+        # Cells of a formula have the value that was saved.
+        workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        if not workbook.worksheets:
+            raise ValueError("it has no sheet")
+    except _DAMAGED as error:
+        raise _damaged(error) from error
+    with closing(workbook):
+        yield workbook
+
+
+# What the parser raises for a file that is no workbook, or a malicious one.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError, ValueError, KeyError,
+    IndexError, TypeError, AttributeError, NotImplementedError,
+)  # fmt: skip
+
+
+def _damaged(error: BaseException) -> Unreadable:
+    return Unreadable(f"This is an Excel workbook that is damaged: {error}")
+
+
+def _sheet_rows(
+    stream: io.BufferedReader, sheet: str, max_bytes: int | None
+) -> Iterator[list[str]]:
+    number = 0
+    with _seekable(stream, max_bytes) as file, _workbook(file, max_bytes) as workbook:
+        rows = workbook[sheet]
+        rows.reset_dimensions()  # what the file says of them may be wrong
+        try:
+            for number, row in enumerate(rows.iter_rows(values_only=True), 1):
+                if number > SHEET_MAX_ROWS:
+                    raise Unreadable(
+                        f"The sheet has more than {SHEET_MAX_ROWS:,} rows."
+                    )
+                yield [_cell_text(value) for value in row]
+        except _DAMAGED as error:
+            raise _damaged(ValueError(f"after row {number:,}: {error}")) from error
+
+
+def _cell_text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
+        case bool():
+            return str(value).upper()
+        case float() if value.is_integer():
+            return str(int(value))
+        case _:
+            return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,54 @@
+"""Ids that an import has read, with the line of each.
+
+They are on disk, in a table of SQLite, so that memory does not grow with the file.
+They follow from the file alone: recorded twice, they are the same.
+"""
+
+import errno
+import sqlite3
+from collections.abc import Mapping
+
+CACHE_KIB = 8 * 1024
+
+
+class SeenIds:
+    def __init__(self, path: str = "") -> None:
+        """Open the file at `path`; without one they are gone when it is closed."""
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._db.execute("PRAGMA synchronous = OFF")
+        for name in ("temp.batch", "main.seen"):
+            self._db.execute(
+                f"CREATE TABLE IF NOT EXISTS {name} "
+                "(id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID"
+            )
+
+    @property
+    def line(self) -> int:
+        """The line up to which the ids are recorded."""
+        line: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return line
+
+    def record(self, lines: Mapping[str, int], *, up_to: int) -> dict[str, int]:
+        """Record the ids with their lines; return those that an earlier line has.
+
+        Raises OSError if the disk is full.
+        """
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.execute("DELETE FROM batch")
+                self._db.executemany("INSERT INTO batch VALUES (?, ?)", lines.items())
+                earlier = self._db.execute(
+                    "SELECT b.id, s.line FROM batch b JOIN seen s USING (id) "
+                    "WHERE s.line < b.line"
+                ).fetchall()
+                self._db.execute("INSERT OR IGNORE INTO seen SELECT * FROM batch")
+                self._db.execute(f"PRAGMA user_version = {max(up_to, self.line)}")
+        except sqlite3.OperationalError as error:
+            code = errno.ENOSPC if "full" in str(error) else errno.EIO
+            raise OSError(code, f"The ids of the import: {error}") from error
+        return dict(earlier)
+
+    def close(self) -> None:
+        self._db.close()
