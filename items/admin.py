@@ -7,6 +7,7 @@ Writing goes through `items.catalogue`, as elsewhere.
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ORDER_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -23,6 +24,7 @@ from items.forms import ItemForm
 from items.imports.exporting import download
 from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
+from items.search import by_relevance, can_be_ranked
 from resilient_site.accounts.actor import Actor
 from resilient_site.admin import MAX_NAMED_OBJECTS, LargeTableAdmin, ReadOnlyAdmin
 from resilient_site.errors import SiteError
@@ -62,12 +64,14 @@ class AdminItemForm(ItemForm):
 @admin.register(Item)
 class ItemAdmin(LargeTableAdmin):
     form = AdminItemForm
-    list_display = ("name", "id", "tag_list", "version", "updated_at")
+    list_display = ("sorted_name", "id", "tag_list", "version", "updated_at")
     list_filter = (TagFilter,)
-    ordering = ("name", "id")
-    sortable_by = ("name", "id", "updated_at")
+    ordering = ("sort_key", "id")
+    sortable_by = ("sorted_name", "id", "updated_at")
     search_fields = ("name",)  # shows the box; get_search_results searches
-    search_help_text = "Words in " + " and ".join(f.name for f in SEARCHED_FIELDS)
+    search_help_text = "A whole id or code, or words in " + " and ".join(
+        field.name for field in SEARCHED_FIELDS
+    )
     actions = ("export_csv", "export_xlsx", "export_ndjson")
     change_list_template = "admin/items/item/change_list.html"
 
@@ -77,8 +81,12 @@ class ItemAdmin(LargeTableAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str
     ) -> tuple[Any, bool]:
-        words = search_term[:SEARCH_MAX].split()[:WORDS_MAX]
-        return queryset.search(" ".join(words)), False
+        text = " ".join(search_term[:SEARCH_MAX].split()[:WORDS_MAX])
+        found = queryset.search(text)
+        if text and ORDER_VAR not in request.GET and can_be_ranked(found):
+            found = by_relevance(found, text)
+            found = found.order_by("rank", "sort_key", "id")  # type: ignore[misc]
+        return found, False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         declared = STATE_FIELDS if obj else FIELDS
@@ -87,6 +95,10 @@ class ItemAdmin(LargeTableAdmin):
     def get_form(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         # The form declares its fields; none is made from the model.
         return super().get_form(request, *args, **options | {"fields": ()})
+
+    @admin.display(description="name", ordering="sort_key")
+    def sorted_name(self, item: Item) -> str:
+        return item.name
 
     @admin.display(description="tags")
     def tag_list(self, item: Item) -> str:

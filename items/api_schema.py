@@ -5,7 +5,7 @@ from drf_spectacular.utils import OpenApiParameter
 
 from items.fields import FILTERS, ID_SCHEMA, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
-from items.list_query import ORDERINGS, SEARCH_MAX
+from items.list_query import ORDERINGS, RELEVANCE, SEARCH_MAX
 from items.serializers import (
     ChangeListSerializer,
     ItemListSerializer,
@@ -27,7 +27,10 @@ SELECTION = [
     OpenApiParameter(
         "search",
         {"type": "string", "maxLength": SEARCH_MAX},
-        description=f"Words to find in {SEARCHED}; all must be there.",
+        description=(
+            f"Words to find in {SEARCHED}, all of which must be there; or a whole id "
+            "or code. Case and accents do not matter."
+        ),
     ),
     *(
         OpenApiParameter(
@@ -36,7 +39,15 @@ SELECTION = [
         for name, field in FILTERS.items()
     ),
 ]
-ORDERING = OpenApiParameter("ordering", OpenApiTypes.STR, enum=ORDERINGS)
+ORDERING = OpenApiParameter(
+    "ordering",
+    OpenApiTypes.STR,
+    enum=(*ORDERINGS, RELEVANCE),
+    description=(
+        "By `name` unless given, and with `search` by `relevance`: the item with this "
+        "id or code, names that begin with the text, names with its words, the rest."
+    ),
+)
 IF_NONE_MATCH = header("If-None-Match", "Answer 304 if the item is still at this ETag.")
 IF_MATCH = header("If-Match", "Write only if the item is still at this ETag.")
 ETAG = header("ETag", "The version of the item.", response=True)

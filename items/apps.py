@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 from django.apps import AppConfig
@@ -15,11 +16,14 @@ class ItemsConfig(AppConfig):
     verbose_name = "Catalogue"
 
     def ready(self) -> None:
+        from items import catalogue
         from items.changes import health as feed_health
         from items.imports import uploads
         from resilient_site.operations import clean_up
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
+        renew = partial(catalogue.renew_search_columns, most=5_000)
+        clean_up.register("outdated search texts", renew)
         feed_health.register_all()
         post_migrate.connect(create_editors_group, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)

@@ -8,9 +8,10 @@ Data comes in as `fields.clean` returns it.
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import batched
+from math import inf
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
 from django.db.models import Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
 from uuid_utils.compat import uuid7
@@ -18,6 +19,7 @@ from uuid_utils.compat import uuid7
 from items import fields
 from items.fields import ItemData
 from items.models import Item, ItemChange, ItemTag, Tag
+from items.search import FORMAT_MARK
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
@@ -28,9 +30,14 @@ from resilient_site.resilience.transactions import atomic_with_retries
 Action = ItemChange.Action
 # In the order of the columns that `_find_item_sql` selects.
 READ_COLUMNS = [
-    field.attname for field in Item._meta.concrete_fields if field.name != "search_text"
+    field.attname
+    for field in Item._meta.concrete_fields
+    if field.name not in fields.SEARCH_COLUMNS
 ]
 DELETE_BATCH = 1_000
+RENEWED_BATCH = 500
+_RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
+RENEWAL = f"UPDATE items_item SET {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
 # Cache tag of all lists of items.
 ITEMS = "items"
 
@@ -105,7 +112,9 @@ def _find_item_sql() -> tuple[str, tuple[object, ...]]:
         .annotate(names=StringAgg("tag__name", Value(" ")))
         .values("names")
     )
-    rows = Item.objects.defer("search_text").annotate(tag_names_in_row=Subquery(names))
+    rows = Item.objects.defer(*fields.SEARCH_COLUMNS).annotate(
+        tag_names_in_row=Subquery(names)
+    )
     sql, params = rows.filter(pk="").query.sql_with_params()
     return sql, params[:-1]
 
@@ -167,7 +176,8 @@ def update_item(
         return item
     for field in fields.COLUMN_FIELDS:
         setattr(item, field.name, after[field.name])
-    item.search_text = fields.search_text(after)
+    for name, text in fields.search_columns(after).items():
+        setattr(item, name, text)
     item.version += 1
     item.updated_at = timezone.now()
     item.save()
@@ -248,6 +258,31 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     return create_item({"id": change.item_id} | change.before, actor=actor)
 
 
+def renew_search_columns(model: type[Item] = Item, *, most: float = inf) -> int:
+    """Make the search columns anew that an earlier release wrote; return how many.
+
+    While that one still runs, its writes leave more of them.
+    """
+    renewed, last = 0, ""
+    names = [field.name for field in fields.SEARCHED_FIELDS]
+    old = model.objects.exclude(search_text__startswith=FORMAT_MARK).order_by("pk")
+    while renewed < most:
+        with transaction.atomic():
+            # What is locked is being written, so that it may not stay old.
+            rows = old.filter(pk__gt=last).select_for_update(skip_locked=True)
+            states = list(rows.values("pk", *names)[:RENEWED_BATCH])
+            texts = [
+                (*fields.search_columns(state).values(), state["pk"])
+                for state in states
+            ]
+            with connection.cursor() as cursor:
+                cursor.executemany(RENEWAL, texts)
+        if not states:
+            break
+        renewed, last = renewed + len(states), states[-1]["pk"]
+    return renewed
+
+
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
     states = {
         row["id"] if "id" in row else new_id(): fields.empty_state()
@@ -266,7 +301,7 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
             version=last.get(pk, 0) + 1,
             created_at=now,
             updated_at=now,
-            search_text=fields.search_text(states[pk]),
+            **fields.search_columns(states[pk]),
             **{field.name: states[pk][field.name] for field in fields.COLUMN_FIELDS},
         )
         for pk in sorted(states)

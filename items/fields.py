@@ -18,7 +18,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from items import rules
-from items.search import search_words
+from items.search import search_text, sort_key
 from resilient_site.api.unknown_names import UnknownField, find_unknown
 from resilient_site.errors import Invalid
 
@@ -286,6 +286,8 @@ SEARCHED_FIELDS = tuple(field for field in STATE_FIELDS if field.is_searched)
 FILTERS = {field.filter_parameter: field for field in FIELDS if field.filter_parameter}
 # What the catalogue itself records of an item.
 READ_ONLY = ("version", "created_at", "updated_at")
+# What is derived from the state, see `search_columns`.
+SEARCH_COLUMNS = ("search_text", "sort_key")
 
 # Bound once: an import cleans millions of rows.
 _CLEANERS = [(field.name, field.clean, field.is_required) for field in FIELDS]
@@ -337,8 +339,7 @@ def empty_state() -> ItemData:
     return {field.name: field.empty() for field in STATE_FIELDS}
 
 
-def search_text(state: Mapping[str, Any]) -> str:
-    """Return what the search looks into; every word has a space before it."""
-    return "".join(
-        [f" {search_words(to_text(state[name]))}" for name, to_text in _SEARCHED_TEXTS]
-    )
+def search_columns(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns that the search and the order by name look into."""
+    texts = [to_text(state[name]) for name, to_text in _SEARCHED_TEXTS]
+    return {"search_text": search_text(*texts), "sort_key": sort_key(state["name"])}

@@ -10,15 +10,16 @@ from django.http import QueryDict
 
 from items.fields import FILTERS
 from items.models import Item, ItemQuerySet, ItemTag, Tag
-from items.search import is_rare, search_words
-from resilient_site.api.keyset import Page, paginate
+from items.search import REST, by_relevance, can_be_ranked, is_rare, search_words, tiers
+from resilient_site.api.keyset import Page, decode_cursor, make_page, paginate, read
 from resilient_site.errors import Invalid
 
-# Those that an index supports.
+# Those that an index supports. A search without one is ordered by relevance.
 ORDERINGS = (
     "name", "-name", "id", "-id", "updated_at", "-updated_at", "created_at",
     "-created_at",
 )  # fmt: skip
+RELEVANCE = "relevance"
 SEARCH_MAX = 200
 WORDS_MAX = 16
 # The parameters of a list, for pages and for REST.
@@ -52,8 +53,8 @@ class ListQuery:
                 filters[name] = item_field.parse_filter(query.getlist(name))
             except ValueError as error:
                 errors[name] = [str(error)]
-        ordering = query.get("ordering") or "name"
-        if ordering not in ORDERINGS:
+        ordering = query.get("ordering") or (RELEVANCE if search else "name")
+        if ordering not in (*ORDERINGS, *([RELEVANCE] if search else [])):
             errors["ordering"] = [f"Must be one of {', '.join(ORDERINGS)}."]
         if errors:
             raise Invalid(errors=errors)
@@ -72,14 +73,47 @@ class ListQuery:
     def page(self, *, cursor: str | None, size: int) -> Page[Item]:
         """Raise Invalid if the cursor belongs to another ordering."""
         items = self.items()
+        if self.ordering == RELEVANCE:
+            return self._page_by_relevance(items, cursor, size)
         is_filtered = bool(self.search) or any(self.filters.values())
         return paginate(
             items,
-            ordering=self.ordering,
+            ordering=self.ordering.replace("name", "sort_key"),
             cursor=cursor,
             size=size,
             sort=is_filtered and is_rare(items),
         )
+
+    def _page_by_relevance(
+        self, items: ItemQuerySet, cursor: str | None, size: int
+    ) -> Page[Item]:
+        """Rank all items; or, of many, those that an index finds before the rest.
+
+        A cursor among the rest, or among the ranks that the rest is divided in, stays
+        with its way, whatever the planner says by then.
+        """
+        ranked, ordering = by_relevance(items, self.search), "rank,sort_key"
+        at = decode_cursor(cursor, ranked, ordering)
+        rank = at.values[0] if at else 0
+        is_in_full = rank < REST if rank > 1 else can_be_ranked(items)
+        if is_in_full:
+            return paginate(ranked, ordering=ordering, cursor=cursor, size=size)
+        backwards = at is not None and at.backwards
+        found: list[Item] = []
+        by_rank = tiers(items, self.search)
+        for tier in sorted(by_rank, reverse=backwards):
+            if at and (tier > rank if backwards else tier < rank):
+                continue
+            found += read(
+                by_rank[tier],
+                ["sort_key", "id"],
+                after=at.values[1:] if at and tier == rank else None,
+                descending=backwards,
+                limit=size + 1 - len(found),
+            )
+            if len(found) > size:
+                break
+        return make_page(found, ordering=ordering, at=at, size=size)
 
 
 def popular_tags() -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, OuterRef, Prefetch, Q
 from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
@@ -16,7 +17,7 @@ from django.utils.http import http_date
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
 from items.fields import ItemField
-from items.search import matching, search_words
+from items.search import SORT_KEY_MAX, Code, matching
 
 
 class Tag(models.Model):
@@ -38,8 +39,8 @@ class Tag(models.Model):
 
 class ItemQuerySet(models.QuerySet["Item"]):
     def search(self, text: str) -> ItemQuerySet:
-        """Filter by every word of `text`, in any searched field."""
-        return matching(self, dict.fromkeys(search_words(text).split()))
+        """Filter by every word of `text`, in any searched field; or by id or code."""
+        return matching(self, text)
 
     def tagged(self, names: Iterable[str]) -> ItemQuerySet:
         """Filter by all these tags, which are looked up at once.
@@ -64,6 +65,14 @@ class ItemQuerySet(models.QuerySet["Item"]):
         return self.defer("search_text").prefetch_related(tags)
 
 
+class CodePointField(models.CharField):  # type: ignore[type-arg]
+    """Text that both databases order alike, by its code points."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, str | None]:
+        collation = "C" if connection.vendor == "postgresql" else None
+        return super().db_parameters(connection) | {"collation": collation}
+
+
 class Item(models.Model):
     """One entry of the catalogue, written only through `items.catalogue`."""
 
@@ -74,7 +83,10 @@ class Item(models.Model):
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
+    # Of name and description, see items.search. The default lets the release before
+    # this one go on writing.
     search_text = models.TextField(editable=False)
+    sort_key = CodePointField(max_length=SORT_KEY_MAX, editable=False, db_default="")
 
     objects = ItemQuerySet.as_manager()
 
@@ -95,7 +107,8 @@ class Item(models.Model):
             models.CheckConstraint(condition=Q(version__gte=1), name="item_version"),
         ]
         indexes = [
-            models.Index(fields=["name", "id"], name="item_by_name"),
+            models.Index(fields=["sort_key", "id"], name="item_by_sort_key"),
+            models.Index(Code("id"), name="item_by_code"),
             models.Index(fields=["created_at", "id"], name="item_by_creation"),
             models.Index(fields=["updated_at", "id"], name="item_by_update"),
             # And an index for the search: see the migrations.

@@ -17,7 +17,13 @@ from django.utils import timezone
 
 from items import fields
 from items.catalogue import invalidate_items
-from items.fields import COLUMN_FIELDS, SEARCHED_FIELDS, STATE_FIELDS, ItemData
+from items.fields import (
+    COLUMN_FIELDS,
+    SEARCH_COLUMNS,
+    SEARCHED_FIELDS,
+    STATE_FIELDS,
+    ItemData,
+)
 from items.models import Item
 from resilient_site.accounts.actor import Actor
 from resilient_site.observability.request_id import current_request_id
@@ -103,10 +109,11 @@ def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
         f"COALESCE({of_item}, '') AS old_{name}"
         for name, of_item in current.items()
     )
+    derived = ", ".join(f"s.{name}" for name in SEARCH_COLUMNS)
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, s.search_text, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
+        SELECT s.id, {derived}, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
                {new_and_old},
                COALESCE(
                    i.version,
@@ -157,7 +164,7 @@ def _reject(cursor: CursorWrapper) -> dict[str, str]:
 
 
 def _staged(rows: Sequence[ItemData]) -> list[tuple[str | int | None, ...]]:
-    """Return the rows of the staging table, with their search text."""
+    """Return the rows of the staging table, with their search columns."""
     searched = {field.name for field in SEARCHED_FIELDS}
     partial = [row["id"] for row in rows if not row.keys() >= searched]
     found = Item.objects.filter(pk__in=partial).values("pk", *searched)
@@ -169,14 +176,14 @@ def _staged(rows: Sequence[ItemData]) -> list[tuple[str | int | None, ...]]:
             to_text(row[name]) if name in row else None for name, to_text in columns
         ]
         state = fields.empty_state() | kept.get(row["id"], {}) | row
-        text = fields.search_text(state)
-        staged.append((row["id"], *texts, text, row.get(BASE_VERSION)))
+        derived = fields.search_columns(state).values()
+        staged.append((row["id"], *texts, *derived, row.get(BASE_VERSION)))
     return staged
 
 
 def _write_items(cursor: CursorWrapper, now: Any) -> None:
     names = [field.name for field in COLUMN_FIELDS]
-    columns = ", ".join(["id", *names, "version", "search_text"])
+    columns = ", ".join(["id", *names, "version", *SEARCH_COLUMNS])
     cursor.execute(
         f"""
         INSERT INTO items_item ({columns}, created_at, updated_at)
@@ -184,11 +191,11 @@ def _write_items(cursor: CursorWrapper, now: Any) -> None:
         """,
         [now, now],
     )
-    values = ", ".join(f"{name} = p.{name}" for name in names)
+    values = ", ".join(f"{name} = p.{name}" for name in [*names, *SEARCH_COLUMNS])
     cursor.execute(
         f"""
         UPDATE items_item
-        SET {values}, version = p.version, updated_at = %s, search_text = p.search_text
+        SET {values}, version = p.version, updated_at = %s
         FROM items_plan p WHERE p.known AND items_item.id = p.id
         """,
         [now],
@@ -261,7 +268,7 @@ def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
     cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 
-STAGED = ("id", *(field.name for field in STATE_FIELDS), "search_text")
+STAGED = ("id", *(field.name for field in STATE_FIELDS), *SEARCH_COLUMNS)
 _LINKS = "items_itemtag l JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id"
 
 # Tag names have no spaces and no quotes, so text and JSON array convert by replacing.

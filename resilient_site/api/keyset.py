@@ -5,7 +5,7 @@ when others are inserted or deleted. Every ordering ends in the primary key.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -39,14 +39,26 @@ class Cursor:
         return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
     @classmethod
-    def decode(cls, text: str, model: type[Model], ordering: str) -> Self:
+    def decode(
+        cls,
+        text: str,
+        model: type[Model],
+        ordering: str,
+        annotations: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Raise ValueError if `text` is not a cursor of this ordering of `model`."""
         try:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
             named, backwards, *raw = orjson.loads(base64.urlsafe_b64decode(padded))
-            fields = [model._meta.get_field(name) for name in columns(model, ordering)]
+            annotated = annotations or {}
+            fields: list[Any] = [
+                annotated[name].output_field
+                if name in annotated
+                else model._meta.get_field(name)
+                for name in columns(model, ordering)
+            ]
             values = tuple(
-                _checked(field.to_python(value))  # type: ignore[union-attr]
+                _checked(field.to_python(value))
                 for field, value in zip(fields, raw, strict=True)
             )
         except (TypeError, OverflowError, ValidationError) as error:
@@ -69,10 +81,10 @@ def _checked(value: Any) -> Any:
 
 
 def columns(model: type[Model], ordering: str) -> list[str]:
-    """Return the columns of `ordering` ("name", "-name"), the primary key last."""
+    """Return the columns of `ordering` ("-name", "rank,name"), the primary key last."""
     key = model._meta.pk.name
-    field = ordering.removeprefix("-")
-    return [field] if field in (key, "pk") else [field, key]
+    fields = ordering.removeprefix("-").split(",")
+    return fields if fields[-1] in (key, "pk") else [*fields, key]
 
 
 def paginate[M: Model](
@@ -89,27 +101,60 @@ def paginate[M: Model](
     index: faster for a filter that few rows match. Raises Invalid for the cursor of
     another list or ordering.
     """
-    names = columns(rows.model, ordering)
+    at = decode_cursor(cursor, rows, ordering)
+    backwards = at is not None and at.backwards
+    found = read(
+        rows,
+        columns(rows.model, ordering),
+        after=at.values if at else None,
+        descending=ordering.startswith("-") != backwards,
+        limit=size + 1,
+        sort=sort,
+    )
+    return make_page(found, ordering=ordering, at=at, size=size)
+
+
+def decode_cursor(
+    cursor: str | None, rows: QuerySet[Any], ordering: str
+) -> Cursor | None:
+    if not cursor:
+        return None
     try:
-        at = Cursor.decode(cursor, rows.model, ordering) if cursor else None
+        return Cursor.decode(cursor, rows.model, ordering, rows.query.annotations)
     except ValueError as error:
         message = "This is not a cursor of this list and ordering."
         raise Invalid(errors={"cursor": [message]}) from error
-    backwards = at is not None and at.backwards
-    descending = ordering.startswith("-") != backwards
+
+
+def read[M: Model](
+    rows: QuerySet[M],
+    names: Sequence[str],
+    *,
+    after: tuple[Any, ...] | None,
+    descending: bool,
+    limit: int,
+    sort: bool = False,
+) -> list[M]:
     # Greatest makes an expression of the column, which has no index.
     keys = [Greatest(name, name) if sort else F(name) for name in names]
     rows = rows.order_by(*(key.desc() if descending else key.asc() for key in keys))
-    if at:
+    if after is not None:
         beyond = TupleLessThan if descending else TupleGreaterThan
-        rows = rows.filter(beyond(tuple(F(name) for name in names), at.values))
-    found = list(rows[: size + 1])
+        rows = rows.filter(beyond(tuple(F(name) for name in names), after))
+    return list(rows[:limit])
+
+
+def make_page[M: Model](
+    found: list[M], *, ordering: str, at: Cursor | None, size: int
+) -> Page[M]:
+    """Return the page of what was found from `at` on: one row more, if there is one."""
+    backwards = at is not None and at.backwards
     more, found = len(found) > size, found[:size]
     if backwards:
         found.reverse()
 
     def edge(row: M, towards: bool) -> str:
-        values = tuple(getattr(row, name) for name in names)
+        values = tuple(getattr(row, n) for n in columns(type(row), ordering))
         return Cursor(ordering, towards, values).encode()
 
     has_next = bool(found) and (more or backwards)

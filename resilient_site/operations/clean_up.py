@@ -1,4 +1,4 @@
-"""Clean-up: deletes rows that have expired.
+"""Clean-up: deletes rows that have expired, and renews what is outdated.
 
 Apps register their tasks when they are ready. The supervisor of the pool runs all of
 them now and then; `manage.py clean_up` does so where there is no pool.
@@ -16,7 +16,7 @@ from resilient_site.models import ApiToken
 # Users still see their expired tokens for this long.
 EXPIRED_TOKEN_RETENTION = timedelta(days=7)
 
-# Each deletes expired rows, maybe not all at once, and returns how many.
+# Each deletes or renews rows, maybe not all at once, and returns how many.
 _tasks: dict[str, Callable[[], int]] = {}
 
 

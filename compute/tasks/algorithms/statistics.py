@@ -4,7 +4,6 @@ The database counts; only words are counted here, in one pass over the items tha
 one page of them and a bounded number of words in memory.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from django.db.models.functions import Length, Trunc
 from items import rules
 from items.imports.exporting import chunks
 from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
+from items.search import words_in
 
 TAGS_SHOWN = 20
 EDITED_SHOWN = 20
@@ -202,16 +202,13 @@ def frequent_words(catalogue: Catalogue, on_read: OnRead) -> dict[str, Any]:
     return {
         "shortest": WORD_MIN,
         "missed": missed,
-        "most": [
-            {"word": unicodedata.normalize("NFC", word), "items": items}
-            for word, items in most[:WORDS_SHOWN]
-        ],
+        "most": [{"word": word, "items": items} for word, items in most[:WORDS_SHOWN]],
     }
 
 
 def _words(text: str) -> set[str]:
     return {
         word
-        for word in text.split()
+        for word in words_in(text)
         if WORD_MIN <= len(word) <= WORD_MAX and not word.isdigit()
     }

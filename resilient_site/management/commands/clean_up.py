@@ -7,7 +7,9 @@ from resilient_site.operations.clean_up import clean_up
 
 
 class Command(BaseCommand):
-    help = "Delete expired rows: tokens, sessions, stored responses, old jobs."
+    help = (
+        "Delete expired rows (tokens, sessions, responses, jobs), renew outdated ones."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         deleted = Counter(clean_up())

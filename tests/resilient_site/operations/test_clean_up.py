@@ -54,6 +54,7 @@ def test_clean_up_deletes_only_what_has_expired(django_user_model):
         "expired sessions": 1,
         "stored responses to writes": 1,
         "abandoned uploads": 0,
+        "outdated search texts": 0,
         "old jobs": 1,
         "files of failed attempts": 0,
     }
