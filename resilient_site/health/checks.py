@@ -26,6 +26,10 @@ DATABASE_DEGRADED = (
 DATABASE_READ_ONLY = (
     "The database accepts no changes. Everything can be read, and nothing be saved."
 )
+COMMITS_HANG = (
+    "The database does not save changes: it answers queries, and no commit. Everything "
+    "can be read."
+)
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
 )
@@ -46,6 +50,8 @@ def database() -> CheckResult:
         return CheckResult(Status.FAIL, DATABASE_UNAVAILABLE, error)
     if heartbeat.is_running and heartbeat.is_read_only:
         return CheckResult(Status.WARN, DATABASE_READ_ONLY)
+    if heartbeat.commits_hang:
+        return CheckResult(Status.WARN, COMMITS_HANG)
     if degradation := breakers.database.degradation:
         return CheckResult(Status.WARN, DATABASE_DEGRADED, degradation)
     text = "The catalogue can be read and changed."

@@ -10,12 +10,13 @@ unknown: `CommitUnknown`.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.backends.postgresql import base
 
 from resilient_site.edge.cache.invalidation import invalidate_pending
@@ -65,8 +66,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         In a request it is executed once more, on a new connection, if nothing can have
         been written: a query outside a transaction, or a write that was refused.
         """
+        is_alone = not self.in_atomic_block and self.get_autocommit()
+        is_query = str(sql).lstrip().startswith(("SELECT", "EXPLAIN"))
+        is_commit = is_alone and not is_query
         try:
-            return execute(sql, params, many, context)
+            with heartbeat.watching_commit() if is_commit else nullcontext():
+                return execute(sql, params, many, context)
         except (DatabaseError, InterfaceError) as error:
             state = getattr(error.__cause__, "sqlstate", None) or ""
             driver = self.connection
@@ -81,9 +86,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             may_repeat = self._may_repeat(context["cursor"].cursor)
             if may_repeat:  # else it was logged before
                 breakers.database.degrade(error)
-            is_alone = not self.in_atomic_block and self.get_autocommit()
-            is_query = str(sql).lstrip().startswith(("SELECT", "EXPLAIN"))
-            if is_alone and not (is_query or state):
+            if is_commit and not state:
                 raise CommitUnknown(*error.args) from error.__cause__
             if not (is_alone and (is_query or is_refused) and may_repeat):
                 raise ConnectionLost(*error.args) from error.__cause__
@@ -123,9 +126,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return False
         return bool(self.connection.is_quiet(0))
 
+    def _set_autocommit(self, autocommit: bool) -> None:
+        is_request = deadlines.current.get() is not None
+        if not autocommit and is_request and heartbeat.commits_hang:
+            raise OperationalError from WaitCancelled("Another commit hangs.")
+        super()._set_autocommit(autocommit)  # type: ignore[misc]
+
     def _commit(self) -> None:
         try:
-            super()._commit()  # type: ignore[misc]
+            with heartbeat.watching_commit():
+                super()._commit()  # type: ignore[misc]
         except DatabaseError as error:
             if self.connection is not None and self.connection.closed:
                 invalidate_pending()

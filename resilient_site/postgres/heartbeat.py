@@ -7,13 +7,15 @@ means within HEARTBEAT_TIMEOUT_S, or `TRIPS` of the round trips seen lately, as 
 may be far away. Time in which this process got no processor does not count.
 
 It also finds out that the server has become read-only, as the one does that was the
-primary before a failover: connections to it are then replaced. What is not handled: a
-server that answers this query but no other.
+primary before a failover: connections to it are then replaced. A server may answer this
+query and no commit (its synchronous standby is gone, say): commits under way are
+counted, and while one hangs no other begins.
 """
 
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import psycopg
 from django.conf import settings
@@ -25,6 +27,7 @@ from resilient_site.resilience import breakers, deadlines
 PERIOD_S = 0.2
 TRIPS = 4
 TIMEOUT_MAX_S = 5.0
+COMMIT_MAX_S = 2.0
 # Weight of the latest round trip in the average.
 WEIGHT = 0.2
 # Connections are not replaced again within this time: new ones are no better.
@@ -57,6 +60,23 @@ class Heartbeat:
         self._connect_timeout_s = 0.0
         self.lost_at = 0.0  # of the monotonic clock
         self.is_read_only = False
+        # When each commit under way began, by thread.
+        self._commits: dict[int, float] = {}
+
+    @contextmanager
+    def watching_commit(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._commits[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._commits[thread]
+
+    @property
+    def commits_hang(self) -> bool:
+        """Whether a commit of this process waits for longer than any should."""
+        now = time.monotonic()
+        return any(now - at > COMMIT_MAX_S for at in tuple(self._commits.values()))
 
     @property
     def is_running(self) -> bool:

@@ -203,3 +203,42 @@ def test_far_database_is_not_taken_for_dead(site, far):
     for _ in range(3):
         assert site.request("POST", ITEMS, ITEM, site.headers).status == 201
     assert "breaker_opened" not in site.output()[before:]
+
+
+@contextmanager
+def hanging_commits(postgres: Postgres) -> Iterator[None]:
+    """Have them wait for a synchronous standby that is not there."""
+    with administering(postgres) as execute:
+        execute("SET synchronous_commit = local")
+        execute("ALTER SYSTEM SET synchronous_standby_names = 'none'")
+        execute("SELECT pg_reload_conf()")
+        try:
+            wait_for(lambda: execute("SHOW synchronous_standby_names").fetchone()[0])
+            yield
+        finally:
+            execute("ALTER SYSTEM RESET synchronous_standby_names")
+            execute("SELECT pg_reload_conf()")
+
+
+def test_commit_that_hangs_ends_at_the_deadline_of_its_write(site, postgres):
+    write(site)
+    with hanging_commits(postgres):
+        headers = site.headers | {"X-Request-Timeout": "1s"}
+        answer = site.request("POST", ITEMS, ITEM, headers)
+        assert answer.status == 503
+        assert "Check whether it was" in answer.json()["detail"]
+    write(site)
+
+
+def test_commit_that_hangs_shows_and_lets_no_other_begin(site, postgres):
+    write(site)
+    wait_for(lambda: degraded(site) == "ok\n")
+    with ThreadPoolExecutor(1) as pool:
+        with hanging_commits(postgres):
+            first = pool.submit(site.request, "POST", ITEMS, ITEM, site.headers)
+            wait_for(lambda: "degraded: database" in degraded(site))
+            other = site.request("POST", ITEMS, ITEM, site.headers)
+            assert (other.status, first.done()) == (503, False)
+            assert "Nothing was changed" in other.json()["detail"]
+        assert first.result().status == 201
+    wait_for(lambda: degraded(site) == "ok\n")
