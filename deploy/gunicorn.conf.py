@@ -3,6 +3,10 @@
 import gc
 import os
 import resource
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ preload_app = True
 
 # A worker whose event loop is blocked for so long is killed and replaced.
 timeout = 30
+# One that is stopped (SIGSTOP) is killed after two of these checks.
+STOPPED_CHECK_S = 0.5
 # Requests in flight have so long to finish when a worker stops.
 graceful_timeout = 20
 # A worker stops after so many requests; its successor takes the waiting connections.
@@ -57,6 +63,29 @@ if soft != resource.RLIM_INFINITY and soft < FILES_MAX:
 def when_ready(server: Any) -> None:
     """Load what a first request would load, once for all workers."""
     get_resolver().url_patterns  # noqa: B018
+    # By a timer, not a thread: the workers are forked from this process.
+    seen: set[int] = set()
+    kill = partial(kill_stopped, server.WORKERS, seen)
+    signal.signal(signal.SIGALRM, lambda *_: kill())
+    signal.setitimer(signal.ITIMER_REAL, STOPPED_CHECK_S, STOPPED_CHECK_S)
+
+
+def kill_stopped(workers: Iterable[int], seen: set[int]) -> None:
+    """Kill each worker that is stopped (SIGSTOP), as it was at the last check.
+
+    Its kernel goes on taking connections and requests; a proxy waits for it, and knows
+    not before it is killed that another process has to be asked.
+    """
+    stopped = set()
+    for pid in tuple(workers):
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/stat").read_text()
+            if status.rpartition(")")[2].split()[0] == "T":
+                stopped.add(pid)
+    for pid in stopped & seen:
+        os.kill(pid, signal.SIGKILL)
+    seen.clear()
+    seen |= stopped
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from tests.load.request_template import RequestTemplate
 from tests.private_server import Server, alive, wait_for
 
 REDIS_DELAY_S = 0.3
+DISTANCE_S = 0.3
 OVERLOAD_TIMES = 5.0
 CAPACITY_S = 1.0
 CAPACITY_CLIENTS = (8, 32)
@@ -38,6 +39,7 @@ CLOCK = Path(__file__).parent / "clock"
 # Patterns in the log of the site.
 CACHE = r"breaker for the cache opened"
 DATABASE = r"breaker for the database opened"
+LOCK = r"calls of the database fail.*lock timeout"
 BROKER = r"breaker for the broker opened"
 
 # What a fault needs in the stack.
@@ -149,6 +151,62 @@ def hold_transaction(context: Context) -> Iterator[None]:
         yield
 
 
+def fail_over(context: Context) -> Iterator[None]:
+    """Make all connections read-only, as the primary becomes that; new ones work."""
+    name = "default_transaction_read_only"
+    with administering(context) as execute:
+        execute(f"ALTER ROLE CURRENT_USER SET {name} = off")
+        execute(f"ALTER SYSTEM SET {name} = on")
+        execute("SELECT pg_reload_conf()")
+        yield
+        execute(f"ALTER SYSTEM RESET {name}")
+        execute(f"ALTER ROLE CURRENT_USER RESET {name}")
+        execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def administering(context: Context) -> Iterator[Callable[[str], object]]:
+    url, options = context.stack.postgres.url(), "-c default_transaction_read_only=off"
+    with psycopg.connect(url, autocommit=True, options=options) as admin:
+        yield admin.execute
+
+
+def lock_table(context: Context) -> Iterator[None]:
+    with psycopg.connect(context.stack.postgres.url()) as other:
+        other.execute("LOCK TABLE items_item IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def put_network_between(context: Context) -> None:
+    context.stack.put_network_before_postgres()
+
+
+def lose_network(context: Context) -> Iterator[None]:
+    """Lose all connections without a word; a job that is submitted then must end."""
+    context.stack.to_postgres.lose()
+    send = sender(context)
+    job = {"task": "heavy_computation", "params": {"size": 1_000}}
+    path = ""
+
+    def has_done_a_job() -> bool:
+        nonlocal path
+        if not path:
+            answer = send("POST", "/api/v1/jobs/", job)
+            if answer.status != 202:
+                return False
+            path = f"/api/v1/jobs/{answer.json()['id']}"
+        return send("GET", path).json().get("state") == "succeeded"
+
+    context.is_recovered = has_done_a_job
+    yield
+
+
+def move_away(context: Context) -> Iterator[None]:
+    context.stack.to_postgres.delay_s = DISTANCE_S / 2
+    yield
+    context.stack.to_postgres.delay_s = 0
+
+
 def kill_broker(context: Context) -> Iterator[None]:
     received = context.stack.events.bodies
     context.stack.rabbitmq.kill()
@@ -162,11 +220,13 @@ def kill_broker(context: Context) -> Iterator[None]:
 
 
 def kill_one(
-    processes: Callable[[], list[psutil.Process]], context: Context
+    processes: Callable[[], list[psutil.Process]],
+    context: Context,
+    how: Callable[[psutil.Process], None] = psutil.Process.kill,
 ) -> Iterator[None]:
-    """Kill the first of these processes, which must be replaced."""
+    """Kill or stop the first of these processes, which must be replaced."""
     before = wait_for(processes)
-    before[0].kill()
+    how(before[0])
 
     def is_replaced() -> bool:
         with suppress(psutil.NoSuchProcess):
@@ -341,6 +401,15 @@ FAULTS = (
         hold_transaction,
     ),
     Fault(
+        "postgres-failover", "Connections to PostgreSQL become read-only (failover)", 3,
+        fail_over,
+    ),
+    Fault("table-locked", "A table is locked", 3, lock_table, LOCK),
+    Fault(
+        "web-stopped", "A web process hangs (SIGSTOP)", 0,
+        lambda c: kill_one(c.stack.web_processes, c, psutil.Process.suspend), "SIGKILL",
+    ),
+    Fault(
         "web-killed", "A web process is killed", 0,
         lambda c: kill_one(c.stack.web_processes, c), "SIGKILL", is_quick=True,
     ),
@@ -380,5 +449,14 @@ FAULTS = (
     Fault(
         "clock-step", "The clock of a web process steps by an hour, and back", 4,
         step_clock, needs="nginx", prepare=install_clock,
+    ),
+    # The last, as they put a proxy before PostgreSQL.
+    Fault(
+        "network-lost", "The network loses all connections to PostgreSQL", 0,
+        lose_network, DATABASE, needs="nginx", prepare=put_network_between,
+    ),
+    Fault(
+        "postgres-far", f"PostgreSQL is {DISTANCE_S} s away", 4, move_away,
+        needs="nginx", prepare=put_network_between,
     ),
 )  # fmt: skip

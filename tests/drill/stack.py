@@ -115,6 +115,9 @@ class Stack:
                 server.start()
             self.to_redis = Proxy(self.redis.port)
             cleanup.callback(self.to_redis.close)
+            # What is between them costs time, so it is for the faults that need it.
+            self.to_postgres = Proxy(self.postgres.port)
+            cleanup.callback(self.to_postgres.close)
             self._start_site(cleanup)
             yield
 
@@ -184,6 +187,16 @@ class Stack:
         except LookupError as error:
             self.missing.append(str(error))
             return None
+
+    def put_network_before_postgres(self) -> None:
+        """Restart what uses the database, so that it does through `to_postgres`."""
+        direct, port = self.postgres.url(), self.to_postgres.port
+        url = direct.replace(f":{self.postgres.port}/", f":{port}/")
+        for site in reversed(self.sites):
+            if site.env["DATABASE_URL"] != url:
+                site.stop()
+                site.env["DATABASE_URL"] = url
+                site.start() if site is self.sites[0] else site.start_web()
 
     def web_processes(self) -> list[psutil.Process]:
         workers = self.sites[0].web_workers()

@@ -38,8 +38,8 @@ def network(postgres) -> Iterator[Proxy]:
 
 @pytest.fixture
 def far(network) -> Iterator[None]:
-    """Half a second away, there and back."""
-    network.delay_s = 0.25
+    """Three tenths of a second away, there and back."""
+    network.delay_s = 0.15
     yield
     network.delay_s = 0
 
@@ -200,7 +200,7 @@ def test_read_is_repeated_when_its_connection_ends(site, postgres):
 def test_far_database_is_not_taken_for_dead(site, far):
     write(site)
     before = len(site.output())
-    for _ in range(3):
+    for _ in range(2):
         assert site.request("POST", ITEMS, ITEM, site.headers).status == 201
     assert "breaker_opened" not in site.output()[before:]
 
