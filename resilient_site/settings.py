@@ -330,7 +330,7 @@ DEADLINES_S = {
 HEARTBEAT_TIMEOUT_S = env.float("HEARTBEAT_TIMEOUT_S", 0.5)
 # How long a request waits for a lock in the database.
 LOCK_WAITS_S = {
-    "read": env.float("LOCK_WAIT_READ_S", 0.4),
+    "read": env.float("LOCK_WAIT_READ_S", 0.25),
     "write": env.float("LOCK_WAIT_WRITE_S", 0.8),
 }
 # By name: class of requests, kind of client, quota, window in seconds. The quotas of
