@@ -56,6 +56,10 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 		--fail-on-warn --file "$$tmp/openapi.yaml" && \
 	if ! diff -u resilient_site/openapi.yaml "$$tmp/openapi.yaml"; then \
 		echo "The API has changed: run 'make schema'" >&2; exit 1; fi && \
+	if command -v redocly >/dev/null; then \
+		REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		redocly lint resilient_site/openapi.yaml; \
+	else echo "redocly is not installed: the schema is not linted"; fi && \
 	$(PYTHON_BIN) deploy/write_configuration.py "$$tmp/configuration.md" && \
 	if ! diff -u deploy/CONFIGURATION.md "$$tmp/configuration.md"; then \
 		echo ".env.example has changed: run 'make configuration'" >&2; exit 1; fi

@@ -70,14 +70,20 @@ def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
     )
 
 
-task_listing = operation(summary="List the tasks", responses=TaskListSerializer)
+task_listing = operation(
+    summary="List the tasks",
+    description="What jobs can be submitted for, with the schema of the parameters.",
+    responses=TaskListSerializer,
+)
 task_reading = operation(
     summary="Read a task",
+    description="One task with the schema of its parameters.",
     parameters=[OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)],
     responses=TaskSerializer,
 )
 job_listing = operation(
     summary="List jobs, newest first",
+    description="Your own jobs, without their results.",
     parameters=[STATE, TASK, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: JobListSerializer, 304: NOT_MODIFIED},
 )
@@ -93,29 +99,44 @@ job_submission = operation(
     },
     responses={200: JobSerializer, 202: JobSerializer},
 )
-job_reading = operation(summary="Read a job", parameters=[ID], responses=JobSerializer)
+job_reading = operation(
+    summary="Read a job",
+    description="State, progress, result and files of one job.",
+    parameters=[ID],
+    responses=JobSerializer,
+)
 job_events = operation(
     summary="Follow a job",
+    operation_id="jobs_events",
     description=(
         "Server-sent events: one `job` with state and progress at every change. The "
         "stream ends with the job."
     ),
     parameters=[ID, header("Last-Event-ID", "As browsers send it.")],
-    responses=events_of("State and progress, as JSON.") | {204: None},
+    responses=events_of("The data are state and progress, as JSON.") | {204: None},
 )
 job_cancellation = operation(
     summary="Cancel a job",
+    description=(
+        "200 if it has ended by that, 202 while its process is being ended; 409 "
+        "`already_finished` after its end."
+    ),
+    operation_id="jobs_cancel",
     parameters=[ID],
     request=None,
     responses={200: JobSerializer, 202: JobSerializer},
 )
 job_result = operation(
     summary="Read the result of a job",
+    description="409 `not_finished` before the end of the job.",
+    operation_id="jobs_result",
     parameters=[ID],
     responses={200: OpenApiTypes.ANY, (409, PROBLEM_TYPE): ProblemSerializer},
 )
 job_file = operation(
     summary="Download a file of the result",
+    description="The whole file, or the part that `Range` names.",
+    operation_id="jobs_file",
     parameters=[
         ID,
         OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH),
@@ -132,6 +153,9 @@ job_file = operation(
 )
 heavy_computation = operation(
     summary="Run the demonstration job and wait for it",
+    description="Counts primes on the process pool: open to all, tightly limited.",
+    operation_id="heavy_computation",
+    tags=["jobs"],
     parameters=[
         OpenApiParameter(
             "size",

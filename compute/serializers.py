@@ -44,7 +44,7 @@ class LinksSerializer(serializers.Serializer[Any]):
 
 
 class JobSummarySerializer(serializers.Serializer[Job]):
-    """A job in a list: without result and files, which may be large."""
+    """A job without its result and files."""
 
     id = serializers.UUIDField()
     task = serializers.CharField()
@@ -72,6 +72,8 @@ class JobSummarySerializer(serializers.Serializer[Job]):
 
 
 class JobSerializer(JobSummarySerializer):
+    """A job: one run of a task."""
+
     result = serializers.JSONField(help_text="What the task returns; null until then.")
     files = FileSerializer(source="result_files", many=True)
 

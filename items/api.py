@@ -72,14 +72,14 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         share(response, item_tag(id))
         return response
 
-    @schema.writing
+    @schema.replacing
     @idempotent
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
         data = fields.empty_state() | _clean(request.data, request)
         return self._update(request, id, data)
 
-    @schema.writing
+    @schema.changing
     @idempotent
     def partial_update(self, request: Request, id: str) -> Response:
         data = _clean(request.data, request, partial=True)

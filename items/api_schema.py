@@ -50,37 +50,72 @@ ORDERING = OpenApiParameter(
 )
 IF_NONE_MATCH = header("If-None-Match", "Answer 304 if the item is still at this ETag.")
 IF_MATCH = header("If-Match", "Write only if the item is still at this ETag.")
+IF_UNMODIFIED_SINCE = header(
+    "If-Unmodified-Since", "Write only if the item was not changed after this date."
+)
+IF_MODIFIED_SINCE = header(
+    "If-Modified-Since", "Answer 304 if the item was not changed after this date."
+)
 ETAG = header("ETag", "The version of the item.", response=True)
+LAST_MODIFIED = header(
+    "Last-Modified",
+    "When it was changed; not in the second of the change itself.",
+    response=[200],
+)
 LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
 )
 
 listing = operation(
     summary="List items",
+    description=(
+        "A page of the items that the parameters select: follow `next`. Page 10,000 "
+        "costs the same as page 1."
+    ),
     parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ItemListSerializer, 304: NOT_MODIFIED},
 )
 creation = operation(
-    summary="Create an item", parameters=[ETAG, LOCATION], responses=ItemSerializer
+    summary="Create an item",
+    description="Without an id one is generated. A taken id is 400 `item_exists`.",
+    parameters=[ETAG, LOCATION],
+    responses={201: ItemSerializer},
 )
 reading = operation(
     summary="Read an item",
-    parameters=[ID, IF_NONE_MATCH, ETAG],
+    description="The present state of the item; 404 `item_not_found` without one.",
+    parameters=[ID, IF_NONE_MATCH, IF_MODIFIED_SINCE, ETAG, LAST_MODIFIED],
     responses={200: ItemSerializer, 304: NOT_MODIFIED},
 )
-writing = operation(
-    summary="Change an item", parameters=[ID, IF_MATCH, ETAG], responses=ItemSerializer
+replacing = operation(
+    summary="Replace an item",
+    description="What the body leaves out becomes empty.",
+    parameters=[ID, IF_MATCH, IF_UNMODIFIED_SINCE, ETAG],
+    responses=ItemSerializer,
+)
+changing = operation(
+    summary="Change an item",
+    description="What the body leaves out stays as it is.",
+    parameters=[ID, IF_MATCH, IF_UNMODIFIED_SINCE, ETAG],
+    responses=ItemSerializer,
 )
 deletion = operation(
-    summary="Delete an item", parameters=[ID, IF_MATCH], responses={204: None}
+    summary="Delete an item",
+    description="Its history stays, and the deletion can be undone from there.",
+    parameters=[ID, IF_MATCH, IF_UNMODIFIED_SINCE],
+    responses={204: None},
 )
 bulk = operation(
     summary="Create up to 1,000 items, all or none",
+    description="In one transaction. Errors are by the index of the item.",
+    operation_id="items_bulk_create",
     request=ItemSerializer(many=True),
     responses={201: ItemsSerializer},
 )
 export = operation(
     summary="Export items as a stream",
+    description="All items that the parameters select, as a file.",
+    operation_id="items_export",
     parameters=[
         *SELECTION,
         OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
@@ -92,6 +127,8 @@ export = operation(
 )
 history = operation(
     summary="List the changes of one item, the latest first",
+    description="The change log of an item, which outlives it.",
+    operation_id="items_history",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
 )
@@ -121,6 +158,7 @@ changes = operation(
 )
 change_events = operation(
     summary="Follow the changes of all items",
+    operation_id="changes_events",
     description=(
         "Server-sent events: one `change` for each, as in the list but without "
         "`actor`. The `id` of an event is the position after it: browsers send the "
@@ -129,5 +167,5 @@ change_events = operation(
         f"No change is left out. {ORDER}"
     ),
     parameters=[SINCE, header("Last-Event-ID", "Takes precedence over `since`.")],
-    responses=events_of("The change, as JSON."),
+    responses=events_of("The data are the change, as JSON."),
 )

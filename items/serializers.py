@@ -2,16 +2,35 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_serializer
+from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
 from items import fields
 from items.fields import IdSerializerField
 from items.models import Item, ItemChange
 
+EXAMPLE_INPUT = {
+    "id": "bolt.m8",
+    "name": "Hex bolt",
+    "description": "M8, 40 mm",
+    "tags": ["metal"],
+}
+EXAMPLE = EXAMPLE_INPUT | {
+    "version": 1,
+    "created_at": "2026-11-30T12:00:00Z",
+    "updated_at": "2026-11-30T12:00:00Z",
+}
 
+
+# `items.fields` cleans the input.
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample("An item to write", EXAMPLE_INPUT, request_only=True),
+        OpenApiExample("An item", EXAMPLE, response_only=True),
+    ]
+)
 class ItemSerializer(serializers.Serializer[Item]):
-    """An item of the catalogue. Input is cleaned by `items.fields`."""
+    """An item of the catalogue."""
 
     version = serializers.IntegerField(read_only=True, min_value=1)
     created_at = serializers.DateTimeField(read_only=True)

@@ -258,7 +258,21 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Resilient Site",
-    "DESCRIPTION": "A catalogue of reference data, readable all day.",
+    "DESCRIPTION": (
+        "A catalogue of reference data, readable all day. Reading is open; writing "
+        "needs an API token. Errors are problem documents (RFC 9457) with a stable "
+        "`code`. Unknown members and parameters are rejected; with "
+        "`Prefer: handling=lenient` they are ignored. A trailing slash is optional."
+    ),
+    "CONTACT": {"name": "The operators of this site"},
+    "LICENSE": {"name": "MIT", "identifier": "MIT"},
+    "SERVERS": [{"url": "/", "description": "This site."}],
+    "TAGS": [
+        {"name": "items", "description": "The catalogue."},
+        {"name": "changes", "description": "The change feed, to keep a copy by."},
+        {"name": "tasks", "description": "The kinds of heavy work."},
+        {"name": "jobs", "description": "Runs of a task on the process pool."},
+    ],
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -269,9 +283,13 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "resilient_site.api.schema.name_headers",
+        "resilient_site.api.schema.complete",
     ],
-    "ENUM_NAME_OVERRIDES": {"ChangeAction": "items.models.ItemChange.Action"},
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "ChangeAction": "items.models.ItemChange.Action",
+        "JobState": "compute.models.Job.State",
+    },
 }
 # Other sites whose pages may call the REST API, by a token: no cookie is accepted.
 CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])

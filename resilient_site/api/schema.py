@@ -16,14 +16,14 @@ from rest_framework.permissions import SAFE_METHODS
 
 from resilient_site.api.idempotency import HEADER, KEY_PATTERN, REPLAYED_HEADER
 from resilient_site.api.pagination import PAGE_SIZE, PAGE_SIZE_MAX
-from resilient_site.errors import PROBLEM_TYPE
+from resilient_site.errors import CODES, PROBLEM_TYPE
 
 EVERYWHERE = (400, 401, 429, 503)
 # 405: `bulk` and `export` stand where an id would, and take other methods.
 ON_ONE = (404, 405)
-ON_BODIES = (411, 413, 415)
-ON_WRITES = (403, 409, 422)
-ON_VERSIONS = (412, 428)
+ON_BODIES = (408, 411, 413, 415)
+ON_WRITES = (403, 409, 412, 422)
+ON_VERSIONS = (428,)
 
 KEY_PARAMETER = OpenApiParameter(
     HEADER,
@@ -90,12 +90,9 @@ def header(name: str, description: str, **where: Any) -> OpenApiParameter:
 
 def events_of(data: str) -> dict[Any, Any]:
     """Return the responses of a stream of server-sent events with this `data`."""
-    properties = {
-        "event": {"type": "string"},
-        "id": {"type": "string"},
-        "data": {"type": "string", "description": data},
-    }
-    return {(200, "text/event-stream"): {"type": "object", "properties": properties}}
+    text = f"Events with the fields `event`, `id` and `data`. {data}"
+    # No type: tools take it for that of the stream, or of one event.
+    return {(200, "text/event-stream"): {"description": text}}
 
 
 PAGE_SIZE_PARAMETER = OpenApiParameter(
@@ -108,8 +105,22 @@ CURSOR = OpenApiParameter(
 NOT_MODIFIED = OpenApiResponse(description="Not modified")
 
 
+EXAMPLE_PROBLEM = {
+    "type": "about:blank",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": "The request is not valid.",
+    "instance": "/api/v1/items",
+    "code": "invalid",
+    "request_id": "0b9c1f0e6e5f4c1d8a7b6c5d4e3f2a1b",
+    "errors": {"name": ["This field is required."]},
+}
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """Problem document (RFC 9457): `code` is stable, `errors` has messages by field."""
+
+    absent_from_some = {"errors", "violated-policies"}
 
     type = serializers.CharField()
     title = serializers.CharField()
@@ -153,6 +164,19 @@ class ProblemSchema(AutoSchema):
         """Return none: the docstring of a view is for those who work on it."""
         return ""
 
+    def _map_basic_serializer(
+        self, serializer: Any, direction: Literal["request", "response"]
+    ) -> dict[str, Any]:
+        """Require what every response has, not only what a request needs."""
+        schema: dict[str, Any]
+        schema = super()._map_basic_serializer(  # type: ignore[no-untyped-call]
+            serializer, direction
+        )
+        if direction == "response":
+            absent: set[str] = getattr(serializer, "absent_from_some", set())
+            schema["required"] = sorted(schema["properties"].keys() - absent)
+        return schema
+
     def get_override_parameters(self) -> list[Any]:
         return [] if self.method in SAFE_METHODS else [KEY_PARAMETER]
 
@@ -170,11 +194,24 @@ class ProblemSchema(AutoSchema):
         return statuses
 
 
-def name_headers(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
-    """Add the headers of every response, and Retry-After of 429 and 503."""
+def complete(result: dict[str, Any], **generator: Any) -> dict[str, Any]:
+    """Add what all operations share: headers of responses, and the codes of errors.
+
+    Trailing slashes are optional, and left out.
+    """
+    result["paths"] = {
+        path.rstrip("/"): operations for path, operations in result["paths"].items()
+    }
+    schemas = result["components"]["schemas"]
+    schemas["ProblemCode"] = {"type": "string", "enum": [*CODES]}
+    problem = schemas["Problem"]
+    problem["properties"]["code"] = {"$ref": "#/components/schemas/ProblemCode"}
+    problem["example"] = EXAMPLE_PROBLEM
     result["components"]["headers"] = HEADERS
     for operations in result["paths"].values():
         for operation in operations.values():
+            if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
             for status, response in operation["responses"].items():
                 names = ["RateLimit-Policy", "RateLimit"]
                 names += ["Retry-After"] * (status in ("429", "503"))

@@ -75,3 +75,10 @@ def make_file(
     with files.create(job, name, content_type) as writer:
         writer.write(content)
     return writer.file
+
+
+def finished_job(owner: User) -> Job:
+    """A job with a result and a file `out.txt`."""
+    context = begin("heavy_computation", owner, size=10)
+    make_file(Job.objects.get(pk=context.job_id), "out.txt", b"x", "text/plain")
+    return end(context, {"message": "done"})

@@ -1,6 +1,8 @@
 """The API conforms to its OpenAPI schema, whatever it is sent."""
 
+import ast
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -12,6 +14,7 @@ from django.core.management import call_command
 from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
+from rest_framework import exceptions as drf_errors
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -21,14 +24,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from compute import completion, files, jobs, queue
 from compute.models import Job
-from compute.outcomes import Succeeded
-from compute.registry import get_task
+from resilient_site import errors
 from resilient_site.models import ApiToken
 from resilient_site.ratelimit.middleware import RateLimitMiddleware
 from resilient_site.wsgi import application
+from tests.compute.factories import finished_job
 from tests.factories import make_items
+from tests.running import ROOT
 
 pytestmark = pytest.mark.once
 
@@ -45,16 +48,6 @@ schema = schemathesis.openapi.from_wsgi("/api/v1/schema/", application)
 operations = [found.ok() for found in schema.get_all_operations()]
 
 
-def finished_job(owner: Any) -> Job:
-    params = {"size": 10}
-    job = jobs.submit(task=get_task("heavy_computation"), params=params, owner=owner)
-    (claim,) = queue.claim("worker", 1)
-    with files.create(Job.objects.get(), "out.txt", "text/plain") as file:
-        file.write(b"x")
-    completion.finish(claim, Succeeded({"message": "done"}))
-    return job
-
-
 @pytest.fixture(scope="module")
 def stored(django_db_setup: None, django_db_blocker: Any) -> Iterator[tuple[str, Job]]:
     """Token of an administrator, and a job. Committed: the change feed wants that."""
@@ -63,6 +56,55 @@ def stored(django_db_setup: None, django_db_blocker: Any) -> Iterator[tuple[str,
         make_items(5, tags=["t"])
         yield ApiToken.objects.create(admin)[1], finished_job(admin)
         call_command("flush", interactive=False, verbosity=0)
+
+
+def test_schema_requires_what_every_response_has():
+    for name, component in schema.raw_schema["components"]["schemas"].items():
+        properties = {*component.get("properties", ())}
+        absent = {"errors", "violated-policies"} if name == "Problem" else set()
+        if not name.endswith("Request"):
+            assert {*component.get("required", ())} == properties - absent, name
+
+
+def test_schema_describes_the_site_and_every_operation():
+    document = schema.raw_schema
+    assert document["servers"]
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for path, path_item in document["paths"].items():
+        assert not path.endswith("/")
+        for operation in path_item.values():
+            assert operation["summary"]
+            assert operation["description"]
+            assert {*operation["tags"]} <= tags
+    # Names of modules are for those who work on the site.
+    text = (ROOT / "resilient_site" / "openapi.yaml").read_text()
+    assert not re.findall(r"\b(?:items|compute|resilient_site)\.[a-z_]{3,}", text)
+
+
+def test_schema_lists_all_codes_of_errors():
+    """Also those that are given where an error is raised."""
+    given = {error.default_code for error in drf_errors.APIException.__subclasses__()}
+    given -= {"not_acceptable", "throttled"}  # no view raises these
+    for package in ("resilient_site", "items", "compute"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                given |= codes_in(node)
+    assert given <= {*errors.CODES}
+    assert [*errors.CODES] == sorted({*errors.CODES})
+
+
+def codes_in(node: ast.AST) -> set[str]:
+    found: list[ast.expr | None] = []
+    if isinstance(node, ast.ClassDef):
+        for line in node.body:
+            match line:
+                case ast.Assign(targets=[ast.Name("code")], value=value):
+                    found.append(value)
+                case ast.AnnAssign(target=ast.Name("code"), value=value):
+                    found.append(value)
+    elif isinstance(node, ast.Call):
+        found += [given.value for given in node.keywords if given.arg == "code"]
+    return {value.value for value in found if isinstance(value, ast.Constant)}
 
 
 @pytest.mark.django_db

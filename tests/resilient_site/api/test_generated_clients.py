@@ -1,0 +1,141 @@
+"""Clients that generators make of the OpenAPI schema go through every resource."""
+
+import importlib
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+
+from resilient_site.models import ApiToken
+from tests.compute.factories import finished_job
+from tests.running import ROOT
+
+pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
+
+SCHEMA = ROOT / "resilient_site" / "openapi.yaml"
+SCRIPT = Path(__file__).with_name("client.ts")
+# The generator takes few types; the script looks at none of these bodies as JSON.
+CONFIG = """
+post_hooks: []
+content_type_overrides:
+  "*/*": application/octet-stream
+  text/csv: text/plain
+  application/x-ndjson: text/plain
+  text/event-stream: text/plain
+  application/problem+json: application/json
+"""
+
+
+@pytest.fixture
+def token(admin: User) -> str:
+    return str(ApiToken.objects.create(admin)[1])
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_python_client_goes_through_every_resource(
+    live_server, token, admin, tmp_path, monkeypatch
+):
+    (tmp_path / "config.yml").write_text(CONFIG)
+    output = run(
+        sys.executable, "-m", "openapi_python_client", "generate", "--path", SCHEMA,
+        "--output-path", tmp_path / "made_client", "--meta", "none",
+        "--config", tmp_path / "config.yml",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert "WARNING" not in output
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("made_client")
+    models = importlib.import_module("made_client.models")
+    operations = {
+        name.rpartition(".")[2]: name
+        for _, name, is_package in pkgutil.walk_packages(
+            importlib.import_module("made_client.api").__path__, "made_client.api."
+        )
+        if not is_package
+    }
+    used = set()
+    client = made.AuthenticatedClient(live_server.url, token, prefix="Bearer")
+
+    def call(operation: str, status: int = 200, **arguments: Any) -> Any:
+        used.add(operation)
+        module = importlib.import_module(operations[operation])
+        answer = module.sync_detailed(client=client, **arguments)
+        assert answer.status_code == status, answer.content
+        return answer.parsed
+
+    with client:
+        body = models.ItemRequest(id="py.bolt", name="Bolt")
+        assert call("items_create", 201, body=body).tags == []
+        problem = call("items_create", 400, body=body)
+        assert problem.code == models.ProblemCode.ITEM_EXISTS
+        one = {"id": "py.bolt"}
+        body = models.PatchedItemRequest(name="Nut")
+        assert call("items_partial_update", **one, body=body).version == 2
+        body = models.ItemRequest(name="Cap")
+        assert call("items_update", **one, body=body).version == 3
+        assert call("items_retrieve", **one).name == "Cap"
+        assert len(call("items_list", search="cap", page_size=5).results) == 1
+        (*_, first) = call("items_history", **one).results
+        assert (first.action, first.before) == (models.ChangeAction.CREATED, None)
+        body = [models.ItemRequest(name=name) for name in "ab"]
+        assert len(call("items_bulk_create", 201, body=body).results) == 2
+        assert "Cap" in call("items_export")
+        call("items_destroy", 204, **one)
+        assert len(call("changes_list", page_size=1).results) == 1
+        task = "heavy_computation"
+        assert call("tasks_retrieve", name=task).may_run is True
+        assert task in [found.name for found in call("tasks_list").results]
+        body = models.HeavyComputationJobRequest(
+            task=models.HeavyComputationJobTaskEnum(task),
+            params=models.HeavyComputationParamsRequest(size=10),
+        )
+        job = call("jobs_create", 202, body=body)
+        assert call("jobs_retrieve", id=job.id).state == models.JobState.QUEUED
+        assert call("jobs_cancel", id=job.id).state == models.JobState.CANCELLED
+        done = finished_job(admin)
+        assert len(call("jobs_list").results) == 2
+        assert call("jobs_result", id=done.pk) == {"message": "done"}
+        file = call("jobs_file", id=done.pk, name="out.txt")
+        assert file.payload.read() == b"x"
+        assert '"state":"succeeded"' in call("jobs_events", id=done.pk)
+        assert call("changes_events", since="now").startswith("retry:")
+        # Without the site's own server it does not wait.
+        call("heavy_computation", 503, size=10)
+    assert used == set(operations)
+
+
+def test_typescript_client_goes_through_every_resource(
+    live_server, token, admin, tmp_path
+):
+    made = shutil.which("openapi-typescript")
+    if not made or not shutil.which("tsc") or not shutil.which("node"):
+        pytest.skip("needs Node with openapi-typescript, openapi-fetch and typescript")
+    modules = Path(made).resolve().parents[2]
+    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    shutil.copy(SCRIPT, tmp_path)
+    run(made, SCHEMA, "-o", "schema.ts", folder=tmp_path)
+    options = "--strict --noUncheckedIndexedAccess --skipLibCheck --target es2022"
+    options += " --module nodenext --lib es2022,dom"
+    run("tsc", *options.split(), "client.ts", folder=tmp_path)
+    done = finished_job(admin)
+    run("node", "client.js", live_server.url, token, str(done.pk), folder=tmp_path)
