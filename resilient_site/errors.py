@@ -216,7 +216,7 @@ def as_site_error(exc: BaseException | None) -> SiteError:
         ):
             return _from_database(exc)
         case OSError() if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            logger.error("The disk is full: %s", exc)
+            breakers.disk.degrade(exc)
             return Unavailable("The disk of the site is full. Nothing was changed.")
         case Http404():
             return NotFound()

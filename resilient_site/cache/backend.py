@@ -11,6 +11,9 @@ is replaced: another process may have ended with its list of such keys. All proc
 take up a new generation within a second. Counters, and values that say themselves
 whether they are current, have no generation in their keys (USES_GENERATION).
 
+A time-out counts as a failure of Redis only where this machine runs its threads in
+time: under a full load it says nothing about Redis.
+
 Not handled: a host name whose resolver hangs, and a server that sends its reply byte by
 byte; the timeouts of sockets bound neither. django-redis's own methods (`ttl`, `lock`,
 `keys`, sets ...) raise, as its documentation says.
@@ -27,16 +30,23 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import BaseCache
 from django_redis.cache import RedisCache
+from django_redis.exceptions import ConnectionInterrupted
 from django_redis.util import CacheKey
 from redis.exceptions import OutOfMemoryError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from resilient_site.cache.memory import MemoryCache
 from resilient_site.resilience import breakers
-from resilient_site.resilience.breakers import BreakerOpen, State
+from resilient_site.resilience.breakers import BreakerOpen, Inconclusive, State
 
 GENERATION_KEY = CacheKey("resilient-site:cache-generation")
 REFRESH_S = 1.0
 MAX_MISSED = 10_000
+# A thread that sleeps so long, and wakes up later than that by more, is starved.
+NAP_S = 0.005
+STARVED_S = 0.005
+# So many time-outs in a row count, however loaded the machine is.
+MAX_INCONCLUSIVE = 10
 # Errors of values, which the breaker does not count, and of a Redis that is full.
 NOT_DECODED = (ValueError, TypeError, RecursionError)
 ANSWERED = (OutOfMemoryError, *NOT_DECODED)
@@ -44,6 +54,13 @@ ANSWERED = (OutOfMemoryError, *NOT_DECODED)
 
 class CacheUnavailable(Exception):
     """Redis was not asked, or its answer makes no sense."""
+
+
+def is_starved() -> bool:
+    """Return whether threads of this process wait for a processor, or each other."""
+    began = time.monotonic()
+    time.sleep(NAP_S)
+    return time.monotonic() - began - NAP_S > STARVED_S
 
 
 class ServerState:
@@ -56,6 +73,8 @@ class ServerState:
         self.missed: dict[str, object] = {}
         self.needs_new_generation = False
         self.errors = self.fallbacks = 0
+        # Time-outs in a row while the machine was starved.
+        self.inconclusive = 0
         # Memory that stands in for Redis, cleared when that is not needed any more.
         self.memories: dict[str, MemoryCache] = {}
         self.recovery = threading.Lock()
@@ -200,9 +219,15 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             with breakers.cache.guard():
                 try:
                     self._synchronize()
-                    return method(*args, **options)
+                    found = method(*args, **options)
                 except ANSWERED as error:
                     answer = error
+                except (RedisTimeout, ConnectionInterrupted) as error:
+                    self._excuse(error)
+                    raise
+                else:
+                    state.inconclusive = 0
+                    return found
         except BreakerOpen:
             state.needs_new_generation = True
             raise
@@ -210,6 +235,17 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             state.errors += 1
             raise
         raise answer
+
+    def _excuse(self, error: Exception) -> None:
+        """Raise Inconclusive if it is a time-out that need not be Redis's failure."""
+        state = self.server_state
+        # The interface of Django raises the cause, and the client of Redis this.
+        wraps = isinstance(error, ConnectionInterrupted)
+        if not isinstance(error.__cause__ if wraps else error, RedisTimeout):
+            return
+        if state.inconclusive < MAX_INCONCLUSIVE and is_starved():
+            state.inconclusive += 1
+            raise Inconclusive from error
 
     def _add_missed(self, keys: Iterable[Any], version: int | None = None) -> None:
         state = self.server_state

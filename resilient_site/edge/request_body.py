@@ -8,7 +8,6 @@ sends too slowly gets 408; where the disk has no room for a large body it gets 5
 """
 
 import asyncio
-import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -21,8 +20,7 @@ from resilient_site.edge.admission import Admission, Quota
 from resilient_site.edge.asgi_types import Receive
 from resilient_site.edge.request import ClientGone, EdgeRequest, content_length
 from resilient_site.errors import Invalid, SiteError, TooLarge, Unavailable
-
-logger = logging.getLogger(__name__)
+from resilient_site.resilience import breakers
 
 # A client that sends or reads nothing for so long is given up.
 IDLE_S = 30
@@ -111,8 +109,10 @@ class Body:
         except TimeoutError:
             raise TooSlow from None
         except OSError as error:
-            logger.exception("A body could not be kept.")
-            raise Unavailable from error
+            breakers.disk.degrade(error)
+            raise Unavailable(
+                "The disk of the site has no room for the body. Nothing was changed."
+            ) from error
         # The time that the client took is not the site's.
         self._request.deadline += loop.time() - began
 

@@ -1,8 +1,10 @@
 """Health checks of the database, the cache and operator overrides."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
 from django.core.cache import caches
 from django.db import DatabaseError, InterfaceError, connection
 from django.template.defaultfilters import filesizeformat
@@ -29,6 +31,10 @@ DATABASE_READ_ONLY = (
 COMMITS_HANG = (
     "The database does not save changes: it answers queries, and no commit. Everything "
     "can be read."
+)
+DISK_FULL = (
+    "The disk is full. Files cannot be uploaded, and some changes not be saved, until "
+    "there is room again."
 )
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
@@ -84,6 +90,14 @@ def _memory_figures() -> Iterator[tuple[str, str]]:
     yield "Rate limits are counted", "together" if is_shared else "by each process"
 
 
+def disk() -> CheckResult:
+    free = shutil.disk_usage(settings.DATA_DIR).free
+    figures = (("Free", filesizeformat(free)),)
+    if error := breakers.disk.degradation:
+        return CheckResult(Status.WARN, DISK_FULL, error, figures)
+    return CheckResult(Status.PASS, "The disk has room.", figures=figures)
+
+
 def overrides() -> CheckResult:
     if found := describe_all():
         return CheckResult(Status.WARN, " ".join(found))
@@ -93,4 +107,5 @@ def overrides() -> CheckResult:
 def register_all() -> None:
     register(Component(DATABASE, "Catalogue", "datastore", database))
     register(Component("cache", "Cache", "datastore", cache))
+    register(Component("disk", "Disk", "system", disk))
     register(Component("overrides", "Overrides", "system", overrides))

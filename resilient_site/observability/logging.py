@@ -15,6 +15,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
@@ -37,6 +38,11 @@ FLUSH_TIMEOUT_S = 1.0
 # The thread collects lines for so long: one that wakes up for each line would compete
 # with those that serve requests.
 PAUSE_S = 0.01
+# Of warnings and errors with the same text: so many within a period have a line.
+SAME_MAX = 3
+SAME_PERIOD_S = 60.0
+KEY_CHARACTERS = 200
+KEYS_MAX = 1_000
 to_json = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 
 
@@ -100,6 +106,36 @@ def render_json(_: Any, __: str, event: EventDict) -> str:
     return line
 
 
+class Throttle(logging.Filter):
+    """Passes the first warnings and errors that say the same, and counts the others.
+
+    What clients do, and what happens to each of many requests, must not fill the log.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        # When the period of a text began, and how often it was logged since.
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        try:
+            key = record.name, record.getMessage()[:KEY_CHARACTERS]
+        except Exception:  # noqa: BLE001 - the handler says what is wrong with it
+            return True
+        began, count = self._seen.pop(key, (self._clock(), 0))
+        if self._clock() - began >= SAME_PERIOD_S:
+            if count > SAME_MAX:
+                record.repeated = count - SAME_MAX
+            began, count = self._clock(), 0
+        self._seen[key] = began, count + 1
+        if len(self._seen) > KEYS_MAX:
+            self._seen.pop(next(iter(self._seen)), None)
+        return count < SAME_MAX
+
+
 class LineHandler(QueueHandler):
     """Renders lines where they are logged, and queues them once a thread writes."""
 
@@ -108,6 +144,7 @@ class LineHandler(QueueHandler):
 
     def __init__(self) -> None:
         super().__init__(SimpleQueue())
+        self.addFilter(Throttle())
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
 

@@ -1,6 +1,7 @@
 """Circuit breakers: a service that does not answer is not called for a while.
 
-A breaker opens after three failures in a row: calls fail at once from then on, with
+A breaker opens after three failures in a row, of which those of calls at the same time
+count as one: they met the same moment. Calls fail at once from then on, with
 BreakerOpen. After a pause that doubles with each failed trial, one call is let through,
 and the breaker closes if it succeeds. A probe of the service may open and close it as
 well (`trip`, `reset`), and an operator may override it.
@@ -10,6 +11,7 @@ lock is held to count, never across a call: a guard serves threads and coroutine
 """
 
 import logging
+import math
 import os
 import random
 import re
@@ -33,6 +35,10 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half open"
+
+
+class Inconclusive(Exception):
+    """A call has failed in a way that says nothing about the service."""
 
 
 class BreakerOpen(Exception):
@@ -70,6 +76,7 @@ class Breaker:
         self.last_error = ""
         self.opens = 0
         self._degradation = ""
+        self._failed_at = -math.inf
         self._epoch = 0
         self._state = State.CLOSED
         self._enter(State.CLOSED)
@@ -78,13 +85,13 @@ class Breaker:
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Guard one call, of a thread or a coroutine; raises BreakerOpen."""
-        epoch = self._acquire_permit()
+        epoch, began = self._acquire_permit(), self._clock()
         try:
             yield
-        except Exception as error:
-            self._record_failure(epoch, error)
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, Inconclusive):
+                self._record_failure(epoch, error, began)
+                raise
             # Cancelled, or the process ends: that says nothing about the service, and
             # the next call makes the trial.
             with self._lock:
@@ -161,13 +168,16 @@ class Breaker:
                 self._enter(State.HALF_OPEN)
             return self._epoch
 
-    def _record_failure(self, epoch: int, error: BaseException) -> None:
+    def _record_failure(self, epoch: int, error: BaseException, began: float) -> None:
         with self._transition():
             # A call from before a transition says nothing about the time after it.
             if epoch != self._epoch:
                 return
-            self.failures += 1
             self.last_error = describe(error)
+            if began < self._failed_at:
+                return
+            self.failures += 1
+            self._failed_at = self._clock()
             is_trial = self._state is not State.CLOSED
             if self.forced is None and (is_trial or self.failures >= MAX_FAILURES):
                 self._enter(State.OPEN)
@@ -204,6 +214,7 @@ class Breaker:
         if state is State.CLOSED:
             self._pause_s = self.open_s
             self.failures = 0
+            self._failed_at = -math.inf
             self._until = self._degraded_until = now
         elif state is State.OPEN:
             self.opens += self._state is State.CLOSED
@@ -238,6 +249,8 @@ def describe(error: BaseException) -> str:
 cache = Breaker("cache", open_s=0.5, open_max_s=1.0)
 database = Breaker("database")
 broker = Breaker("broker")
+# No call is rejected for it: it is degraded while it is full.
+disk = Breaker("disk")
 
 
 def all_breakers() -> tuple[Breaker, ...]:

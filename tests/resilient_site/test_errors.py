@@ -14,6 +14,10 @@ from items import catalogue, list_query
 from items.models import Item
 from resilient_site import errors
 from resilient_site.errors import SiteError, as_site_error
+from resilient_site.health import checks
+from resilient_site.health.components import Status
+from resilient_site.resilience import breakers
+from resilient_site.resilience.breakers import DEGRADED_S, Breaker
 
 pytestmark = pytest.mark.once
 
@@ -53,6 +57,20 @@ def test_exceptions_of_libraries_are_mapped(exception, status, code):
     error = as_site_error(exception)
     assert (error.status, error.code) == (status, code)
     assert "secret" not in error.detail
+
+
+def test_full_disk_is_one_event_and_shown(monkeypatch, caplog, clock, settings):
+    monkeypatch.setattr(breakers, "disk", Breaker("disk", clock=clock))
+    assert checks.disk().status is Status.PASS
+    for _ in range(76):
+        error = as_site_error(OSError(errno.ENOSPC, "No space left on device"))
+        clock.now += 0.1
+    assert error.detail.startswith("The disk of the site is full.")
+    assert [record.event_name for record in caplog.records] == ["service_degraded"]
+    found = checks.disk()
+    assert (found.status, "No space left" in found.error) == (Status.WARN, True)
+    clock.now += DEGRADED_S
+    assert checks.disk().status is Status.PASS
 
 
 def test_errors_of_a_list_keep_their_index():

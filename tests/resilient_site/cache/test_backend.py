@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import socket
-from contextlib import contextmanager, suppress
+import sys
+import threading
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 import redis
@@ -87,6 +89,56 @@ def assert_bounded(cache):
         # What is not there cannot be counted: so Django has it.
         with suppress(*[ValueError] if "cr" in name else []):
             operation(cache)
+
+
+# --- a machine under a full load
+
+
+@pytest.mark.parametrize("operation", ["get", "set_many", "incr", "ping"])
+def test_time_outs_of_a_starved_machine_open_no_breaker_for_long(
+    redis_own, monkeypatch, caplog, operation
+):
+    with closing(Proxy(redis_own.port)) as proxy:
+        cache = connect(f"redis://127.0.0.1:{proxy.port}/0")
+        wait_for(lambda: cache.set("m", 1) and not cache.is_degraded)
+        caplog.clear()
+
+        def operate(cache):
+            with suppress(ValueError):  # what is not there cannot be counted
+                OPERATIONS.get(operation, ResilientRedisCache.ping)(cache)
+
+        proxy.hold()
+        monkeypatch.setattr(backend, "is_starved", lambda: True)
+        for _ in range(backend.MAX_INCONCLUSIVE):
+            operate(cache)
+        assert breakers.cache.state is State.CLOSED
+        assert caplog.messages == []
+        for _ in range(3):
+            operate(cache)
+        assert breakers.cache.state is State.OPEN
+        assert len(caplog.messages) == 1
+        proxy.let_go()
+        recover(cache)
+
+
+def test_threads_that_wait_for_each_other_are_starved(monkeypatch):
+    before, ended = sys.getswitchinterval(), threading.Event()
+
+    def compute():
+        while not ended.is_set():
+            sum(range(1_000))
+
+    thread = threading.Thread(target=compute)
+    monkeypatch.undo()  # what the fixture has set
+    sys.setswitchinterval(0.1)
+    try:
+        thread.start()
+        assert backend.is_starved()
+    finally:
+        ended.set()
+        sys.setswitchinterval(before)
+        thread.join()
+    wait_for(lambda: not backend.is_starved())
 
 
 # --- while Redis answers

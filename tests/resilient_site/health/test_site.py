@@ -51,7 +51,7 @@ def test_probes_page_and_metrics_answer_while_database_and_cache_hang(
         checks = answer.json()["checks"].items()
         assert {name: check[0]["status"] for name, check in checks} == {
             "database": "fail", "cache": "warn", "feed": "warn", "compute": "warn",
-            "edge": "pass", "overrides": "pass",
+            "edge": "pass", "overrides": "pass", "disk": "pass",
         }  # fmt: skip
         is_open = b'breakers{breaker="database",state="open"} 1.0'
         wait_for(lambda: is_open in site.get("/metrics").body)  # sampled each second

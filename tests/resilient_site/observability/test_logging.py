@@ -16,9 +16,13 @@ import structlog
 
 from resilient_site.observability import logging as module
 from resilient_site.observability.logging import (
+    KEYS_MAX,
     MAX_LINE_BYTES,
     MAX_QUEUED,
+    SAME_MAX,
+    SAME_PERIOD_S,
     LineHandler,
+    Throttle,
     line_formatter,
 )
 from tests.private_server import wait_for
@@ -62,6 +66,32 @@ def test_lines_for_a_stopped_reader_are_dropped_and_reported_once(reader, caplog
         read_until(reader, line)
     text = f"{handler.dropped} log lines were dropped: their reader did not take them"
     assert [message.partition(" in ")[0] for message in caplog.messages] == [text]
+
+
+def test_the_same_warning_has_a_line_now_and_then_with_the_number(clock):
+    throttle = Throttle(clock)
+
+    def log(number: int, level: int = logging.ERROR) -> list[int | None]:
+        """Log so many; return of each that passes how many it stands for."""
+        passed = []
+        for _ in range(number):
+            fields = {"name": "x", "levelno": level, "msg": "%s failed", "args": "a"}
+            record = logging.makeLogRecord(fields)
+            if throttle.filter(record):
+                passed.append(getattr(record, "repeated", None))
+        return passed
+
+    assert log(76) == [None] * SAME_MAX
+    assert log(76, logging.INFO) == [None] * 76
+    clock.now += SAME_PERIOD_S
+    assert log(76) == [76 - SAME_MAX] + [None] * (SAME_MAX - 1)
+    clock.now += SAME_PERIOD_S
+    record = logging.makeLogRecord({"name": "x", "levelno": 40, "msg": "another"})
+    assert throttle.filter(record)
+    for n in range(2 * KEYS_MAX):
+        fields = {"name": "x", "levelno": 40, "msg": "%d", "args": (n,)}
+        assert throttle.filter(logging.makeLogRecord(fields))
+    assert len(throttle._seen) == KEYS_MAX
 
 
 def test_flush_waits_for_the_last_line_but_not_for_a_stopped_reader(
@@ -115,7 +145,7 @@ for n in range(200):
     try:
         raise ValueError("x" * 6000)
     except ValueError:
-        logging.exception("It failed.")
+        logging.exception("It failed: %d.", n)
 """
 
 
@@ -124,7 +154,7 @@ def test_longest_lines_of_several_processes_stay_whole():
     done = subprocess.run(command, capture_output=True, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(lines) == 800
-    assert all(line["event"] == "It failed." for line in lines)
+    assert all(line["event"].startswith("It failed: ") for line in lines)
     assert all(line["exception"].startswith("Traceback") for line in lines)
     assert MAX_LINE_BYTES // 2 < len(json.dumps(lines[0])) < MAX_LINE_BYTES
 
@@ -168,7 +198,7 @@ def test_values_that_json_lacks_are_rendered():
 def test_record_that_cannot_be_rendered_makes_a_line_without_secrets(capfd):
     handler = LineHandler()
     handler.setFormatter(line_formatter("json"))
-    wrong = {"name": "x", "msg": "Token %d %d", "args": ("token=zqzq",)}
+    wrong = {"name": "x", "levelno": 40, "msg": "Token %d %d", "args": ("token=zqzq",)}
     handler.handle(logging.makeLogRecord(wrong))
     error = capfd.readouterr().err
     line = json.loads(error)

@@ -3,10 +3,16 @@
 import asyncio
 import logging
 import os
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from resilient_site.resilience.breakers import Breaker, BreakerOpen, State
+from resilient_site.resilience.breakers import (
+    Breaker,
+    BreakerOpen,
+    Inconclusive,
+    State,
+)
 
 pytestmark = pytest.mark.once
 
@@ -54,6 +60,37 @@ def test_breaker_stays_closed_while_some_calls_succeed(breaker):
         fail(breaker, 2)
         call(breaker)
     assert (breaker.state, breaker.failures) == (State.CLOSED, 0)
+
+
+def test_failures_of_calls_at_the_same_time_count_as_one(breaker, clock):
+    def fail_together(calls=8):
+        with suppress(Broken), ExitStack() as together:
+            for _ in range(calls):
+                together.enter_context(breaker.guard())
+            clock.now += 0.05
+            raise Broken("no answer")
+
+    for failures in (1, 2):
+        fail_together()
+        assert (breaker.state, breaker.failures) == (State.CLOSED, failures)
+    fail_together()
+    assert breaker.state is State.OPEN
+
+
+def test_inconclusive_call_changes_nothing(breaker, clock):
+    for _ in range(10):
+        with pytest.raises(Inconclusive):
+            call(breaker, Inconclusive())
+    fail(breaker, 2)
+    with pytest.raises(Inconclusive):
+        call(breaker, Inconclusive())
+    assert (breaker.state, breaker.failures) == (State.CLOSED, 2)
+    fail(breaker)
+    reopen_time(breaker, clock)
+    with pytest.raises(Inconclusive):
+        call(breaker, Inconclusive())
+    call(breaker)  # the next trial
+    assert breaker.state is State.CLOSED
 
 
 def test_breaker_doubles_its_pause_with_each_failed_trial(breaker, clock):
