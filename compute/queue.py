@@ -169,8 +169,10 @@ def record_progress(claim: Claim, fraction: float, message: str) -> None:
         fraction = 0.9 + 0.1 * fraction
     elif claim.step is Step.MAIN and _has_parts(claim):
         fraction = 0.1 * fraction
-    claimed_row(claim).update(fraction=fraction, message=message[:MESSAGE_MAX])
-    if claim.parent_id:
+    written = claimed_row(claim).update(
+        fraction=fraction, message=message[:MESSAGE_MAX]
+    )
+    if written and claim.parent_id:
         record_parts_progress(claim.parent_id, message)
 
 

@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from compute import queue
 from compute.celery.app import BROKER_ERRORS, QUEUE, app, connect, retry_delay_s, run
 from compute.models import Job
-from compute.pool.supervisor import Interval
+from compute.pool.supervisor import POLL_S, Interval
 from compute.pool.wakeup import Wakeup
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State
@@ -47,8 +47,7 @@ class Relay:
         self._may_have_jobs = True
         self._failures, self._missing = 0, ""
         self._retry_at = 0.0
-        # For jobs with a delay, and in case a notification was missed.
-        self._poll = Interval(0.5)
+        self._poll = Interval(POLL_S)
         self._search = Interval(LOST_AFTER.total_seconds() / 4)
 
     def run(self) -> None:

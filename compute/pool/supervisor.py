@@ -31,6 +31,8 @@ from resilient_site.operations.clean_up import clean_up
 logger = logging.getLogger(__name__)
 
 TURN_S = 0.25
+# For jobs with a delay, and in case a notification was missed.
+POLL_S = 0.5
 DATABASE_RETRY_S = 0.5
 # Behind a job that took less than this, so many are prefetched: claimed before a
 # process is free, as the database takes longer than they do.
@@ -93,8 +95,7 @@ class Supervisor:
         self._may_have_jobs = True
         self._database_retry_at = 0.0
         self._database_is_down = False
-        # For jobs with a delay, and in case a notification was missed.
-        self._poll = Interval(0.5)
+        self._poll = Interval(POLL_S)
         self._renew = Interval(queue.LEASE_S / 4)
         self._clean = Interval(3600)
 

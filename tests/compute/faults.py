@@ -1,7 +1,8 @@
 """Tasks that misbehave, and some that do nothing: COMPUTE_TASKS names this module.
 
 It also shortens the times after which a lease expires and a message is lost, in the
-pools of tests that wait for that (TEST_LEASE_S, TEST_LOST_AFTER_S).
+pools of tests that wait for that (TEST_LEASE_S, TEST_LOST_AFTER_S), and lets a pool
+poll as good as never (TEST_POLL_S).
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from typing import Any
 from rest_framework import serializers
 
 from compute import queue
-from compute.pool import worker_process
+from compute.pool import supervisor, worker_process
 from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
 from compute.task_context import TaskContext
 
@@ -24,6 +25,8 @@ ON_FILE = "Written in attempt {}\n"
 
 if lease_s := os.environ.get("TEST_LEASE_S"):
     queue.LEASE_S = float(lease_s)
+if poll_s := os.environ.get("TEST_POLL_S"):
+    supervisor.POLL_S = float(poll_s)
 if jobs_max := os.environ.get("TEST_JOBS_MAX"):
     worker_process.JOBS_MAX = int(jobs_max)
 if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):

@@ -15,8 +15,10 @@ from compute.models import Job, JobFile
 from compute.outcomes import Cancelled, Failed, Lost, Released, Split, Succeeded
 from compute.queue import Claim
 from compute.registry import get_task, task
+from compute.task_context import TaskContext
 from resilient_site.api.idempotency import KeyReused
 from resilient_site.errors import Conflict, NotAllowed, NotSignedIn
+from tests.compute.factories import make_file
 
 pytestmark = pytest.mark.django_db
 
@@ -198,14 +200,43 @@ def test_log_names_the_jobs_whose_outcome_is_dropped(reader, caplog):
     assert stored(jobs[0]).result == 1
 
 
-def test_lost_claim_writes_no_progress_and_no_result(reader):
+def test_lost_claim_writes_nothing_over_the_next_run(reader):
+    """No progress, result, lease, file or end."""
     job = submit(reader)
-    (claim,) = claim_jobs()
-    completion.finish(claim, Released())
-    queue.record_progress(claim, 0.5, "still here")
-    queue.store_result(claim, "late")
+    (old,) = claim_jobs()
+    make_file(stored(job), "old.txt", b"old")
+    completion.finish(old, Released())
+    assert write_late(old) == [False] * 4
+    (new,) = queue.claim("other", 1)
+    queue.record_progress(new, 0.1, "new")
+    lease = stored(job).lease_until
+    assert write_late(old) == [False] * 4
+    assert queue.renew_leases("worker") == []
     job = stored(job)
-    assert (job.fraction, job.message, job.result) == (0, "", None)
+    assert (job.fraction, job.message, job.result) == (0.1, "new", None)
+    assert (job.state, job.lease_until) == ("running", lease)
+    make_file(job, "new.txt", b"new")
+    completion.finish(new, Succeeded("new"))
+    assert [file.name for file in stored(job).result_files()] == ["new.txt"]
+
+
+def write_late(claim: Claim) -> list[bool]:
+    queue.record_progress(claim, 0.5, "late")
+    queue.store_result(claim, "late")
+    late = Succeeded("late"), Failed("error", "late"), Released(), Cancelled()
+    return [completion.finish(claim, outcome) for outcome in late]
+
+
+def test_lost_part_writes_nothing_over_the_next_run(reader):
+    job = split(reader, 1)
+    (old,) = claim_jobs(1)
+    completion.finish(old, Released())
+    (new,) = queue.claim("other", 1)
+    queue.record_progress(new, 0.5, "new")
+    assert write_late(old) == [False] * 4
+    assert (stored(job).message, stored(job).parts_left) == ("new", 1)
+    part = job.parts.get()
+    assert (part.fraction, part.message, part.state) == (0.5, "new", "running")
 
 
 def test_jobs_are_claimed_once_in_order_of_submission(reader):
@@ -385,6 +416,25 @@ def test_failed_part_fails_the_job_and_cancels_its_siblings(reader):
     states = dict(job.parts.values_list("part", "state"))
     assert states == {0: "failed", 1: "running", 2: "cancelled"}
     assert job.parts.get(part=1).cancel_requested
+
+
+def test_failed_job_that_is_retried_starts_its_parts_anew(reader):
+    job = split(reader, 3)
+    failed, done, running = claim_jobs(3)
+    completion.finish(done, Succeeded("old"))
+    completion.finish(failed, Failed("task_failed", "No."))
+    assert jobs.retry(stored(job))
+    main, _ = claim_jobs()
+    assert (main.job_id, main.step) == (job.pk, "main")
+    assert not job.parts.exists()
+    assert write_late(running) == [False] * 4
+    completion.finish(main, Split([{"number": n} for n in range(2)]))
+    for part in claim_jobs():
+        assert part.step == "part"
+        completion.finish(part, Succeeded("new"))
+    (merge,) = claim_jobs()
+    context = TaskContext(merge, lambda fraction, message: None)
+    assert (merge.step, context.part_results()) == ("merge", ["new", "new"])
 
 
 def test_lost_part_is_repeated(reader):

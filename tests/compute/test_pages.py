@@ -392,6 +392,21 @@ def test_job_of_another_user_is_404(member, editor):
     assert "not yours" in words(response)
 
 
+def test_who_has_lost_the_right_to_a_task_cannot_run_it(client, editor):
+    job = make_job("failed", task="for_editors", owner=editor)
+    client.force_login(editor)
+    assert url(job, "again/") in text(client.get(url(job)))
+    editor.groups.clear()
+    page = client.get(url(job))
+    assert url(job, "again/") not in text(page)
+    assert "for_editors" not in text(client.get("/jobs/new/"))
+    for path in (url(job, "again/"), "/jobs/new/for_editors/", url(job, "merge/")):
+        assert client.post(path, {"number": 1, "pair": 1}).status_code == 403
+    api = client.post("/api/v1/jobs", {"task": "for_editors"}, "application/json")
+    assert api.status_code == 403
+    assert list(Job.objects.all()) == [job]
+
+
 def test_anonymous_users_are_redirected_to_sign_in(client, reader):
     job = make_job("succeeded", owner=reader)
     paths = ["/jobs/", "/jobs/new/", "/jobs/new/echo/", url(job), url(job, "files/a")]

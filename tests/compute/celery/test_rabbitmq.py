@@ -4,6 +4,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from compute.celery.app import BROKER_ERRORS, QUEUE, app
 from compute.celery.relay import Relay
 from compute.models import Job
 from compute.outcomes import Released, Succeeded
+from compute.pool.supervisor import Interval
 from tests.compute.conftest import (
     all_ended,
     assert_each_completed_once,
@@ -144,6 +146,21 @@ def test_anonymous_jobs_are_published_last_and_few_at_a_time(
     completion.finish(claim, Succeeded())
     one.turn()
     assert job_ids() == [str(anonymous[2].pk)]
+
+
+def test_relay_is_woken_by_a_job(transactional_db, submit, make_relay):
+    """At once: it polls after ten minutes."""
+    one = make_relay()
+    one._poll = Interval(600)
+    thread = Thread(target=one.run)
+    thread.start()
+    try:
+        for number in range(3):
+            submit("echo", number=number)
+            wait_for(lambda: unpublished() == 0)
+    finally:
+        one.stop()
+        thread.join()
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -111,6 +111,24 @@ def test_stop_requeues_jobs_that_outlast_the_grace_time(supervisor, submit, sett
     assert (job.state, job.attempts, job.lease_until) == ("queued", 0, None)
 
 
+def test_pool_is_woken_by_what_is_submitted_retried_and_cancelled(make_pool, submit):
+    """At once: it polls after ten minutes."""
+    pool = make_pool(TEST_POLL_S="600")
+    wait_for(lambda: len(pool.workers()) == 2)
+    assert ended(submit("echo", number=1)).state == "succeeded"
+    # The parts, and the merge, too.
+    job = ended(submit("in_parts"))
+    assert job.state == "succeeded"
+    again = jobs.run_again(job, owner=job.owner)
+    assert ended(again).state == "succeeded"
+    job = ended(submit("refuse"))
+    assert jobs.retry(job)
+    assert ended(job).state == "failed"
+    job = running(submit("nap", seconds=600))
+    jobs.cancel(job)
+    assert ended(job).state == "cancelled"
+
+
 @pytest.mark.once
 def test_stop_lets_running_jobs_finish_until_a_second_signal(make_pool, submit, gate):
     pool = make_pool(COMPUTE_GRACE_S="600")

@@ -7,6 +7,7 @@ import pytest
 from django.http import HttpResponse
 
 from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.access_log import REJECTED, requests
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.resilience import deadlines
 from tests.resilient_site.edge.clients import ask, becomes, get, run
@@ -52,10 +53,13 @@ def test_timeout_depends_on_method_and_policy(settings, method, path, name):
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @run
-async def test_request_without_time_is_rejected(method):
+async def test_request_without_time_is_rejected_and_counted(method):
+    counted = "/api/v1/mine", method, 503, REJECTED
+    before = requests[counted]
     answer = await ask("/api/v1/mine", method, [(TIMEOUT, b"0ms")])
     assert (answer.status, answer.json()["code"]) == (503, "deadline_passed")
     assert (answer.headers["retry-after"], now.asked) == ("1", [])
+    assert requests[counted] == before + 1
 
 
 @run

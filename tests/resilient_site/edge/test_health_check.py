@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from django.http import HttpResponse
 
+from resilient_site.edge import lifespan, wsgi_bridge
 from resilient_site.edge.admission import Admission
 from resilient_site.edge.health_check import OVERLOADED_FOR_S, Edge
 from resilient_site.edge.request import Priority
 from resilient_site.health.components import Status
+from resilient_site.observability import metrics
 from tests.resilient_site.edge.clients import ORIGIN_THREADS, ask, becomes, run
 from tests.resilient_site.edge.views import held, now
 
@@ -27,6 +29,20 @@ def test_edge_is_degraded_for_a_while_after_a_rejection(settings):
     assert edge.check().status is Status.WARN
     now[0] += 2
     assert edge.check().status is Status.PASS
+
+
+def test_rejections_are_in_the_metrics():
+    """Of each class, as soon as they are sampled."""
+    counters = [metrics.ADMISSION_REJECTED.labels(one.name.lower()) for one in Priority]
+
+    def sampled() -> list[float]:
+        lifespan.sample()
+        return [counter._value.get() for counter in counters]
+
+    before = sampled()
+    for number, one in enumerate(Priority):
+        wsgi_bridge.admission.rejected[one] += number
+    assert sampled() == [value + n for n, value in enumerate(before)]
 
 
 @run
