@@ -76,13 +76,18 @@ def pass_identity(get_response: GetResponse) -> GetResponse:
         response = get_response(request)
         context = context_of(request)
         user = _known_user(request)
+        session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+        if context and session_key:
+            looked_up = getattr(request, "_cached_user", None)
+            context.has_dead_session = bool(looked_up and looked_up.is_anonymous)
         if context is None or user is None:
             return response
         expires = getattr(getattr(request, "auth", None), "expiry", None)
         expires_at = expires.timestamp() if expires else math.inf
+        if getattr(request, "auth", None):
+            session_key = ""
         context.identity = Identity(user.pk, expires_at)
-        session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        if session_key and not getattr(request, "auth", None):
+        if session_key:
             verified_tokens().record_session(session_key, user.pk, began)
         if response.status_code == 200 and not response.streaming:
             response.headers.setdefault("Cache-Control", OWN)

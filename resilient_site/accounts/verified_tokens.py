@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -24,7 +24,7 @@ from knox.crypto import hash_token
 
 from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
 from resilient_site.resilience.bounded_dict import BoundedDict
-from resilient_site.resilience.cache_control import GROUPS, user_tag
+from resilient_site.resilience.cache_control import GROUPS, credential_tag, user_tag
 
 # The edge imports this before the apps are loaded, and with them the models.
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Verified:
     verified_at: float  # monotonic clock
     expires_at: float  # wall clock
     token: "ApiToken | None" = None  # with its user and their permissions
+    session_key: str = ""
 
 
 class VerifiedTokens:
@@ -74,7 +75,17 @@ class VerifiedTokens:
 
     def record_session(self, session_key: str, user_id: object, began: int) -> None:
         """Record that at the moment `began` this was the session of that user."""
-        self._record(_session_digest(session_key), user_id, began, math.inf)
+        digest = session_digest(session_key)
+        self._record(digest, user_id, began, math.inf, session_key=session_key)
+
+    def forget_session(self, session_key: str) -> None:
+        self._entries.pop(session_digest(session_key), None)
+
+    def people_and_sessions(self) -> tuple[set[Any], list[str]]:
+        """Return the users of all entries, and the keys of the sessions among them."""
+        entries = list(self._entries.values())
+        keys = [entry.session_key for entry in entries if entry.session_key]
+        return {entry.user_id for entry in entries}, keys
 
     def verify(self, authorization: bytes, session_key: str) -> bool:
         """Return whether the token or the session is valid; asks the database."""
@@ -116,13 +127,15 @@ class VerifiedTokens:
         began: int,
         expires_at: float,
         token: "ApiToken | None" = None,
+        session_key: str = "",
     ) -> None:
         self._entries[credential] = Verified(
             user_id,
-            mark(began, [user_tag(user_id), GROUPS]),
+            mark(began, [user_tag(user_id), GROUPS, credential_tag(credential)]),
             time.monotonic(),
             expires_at,
             token,
+            session_key,
         )
 
 
@@ -150,10 +163,10 @@ def credentials(authorization: bytes, session_key: str) -> tuple[str, ...]:
     """Return digests of the token and the session key of a request."""
     token = parse_token(authorization)
     found = [] if token is None else [token_digest(token)]
-    return (*found, _session_digest(session_key)) if session_key else tuple(found)
+    return (*found, session_digest(session_key)) if session_key else tuple(found)
 
 
-def _session_digest(session_key: str) -> str:
+def session_digest(session_key: str) -> str:
     return "session:" + sha256(session_key.encode()).hexdigest()
 
 

@@ -153,6 +153,8 @@ async def forward(
         return
     if response.status >= 500 and await answer_without_django(request, send, extra):
         return
+    if response.status == 401 or context.has_dead_session:
+        private_cache.void(request)
     await response.send(send)
     if request.method == "GET":
         store_response(request, context, response, read_at)

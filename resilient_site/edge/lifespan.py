@@ -9,7 +9,7 @@ from django.db import connection
 from resilient_site.cache.memory import memory_usage
 from resilient_site.edge import health_check, wsgi_bridge
 from resilient_site.edge.asgi_types import Receive, Send
-from resilient_site.edge.cache.invalidation import subscriber
+from resilient_site.edge.cache.invalidation import invalidations, subscriber
 from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import Priority
 from resilient_site.health.components import Status
@@ -20,17 +20,23 @@ from resilient_site.observability.logging import line_handler
 from resilient_site.observability.metrics import follow
 from resilient_site.postgres.heartbeat import heartbeat
 from resilient_site.resilience.breaker_overrides import breaker_overrides
+from resilient_site.resilience.cache_control import PRIVATE
 
 WRITE_TIMEOUT_S = 5.0
 
 
 def start() -> None:
+    from resilient_site.accounts.watch import account_watch  # needs the apps loaded
+
     line_handler().start()
     tracing.start("web")
     if connection.vendor == "postgresql":
         heartbeat.start()
     if settings.REDIS_URL:
         subscriber.start()
+    # What has changed while no process was here is not known.
+    invalidations.record([PRIVATE])
+    account_watch.start()
     breaker_overrides.start()
     health_check.register_all()
     health_monitor.start()
@@ -40,11 +46,14 @@ def start() -> None:
 
 
 def stop() -> None:
+    from resilient_site.accounts.watch import account_watch
+
     metrics.stop()
     metrics.samplers.remove(sample)
     tracing.stop()
     health_monitor.stop()
     breaker_overrides.stop()
+    account_watch.stop()
     subscriber.stop()
     heartbeat.stop()
     with suppress(TimeoutError):  # a disk that does not answer

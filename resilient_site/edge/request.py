@@ -249,6 +249,8 @@ class RequestContext:
         self.was_admitted = False
         self.is_streamed_by_thread = False
         self.identity: Identity | None = None
+        # There is no user to the session that the request names.
+        self.has_dead_session = False
         self.continuation: Stream | Wait | None = None
         # From here on Django gets the internal GET that ends a wait.
         self.is_after_wait = False

@@ -133,7 +133,7 @@ def database() -> Iterator[Finding]:
 
 def _postgresql() -> Iterator[Finding]:
     most, used = int(_ask("SHOW max_connections")), int(_ask(CONNECTIONS))
-    wanted = settings.WEB_PROCESSES * (settings.WEB_THREADS + 2)
+    wanted = settings.WEB_PROCESSES * (settings.WEB_THREADS + 3)
     wanted += settings.COMPUTE_PROCESSES + 2
     text = f"{used} of {most} connections are in use; one machine needs up to {wanted}."
     if wanted > most or used > NEARLY_FULL * most:

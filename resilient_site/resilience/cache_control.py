@@ -25,6 +25,10 @@ OWN = f"private, no-cache, stale-if-error={STALE_IF_ERROR_S}"
 TAGS = "Cache-Tag"
 # The tag of all that depends on the permissions of a group.
 GROUPS = "groups"
+# The tag of all that is for one client alone.
+PRIVATE = "private"
+# Begins the tag of what one token or session was sent.
+CREDENTIAL = "credential:"
 
 
 def share(response: HttpResponseBase, *tags: str) -> None:
@@ -45,3 +49,7 @@ def share_with_anonymous(
 
 def user_tag(pk: object) -> str:
     return f"user:{pk}"
+
+
+def credential_tag(digest: str) -> str:
+    return f"{CREDENTIAL}{digest}"

@@ -115,23 +115,40 @@ RECEIVED_S = FRESH_S - 2
 # As behind a balancer: the name is that of the site, not of the machine.
 HOST = {"Host": "127.0.0.1"}
 CSRF = "c" * 32
-# Makes users with a token each; with each line it revokes the credentials of two.
+# Answers each line, which is an expression.
 PEOPLE = """
 import sys
-from django.contrib.auth.models import User
-from django.core.management import call_command
+from django.contrib.auth.models import Group, User
 from django.db import connection
-people = [User.objects.create_user(f"person-{n}") for n in range(4)]
-for person in people:
-    call_command("create_token", person.username)
-sys.stdout.flush()
-while people and sys.stdin.readline():
+from django.test import Client
+from resilient_site.models import ApiToken
+
+def make(name):
+    user = User.objects.create_user(name)
+    user.groups.add(Group.objects.get(name="Editors"))
+    client = Client()
+    client.force_login(user)
+    tokens = [ApiToken.objects.create(user)[1] for _ in range(2)]
+    return *tokens, client.session.session_key
+
+def get(name):
+    return User.objects.get(username=name)
+
+def deactivate(user):
+    user.is_active = False
+    user.save()
+    return ()
+
+while line := sys.stdin.readline():
     connection.close()  # the server may have been restarted
-    people.pop(0).auth_token_set.all().delete()
-    person = people.pop(0)
-    person.is_active = False
-    person.save()
+    print(*eval(line), flush=True)
 """
+LOSSES = {
+    "token": "get('token').auth_token_set.all().delete()",
+    "account": "deactivate(get('account'))",
+    "group": "get('group').groups.clear() or ()",
+    "update": "[User.objects.filter(username='update').update(is_active=False)]",
+}
 
 
 @dataclass
@@ -240,28 +257,63 @@ def test_deletion_and_its_undo_are_shown_there(stack, there):
     wait_for(lambda: is_shown(there.site, search, item), RECEIVED_S)
 
 
-def test_revoked_credentials_are_rejected_there_in_time(stack, there, people):
-    tokens = [people.stdout.readline().strip() for _ in range(2)]
-    assert [is_known(there.site, token) for token in tokens] == [True, True]
-    revoke(people)
-    wait_for(lambda: not any(is_known(there.site, one) for one in tokens), RECEIVED_S)
+def test_lost_rights_end_everything_there_also_stale_pages(stack, there, people):
+    names = [*LOSSES, "session", "nothing"]
+    found = {name: tell(people, f"make('{name}')") for name in names}
+    for person in found.values():
+        assert private_pages(there.site, person) == [200, 200]
+        assert may_write(there.site, person)
+    with_page = private_pages(there.site, found["nothing"])
+    for loss in LOSSES.values():
+        tell(people, loss)
+    sign_out(stack, found["session"])
+    lost = [found[name] for name in LOSSES]
+    announced = [found[name] for name in LOSSES if name != "update"]
+    wait_for(lambda: not any(may_write(there.site, p) for p in announced), RECEIVED_S)
+    wait_for(lambda: not any(may_write(there.site, p) for p in lost))
+    item = new_item(stack)  # what is changed after the sign-out is published after it
+    cache(there.site, ITEMS + item)
+    rename(stack, item)
+    wait_for(lambda: is_renamed(there.site, item))
+    stack.postgres.pause()
+    try:
+        # They have asked for these pages for the last time before their loss.
+        shown = {name: private_pages(there.site, found[name]) for name in names}
+        there.site.stop()
+        there.site.start_web()
+        after_start = private_pages(there.site, found["nothing"])
+    finally:
+        stack.postgres.resume()
+    assert shown.pop("nothing") == with_page == [200, 200]
+    # Of the session its token is left, which is valid.
+    assert shown.pop("session")[1] == 503
+    assert list(shown.values()) == [[503, 503]] * len(LOSSES)
+    # Something may have changed while it was down.
+    assert after_start == [503, 503]
 
 
 def test_machine_without_redis_shows_changes_when_what_it_has_expires(
     stack, there, people
 ):
     hot, cold, last = (new_item(stack) for _ in range(3))
-    tokens = [people.stdout.readline().strip() for _ in range(2)]
-    assert [is_known(there.site, token) for token in tokens] == [True, True]
+    losses = {f"{name}-alone": loss for name, loss in LOSSES.items()}
+    lost = [tell(people, f"make('{name}')") for name in losses]
+    left = tell(people, "make('left')")
+    for person in (*lost, left):
+        assert private_pages(there.site, person) == [200, 200]
+        assert may_write(there.site, person)
     cache(there.site, ITEMS + hot, ITEMS + cold)
     there.to_redis.hold()
     try:
         began = time.monotonic()
         rename(stack, hot)
         rename(stack, cold)
-        revoke(people)
+        for name, loss in losses.items():
+            tell(people, loss.replace(f"'{name.removesuffix('-alone')}'", f"'{name}'"))
+        sign_out(stack, left)
         wait_for(lambda: is_renamed(there.site, hot))
-        wait_for(lambda: not any(is_known(there.site, one) for one in tokens))
+        wait_for(lambda: not any(may_write(there.site, person) for person in lost))
+        assert private_pages(there.site, left)[1] == 302
         wait_for(lambda: time.monotonic() - began > FRESH_S)
         # It was not requested since: also the first request gets the change.
         assert is_renamed(there.site, cold)
@@ -328,11 +380,29 @@ def is_renamed(site: Site, item: str) -> bool:
     return is_shown(site, ITEMS + item, new_name(item))
 
 
-def is_known(site: Site, token: str) -> bool:
-    """Return whether the token is valid: it may not write (403, not 401)."""
-    return site.request("POST", ITEMS, {}, by(token) | HOST).status == 403
-
-
-def revoke(people: subprocess.Popen[str]) -> None:
-    people.stdin.write("\n")
+def tell(people: subprocess.Popen[str], expression: str) -> list[str]:
+    people.stdin.write(expression + "\n")
     people.stdin.flush()
+    return people.stdout.readline().split()
+
+
+def private_pages(site: Site, person: list[str]) -> list[int]:
+    """Return the status of what a person is shown by token and by session."""
+    token, _, session = person
+    cookie = {"Cookie": f"sessionid={session}"}
+    by_token = site.get(f"{ITEMS}country.DE/history", **HOST, **by(token))
+    return [by_token.status, site.get("/items/-/new/", **HOST, **cookie).status]
+
+
+def may_write(site: Site, person: list[str]) -> bool:
+    """Ask by the person's other token: the first one is not seen to be rejected."""
+    answer = site.request("POST", ITEMS, {}, by(person[1]) | HOST)
+    assert answer.status in (400, 401, 403)
+    return answer.status == 400
+
+
+def sign_out(stack: Stack, person: list[str]) -> None:
+    cookie = f"sessionid={person[2]}; csrftoken={CSRF}"
+    headers = HOST | {"Cookie": cookie, "X-CSRFToken": CSRF}
+    answer = stack.sites[0].request("POST", "/account/sign-out/", headers=headers)
+    assert answer.status == 302

@@ -32,6 +32,8 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 
+from resilient_site.resilience.cache_control import CREDENTIAL, PRIVATE
+
 if TYPE_CHECKING:
     from redis import Redis
 
@@ -45,7 +47,7 @@ PRECISION_NS = 1_000_000
 NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * SLOT_BYTES).cast("Q")
 # A tag of every response, for when it is not known what was changed.
 EVERYTHING = "everything"
-# A tag of every invalidation.
+# A tag of every invalidation but those of credentials.
 CHANGES = "changes"
 
 CHANNEL = "resilient-site:changed"
@@ -141,10 +143,13 @@ class Invalidations:
         Without a lock, which a stopped writer would hold for ever: a writer that was
         delayed before its store, and so may have replaced a later moment, stores again.
         """
-        slots = self.slots
+        slots, tags = self.slots, list(tags)
         if slots.readonly:
             return
-        for slot in map(slot_of, (*tags, CHANGES)):
+        # Anyone can send credentials that are not valid: that is no change.
+        if not all(tag.startswith(CREDENTIAL) for tag in tags):
+            tags.append(CHANGES)
+        for slot in map(slot_of, tags):
             moment = 0
             while now() - moment >= PRECISION_NS:
                 moment = now()
@@ -185,7 +190,7 @@ class Publisher:
         with self._lock:
             self._tags.update(tags)
             if len(self._tags) > MAX_TAGS:
-                self._tags = {EVERYTHING}
+                self._tags = {EVERYTHING, PRIVATE}
             if self._thread is None:
                 self._start()
 
@@ -230,7 +235,8 @@ class Publisher:
 class Subscriber:
     """Records in `invalidations` what other machines publish, in a thread.
 
-    When it may have missed messages, it invalidates everything.
+    When it may have missed messages, it invalidates everything. What is for one client
+    alone it invalidates whenever it begins to receive: nothing before is known.
     """
 
     def __init__(self, invalidations: Invalidations) -> None:
@@ -284,6 +290,7 @@ class Subscriber:
         if self._has_missed:
             logger.warning("Invalidations of other machines are received again.")
             self.invalidations.record([EVERYTHING])
+        self.invalidations.record([PRIVATE])
         self._subscribed_at = now()
         self.is_subscribed.set()
 
@@ -313,6 +320,11 @@ def receives_all_invalidations() -> bool:
 def invalidate(*tags: str) -> None:
     """Invalidate what carries one of these tags, when the transaction commits."""
     transaction.on_commit(partial(_invalidate, tags))
+
+
+def invalidate_now(*tags: str) -> None:
+    """Invalidate what carries one of these tags, whatever is being written."""
+    _invalidate(tags)
 
 
 def pending_tags() -> tuple[str, ...]:

@@ -1,29 +1,53 @@
 """Private cache: the last responses to one client, sent stale where Django fails.
 
 Django names with each response whose it is (`RequestContext.identity`). An entry ends
-with the session or token, and with any change of the user or of a group.
+with the session or token, with any change of the user or of a group, and when a change
+may have been missed: when a process starts, and while other machines cannot be heard.
 """
 
 import time
 from dataclasses import replace
 
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, invalidations, slot_of
+from resilient_site.edge.cache.invalidation import (
+    Mark,
+    invalidate_now,
+    invalidations,
+    receives_all_invalidations,
+    slot_of,
+)
 from resilient_site.edge.cache.keys import private_key_of
 from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest, Identity
-from resilient_site.resilience.cache_control import GROUPS, user_tag
+from resilient_site.resilience.cache_control import (
+    FRESH_S,
+    GROUPS,
+    PRIVATE,
+    credential_tag,
+    user_tag,
+)
 
 
 def keep(request: EdgeRequest, identity: Identity, copy: CachedResponse) -> None:
     """Store the response for this client alone, until its identity changes."""
-    # Not of EVERYTHING: it is for an outage, when changes may have been missed.
-    mark = Mark(copy.mark.at, (slot_of(user_tag(identity.user_id)), slot_of(GROUPS)))
+    # Not of EVERYTHING: what a page shows may be outdated in an outage.
+    tags = [PRIVATE, GROUPS, user_tag(identity.user_id)]
+    tags += map(credential_tag, request.credentials)
+    mark = Mark(copy.mark.at, tuple(map(slot_of, tags)))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
     key = private_key_of(request)
     if key and left > 0:
         mine = replace(copy, mark=mark, fresh_s=0, stale_if_error_s=left)
         response_store.put(key, mine)
+
+
+def void(request: EdgeRequest) -> None:
+    """End all that was stored for these credentials, on all machines.
+
+    They are not valid: their next user may be someone else.
+    """
+    if tags := [credential_tag(digest) for digest in request.credentials]:
+        invalidate_now(*tags)
 
 
 def forget(request: EdgeRequest) -> None:
@@ -36,4 +60,7 @@ async def find(request: EdgeRequest) -> CachedResponse | None:
     """Return the last response to this client; None if it has signed out since."""
     key = private_key_of(request)
     copy = await response_store.find_stale(key) if key else None
-    return copy if copy and invalidations.is_current(copy.mark) else None
+    if copy is None or not invalidations.is_current(copy.mark):
+        return None
+    is_known = receives_all_invalidations() or copy.age < FRESH_S
+    return copy if is_known else None

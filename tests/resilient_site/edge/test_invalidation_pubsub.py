@@ -16,6 +16,7 @@ from resilient_site.edge.cache.invalidation import (
     mark,
     now,
 )
+from resilient_site.resilience.cache_control import PRIVATE
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
@@ -35,9 +36,10 @@ def publisher(there):
 
 @pytest.fixture
 def subscriber(there):
-    subscriber = Subscriber(there)
+    subscriber, earlier = Subscriber(there), copy_of(PRIVATE)
     subscriber.start()
     assert subscriber.is_subscribed.wait(90)
+    assert not there.is_current(earlier)  # something may have changed meanwhile
     yield subscriber
     subscriber.stop()
 
@@ -62,8 +64,10 @@ def test_invalidation_is_received_and_no_nonsense(
     assert there.is_current(nut)
     assert publisher.flush(90)
     # Too many are published as all.
+    private = copy_of(PRIVATE)
     publisher.publish(f"item:{n}" for n in range(MAX_TAGS + 1))
     is_received(there, nut)
+    is_received(there, private)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -107,12 +111,13 @@ def test_invalidation_is_published_after_no_thread_could_start(
 def test_subscriber_that_may_have_missed_messages_invalidates_everything(
     there, subscriber, redis_own
 ):
-    bolt = copy_of("item:bolt")
+    bolt, private = copy_of("item:bolt"), copy_of(PRIVATE)
     redis_own.kill()
     wait_for(lambda: not subscriber.is_subscribed.is_set())
     assert there.is_current(bolt)
     redis_own.start()
     is_received(there, bolt)
+    assert not there.is_current(private)
 
 
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):

@@ -7,7 +7,15 @@ from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
 from django.test import Client
 
+from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache import private_cache
+from resilient_site.edge.cache.invalidation import (
+    CHANGES,
+    invalidations,
+    mark,
+    subscriber,
+)
+from resilient_site.edge.cache.invalidation import now as moment
 from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.models import ApiToken
@@ -138,6 +146,39 @@ async def test_change_of_a_user_voids_their_private_responses():
         fail()
         assert (await get(PAGE, Cookie=cookie)).status == 503
         assert (await get(REST, Authorization=token)).status in (401, 503)
+
+
+@run
+async def test_rejected_credential_is_void_at_every_address(cookie, token, reader):
+    """Also of a change that nothing has announced, such as `QuerySet.update`."""
+    users = User.objects.filter(pk=reader.pk)
+    for path, headers in ((REST, {"Authorization": token}), (PAGE, {"Cookie": cookie})):
+        now.respond = thing_now
+        before = mark(moment(), [CHANGES])
+        assert (await fetch(path, **headers)).status == 200
+        verified_tokens()._entries.clear()  # as FRESH_S later
+        await elsewhere(users.update, is_active=False)
+        assert (await get(f"{path}?other", **headers)).status in (401, 403)
+        await elsewhere(users.update, is_active=True)
+        fail()
+        assert (await get(path, **headers)).status == 503
+        # To anybody else nothing has changed.
+        assert invalidations.is_current(before)
+
+
+@run
+async def test_private_response_is_not_sent_where_other_machines_are_not_heard(
+    cookie, settings, monkeypatch
+):
+    settings.EMBEDDED = False
+    await fetch(Cookie=cookie)
+    fail()
+    assert (await get(PAGE, Cookie=cookie)).status == 200
+    subscriber.is_subscribed.clear()
+    # For a moment, as without a Redis.
+    assert (await get(PAGE, Cookie=cookie)).status == 200
+    monkeypatch.setattr(private_cache, "FRESH_S", 0)
+    assert (await get(PAGE, Cookie=cookie)).status == 503
 
 
 @run
