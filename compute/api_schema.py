@@ -4,6 +4,7 @@ from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
+    OpenApiExample,
     OpenApiParameter,
     PolymorphicProxySerializer,
     inline_serializer,
@@ -93,6 +94,14 @@ job_submission = operation(
         "Files are sent as multipart/form-data: `task`, and each parameter as a part."
     ),
     parameters=[PREFER, LOCATION, RETRY_AFTER],
+    examples=[
+        OpenApiExample(
+            "Find duplicates",
+            {"task": "find_duplicates", "params": {"threshold": 0.9}},
+            request_only=True,
+            media_type="application/json",
+        )
+    ],
     request={
         "application/json": _submissions(as_form=False),
         "multipart/form-data": _submissions(as_form=True),

@@ -1,17 +1,20 @@
 """The API conforms to its OpenAPI schema, whatever it is sent."""
 
 import ast
+import importlib
 import itertools
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
+from uuid import UUID
 
 import pytest
 import schemathesis
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.urls import resolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from rest_framework import exceptions as drf_errors
@@ -26,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 
 from compute.models import Job
 from resilient_site import errors
+from resilient_site.api.views import StrictView
 from resilient_site.models import ApiToken
 from resilient_site.ratelimit.middleware import RateLimitMiddleware
 from resilient_site.wsgi import application
@@ -79,6 +83,23 @@ def test_schema_describes_the_site_and_every_operation():
     # Names of modules are for those who work on the site.
     text = (ROOT / "resilient_site" / "openapi.yaml").read_text()
     assert not re.findall(r"\b(?:items|compute|resilient_site)\.[a-z_]{3,}", text)
+
+
+def test_every_view_declares_its_parameters_and_rejects_others():
+    views = {
+        pattern.callback.cls
+        for module in ("items.api_urls", "compute.api_urls")
+        for pattern in importlib.import_module(module).urlpatterns
+    }
+    assert len(views) >= 5
+    for view in views:
+        assert issubclass(view, StrictView)
+    for found in operations:
+        view = resolve(found.path.format(id=UUID(int=0), name="x")).func
+        actions = getattr(view, "actions", {found.method: found.method})
+        handler = getattr(view.cls, actions[found.method])
+        declared = {parameter.name for parameter in found.query}
+        assert handler.query_parameters == declared, found.label
 
 
 def test_schema_lists_all_codes_of_errors():
