@@ -92,6 +92,8 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel selected jobs", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        if not self.has_few(request, queryset):
+            return
         done, ended = 0, 0
         for job in queryset:
             try:
@@ -104,6 +106,8 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry selected jobs", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        if not self.has_few(request, queryset):
+            return
         outcomes = [jobs.retry(job) for job in queryset]
         others = "had neither failed nor been cancelled"
         done = sum(outcomes)
@@ -127,10 +131,13 @@ class JobAdmin(ReadOnlyAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """List some names without collecting; unfinished jobs prevent a deletion."""
-        named = [str(job) for job in objs[:MAX_NAMED_OBJECTS]]
-        running = [str(job) for job in objs if not job.is_finished]
+        named, counts, _, _ = super().get_deleted_objects(objs, request)
+        unfinished = Job.UNFINISHED
+        if isinstance(objs, QuerySet):
+            objs = objs.filter(state__in=unfinished)[:MAX_NAMED_OBJECTS]
+        running = [str(job) for job in objs if job.state in unfinished]
         lacking = set() if self.has_delete_permission(request) else {"job"}
-        return named, {"jobs": len(objs)}, lacking, running
+        return named, counts, lacking, running
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         queryset.exclude(state__in=Job.UNFINISHED).delete()

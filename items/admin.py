@@ -26,7 +26,7 @@ from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
 from items.search import by_relevance, can_be_ranked
 from resilient_site.accounts.actor import Actor
-from resilient_site.admin import MAX_NAMED_OBJECTS, LargeTableAdmin, ReadOnlyAdmin
+from resilient_site.admin import LargeTableAdmin, ReadOnlyAdmin
 from resilient_site.errors import SiteError
 
 
@@ -120,16 +120,6 @@ class ItemAdmin(LargeTableAdmin):
     def delete_model(self, request: HttpRequest, obj: Item) -> None:
         catalogue.delete_item(obj.pk, actor=Actor.from_request(request))
 
-    def get_deleted_objects(
-        self, objs: Any, request: HttpRequest
-    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Return the number, and the names of some: all of them may be a million."""
-        number = objs.count() if isinstance(objs, QuerySet) else len(objs)
-        named = [str(item) for item in objs[:MAX_NAMED_OBJECTS]]
-        if number > MAX_NAMED_OBJECTS:
-            named.append(f"… and {number - MAX_NAMED_OBJECTS:,} more")
-        return named, {str(self.opts.verbose_name_plural): number}, set(), []
-
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(
             queryset.values_list("pk", flat=True), actor=Actor.from_request(request)
@@ -199,6 +189,8 @@ class ItemChangeAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Undo selected changes", permissions=["undo"])
     def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:
+        if not self.has_few(request, queryset):
+            return
         actor, undone = Actor.from_request(request), 0
         # The latest first, so that several of one item end at the earliest state.
         for change in queryset.order_by("-id"):

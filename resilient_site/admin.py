@@ -1,15 +1,29 @@
 from typing import Any
 
-from django.contrib import admin
+import axes.admin  # noqa: F401 - registers what is registered anew
+import django.contrib.auth.admin  # noqa: F401
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+from django.contrib import admin, messages
+from django.contrib.admin import actions
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
-from django.http import HttpRequest
+from django.db.models import QuerySet
+from django.db.utils import DataError
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
+from django.utils.translation import gettext_lazy
 
+from resilient_site.edge.policy import policy
 from resilient_site.models import ApiToken
 
 MAX_COUNTED_ROWS = 10_000
 # Objects listed by name where all of them may be a million.
 MAX_NAMED_OBJECTS = 50
+# Of actions that treat one object after the other.
+MAX_SELECTED_OBJECTS = 1_000
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -21,13 +35,54 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         return int(rows.count())
 
 
-class LargeTableAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class CheckedLookups(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Admin that takes a value beyond the database as any other wrong one."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        try:
+            return super().get_changelist_instance(request)
+        except (DataError, OverflowError, ValueError) as error:
+            raise IncorrectLookupParameters from error
+
+
+class LargeTableAdmin(CheckedLookups):
     """Admin of a table with up to millions of rows."""
 
     paginator = CappedPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
+
+    # An action may be on a selection of everything.
+    @policy(heavy_writes=True)
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Return the number, and the names of some: all of them may be a million."""
+        number = objs.count() if isinstance(objs, QuerySet) else len(objs)
+        is_confirmed = bool(request.POST.get("post"))
+        shown = [] if is_confirmed else objs[:MAX_NAMED_OBJECTS]
+        named = [str(found) for found in shown]
+        if number > MAX_NAMED_OBJECTS:
+            named.append(f"… and {number - MAX_NAMED_OBJECTS:,} more")
+        return named, {str(self.opts.verbose_name_plural): number}, set(), []
+
+    def has_few(self, request: HttpRequest, selected: QuerySet[Any]) -> bool:
+        """Return whether an action can treat them one by one; report it if not."""
+        keys = selected.order_by().values("pk")[: MAX_SELECTED_OBJECTS + 1]
+        if keys.count() <= MAX_SELECTED_OBJECTS:
+            return True
+        text = (
+            f"Nothing was done: this action takes up to {MAX_SELECTED_OBJECTS:,} "
+            f"{self.opts.verbose_name_plural} at a time. Select fewer."
+        )
+        self.message_user(request, text, messages.ERROR)
+        return False
 
 
 class DeletingAdmin(LargeTableAdmin):
@@ -52,3 +107,35 @@ class ApiTokenAdmin(DeletingAdmin):
     search_fields = ("=user__username", "name")
     ordering = ("-created",)
     fields = list_display
+
+
+@admin.action(
+    permissions=["delete"],
+    description=gettext_lazy("Delete selected %(verbose_name_plural)s"),
+)
+def delete_selected(
+    modeladmin: "admin.ModelAdmin[Any]", request: HttpRequest, queryset: QuerySet[Any]
+) -> HttpResponse | None:
+    """Delete as the admin does; a selection across pages is not listed in a form."""
+    is_across = request.POST.get("select_across") == "1"
+    number = str(queryset.count()) if is_across else ""
+    if is_across and request.POST.get("number", number) != number:
+        text = "The selection has changed meanwhile. Please look at it again."
+        modeladmin.message_user(request, text, messages.WARNING)
+        return None
+    if request.POST.get("post"):  # it counts all by reading them
+        queryset = queryset.prefetch_related(None)
+    response = actions.delete_selected(modeladmin, request, queryset)
+    if isinstance(response, TemplateResponse):
+        listed = queryset[:1] if is_across else queryset
+        context = response.context_data or {}
+        response.context_data = context | {"queryset": listed, "number": number}
+    return response
+
+
+admin.site.add_action(delete_selected, "delete_selected")
+
+for others in (User, Group, AccessAttempt, AccessLog, AccessFailureLog):
+    theirs: Any = type(admin.site.get_model_admin(others))
+    admin.site.unregister(others)
+    admin.site.register(others, type(theirs.__name__, (CheckedLookups, theirs), {}))

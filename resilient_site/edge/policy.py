@@ -58,6 +58,8 @@ class ViewPolicy:
     shared: Shared | None = None
     # Takes long, or keeps a thread for long: last in the queue, with a long deadline.
     is_heavy: bool = False
+    # Only its writes are.
+    heavy_writes: bool = False
     # The setting with the limit of a form, whose files are kept on disk.
     form_limit: str = "MAX_BODY_BYTES"
     # Classes of settings.RATE_LIMITS.
@@ -75,6 +77,7 @@ def policy[V: Callable[..., Any]](
     shared: tuple[str, ...] | None = None,
     shared_headers: tuple[str, ...] = (),
     is_heavy: bool = False,
+    heavy_writes: bool = False,
     form_limit: str = "MAX_BODY_BYTES",
     read_rate: str = READ,
     write_rate: str = WRITE,
@@ -91,7 +94,7 @@ def policy[V: Callable[..., Any]](
         is_strict = hasattr(view, "query_parameters")
         differs_by = None if shared is None else Shared(shared, names, is_strict)
         view.policy = ViewPolicy(  # type: ignore[attr-defined]
-            differs_by, is_heavy, form_limit, read_rate, write_rate
+            differs_by, is_heavy, heavy_writes, form_limit, read_rate, write_rate
         )
         return view
 
@@ -107,7 +110,10 @@ def policy_of(view: Any, method: str) -> ViewPolicy:
         handler = getattr(view_class, method, None)
         view = handler if hasattr(handler, "policy") else view_class
     found = getattr(view, "policy", None)
-    return found if isinstance(found, ViewPolicy) else DEFAULT
+    stated = found if isinstance(found, ViewPolicy) else DEFAULT
+    if stated.heavy_writes and method not in ("get", "options"):
+        return replace(stated, is_heavy=True)
+    return stated
 
 
 @lru_cache(maxsize=16_384)

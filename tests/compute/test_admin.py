@@ -116,7 +116,7 @@ def test_admin_deletes_finished_jobs_and_reads_no_file(
     for number in range(5):
         make_file(done, f"{number}.csv", b"name\n")
     sent(admin_site.post(f"{JOBS}{one.pk}/delete/", {"post": "yes"}))
-    with django_assert_max_num_queries(26) as queries:
+    with django_assert_max_num_queries(30) as queries:
         assert str(done.pk) in act(admin_site, "delete_selected", done, failed)
         act(admin_site, "delete_selected", done, failed, post="yes")
     touched = [query["sql"] for query in queries if "jobfilechunk" in query["sql"]]

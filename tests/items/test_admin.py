@@ -1,12 +1,16 @@
 """The admin: fast on a large table, and writing through the one change log."""
 
+import re
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
+import resilient_site.admin
 from items import catalogue
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
+from resilient_site.edge.policy import policy_at
 from tests.factories import TESTER, changes_of, make_item, make_items
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
@@ -66,6 +70,82 @@ def test_deleting_many_items_names_some_and_logs_all(admin_site):
     sent(admin_site.post(ITEMS, data | {"post": "yes"}))
     assert Item.objects.get().pk == "stays"
     assert ItemChange.objects.filter(action="deleted").count() == 60
+
+
+def hidden_fields(page: str) -> dict[str, str]:
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+
+
+def test_selection_across_pages_is_deleted_whatever_its_size(admin_site, settings):
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
+    make_items(70, tags=["t"])
+    make_item(id="stays", tags=["u"])
+    data = {"action": "delete_selected", "select_across": "1", "index": "0"}
+    data["_selected_action"] = "item-00001"
+    page = sent(admin_site.post(f"{ITEMS}?tag=t", data))
+    assert "and 20 more" in page
+    form = hidden_fields(page)
+    make_item(id="new", tags=["t"])
+    changed = sent(admin_site.post(f"{ITEMS}?tag=t", form, follow=True))
+    assert "selection has changed" in changed
+    assert Item.objects.count() == 72
+    catalogue.delete_item("new", actor=TESTER)
+    sent(admin_site.post(f"{ITEMS}?tag=t", form))
+    assert Item.objects.get().pk == "stays"
+    # It may take longer than a write may.
+    assert policy_at(ITEMS, "POST").is_heavy
+    assert not policy_at(ITEMS, "GET").is_heavy
+
+
+def test_action_that_treats_one_after_the_other_states_its_bound(
+    admin_site, monkeypatch
+):
+    monkeypatch.setattr(resilient_site.admin, "MAX_SELECTED_OBJECTS", 3)
+    make_items(4)
+    pks = list(ItemChange.objects.values_list("pk", flat=True))
+    data = {"action": "undo", "select_across": "1", "_selected_action": pks[0]}
+    page = sent(admin_site.post(CHANGES, data, follow=True))
+    assert "takes up to 3" in page
+    assert Item.objects.count() == 4
+    sent(
+        admin_site.post(
+            CHANGES, data | {"select_across": 0, "_selected_action": pks[1:]}
+        )
+    )
+    assert Item.objects.count() == 1
+
+
+BEYOND = "99999999999999999999"
+
+
+ADDRESSES = [
+    f"{ITEMS}?version={BEYOND}",
+    f"{ITEMS}?version__gt={BEYOND}",
+    f"{ITEMS}?version__in=1,{BEYOND}",
+    f"{ITEMS}?created_at__year={BEYOND}",
+    f"{ITEMS}?created_at__year__gt=99999",
+    f"{ITEMS}?created_at=2020-99-99",
+    f"{ITEMS}?name=%00",
+    f"{ITEMS}?q=%00",
+    f"{ITEMS}?tag=%00",
+    f"{ITEMS}?p={BEYOND}",
+    f"{ITEMS}?o={BEYOND}",
+    f"{ITEMS}%00/change/",
+    f"{CHANGES}?id={BEYOND}",
+    f"{CHANGES}?q=%00",
+    f"{CHANGES}{BEYOND}/change/",
+    f"/admin/auth/user/?id={BEYOND}",
+    "/admin/auth/user/?q=%00",
+    f"/admin/axes/accesslog/?id__gt={BEYOND}",
+    "/admin/compute/job/?q=%00",
+]
+
+
+def test_value_out_of_range_is_no_fault(admin_site):
+    admin_site.raise_request_exception = False
+    statuses = {address: admin_site.get(address).status_code for address in ADDRESSES}
+    faults = {a: s for a, s in statuses.items() if s not in (200, 302, 400, 404)}
+    assert not faults
 
 
 def test_deletion_is_undone_from_the_change_log(admin_site):
