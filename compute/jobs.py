@@ -36,7 +36,7 @@ from resilient_site.errors import (
     TooManyRequests,
 )
 from resilient_site.observability import tracing
-from resilient_site.observability.request_id import current_request_id
+from resilient_site.observability.request_id import current_own_id
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.transactions import atomic_with_retries
 
@@ -154,7 +154,7 @@ def _create_once(
                 anonymous_client=anonymous_client,
                 idempotency_key=key,
                 fingerprint=fingerprint,
-                request_id=current_request_id(),
+                request_id=current_own_id(),
                 traceparent=tracing.current_traceparent(),
             )
             for name, content_type, chunks in inputs:

@@ -179,6 +179,7 @@ class ItemChangeAdmin(ReadOnlyAdmin):
     list_filter = ("action",)
     fields = (
         "item_id", "version", "action", "at", "actor_name", "request_id",
+        "client_request_id",
         "before", "after",
     )  # fmt: skip
     ordering = ("-id",)

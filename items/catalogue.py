@@ -23,7 +23,7 @@ from items.search import FORMAT_MARK
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
-from resilient_site.observability.request_id import current_request_id
+from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.postgres.statements import fetch_row, insert_together
 from resilient_site.resilience.transactions import atomic_with_retries
 
@@ -368,7 +368,8 @@ def _log(entries: list[Entry], actor: Actor) -> list[ItemChange]:
 
 def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
     """Return entries of the change log; invalidate cached responses on commit."""
-    request_id, now = current_request_id(), timezone.now()
+    request_id, client_request_id = current_own_id(), offered_id()
+    now = timezone.now()
     invalidate_items(item_id for item_id, *_ in entries)
     return [
         ItemChange(
@@ -381,6 +382,7 @@ def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
             actor=actor.user,
             actor_name=actor.name,
             request_id=request_id,
+            client_request_id=client_request_id,
         )
         for item_id, version, action, before, after in entries
     ]

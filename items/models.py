@@ -211,7 +211,12 @@ class ItemChange(models.Model):
     )
     # Survives the account; of a command it is the command's name.
     actor_name = models.CharField(max_length=150)
+    # The site's own, and the one that the client offered, if any: a client can offer
+    # the id of another's request. The default lets an earlier release write.
     request_id = models.CharField(max_length=64, blank=True)
+    client_request_id = models.CharField(
+        max_length=64, blank=True, default="", db_default=""
+    )
 
     objects = ItemChangeQuerySet.as_manager()
 

@@ -75,7 +75,7 @@ class ChangeSerializer(serializers.ModelSerializer[ItemChange]):
         model = ItemChange
         fields = (
             "id", "item_id", "version", "action", "before", "after", "at", "actor",
-            "request_id",
+            "request_id", "client_request_id",
         )  # fmt: skip
 
     def get_actor(self, change: ItemChange) -> str | None:

@@ -42,7 +42,7 @@ def set_request_id(get_response: GetResponse) -> GetResponse:
     def middleware(request: HttpRequest) -> HttpResponse:
         if context_of(request):
             return get_response(request)
-        current = request_id.set_request_id(request.headers.get(request_id.HEADER, ""))
+        current = request_id.set_offered_id(request.headers.get(request_id.HEADER, ""))
         response = get_response(request)
         response[request_id.HEADER] = current
         return response

@@ -87,4 +87,5 @@ def as_json(change: ItemChange) -> dict[str, Any]:
         "after": change.after,
         "at": change.at,
         "request_id": change.request_id,
+        "client_request_id": change.client_request_id,
     }

@@ -26,7 +26,7 @@ from items.fields import (
 )
 from items.models import Item
 from resilient_site.accounts.actor import Actor
-from resilient_site.observability.request_id import current_request_id
+from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 # Of a row: the version of the item that it was made of. It is no older one's to
@@ -230,15 +230,22 @@ def _write_log(cursor: CursorWrapper, sql: Dialect, now: Any, actor: Actor) -> N
     cursor.execute(
         f"""
         INSERT INTO items_itemchange (item_id, version, action, before, after,
-                                      at, actor_id, actor_name, request_id)
+                                      at, actor_id, actor_name, request_id,
+                                      client_request_id)
         SELECT p.id, p.version,
                CASE WHEN known THEN 'updated' ELSE 'created' END,
                CASE WHEN known THEN {_state(sql, "old_")} END,
                {_state(sql, "")},
-               %s, %s, %s, %s
+               %s, %s, %s, %s, %s
         FROM items_plan p
         """,
-        [now, actor.user.pk if actor.user else None, actor.name, current_request_id()],
+        [
+            now,
+            actor.user.pk if actor.user else None,
+            actor.name,
+            current_own_id(),
+            offered_id(),
+        ],
     )
 
 

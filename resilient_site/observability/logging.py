@@ -26,7 +26,12 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from resilient_site.observability.redaction import may_hold_secret, redact, shorten
-from resilient_site.observability.request_id import current_request_id, current_trace_id
+from resilient_site.observability.request_id import (
+    current_own_id,
+    current_request_id,
+    current_trace_id,
+    offered_id,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +81,8 @@ def add_context(_: Any, __: str, event: EventDict) -> EventDict:
     event["process"] = event["_record"].process
     if request_id := current_request_id():
         event.setdefault("request_id", request_id)
+    if offered_id():
+        event.setdefault("own_request_id", current_own_id())
     if trace_id := current_trace_id():
         event.setdefault("trace_id", trace_id)
     # Extras of Django and uvicorn that repeat what the message says.

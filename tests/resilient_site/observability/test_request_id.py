@@ -6,8 +6,11 @@ import pytest
 
 from resilient_site.observability.request_id import (
     choose_id,
+    current_own_id,
     current_request_id,
     current_trace_id,
+    offered_id,
+    set_offered_id,
     set_request_id,
     start_request,
 )
@@ -48,6 +51,35 @@ def test_request_continues_the_trace_of_its_client():
     assert start_request(scope) == [(b"x-request-id", b"mine")]
     assert current_trace_id() == TRACE.decode()
     assert dict(scope["headers"])[b"traceparent"] == TRACEPARENT
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ((b"x-request-id", b"mine"), "mine"),
+        ((b"traceparent", TRACEPARENT), TRACE.decode()),
+    ],
+)
+def test_id_that_a_client_chooses_is_beside_one_of_our_own(header, shown):
+    own = set()
+    for _ in range(2):
+        start_request({"headers": [header]})
+        assert offered_id() == shown
+        own.add(current_own_id())
+    assert len(own) == 2
+    assert {len(id) for id in own} == {32}
+    start_request({"headers": []})
+    assert (offered_id(), current_own_id()) == ("", current_request_id())
+
+
+def test_own_id_stands_beside_an_offered_one_without_the_edge():
+    assert set_offered_id("mine") == offered_id() == "mine"
+    assert len(current_own_id()) == 32
+    for nothing in ("", "not valid"):
+        assert set_offered_id(nothing) == current_own_id()
+        assert offered_id() == ""
+    assert set_request_id("job-1") == current_own_id()
+    assert offered_id() == ""
 
 
 def test_id_of_a_job_is_set():
