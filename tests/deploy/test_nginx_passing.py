@@ -176,9 +176,19 @@ def test_malformed_request_is_rejected(route: Route, line: str, status: int):
 def test_large_body_is_rejected_unread(route: Route):
     length = {"Content-Length": str(20 * 1024 * 1024)}
     answer = route.site.request("POST", "/api/v1/items/", b"", length)
-    assert (answer.status, answer.json()["code"]) == (413, "too_large")
+    problem = answer.json()
+    assert (answer.status, problem["code"]) == (413, "too_large")
+    assert problem["instance"] == "/api/v1/items/"
+    assert {"type", "title", "status", "detail", "request_id"} <= problem.keys()
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert route.requests == []
+
+
+def test_cached_response_is_kept_apart_by_origin(route: Route):
+    for origin in ("https://a.example", "https://b.example", "", "https://a.example"):
+        headers = {"Origin": origin} if origin else {}
+        answer = route.site.request("GET", "/origin", b"", headers)
+        assert answer.body.decode() == origin
 
 
 def begin(route: Route, path: str, *headers: str) -> socket.socket:

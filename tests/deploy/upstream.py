@@ -41,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
         elif self.path.startswith("/busy"):
             self.send(503, b"busy")
+        elif self.path.startswith("/origin"):
+            self.send(200, self.headers.get("Origin", "").encode(), KEEP, "Origin")
         elif self.path.startswith("/gone"):
             known = len(self.server.requests) == 1
             self.send(200, b"here", KEEP) if known else self.send(404, b"gone")
@@ -50,8 +52,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
-    def send(self, status: int, body: bytes, cache: str = "no-store") -> None:
+    def send(
+        self, status: int, body: bytes, cache: str = "no-store", vary: str = ""
+    ) -> None:
         self.send_response(status)
+        if vary:
+            self.send_header("Vary", vary)
         self.send_header("Cache-Control", cache)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
