@@ -59,6 +59,8 @@ class Context:
     seconds: float
     # A process beside this one, for the traffic of many clients.
     generator: Executor
+    # The id of a job that `prepare` has submitted.
+    job: str = ""
     # Figures for the report.
     measured: dict[str, float] = field(default_factory=dict)
     # When the injection was complete, if later than its start.
@@ -252,19 +254,28 @@ def sender(context: Context) -> Callable[..., Any]:
     return partial(context.stack.sites[0].request, headers=token)
 
 
+def start_processes(context: Context) -> None:
+    """Submit a job, and wait until it has started its processes."""
+    task = {"task": "leave_processes", "params": {"end": "loop"}}
+    context.job = sender(context)("POST", "/api/v1/jobs/", task).json()["id"]
+    wait_for(lambda: len(processes_of_job(context)) == 3)
+
+
+def processes_of_job(context: Context) -> list[int]:
+    path = Path(f"{context.stack.disk.folder}/record-{context.job}")
+    if not path.exists():
+        return []
+    return [int(line) for line in path.read_text().splitlines()]
+
+
 def kill_supervisor_of_processes(context: Context) -> Iterator[None]:
     """Kill the supervisor while a job has processes, which must not outlive it."""
-    send, record = sender(context), context.stack.disk.folder / "record"
-    task = {"task": "leave_processes", "params": {"end": "loop"}}
-    job = send("POST", "/api/v1/jobs/", task).json()["id"]
-    path = Path(f"{record}-{job}")
-    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) == 3)
-    started = [int(line) for line in path.read_text().splitlines()]
+    started = processes_of_job(context)
     site = context.stack.sites[0]
     yield from kill_one(lambda: site._having("compute"), context)
     is_replaced = context.is_recovered
     context.is_recovered = lambda: is_replaced() and not alive(started)
-    send("POST", f"/api/v1/jobs/{job}/cancel")
+    sender(context)("POST", f"/api/v1/jobs/{context.job}/cancel")
 
 
 # --- traffic
@@ -424,7 +435,7 @@ FAULTS = (
     ),
     Fault(
         "job-processes", "The supervisor is killed while a job has processes", 0,
-        kill_supervisor_of_processes, r"exited: compute",
+        kill_supervisor_of_processes, r"exited: compute", prepare=start_processes,
     ),
     Fault(
         "poison-job", "A job crashes its process", 0,
