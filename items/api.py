@@ -179,22 +179,24 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
     def list(self, request: Request) -> Response:
         header = request.headers.get("Prefer", "")
         preference = parse_prefer(header, stream.WAIT_MAX_S)
-        position = feed.parse_cursor(request.query_params.get("since"), "since")
+        since = request.query_params.get("since")
+        epoch, position = feed.parse_cursor(since, "since")
         changes = feed.changes_after(position, parse_page_size(request.query_params))
         if changes:
             position = feed.position_of(changes[-1])
         # There is always a next page: a client returns to it for new changes.
-        next_cursor = feed.cursor_of(position)
+        next_cursor = feed.cursor_of(epoch, position)
         page = Page(rows=changes, next=next_cursor, previous=None)
         rows = self.get_serializer(changes, many=True)
         response = list_response(request, page, rows, parameter="since")
+        response.data["epoch"] = epoch
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
         if preference.wait_s and not changes:
             query = request.query_params.copy()
             query["since"] = next_cursor
             then = f"{request.path}?{query.urlencode()}"
-            return stream.wait(response, position, preference.wait_s, then)
+            return stream.wait(response, epoch, position, preference.wait_s, then)
         return response
 
     @schema.change_events
@@ -203,7 +205,7 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         named, cursor = "since", request.query_params.get("since")
         if last_event_id := request.headers.get("Last-Event-ID"):
             named, cursor = "Last-Event-ID", last_event_id
-        return stream.stream(feed.parse_cursor(cursor, named))
+        return stream.stream(*feed.parse_cursor(cursor, named))
 
 
 def _clean(body: Any, request: Request, *, partial: bool = False) -> ItemData:

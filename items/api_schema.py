@@ -7,6 +7,7 @@ from items.fields import FILTERS, ID_SCHEMA, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
 from items.list_query import ORDERINGS, RELEVANCE, SEARCH_MAX
 from items.serializers import (
+    ChangeFeedSerializer,
     ChangeListSerializer,
     ItemListSerializer,
     ItemSerializer,
@@ -147,14 +148,18 @@ ORDER = (
     "Of two changes of one item that were made at the same time, the later one may "
     "come first: it is the one with the higher `version`."
 )
+EPOCH = (
+    "After an older backup was restored, a position from before gives 400 with the "
+    "code `epoch_changed`: start over with all items."
+)
 changes = operation(
     summary="List the changes of all items, as they become final",
     description=(
         "No change is left out. `next` is always present: return to it for new "
-        f"changes. {ORDER}"
+        f"changes. {ORDER} {EPOCH}"
     ),
     parameters=[PAGE_SIZE_PARAMETER, SINCE, PREFER],
-    responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
+    responses={200: ChangeFeedSerializer, 304: NOT_MODIFIED},
 )
 change_events = operation(
     summary="Follow the changes of all items",
@@ -164,7 +169,7 @@ change_events = operation(
         "`actor`. The `id` of an event is the position after it: browsers send the "
         "last one when they reconnect. A stream may end at any time, such as when its "
         "client reads too slowly, or is so far behind that it gets one page at a time. "
-        f"No change is left out. {ORDER}"
+        f"No change is left out. {ORDER} {EPOCH}"
     ),
     parameters=[SINCE, header("Last-Event-ID", "Takes precedence over `since`.")],
     responses=events_of("The data are the change, as JSON."),

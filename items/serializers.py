@@ -88,3 +88,8 @@ class ChangeListSerializer(serializers.Serializer[Any]):
     results = ChangeSerializer(many=True)
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
+
+
+@extend_schema_serializer(many=False)
+class ChangeFeedSerializer(ChangeListSerializer):
+    epoch = serializers.CharField(help_text="Another one: start over (see `since`).")

@@ -1,5 +1,9 @@
+from typing import Any
+
 from django.apps import AppConfig
 from django.conf import settings
+from django.db import connections
+from django.db.models.signals import post_migrate
 
 
 class SiteConfig(AppConfig):
@@ -16,7 +20,17 @@ class SiteConfig(AppConfig):
             # Once, before this process forks: it takes long, and has threads wait.
             import resilient_site.cache.backend  # noqa: F401
 
+        post_migrate.connect(create_epoch, sender=self)
         tracing.instrument()
         clean_up.register_all()
         doctor.register_all()
         checks.register_all()
+
+
+def create_epoch(using: str, **kwargs: Any) -> None:
+    """Create the row of a new database, or of one that was emptied."""
+    from resilient_site.models import Epoch
+
+    # A migration back to an earlier state drops the table.
+    if Epoch._meta.db_table in connections[using].introspection.table_names():
+        Epoch.objects.using(using).get_or_create(pk=Epoch.ONLY)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from django.conf import settings
@@ -59,6 +60,34 @@ class Operation(models.Model):
 
     def __str__(self) -> str:
         return "operation"
+
+
+def random_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+class Epoch(models.Model):
+    """The id of the database's history: a new one when an older dump is put back.
+
+    There is one row. What clients keep of the database (a position in the change feed,
+    say) holds for one epoch only.
+    """
+
+    ONLY = 1
+
+    id = models.SmallIntegerField(primary_key=True, default=ONLY)
+    value = models.CharField(max_length=32, default=random_epoch)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def current(cls) -> str:
+        """Return the epoch; read it before the data that are given out under it."""
+        return cls.objects.values_list("value", flat=True).first() or ""
 
 
 class IdempotencyRecord(models.Model):

@@ -13,6 +13,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from items.apps import EDITORS
+from resilient_site.edge.cache.invalidation import VOID_SLOT, invalidations
 from resilient_site.resilience import breakers
 
 # A loaded machine may take any time for an example.
@@ -49,6 +50,8 @@ def fast_and_alone(settings: Any) -> Iterator[None]:
 
 
 def forget_all() -> None:
+    if not invalidations.slots.readonly:
+        invalidations.slots[VOID_SLOT] = 0
     for alias in settings.CACHES:
         caches[alias].clear()
     breakers.database._degraded_until = 0.0

@@ -28,8 +28,8 @@ JOBS = 10
 THREADS = 8
 # Of a worker, beside those of Django: pollers, heartbeat, health, stale store...
 OTHER_THREADS = 15
-# Of the pollers of jobs and changes, the heartbeat and the health check.
-OTHER_CONNECTIONS = 4
+# Of the pollers of jobs and changes, the heartbeat and the health checks.
+OTHER_CONNECTIONS = 6
 # Of a process that may have few.
 FILES = 256
 EVENTS = "/api/v1/changes/events?since=now"

@@ -2,7 +2,8 @@
 
 SITE is the address of the site, such as http://127.0.0.1:8000. The program may be
 stopped and started at any time: position and items are written in one transaction, so
-that it resumes where it stopped. Of each item the highest version counts.
+that it resumes where it stopped. Of each item the highest version counts. After an
+older backup was restored there it starts over: a newer version may be one that is lost.
 """
 
 import json
@@ -48,31 +49,33 @@ def export() -> str:
     return str(position)
 
 
-def update() -> None:
-    """Take a page of changes, or the whole catalogue at first, in one transaction."""
+def update(*, starts_over: bool) -> None:
+    """Take a page of changes, or all items anew, in one transaction.
+
+    Readers of the copy see it as it was until that is whole.
+    """
     row = COPY.execute("SELECT next FROM position").fetchone()
-    page = json.load(get(row[0], Prefer="wait=30")) if row else None
+    page = json.load(get(row[0], Prefer="wait=30")) if row and not starts_over else None
     with COPY:
         COPY.execute("BEGIN")
-        for change in page["results"] if page else []:
-            put(change["item_id"], change["version"], change["after"])
-        position = page["next"] if page else export()
+        if page is None:
+            COPY.execute("DELETE FROM item")
+            position = export()
+        else:
+            for change in page["results"]:
+                put(change["item_id"], change["version"], change["after"])
+            position = page["next"]
         COPY.execute("DELETE FROM position")
         COPY.execute("INSERT INTO position VALUES (?)", [position])
 
 
-def clear() -> None:
-    with COPY:
-        COPY.execute("BEGIN")
-        COPY.execute("DELETE FROM item")
-        COPY.execute("DELETE FROM position")
-
-
+starts_over = False
 while True:
     try:
-        update()
+        update(starts_over=starts_over)
+        starts_over = False
     except (OSError, HTTPException, ValueError) as error:
         print(error, file=sys.stderr)
-        if isinstance(error, HTTPError) and error.code == 400:
-            clear()  # the site was restored from an older dump
+        # The position holds no more (`epoch_changed`): an older backup was restored.
+        starts_over |= isinstance(error, HTTPError) and error.code == 400
         time.sleep(1)

@@ -1,7 +1,8 @@
 """Change feed: the change log in the order in which it becomes final.
 
 A change appears once no later commit can precede it, so that a reader that remembers
-its position misses none and sees none twice.
+its position misses none and sees none twice. A position holds for one epoch of the
+database: a cursor names both.
 """
 
 from typing import Any
@@ -10,10 +11,10 @@ from django.db.models import F
 from django.db.models.fields.tuple_lookups import TupleGreaterThan
 
 from items import fields
-from items.changes.transactions import next_transaction
 from items.models import ItemChange
 from resilient_site.api.keyset import Cursor
 from resilient_site.errors import Invalid
+from resilient_site.models import Epoch
 
 # Transaction and id of a change; what comes after it is greater.
 type Position = tuple[int, int]
@@ -23,12 +24,21 @@ START: Position = (0, 0)
 NOW = "now"
 
 
+class EpochChanged(Invalid):
+    code = "epoch_changed"
+    detail = (
+        "The catalogue was restored from a backup since this position was given out, "
+        "so that what you have may differ from it. Start over: note the position "
+        "`changes?since=now`, read all items, then the changes from there."
+    )
+
+
 def position_of(change: ItemChange) -> Position:
     return change.transaction, change.pk
 
 
-def cursor_of(position: Position) -> str:
-    return Cursor(ORDERING, False, position).encode()
+def cursor_of(epoch: str, position: Position) -> str:
+    return f"{epoch}.{Cursor(ORDERING, False, position).encode()}"
 
 
 def is_after(position: Position) -> TupleGreaterThan:
@@ -52,28 +62,38 @@ def end() -> Position:
     return position_of(last[0]) if last else START
 
 
-def parse_cursor(text: str | None, named: str) -> Position:
-    """Return the position of a cursor: without one the start, for `now` the end.
+def parse_cursor(text: str | None, named: str) -> tuple[str, Position]:
+    """Return the epoch, and a position: without a cursor the start, for `now` the end.
 
-    Raises Invalid, for the parameter `named`, if it is not a cursor of this feed.
+    Raises Invalid, for the parameter `named`, if it is not a cursor of this feed, and
+    EpochChanged if it is one of another epoch.
     """
+    # First: what is read from here on is of this epoch, or of a later one. The cursor
+    # after it then names an epoch that has ended, and its client starts over.
+    epoch = Epoch.current()
     if not text:
-        return START
+        return epoch, START
     if text == NOW:
-        return end()
+        return epoch, end()
+    # Without an epoch, it was given out before there were any.
+    named_epoch, _, rest = text.rpartition(".")
     try:
-        transaction, pk = Cursor.decode(text, ItemChange, ORDERING).values
+        transaction, pk = Cursor.decode(rest, ItemChange, ORDERING).values
     except ValueError as error:
         message = "This is not a cursor of this list and ordering."
         raise Invalid(errors={named: [message]}) from error
-    unused = next_transaction()
-    if unused is not None and transaction >= unused:
-        message = (
-            "This cursor is from another copy of the catalogue, such as one before a "
-            "restore. Start again without it."
-        )
-        raise Invalid(errors={named: [message]})
-    return transaction, pk
+    position = transaction, pk
+    if named_epoch != epoch or not _is_known(position):
+        message = "This cursor is from before the catalogue was restored."
+        raise EpochChanged(errors={named: [message]})
+    return epoch, position
+
+
+def _is_known(position: Position) -> bool:
+    """Return whether there is that change; a dump put back by hand may lack it."""
+    transaction, pk = position
+    known = ItemChange.objects.filter(pk=pk, transaction=transaction)
+    return position == START or known.exists()
 
 
 def as_json(change: ItemChange) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Health check of the change feed: whether a transaction holds it back."""
+"""Health check of the change feed: whether a transaction holds it back.
+
+As it reads the database each second in each web process, it also notices a new epoch,
+which ends what is cached.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +19,8 @@ from resilient_site.health.components import (
     Status,
     register,
 )
+from resilient_site.health.monitor import health_monitor
+from resilient_site.models import Epoch
 from resilient_site.operations import doctor
 from resilient_site.resilience import deadlines
 
@@ -76,7 +82,8 @@ def holder() -> Holder | None:
 
 def check() -> CheckResult:
     with deadlines.within(PATIENCE_S):
-        found = holder()
+        epoch, found = Epoch.current(), holder()
+    health_monitor.on_epoch(epoch)
     if found is None:
         return CheckResult(Status.PASS, OK)
     meaning = HELD.format(since=found.since.astimezone(UTC))

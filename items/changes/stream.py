@@ -4,8 +4,8 @@ All streams of a web process share one reader in a thread of its own, which runs
 there are any. It notices at once what has changed on this machine, or was announced by
 another one, and polls for the rest twice a second. The last changes are buffered, up
 to a number of bytes; a stream that has not sent what was dropped ends, and its client
-reconnects with the id of the last event. While the database fails or hangs, streams
-stay open, kept alive by comments.
+reconnects with the id of the last event; so do all when the epoch ends. While the
+database fails or hangs, streams stay open, kept alive by comments.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from resilient_site.edge.streaming import (
     is_set_within,
     one_per_loop,
 )
+from resilient_site.models import Epoch
 from resilient_site.resilience.poller import Poller
 
 POLL_S = 0.05
@@ -55,20 +56,24 @@ class ChangeEvent(NamedTuple):
     frame: bytes
 
 
-def encode_event(change: ItemChange) -> ChangeEvent:
+def encode_event(epoch: str, change: ItemChange) -> ChangeEvent:
     position = feed.position_of(change)
     data = orjson.dumps(feed.as_json(change), option=orjson.OPT_UTC_Z)
-    head = f"event: change\nid: {feed.cursor_of(position)}\ndata: ".encode()
+    cursor = feed.cursor_of(epoch, position)
+    head = f"event: change\nid: {cursor}\ndata: ".encode()
     return ChangeEvent(position, head + data + b"\n\n")
 
 
 class EventBuffer:
-    """The last events, bounded by bytes, and the position after which they start.
+    """The last events of an epoch, bounded by bytes, and the position before them.
 
     The newest one is kept whatever its size.
     """
 
-    def __init__(self, events: Iterable[ChangeEvent], start: Position) -> None:
+    def __init__(
+        self, epoch: str, events: Iterable[ChangeEvent], start: Position
+    ) -> None:
+        self.epoch = epoch
         self.start = self.end = start
         self._events: deque[ChangeEvent] = deque()
         self._size = 0
@@ -95,35 +100,45 @@ class ChangeStream:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.buffer: EventBuffer | None = None  # changed only in the event loop
-        self._position: Position | None = None  # changed only in the thread
+        # Changed only in the thread.
+        self._epoch: str | None = None
+        self._position = START
         self._poller = Poller[asyncio.Event](loop, "Changes", POLL_S, self._begin)
 
-    async def events(self, first: bytes, position: Position) -> AsyncGenerator[bytes]:
-        """Yield `first`, then the events after `position`, unless some were dropped."""
+    async def events(
+        self, first: bytes, epoch: str, position: Position
+    ) -> AsyncGenerator[bytes]:
+        """Yield `first`, then the events after `position`.
+
+        Ends if some were dropped, and with the epoch: its client then reconnects.
+        """
         with self._poller.subscribed(asyncio.Event()) as changed:
             yield first
             while True:
                 changed.clear()
-                if self.buffer and position < self.buffer.start:
+                buffer = self.buffer
+                if buffer and (buffer.epoch != epoch or position < buffer.start):
                     return
-                newer = self.buffer.after(position)[:SEND_BATCH] if self.buffer else []
+                newer = buffer.after(position)[:SEND_BATCH] if buffer else []
                 if newer:
                     position = newer[-1].position
                     yield b"".join(event.frame for event in newer)
                 elif not await is_set_within(changed, KEEP_ALIVE_S):
                     yield KEEP_ALIVE
 
-    async def wait_for_change(self, position: Position) -> None:
-        """Return when there is a change after `position`."""
+    async def wait_for_change(self, epoch: str, position: Position) -> None:
+        """Return when there is a change after `position`, or the epoch has ended."""
         with self._poller.subscribed(asyncio.Event()) as changed:
-            while self.buffer is None or self.buffer.end <= position:
+            while (buffer := self.buffer) is None or (
+                buffer.epoch == epoch and buffer.end <= position
+            ):
                 changed.clear()
                 await changed.wait()
 
-    def _publish(self, events: list[ChangeEvent], start: Position | None) -> None:
-        """Add the events to the buffer, or to a new one that begins after `start`."""
-        if start is not None:
-            self.buffer = EventBuffer(events, start)
+    def _publish(self, events: list[ChangeEvent], new: EventBuffer | None) -> None:
+        """Take the new buffer, or add the events to the one there is."""
+        if new:
+            self.buffer = new
         elif self.buffer:
             self.buffer.extend(events)
         for changed in self._poller.subscribers():
@@ -131,7 +146,7 @@ class ChangeStream:
 
     def _begin(self) -> Callable[[], None]:
         """Return what a new thread calls again and again."""
-        self.buffer = self._position = None
+        self.buffer = self._epoch = None
         self._seen, self._read_at = 0, 0.0
         return self._poll
 
@@ -141,25 +156,27 @@ class ChangeStream:
         seen = invalidations.slots[slot_of(CHANGES)]
         if seen == self._seen and time.monotonic() < self._read_at:
             return
-        if self._position is None:
+        epoch = Epoch.current()  # first: see feed.parse_cursor
+        if epoch != self._epoch:
             changes = feed.last_changes(INITIAL_EVENTS)
             is_whole = len(changes) < INITIAL_EVENTS
             start = START if is_whole else feed.position_of(changes[0])
-            self._position = feed.position_of(changes[-1]) if changes else START
-            self._publish_in_loop(changes, start)
+            events = [encode_event(epoch, change) for change in changes]
+            buffer = EventBuffer(epoch, events, start)
+            self._epoch, self._position = epoch, buffer.end
+            self._publish_in_loop([], buffer)
         changes = feed.changes_after(self._position, READ_BATCH)
         if changes:
             self._position = feed.position_of(changes[-1])
-            self._publish_in_loop(changes)
+            self._publish_in_loop([encode_event(epoch, change) for change in changes])
         # Not if there may be more, nor after a failure: then it is read again at once.
         if len(changes) < READ_BATCH:
             self._seen, self._read_at = seen, time.monotonic() + READ_EVERY_S
 
     def _publish_in_loop(
-        self, changes: list[ItemChange], start: Position | None = None
+        self, events: list[ChangeEvent], new: EventBuffer | None = None
     ) -> None:
-        events = [encode_event(change) for change in changes]
-        self.loop.call_soon_threadsafe(self._publish, events, start)
+        self.loop.call_soon_threadsafe(self._publish, events, new)
 
 
 running_stream = one_per_loop(ChangeStream)
@@ -168,33 +185,37 @@ running_stream = one_per_loop(ChangeStream)
 # --- for views
 
 
-def stream(position: Position) -> HttpResponse:
+def stream(epoch: str, position: Position) -> HttpResponse:
     """Return the changes after `position` as events, continued by new ones.
 
     A client that is far behind gets one page of them, and reconnects for the next.
     """
-    page = [encode_event(change) for change in feed.changes_after(position, PAGE)]
+    changes = feed.changes_after(position, PAGE)
+    page = [encode_event(epoch, change) for change in changes]
     is_behind = len(page) == PAGE
     if page:
         position = page[-1].position
     # An id without data is no event, but the client reconnects with it.
-    last_id = f"id: {feed.cursor_of(position)}\n\n".encode()
+    last_id = f"id: {feed.cursor_of(epoch, position)}\n\n".encode()
     retry = RETRY_AT_ONCE if is_behind else RETRY
     first = b"".join([retry, *(event.frame for event in page), last_id])
-    events = None if is_behind else lambda: running_stream().events(first, position)
-    return event_stream(first, events)
+
+    def events() -> AsyncGenerator[bytes]:
+        return running_stream().events(first, epoch, position)
+
+    return event_stream(first, None if is_behind else events)
 
 
 def wait[R: HttpResponse](
-    response: R, position: Position, seconds: float, then: str
+    response: R, epoch: str, position: Position, seconds: float, then: str
 ) -> R:
-    """Delay `response` until there is a change after `position`.
+    """Delay `response` until there is a change after `position`, or another epoch.
 
     A GET of `then` takes its place.
     """
     # With an ETag, the conditional request would get its 304 at once.
     response["Cache-Control"] = "no-store"
     response.continuation = Wait(  # type: ignore[attr-defined]
-        lambda: running_stream().wait_for_change(position), seconds, then
+        lambda: running_stream().wait_for_change(epoch, position), seconds, then
     )
     return response

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from items.changes import feed
 from items.changes.feed import Position
 from items.models import ItemChange
+from resilient_site.models import Epoch
 
 
 @dataclass(frozen=True)
 class Batch:
     """Changes to publish, the position after them, and which lie ahead of it."""
 
+    epoch: str
     changes: Sequence[ItemChange]
     end: Position
     ahead: frozenset[int]
@@ -28,6 +30,7 @@ def next_batch(position: Position, ahead: Collection[int], size: int) -> Batch |
 
     The earlier changes of an item come before its later ones.
     """
+    epoch = Epoch.current()  # first: see feed.parse_cursor
     rows = feed.changes_after(position, size)
     if not rows:
         return None
@@ -49,4 +52,4 @@ def next_batch(position: Position, ahead: Collection[int], size: int) -> Batch |
         while same and same[0].pk <= row.pk:
             changes.append(same.popleft())
     published = {*ahead, *(change.pk for change in changes)}
-    return Batch(changes, end, frozenset(published - {row.pk for row in rows}))
+    return Batch(epoch, changes, end, frozenset(published - {row.pk for row in rows}))

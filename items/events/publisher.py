@@ -5,7 +5,7 @@ exchange, as persistent messages. The confirmations are awaited together: one by
 broker on a disk takes a few hundred a second.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from items.events.ordering import Batch
 from items.models import ItemChange
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -37,17 +38,15 @@ class Publisher:
         self._producer: Any = None
         self._confirms: Confirms | None = None
 
-    def publish(
-        self, changes: Iterable[ItemChange], before_each: Callable[[], None]
-    ) -> None:
+    def publish(self, batch: Batch, before_each: Callable[[], None]) -> None:
         """Return when the broker has confirmed them; raise one of ERRORS otherwise."""
         self._connect()
-        for change in changes:
+        for change in batch.changes:
             before_each()
             if self._confirms:
                 self._confirms.expect_one()
             self._producer.publish(
-                encode(change),
+                encode(batch.epoch, change),
                 routing_key=type_of(change),
                 content_type=CONTENT_TYPE,
                 content_encoding="utf-8",
@@ -119,7 +118,7 @@ def event_id(change: ItemChange) -> str:
     return f"{change.pk}-{round(change.at.timestamp() * 1_000_000)}"
 
 
-def encode(change: ItemChange) -> bytes:
+def encode(epoch: str, change: ItemChange) -> bytes:
     """Return the event, without the author of the change, who stays private."""
     event = {
         "specversion": "1.0",
@@ -128,7 +127,9 @@ def encode(change: ItemChange) -> bytes:
         "type": type_of(change),
         "subject": change.item_id,
         "time": change.at,
-        # Of two events of one item the later one has the greater value, as text.
+        # Another one than before: an older backup was restored, start over.
+        "epoch": epoch,
+        # Of two events of one item and epoch the later one has the greater, as text.
         "sequence": f"{change.pk:0{DIGITS}}",
         "datacontenttype": "application/json",
         "data": {

@@ -56,7 +56,7 @@ class Relay:
             if not self._lease.acquire():
                 return READ_EVERY_S
             while not self._stopping and (batch := self._next_batch()):
-                self._publisher.publish(batch.changes, self._lease.check)
+                self._publisher.publish(batch, self._lease.check)
                 self._lease.save(batch)
                 self._record_success()
         except (DatabaseError, InterfaceError) as error:

@@ -165,6 +165,11 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             self.server_state.needs_new_generation = True
         self.memory.clear()
 
+    def void(self) -> None:
+        """Take out of use all that Redis holds under keys with a generation."""
+        self.server_state.needs_new_generation = True
+        self.ping()
+
     def get_with_time(self, key: Any) -> tuple[Any, float | None]:
         """Return the value and the time of the server's clock; (None, None) without."""
         try:

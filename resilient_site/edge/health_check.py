@@ -70,6 +70,7 @@ def register_all() -> None:
     register(Component("edge", "Requests", "component", edge.check))
     health_monitor.is_stopping = lambda: in_flight_responses.is_ending
     # What was cached since the last check counts as well.
+    health_monitor.on_epoch = response_store.follow_epoch
     health_monitor.has_stale_responses = lambda: (
         edge.has_answers or len(response_store.memory) > 0
     )

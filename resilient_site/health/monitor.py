@@ -124,6 +124,8 @@ class HealthMonitor:
         # The edge sets these.
         self.is_stopping: Callable[[], bool] = lambda: False
         self.has_stale_responses: Callable[[], bool] = lambda: False
+        # Called with the epoch of the database, each second.
+        self.on_epoch: Callable[[str], None] = lambda epoch: None
 
     def start(self, components: Iterable[Component] | None = None) -> None:
         self._stopping = threading.Event()

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from django.db import connection
 
+from resilient_site.models import Epoch, random_epoch
+
 
 class BackupFailed(Exception):
     """The backup was not written, or the database not changed."""
@@ -41,6 +43,7 @@ def restore(path: Path) -> None:
     connection.close()
     with _written_whole(target) as unfinished:
         _copy_sqlite(path, unfinished)
+        _renew_epoch_sqlite(unfinished)
         _close_sqlite(target)
 
 
@@ -59,7 +62,7 @@ def _restore_postgresql(path: Path) -> None:
             try:
                 psql.stdin.write(f"{begin}\n".encode())
                 _run("pg_restore", *options, output=psql.stdin)
-                psql.stdin.write(b"COMMIT;\n")
+                psql.stdin.write(f"{_new_epoch_postgresql()} COMMIT;\n".encode())
             except (BackupFailed, BrokenPipeError) as error:
                 failure = str(error)
         output.seek(0)
@@ -67,6 +70,25 @@ def _restore_postgresql(path: Path) -> None:
             raise BackupFailed(
                 output.read().decode(errors="replace").strip() or failure
             )
+
+
+def _new_epoch_postgresql() -> str:
+    """Return SQL for a new epoch: with the old data, or the old one would hold."""
+    table, epoch = Epoch._meta.db_table, random_epoch()
+    update = f"UPDATE {table} SET value = '{epoch}'"  # noqa: S608 - our own words
+    # A backup of an earlier version of the site has no such table.
+    return (
+        f"RESET search_path; DO $$BEGIN IF to_regclass('{table}') IS NOT NULL THEN "
+        f"{update}; END IF; END$$;"
+    )
+
+
+def _renew_epoch_sqlite(path: Path) -> None:
+    table, named = Epoch._meta.db_table, "SELECT 1 FROM sqlite_master WHERE name = ?"
+    with closing(sqlite3.connect(path)) as database, database:
+        if database.execute(named, [table]).fetchone():
+            update = f"UPDATE {table} SET value = ?"  # noqa: S608 - our own words
+            database.execute(update, [random_epoch()])
 
 
 def _psql(output: IO[bytes]) -> Any:

@@ -133,7 +133,7 @@ def database() -> Iterator[Finding]:
 
 def _postgresql() -> Iterator[Finding]:
     most, used = int(_ask("SHOW max_connections")), int(_ask(CONNECTIONS))
-    wanted = settings.WEB_PROCESSES * (settings.WEB_THREADS + 3)
+    wanted = settings.WEB_PROCESSES * (settings.WEB_THREADS + 4)
     wanted += settings.COMPUTE_PROCESSES + 2
     text = f"{used} of {most} connections are in use; one machine needs up to {wanted}."
     if wanted > most or used > NEARLY_FULL * most:
@@ -146,6 +146,12 @@ def _postgresql() -> Iterator[Finding]:
                 f"{setting} is off: a crash may lose writes that were acknowledged.",
                 f"Set {setting} to on in postgresql.conf.",
             )
+    for table, column, unused, largest in _sequences_behind():
+        yield failure(
+            f"The next {column} of {table} is {unused}, and those up to {largest} are "
+            "taken: a dump was restored without its sequences. Writes fail.",
+            "Run manage.py doctor --new-epoch.",
+        )
     if idle := int(_ask(LONG_IDLE)):
         yield warning(
             f"{idle} transactions have been open and idle for an hour.",
@@ -156,6 +162,36 @@ def _postgresql() -> Iterator[Finding]:
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
 LONG_IDLE = """SELECT count(*) FROM pg_stat_activity
     WHERE state LIKE 'idle in transaction%' AND now() - xact_start > interval '1 h'"""
+
+
+def _sequences_behind() -> Iterator[tuple[str, str, int, int]]:
+    """Yield table, column, the next value of the sequence, and the largest one."""
+    quote = connection.ops.quote_name
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            for found in connection.introspection.get_sequences(cursor, table):
+                name, column = quote(found["name"]), found["column"]
+                cursor.execute(
+                    f"SELECT (SELECT last_value + is_called::int FROM {name}), "  # noqa: S608
+                    f"(SELECT max({quote(column)}) FROM {quote(table)})"
+                )
+                unused, largest = cursor.fetchone()
+                if largest is not None and largest >= unused:
+                    yield table, column, unused, largest
+
+
+def repair_sequences() -> None:
+    """Move the sequences that are behind their tables."""
+    if connection.vendor != "postgresql":
+        return
+    behind = list(_sequences_behind())
+    with connection.cursor() as cursor:
+        for table, column, _, largest in behind:
+            named = "pg_get_serial_sequence(%s, %s)"
+            cursor.execute(
+                f"SELECT setval({named}, %s)",  # noqa: S608
+                [connection.ops.quote_name(table), column, largest],
+            )
 
 
 def _ask(question: str) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 import stamina
+from django.apps import apps
 from django.db import IntegrityError, OperationalError, transaction
+from django.db.models import AutoField
 
-from resilient_site.errors import Conflict, is_locked
+from resilient_site.errors import Conflict, Unavailable, is_locked
 from resilient_site.postgres.connection import ConnectionLost
 from resilient_site.resilience import deadlines
 
@@ -35,12 +37,20 @@ class Contended(Conflict):
     is_outcome = False
 
 
+class SequenceBehind(Unavailable):
+    detail = (
+        "The database gives out ids that are taken: it was restored from a dump "
+        "without its sequences. Nothing was changed. An administrator repairs it with "
+        "`manage.py doctor --new-epoch`."
+    )
+
+
 def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
     """Run `write` in a transaction, and again after a conflict with another writer.
 
     Raises Contended if every attempt fails. Inside another such write the outer one is
     retried. Within any other transaction it is retried from a savepoint; a conflict
-    that needs a new transaction is raised.
+    that needs a new transaction is raised. Raises SequenceBehind as well.
     """
 
     @functools.wraps(write)
@@ -73,9 +83,10 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
                 with attempt, transaction.atomic():
                     return write(*args, **kwargs)
         except (IntegrityError, OperationalError) as error:
-            if not is_lost(error, is_nested=True):
-                raise
-            raise Contended from error
+            if is_lost(error, is_nested=True):
+                raise Contended from error
+            check_generated_key(error)
+            raise
         finally:
             _is_retried.reset(token)
         raise AssertionError("unreachable")
@@ -86,12 +97,33 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
 _is_retried: ContextVar[bool] = ContextVar("is_retried", default=False)
 
 
+def check_generated_key(error: Exception) -> None:
+    """Raise SequenceBehind if an id that PostgreSQL has just generated is taken."""
+    if is_of_generated_key(error):
+        raise SequenceBehind from error
+
+
+def is_of_generated_key(error: Exception) -> bool:
+    """Return whether the error is that such an id is taken."""
+    diagnostic = getattr(error.__cause__, "diag", None)
+    if not diagnostic or not str(diagnostic.constraint_name).endswith("_pkey"):
+        return False
+    generated = {
+        model._meta.db_table
+        for model in apps.get_models(include_auto_created=True)
+        if isinstance(model._meta.pk, AutoField)
+    }
+    return diagnostic.table_name in generated
+
+
 def is_lost(error: Exception, is_nested: bool) -> bool:
     """Return whether another writer came first, so that a new attempt may succeed.
 
     One within another transaction may where a savepoint is enough for it.
     """
     state = getattr(error.__cause__, "sqlstate", None)
+    if is_of_generated_key(error):
+        return False
     if isinstance(error, IntegrityError) or state == DEADLOCK:
         return True
     return not is_nested and state == SERIALIZATION_FAILURE

@@ -5,12 +5,16 @@ it. An instantaneous fault (a kill) is not healed: the site must recover by itse
 """
 
 import asyncio
+import json
 import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +29,7 @@ from tests.load import load_generator
 from tests.load.connections import Answer, Connections, request_bytes
 from tests.load.request_template import RequestTemplate
 from tests.private_server import Server, alive, wait_for
+from tests.running import ROOT, Site
 
 REDIS_DELAY_S = 0.3
 DISTANCE_S = 0.3
@@ -65,6 +70,8 @@ class Context:
     measured: dict[str, float] = field(default_factory=dict)
     # When the injection was complete, if later than its start.
     complete_at: float | None = None
+    # The site that gets an older dump.
+    older: Any = None
     # Called repeatedly during the fault.
     sustain: Callable[[], object] = lambda: None
     # Returns whether what the load does not show has recovered.
@@ -207,6 +214,76 @@ def move_away(context: Context) -> Iterator[None]:
     context.stack.to_postgres.delay_s = DISTANCE_S / 2
     yield
     context.stack.to_postgres.delay_s = 0
+
+
+def start_follower(context: Context) -> None:
+    """Start a site with a database of its own, and a follower of its changes.
+
+    Both have what was changed after the last backup.
+    """
+    stack, folder = context.stack, context.stack.disk.folder / "older"
+    with psycopg.connect(stack.postgres.url(), autocommit=True) as server:
+        server.execute("CREATE DATABASE older")
+    site, token, _ = Site.on_postgres(stack.postgres.url("older"), folder)
+    site.env["PATH"] = f"{stack.postgres.bin}{os.pathsep}{site.env['PATH']}"
+    stack.cleanup.callback(site.stop)
+    site.start_web()
+    example = str(ROOT / "deploy" / "examples" / "keep_a_copy.py")
+    url = f"http://{site.host}:{site.port}"
+    with open(folder / "follower", "wb") as output:
+        follower = subprocess.Popen(
+            [sys.executable, example, url, str(folder / "copy")], stderr=output
+        )
+    stack.cleanup.callback(follower.wait)
+    stack.cleanup.callback(follower.kill)
+    context.older = OlderDump(site, token, folder)
+    context.older.write("POST", "first")
+    context.older.manage("backup", str(folder / "dump"))
+    context.older.write("PATCH", "lost")
+    wait_for(lambda: context.older.is_copied("lost"))
+
+
+def put_older_dump_back(context: Context) -> Iterator[None]:
+    """Restore it, and give an item the version that the follower has already."""
+    older = context.older
+    older.site.stop()
+    older.manage("restore", "--yes", str(older.folder / "dump"))
+    older.site.start_web()
+    older.write("PATCH", "kept")
+    context.is_recovered = lambda: older.is_copied("kept")
+    yield
+
+
+@dataclass
+class OlderDump:
+    """A site, and the copy of its items that a follower keeps."""
+
+    site: Site
+    token: str
+    folder: Path
+
+    def manage(self, *args: str) -> None:
+        done = self.site.manage(*args)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+
+    def write(self, method: str, name: str) -> None:
+        path = ITEMS if method == "POST" else f"{ITEMS}thing"
+        body = {"id": "thing", "name": name}
+        headers = {"Authorization": f"Token {self.token}"}
+        answer = self.site.request(method, path, body, headers)
+        if answer.status not in (200, 201):
+            raise RuntimeError(f"{answer.status} {answer.body!r}")
+
+    def is_copied(self, name: str) -> bool:
+        """Return whether this item, of this name, is all that the follower has."""
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(self.folder / "copy")) as copy,
+        ):
+            rows = copy.execute("SELECT state FROM item").fetchall()
+            return [json.loads(state)["name"] for (state,) in rows] == [name]
+        return False
 
 
 def kill_broker(context: Context) -> Iterator[None]:
@@ -419,6 +496,10 @@ FAULTS = (
     Fault(
         "web-stopped", "A web process hangs (SIGSTOP)", 0,
         lambda c: kill_one(c.stack.web_processes, c, psutil.Process.suspend), "SIGKILL",
+    ),
+    Fault(
+        "older-dump", "An older dump is put back, with a follower of the changes", 0.01,
+        put_older_dump_back, prepare=start_follower,
     ),
     Fault(
         "web-killed", "A web process is killed", 0,

@@ -99,6 +99,7 @@ class Stack:
     @contextmanager
     def running(self) -> Iterator[None]:
         with ExitStack() as cleanup:
+            self.cleanup = cleanup
             folder = Path(tempfile.mkdtemp(prefix="rs-drill-"))
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             self.disk = Disk(folder)

@@ -15,6 +15,8 @@ from items.changes import feed, health
 from items.changes.transactions import first_open_transaction
 from items.models import ItemChange
 from resilient_site.health.components import Status
+from resilient_site.health.monitor import health_monitor
+from resilient_site.models import Epoch
 from resilient_site.operations.doctor import Level
 from tests.factories import make_item
 
@@ -87,7 +89,10 @@ def test_transactions_of_other_databases_do_not_delay_the_feed(is_prepared):
 @pytest.mark.parametrize("is_prepared", [False, True])
 def test_transaction_that_holds_the_feed_back_is_named(monkeypatch, is_prepared):
     ours = connection.settings_dict["NAME"]
+    epochs: list[str] = []
+    monkeypatch.setattr(health_monitor, "on_epoch", epochs.append)
     assert health.check().status is Status.PASS
+    assert epochs == [Epoch.current()]
     with open_transaction(ours, is_prepared=is_prepared) as pid:
         assert health.check().status is Status.PASS  # nothing waits
         make_item()
@@ -134,7 +139,7 @@ def test_restored_log_is_read_from_the_start(anonymous_api):
     make_item(id="after")
 
     assert read(feed.START)[0] == ["before", "after"]
-    before = feed.cursor_of((10**15, 1))
+    before = feed.cursor_of(Epoch.current(), (10**15, 1))
     response = anonymous_api.get(f"/api/v1/changes?since={before}")
     assert response.status_code == 400
-    assert b"another copy" in response.content
+    assert response.json()["code"] == "epoch_changed"

@@ -12,8 +12,10 @@ from django.db import OperationalError
 from items.changes import feed, stream
 from items.changes.feed import START
 from items.changes.stream import KEEP_ALIVE, running_stream
+from items.models import ItemChange
 from resilient_site.edge.cache import invalidation
 from resilient_site.edge.streaming import Stream, Wait
+from resilient_site.models import Epoch
 from resilient_site.resilience import poller
 from tests.event_streams import (
     in_asyncio,
@@ -125,9 +127,9 @@ def test_request_waits_only_when_there_are_no_changes(anonymous_api):
 @in_asyncio
 async def test_wait_ends_for_clients_before_the_change():
     await make(id="a")
-    place = await sync_to_async(feed.end)()
-    waiting = asyncio.create_task(running_stream().wait_for_change(place))
-    await running_stream().wait_for_change(START)
+    place = await sync_to_async(feed.parse_cursor)("now", "")
+    waiting = asyncio.create_task(running_stream().wait_for_change(*place))
+    await running_stream().wait_for_change(place[0], START)
     assert not waiting.done()
     await make(id="b")
     await waiting
@@ -147,9 +149,9 @@ async def test_stream_continues_with_changes_as_they_are_made(
 ):
     monkeypatch.setattr(stream, "READ_EVERY_S", read_every_s)
     await make(id="before")
-    place = await sync_to_async(feed.end)()
+    place = await sync_to_async(feed.parse_cursor)("now", "")
     await make(id="between")
-    async with aclosing(running_stream().events(b"begin", place)) as events:
+    async with aclosing(running_stream().events(b"begin", *place)) as events:
         assert await anext(events) == b"begin"
         assert ids(await anext(events)) == ["between"]
         with monkeypatch.context() as deaf:
@@ -157,6 +159,54 @@ async def test_stream_continues_with_changes_as_they_are_made(
                 deaf.setattr(invalidation.invalidations, "record", lambda tags: None)
             await make(id="after")
         assert ids(await anext(events)) == ["after"]
+
+
+@in_asyncio
+async def test_streams_and_waits_end_with_the_epoch():
+    await make(id="a")
+    epoch, position = await sync_to_async(feed.parse_cursor)("now", "")
+    waiting = asyncio.create_task(running_stream().wait_for_change(epoch, position))
+    async with aclosing(running_stream().events(b"", epoch, position)) as events:
+        await anext(events)
+        ending = asyncio.ensure_future(anext(events))
+        await running_stream().wait_for_change(epoch, START)
+        assert not waiting.done()
+        await sync_to_async(Epoch.objects.update)(value="another")
+        with pytest.raises(StopAsyncIteration):
+            await ending
+        await waiting
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["of another", "without"])
+def test_position_of_another_epoch_is_told_to_start_over(anonymous_api, is_old):
+    make_item(id="a")
+    page = anonymous_api.get(CHANGES).json()
+    assert page["epoch"] == Epoch.current()
+    cursor = page["next"].partition("since=")[2]
+    assert anonymous_api.get(f"{CHANGES}?since={cursor}").status_code == 200
+    if is_old:
+        cursor = cursor.partition(".")[2]
+    else:
+        Epoch.objects.update(value="another")
+    for path, headers, named in (
+        (f"{CHANGES}?since={cursor}", {}, "since"),
+        (f"{EVENTS}?since={cursor}", {}, "since"),
+        (EVENTS, {"Last-Event-ID": cursor}, "Last-Event-ID"),
+    ):
+        answer = anonymous_api.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "epoch_changed")
+        assert list(answer.json()["errors"]) == [named]
+        assert "Start over" in answer.json()["detail"]
+
+
+def test_position_that_the_log_lacks_is_told_to_start_over(anonymous_api):
+    """As after a dump was put back by hand, with its epoch."""
+    make_item(id="a")
+    make_item(id="b")
+    cursor = anonymous_api.get(CHANGES).json()["next"].partition("since=")[2]
+    ItemChange.objects.filter(item_id="b").delete()
+    answer = anonymous_api.get(f"{CHANGES}?since={cursor}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "epoch_changed")
 
 
 @in_asyncio
@@ -173,7 +223,8 @@ async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 
     monkeypatch.setattr(feed, "last_changes", fail)
     await make(id="a")
-    async with aclosing(running_stream().events(b"", START)) as events:
+    epoch = await sync_to_async(Epoch.current)()
+    async with aclosing(running_stream().events(b"", epoch, START)) as events:
         await anext(events)
         assert await anext(events) == KEEP_ALIVE
         failing.clear()
@@ -185,7 +236,8 @@ async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 @in_asyncio
 async def test_slow_client_is_disconnected(monkeypatch):
     monkeypatch.setattr(stream, "BUFFER_BYTES", 1)  # but the newest event is kept
-    slow, fast = (running_stream().events(b"", START) for _ in range(2))
+    epoch = await sync_to_async(Epoch.current)()
+    slow, fast = (running_stream().events(b"", epoch, START) for _ in range(2))
     async with aclosing(slow), aclosing(fast):
         await anext(slow)
         await anext(fast)

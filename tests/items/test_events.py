@@ -45,8 +45,9 @@ def test_event_holds_only_public_data(editor):
         item.pk, {"name": "Steel bolt"}, actor=Actor(editor, editor.username)
     )
     made = ItemChange.objects.get(version=2)
-    event = json.loads(encode(made))
-    assert b"edith" not in encode(made)
+    event = json.loads(encode("e1", made))
+    assert b"edith" not in encode("e1", made)
+    assert event["epoch"] == "e1"
     assert event["specversion"] == "1.0"
     assert event["type"] == "resilient-site.item.updated"
     assert (event["source"], event["subject"]) == ("/resilient-site/items", "bolt")
@@ -54,7 +55,7 @@ def test_event_holds_only_public_data(editor):
     assert event["time"].endswith("Z")
     assert event["data"]["version"] == 2
     assert event["data"]["after"] == {**event["data"]["before"], "name": "Steel bolt"}
-    first = json.loads(encode(ItemChange.objects.get(version=1)))
+    first = json.loads(encode("e1", ItemChange.objects.get(version=1)))
     assert first["sequence"] < event["sequence"]
     assert first["data"]["before"] is None
 

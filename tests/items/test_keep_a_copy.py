@@ -9,10 +9,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from django.db import transaction
+from django.db.models import Q
 from django.test import Client
 
 from items import catalogue
-from tests.factories import TESTER, change_items, make_items
+from items.models import Item, ItemChange
+from resilient_site.models import Epoch, random_epoch
+from tests.factories import TESTER, change_items, make_item, make_items
 from tests.private_server import wait_for
 from tests.running import ROOT
 
@@ -87,4 +91,34 @@ def test_copy_that_is_killed_or_has_a_wrong_position_ends_equal(
         written.execute("UPDATE position SET next = ?", [wrong])
         written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
     start()
+    wait_until_equal(copy, client)
+
+
+def test_copy_starts_over_after_an_older_dump_was_put_back(
+    transactional_db, live_server, client, start, tmp_path
+):
+    copy, count = tmp_path / "copy", "SELECT count(*) FROM item"
+    make_items(300)
+    start()
+    wait_for(lambda: read(copy, count) == [(300,)])
+    dump = list(Item.objects.filter(pk="item-00001"))
+    catalogue.update_item("item-00001", {"name": "Lost"}, actor=TESTER)
+    make_item(id="lost")
+    wait_until_equal(copy, client)
+
+    with transaction.atomic():
+        lost = ItemChange.objects.filter(Q(item_id="lost") | Q(version=2))
+        lost.delete()
+        Item.objects.filter(pk="lost").delete()
+        Item.objects.bulk_update(dump, ["name", "version"])
+        Epoch.objects.update(value=random_epoch())
+    # Of the version that the copy has already.
+    catalogue.update_item("item-00001", {"name": "Kept"}, actor=TESTER)
+    kept = "SELECT version FROM item WHERE state LIKE '%Kept%'"
+
+    def has_started_over() -> bool:
+        assert read(copy, count)[0][0] >= 300  # readers never see a part of it
+        return read(copy, kept) == [(2,)]
+
+    wait_for(has_started_over)
     wait_until_equal(copy, client)

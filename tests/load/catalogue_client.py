@@ -21,6 +21,7 @@ from items.imports import importing
 from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
+from resilient_site.models import Epoch
 from tests.load.rows import COLUMNS, rows
 
 TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"
@@ -89,4 +90,4 @@ def cursor_of_page(number: int, size: int) -> str:
 def cursor_in_changes() -> str:
     """Return a cursor in the middle of the change log."""
     middle = ItemChange.objects.order_by("pk")[ItemChange.objects.count() // 2]
-    return feed.cursor_of(feed.position_of(middle))
+    return feed.cursor_of(Epoch.current(), feed.position_of(middle))

@@ -167,6 +167,10 @@ class CachedResponse:
         )
 
     def is_usable_if_error(self) -> bool:
+        voided_at = invalidations.voided_at
+        # After a restart of the machine its moment may be negative.
+        if voided_at > 0 and self.stored * 1e9 <= voided_at:
+            return False
         return self.age < self.fresh_s + self.stale_if_error_s
 
     async def send(

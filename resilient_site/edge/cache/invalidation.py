@@ -41,12 +41,17 @@ logger = logging.getLogger(__name__)
 
 SLOTS = 1 << 16
 SLOT_BYTES = 8
+# Of one tag alone, VOID.
+VOID_SLOT = SLOTS
+FILE_BYTES = (SLOTS + 1) * SLOT_BYTES
 # Two writers of a slot at once may leave the earlier moment in it, earlier by less.
 PRECISION_NS = 1_000_000
 # In place of the file, if there is no room for it: all is invalidated all the time.
-NOTHING_IS_CURRENT = memoryview(b"\xff" * SLOTS * SLOT_BYTES).cast("Q")
+NOTHING_IS_CURRENT = memoryview(b"\xff" * FILE_BYTES).cast("Q")
 # A tag of every response, for when it is not known what was changed.
 EVERYTHING = "everything"
+# Ends what was stored before, also as a stale response: an older dump was put back.
+VOID = "void"
 # A tag of every invalidation but those of credentials.
 CHANGES = "changes"
 
@@ -82,7 +87,7 @@ def boot_id() -> str:
 
 
 def slot_of(tag: str) -> int:
-    return crc32(tag.encode()) % SLOTS
+    return VOID_SLOT if tag == VOID else crc32(tag.encode()) % SLOTS
 
 
 def mark(at: int, tags: Iterable[str]) -> Mark:
@@ -121,10 +126,10 @@ class Invalidations:
         try:
             if hasattr(os, "posix_fallocate"):
                 # Room for all of it: a store on a full disk would kill the process.
-                os.posix_fallocate(file, 0, SLOTS * SLOT_BYTES)
+                os.posix_fallocate(file, 0, FILE_BYTES)
             else:
-                os.truncate(file, SLOTS * SLOT_BYTES)
-            return memoryview(mmap.mmap(file, SLOTS * SLOT_BYTES)).cast("Q")
+                os.truncate(file, FILE_BYTES)
+            return memoryview(mmap.mmap(file, FILE_BYTES)).cast("Q")
         finally:
             os.close(file)
 
@@ -136,6 +141,11 @@ class Invalidations:
             if slots[slot] >= at:
                 return False
         return True
+
+    @property
+    def voided_at(self) -> int:
+        """The moment before which nothing that was stored may be shown; -1: none."""
+        return -1 if self.slots.readonly else self.slots[VOID_SLOT] or -1
 
     def record(self, tags: Iterable[str]) -> None:
         """Record that these tags are invalidated at this moment.
@@ -332,6 +342,11 @@ def pending_tags() -> tuple[str, ...]:
     hooks = [hook for _, hook, _ in transaction.get_connection().run_on_commit]
     ours = (hook for hook in hooks if getattr(hook, "func", None) is _invalidate)
     return tuple(tag for hook in ours for tag in hook.args[0])
+
+
+def void_everything() -> None:
+    """End all that is cached, on all machines: the database has another history."""
+    _invalidate((VOID, EVERYTHING))
 
 
 def invalidate_pending() -> None:

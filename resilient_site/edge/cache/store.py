@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,14 @@ from django.conf import settings
 from django.core.cache import caches
 
 from resilient_site.edge.cache.cached_response import CachedResponse
-from resilient_site.edge.cache.invalidation import Mark, invalidations, now, subscriber
+from resilient_site.edge.cache.invalidation import (
+    EVERYTHING,
+    VOID,
+    Mark,
+    invalidations,
+    now,
+    subscriber,
+)
 from resilient_site.edge.cache.keys import Key, PrivateKey, may_be_shared
 from resilient_site.resilience.cache_control import STALE_IF_ERROR_S
 
@@ -162,6 +170,8 @@ class ResponseStore:
         # Of the database on disk: its inode before it was opened, and the open cache.
         self._opened: tuple[int, Cache] | None = None
         self._is_failing = False
+        # Of the database that the responses are of; "" until that is known.
+        self._epoch, self._epoch_file = "", folder.with_name("epoch")
 
     @cached_property
     def _redis(self) -> Any:
@@ -185,6 +195,8 @@ class ResponseStore:
 
     def put(self, key: AnyKey, response: CachedResponse) -> None:
         """Store the response, unless a later one is in memory."""
+        if response.mark.at <= invalidations.voided_at:
+            return  # read from what the database was before
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
             self._write_later(key, Change(response))
 
@@ -239,6 +251,34 @@ class ResponseStore:
     def disk_usage(self) -> tuple[int, int]:
         """Return the number of responses on disk, and the bytes they take."""
         return self._on_disk(lambda disk: (len(disk), disk.volume())) or (0, 0)
+
+    def follow_epoch(self, epoch: str) -> None:
+        """Void all responses if they are of another epoch of the database.
+
+        A file says of which epoch those on disk are, for a process that starts.
+        """
+        if epoch in ("", self._epoch):
+            return
+        known = self._epoch
+        with suppress(OSError):
+            known = known or self._epoch_file.read_text()
+        if known not in ("", epoch):
+            self.void()
+        self._epoch = epoch
+        with suppress(OSError):  # a process that finds another one voids once more
+            self._epoch_file.write_text(epoch)
+
+    def void(self) -> None:
+        """Void all responses on this machine, and delete them on disk and in Redis."""
+        invalidations.record([VOID, EVERYTHING])
+        self._writer.submit(self._delete_all).result()
+
+    def _delete_all(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._redis:
+            with suppress(Exception):  # what stays there is void on this machine
+                self._redis.delete_pattern("response:*", itersize=1000)
+                self._redis.delete(NOT_EMPTY)
 
     # --- reading
 
@@ -337,7 +377,7 @@ class ResponseStore:
             with disk.transact():
                 for key, (response, _) in changes.items():
                     name = repr(key)
-                    if response is None:
+                    if response is None or not response.is_usable_if_error():
                         disk.delete(name)
                     else:
                         data = response.encode(name, time.time())

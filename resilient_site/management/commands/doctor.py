@@ -3,7 +3,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from resilient_site.operations.doctor import Finding, Level, run_all
+from resilient_site.operations.doctor import (
+    Finding,
+    Level,
+    repair_sequences,
+    run_all,
+)
+from resilient_site.operations.epoch import renew_epoch
 
 STYLES = {Level.OK: "SUCCESS", Level.WARNING: "WARNING", Level.FAILURE: "ERROR"}
 
@@ -19,8 +25,18 @@ class Command(BaseCommand):
         parser.add_argument(
             "--json", action="store_true", help="one JSON object a line"
         )
+        parser.add_argument(
+            "--new-epoch",
+            action="store_true",
+            help="after a dump was put back by hand and migrated: repair sequences, "
+            "void all caches, and have followers of the changes start over",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["new_epoch"]:
+            repair_sequences()
+            renew_epoch()
+            self.stdout.write("The database has a new epoch.")
         levels = set()
         for name, finding in run_all():
             levels.add(finding.level)

@@ -5,8 +5,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
-from resilient_site.edge.cache.invalidation import EVERYTHING, invalidations
 from resilient_site.operations.backup import BackupFailed, restore
+from resilient_site.operations.epoch import renew_epoch
 
 
 class Command(BaseCommand):
@@ -34,5 +34,8 @@ class Command(BaseCommand):
         connection.close()
         # The backup may be of an earlier version of the site.
         call_command("migrate", verbosity=0)
-        invalidations.record([EVERYTHING])
-        self.stdout.write("Restored. All cached responses are invalidated.")
+        renew_epoch()
+        self.stdout.write(
+            "Restored. Nothing that was cached is shown again, and followers of the "
+            "change feed are told to start over."
+        )

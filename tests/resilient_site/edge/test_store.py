@@ -26,6 +26,7 @@ from resilient_site.edge.cache import cached_response
 from resilient_site.edge.cache import store as module
 from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import (
+    VOID,
     Mark,
     invalidations,
     mark,
@@ -95,6 +96,60 @@ def database(store: ResponseStore) -> sqlite3.Connection:
 def stored_keys(store: ResponseStore) -> set[str]:
     with database(store) as connection:
         return {key for (key,) in connection.execute("SELECT key FROM Cache")}
+
+
+# --- after an older dump was put back
+
+
+def usable(store: ResponseStore, key: Key | PrivateKey = KEY) -> bool:
+    found = asyncio.run(store.find_stale(key))
+    return found is not None and found.is_usable_if_error()
+
+
+def test_nothing_stored_before_is_shown_after_a_void(tmp_path, server):
+    store = ResponseStore(tmp_path / "store", MAX_BYTES, REDIS_BYTES, MAX_BYTES)
+    elsewhere = make_store(tmp_path / "elsewhere")  # a machine that was off
+    before = make_response()
+    store.put(PRIVATE, before)
+    put(store, response=before)
+    assert usable(store)
+    assert usable(store, PRIVATE)
+    store.void()
+
+    assert store.memory.get(KEY)
+    assert not usable(store)
+    assert not store.folder.exists()
+    assert not server.keys("*response*")
+    for late in (store, elsewhere):  # read before, stored afterwards
+        late.put(PRIVATE, before)
+        put(late, response=before)
+        assert not usable(late)
+        assert not usable(late, PRIVATE)
+    put(store)
+    assert usable(store)
+
+
+def test_pending_response_is_not_written_after_a_void(store, monkeypatch):
+    store.put(KEY, make_response())
+    invalidations.record([VOID])  # by another process
+    store.flush().result()
+    assert stored_keys(store) == set()
+
+
+def test_new_epoch_voids_what_is_stored(store):
+    put(store)
+    for process in (store, store, make_store(store.folder)):
+        process.follow_epoch("first")
+        process.follow_epoch("")  # it could not be read
+        assert usable(process)
+    # The machine was off meanwhile.
+    make_store(store.folder).follow_epoch("second")
+    assert not usable(store)
+    put(store)
+    make_store(store.folder).follow_epoch("second")
+    assert usable(store)
+    store.follow_epoch("second")  # what it stored since may be of the first
+    assert not usable(store)
 
 
 # --- on disk

@@ -16,7 +16,8 @@ from rest_framework.test import APIClient
 
 from items.models import Item, ItemChange
 from resilient_site.edge.cache.invalidation import invalidations, mark, now
-from resilient_site.models import ApiToken
+from resilient_site.models import ApiToken, Epoch
+from resilient_site.operations import backup
 from tests.factories import make_item
 from tests.private_server import wait_for
 from tests.running import Site
@@ -91,16 +92,18 @@ def test_acknowledged_writes_are_restored(editor, restored, tmp_path):
         ending.set()
         writer.join()
     call_command("backup", last)
-    written = changes()
+    written, own_epoch = changes(), Epoch.current()
 
     # As operators do it: nothing that the command starts with needs the database.
     done = restored.manage("restore", "--yes", str(first))
     assert done.returncode == 0, done.stderr
     with database_of(restored):
         assert before <= set(Item.objects.values_list("pk", flat=True))
-        cached = mark(now(), ["item"])
+        cached, epoch = mark(now(), ["item"]), Epoch.current()
         call_command("restore", last, yes=True)
         assert not invalidations.is_current(cached)
+        assert invalidations.voided_at > cached.at
+        assert Epoch.current() not in (epoch, own_epoch)
         assert changes() == written
 
         # The site accepts the same tokens, and goes on counting.
@@ -108,6 +111,15 @@ def test_acknowledged_writes_are_restored(editor, restored, tmp_path):
         answer = APIClient().post("/api/v1/items/", {"name": "x"}, headers=headers)
         assert answer.status_code == 201
         assert len({change_id for change_id, *_ in changes()}) == len(written) + 1
+
+
+def test_old_data_come_with_a_new_epoch(restored, tmp_path):
+    """Also where the command is killed before it is done."""
+    call_command("backup", tmp_path / "old")
+    own = Epoch.current()
+    with database_of(restored):
+        backup.restore(tmp_path / "old")
+        assert Epoch.current() not in ("", own)
 
 
 def test_restore_replaces_everything_or_nothing(restored, tmp_path):

@@ -20,8 +20,11 @@ from compute.models import Job
 from compute.registry import get_task
 from items.events import health
 from items.events.lease import Lease
+from items.models import ItemChange
+from resilient_site.models import Epoch
 from resilient_site.operations import doctor
 from resilient_site.operations.doctor import Check, Level, reach
+from tests.factories import make_item
 from tests.private_server import free_port
 from tests.running import ROOT
 
@@ -94,6 +97,33 @@ def test_server_without_fsync_is_a_failure():
     # The server of the tests runs without fsync.
     failures = (one.what for one in doctor.database() if one.level == Level.FAILURE)
     assert "fsync is off" in " ".join(failures)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif("connection.vendor != 'postgresql'")
+def test_dump_without_its_sequences_is_named_and_repaired(api):
+    make_item(id="a")
+    ItemChange.objects.update(id=1)
+    epoch, named = Epoch.current(), "pg_get_serial_sequence('items_itemchange', 'id')"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT setval({named}, 1, false)")
+        cursor.execute("SELECT setval('items_tag_id_seq', 1000)")
+
+    answer = api.post("/api/v1/items", {"name": "b"})
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert "without its sequences" in answer.json()["detail"]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT setval({named}, 1, false)")
+    text = "The next id of items_itemchange is 1, and those up to 1 are taken"
+    assert text in run_doctor()
+
+    assert text not in run_doctor("--new-epoch")
+    assert api.post("/api/v1/items", {"name": "b"}).status_code == 201
+    assert ItemChange.objects.latest("id").pk == 2
+    with connection.cursor() as cursor:  # one that is ahead stays
+        cursor.execute("SELECT nextval('items_tag_id_seq')")
+        assert cursor.fetchone() == (1001,)
+    assert Epoch.current() != epoch
 
 
 def test_redis_without_eviction_is_a_warning(settings, redis_server):
