@@ -308,9 +308,12 @@ class Admission:
         self.admitted[priority] += 1
         return sum(pool.running.values())
 
-    def leave(self, priority: Priority, seconds: float, running: int) -> None:
-        """Give a thread back, after so long, with so many running at its start."""
-        if priority is not Priority.HEAVY:
+    def leave(self, priority: Priority, seconds: float | None, running: int) -> None:
+        """Give a thread back, after so long, with so many running at its start.
+
+        None if that is not to be taken for the time that such a request takes.
+        """
+        if seconds is not None and priority is not Priority.HEAVY:
             self.limit.record(priority, seconds, running)
         self.pools[priority].finish(priority)
 

@@ -187,7 +187,8 @@ async def is_verified(request: EdgeRequest) -> bool:
 
 
 def _verify(request: EdgeRequest) -> bool:
-    deadlines.current.set(deadlines.Deadline(request.deadline))
+    lock_wait_s = settings.LOCK_WAITS_S["read"]
+    deadlines.current.set(deadlines.Deadline(request.deadline, lock_wait_s=lock_wait_s))
     close_old_connections()
     try:
         authorization = request.headers.get(b"authorization", b"")
@@ -211,7 +212,7 @@ async def _run_in_thread(
     is_abandoned = is_gone if request.is_safe else deadlines.never
     lock_wait_s = settings.LOCK_WAITS_S["read" if request.is_safe else "write"]
     deadline = deadlines.Deadline(request.deadline, is_abandoned, lock_wait_s)
-    began = monotonic()
+    began, response = monotonic(), None
     try:
         if body:
             body.seek(0)
@@ -220,7 +221,10 @@ async def _run_in_thread(
         call = partial(_call_django, environ, deadline, ids, context, send_piece, loop)
         response = await loop.run_in_executor(pool, call)
     finally:
-        admission.leave(request.priority, monotonic() - began, running)
+        # How long a failure took, a wait for a lock say, tells nothing about the load.
+        has_failed = response is not None and response.status >= 500
+        took_s = None if has_failed else monotonic() - began
+        admission.leave(request.priority, took_s, running)
     if context.is_streamed_by_thread:
         await send_piece({"type": "http.response.body"})
     return response

@@ -53,6 +53,18 @@ async def test_client_that_leaves_the_queue_is_not_served(target, how):
     assert_all_free()
 
 
+@run
+async def test_failures_do_not_lower_the_concurrency_limit(monkeypatch):
+    """They may have waited for a lock in the database, and for as long as they may."""
+    recorded: list[object] = []
+    limit = wsgi_bridge.admission.limit
+    monkeypatch.setattr(limit, "record", lambda *sample: recorded.append(sample))
+    for status in (503, 500, 200):
+        now.respond = lambda request, status=status: HttpResponse(status=status)
+        assert (await ask("/plain")).status == status
+    assert len(recorded) == 1
+
+
 def fail(request):
     raise ValueError("A fault of ours.")
 
