@@ -18,11 +18,12 @@ import orjson
 from items import fields
 from items.imports.formats import (
     COLUMNS_MAX,
+    DAMAGE,
     ENCODINGS,
     LINE_MAX_BYTES,
     FileFormat,
     Unreadable,
-    damage_reported,
+    damaged_file,
     open_lines,
 )
 from resilient_site.api.csv_escaping import unescape
@@ -146,8 +147,10 @@ def _read_physical(
 ) -> Iterator[_Physical]:
     def read() -> bytes:
         nonlocal offset
-        with damage_reported():
+        try:
             raw = stream.readline(LINE_MAX_BYTES)
+        except DAMAGE as error:
+            raise damaged_file(error) from error
         offset += len(raw)
         if max_bytes is not None and offset > max_bytes:
             raise Unreadable(f"The file has more than {max_bytes:,} bytes.")

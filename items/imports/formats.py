@@ -215,8 +215,16 @@ def _pieces(stream: io.BufferedReader, max_bytes: int | None = None) -> Iterator
             if max_bytes is not None and size > max_bytes:
                 raise Unreadable(f"The file has more than {max_bytes:,} bytes.")
             yield piece
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+    except DAMAGE:
         return  # a damaged file: its rows up to there are read, then it is reported
+
+
+# What the reader of a compressed file raises when it is damaged.
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+def damaged_file(error: Exception) -> Unreadable:
+    return Unreadable(f"The compressed file is damaged: {error}.")
 
 
 @contextmanager
@@ -224,8 +232,8 @@ def damage_reported() -> Iterator[None]:
     """Raise Unreadable where a compressed file turns out to be damaged."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Unreadable(f"The compressed file is damaged: {error}.") from error
+    except DAMAGE as error:
+        raise damaged_file(error) from error
 
 
 def _head(stream: io.BufferedReader) -> bytes:

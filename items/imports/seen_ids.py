@@ -8,7 +8,7 @@ import errno
 import sqlite3
 from collections.abc import Mapping
 
-CACHE_KIB = 8 * 1024
+CACHE_KIB = 2 * 1024
 
 
 class SeenIds:
