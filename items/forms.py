@@ -72,6 +72,9 @@ class UploadForm(forms.Form):
     )
 
 
+LEFT_OUT = "-"
+
+
 class ImportOptionsForm(forms.Form):
     """How an uploaded file is read: what was recognized, to be chosen otherwise."""
 
@@ -80,18 +83,15 @@ class ImportOptionsForm(forms.Form):
         form, preview = importing.format_of(run), run.preview or {}
         if form.kind == "xlsx":
             sheets = [(sheet, sheet) for sheet in form.sheets]
-            self.fields["sheet"] = forms.ChoiceField(
-                choices=sheets, initial=form.sheet, required=False
-            )
+            self.fields["sheet"] = forms.ChoiceField(choices=sheets, initial=form.sheet)
         else:
             self.fields["encoding"] = forms.ChoiceField(
-                choices=list(ENCODINGS.items()), initial=form.encoding, required=False
+                choices=list(ENCODINGS.items()), initial=form.encoding
             )
         self.fields["duplicates"] = forms.ChoiceField(
             label="Rows with the same id",
             choices=list(DUPLICATES.items()),
             initial=form.duplicates,
-            required=False,
         )
         self._format = form
         self._columns = {
@@ -99,20 +99,25 @@ class ImportOptionsForm(forms.Form):
             for number, name in enumerate(preview.get("columns", []))
             if name
         }
-        targets = [("", "— leave out —"), *((f.name, f.label) for f in fields.FIELDS)]
+        targets = [
+            (LEFT_OUT, "Leave it out"),
+            *((f.name, f.label) for f in fields.FIELDS),
+        ]
         targets += [(name, name) for name in (*fields.READ_ONLY, *REJECT_COLUMNS)]
         for key, name in self._columns.items():
             self.fields[key] = forms.ChoiceField(
                 label=f"Column “{name}”",
                 choices=targets,
-                initial=form.columns.get(name, suggest(name)),
-                required=False,
+                initial=form.columns.get(name, suggest(name)) or LEFT_OUT,
             )
 
     def chosen(self) -> FileFormat:
         """Return what was chosen, to be recognized anew."""
         data = self.cleaned_data
-        columns = {name: data[key] for key, name in self._columns.items()}
+        columns = {
+            name: "" if data[key] == LEFT_OUT else data[key]
+            for key, name in self._columns.items()
+        }
         # Another sheet has other columns; another encoding may spell them otherwise.
         if data.get("sheet", "") != self._format.sheet:
             columns = {}
@@ -121,6 +126,6 @@ class ImportOptionsForm(forms.Form):
         return FileFormat(
             encoding=data.get("encoding", ""),
             sheet=data.get("sheet", ""),
-            duplicates=data["duplicates"] or "reject",
+            duplicates=data["duplicates"],
             columns={n: f for n, f in columns.items() if f != n.strip().lower()},
         )

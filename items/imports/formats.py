@@ -46,8 +46,8 @@ ENCODINGS = {
     "gb18030": "GB 18030, Chinese",
 }
 DUPLICATES = {
-    "reject": "Reject each row after the first",
-    "last": "Let the last row count",
+    "reject": "Reject all but the first",
+    "last": "The last one counts",
 }
 KINDS = {
     "csv": "CSV",

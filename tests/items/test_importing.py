@@ -6,11 +6,13 @@ import io
 import json
 import re
 import tracemalloc
+import zipfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import openpyxl
 import pytest
 from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, example, given, settings
@@ -273,6 +275,57 @@ def test_command_reads_files_as_others_write_them(case: Case, tmp_path, capfd):
 
 def imported() -> dict[str, tuple[str, str]]:
     return {item.pk: (item.name, item.description) for item in Item.objects.all()}
+
+
+def repack(content: bytes, name: str, wrong: bytes, right: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
+        for entry in old.namelist():
+            part = old.read(entry)
+            if entry.endswith(name):
+                assert wrong in part
+                part = part.replace(wrong, right)
+            new.writestr(entry, part)
+    return file.getvalue()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "wrong", "right", "reason"),
+    [
+        ("sheet1.xml", b'r="2"', b'r="2000000000"', "more than 1,048,576 rows"),
+        ("sheet1.xml", b"</row>", b"", "damaged: after row"),
+        ("Strings.xml", b"?>", b'?><!DOCTYPE t [<!ENTITY e "x">]>', "damaged"),
+        ("sheet1.xml", b"</sheetData>", b" " * 10_000 + b"</sheetData>", "more than"),
+    ],
+)
+def test_malicious_workbook_is_rejected(name, wrong, right, reason):
+    content = repack(workbook([["id", "name"], ["1", "a"]]), name, wrong, right)
+    with pytest.raises(Unreadable, match=reason):
+        lines(content, max_bytes=12_000 if reason == "more than" else None)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["csv-excel", "xlsx"])
+def test_export_saved_by_a_spreadsheet_changes_nothing(name, tmp_path):
+    """With its separator and encoding, no bounds of text, and numbers as numbers."""
+    make_item(id="7", name="-Weißwurst", description='5 €;\n"=süß"', tags=["a", "b"])
+    make_item(id="007", name="'=1", description="", tags=[])
+    export = b"".join(exporting.export(name, Item.objects.for_reading()))
+    if name == "xlsx":
+        book = openpyxl.load_workbook(io.BytesIO(export))
+        saved = io.BytesIO()
+        book.active.append([None] * 9)
+        book.save(saved)
+        content = saved.getvalue()
+    else:
+        assert export.startswith(b"\xef\xbb\xbf")
+        rows = csv.reader(io.StringIO(export.decode("utf-8-sig"), newline=""))
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=";").writerows([*row, ""] for row in rows)
+        content = text.getvalue().encode("cp1252")
+    assert counts(load(content, tmp_path)) == (0, 0, 2, 0)
+    assert ItemChange.objects.count() == 2
 
 
 # --- applying

@@ -1,13 +1,16 @@
 """The site's own pages and calls, through the edge."""
 
+import io
 import json
+from functools import partial
 
 import pytest
 from django.db import OperationalError
 from django.test import Client
 
 from items import catalogue
-from items.models import Item
+from items.imports import importing
+from items.models import Item, ItemChange
 from resilient_site.edge import cors as cors_headers_module
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
@@ -69,6 +72,54 @@ async def test_shared_response_is_fetched_once_and_after_a_change():
         answer = await get(target)
         assert not answer.is_hit
         assert b"New" in answer.body or "bra" in target
+
+
+def import_row() -> None:
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    file = io.BufferedReader(io.BytesIO(b"id,name\nbolt,Written\nnew,Written\n"))
+    importing.proceed(run, file, actor=TESTER, rejects=lambda rejects, size: size)
+
+
+def undo_change() -> None:
+    catalogue.undo(ItemChange.objects.latest("id"), actor=TESTER)
+
+
+WRITES = {
+    "create": partial(make_item, id="new", name="Written"),
+    "bulk": partial(catalogue.create_items, [{"id": "new", "name": "Written"}]),
+    "update": partial(catalogue.update_item, "bolt", {"name": "Written"}),
+    "merge": partial(catalogue.merge_items, keep="bolt", drop="old"),
+    "delete": partial(catalogue.delete_item, "bolt"),
+    "admin's delete": partial(catalogue.delete_items, ["bolt"]),
+    "undo": undo_change,
+    "import": import_row,
+}
+
+
+@pytest.fixture
+def other_item() -> Item:
+    return make_item(id="old", tags=["other"])
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.usefixtures("other_item")
+@run
+async def test_every_way_to_write_is_seen_at_once(name):
+    """By all who have read the item and the lists before."""
+    targets = [
+        *("/api/v1/items/", "/items/", "/items/-/changes/"),
+        *((ITEM, "/items/bolt/") if name not in ("create", "bulk", "undo") else ()),
+    ]
+    for target in targets:
+        await get(target)
+        assert (await get(target)).is_hit
+    takes_actor = name not in ("create", "undo", "import")
+    await elsewhere(WRITES[name], **({"actor": TESTER} if takes_actor else {}))
+    for target in targets:
+        answer = await get(target)
+        assert not answer.is_hit, target
+        if name in ("create", "bulk", "update", "import"):
+            assert b"Written" in answer.body
 
 
 @run
