@@ -122,7 +122,9 @@ export = operation(
         OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
     ],
     responses={
-        (200, format.content_type.partition(";")[0]): OpenApiTypes.STR
+        (200, format.content_type.partition(";")[0]): (
+            OpenApiTypes.BINARY if format.extension == "xlsx" else OpenApiTypes.STR
+        )
         for format in FORMATS.values()
     },
 )
