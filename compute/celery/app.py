@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 QUEUE = "compute"
 # For one network operation: a broker may hang.
 BROKER_TIMEOUT_S = 3
+# A broker that is silent for about twice as long is connected to anew: the network may
+# have lost the connection without a word.
+HEARTBEAT_S = 5
 RETRY_MAX_S = 2.0
 BROKER_ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
 # RabbitMQ closes the channel on which a message is not acknowledged for half an hour
@@ -55,6 +58,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "redis": {
         "socket_timeout": BROKER_TIMEOUT_S,
         "socket_connect_timeout": BROKER_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": HEARTBEAT_S,
         "visibility_timeout": 3600,
     },
 }
@@ -68,7 +73,7 @@ app.conf.update(
     broker_connection_timeout=BROKER_TIMEOUT_S,
     broker_connection_retry_on_startup=True,
     broker_channel_error_retry=True,
-    broker_heartbeat=30,
+    broker_heartbeat=HEARTBEAT_S,
     task_default_queue=QUEUE,
     task_default_queue_type="quorum",
     task_acks_late=True,

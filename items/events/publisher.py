@@ -27,7 +27,11 @@ TIMEOUT_S = 3
 ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
 _OPTIONS: dict[str, dict[str, Any]] = {
     "amqp": {"read_timeout": TIMEOUT_S, "write_timeout": TIMEOUT_S},
-    "redis": {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S},
+    "redis": {
+        "socket_timeout": TIMEOUT_S,
+        "socket_connect_timeout": TIMEOUT_S,
+        "socket_keepalive": True,
+    },
 }
 
 

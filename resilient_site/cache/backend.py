@@ -118,6 +118,7 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
             "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "SOCKET_CONNECT_TIMEOUT": timeout_s,
             "SOCKET_TIMEOUT": timeout_s,
+            "CONNECTION_POOL_KWARGS": {"socket_keepalive": True},
             **params.get("OPTIONS", {}),
         }
         params = {**params, "OPTIONS": options}

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from items.models import EventRelay, ItemChange
 from tests.compute.conftest import database_of_tests, environment
 from tests.events import QUEUE, Consumer
 from tests.factories import change_items, make_item
+from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.running import ROOT
 from tests.servers import RabbitMQ
@@ -167,6 +168,22 @@ def test_outages_of_broker_and_database_lose_no_change(
     relay.process.terminate()
     assert relay.process.wait(90) == 0
     assert EventRelay.objects.get().held_until is None
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_network_that_loses_connections_to_the_broker_stops_no_events(
+    request, make_relays, make_consumer, kind
+):
+    server = request.getfixturevalue(f"{kind}_server")
+    url = server.url()
+    consumer = make_consumer(url)
+    with closing(Proxy(server.port)) as network:
+        make_relays(1, url.replace(f":{server.port}", f":{network.port}"))
+        for number in range(3):
+            make_item(id=f"{kind}-{number}")
+            log = set(logged())
+            wait_for(lambda log=log: log <= set(consumer.ids()), 40)
+            network.lose()
 
 
 def test_hung_relay_is_replaced_and_no_change_is_lost(

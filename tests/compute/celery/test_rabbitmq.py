@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from threading import Thread
 from typing import Any
@@ -25,6 +26,7 @@ from tests.compute.conftest import (
     running,
     runs_on,
 )
+from tests.faults.proxy import Proxy
 from tests.private_server import alive, wait_for
 from tests.servers import RabbitMQ, free_port
 from tests.services_plugin import running as running_server
@@ -412,3 +414,21 @@ def test_killed_broker_loses_no_job_and_duplicates_none(
     assert not any(process.is_running() for process in family)
     wait_for(lambda: not alive(processes_of(job, worker)))
     assert_left_to_others()
+
+
+@pytest.mark.timeout(300)
+def test_network_that_loses_connections_to_rabbitmq_stops_no_jobs(
+    broker, make_pool, submit, record
+):
+    with closing(Proxy(broker.port)) as network:
+        url = broker.url().replace(f":{broker.port}", f":{network.port}")
+        worker = make_pool(COMPUTE_BACKEND="celery", BROKER_URL=url)
+        submit("recorded", number=0)
+        assert_each_completed_once(record)
+        network.lose()
+        submit("recorded", number=1)
+        # In half of the time on a machine that is not busy.
+        unfinished = Job.objects.unfinished()
+        wait_for(lambda: not unfinished.exists(), 40)
+        assert_each_completed_once(record)
+        assert worker.stop() == 0

@@ -1,9 +1,12 @@
 """Redis as a broker: deaths of server and worker, and lost acknowledgements."""
 
+from contextlib import closing
+
 import pytest
 
 from compute.models import Job
 from tests.compute.conftest import all_ended, assert_each_completed_once, running
+from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
@@ -46,3 +49,24 @@ def test_killed_redis_and_worker_lose_no_job(
     job.refresh_from_db()
     assert job.attempts > 1
     assert worker.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_network_that_loses_connections_to_redis_stops_no_jobs(
+    redis_own, make_pool, submit, record
+):
+    with closing(Proxy(redis_own.port)) as network:
+        worker = make_pool(
+            COMPUTE_BACKEND="celery",
+            BROKER_URL=f"redis://127.0.0.1:{network.port}/0",
+            TEST_LOST_AFTER_S="2", TEST_LEASE_S="2",
+        )  # fmt: skip
+        submit("recorded", number=0)
+        assert_each_completed_once(record)
+        network.lose()
+        submit("recorded", number=1)
+        # In half of the time on a machine that is not busy.
+        unfinished = Job.objects.unfinished()
+        wait_for(lambda: not unfinished.exists(), 40)
+        assert_each_completed_once(record)
+        assert worker.stop() == 0

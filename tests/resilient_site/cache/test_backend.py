@@ -91,6 +91,16 @@ def assert_bounded(cache):
             operation(cache)
 
 
+def test_cache_is_used_again_after_the_network_has_lost_its_connections(redis_own):
+    with closing(Proxy(redis_own.port)) as network:
+        cache = connect(f"redis://127.0.0.1:{network.port}/0", **PATIENT["OPTIONS"])
+        cache.set("a", 1)
+        network.lose()
+        recover(cache)
+        wait_for(lambda: cache.set("a", 2) and not cache.is_degraded)
+        assert cache.get("a") == 2
+
+
 # --- a machine under a full load
 
 

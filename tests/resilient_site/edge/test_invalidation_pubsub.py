@@ -1,6 +1,7 @@
 """Invalidations reach other machines, whatever Redis does."""
 
 import threading
+from contextlib import closing
 
 import pytest
 import redis
@@ -17,6 +18,7 @@ from resilient_site.edge.cache.invalidation import (
     now,
 )
 from resilient_site.resilience.cache_control import PRIVATE
+from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
@@ -118,6 +120,30 @@ def test_subscriber_that_may_have_missed_messages_invalidates_everything(
     redis_own.start()
     is_received(there, bolt)
     assert not there.is_current(private)
+
+
+def test_network_that_loses_connections_to_redis_stops_no_invalidation(
+    tmp_path, settings, redis_own
+):
+    with closing(Proxy(redis_own.port)) as network:
+        settings.REDIS_URL = f"redis://127.0.0.1:{network.port}/0"
+        there, publisher = Invalidations(tmp_path), Publisher()
+        subscriber = Subscriber(there)
+        subscriber.start()
+        assert subscriber.is_subscribed.wait(90)
+        bolt = copy_of("item:bolt")
+        publisher.publish(["item:bolt"])
+        is_received(there, bolt)
+        assert publisher.flush(90)
+        network.lose()
+        nut, tags = copy_of("item:nut"), ["item:nut"]
+        publisher.publish(tags)
+        wait_for(lambda: not there.is_current(nut), 40)
+        bolt = copy_of("item:bolt")
+        wait_for(subscriber.is_subscribed.is_set)
+        publisher.publish(["item:bolt"])
+        is_received(there, bolt)
+        subscriber.stop()
 
 
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
