@@ -154,8 +154,10 @@ class TextField(ItemField):
     @property
     def widget(self) -> forms.Widget:
         if self.is_multiline:
-            return forms.Textarea({"rows": 8})
-        return forms.TextInput({"maxlength": self.max_length, "size": 60})
+            return forms.Textarea({"rows": 8, "dir": "auto"})
+        return forms.TextInput(
+            {"maxlength": self.max_length, "size": 60, "dir": "auto"}
+        )
 
     def serializer_field(self, **options: Any) -> SerializerField:
         options = {

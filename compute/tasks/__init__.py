@@ -8,6 +8,7 @@ from typing import Any
 from rest_framework import serializers
 
 from items import rules
+from items.models import Tag
 
 
 class TagField(serializers.CharField):
@@ -19,7 +20,12 @@ class TagField(serializers.CharField):
 
     def to_internal_value(self, data: Any) -> str:
         tag = super().to_internal_value(data)
+        if not tag:
+            return ""
         try:
-            return rules.clean_tag(tag) if tag else ""
+            tag = rules.clean_tag(tag)
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
+        if not Tag.objects.filter(name=tag).exists():
+            raise serializers.ValidationError(f"There is no tag “{tag}”.")
+        return tag

@@ -1,5 +1,6 @@
 """The pages of the catalogue: what people see and may do."""
 
+import re
 from uuid import UUID
 
 import pytest
@@ -176,6 +177,26 @@ def test_deletion_is_confirmed_and_undone(editor_client):
     assert editor_client.post(of_another).status_code == 404
     editor_client.post(url)
     assert catalogue.get_item("bolt").tag_names() == ["metal"]
+
+
+def test_undoing_a_creation_asks_first(editor_client):
+    item = make_item()
+    page = text(editor_client.get(item.get_absolute_url()))
+    address = reverse("items:delete", args=[item.pk])
+    assert f'href="{address}" aria-label="Undo the creation' in page
+    assert "Delete this item?" in text(editor_client.get(address))
+
+
+def test_text_has_its_own_direction(editor_client):
+    """A name with control characters does not turn the page around it."""
+    item = make_item(name="\u202eabc שלום", description="مرحبا \u202e")
+    catalogue.update_item(item.pk, {"name": "\u2067def"}, actor=TESTER)
+    for path in ("/items/", "/items/-/changes/", item.get_absolute_url()):
+        page = text(editor_client.get(path))
+        body = page[page.index("<main") :]
+        without = re.sub(r'<(\w+)[^>]* dir="auto".*?</\1>', "", body, flags=re.S)
+        assert "def" in body
+        assert not re.search("[\u202e\u2067]", without), path
 
 
 @pytest.mark.parametrize("version", ["", "-1", "1", "1.5", "x", "9" * 5000, "²"])

@@ -8,7 +8,7 @@ from django.test import Client
 
 from compute.templatetags.jobtext import removed_from
 from items import catalogue
-from items.models import Item
+from items.models import Item, Tag
 from tests.compute.factories import do
 from tests.factories import TESTER, make_item, make_items
 
@@ -83,6 +83,7 @@ def test_links_of_a_report_keep_its_tag(editor_client, editor):
 
 
 def test_pages_of_no_items_and_no_pairs(editor_client, editor):
+    Tag.objects.create(name="nothing")
     for task, shown in (
         ("catalogue_report", "Items 0 Without a tag 0"),
         ("find_duplicates", "No two of the 0 items are that similar."),

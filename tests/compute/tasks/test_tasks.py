@@ -70,8 +70,11 @@ def test_export_has_the_selected_items(reader):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "data", [{"format": "xml"}, {"search": "w " * 20}, {"tag": "?"}], ids=str
+    "data",
+    [{"format": "xml"}, {"search": "w " * 20}, {"tag": "?"}, {"tag": "unknown"}],
+    ids=str,
 )
+@pytest.mark.django_db
 def test_export_names_invalid_parameters(data):
     params = get_task("export_items").params(data=data)
     assert not params.is_valid()
