@@ -125,6 +125,15 @@ def test_deleted_resource_is_not_served_stale(route: Route):
     wait_for(lambda: route.site.get("/gone").status == 404)
 
 
+@pytest.mark.parametrize(
+    ("name", "times"), [("sessionid", 2), ("__Host-sessionid", 2), ("mysessionid", 1)]
+)
+def test_response_to_a_session_is_not_cached(route: Route, name: str, times: int):
+    for _ in range(2):
+        route.site.get("/gone", Cookie=f"a=b; {name}=x")
+    assert route.requests == [("GET", "/gone")] * times
+
+
 def test_forwarding_headers_of_a_client_are_dropped(route: Route):
     names = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-IP")
     forged = dict.fromkeys(names, "192.0.2.7") | {"X-Forwarded-Proto": "https"}

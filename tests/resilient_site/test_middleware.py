@@ -17,5 +17,13 @@ def test_every_page_has_the_security_headers(client, path):
     assert headers["Referrer-Policy"] == "same-origin"
 
 
+@pytest.mark.parametrize(
+    "path", ["/items/", "/none/", "/api/v1/items/", "/api/v1/none", "/static/site.css"]
+)
+def test_no_other_site_can_load_a_response_as_a_resource(client, path):
+    response = client.get(path)
+    assert response["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
 def test_json_response_has_no_permissions_policy(client):
     assert "Permissions-Policy" not in client.get("/api/v1/items/").headers
