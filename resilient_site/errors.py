@@ -34,7 +34,8 @@ REST_PATH = "/api/"
 # All codes of problem documents, for the OpenAPI schema.
 CODES = (
     "already_exists", "already_finished", "authentication_failed", "cancelled",
-    "conflict", "csrf_failed", "deadline_passed", "error", "failed", "host",
+    "conflict", "csrf_failed", "deadline_passed", "epoch_changed", "error",
+    "failed", "host",
     "idempotency_key_in_use", "idempotency_key_reused", "invalid", "item_exists",
     "item_not_found", "job_not_found", "length_required", "locked_out",
     "method_not_allowed", "not_authenticated", "not_finished", "not_found",

@@ -242,7 +242,8 @@ def test_every_rest_view_that_writes_accepts_a_key(api):
     malformed = {"Idempotency-Key": "two words"}
     body = json.dumps({"task": "heavy_computation"})
     writing = 0
-    for entry in patterns(api_urls.url_patterns):
+    # Without a name: addresses of before.
+    for entry in [entry for entry in patterns(api_urls.url_patterns) if entry.name]:
         for method in {"post", "put", "patch", "delete"} & {
             *getattr(entry.callback, "actions", {})
         }:

@@ -30,7 +30,7 @@ pytestmark = [
     ),
 ]
 ITEM = "/api/v1/items/bolt"
-HIT_FILES, MISS_FILES, UPDATE_FILES = 6, 27, 28
+HIT_FILES, MISS_FILES, UPDATE_FILES = 6, 28, 28
 PACKAGES = tuple(f"{ROOT / name}/" for name in ("resilient_site", "items", "compute"))
 
 
