@@ -23,6 +23,7 @@ def test_every_page_has_the_security_headers(client, path):
 def test_no_other_site_can_load_a_response_as_a_resource(client, path):
     response = client.get(path)
     assert response["Cross-Origin-Resource-Policy"] == "same-origin"
+    response.close()
 
 
 def test_json_response_has_no_permissions_policy(client):
