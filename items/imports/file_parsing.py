@@ -54,7 +54,7 @@ SEPARATORS = ",;\t|"
 class UnknownColumns(Unreadable):
     """The columns have to be assigned to fields first."""
 
-    def __init__(self, detail: str, columns: Sequence[str]) -> None:
+    def __init__(self, detail: str | None = None, columns: Sequence[str] = ()) -> None:
         super().__init__(detail)
         self.columns = list(columns)
 
