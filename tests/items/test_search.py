@@ -281,3 +281,35 @@ def test_search_indexes_exist_and_are_used(some_items):
         plan = Item.objects.search("zzzyyy").order_by().explain()
         assert "item_by_code" in plan
         assert connection.vendor == "sqlite" or "item_by_trigram" in plan
+
+
+LISTS = "/api/v1/items"
+LIMITS = {
+    "letters of a search": ("search", lambda n: "w" * n, 200),
+    "words of a search": ("search", lambda n: "w " * n, 16),
+    "letters of a tag": ("tag", lambda n: "t" * n, 50),
+    "page size": ("page_size", str, 500),
+}
+
+
+def test_list_takes_what_is_within_its_limits(client):
+    statuses = {
+        what: [client.get(LISTS, {name: make(n)}).status_code for n in (most, most + 1)]
+        for what, (name, make, most) in LIMITS.items()
+    }
+    assert statuses == dict.fromkeys(LIMITS, [200, 400])
+
+
+def test_cursor_is_of_one_ordering(client):
+    make_items(3, description="word")
+    names = ["name", "-name", "id", "-id", "updated_at", "-updated_at", "created_at"]
+    lists = [*[{"ordering": n} for n in names], {"search": "word"}]
+    for listed in lists:
+        page = client.get(LISTS, listed | {"page_size": 1}).json()
+        cursor = page["next"].rpartition("cursor=")[2].partition("&")[0]
+        taken = [
+            other
+            for other in lists
+            if client.get(LISTS, other | {"cursor": cursor}).status_code == 200
+        ]
+        assert taken == [listed]
