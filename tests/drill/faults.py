@@ -510,13 +510,14 @@ FAULTS = (
         lambda c: kill_one(lambda: c.stack.sites[0]._having("compute"), c),
         r"exited: compute", is_quick=True,
     ),
-    Fault(
-        "pool-killed", "A process of the pool is killed", 0,
-        lambda c: kill_one(c.stack.sites[0].pool, c),
-    ),
+    # The next fault waits for the processes of the new pool.
     Fault(
         "job-processes", "The supervisor is killed while a job has processes", 0,
         kill_supervisor_of_processes, r"exited: compute", prepare=start_processes,
+    ),
+    Fault(
+        "pool-killed", "A process of the pool is killed", 0,
+        lambda c: kill_one(c.stack.sites[0].pool, c),
     ),
     Fault(
         "poison-job", "A job crashes its process", 0,
