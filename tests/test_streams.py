@@ -27,7 +27,7 @@ WAITS = 30
 JOBS = 10
 THREADS = 8
 # Of a worker, beside those of Django: pollers, heartbeat, health, stale store...
-OTHER_THREADS = 15
+OTHER_THREADS = 17
 # Of the pollers of jobs and changes, the heartbeat and the health checks.
 OTHER_CONNECTIONS = 6
 # Of a process that may have few.

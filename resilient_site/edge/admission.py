@@ -226,9 +226,9 @@ class Admission:
     ) -> None:
         # The other half of the connections is for idle ones, probes and cache hits.
         most = min(connections, CONNECTIONS_MAX) // 2
-        self.requests = Quota(most, max(most // 8, 1))
+        self.requests = Quota(most, max(most // 4, 1))
         # Fewer than requests, so that a client with many streams can still ask.
-        self.streams = Quota(max(most // 2, 1), max(most * 3 // 32, 1))
+        self.streams = Quota(max(most // 2, 1), max(most * 3 // 16, 1))
         self.bodies = Quota(body_bytes, body_bytes // 2)
         # Of clients without a verified credential: in memory, and of any number.
         self.unverified_bodies = Quota(body_bytes // 8, body_bytes // 32)

@@ -150,7 +150,7 @@ class EdgeRequest:
     @cached_property
     def client(self) -> str:
         """Whose quotas count: the user's when last verified, else the address's."""
-        for credential in self.credentials:
+        for credential in () if self.is_anonymous else self.credentials:
             if user_id := verified_tokens().recognized_user_id(credential):
                 return client_of_user(user_id)
         address = (self.scope.get("client") or [""])[0]

@@ -204,7 +204,7 @@ def test_quotas_are_well_below_the_connections():
         admission = Admission(8, settings.ADMISSION_PATIENCE_S, connections=connections)
         assert admission.requests.total <= connections / 2
         assert admission.streams.total <= admission.requests.total / 2
-        assert admission.requests.per_client <= admission.requests.total / 8
+        assert admission.requests.per_client <= admission.requests.total / 4
         assert admission.streams.per_client < admission.requests.per_client
 
 
