@@ -5,10 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
-from django.utils.cache import set_response_etag
+from django.http.response import HttpResponseBase
+from django.utils.cache import add_never_cache_headers, set_response_etag
 from django.utils.functional import SimpleLazyObject
+from django_htmx.http import HttpResponseClientRefresh
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
@@ -150,6 +153,26 @@ def _not_modified(response: HttpResponse) -> HttpResponse:
     answer = HttpResponseNotModified(headers=kept)
     answer.cookies = response.cookies
     return answer
+
+
+class PrivateSiteMiddleware(LoginRequiredMiddleware):
+    """Leads anonymous visitors of a private site to sign-in, from every page.
+
+    Only views with Django's `login_not_required` are open. REST views have their own
+    default: `api.authentication.ReadOrWrite`.
+    """
+
+    def process_view(
+        self, request: Any, view_func: Any, view_args: Any, view_kwargs: Any
+    ) -> HttpResponseBase | None:
+        if settings.PUBLIC_READ:
+            return None
+        response = super().process_view(request, view_func, view_args, view_kwargs)
+        if response:
+            # A fragment cannot hold the page to sign in: the whole page is loaded.
+            response = HttpResponseClientRefresh() if request.htmx else response
+            add_never_cache_headers(response)
+        return response
 
 
 class ErrorMiddleware:

@@ -42,6 +42,8 @@ SECRET_KEY = check_secret_key(
 )
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", [".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
+# Whether one may read without an account.
+PUBLIC_READ = env.bool("PUBLIC_READ", True)
 
 # --- processes
 
@@ -108,6 +110,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
+    "resilient_site.middleware.PrivateSiteMiddleware",
 ]
 
 ROOT_URLCONF = "resilient_site.urls"
@@ -244,9 +247,7 @@ REST_FRAMEWORK = {
         "resilient_site.api.authentication.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": [
-        "rest_framework.permissions.DjangoModelPermissionsOrAnonReadOnly"
-    ],
+    "DEFAULT_PERMISSION_CLASSES": ["resilient_site.api.authentication.ReadOrWrite"],
     "DEFAULT_RENDERER_CLASSES": ["resilient_site.api.json_format.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["resilient_site.api.json_format.JSONParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "resilient_site.api.json_format.FirstRenderer",
@@ -259,10 +260,11 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Resilient Site",
     "DESCRIPTION": (
-        "A catalogue of reference data, readable all day. Reading is open; writing "
-        "needs an API token. Errors are problem documents (RFC 9457) with a stable "
-        "`code`. Unknown members and parameters are rejected; with "
-        "`Prefer: handling=lenient` they are ignored. A trailing slash is optional."
+        "A catalogue of reference data, readable all day. Writing needs an API token; "
+        "reading is open, unless the site is private. Errors are problem documents "
+        "(RFC 9457) with a stable `code`. Unknown members and parameters are rejected; "
+        "with `Prefer: handling=lenient` they are ignored. A trailing slash is "
+        "optional."
     ),
     "CONTACT": {"name": "The operators of this site"},
     "LICENSE": {"name": "MIT", "identifier": "MIT"},
@@ -276,7 +278,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_PERMISSIONS": ["resilient_site.api.authentication.ReadOrWrite"],
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

@@ -1,5 +1,6 @@
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.auth.decorators import login_not_required
 from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
@@ -13,7 +14,10 @@ admin.site.site_header = admin.site.site_title = "Resilient Site"
 urlpatterns = [
     # First, as most requests are for it, and patterns are tried in this order.
     path("api/v1/", include("resilient_site.api.urls")),
-    path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
+    path(
+        "favicon.ico",
+        login_not_required(RedirectView.as_view(url=static("icon.svg"))),
+    ),
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
     path("jobs/", include("compute.urls")),

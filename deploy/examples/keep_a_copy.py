@@ -1,12 +1,14 @@
 """Keep a copy of the catalogue in an SQLite file: keep_a_copy.py SITE FILE
 
-SITE is the address of the site, such as http://127.0.0.1:8000. The program may be
+SITE is the address of the site, such as http://127.0.0.1:8000. A private site wants an
+API token in the environment variable TOKEN. The program may be
 stopped and started at any time: position and items are written in one transaction, so
 that it resumes where it stopped. Of each item the highest version counts. After an
 older backup was restored there it starts over: a newer version may be one that is lost.
 """
 
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -26,6 +28,8 @@ COPY.executescript("""
 
 
 def get(address: str, **headers: str) -> Any:
+    if token := os.environ.get("TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     return urlopen(Request(address, headers=headers), timeout=90)
 
 

@@ -4,9 +4,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import authenticate, logout, update_session_auth_hash
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import password_validators_help_texts
@@ -27,6 +28,7 @@ from resilient_site.models import ApiToken, TooManyTokens
 @policy(write_rate="sign-in")
 class SignIn(LoginView):
     template_name = "account/sign_in.html"
+    extra_context = {"is_public": settings.PUBLIC_READ}
     redirect_authenticated_user = True
 
     def get_redirect_url(self, request: HttpRequest | None = None) -> str:
@@ -41,6 +43,7 @@ class SignIn(LoginView):
 
 
 @policy(write_rate="sign-in")
+@login_not_required
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
     response = admin.site.login(request)
     if request.method == "POST" and request.user.is_authenticated:

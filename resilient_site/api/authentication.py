@@ -1,8 +1,12 @@
-"""Authentication by API token: `Authorization: Token …` or `Bearer …`."""
+"""Authentication by API token, and what the REST API permits by default."""
 
+from typing import Any
+
+from django.conf import settings
 from django.contrib.auth.models import User
-from rest_framework import authentication
+from rest_framework import authentication, permissions
 from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.models import ApiToken
@@ -20,3 +24,17 @@ class BearerAuthentication(TokenAuthentication):
     """The same by another name, which most clients know (RFC 6750)."""
 
     keyword = "Bearer"
+
+
+class ReadOrWrite(permissions.DjangoModelPermissionsOrAnonReadOnly):
+    """Reading for everyone, unless the site is private; writing by permission.
+
+    The default of every view: one that is open in a private site has to say so.
+    """
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        is_read = request.method in permissions.SAFE_METHODS
+        if is_read or not hasattr(view, "queryset"):
+            is_public = is_read and settings.PUBLIC_READ
+            return is_public or bool(request.user and request.user.is_authenticated)
+        return super().has_permission(request, view)

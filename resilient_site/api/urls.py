@@ -26,9 +26,13 @@ docs = SpectacularSwaggerSplitView.as_view(
     url_name="api:schema", http_method_names=READING
 )
 
+docs_page = csp_override(docs_policy)(docs)
+# A page: in a private site it leads to sign-in, where REST answers 401.
+docs_page.login_required = True  # type: ignore[attr-defined]
+
 urlpatterns = [
     path("", include("items.api_urls")),
     path("", include("compute.api_urls")),
     re_path(r"^schema/?$", schema, name="schema"),
-    re_path(r"^docs/?$", csp_override(docs_policy)(docs), name="docs"),
+    re_path(r"^docs/?$", docs_page, name="docs"),
 ]

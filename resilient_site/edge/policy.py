@@ -126,7 +126,8 @@ def policy_at(path: str, method: str) -> ViewPolicy:
         is_static = path.startswith(f"/{settings.STATIC_URL.strip('/')}/")
         return replace(DEFAULT, route=STATIC if is_static else UNKNOWN)
     stated = _policy_of_route(match.route, match.func, method)
-    return stated if settings.READ_CACHE else replace(stated, shared=None)
+    may_share = settings.READ_CACHE and settings.PUBLIC_READ
+    return stated if may_share else replace(stated, shared=None)
 
 
 @lru_cache(maxsize=1_024)

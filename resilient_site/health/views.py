@@ -11,7 +11,11 @@ from typing import Any
 import orjson
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required, permission_required
+from django.contrib.auth.decorators import (
+    login_not_required,
+    login_required,
+    permission_required,
+)
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -52,6 +56,7 @@ STATES = {"open": State.OPEN, "closed": State.CLOSED, "free": None}
 
 
 @policy(read_rate=UNLIMITED)
+@login_not_required
 @require_safe
 @no_store
 def live(request: HttpRequest) -> HttpResponse:
@@ -60,6 +65,7 @@ def live(request: HttpRequest) -> HttpResponse:
 
 
 @policy(read_rate=UNLIMITED)
+@login_not_required
 @require_safe
 @no_store
 def ready(request: HttpRequest) -> HttpResponse:
@@ -104,6 +110,8 @@ def _context(report: Report, why_not_ready: str = "") -> dict[str, Any]:
     }
 
 
+# Open in a private site, too: it shows no data, and in an outage nobody can sign in.
+@login_not_required
 @require_safe
 @no_store
 def status(request: HttpRequest) -> HttpResponse:

@@ -3,6 +3,7 @@
 from ipaddress import ip_address, ip_network
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 
 from resilient_site.edge.policy import UNLIMITED, policy
@@ -14,6 +15,7 @@ FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 
 
 @policy(read_rate=UNLIMITED)
+@login_not_required
 def metrics(request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD") or not may_read(request):
         raise NotFound

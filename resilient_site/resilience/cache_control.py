@@ -6,6 +6,7 @@ change is seen at once. Whether a view shares responses at all, it states in its
 (`edge.policy`).
 """
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
@@ -32,7 +33,13 @@ CREDENTIAL = "credential:"
 
 
 def share(response: HttpResponseBase, *tags: str) -> None:
-    """Mark a response as the same for all clients, made of what `tags` name."""
+    """Mark a response as the same for all clients, made of what `tags` name.
+
+    In a private site it is for its client alone.
+    """
+    if not settings.PUBLIC_READ:
+        response["Cache-Control"] = OWN
+        return
     response["Cache-Control"] = SHARED
     response[TAGS] = " ".join(tags)
 

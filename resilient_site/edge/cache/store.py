@@ -255,9 +255,13 @@ class ResponseStore:
     def follow_epoch(self, epoch: str) -> None:
         """Void all responses if they are of another epoch of the database.
 
-        A file says of which epoch those on disk are, for a process that starts.
+        A file says of which epoch those on disk are, for a process that starts; and
+        whether they are of a private site, where no one may see what was public.
         """
-        if epoch in ("", self._epoch):
+        if not epoch:
+            return
+        epoch += "" if settings.PUBLIC_READ else " private"
+        if epoch == self._epoch:
             return
         known = self._epoch
         with suppress(OSError):

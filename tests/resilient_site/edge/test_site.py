@@ -12,7 +12,7 @@ from items import catalogue
 from items.imports import importing
 from items.models import Item, ItemChange
 from resilient_site.edge import cors as cors_headers_module
-from resilient_site.edge import wsgi_bridge
+from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.cache.store import response_store
@@ -196,6 +196,35 @@ async def test_stale_page_is_sent_without_the_database(session, monkeypatch, is_
     # Other clients, signed in or not, see no difference.
     other = await get("/items/", Cookie="sessionid=other")
     assert b"edith" not in other.body
+
+
+@run
+async def test_private_site_sends_nobody_what_was_public(
+    settings, monkeypatch, session, token
+):
+    for target in SHARED:
+        assert "stored" in (await get(target)).cached
+    response_store.flush().result()
+    settings.PUBLIC_READ = False
+    policy.policy_at.cache_clear()  # as in a process that starts
+    for target in SHARED:
+        answer = await get(target)
+        assert answer.status == (401 if "/api/" in target else 302), target
+        who = {"Authorization": token} if "/api/" in target else {"Cookie": session}
+        own = await get(target, **who)
+        assert (own.status, own.is_hit) == (200, False)
+        assert "private" in own.headers["cache-control"]
+    fragment = await get("/items/?search=bra", **{"HX-Request": "true"})
+    assert (fragment.headers["hx-refresh"], fragment.body) == ("true", b"")
+    response_store.flush().result()
+
+    # Not as a stale response either, but to those who have read it themselves.
+    monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
+    assert {(await get(target)).status for target in SHARED} == {503}
+    for who in ({"Cookie": session}, {"Authorization": token}):
+        target = ITEM if "Authorization" in who else "/items/bolt/"
+        own = await get(target, **who)
+        assert (own.status, b"Brass bolt" in own.body) == (200, True)
 
 
 ORIGIN = "https://app.example"

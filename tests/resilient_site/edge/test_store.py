@@ -152,6 +152,15 @@ def test_new_epoch_voids_what_is_stored(store):
     assert not usable(store)
 
 
+def test_responses_of_a_public_site_end_with_it(store, settings):
+    store.follow_epoch("first")
+    put(store)
+    settings.PUBLIC_READ = False
+    make_store(store.folder).follow_epoch("first")
+    assert not usable(store)
+    assert not stored_keys(store)
+
+
 # --- on disk
 
 
