@@ -10,7 +10,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.db.utils import DataError
+from django.db.utils import DataError, NotSupportedError
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
@@ -30,18 +30,36 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
     """Paginator that counts up to a bound: past page 200 people search instead."""
 
     @cached_property
-    def count(self) -> int:
-        rows = self.object_list.order_by().values("pk")[:MAX_COUNTED_ROWS]  # type: ignore
+    def _counted(self) -> int:
+        rows = self.object_list.order_by().values("pk")[: MAX_COUNTED_ROWS + 1]  # type: ignore
         return int(rows.count())
+
+    @property
+    def count(self) -> int:
+        return min(self._counted, MAX_COUNTED_ROWS)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether there are more than `count`, which the templates say."""
+        return self._counted > MAX_COUNTED_ROWS
 
 
 class CheckedLookups(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Admin that takes a value beyond the database as any other wrong one."""
+    """Admin that takes what the database cannot look up as any other wrong value."""
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # Slow, and a malformed one looks like a failure of SQLite.
+        if lookup.endswith(("__regex", "__iregex")):
+            return False
+        return super().lookup_allowed(lookup, value, request)
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         try:
             return super().get_changelist_instance(request)
-        except (DataError, OverflowError, ValueError) as error:
+        except (
+            DataError, NotSupportedError, IndexError, OverflowError, TypeError,
+            ValueError,
+        ) as error:  # fmt: skip
             raise IncorrectLookupParameters from error
 
 
