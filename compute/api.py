@@ -1,6 +1,7 @@
 """REST views of jobs: thin callers of `compute.jobs`."""
 
 from contextlib import suppress
+from copy import copy
 from typing import Any
 from uuid import UUID
 
@@ -216,7 +217,7 @@ def _task_and_params(request: Request) -> tuple[str, Any]:
     """Return task and parameters; in a form each part but `task` is a parameter."""
     body = request.data
     if isinstance(body, QueryDict):
-        params = body.copy()
+        params = copy(body)  # QueryDict.copy() would copy the files, too
         for name in NOT_PARAMETERS:
             params.pop(name, None)
         return str(body.get("task", "")), params

@@ -91,9 +91,13 @@ def test_client_without_permission_is_401_or_403(anonymous_api, api):
     assert submit(anonymous_api).status_code == 401
 
 
-def test_file_is_submitted_as_a_form_which_may_be_larger(editor, settings):
+@pytest.mark.parametrize("in_memory_max", [1_000, 10_000])
+def test_file_is_submitted_as_a_form_which_may_be_larger(
+    editor, settings, in_memory_max
+):
     """Other bodies are read into memory."""
     settings.MAX_BODY_BYTES, settings.IMPORT_MAX_BYTES = 1_000, 10_000
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE = in_memory_max
     api = client_of(editor)
     large = {"task": "echo", "params": {"x": "x" * 2_000}}
     response = api.post(JOBS, large)
