@@ -5,6 +5,7 @@ of a name from all addresses together; browsers that have signed in with that na
 excepted, or anyone could keep its owner out.
 """
 
+from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
@@ -55,7 +56,7 @@ def remember_device(response: HttpResponse, username: str) -> None:
     """Have the browser show later that it has signed in with this name."""
     response.set_signed_cookie(
         settings.DEVICE_COOKIE_NAME,
-        username,
+        _digest(username),
         salt=POLICY,
         max_age=DEVICE_MAX_AGE_S,
         secure=settings.SESSION_COOKIE_SECURE,
@@ -68,4 +69,9 @@ def _is_known_device(request: HttpRequest, username: str) -> bool:
     known = request.get_signed_cookie(
         settings.DEVICE_COOKIE_NAME, default="", salt=POLICY, max_age=DEVICE_MAX_AGE_S
     )
-    return known == username
+    return known == _digest(username)
+
+
+def _digest(username: str) -> str:
+    # A header has no place for all letters of a name.
+    return sha256(username.encode()).hexdigest()

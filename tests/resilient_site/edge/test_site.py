@@ -3,8 +3,10 @@
 import io
 import json
 from functools import partial
+from urllib.parse import urlencode
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
 
@@ -171,6 +173,23 @@ async def test_verified_token_gets_cache_hits_until_it_is_revoked(token, scheme)
     await elsewhere(revoke_all)
     refused = await get(ITEM, Authorization=token)
     assert (refused.status, refused.is_hit) == (401, False)
+
+
+@run
+async def test_person_of_any_name_signs_in():
+    await elsewhere(User.objects.create_user, "\u0141ukasz", password="p")
+    csrf = "x" * 32
+    form = {"username": "\u0141ukasz", "password": "p", "csrfmiddlewaretoken": csrf}
+    body = urlencode(form).encode()
+    headers = [
+        (b"content-type", b"application/x-www-form-urlencoded"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cookie", f"csrftoken={csrf}".encode()),
+    ]
+    answer = await ask("/account/sign-in/", "POST", headers, [body])
+    assert answer.status == 302
+    cookies = [value for name, value in answer.raw_headers if name == b"set-cookie"]
+    assert any(value.startswith(b"device=") for value in cookies)
 
 
 def no_database(*args: object, **kwargs: object) -> None:
