@@ -43,7 +43,9 @@ SLOTS = 1 << 16
 SLOT_BYTES = 8
 # Of one tag alone, VOID.
 VOID_SLOT = SLOTS
-FILE_BYTES = (SLOTS + 1) * SLOT_BYTES
+# Credentials have as many of their own: a client can choose one for its slot.
+CREDENTIAL_SLOTS = SLOTS + 1
+FILE_BYTES = (CREDENTIAL_SLOTS + SLOTS) * SLOT_BYTES
 # Two writers of a slot at once may leave the earlier moment in it, earlier by less.
 PRECISION_NS = 1_000_000
 # In place of the file, if there is no room for it: all is invalidated all the time.
@@ -87,7 +89,10 @@ def boot_id() -> str:
 
 
 def slot_of(tag: str) -> int:
-    return VOID_SLOT if tag == VOID else crc32(tag.encode()) % SLOTS
+    if tag == VOID:
+        return VOID_SLOT
+    first = CREDENTIAL_SLOTS if tag.startswith(CREDENTIAL) else 0
+    return first + crc32(tag.encode()) % SLOTS
 
 
 def mark(at: int, tags: Iterable[str]) -> Mark:

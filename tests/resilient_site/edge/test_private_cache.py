@@ -1,16 +1,25 @@
 """Private responses reach no other client, nor their own after sign-out."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
+from zlib import crc32
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
 from django.test import Client
 
-from resilient_site.accounts.verified_tokens import verified_tokens
+from resilient_site.accounts.verified_tokens import (
+    session_digest,
+    token_digest,
+    verified_tokens,
+)
 from resilient_site.edge.cache import private_cache
 from resilient_site.edge.cache.invalidation import (
     CHANGES,
+    EVERYTHING,
+    SLOTS,
     invalidations,
     mark,
     subscriber,
@@ -19,7 +28,12 @@ from resilient_site.edge.cache.invalidation import now as moment
 from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest, Priority
 from resilient_site.models import ApiToken
-from resilient_site.resilience.cache_control import OWN, share_with_anonymous
+from resilient_site.resilience.cache_control import (
+    OWN,
+    PRIVATE,
+    credential_tag,
+    share_with_anonymous,
+)
 from tests.resilient_site.edge.clients import HOST, ask, elsewhere, get, run
 from tests.resilient_site.edge.views import now, thing_now, thing_response
 
@@ -164,6 +178,29 @@ async def test_rejected_credential_is_void_at_every_address(cookie, token, reade
         assert (await get(path, **headers)).status == 503
         # To anybody else nothing has changed.
         assert invalidations.is_current(before)
+
+
+def guess(digest: Callable[[str], str], tag: str) -> str:
+    """Return a credential whose tag has the checksum of `tag`, as any client can."""
+    wanted = crc32(tag.encode()) % SLOTS
+    guesses = map(str, count())
+    return next(
+        one
+        for one in guesses
+        if crc32(credential_tag(digest(one)).encode()) % SLOTS == wanted
+    )
+
+
+@pytest.mark.parametrize("tag", [EVERYTHING, PRIVATE])
+@run
+async def test_invalid_credential_voids_nothing_else(tag):
+    session = guess(session_digest, tag)
+    token = guess(lambda one: token_digest(one.encode()), tag)
+    before = mark(moment(), [tag])
+    assert (await get(PAGE, Cookie=f"sessionid={session}")).status == 403
+    now.respond = lambda request: HttpResponse(status=401)
+    assert (await get(REST, Authorization=f"Token {token}")).status == 401
+    assert invalidations.is_current(before)
 
 
 @run
