@@ -27,6 +27,8 @@ import types
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +41,8 @@ ROOT = Path(__file__).parent.parent
 LIST = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
 OURS = ("items", "compute", "resilient_site")
 TOOL = sys.monitoring.PROFILER_ID
-CAUGHT, SURVIVED, TIMED_OUT = range(3)
+# How a test ended, which a child writes to its parent.
+PASSED, FAILED, HUNG = b"p", b"f", b"h"
 OPPOSITES: dict[type, Callable[[], Any]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -138,14 +141,19 @@ def codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
     return found
 
 
+def living[T](kind: type[T]) -> Iterator[T]:
+    """Yield all objects of this type; `isinstance` would ask a weak reference."""
+    return (one for one in gc.get_objects() if type(one) is kind)
+
+
 def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
     filename = str(ROOT / path)
     tree = ast.parse((ROOT / path).read_text())
     original = codes(compile(tree, filename, "exec"))
     functions = defaultdict(list)
-    for one in gc.get_objects():
-        if isinstance(one, types.FunctionType) and one.__code__.co_filename == filename:
-            code = one.__code__
+    for one in living(types.FunctionType):
+        code = one.__code__
+        if code.co_filename == filename:
             functions[code.co_qualname, code.co_firstlineno].append(one)
     for node, field, put in places(tree):
         if (other := changed(node, field)) is None:
@@ -163,14 +171,19 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
         }
         # The innermost last: those around it differ as they hold its code.
         names = sorted(differing, key=lambda key: key[0].count("."))
-        if not names or not any(functions[key] for key in names):
-            continue  # of a class, a default or a decorator
+        fitting = [
+            (function, differing[key])
+            for key in names
+            for function in functions[key]
+            # Else it can't have the code: without its `super()`, say.
+            if len(function.__code__.co_freevars) == len(differing[key].co_freevars)
+        ]
+        if not fitting:
+            continue  # also of a class, a default or a decorator
 
-        def apply(differing: dict[Any, types.CodeType] = differing) -> None:
-            for key, code in differing.items():
-                for function in functions[key]:
-                    if len(code.co_freevars) == len(function.__code__.co_freevars):
-                        function.__code__ = code
+        def apply(fitting: list[Any] = fitting) -> None:
+            for function, code in fitting:
+                function.__code__ = code
 
         yield Mutant(
             path,
@@ -199,6 +212,8 @@ def number_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
                     setattr(module, name, number + 1)
 
         callers = calls.of(lambda code: name in code.co_names)  # noqa: B023
+        if not callers:
+            continue  # only what runs before the tests reads it
         after = f"{name} = {number + 1}"
         yield Mutant(path, node.lineno, name, ast.unparse(node), after, callers, apply)
 
@@ -285,81 +300,90 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         mutants.sort(key=lambda mutant: (mutant.path, mutant.line))
     write = config.get_terminal_writer().line
     write(f"\n{len(mutants)} changes, {len(calls.seconds)} tests\n")
-    outcomes: dict[str, list[int]] = defaultdict(list)
+    survived: dict[str, list[bool]] = defaultdict(list)
     for mutant in mutants:
-        outcome = SURVIVED
-        if mutant.callers:
-            outcome = try_out(mutant, mutant.callers, calls)
-        outcomes[mutant.path].append(outcome)
-        if outcome != CAUGHT:
-            why = "no test calls it" if not mutant.callers else "no test fails"
-            write(f"{mutant}\n    {'timed out' if outcome == TIMED_OUT else why}\n")
-    for path, found in sorted(outcomes.items()):
+        ended = try_out(mutant, mutant.callers, calls) if mutant.callers else PASSED
+        survived[mutant.path].append(not ended.strip(PASSED))
+        if not ended.endswith(FAILED):
+            why = "no test fails" if mutant.callers else "no test calls it"
+            write(f"{mutant}\n    {'timed out' if ended.endswith(HUNG) else why}\n")
+    for path, found in sorted(survived.items()):
         write(f"{share(found)}  {path}")
-    write(f"{share([one for found in outcomes.values() for one in found])}  in all")
+    write(f"{share([one for found in survived.values() for one in found])}  in all")
     return True
 
 
-def share(outcomes: list[int]) -> str:
-    caught = sum(outcome != SURVIVED for outcome in outcomes)
-    return f"{caught:5} of {len(outcomes):5} caught = {caught / len(outcomes):4.0%}"
+def share(survived: list[bool]) -> str:
+    caught = survived.count(False)
+    return f"{caught:5} of {len(survived):5} caught = {caught / len(survived):4.0%}"
 
 
-def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> int:
-    """Return CAUGHT if a test fails, TIMED_OUT if the tests go on for too long."""
+def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> bytes:
+    """Run the tests in a forked process; return how each ended.
+
+    It ends with the first test that hangs, and where there is a change with the first
+    that fails.
+    """
     connections.close_all()
+    reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of the tests
         child = os.fork()
     if child == 0:
-        code = TIMED_OUT
         try:
             os.setsid()
-            code = run_child(mutant, items)
+            run_child(mutant, items, writer)
         finally:
-            os._exit(code)
-    process = os.pidfd_open(child)
-    limit_s = 20 + 5 * sum(calls.seconds[item] for item in items)
-    if not select.select([process], [], [], limit_s)[0]:
+            os._exit(0)
+    os.close(writer)
+    ended = b""
+    while True:
+        usual_s = calls.seconds[items[len(ended)]] if len(ended) < len(items) else 0
+        if not select.select([reader], [], [], 20 + 5 * usual_s)[0]:
+            ended += HUNG
+            break
+        if not (more := os.read(reader, 1 << 16)):
+            if len(ended) < len(items) and not ended.endswith(FAILED):
+                ended += FAILED  # the process has crashed
+            break
+        ended += more
+    os.close(reader)
+    with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    os.close(process)
-    status = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else TIMED_OUT
+    os.waitpid(child, 0)
+    return ended[: len(items)]
 
 
-def run_child(mutant: Mutant | None, items: list[pytest.Item]) -> int:
+def run_child(mutant: Mutant | None, items: list[pytest.Item], writer: int) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    for one in gc.get_objects():
-        if isinstance(one, functools._lru_cache_wrapper) and str(
-            one.__module__
-        ).startswith(OURS):
+    for one in living(functools._lru_cache_wrapper):
+        if str(one.__module__).startswith(OURS):
             one.cache_clear()
+    for pool in living(ThreadPoolExecutor):  # whose threads are the parent's
+        pool.__init__(pool._max_workers, pool._thread_name_prefix)  # type: ignore[misc]
     if mutant is not None:
         mutant.apply()
     session = items[0].session
     after: Any = Everything(session)
-    outcome = SURVIVED
     for item, nextitem in zip(items, [*items[1:], after], strict=True):
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        if any(report.failed for report in reports):
-            outcome = CAUGHT
+        has_failed = any(report.failed for report in reports)
+        os.write(writer, FAILED if has_failed else PASSED)
+        if has_failed and mutant:
             break
     session._setupstate.teardown_exact(after)
-    return outcome
 
 
 def drop_unfit(items: list[pytest.Item], calls: Calls) -> None:
     """Forget tests that fail or hang in a forked process without a change.
 
-    They need a thread of this one, say. All are tried together, then by halves.
+    They need a thread of this one, say.
     """
-    if not items or try_out(None, items, calls) == SURVIVED:
-        return
-    if len(items) == 1:
-        del calls.seconds[items[0]]
-        return
-    half = len(items) // 2
-    drop_unfit(items[:half], calls)
-    drop_unfit(items[half:], calls)
+    while items:
+        ended = try_out(None, items, calls)
+        for item, how in zip(items, ended.decode(), strict=False):
+            if how.encode() != PASSED:
+                del calls.seconds[item]
+        items = items[len(ended) :]

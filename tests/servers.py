@@ -33,7 +33,7 @@ class Postgres(Server):
         self.settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
+            "unix_socket_directories": ".",  # the data
             "shared_buffers": "32MB",
             "fsync": "off",
             "full_page_writes": "off",

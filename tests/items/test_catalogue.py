@@ -1,15 +1,16 @@
 """Writing: items, versions and the change log move together, or not at all."""
 
 import contextlib
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import DataError, IntegrityError, connection, transaction
 
-from items import catalogue
+from items import catalogue, fields
 from items.catalogue import ItemExists, ItemNotFound
-from items.imports import staging
+from items.imports import importing, staging
 from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, StaleVersion
 from tests.factories import TESTER, changes_of, make_item
@@ -53,6 +54,42 @@ def test_update_that_changes_nothing_makes_no_version():
     make_item(id="bolt")
     catalogue.update_item("bolt", {"tags": ["metal"]}, actor=TESTER)
     assert history("bolt") == [(1, "created")]
+
+
+def import_row() -> None:
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    file = io.BufferedReader(io.BytesIO(b"id,name\nbolt,Zinc nut 12\n"))
+    importing.proceed(run, file, actor=TESTER, rejects=lambda rejects, size: size)
+
+
+def undo_update() -> None:
+    catalogue.update_item("bolt", {"name": "Old"}, actor=TESTER)
+    catalogue.undo(changes_of("bolt").first(), actor=TESTER)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: catalogue.update_item("bolt", {"name": "Zinc nut 12"}, actor=TESTER),
+        lambda: catalogue.update_item("bolt", {"tags": ["other"]}, actor=TESTER),
+        lambda: catalogue.merge_items(keep="bolt", drop="nut", actor=TESTER),
+        undo_update,
+        import_row,
+    ],
+    ids=["name", "tags", "merge", "undo", "import"],
+)
+def test_every_write_keeps_the_derived_columns(write):
+    old = make_item(id="bolt", description="")
+    make_item(id="nut", description="Zinc", tags=["other"])
+    write()
+    item = Item.objects.get(pk="bolt")
+    assert (item.created_at, item.updated_at > old.updated_at) == (old.created_at, True)
+    derived = fields.search_columns(item.state())
+    assert {name: getattr(item, name) for name in derived} == derived
+    change = changes_of("bolt").first()
+    assert (change.version, change.after) == (item.version, item.state())
+    latest = Item.objects.order_by("-updated_at").first()
+    assert latest.pk == "bolt"
 
 
 def test_undoing_an_update_restores_the_state_before_it_or_a_deleted_item():
@@ -176,6 +213,30 @@ def test_merged_item_has_the_tags_of_both_and_keeps_its_description(mine, kept):
     assert not Item.objects.filter(pk="drop").exists()
     assert history("keep")[0] == (2, "updated")
     assert history("drop")[0] == (2, "deleted")
+
+
+@pytest.mark.parametrize(
+    ("drop", "error"), [("keep", Invalid), ("nix", ItemNotFound), ("many", Invalid)]
+)
+def test_merge_that_cannot_be_made_changes_nothing(drop, error):
+    make_item(id="keep", tags=[f"k{n}" for n in range(20)])
+    make_item(id="many", tags=[f"m{n}" for n in range(11)])
+    with pytest.raises(error) as caught:
+        catalogue.merge_items(keep="keep", drop=drop, actor=TESTER)
+    assert [*(caught.value.errors or {})] == (["tags"] if drop == "many" else [])
+    assert history("keep") == history("many") == [(1, "created")]
+
+
+def test_items_deleted_together_have_their_own_histories():
+    make_item(id="a", name="A")
+    make_item(id="b", name="B")
+    catalogue.update_item("b", {"name": "C"}, actor=TESTER)
+    catalogue.delete_items(["b", "never", "a"], actor=TESTER)
+    assert not Item.objects.exists()
+    assert (history("a")[0], history("b")[0]) == ((2, "deleted"), (3, "deleted"))
+    change = changes_of("b").first()
+    assert (change.before["name"], change.after) == ("C", None)
+    assert catalogue.undo(change, actor=TESTER).version == 4
 
 
 @pytest.fixture

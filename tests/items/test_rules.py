@@ -68,11 +68,39 @@ def test_name_is_one_printable_line_that_can_be_seen(text, reason):
         rules.clean_line(text, max_length=200, required=True)
 
 
+@pytest.mark.parametrize("text", ["a\r\nb\r\n", "a\rb\r", "a\nb\n"], ids=repr)
+def test_line_ends_of_a_description_are_of_one_kind(text):
+    assert rules.clean_text(text, max_length=4) == "a\nb\n"
+
+
 def test_tags_are_sorted_lower_case_and_once():
     assert rules.clean_tags("b, A a") == ["a", "b"]
     assert rules.clean_tags([]) == []
     with pytest.raises(ValueError, match="at most 30"):
         rules.clean_tags([f"t{n}" for n in range(31)])
+
+
+# By field: the longest value that is accepted, and one that is longer by one.
+LIMITS = {
+    "id": (100, lambda n: "i" * n),
+    "name": (200, lambda n: "n" * n),
+    "description": (10_000, lambda n: "d\n" * (n // 2) + "d" * (n % 2)),
+    "tags": (30, lambda n: [f"t{m}" for m in range(n)]),
+    "tags.0": (50, lambda n: ["t" * n]),
+}
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+@pytest.mark.parametrize("limited", LIMITS)
+def test_field_takes_what_is_within_its_limit(limited, is_json):
+    most, make = LIMITS[limited]
+    name = limited.partition(".")[0]
+    row = {"name": "n", name: make(most)}
+    assert len(fields.clean(row, is_json=is_json)[name]) in (most, 1)
+    with pytest.raises(Invalid) as caught:
+        fields.clean(row | {name: make(most + 1)}, is_json=is_json)
+    assert [*caught.value.errors] == [name]
+    assert f"at most {most} " in caught.value.errors[name][0]
 
 
 @given(st.text(max_size=50), st.text(max_size=80), st.lists(st.text(max_size=8)))

@@ -147,10 +147,42 @@ def give_permission(user: User, cookie: str) -> None:
     user.user_permissions.add(Permission.objects.first())
 
 
+def leave_group(user: User, cookie: str) -> None:
+    user.groups.clear()
+
+
+def be_removed_from_group(user: User, cookie: str) -> None:
+    user.groups.get().user_set.remove(user)
+
+
+def restrict_group(user: User, cookie: str) -> None:
+    user.groups.get().permissions.clear()
+
+
+def delete_group(user: User, cookie: str) -> None:
+    user.groups.all().delete()
+
+
+def delete(user: User, cookie: str) -> None:
+    user.delete()
+
+
+CHANGES_OF_A_USER = [
+    sign_out, deactivate, give_permission, revoke, leave_group, be_removed_from_group,
+    restrict_group, delete_group, delete,
+]  # fmt: skip
+
+
+def member(name: str) -> User:
+    user = User.objects.create_user(name)
+    user.groups.create(name=name).permissions.add(Permission.objects.first())
+    return user
+
+
 @run
 async def test_change_of_a_user_voids_their_private_responses():
-    for change in (sign_out, deactivate, give_permission, revoke):
-        user = await elsewhere(User.objects.create_user, change.__name__)
+    for change in CHANGES_OF_A_USER:
+        user = await elsewhere(member, change.__name__)
         cookie = await elsewhere(cookie_of, user)
         token = await elsewhere(token_of, user)
         now.respond = thing_now

@@ -124,6 +124,56 @@ async def test_every_way_to_write_is_seen_at_once(name):
             assert b"Written" in answer.body
 
 
+@pytest.mark.parametrize("state", ["fresh", "overload", "outage"])
+@run
+async def test_unsafe_method_is_not_answered_by_a_copy(
+    token, session, monkeypatch, state
+):
+    """Whatever tier has one, and whoever asks."""
+    clients = [{}, {"Authorization": token}, {"Cookie": session}]
+    for target in (ITEM, "/items/bolt/"):
+        for who in clients:
+            await get(target, **who)
+        assert (await get(target)).is_hit
+    if state != "fresh":
+        response_store.flush().result()
+        invalidations.record([catalogue.item_tag("bolt")])
+    if state == "overload":
+        monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
+    if state == "outage":
+        monkeypatch.setattr(wsgi_bridge.django, "resolve_request", no_database)
+    for target in (ITEM, "/items/bolt/"):
+        for who in clients:
+            if state != "fresh":
+                assert (await get(target, **who)).is_hit
+            for method in ("POST", "PUT", "PATCH", "QUERY", "DELETE"):
+                answer = await get(target, method, **who)
+                assert (answer.cached, answer.status >= 500) == ("", state != "fresh")
+    exists = await elsewhere(Item.objects.filter(pk="bolt").exists)
+    assert exists == (state != "fresh")
+
+
+@pytest.mark.parametrize("first", ["anonymous", "token", "session"])
+@run
+async def test_no_client_is_given_the_copy_of_another_kind(token, session, first):
+    """A page names who is signed in, the history who wrote, and neither to others."""
+    clients = {
+        "anonymous": {},
+        "token": {"Authorization": token},
+        "session": {"Cookie": session},
+    }
+    order = [first, *clients] * 2
+    for target, shown, to in (
+        (f"{ITEM}/history", b"tester", {"token", "session"}),
+        ("/api/v1/changes", b"tester", {"token", "session"}),
+        ("/items/", b"edith", {"session"}),
+        ("/items/bolt/", b"edith", {"session"}),
+    ):
+        for name in order:
+            answer = await get(target, **clients[name])
+            assert (answer.status, shown in answer.body) == (200, name in to), name
+
+
 @run
 async def test_unknown_parameter_is_no_cache_hit_on_rest_but_is_on_pages():
     for target, status in (("/api/v1/items", 400), ("/items/", 200), (ITEM, 400)):

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
+import dj_database_url
 import psycopg
 import pytest
 from django.db import connection
 from psycopg.pq import TransactionStatus
 
 from resilient_site.postgres import heartbeat
+from resilient_site.postgres.base import DatabaseWrapper
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import deadlines
 from tests.clock import Clock
@@ -63,6 +66,36 @@ def connect(names: Names) -> psycopg.Connection[Any]:
 def address_of_the_server() -> list[Any]:
     params = connection.get_connection_params()
     return socket.getaddrinfo(params["host"], params["port"], type=socket.SOCK_STREAM)
+
+
+# With the user, password, port and name of the tests' own database.
+URLS = [
+    "postgres://{user}@127.0.0.1:{port}/{name}",
+    "postgresql://{user}@localhost:{port}/{name}?sslmode=prefer",
+    "postgres://{user}@{folder}:{port}/{name}",
+    "postgres://{user}@/{name}?host={folder}&port={port}",
+    "postgres://{user}@{folder},127.0.0.1:{port}/{name}",
+    "postgres://{user}@unknown.invalid,localhost:{port}/{name}"
+    "?target_session_attrs=read-write",
+    "postgres://{user}@/{name}?host=127.0.0.1,127.0.0.1&port=9,{port}",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_database_is_reached_by_every_form_of_its_url(url):
+    known = connection.settings_dict
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW data_directory")
+        folder = quote(cursor.fetchone()[0], safe="")
+    user = f"{known['USER']}:{known['PASSWORD']}"
+    places = {"user": user, "port": known["PORT"], "folder": folder}
+    parsed = dj_database_url.parse(url.format(name=known["NAME"], **places))
+    # As the settings complete it.
+    options = known["OPTIONS"] | parsed.get("OPTIONS", {})
+    other = DatabaseWrapper(known | parsed | {"OPTIONS": options})
+    with closing(other), other.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        assert cursor.fetchone() == (known["NAME"],)
 
 
 def test_name_resolution_ends_at_the_deadline(names):
