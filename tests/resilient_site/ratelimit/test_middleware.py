@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from resilient_site import settings as as_started
 from resilient_site.models import ApiToken
+from resilient_site.observability.metrics import RATE_LIMITED
 from resilient_site.ratelimit import middleware as ratelimit
 from resilient_site.ratelimit.middleware import (
     RateLimitMiddleware,
@@ -83,7 +84,10 @@ def token_of(user: Any) -> dict[str, str]:
 def test_rest_rejection_is_a_problem_with_retry_after(client, limits):
     limits("anonymous-read=2/m")
     make_item(id="country.DE")
+    counted = RATE_LIMITED.labels("anonymous-read")._value
+    before = counted.get()
     answers = [client.get(ITEM) for _ in range(3)]
+    assert counted.get() == before + 1
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [left(answer)[1] for answer in answers] == [1, 0, 0]
     rejected = answers[-1]
