@@ -14,15 +14,18 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from django.contrib.auth.context_processors import PermWrapper
 from django.core import exceptions as django_errors
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
+from django.template.context_processors import csrf
 from django.template.loader import render_to_string
 from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction
 from rest_framework import exceptions as drf_errors
 
 from resilient_site.observability.request_id import current_request_id
+from resilient_site.pages import sent_form
 from resilient_site.postgres.connection import CommitUnknown, WaitCancelled
 from resilient_site.resilience import breakers
 
@@ -300,21 +303,41 @@ def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
     if is_rest(request):
         content, content_type = orjson.dumps(problem(request, error)), PROBLEM_TYPE
     else:
-        # Rendered without the request: an error page must not need the database.
-        page = render_to_string(
-            "error.html",
-            {
-                "error": error,
-                "request_id": current_request_id(),
-                "path": request.get_full_path(),
-            },
-        )
+        page = _page(request, error)
         content, content_type = page.encode(), "text/html; charset=utf-8"
     response = HttpResponse(content, content_type, error.status, headers=error.headers)
     response["Cache-Control"] = "no-store"
     if error.retry_after_s is not None:
         response["Retry-After"] = str(error.retry_after_s)
     return response
+
+
+def _page(request: HttpRequest, error: SiteError) -> str:
+    """Return the error page, with the form whose sending has failed, to send again."""
+    context: dict[str, Any] = {
+        "error": error,
+        "request_id": current_request_id(),
+        "path": request.get_full_path(),
+        **csrf(request),
+    }
+    if error.status == 429 or error.status >= 500 or error.code == "csrf_failed":
+        context["sent"] = sent_form(request)
+        context["enctype"] = request.content_type
+    try:
+        return render_to_string("error.html", context | _reader(request, error))
+    except Exception:  # noqa: BLE001 - who reads it may be what has failed
+        return render_to_string("error.html", context)
+
+
+def _reader(request: HttpRequest, error: SiteError) -> dict[str, Any]:
+    """Return what pages show of the user, where that asks no database that fails."""
+    name = "_cached_user" if error.status == 503 else "user"
+    user = getattr(request, name, None)
+    if user is None:
+        return {}
+    # Those who have sent too much are not given further queries.
+    perms = {"perms": PermWrapper(user)} if error.status < 429 else {}
+    return {"request": request, "user": user, **perms}
 
 
 def problem(request: HttpRequest, error: SiteError) -> dict[str, Any]:
@@ -359,8 +382,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return respond(
         request,
         NotAllowed(
-            "The form has expired, or cookies are disabled. Nothing was changed. Go "
-            "back, reload the page and send it again.",
+            "The form has expired, or cookies are disabled. Nothing was changed.",
             code="csrf_failed",
         ),
     )

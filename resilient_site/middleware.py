@@ -3,12 +3,21 @@
 import math
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.core.exceptions import SuspiciousOperation
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotModified,
+    QueryDict,
+)
 from django.http.response import HttpResponseBase
+from django.template.context_processors import csrf
+from django.template.loader import render_to_string
 from django.utils.cache import add_never_cache_headers, set_response_etag
 from django.utils.functional import SimpleLazyObject
 from django_htmx.http import HttpResponseClientRefresh
@@ -30,6 +39,7 @@ from resilient_site.errors import (
     respond,
 )
 from resilient_site.observability import request_id
+from resilient_site.pages import sent_form
 from resilient_site.ratelimit.middleware import session_user_id
 from resilient_site.resilience.cache_control import OWN
 
@@ -192,7 +202,8 @@ class ErrorMiddleware:
         # REST views name the parameter in their errors.
         if "%00" in request.META["QUERY_STRING"] and not is_rest(request):
             return respond(request, Invalid("The address has a null character."))
-        return self.get_response(request)
+        response = self.get_response(request)
+        return _sign_in_and_send_again(request, response) or response
 
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
@@ -230,3 +241,24 @@ class ErrorMiddleware:
         if key := user.pk if user else session_user_id(request):
             sentry_sdk.set_user({"id": str(key)})
         return None
+
+
+def _sign_in_and_send_again(
+    request: HttpRequest, response: HttpResponse
+) -> HttpResponse | None:
+    """Return a sign-in page that carries what was sent, for a redirect to sign-in.
+
+    The session has ended while a form was filled. None for any other response.
+    """
+    if request.method != "POST" or response.status_code != 302:
+        return None
+    path, query = request.get_full_path(), urlsplit(response["Location"]).query
+    if QueryDict(query).get("next") != path or request.user.is_authenticated:
+        return None
+    sent = sent_form(request)
+    if sent is None:
+        return None
+    context = {"form": AuthenticationForm(request), "next": path, "sent": sent}
+    page = render_to_string("account/sign_in.html", context | csrf(request))
+    headers = {"Cache-Control": "no-store"}
+    return HttpResponse(page, status=401, headers=headers)

@@ -15,6 +15,7 @@ from django.contrib.auth.views import LoginView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
@@ -23,6 +24,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from resilient_site.accounts.backends import remember_device
 from resilient_site.edge.policy import policy
 from resilient_site.models import ApiToken, TooManyTokens
+from resilient_site.pages import carried_form
 
 
 @policy(write_rate="sign-in")
@@ -36,10 +38,30 @@ class SignIn(LoginView):
         # A redirect to this page would be a loop.
         return "" if url.startswith(self.request.path) else url
 
+    def dispatch(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+        # Signed in meanwhile, in another window.
+        if request.method == "POST" and request.user.is_authenticated:
+            return self.show_again() or super().dispatch(request, *args, **options)
+        return super().dispatch(request, *args, **options)
+
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         response = super().form_valid(form)
+        response = self.show_again() or response
         remember_device(response, form.get_user().get_username())
         return response
+
+    def get_context_data(self, **options: Any) -> dict[str, Any]:
+        return super().get_context_data(**options, sent=carried_form(self.request))
+
+    def show_again(self) -> HttpResponse | None:
+        """Return the form that was sent without a session, for the person to send."""
+        path, sent = self.get_redirect_url(), carried_form(self.request)
+        if not path or sent is None:
+            return None
+        context = {"path": path, "sent": sent}
+        headers = {"Cache-Control": "no-store"}
+        page = render_to_string("account/sent_again.html", context, self.request)
+        return HttpResponse(page, headers=headers)
 
 
 @policy(write_rate="sign-in")

@@ -45,7 +45,7 @@ ARGS = [
 TIMEOUT_MS = 30_000
 expect.set_options(timeout=TIMEOUT_MS)
 # What a page is looked at in: each scheme of colours, and each width.
-LOOKS = [("light", 1280), ("dark", 390)]
+LOOKS = [("light", 1280), ("dark", 320)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -43,11 +43,31 @@ def make_runs(user: User) -> dict[str, str]:
     }  # fmt: skip
 
 
+# Words that a line break divides; an id or another long one may be.
+BROKEN_WORDS = """() => {
+  const found = [], range = document.createRange();
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode;
+    if (!text.parentElement.checkVisibility()) continue;
+    for (const word of text.data.matchAll(/[A-Za-z]{2,20}/g)) {
+      if (/[\\w.@-]{21,}/.test(text.data)) continue;
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      const tops = [...range.getClientRects()].map((line) => Math.round(line.top));
+      if (new Set(tops).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+
+
 def check(page: Page, width: int) -> None:
     found = Axe().run(page)
     assert found.violations_count == 0, f"{page.url}\n{found.generate_report()}"
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= width, f"{page.url} is {wide} pixels wide"
+    assert page.evaluate(BROKEN_WORDS) == [], page.url
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)

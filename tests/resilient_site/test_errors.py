@@ -5,17 +5,22 @@ import json
 import math
 
 import pytest
+from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError, connection
 from django.http import Http404
+from django.test import Client
 from rest_framework import exceptions as drf_errors
 
 from items import catalogue, list_query
+from items.apps import EDITORS
 from items.models import Item
 from resilient_site import errors
+from resilient_site.accounts.sessions import SessionStore
 from resilient_site.errors import SiteError, as_site_error
 from resilient_site.health import checks
 from resilient_site.health.components import Status
+from resilient_site.ratelimit.policies import override_policies
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import DEGRADED_S, Breaker
 
@@ -140,3 +145,124 @@ def test_error_page_needs_no_database(rf):
     response = errors.respond(rf.get("/items/"), errors.Unavailable())
     assert response.status_code == 503
     assert b"<html" in response.content
+
+
+OWN = {"HTTP_ORIGIN": "http://testserver"}
+NEW, SIGN_IN = "/items/-/new/", "/account/sign-in/"
+TYPED = {"name": "<Bolt>", "description": "M8,\n40 mm", "tags": ""}
+EDITH = {"username": "edith", "password": "edith-s-password"}
+
+
+def fail_to_write(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(catalogue, "create_item", fail)
+
+
+def test_error_page_knows_who_is_signed_in(client, reader, monkeypatch, settings):
+    strict = Client(enforce_csrf_checks=True)
+    for one in (client, strict):
+        one.force_login(reader)
+    client.raise_request_exception = False
+    pages = [
+        client.get("/items/nix/"),
+        client.get("/nothing/"),
+        client.get(NEW),
+        strict.post(NEW, TYPED),
+    ]
+    monkeypatch.setattr(list_query, "paginate", lambda *args, **options: 1 / 0)
+    pages.append(client.get("/items/"))
+    reader.groups.add(Group.objects.get(name=EDITORS))
+    fail_to_write(monkeypatch)
+    pages.append(client.post(NEW, TYPED))
+    settings.RATE_LIMITS = override_policies(settings.RATE_LIMITS, "read=1/h")
+    limited = Client()
+    limited.force_login(reader)
+    pages += [limited.get("/items/nix/") for _ in range(2)]
+    statuses = [page.status_code for page in pages]
+    assert [*statuses[:6], statuses[-1]] == [404, 404, 403, 403, 500, 503, 429]
+    for page in pages:
+        shown = page.content.decode()
+        assert ">rita</button>" in shown, page
+        assert page["X-Request-ID"] in shown, page
+        assert page["Cache-Control"] == "no-store"
+
+
+def test_error_page_is_shown_where_the_session_cannot_be_read(
+    editor_client, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(SessionStore, "load", fail)
+    page = editor_client.get("/nothing/")
+    assert page.status_code == 404
+    assert "edith" not in page.content.decode()
+
+
+@pytest.mark.parametrize("origin", [{}, {"HTTP_ORIGIN": "https://evil.example"}])
+def test_form_of_another_site_is_not_shown_to_be_sent(editor, origin, monkeypatch):
+    """One press of the button would make it a request of the person's own."""
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(editor)
+    anonymous, broken = Client(), Client()
+    broken.force_login(editor)
+    fail_to_write(monkeypatch)
+    for client, status in ((strict, 403), (anonymous, 302), (broken, 503)):
+        page = client.post(NEW, TYPED, **origin)
+        assert page.status_code == status
+        assert b"Bolt" not in page.content
+        assert b"Send again" not in page.content
+
+
+def test_password_is_not_shown_again(editor):
+    client = Client(enforce_csrf_checks=True)
+    for path in (SIGN_IN, "/account/security/"):
+        data = EDITH | {"old_password": "edith-s-password", "new_password1": "other-42"}
+        page = client.post(path, data, **OWN).content.decode()
+        assert 'value="edith"' in page
+        assert page.count('type="password"') == 3
+        assert "edith-s-password" not in page
+        assert "other-42" not in page
+
+
+def carried(data):
+    return {"carried-": "", **{f"carried-{name}": data[name] for name in data}}
+
+
+def test_sign_in_carries_the_form_until_it_has_succeeded(client, editor):
+    page = client.post(NEW, TYPED, **OWN)
+    assert page.status_code == 401
+    assert "no-store" in page["Cache-Control"]
+    assert 'name="carried-name" value="&lt;Bolt&gt;"' in page.content.decode()
+    data = carried(TYPED) | {"next": NEW}
+    wrong = client.post(SIGN_IN, data | EDITH | {"password": "x"}, **OWN)
+    assert 'name="carried-name" value="&lt;Bolt&gt;"' in wrong.content.decode()
+    # Also when another window has signed in meanwhile.
+    for _ in range(2):
+        page = client.post(SIGN_IN, data | EDITH, **OWN)
+        assert page.status_code == 200
+        assert "no-store" in page["Cache-Control"]
+        shown = page.content.decode()
+        assert f'<form method="post" action="{NEW}"' in shown
+        assert 'name="name" value="&lt;Bolt&gt;"' in shown
+        assert "edith-s-password" not in shown
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize("address", ["https://evil.example/", "//evil.example", ""])
+def test_carried_form_is_sent_to_no_other_site(client, editor, address):
+    data = carried(TYPED) | {"next": address}
+    page = client.post(SIGN_IN, data | EDITH, **OWN)
+    assert page["Location"] == "/items/"
+
+
+@pytest.mark.parametrize(
+    "body", [b"x" * 2_000_000, b"&".join([b"a=1"] * 2_000)], ids=["long", "many"]
+)
+def test_form_that_cannot_be_read_gets_its_error_alone(client, body):
+    kind = "application/x-www-form-urlencoded"
+    page = client.post(NEW, body, kind, **OWN)
+    assert page.status_code in (302, 400, 413)
+    assert b"Send again" not in page.content
