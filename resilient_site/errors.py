@@ -301,7 +301,9 @@ def is_rest(request: HttpRequest) -> bool:
 def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
     """Return the response to `error`: a problem document for REST, else a page."""
     if is_rest(request):
-        content, content_type = orjson.dumps(problem(request, error)), PROBLEM_TYPE
+        # The entries of a list are keyed by their number.
+        members, option = problem(request, error), orjson.OPT_NON_STR_KEYS
+        content, content_type = orjson.dumps(members, option=option), PROBLEM_TYPE
     else:
         page = _page(request, error)
         content, content_type = page.encode(), "text/html; charset=utf-8"

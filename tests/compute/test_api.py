@@ -72,6 +72,15 @@ UNKNOWN = {"task": ["There is no such task."]}
         ({"task": ["echo"]}, UNKNOWN),
         ({"task": "echo", "params": [1]}, {"params": ["Must be an object."]}),
         ({"task": "import_items"}, {"params": {"file": ["No file was submitted."]}}),
+        (
+            {"task": "import_items", "params": {"columns": ["a=", ""]}},
+            {
+                "params": {
+                    "file": ["No file was submitted."],
+                    "columns": {"1": ["This field may not be blank."]},
+                }
+            },
+        ),
         ([], None),
     ],
     ids=str,

@@ -320,10 +320,12 @@ def test_reads_outlive_hung_killed_and_missing_web_processes(stack: Production):
         return [took_s for _, took_s in answers]
 
     read = {path: stack.site.get(path).body for path in (ITEM, "/items/")}
-    for worker in stack.units[1].processes()[1:]:
+    hung = stack.units[1].processes()[1:]
+    for worker in hung:
         worker.suspend()
     # It is killed long before nginx, which waits 5 s, or 75 s for a write, gives up.
     assert max(search_often()) < 5
+    psutil.wait_procs(hung, 60)  # one that is killed later would have connections
     stack.repair()
     for process in stack.units[0].processes():
         process.suspend()
