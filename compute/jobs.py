@@ -202,7 +202,10 @@ def cancel_unawaited(job_id: UUID) -> None:
 
 @atomic_with_retries
 def retry(job: Job) -> bool:
-    """Requeue a failed or cancelled job, its attempts reset; return whether it was."""
+    """Requeue a failed or cancelled job, its attempts reset; return whether it was.
+
+    No anonymous client waits for it any more.
+    """
     changed = Job.objects.filter(
         pk=job.pk, state__in=(Job.State.FAILED, Job.State.CANCELLED)
     ).update(
@@ -218,6 +221,7 @@ def retry(job: Job) -> bool:
         cancel_requested=False,
         parts_left=None,
         handed_over_at=None,
+        anonymous_client="",
     )
     if changed:
         Job.objects.filter(parent=job.pk).delete()

@@ -277,6 +277,9 @@ def test_anonymous_jobs_that_are_not_awaited_any_more_are_cancelled(reader):
     }
     assert [claim.job_id for claim in queue.get_cancelled("w")] == [running.pk]
     assert {stored(job).state for job in (fresh, own)} == {"queued"}
+    assert jobs.retry(late)
+    completion.cancel_unawaited()
+    assert stored(late).state == "queued"
 
 
 def test_claim_of_one_job_requires_that_it_is_due(reader):
