@@ -1,8 +1,8 @@
 """Cancellable connections to PostgreSQL: a wait for the server checks the deadline.
 
 A network can lose a connection and tell neither side, so that a wait would never end.
-A wait without a byte for `ASK_AFTER_S` therefore asks the server on another connection
-whether it works on this one. If it does not, the connection is closed.
+A wait without a byte for `ASK_AFTER_S` therefore asks the server on another connection,
+one at a time, whether it works on this one. If it does not, the connection is closed.
 
 The look-up of the server's host name can be cancelled, too; while the resolver does not
 answer, the last addresses of the name are used. A look-up that hangs keeps its thread.
@@ -13,8 +13,9 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Self
 
 import psycopg
@@ -32,12 +33,16 @@ ASK_TIMEOUT_S = 5.0
 # An answer that is on its way has arrived by then.
 ARRIVAL_MS = 250
 # The pid by which the server knows the connection that asks, and whether it is at work
-# on another one: not if it waits for the client, as the client does for it.
+# on another one: not if it waits for the client, as the client does for it. An event
+# is seen without `track_activities`, unlike a state; what may not be seen is at work.
 IS_AT_WORK = """
-    SELECT pg_backend_pid(), state = 'active'
-        AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')
-    FROM (SELECT %s::int AS pid) AS asked LEFT JOIN pg_stat_activity USING (pid)
+    SELECT pg_backend_pid(), other.pid IS NOT NULL
+        AND coalesce(other.wait_event, '') NOT IN ('ClientRead', 'ClientWrite')
+    FROM (SELECT %s::int AS pid) AS asked
+    LEFT JOIN pg_stat_activity AS other USING (pid)
 """
+# Held by the one that asks: a slow server does not get twice the connections.
+_asking = threading.Lock()
 
 
 class WaitCancelled(psycopg.OperationalError):
@@ -101,15 +106,20 @@ class CancellableConnection(psycopg.Connection[Any]):
         ask_at = time.monotonic() + ASK_AFTER_S
 
         def check() -> None:
-            nonlocal ask_at
             self.check()
             if time.monotonic() >= ask_at:
-                if self._is_lost():
-                    raise WaitCancelled("The network has lost the connection.")
-                ask_at = time.monotonic() + ASK_AFTER_S
+                with _turn_to_ask() as is_mine:
+                    if is_mine and self._is_lost():
+                        raise WaitCancelled("The network has lost the connection.")
+                put_off()
+
+        def put_off() -> None:
+            nonlocal ask_at
+            ask_at = time.monotonic() + ASK_AFTER_S
 
         try:
-            return super().wait(_checked(gen, check), CHECK_INTERVAL_S, timeout)
+            waiting = _checked(gen, check, put_off)
+            return super().wait(waiting, CHECK_INTERVAL_S, timeout)
         except WaitCancelled:
             # In the middle of a response: the connection cannot be used again.
             self.pgconn.finish()
@@ -172,8 +182,29 @@ class CancellableConnection(psycopg.Connection[Any]):
         return _checked(super()._connect_gen(conninfo), cls.check)
 
 
+@contextmanager
+def _turn_to_ask() -> Iterator[bool]:
+    is_mine = _asking.acquire(blocking=False)
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            _asking.release()
+
+
+def _release_in_child() -> None:
+    # Another thread of the parent may have held it; no thread of the child does.
+    if _asking.locked():
+        _asking.release()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
 def _checked[W](
-    gen: Generator[W, Any, Any], check: Callable[[], None]
+    gen: Generator[W, Any, Any],
+    check: Callable[[], None],
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Generator[W, Any, Any]:
     """Run `gen`; call `check` at the start, and each time nothing was received."""
     check()
@@ -181,7 +212,9 @@ def _checked[W](
         wait = next(gen)
         while True:
             ready = yield wait
-            if not ready:
+            if ready:
+                on_progress()
+            else:
                 check()
             wait = gen.send(ready)
     except StopIteration as end:

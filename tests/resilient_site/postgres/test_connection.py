@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -169,6 +170,13 @@ def through_network(network, monkeypatch) -> Iterator[psycopg.Connection[Any]]:
         yield made
 
 
+@pytest.fixture(params=["on", "off"])
+def tracking(request, through_network) -> None:
+    """As in some databases, the server does not tell the states of connections."""
+    through_network.execute(f"SET track_activities = {request.param}")
+
+
+@pytest.mark.usefixtures("tracking")
 def test_wait_on_a_lost_connection_ends(network, through_network):
     network.lose()
     with pytest.raises(WaitCancelled, match="network has lost"):
@@ -182,6 +190,7 @@ def test_wait_for_an_answer_that_is_lost_ends(network, through_network):
         through_network.execute("SELECT pg_sleep(0.5)")
 
 
+@pytest.mark.usefixtures("tracking")
 def test_wait_for_a_server_at_work_goes_on(through_network):
     row = through_network.execute("SELECT pg_sleep(1), 'done'").fetchone()
     assert row[1] == "done"
@@ -192,3 +201,33 @@ def test_wait_goes_on_while_the_server_cannot_be_asked(network, through_network)
     network.hold()
     threading.Timer(1.5, network.let_go).start()
     assert through_network.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_server_is_not_asked_while_its_answer_arrives(through_network, monkeypatch):
+    monkeypatch.setattr("resilient_site.postgres.connection.ASK_AFTER_S", 1)
+    monkeypatch.setattr(CancellableConnection, "_is_lost", lambda self: True)
+    rows = "repeat('x', 100000) || pg_sleep(0.3) FROM generate_series(1, 5)"
+    assert len(through_network.execute(f"SELECT {rows}").fetchall()) == 5
+
+
+def test_one_connection_at_a_time_asks(monkeypatch):
+    asked, has_asked = [], threading.Event()
+
+    def ask(self: CancellableConnection) -> bool:
+        asked.append(self)
+        return not has_asked.wait(20)
+
+    monkeypatch.setattr("resilient_site.postgres.connection.ASK_AFTER_S", 0.1)
+    monkeypatch.setattr(CancellableConnection, "_is_lost", ask)
+
+    def work() -> None:
+        params = connection.get_connection_params()
+        with CancellableConnection.connect(**params) as made:
+            made.execute("SELECT pg_sleep(0.5)")
+
+    with ThreadPoolExecutor(3) as pool:
+        working = [pool.submit(work) for _ in range(3)]
+        for _, done in zip(range(2), as_completed(working, 20), strict=False):
+            done.result()
+        assert len(asked) == 1
+        has_asked.set()
