@@ -83,7 +83,7 @@ class ItemAdmin(LargeTableAdmin):
     ) -> tuple[Any, bool]:
         text = " ".join(search_term[:SEARCH_MAX].split()[:WORDS_MAX])
         found = queryset.search(text)
-        if text and ORDER_VAR not in request.GET and can_be_ranked(found):
+        if text and ORDER_VAR not in request.GET and can_be_ranked(found, text):
             found = by_relevance(found, text)
             found = found.order_by("rank", "sort_key", "id")  # type: ignore[misc]
         return found, False

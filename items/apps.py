@@ -22,7 +22,8 @@ class ItemsConfig(AppConfig):
         from resilient_site.operations import clean_up
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
-        renew = partial(catalogue.renew_search_columns, most=5_000)
+        # Meanwhile the supervisor of the pool renews no leases.
+        renew = partial(catalogue.renew_search_columns, for_s=1)
         clean_up.register("outdated search texts", renew)
         feed_health.register_all()
         post_migrate.connect(create_editors_group, sender=self)

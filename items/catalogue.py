@@ -5,6 +5,7 @@ leaves everything as it was. `items.imports.staging` does the same for imports, 
 Data comes in as `fields.clean` returns it.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import batched
@@ -18,8 +19,8 @@ from uuid_utils.compat import uuid7
 
 from items import fields
 from items.fields import ItemData
-from items.models import Item, ItemChange, ItemTag, Tag
-from items.search import FORMAT_MARK
+from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
+from items.search import HasNoMark
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
@@ -35,7 +36,7 @@ READ_COLUMNS = [
     if field.name not in fields.SEARCH_COLUMNS
 ]
 DELETE_BATCH = 1_000
-RENEWED_BATCH = 500
+RENEWED_BATCH = 100
 _RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
 RENEWAL = f"UPDATE items_item SET {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
 # Cache tag of all lists of items.
@@ -258,18 +259,19 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     return create_item({"id": change.item_id} | change.before, actor=actor)
 
 
-def renew_search_columns(model: type[Item] = Item, *, most: float = inf) -> int:
+def renew_search_columns(model: type[Item] = Item, *, for_s: float = inf) -> int:
     """Make the search columns anew that an earlier release wrote; return how many.
 
-    While that one still runs, its writes leave more of them.
+    While that one still runs, its writes leave more of them. No batch is begun after
+    `for_s` seconds.
     """
-    renewed, last = 0, ""
+    renewed, last, until = 0, "", time.monotonic() + for_s
     names = [field.name for field in fields.SEARCHED_FIELDS]
-    old = model.objects.exclude(search_text__startswith=FORMAT_MARK).order_by("pk")
-    while renewed < most:
+    while True:
         with transaction.atomic():
             # What is locked is being written, so that it may not stay old.
-            rows = old.filter(pk__gt=last).select_for_update(skip_locked=True)
+            rows = outdated(model).filter(pk__gt=last)
+            rows = rows.select_for_update(skip_locked=True)
             states = list(rows.values("pk", *names)[:RENEWED_BATCH])
             texts = [
                 (*fields.search_columns(state).values(), state["pk"])
@@ -278,9 +280,15 @@ def renew_search_columns(model: type[Item] = Item, *, most: float = inf) -> int:
             with connection.cursor() as cursor:
                 cursor.executemany(RENEWAL, texts)
         if not states:
-            break
+            return renewed
         renewed, last = renewed + len(states), states[-1]["pk"]
-    return renewed
+        if time.monotonic() >= until:
+            return renewed
+
+
+def outdated(model: type[Item]) -> ItemQuerySet:
+    """Return the items whose search columns are of an earlier release, by an index."""
+    return model.objects.filter(HasNoMark("search_text")).order_by("pk")
 
 
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:

@@ -95,7 +95,7 @@ class ListQuery:
         ranked, ordering = by_relevance(items, self.search), "rank,sort_key"
         at = decode_cursor(cursor, ranked, ordering)
         rank = at.values[0] if at else 0
-        is_in_full = rank < REST if rank > 1 else can_be_ranked(items)
+        is_in_full = rank < REST if rank > 1 else can_be_ranked(items, self.search)
         if is_in_full:
             return paginate(ranked, ordering=ordering, cursor=cursor, size=size)
         backwards = at is not None and at.backwards

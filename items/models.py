@@ -17,7 +17,7 @@ from django.utils.http import http_date
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
 from items.fields import ItemField
-from items.search import SORT_KEY_MAX, Code, matching
+from items.search import SORT_KEY_MAX, Code, HasNoMark, matching
 
 
 class Tag(models.Model):
@@ -111,6 +111,12 @@ class Item(models.Model):
             models.Index(Code("id"), name="item_by_code"),
             models.Index(fields=["created_at", "id"], name="item_by_creation"),
             models.Index(fields=["updated_at", "id"], name="item_by_update"),
+            # What an earlier release wrote, which is usually nothing.
+            models.Index(
+                fields=["id"],
+                condition=Q(HasNoMark("search_text")),
+                name="item_by_old_search",
+            ),
             # And an index for the search: see the migrations.
         ]
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, CharField, Func, Q, TextField, Value, When
+from django.db.models import (
+    BooleanField,
+    Case,
+    CharField,
+    Func,
+    Q,
+    TextField,
+    Value,
+    When,
+)
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Concat
 
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
 
 TRIGRAM = 3
 RARE_ROWS = 50_000
+# SQLite has no index for words that are all short: it may read the table to count them.
+FEW_ROWS = 1_000
 SORT_KEY_MAX = 250
 # Begins every search text that is made as below: others are of an earlier release.
 FORMAT_MARK = "\n"
@@ -160,6 +171,19 @@ class Code(Func):
         return self.as_sql(compiler, connection, **context)
 
 
+class HasNoMark(Func):
+    """Whether a search text lacks FORMAT_MARK; without parameters, for an index."""
+
+    template = "(SUBSTR(%(expressions)s, 1, 1) <> CHR(10))"
+    output_field = BooleanField()
+
+    def as_sqlite(
+        self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any
+    ) -> Any:
+        context["template"] = self.template.replace("CHR", "CHAR")
+        return self.as_sql(compiler, connection, **context)
+
+
 def matching(rows: ItemQuerySet, text: str) -> ItemQuerySet:
     """Filter `rows` by the words of `text`; without a word none is found."""
     words = dict.fromkeys(search_words(text).split())
@@ -227,9 +251,15 @@ def _begins_with(text: str) -> Q:
     return Q(sort_key__gte=key, sort_key__lt=key + LAST_CHARACTER)
 
 
-def can_be_ranked(rows: ItemQuerySet) -> bool:
-    """Return whether all rows may be ranked; SQLite finds all in any case."""
-    return connections[rows.db].vendor == "sqlite" or is_rare(rows)
+def can_be_ranked(rows: ItemQuerySet, text: str) -> bool:
+    """Return whether all rows that match `text` may be ranked.
+
+    SQLite finds all in any case by a long word, and the first ones by short words.
+    """
+    if connections[rows.db].vendor != "sqlite":
+        return is_rare(rows)
+    has_long = any(len(word) >= TRIGRAM for word in search_words(text).split())
+    return has_long or rows[:FEW_ROWS].count() < FEW_ROWS
 
 
 def is_rare(rows: ItemQuerySet) -> bool:

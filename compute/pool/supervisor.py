@@ -34,6 +34,9 @@ TURN_S = 0.25
 # For jobs with a delay, and in case a notification was missed.
 POLL_S = 0.5
 DATABASE_RETRY_S = 0.5
+CLEAN_S = 3600
+# After a run that found something: it may have left some.
+CLEAN_AGAIN_S = 30
 # Behind a job that took less than this, so many are prefetched: claimed before a
 # process is free, as the database takes longer than they do.
 SHORT_S = 0.01
@@ -97,7 +100,7 @@ class Supervisor:
         self._database_is_down = False
         self._poll = Interval(POLL_S)
         self._renew = Interval(queue.LEASE_S / 4)
-        self._clean = Interval(3600)
+        self._clean = Interval(CLEAN_S)
 
     def run(self) -> None:
         """Run jobs until `stop` is called and the running jobs have finished."""
@@ -194,8 +197,8 @@ class Supervisor:
             self._renew_leases()
             completion.requeue_lost()
             completion.cancel_unawaited()
-        if self._clean.is_due():
-            clean_up()
+        if self._clean.is_due() and any(clean_up().values()):
+            self._clean.next = time.monotonic() + CLEAN_AGAIN_S
 
     def _free_capacity(self) -> int:
         """Return how many jobs may be claimed."""

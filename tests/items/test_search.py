@@ -191,9 +191,19 @@ def test_frequent_word_is_ordered_by_what_an_index_finds(
     ranked_items, size, monkeypatch
 ):
     if connection.vendor == "sqlite":
-        pytest.skip("SQLite ranks all that it finds")
+        pytest.skip("SQLite ranks all that it finds by a long word")
     monkeypatch.setattr(search, "RARE_ROWS", 0)
     assert pages("Oak", size) == [*RANKED[:4], "inside", "word", "text"]
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_frequent_short_word_is_ordered_by_what_an_index_finds(size, monkeypatch):
+    for name, description in {"The ox": "", "Ash": "An ox", "Oxen": ""}.items():
+        make_item(id=name.split()[0], name=name, description=description)
+    assert pages("ox", size) == ["Oxen", "The", "Ash"]
+    monkeypatch.setattr(search, "RARE_ROWS", 0)
+    monkeypatch.setattr(search, "FEW_ROWS", 0)
+    assert pages("ox", size) == ["Oxen", "Ash", "The"]
 
 
 def test_cursor_of_relevance_keeps_its_way(ranked_items, monkeypatch):
@@ -257,7 +267,7 @@ def test_items_of_an_earlier_release_are_brought_up_to_date(monkeypatch):
     Item.objects.exclude(pk="item-00005").update(search_text=" łodz 12", sort_key="")
     assert found("lodz 京") == {"item-00005"}
     monkeypatch.setattr(catalogue, "RENEWED_BATCH", 2)
-    assert catalogue.renew_search_columns(most=1) == 2
+    assert catalogue.renew_search_columns(for_s=0) == 2
     assert catalogue.renew_search_columns() == 4
     assert catalogue.renew_search_columns() == 0
     assert found("lodz 京") == set(written) - {"item-00003"}
@@ -280,6 +290,7 @@ def test_search_indexes_exist_and_are_used(some_items):
             assert "item_by_trigram" in plan
         plan = Item.objects.search("zzzyyy").order_by().explain()
         assert "item_by_code" in plan
+        assert "item_by_old_search" in catalogue.outdated(Item).explain()
         assert connection.vendor == "sqlite" or "item_by_trigram" in plan
 
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from compute import jobs
 from compute.models import Job
+from compute.pool import supervisor as module
 from compute.pool.supervisor import DatabaseQueue, Supervisor
 from compute.pool.wakeup import Wakeup
 from resilient_site.models import IdempotencyRecord
@@ -98,6 +99,16 @@ def test_supervisor_cancels_jobs_that_are_not_awaited(supervisor):
     supervisor._sync_with_database()
     job.refresh_from_db()
     assert job.state == "cancelled"
+
+
+@pytest.mark.once
+def test_clean_up_is_soon_repeated_while_it_finds_something(supervisor, monkeypatch):
+    for found, is_soon in ((1, True), (0, False)):
+        monkeypatch.setattr(module, "clean_up", lambda found=found: {"rows": found})
+        supervisor._clean.next = 0
+        supervisor._sync_with_database()
+        again = time.monotonic() + module.CLEAN_AGAIN_S
+        assert (supervisor._clean.next <= again) is is_soon
 
 
 @pytest.mark.once
