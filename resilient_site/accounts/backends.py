@@ -12,8 +12,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from resilient_site.errors import LockedOut
-from resilient_site.ratelimit.middleware import RateLimitStatus, get_status
-from resilient_site.ratelimit.policies import Policy
+from resilient_site.ratelimit.middleware import count_by_name
 
 POLICY = "sign-in-name"
 DEVICE_MAX_AGE_S = 365 * 24 * 3600
@@ -27,7 +26,8 @@ class NameLimit:
     ) -> None:
         if request is None or not username or _is_known_device(request, username):
             return
-        status = _status(request, username, increment=False)
+        key = f"name {username}"
+        status = count_by_name(request, POLICY, key, increment=False)
         if status and status.count >= status.policy.quota:
             raise LockedOut(retry_after_s=status.reset_s)
 
@@ -39,17 +39,7 @@ class NameFailures:
         self, request: HttpRequest | None, username: str = "", **options: Any
     ) -> None:
         if request is not None and username:
-            _status(request, username, increment=True)
-
-
-def _status(
-    request: HttpRequest, username: str, *, increment: bool
-) -> RateLimitStatus | None:
-    if POLICY not in settings.RATE_LIMITS:  # rate limits are off
-        return None
-    _, _, quota, window_s = settings.RATE_LIMITS[POLICY]
-    policy = Policy(POLICY, quota, window_s)
-    return get_status(request, policy, f"name {username}", increment=increment)
+            count_by_name(request, POLICY, f"name {username}")
 
 
 def remember_device(response: HttpResponse, username: str) -> None:

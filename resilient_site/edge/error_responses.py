@@ -4,6 +4,7 @@ from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
 
+import orjson
 from django.http import HttpRequest, HttpResponse
 
 from resilient_site.edge.asgi_types import Headers, Send
@@ -27,7 +28,8 @@ async def send_error(
     """Send the error; `extra` are its own headers, with the request id."""
     is_rest = request.path.startswith(REST_PATH)
     kind: Any = type(error)
-    headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s)
+    members = orjson.dumps(error.members)
+    headers, body = _rendered(is_rest, kind, error.detail, error.retry_after_s, members)
     path = request.path if _SAFE_IN_HTML_AND_JSON.issuperset(request.path) else "/"
     body = body.replace(_PATH.encode(), path.encode())
     body = body.replace(_ID.encode(), dict(extra)[HEADER_BYTES])
@@ -40,14 +42,15 @@ async def send_error(
 
 @lru_cache(maxsize=256)
 def _rendered(
-    is_rest: bool, kind: Any, detail: str, retry_after_s: int | None
+    is_rest: bool, kind: Any, detail: str, retry_after_s: int | None, members: bytes
 ) -> tuple[Headers, bytes]:
     request = HttpRequest()
     request.path = request.path_info = f"/api{_PATH}" if is_rest else _PATH
 
     def answer() -> HttpResponse:
         set_request_id(_ID)
-        return respond(request, kind(detail, retry_after_s=retry_after_s))
+        error = kind(detail, retry_after_s=retry_after_s, members=orjson.loads(members))
+        return respond(request, error)
 
     response = copy_context().run(answer)  # whose id stays there
     body = response.content.replace(f"/api{_PATH}".encode(), _PATH.encode())

@@ -148,6 +148,13 @@ class EdgeRequest:
         return credentials(authorization, self.session_key)
 
     @cached_property
+    def is_recognized(self) -> bool:
+        """Whether the client was authenticated when Django last answered it."""
+        return not self.is_anonymous and any(
+            map(verified_tokens().is_recognized, self.credentials)
+        )
+
+    @cached_property
     def client(self) -> str:
         """Whose quotas count: the user's when last verified, else the address's."""
         for credential in () if self.is_anonymous else self.credentials:
@@ -199,10 +206,7 @@ class EdgeRequest:
     def priority(self) -> Priority:
         if self.policy.is_heavy:
             return Priority.HEAVY
-        # Whether the client was authenticated when Django last answered it.
-        if not self.is_anonymous and any(
-            map(verified_tokens().is_recognized, self.credentials)
-        ):
+        if self.is_recognized:
             read, write = Priority.AUTHENTICATED_READ, Priority.AUTHENTICATED_WRITE
         else:
             read, write = Priority.ANONYMOUS_READ, Priority.ANONYMOUS_WRITE

@@ -57,7 +57,11 @@ class Body:
     ) -> None:
         self._request, self._admission = request, admission
         self._is_verified = is_verified
-        self._quota: Quota = admission.unverified_bodies
+        self._has_valid_credential = False
+        # Else anonymous clients could fill the room of those who are signed in.
+        self._quota: Quota = (
+            admission.bodies if request.is_recognized else admission.unverified_bodies
+        )
         content_type = request.headers.get(b"content-type", b"")
         is_form = content_type.startswith(b"multipart/form-data")
         name = request.policy.form_limit if is_form else "MAX_BODY_BYTES"
@@ -68,20 +72,24 @@ class Body:
     async def check(self, more: float) -> None:
         """Raise TooLarge, or an error of the quota, unless so much more may come."""
         size, client = self.size + more, self._request.client
+        is_large = size > UNVERIFIED_BYTES
         if size > self.largest:
             raise TooLarge(
                 f"The body may have at most {self.largest:,} bytes. Nothing was "
                 "changed."
             )
-        if size > UNVERIFIED_BYTES and self._quota is not self._admission.bodies:
-            if not await self._is_verified():
+        needs_check = is_large or not self._quota.has_room(client, int(more))
+        if needs_check and not self._has_valid_credential:
+            self._has_valid_credential = await self._is_verified()
+            if self._has_valid_credential:
+                self._quota.give_back(client, self.size)
+                self._quota = self._admission.bodies
+                self._quota.take(client, self.size)
+            elif is_large:
                 raise TooLarge(
                     f"A body of more than {UNVERIFIED_BYTES:,} bytes needs a valid "
                     "token or session. Nothing was changed."
                 )
-            self._quota.give_back(client, self.size)
-            self._quota = self._admission.bodies
-            self._quota.take(client, self.size)
         self._quota.check(client, int(more))
 
     async def receive(self, receive: Receive, length: float) -> None:

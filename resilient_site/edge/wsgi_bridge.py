@@ -54,6 +54,7 @@ from resilient_site.observability.request_id import (
     RequestIds,
     request_ids,
 )
+from resilient_site.ratelimit.middleware import count_unproven
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.cache_control import TAGS
 
@@ -173,7 +174,10 @@ def _after_wait(first: Response, final: Response | None) -> Response | None:
 
 
 async def is_verified(request: EdgeRequest) -> bool:
-    """Return whether it has a valid token or session, by the database if need be."""
+    """Return whether it has a valid token or session, by the database if need be.
+
+    Raises RateLimited for an address with too many that were not verified before.
+    """
     if any(map(verified_tokens().is_valid, request.credentials)):
         return True
     if not request.credentials:
@@ -191,6 +195,8 @@ def _verify(request: EdgeRequest) -> bool:
     deadlines.current.set(deadlines.Deadline(request.deadline, lock_wait_s=lock_wait_s))
     close_old_connections()
     try:
+        if not request.is_recognized:
+            count_unproven(request.client)
         authorization = request.headers.get(b"authorization", b"")
         return verified_tokens().verify(authorization, request.session_key)
     except (DatabaseError, InterfaceError) as error:

@@ -10,6 +10,7 @@ address, as behind a Unix socket, have no limits.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 type GetResponse = Callable[[HttpRequest], HttpResponse]
 
 SIGN_IN = "sign-in"
+UNPROVEN = "unproven-token"
 LOG_FAILURE_EVERY_S = 60
 STATUS_KEY = "resilient_site.rate_limit_status"
 
@@ -78,6 +80,16 @@ class RateLimitStatus:
             "RateLimit": f'"{policy.name}";r={left};t={self.reset_s}',
         }
 
+    def error(self) -> RateLimited:
+        """Return the error for a request beyond the quota, which it counts."""
+        name = self.policy.name
+        RATE_LIMITED.labels(name).inc()
+        return RateLimited(
+            retry_after_s=self.reset_s,
+            headers=self.headers(),
+            members={"violated-policies": [name]},
+        )
+
 
 class RateLimitMiddleware:
     """Runs behind the sessions, and before authentication: see `_identify`."""
@@ -99,11 +111,7 @@ class RateLimitMiddleware:
         if status is None:
             return self.get_response(request)
         if status.is_exceeded:
-            name = status.policy.name
-            RATE_LIMITED.labels(name).inc()
-            violated = {"violated-policies": [name]}
-            error = RateLimited(retry_after_s=status.reset_s, members=violated)
-            response = respond(request, error)
+            response = respond(request, status.error())
         else:
             response = self.get_response(request)
         for name, value in status.headers().items():
@@ -163,6 +171,25 @@ def get_status(
     reset_s = max(1, usage["time_left"] + 1)
     counters: Any = caches["rates"]
     return RateLimitStatus(policy, usage["count"], reset_s, counters.is_degraded)
+
+
+def count_by_name(
+    request: HttpRequest, name: str, key: str, *, increment: bool = True
+) -> RateLimitStatus | None:
+    """Count one request of `key` under the policy `name`; None if limits are off."""
+    if name not in settings.RATE_LIMITS:
+        return None
+    _, _, quota, window_s = settings.RATE_LIMITS[name]
+    return get_status(request, Policy(name, quota, window_s), key, increment=increment)
+
+
+def count_unproven(address: str) -> None:
+    """Count a credential that was not verified yet; raise RateLimited if too many."""
+    status = None
+    with suppress(Exception):  # what cannot be counted is let through
+        status = count_by_name(HttpRequest(), UNPROVEN, address) if address else None
+    if status and status.is_exceeded:
+        raise status.error()
 
 
 def _identify(request: HttpRequest) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from resilient_site.edge import request_body, wsgi_bridge
 from resilient_site.edge.admission import Quota
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.models import ApiToken
+from resilient_site.ratelimit.policies import override_policies
 from tests.resilient_site.edge.clients import ask, becomes, elsewhere, run
 from tests.resilient_site.edge.server import answer as read
 from tests.resilient_site.edge.server import served
@@ -170,23 +171,27 @@ async def test_body_that_cannot_be_unpacked_is_rejected(encoding, body, status):
     assert (status == 415) == (answer.headers.get("accept-encoding") == "gzip")
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("no_connection_stays")
+@pytest.fixture
+def credentials(transactional_db, no_connection_stays, reader):
+    """A token and a session."""
+    client = Client()
+    client.force_login(reader)
+    session = client.cookies["sessionid"].value
+    token = ApiToken.objects.create(user=reader)[1]
+    return [
+        (b"authorization", f"Token {token}".encode()),
+        (b"cookie", f"sessionid={session}".encode()),
+    ]
+
+
+def damaged(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    return header[0], header[1][:-2] + b"xx"
+
+
 @pytest.mark.parametrize("framing", [sized(2 * MIB), [CHUNKED]])
 @run
-async def test_large_body_needs_a_valid_credential(reader, framing):
-    def credentials() -> list[tuple[bytes, bytes]]:
-        client = Client()
-        client.force_login(reader)
-        session = client.cookies["sessionid"].value
-        token = ApiToken.objects.create(user=reader)[1]
-        return [
-            (b"authorization", f"Token {token}".encode()),
-            (b"cookie", f"sessionid={session}".encode()),
-        ]
-
-    valid = await elsewhere(credentials)
-    invalid = [(name, value[:-2] + b"xx") for name, value in valid]
+async def test_large_body_needs_a_valid_credential(credentials, framing):
+    valid, invalid = credentials, map(damaged, credentials)
     pieces = [bytes(MIB), bytes(MIB)]
     now.respond = echo
     for header in valid:
@@ -233,6 +238,61 @@ async def test_bodies_under_way_are_bounded(quota, status, framing):
         await asking
         assert (await post("/plain", [b"y" * 9], *framing)).status == 200
         assert not quota.used_by
+
+
+@run
+async def test_bodies_of_anonymous_clients_take_no_room_of_others(
+    credentials, monkeypatch
+):
+    quota = Quota(9, 9)
+    monkeypatch.setattr(wsgi_bridge.admission, "unverified_bodies", quota)
+    gone = asyncio.Event()
+    slow = ask("/plain", "POST", sized(9), [b"x" * 9, None], gone)
+    asking = asyncio.create_task(slow)
+    await becomes(lambda: quota.used == 9)
+    for header in credentials:
+        for _ in range(2):  # before and after it is recognized
+            answer = await post("/plain", [b"y"], header, *sized(1))
+            assert answer.status == 200
+        answer = await post("/plain", [b"y"], damaged(header), *sized(1))
+        assert answer.status == 429
+    # A credential that was valid is good for a small body, and not for a large one.
+    await elsewhere(ApiToken.objects.all().delete)
+    answer = await post("/plain", [b"y"], credentials[0], *sized(1))
+    assert answer.status == 200
+    answer = await post("/plain", [b"y"], credentials[0], *sized(2 * MIB))
+    assert answer.status == 413
+    gone.set()
+    await asking
+    assert not quota.used_by
+    assert not wsgi_bridge.admission.bodies.used_by
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["token", "session"])
+@run
+async def test_large_bodies_with_invented_credentials_meet_the_rate_limit(
+    credentials, settings, kind
+):
+    """Each would take a thread and queries."""
+    table = settings.RATE_LIMITS
+    settings.RATE_LIMITS = override_policies(table, "unproven-token=3/d")
+    invented = damaged(credentials[kind])
+    for status in (413, 413, 413, 429):
+        answer = await post("/api/v1/x", [], invented, *sized(2 * MIB))
+        assert answer.status == status
+    assert answer.json()["violated-policies"] == ["unproven-token"]
+    assert answer.headers["ratelimit"].startswith('"unproven-token";r=0;')
+    assert int(answer.headers["retry-after"]) >= 1
+    answer = await post("/api/v1/x", [], credentials[kind], *sized(2 * MIB))
+    assert answer.status == 429
+    # With one that was verified before, nothing is counted.
+    settings.RATE_LIMITS, now.respond = table, echo
+    pieces = [bytes(MIB), bytes(MIB)]
+    answer = await post("/plain", pieces, credentials[kind], *sized(2 * MIB))
+    assert answer.status == 200
+    settings.RATE_LIMITS = override_policies(table, "unproven-token=0/d")
+    answer = await post("/plain", pieces, credentials[kind], *sized(2 * MIB))
+    assert answer.status == 200
 
 
 @run
