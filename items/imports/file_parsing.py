@@ -31,7 +31,7 @@ from resilient_site.errors import Invalid
 
 COLUMNS = [field.name for field in fields.FIELDS]
 # What a file of rejected rows has beside these: see `importing.RejectsWriter`.
-REJECT_COLUMNS = ("line", "reason", "row")
+REJECT_COLUMNS = ("reject_line", "reject_reason", "reject_row")
 KNOWN = {*COLUMNS, *fields.READ_ONLY, *REJECT_COLUMNS}
 ASSIGNABLE = {*KNOWN, ""}
 # Columns that other systems call otherwise: what the form suggests.
@@ -104,8 +104,7 @@ def read_rows(
     is damaged, or is larger than `max_bytes` when unpacked; UnknownColumns if its
     columns are not those of an item.
     """
-    if stream.seekable():
-        stream.seek(0)
+    stream.seek(0)
     content, encoding = open_lines(stream, form, max_bytes=max_bytes)
 
     def read(offset: int, line: int) -> Iterator[_Physical]:
@@ -266,7 +265,8 @@ def _read_objects(lines: Iterator[_Physical], form: FileFormat) -> Iterator[Line
         if text.strip() and not error:
             try:
                 found = orjson.loads(text)
-            except orjson.JSONDecodeError as reason:
+                orjson.dumps(found)  # it reads what it finds too deep to write
+            except (orjson.JSONDecodeError, orjson.JSONEncodeError) as reason:
                 error = f"This is not JSON: {reason}."
             else:
                 error, found, source = _check_object(found, renamed, text)
@@ -345,6 +345,8 @@ def _header_of_csv(lines: Iterator[_Physical]) -> tuple[str, list[str]]:
         text = line.text.rstrip("\r\n")
         if not named and text[:4].lower() == "sep=" and len(text) == 5:
             named = text[4]
+            if named == '"' or named.isalnum() or (named.isspace() and named != "\t"):
+                raise Unreadable(f"The first line says {text}, which cannot separate.")
             continue
         if not text.strip(SEPARATORS + (named or "") + ' "'):
             continue

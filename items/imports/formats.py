@@ -12,14 +12,13 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from tempfile import TemporaryFile
 from typing import IO, Any
-from xml.etree.ElementTree import ParseError
 
-import ijson
 import orjson
 
 from resilient_site.errors import Invalid
@@ -134,24 +133,24 @@ def recognize(
 ) -> FileFormat:
     """Return the format of the file that begins in `stream`, and rewind.
 
-    Of a stream that cannot be rewound only the first bytes are looked at. Raises
-    Unreadable if it is another kind of file, which it names.
+    Raises Unreadable if it is another kind of file, which it names.
     """
     chosen = chosen or FileFormat()
     head = _head(stream)
     if head.startswith(b"PK\x03\x04"):
-        with _seekable(stream, max_bytes) as file:
-            return _recognize_zip(file, head, chosen, max_bytes)
+        with _unpacked_copy(stream, max_bytes) as file:
+            form = _recognize_zip(file, head, chosen, max_bytes)
+        stream.seek(0)
+        return form
     for magic, name in OTHERS:
         if head.startswith(magic):
             raise Unreadable(f"This is {name}. {SAVE_AS}")
     encoding = chosen.encoding or _encoding_of_mark(head)
     if not encoding and b"\0" in head.partition(b"\n")[0]:
         raise Unreadable(f"This is a binary file. {SAVE_AS}")
-    if not encoding and stream.seekable():
-        encoding = _guess_encoding(_pieces(_unpacked(stream), max_bytes))
+    if not encoding:
+        encoding = _guess_encoding(pieces(_unpacked(stream), max_bytes))
         stream.seek(0)
-    encoding = encoding or "utf-8"
     if encoding == "utf-16":
         start = codecs.decode(head[: len(head) // 2 * 2], _utf16(head), "replace")
     else:
@@ -177,9 +176,11 @@ def open_lines(
         return _stream(orjson.dumps(row) + b"\n" for row in rows), "utf-8"
     stream = _unpacked(stream)
     if form.kind == "json":
-        return _stream(_entries(_stream(_as_utf8(stream, form.encoding)))), "utf-8"
+        entries = _entries(_texts(stream, form.encoding, max_bytes))
+        return _stream(_as_utf8(entries)), "utf-8"
     if form.encoding == "utf-16":
-        return _line_feeds(_stream(_as_utf8(stream, form.encoding))), "utf-8"
+        texts = _texts(stream, form.encoding, max_bytes)
+        return _line_feeds(_stream(_as_utf8(texts))), "utf-8"
     return _line_feeds(stream), form.encoding
 
 
@@ -207,16 +208,14 @@ def _stream(pieces: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(_Pieces(pieces))
 
 
-def _pieces(stream: io.BufferedReader, max_bytes: int | None = None) -> Iterator[bytes]:
+def pieces(stream: io.BufferedReader, max_bytes: int | None) -> Iterator[bytes]:
+    """Yield the content; raises Unreadable if it is more than `max_bytes`."""
     size = 0
-    try:
-        while piece := stream.read(PIECE_BYTES):
-            size += len(piece)
-            if max_bytes is not None and size > max_bytes:
-                raise Unreadable(f"The file has more than {max_bytes:,} bytes.")
-            yield piece
-    except DAMAGE:
-        return  # a damaged file: its rows up to there are read, then it is reported
+    while piece := stream.read(PIECE_BYTES):
+        size += len(piece)
+        if max_bytes is not None and size > max_bytes:
+            raise Unreadable(f"The file has more than {max_bytes:,} bytes.")
+        yield piece
 
 
 # What the reader of a compressed file raises when it is damaged.
@@ -257,13 +256,7 @@ def _line_feeds(stream: io.BufferedReader) -> io.BufferedReader:
         head = stream.peek(PIECE_BYTES)
     if b"\n" in head or b"\r" not in head[:-1]:
         return stream
-    return _stream(piece.replace(b"\r", b"\n") for piece in _pieces_or_fail(stream))
-
-
-def _pieces_or_fail(stream: io.BufferedReader) -> Iterator[bytes]:
-    with damage_reported():
-        while piece := stream.read(PIECE_BYTES):
-            yield piece
+    return _stream(piece.replace(b"\r", b"\n") for piece in pieces(stream, None))
 
 
 # --- encodings
@@ -293,64 +286,90 @@ def _guess_encoding(pieces: Iterator[bytes]) -> str:
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     valid = invalid = 0
-    for piece in pieces:
-        if piece.isascii():
-            continue
-        text = decoder.decode(piece)
-        if not text.isascii():
-            wrong = len(re.findall("[\udc80-\udcff]", text))
-            invalid += wrong
-            valid += len(re.findall("[^\0-\x7f]", text)) - wrong
+    # A damaged file is reported when its rows up to there have been read.
+    with suppress(*DAMAGE):
+        for piece in pieces:
+            if piece.isascii():
+                continue
+            text = decoder.decode(piece)
+            if not text.isascii():
+                wrong = len(re.findall("[\udc80-\udcff]", text))
+                invalid += wrong
+                valid += len(re.findall("[^\0-\x7f]", text)) - wrong
     return "cp1252" if invalid > valid else "utf-8"
 
 
-def _as_utf8(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
+def _texts(
+    stream: io.BufferedReader, encoding: str, max_bytes: int | None
+) -> Iterator[str]:
     codec = {"utf-8": "utf-8-sig"}.get(encoding, encoding)
     if encoding == "utf-16":
         codec = _utf16(stream.peek(512))
-    # Half a pair of UTF-16 becomes what no UTF-8 is: the line with it is rejected.
     errors = "surrogatepass" if encoding == "utf-16" else "strict"
     decoder = codecs.getincrementaldecoder(codec)(errors)
     try:
-        for piece in _pieces_or_fail(stream):
-            yield decoder.decode(piece).encode("utf-8", "surrogatepass")
-        yield decoder.decode(b"", True).encode("utf-8", "surrogatepass")
+        with damage_reported():
+            for piece in pieces(stream, max_bytes):
+                yield decoder.decode(piece)
+        yield decoder.decode(b"", True)
     except UnicodeError as error:
         name = ENCODINGS[encoding]
         raise Unreadable(f"The file is not text in {name}: {error}.") from error
 
 
+def _as_utf8(texts: Iterable[str]) -> Iterator[bytes]:
+    # Half a pair of UTF-16 becomes what no UTF-8 is: the line with it is rejected.
+    return (text.encode("utf-8", "surrogatepass") for text in texts)
+
+
 # --- JSON arrays
 
-
-def _entries(stream: io.BufferedReader) -> Iterator[bytes]:
-    """Yield the entries of an array, each on a line of its own."""
-    number = 0
-    reader = _LimitedReader(stream)
-    try:
-        for entry in ijson.items(reader, "item", use_float=True):
-            number += 1
-            reader.size = 0
-            # In ASCII: half a pair of UTF-16 is for the line's own reader to reject.
-            yield json.dumps(entry).encode() + b"\n"
-    except ijson.JSONError as error:
-        raise Unreadable(
-            f"The JSON array is damaged after entry {number:,}: {error}."
-        ) from error
+_SPACE = " \t\r\n"
+_AFTER_ENTRY = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 
 
-class _LimitedReader:
-    """Reader that fails when one entry is longer than a line may be."""
+def _entries(texts: Iterator[str]) -> Iterator[str]:
+    """Yield the entries of an array as they are, each on a line of its own.
 
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream, self.size = stream, 0
+    Here they are only told apart: what is wrong in one is for the reader of its line
+    to say.
+    """
+    decoder = json.JSONDecoder(parse_int=len, parse_float=len)  # of any length
+    rest = next(texts).lstrip("\ufeff" + _SPACE)[1:].lstrip(_SPACE)
+    number = place = 0
+    is_open = True
+    while is_open:
+        after = None
+        if not number and rest[:1] == "]":
+            place, is_open = 1, False
+            continue
+        with suppress(ValueError, RecursionError):
+            end = decoder.raw_decode(rest, place)[1]
+            after = _AFTER_ENTRY.match(rest, end)
+        if after:
+            # No line feed is within a string: that would be no JSON.
+            yield rest[place:end].replace("\n", " ") + "\n"
+            number, place, is_open = number + 1, after.end(), after[1] == ","
+        elif more := _more(texts, len(rest) - place):
+            rest, place = (rest[place:] + more).lstrip(_SPACE), 0
+        else:
+            raise _damaged_array(number)
+    if rest[place:].strip(_SPACE) or any(text.strip(_SPACE) for text in texts):
+        raise _damaged_array(number)
 
-    def read(self, size: int = -1) -> bytes:
-        piece = self._stream.read(min(size, PIECE_BYTES) if size > 0 else size)
-        self.size += len(piece)
-        if self.size > 2 * LINE_MAX_BYTES:
-            raise Unreadable(f"An entry is longer than {LINE_MAX_BYTES:,} bytes.")
-        return piece
+
+def _more(texts: Iterator[str], size: int) -> str:
+    """Return as much again, so that a long entry is not tried for every piece."""
+    if size > LINE_MAX_BYTES:
+        return ""
+    return "".join(islice(texts, 1 + size // PIECE_BYTES))
+
+
+def _damaged_array(number: int) -> Unreadable:
+    return Unreadable(
+        f"The JSON array is damaged after entry {number:,}, or the next entry is "
+        f"longer than {LINE_MAX_BYTES:,} bytes."
+    )
 
 
 # --- workbooks
@@ -362,7 +381,7 @@ def _recognize_zip(
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except _DAMAGED as error:
+    except Exception as error:
         if b"[Content_Types].xml" in head:
             raise _damaged(error) from error
         raise Unreadable("This is a ZIP archive that is damaged.") from error
@@ -370,7 +389,6 @@ def _recognize_zip(
         raise Unreadable(_name_archive(names))
     with _workbook(file, max_bytes) as workbook:
         sheets = [sheet.title for sheet in workbook.worksheets]
-    file.seek(0)
     sheet = chosen.sheet or sheets[0]
     if sheet not in sheets:
         raise Unreadable(
@@ -388,18 +406,17 @@ def _name_archive(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _seekable(
+def _unpacked_copy(
     stream: io.BufferedReader, max_bytes: int | None
-) -> "Iterator[IO[bytes]]":
-    """Return the stream, or a copy of it that can be read in any order."""
-    if stream.seekable() and stream.peek(2)[:2] != b"\x1f\x8b":
+) -> Iterator[IO[bytes]]:
+    """Return the stream, or an unpacked copy: a workbook is read in any order."""
+    if stream.peek(2)[:2] != b"\x1f\x8b":
         yield stream
         return
     with TemporaryFile() as copy:
-        copy.writelines(_pieces(_unpacked(stream), max_bytes))
+        with damage_reported():
+            copy.writelines(pieces(_unpacked(stream), max_bytes))
         copy.seek(0)
-        if stream.seekable():
-            stream.seek(0)
         yield copy
 
 
@@ -417,39 +434,39 @@ def _workbook(file: IO[bytes], max_bytes: int | None) -> Iterator[Any]:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
         if not workbook.worksheets:
             raise ValueError("it has no sheet")
-    except _DAMAGED as error:
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # the parser raises anything
         raise _damaged(error) from error
     with closing(workbook):
         yield workbook
 
 
-# What the parser raises for a file that is no workbook, or a malicious one.
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError, ValueError, KeyError,
-    IndexError, TypeError, AttributeError, NotImplementedError,
-)  # fmt: skip
-
-
-def _damaged(error: BaseException) -> Unreadable:
-    return Unreadable(f"This is an Excel workbook that is damaged: {error}")
+def _damaged(error: Exception, place: str = "") -> Unreadable:
+    return Unreadable(f"This is an Excel workbook that is damaged: {place}{error}")
 
 
 def _sheet_rows(
     stream: io.BufferedReader, sheet: str, max_bytes: int | None
 ) -> Iterator[list[str]]:
     number = 0
-    with _seekable(stream, max_bytes) as file, _workbook(file, max_bytes) as workbook:
-        rows = workbook[sheet]
-        rows.reset_dimensions()  # what the file says of them may be wrong
+    with (
+        _unpacked_copy(stream, max_bytes) as file,
+        _workbook(file, max_bytes) as workbook,
+    ):
         try:
+            rows = workbook[sheet]
+            rows.reset_dimensions()  # what the file says of them may be wrong
             for number, row in enumerate(rows.iter_rows(values_only=True), 1):
                 if number > SHEET_MAX_ROWS:
                     raise Unreadable(
                         f"The sheet has more than {SHEET_MAX_ROWS:,} rows."
                     )
                 yield [_cell_text(value) for value in row]
-        except _DAMAGED as error:
-            raise _damaged(ValueError(f"after row {number:,}: {error}")) from error
+        except (Unreadable, MemoryError):
+            raise
+        except Exception as error:
+            raise _damaged(error, f"after row {number:,}: ") from error
 
 
 def _cell_text(value: Any) -> str:

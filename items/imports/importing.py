@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -44,11 +44,14 @@ from resilient_site.errors import Conflict, Invalid
 
 BATCH_ROWS = 5_000
 BATCH_MAX_BYTES = 8 * 1024 * 1024  # of the file
+SQLITE_BATCH_ROWS = 500
+SQLITE_BATCH_MAX_BYTES = 512 * 1024
 PREVIEW_ROWS = 20
 PREVIEW_REJECTS = 100
 PREVIEW_S = 20.0
 TEXT_SHOWN = 500
 VERSION_MAX = 2**31 - 1
+VERSION_DIGITS = len(str(VERSION_MAX))
 FINISHED = (ImportRun.State.DONE, ImportRun.State.FAILED)
 
 
@@ -71,9 +74,9 @@ class Rejects:
         return "ndjson" if self.is_json else "csv"
 
     def render(self, *, header: bool) -> bytes:
-        """Return the rows with `line` and `reason`; imported, these are left out.
+        """Return the rows with line and reason; imported, these are left out.
 
-        What could not be split into cells or members stands in `row`.
+        What could not be split into cells or members stands in `reject_row`.
         """
         if self.is_json:
             return b"".join(map(self._render_object, self.rows))
@@ -95,8 +98,8 @@ class Rejects:
 
     def _render_object(self, reject: Reject) -> bytes:
         source, (line, reason) = reject.line.source, reject
-        members = source if isinstance(source, dict) else {"row": line.text}
-        row = members | {"line": line.number, "reason": reason}
+        members = source if isinstance(source, dict) else {"reject_row": line.text}
+        row = members | {"reject_line": line.number, "reject_reason": reason}
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -123,7 +126,11 @@ class Batch:
         # Rows that are in one with a later row: with other values, or the same.
         self.replaced = self.repeated = 0
         self._lines: dict[str, Line] = {}
-        for line in islice(lines, BATCH_ROWS):
+        rows_max, bytes_max = BATCH_ROWS, BATCH_MAX_BYTES
+        if connection.vendor == "sqlite":  # no other writer is let in meanwhile
+            rows_max = min(rows_max, SQLITE_BATCH_ROWS)
+            bytes_max = min(bytes_max, SQLITE_BATCH_MAX_BYTES)
+        for line in islice(lines, rows_max):
             self.line, self.offset = line.number, line.end
             reason = line.error
             if line.fields:
@@ -134,7 +141,7 @@ class Batch:
                     reason = "; ".join(f"{f}: {' '.join(m)}" for f, m in by_field)
             if reason:
                 self.rejects.append(Reject(line, reason))
-            if self.offset - offset >= BATCH_MAX_BYTES:
+            if self.offset - offset >= bytes_max:
                 break
         if seen and self.line:
             numbers = {pk: line.number for pk, line in self._lines.items()}
@@ -143,6 +150,10 @@ class Batch:
 
     def _take(self, line: Line, *, keep_first: bool) -> None:
         data = _clean(line.fields)
+        if not keep_first and BASE_VERSION in data:
+            # A row before may have been written, or have been a conflict itself.
+            reason = "Leave it out where the last row of an id counts."
+            raise Invalid(errors={"version": [reason]})
         if "id" not in data:
             data["id"] = new_id()
             self.generated_ids.add(data["id"])
@@ -172,7 +183,8 @@ def _clean(raw: Mapping[str, Any]) -> ItemData:
     version = raw.get("version")
     if version not in (None, ""):
         text = str(version).strip()
-        if not (text.isascii() and text.isdigit() and int(text) <= VERSION_MAX):
+        is_number = text.isascii() and text.isdigit() and len(text) <= VERSION_DIGITS
+        if not is_number or int(text) > VERSION_MAX:
             raise Invalid(errors={"version": ["Must be a whole number."]})
         data[BASE_VERSION] = int(text)
     return data
@@ -342,9 +354,9 @@ def describe_imported(run: ImportRun) -> str:
 
 def _recollect(ids: SeenIds, lines: Iterator[Line], last: int) -> None:
     """Record the ids up to line `last`, which another process has imported."""
-    lines = _up_to(lines, last)
-    while Batch(lines, 0, ids).line:
-        pass
+    lines, offset = _up_to(lines, last), 0
+    while (batch := Batch(lines, offset, ids)).line:
+        offset = batch.offset
 
 
 def _up_to(lines: Iterator[Line], last: int) -> Iterator[Line]:

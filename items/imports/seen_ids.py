@@ -6,22 +6,41 @@ They follow from the file alone: recorded twice, they are the same.
 
 import errno
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-CACHE_KIB = 2 * 1024
+PREPARE = """
+    PRAGMA cache_size = -2048;  -- KiB
+    PRAGMA synchronous = OFF;
+    CREATE TABLE IF NOT EXISTS temp.batch
+        (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS main.seen
+        (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(code, f"The ids of the import: {error}") from error
 
 
 class SeenIds:
     def __init__(self, path: str = "") -> None:
-        """Open the file at `path`; without one they are gone when it is closed."""
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        self._db.execute("PRAGMA synchronous = OFF")
-        for name in ("temp.batch", "main.seen"):
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {name} "
-                "(id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID"
-            )
+        """Open the file at `path`; without one they are gone when it is closed.
+
+        Raises OSError, as `record` does, if the disk is full.
+        """
+        with _as_os_error():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
+            try:
+                self._db.executescript(PREPARE)
+            except sqlite3.Error:
+                self._db.close()
+                raise
 
     @property
     def line(self) -> int:
@@ -30,24 +49,17 @@ class SeenIds:
         return line
 
     def record(self, lines: Mapping[str, int], *, up_to: int) -> dict[str, int]:
-        """Record the ids with their lines; return those that an earlier line has.
-
-        Raises OSError if the disk is full.
-        """
-        try:
-            with self._db:
-                self._db.execute("BEGIN")
-                self._db.execute("DELETE FROM batch")
-                self._db.executemany("INSERT INTO batch VALUES (?, ?)", lines.items())
-                earlier = self._db.execute(
-                    "SELECT b.id, s.line FROM batch b JOIN seen s USING (id) "
-                    "WHERE s.line < b.line"
-                ).fetchall()
-                self._db.execute("INSERT OR IGNORE INTO seen SELECT * FROM batch")
-                self._db.execute(f"PRAGMA user_version = {max(up_to, self.line)}")
-        except sqlite3.OperationalError as error:
-            code = errno.ENOSPC if "full" in str(error) else errno.EIO
-            raise OSError(code, f"The ids of the import: {error}") from error
+        """Record the ids with their lines; return those that an earlier line has."""
+        with _as_os_error(), self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM batch")
+            self._db.executemany("INSERT INTO batch VALUES (?, ?)", lines.items())
+            earlier = self._db.execute(
+                "SELECT b.id, s.line FROM batch b JOIN seen s USING (id) "
+                "WHERE s.line < b.line"
+            ).fetchall()
+            self._db.execute("INSERT OR IGNORE INTO seen SELECT * FROM batch")
+            self._db.execute(f"PRAGMA user_version = {max(up_to, self.line)}")
         return dict(earlier)
 
     def close(self) -> None:

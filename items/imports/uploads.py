@@ -12,7 +12,13 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 
 from items.imports import importing
-from items.imports.formats import FileFormat, Unreadable, open_lines, recognize
+from items.imports.formats import (
+    FileFormat,
+    Unreadable,
+    open_lines,
+    pieces,
+    recognize,
+)
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 
@@ -111,10 +117,15 @@ def _seekable(run: ImportRun) -> Path:
         return Path(run.path)
     form = replace(form, is_prepared=False)
     draft = path.with_suffix(f".{uuid.uuid4()}")
-    with open(run.path, "rb") as file, open(draft, "xb") as lines:
-        content, _ = open_lines(file, form, max_bytes=settings.IMPORT_MAX_BYTES)
-        lines.writelines(content)
-    os.replace(draft, path)
+    limit = settings.IMPORT_MAX_BYTES
+    try:
+        with open(run.path, "rb") as file, open(draft, "xb") as lines:
+            content, _ = open_lines(file, form, max_bytes=limit)
+            lines.writelines(pieces(content, limit))
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     run.format = asdict(replace(form, is_prepared=True))
     run.save(update_fields=["format"])
     return path

@@ -1,12 +1,16 @@
 """Files into the catalogue and out of it, whatever is in them and whenever it ends."""
 
 import csv
+import errno
 import gzip
 import io
 import json
+import os
 import re
+import sqlite3
 import tracemalloc
 import zipfile
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +19,7 @@ from unittest.mock import Mock
 import openpyxl
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
@@ -23,6 +28,7 @@ from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
 from items.imports.file_parsing import read_rows
 from items.imports.formats import LINE_MAX_BYTES, FileFormat, Unreadable, recognize
+from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict, Invalid
@@ -111,6 +117,14 @@ def test_ndjson_and_gzip_are_recognized_by_content():
         ("<!DOCTYPE html><p>Sign in", "HTML"),
         ("id,name\n".encode("utf-16")[:-1], "not text in UTF-16"),
         ("x" * (LINE_MAX_BYTES + 5), "not a file of items"),
+        ('sep="\nid,name\n', "cannot separate"),
+        ("sep= \nid,name\n", "cannot separate"),
+        ("[" * 20_000 + "]" * 20_000, "JSON array is damaged after entry 0"),
+        ('[{"name": "a"},]', "JSON array is damaged after entry 1"),
+        ('[{"name": "a"}] 1', "JSON array is damaged after entry 1"),
+        ('[{"name": "a"} {"name": "b"}]', "JSON array is damaged after entry 0"),
+        ("[1" + " " * 2 * LINE_MAX_BYTES + "]", "longer than"),
+        ('["' + "x" * 2 * LINE_MAX_BYTES + '"]', "longer than"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -160,8 +174,8 @@ def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
 
     assert (Item.objects.filter(pk="2").count(), run.rejected) == (1, 1)
     (reject,) = rejects(tmp_path)
-    assert reject["line"] == "2"
-    assert re.search(reason, reject["reason"])
+    assert reject["reject_line"] == "2"
+    assert re.search(reason, reject["reject_reason"])
 
 
 @pytest.mark.django_db
@@ -172,7 +186,7 @@ def test_unclosed_quote_swallows_no_row(tmp_path):
     assert counts(run) == (3, 0, 0, 3)
     assert set(Item.objects.values_list("pk", flat=True)) == {"q2", "q3", "q5"}
     assert catalogue.get_item("q3").description == "two\nlines"
-    rejected = [(row["line"], row["row"]) for row in rejects(tmp_path)]
+    rejected = [(row["reject_line"], row["reject_row"]) for row in rejects(tmp_path)]
     assert rejected == [("2", 'q1,a,"x'), ("6", 'q4,d,"e" f'), ("8", 'q6,"')]
 
 
@@ -243,12 +257,21 @@ def test_file_is_not_read_beyond_its_limit():
         ('{"name": 5}', "name: Must be text"),
         ('{"id": -1, "name": "a"}', "id:"),
         ('{"name": "' + "x" * LINE_MAX_BYTES + '"}', "longer than"),
+        ('{"name": "\\ud800"}', "not JSON"),
+        ('{"name": 1e999}', "not JSON"),
+        ('{"name": ' + "9" * 5_000 + "}", "not JSON"),
+        ('{"name": NaN}', "not JSON"),
+        ('{"name": ' + "[" * 500 + "]" * 500 + "}", "not JSON"),
     ],
     ids=lambda value: value[:30],
 )
+@pytest.mark.parametrize("form", ["{}\n{}\n{}\n", "[{},\n{} ,\n\n {}\n]"])
 @pytest.mark.django_db
-def test_bad_ndjson_line_is_rejected(row, reason, tmp_path):
-    run = load('{"name": "a"}\n' + row + '\n{"name": "b"}\n', tmp_path)
+def test_bad_json_row_is_rejected(form, row, reason, tmp_path):
+    """A line of NDJSON, or an entry of an array."""
+    if form[0] == "[" and (row == "{" or len(row) > LINE_MAX_BYTES):
+        pytest.skip("damages the array")
+    run = load(form.format('{"name": "a"}', row, '{"name": "b"}'), tmp_path)
     assert counts(run) == (2, 0, 0, 1)
     assert reason in (tmp_path / "rejects.csv").read_text()
 
@@ -273,6 +296,18 @@ def test_command_reads_files_as_others_write_them(case: Case, tmp_path, capfd):
     assert imported() == dict(case.items)
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["workbook", "cp1252"])
+def test_command_reads_any_file_from_a_pipe(name, monkeypatch):
+    reader, writer = os.pipe()
+    os.write(writer, CASES[name].content)
+    os.close(writer)
+    with open(reader) as pipe:
+        monkeypatch.setattr("sys.stdin", pipe)
+        call_command("import_items", "-")
+    assert imported() == dict(CASES[name].items)
+
+
 def imported() -> dict[str, tuple[str, str]]:
     return {item.pk: (item.name, item.description) for item in Item.objects.all()}
 
@@ -295,6 +330,8 @@ def repack(content: bytes, name: str, wrong: bytes, right: bytes) -> bytes:
     [
         ("sheet1.xml", b'r="2"', b'r="2000000000"', "more than 1,048,576 rows"),
         ("sheet1.xml", b"</row>", b"", "damaged: after row"),
+        ("sheet1.xml", b'"UTF-8"', b'"none"', "damaged: unknown encoding"),
+        ("workbook.xml", b'"UTF-8"', b'"none"', "damaged: unknown encoding"),
         ("Strings.xml", b"?>", b'?><!DOCTYPE t [<!ENTITY e "x">]>', "damaged"),
         ("sheet1.xml", b"</sheetData>", b" " * 10_000 + b"</sheetData>", "more than"),
     ],
@@ -303,6 +340,16 @@ def test_malicious_workbook_is_rejected(name, wrong, right, reason):
     content = repack(workbook([["id", "name"], ["1", "a"]]), name, wrong, right)
     with pytest.raises(Unreadable, match=reason):
         lines(content, max_bytes=12_000 if reason == "more than" else None)
+
+
+@pytest.mark.once
+def test_encrypted_workbook_is_rejected():
+    content = bytearray(workbook([["id", "name"], ["1", "a"]]))
+    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for entry in re.finditer(re.escape(magic), bytes(content)):
+            content[entry.start() + flags] |= 1
+    with pytest.raises(Unreadable, match="damaged: .* is encrypted"):
+        lines(bytes(content))
 
 
 @pytest.mark.django_db
@@ -371,6 +418,17 @@ def test_later_of_two_rows_with_one_id_counts_if_chosen(tmp_path):
 
 
 @pytest.mark.django_db
+def test_version_is_rejected_where_the_last_row_counts(tmp_path):
+    """The first one has made the item another version, or was a conflict itself."""
+    make_item(id="1", name="a")
+    text = "id,name,version\n1,b,1\n2,c,\n1,d,\n"
+    run = load(text, tmp_path, duplicates="last")
+    assert counts(run) == (1, 1, 0, 1)
+    (reject,) = rejects(tmp_path)
+    assert reject["reject_reason"].startswith("version: Leave it out")
+
+
+@pytest.mark.django_db
 def test_imported_id_continues_the_versions_of_a_deleted_item(tmp_path):
     make_item(id="1")
     catalogue.delete_item("1", actor=TESTER)
@@ -435,7 +493,9 @@ def test_repeated_ids_are_rejected_across_batches_and_resumed_runs(
             run.refresh_from_db()
         assert run.state == DONE
         assert counts(run)[3] == 5
-        reasons = {row["line"]: row["reason"] for row in rejects(tmp_path)}
+        reasons = {
+            row["reject_line"]: row["reject_reason"] for row in rejects(tmp_path)
+        }
         assert reasons.pop("5").startswith("name:")
         lines = {"3": 2, "6": 2, "8": 4, "9": 7}
         already = {n: f"The id is in line {at} already." for n, at in lines.items()}
@@ -476,12 +536,14 @@ def test_row_made_of_an_older_version_is_a_conflict(name, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    "version", ["x", "-1", "1.5", "99999999999"], ids=lambda version: version
+    "version",
+    ["x", "-1", "1.5", "99999999999", "9" * 5_000],
+    ids=lambda version: version[:12],
 )
 def test_version_that_is_none_is_rejected(version, tmp_path):
     run = load(f"id,name,version\n1,a,{version}\n2,b,\n", tmp_path)
     assert counts(run) == (1, 0, 0, 1)
-    assert "version: Must be a whole number." in rejects(tmp_path)[0]["reason"]
+    assert "version: Must be a whole number." in rejects(tmp_path)[0]["reject_reason"]
 
 
 @pytest.mark.django_db
@@ -501,7 +563,7 @@ def test_each_column_alone_changes_its_field_alone(column, value, tmp_path):
     assert (item.state(), item.version) == (changed, 2)
     assert Item.objects.search(" ".join([item.name, item.description])).get() == item
     if column != "name":
-        assert "a new one needs a name" in rejects(tmp_path)[0]["reason"]
+        assert "a new one needs a name" in rejects(tmp_path)[0]["reject_reason"]
 
 
 @pytest.mark.django_db
@@ -547,6 +609,23 @@ def test_rejected_rows_can_be_mended_and_imported(content, mended, tmp_path):
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("kind", ["csv", "ndjson"])
+def test_rejected_rows_keep_columns_of_any_name(kind, tmp_path):
+    names = {"Line": "name", "Reason": "description", "row": "tags"}
+    row = {"id": "bad id", "Line": "a", "Reason": "b", "row": "c"}
+    text = ",".join(row) + "\n" + ",".join(row.values()) + "\n"
+    if kind == "ndjson":
+        text = json.dumps(row)
+    assert load(text, tmp_path, columns=names).rejected == 1
+    path = tmp_path / "rejects.csv"
+    mended = path.read_text(encoding="utf-8-sig").replace("bad id", "good")
+    path.unlink()
+    assert counts(load(mended, tmp_path, columns=names)) == (1, 0, 0, 0)
+    item = catalogue.get_item("good")
+    assert (item.name, item.description, item.tag_names()) == ("a", "b", ["c"])
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("bad", [(0,), (2,), (0, 1), (4, 5), (5,), range(6)], ids=str)
 def test_rejected_rows_are_kept_in_whichever_batch(bad, tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "BATCH_ROWS", 2)
@@ -586,8 +665,33 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert run.state == DONE
     assert counts(run) == (42, 0, 0, 8)
     assert Item.objects.count() == 42
-    rejected = [row["line"] for row in rejects(tmp_path)]
+    rejected = [row["reject_line"] for row in rejects(tmp_path)]
     assert rejected == [str(n + 2) for n in range(0, 50, 7)]
+
+
+@pytest.mark.once
+def test_ids_of_another_process_are_read_again_in_batches(monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_MAX_BYTES", 100)
+    found = iter(lines("id,name\n" + "".join(f"{n},a\n" for n in range(100, 200))))
+    with closing(SeenIds()) as real:
+        ids = Mock(wraps=real)
+        importing._recollect(ids, found, 101)
+    assert 1 < ids.record.call_count < 10
+
+
+@pytest.mark.once
+def test_full_disk_is_reported_from_the_first_id_on(monkeypatch, tmp_path):
+    connect = sqlite3.connect
+
+    def connect_to_full_disk(*args, **options):
+        db = connect(*args, **options)
+        db.execute("PRAGMA max_page_count = 1")
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_full_disk)
+    with pytest.raises(OSError, match="full") as caught:
+        SeenIds(str(tmp_path / "ids"))
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.django_db
@@ -619,6 +723,16 @@ def test_second_process_applies_no_batch_again(taken_up_after, tmp_path, monkeyp
     assert (run.state, counts(run)) == (DONE, (5, 0, 0, 1))
     assert ItemChange.objects.count() == 5
     assert len(rejects(tmp_path)) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("rows", "size"), [(1_200, 1), (200, 8_000)])
+def test_batches_on_sqlite_are_short_for_other_writers(rows, size, tmp_path):
+    text = "id,name,description\n" + f"bad id,a,{'x' * size}\n" * rows
+    on_batch = Mock()
+    proceed(begin(), text, tmp_path, on_batch=on_batch)
+    expected = {"sqlite": 1 + max(rows // 500, rows * size // 2**19), "postgresql": 1}
+    assert on_batch.call_count == expected[connection.vendor]
 
 
 @pytest.mark.django_db

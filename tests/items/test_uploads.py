@@ -137,6 +137,29 @@ def test_large_workbook_is_applied_in_slices(editor_client, monkeypatch, own_fol
     assert "i1,again,7,The id is in line 3 already." in rejects
 
 
+def test_conversion_to_lines_leaves_nothing_when_it_fails(
+    editor_client, monkeypatch, own_folder, settings
+):
+    """Because of the limit, and because the disk is full."""
+    monkeypatch.setattr(importing, "PREVIEW_S", -1)
+    monkeypatch.setattr(importing, "BATCH_ROWS", 1)
+    rows = [["id", "name"], ["a", "a"], *[["b", "x" * 9_000]] * 200]
+    location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
+    with monkeypatch.context() as patched:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patched.setattr(formats.orjson, "dumps", Mock(side_effect=full))
+        assert editor_client.post(location).status_code == 503
+    assert {path.suffix for path in own_folder.glob("imports/*")} == {".data"}
+    settings.IMPORT_MAX_BYTES = 300_000
+    read = Mock(wraps=formats._cell_text)
+    monkeypatch.setattr(formats, "_cell_text", read)
+    response = editor_client.post(location, follow=True)
+    assert "more than 300,000 bytes" in response.content.decode()
+    assert ImportRun.objects.get().state == "failed"
+    assert read.call_count < 200
+    assert not list(own_folder.glob("imports/*"))
+
+
 def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
     monkeypatch.setattr(importing, "BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)

@@ -1,9 +1,12 @@
+import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
@@ -68,7 +71,7 @@ class Command(BaseCommand):
                 columns=parse_columns(options["column"]),
                 duplicates=options["duplicates"],
             )
-            with open(path, "rb") if path else nullcontext(sys.stdin.buffer) as file:
+            with open(path, "rb") if path else _standard_input() as file:
                 run = self._begin(path, name, chosen, resume=options["resume"])
                 importing.proceed(
                     run,
@@ -121,6 +124,15 @@ class Command(BaseCommand):
     def _show(self, run: ImportRun) -> None:
         if self.stderr.isatty():
             self.stderr.write(f"\r{run.line:,} lines", ending="")
+
+
+@contextmanager
+def _standard_input() -> Iterator[IO[bytes]]:
+    """Yield a copy of it: an import reads a file more than once."""
+    with TemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        yield file
 
 
 def _write_rejects(prefix: str, rejects: Rejects, size: int) -> int:
