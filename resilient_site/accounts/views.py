@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -28,9 +29,10 @@ from resilient_site.pages import carried_form
 
 
 @policy(write_rate="sign-in")
+@method_decorator(login_not_required, name="dispatch")
 class SignIn(LoginView):
     template_name = "account/sign_in.html"
-    extra_context = {"is_public": settings.PUBLIC_READ}
+    extra_context = {"is_private": not settings.PUBLIC_READ}
     redirect_authenticated_user = True
 
     def get_redirect_url(self, request: HttpRequest | None = None) -> str:
