@@ -7,11 +7,12 @@ Writing goes through `items.catalogue`, as elsewhere.
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ORDER_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -26,7 +27,12 @@ from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
 from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
 from items.search import by_relevance, can_be_ranked
 from resilient_site.accounts.actor import Actor
-from resilient_site.admin import LargeTableAdmin, ReadOnlyAdmin
+from resilient_site.admin import (
+    MAX_NAMED_OBJECTS,
+    LargeTableAdmin,
+    ReadOnlyAdmin,
+    count_across,
+)
 from resilient_site.errors import SiteError
 
 
@@ -61,8 +67,44 @@ class AdminItemForm(ItemForm):
         return cleaned
 
 
+class PurgingAdmin(LargeTableAdmin):
+    """Admin with an action that removes the contents of the selected items for good."""
+
+    # The field with the id of an item.
+    item_id = "pk"
+
+    @admin.action(
+        description="Purge: remove the contents of these items for good",
+        permissions=["purge"],
+    )
+    def purge(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        number = count_across(self, request, queryset)
+        if number is None:
+            return None
+        ids = queryset.order_by().values_list(self.item_id, flat=True).distinct()
+        if request.POST.get("post"):
+            purged = catalogue.purge_items(ids, actor=Actor.from_request(request))
+            self.message_user(request, f"Items purged: {purged:,}.", messages.SUCCESS)
+            return None
+        context = self.admin_site.each_context(request) | {
+            "title": "Are you sure?",
+            "opts": self.opts,
+            "media": self.media,
+            "number": number,
+            "queryset": queryset[:1] if number else queryset,
+            "ids": ids[:MAX_NAMED_OBJECTS],
+            "total": ids.count(),
+            "not_purged": catalogue.NOT_PURGED,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return render(request, "admin/items/purge_confirmation.html", context)
+
+    def has_purge_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("items.purge_item")
+
+
 @admin.register(Item)
-class ItemAdmin(LargeTableAdmin):
+class ItemAdmin(PurgingAdmin):
     form = AdminItemForm
     list_display = ("sorted_name", "id", "tag_list", "version", "updated_at")
     list_filter = (TagFilter,)
@@ -72,7 +114,7 @@ class ItemAdmin(LargeTableAdmin):
     search_help_text = "A whole id or code, or words in " + " and ".join(
         field.name for field in SEARCHED_FIELDS
     )
-    actions = ("export_csv", "export_xlsx", "export_ndjson")
+    actions = ("export_csv", "export_xlsx", "export_ndjson", "purge")
     change_list_template = "admin/items/item/change_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
@@ -172,7 +214,7 @@ class TagAdmin(LargeTableAdmin):
 
 
 @admin.register(ItemChange)
-class ItemChangeAdmin(ReadOnlyAdmin):
+class ItemChangeAdmin(PurgingAdmin, ReadOnlyAdmin):
     """The change log, with deleted items; any change can be undone from here."""
 
     list_display = ("at", "item_id", "name", "version", "action", "actor_name")
@@ -186,7 +228,8 @@ class ItemChangeAdmin(ReadOnlyAdmin):
     sortable_by = ()
     search_fields = ("item_id__exact",)
     search_help_text = "The whole id of an item"
-    actions = ("undo",)
+    actions = ("undo", "purge")
+    item_id = "item_id"
 
     @admin.action(description="Undo selected changes", permissions=["undo"])
     def undo(self, request: HttpRequest, queryset: QuerySet[ItemChange]) -> None:

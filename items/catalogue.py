@@ -23,8 +23,15 @@ from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
 from items.search import HasNoMark
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
-from resilient_site.errors import AlreadyExists, Invalid, NotFound, StaleVersion
+from resilient_site.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    NotFound,
+    StaleVersion,
+)
 from resilient_site.observability.request_id import current_own_id, offered_id
+from resilient_site.operations.epoch import void_caches_with_commit
 from resilient_site.postgres.statements import fetch_row, insert_together
 from resilient_site.resilience.transactions import atomic_with_retries
 
@@ -41,6 +48,17 @@ _RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
 RENEWAL = f"UPDATE items_item SET {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
 # Cache tag of all lists of items.
 ITEMS = "items"
+
+# What may still hold the contents of an item that was purged.
+NOT_PURGED = (
+    "backups, and the database's own files until it has reused their space",
+    "files and results of jobs, which cannot be searched: delete those jobs",
+    "previews, files and rejected rows of imports",
+    "responses stored for an Idempotency-Key, for its own client, up to 24 hours",
+    "nginx's cache and those of CDNs and browsers: delete them or wait a day",
+    "logs, Sentry, and what others have copied or were sent by the broker",
+    "items that were merged with it, with what they took over",
+)
 
 # Item id, version, action, state before and state after.
 type Entry = tuple[str, int, Action, ItemData | None, ItemData | None]
@@ -59,6 +77,11 @@ class ItemExists(AlreadyExists):
 class NothingCreated(Invalid):
     detail = "Nothing was created."
     is_outcome = True
+
+
+class ChangePurged(Conflict):
+    code = "change_purged"
+    detail = "The contents of this change were removed for good: it cannot be undone."
 
 
 def item_tag(item_id: str) -> str:
@@ -219,6 +242,34 @@ def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
 
 
 @atomic_with_retries
+def purge_items(item_ids: Iterable[str], *, actor: Actor) -> int:
+    """Remove the contents of items for good, deleted ones too; return of how many.
+
+    The change log keeps that each change was made, when and by whom, and gets one more.
+    """
+    purged: set[str] = set()
+    for ids in batched(sorted(set(item_ids)), DELETE_BATCH):
+        rows = Item.objects.filter(pk__in=ids).order_by("pk").select_for_update()
+        last = dict(rows.values_list("pk", "version"))
+        changes = ItemChange.objects.filter(item_id__in=ids)
+        full = changes.exclude(before__isnull=True, after__isnull=True)
+        tags = full.values_list("before__tags", "after__tags")
+        names = {name for both in tags for some in both for name in some or ()}
+        last |= dict(full.values_list("item_id").annotate(Max("version")))
+        Item.objects.filter(pk__in=ids).delete()
+        full.update(before=None, after=None)
+        _log(
+            [(pk, last[pk] + 1, Action.PURGED, None, None) for pk in sorted(last)],
+            actor,
+        )
+        # A tag that no item has any more may be part of what had to go.
+        Tag.objects.filter(name__in=names, items=None, description="").delete()
+        purged |= last.keys()
+    void_caches_with_commit()
+    return len(purged)
+
+
+@atomic_with_retries
 def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
     """Make one item of two: `keep`, with the tags of both; `drop` is deleted.
 
@@ -249,6 +300,9 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
 
     This is an edit like any other, with its own entry in the change log.
     """
+    change.refresh_from_db()  # it may have been purged since
+    if change.is_purged:
+        raise ChangePurged
     exists = Item.objects.filter(pk=change.item_id).exists()
     if change.before is None:
         if exists:

@@ -199,6 +199,8 @@ class ItemChange(models.Model):
         CREATED = "created"
         UPDATED = "updated"
         DELETED = "deleted"
+        # Its contents, and those of all changes before, were removed for good.
+        PURGED = "purged"
 
     id = models.BigAutoField(primary_key=True)
     transaction = models.BigIntegerField(db_default=TransactionId(), editable=False)
@@ -234,7 +236,8 @@ class ItemChange(models.Model):
             models.CheckConstraint(
                 condition=Q(action="created", before__isnull=True)
                 | Q(action="updated")
-                | Q(action="deleted", after__isnull=True),
+                | Q(action="deleted", after__isnull=True)
+                | Q(action="purged", before__isnull=True, after__isnull=True),
                 name="itemchange_states",
             ),
         ]
@@ -244,9 +247,15 @@ class ItemChange(models.Model):
                 fields=["id"], condition=Q(action="deleted"), name="itemchange_deletion"
             ),
         ]
+        permissions = [("purge_item", "Can remove the contents of items for good")]
 
     def __str__(self) -> str:
         return f"{self.item_id} v{self.version} {self.action} by {self.actor_name}"
+
+    @property
+    def is_purged(self) -> bool:
+        """Whether its contents were removed for good."""
+        return self.before is None and self.after is None
 
     @property
     def name(self) -> str:

@@ -127,6 +127,23 @@ class ApiTokenAdmin(DeletingAdmin):
     fields = list_display
 
 
+def count_across(
+    modeladmin: "admin.ModelAdmin[Any]", request: HttpRequest, queryset: QuerySet[Any]
+) -> str | None:
+    """Return the size of a selection across pages, empty if it is not across them.
+
+    None, and reported, if it is not the selection any more that is being confirmed.
+    """
+    if request.POST.get("select_across") != "1":
+        return ""
+    number = str(queryset.count())
+    if request.POST.get("number", number) == number:
+        return number
+    text = "The selection has changed meanwhile. Please look at it again."
+    modeladmin.message_user(request, text, messages.WARNING)
+    return None
+
+
 @admin.action(
     permissions=["delete"],
     description=gettext_lazy("Delete selected %(verbose_name_plural)s"),
@@ -135,17 +152,14 @@ def delete_selected(
     modeladmin: "admin.ModelAdmin[Any]", request: HttpRequest, queryset: QuerySet[Any]
 ) -> HttpResponse | None:
     """Delete as the admin does; a selection across pages is not listed in a form."""
-    is_across = request.POST.get("select_across") == "1"
-    number = str(queryset.count()) if is_across else ""
-    if is_across and request.POST.get("number", number) != number:
-        text = "The selection has changed meanwhile. Please look at it again."
-        modeladmin.message_user(request, text, messages.WARNING)
+    number = count_across(modeladmin, request, queryset)
+    if number is None:
         return None
     if request.POST.get("post"):  # it counts all by reading them
         queryset = queryset.prefetch_related(None)
     response = actions.delete_selected(modeladmin, request, queryset)
     if isinstance(response, TemplateResponse):
-        listed = queryset[:1] if is_across else queryset
+        listed = queryset[:1] if number else queryset
         context = response.context_data or {}
         response.context_data = context | {"queryset": listed, "number": number}
     return response

@@ -37,6 +37,7 @@ REST_PATH = "/api/"
 # All codes of problem documents, for the OpenAPI schema.
 CODES = (
     "already_exists", "already_finished", "authentication_failed", "cancelled",
+    "change_purged",
     "conflict", "csrf_failed", "deadline_passed", "epoch_changed", "error",
     "failed", "host",
     "idempotency_key_in_use", "idempotency_key_reused", "invalid", "item_exists",

@@ -77,6 +77,8 @@ class Epoch(models.Model):
 
     id = models.SmallIntegerField(primary_key=True, default=ONLY)
     value = models.CharField(max_length=32, default=random_epoch)
+    # Counts how often all that was cached has been made void within the epoch.
+    cache_generation = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
         default_permissions = ()
@@ -88,6 +90,12 @@ class Epoch(models.Model):
     def current(cls) -> str:
         """Return the epoch; read it before the data that are given out under it."""
         return cls.objects.values_list("value", flat=True).first() or ""
+
+    @property
+    def of_caches(self) -> str:
+        """What is cached holds as long as this is the same."""
+        generation = self.cache_generation
+        return f"{self.value}.{generation}" if generation else self.value
 
 
 class IdempotencyRecord(models.Model):

@@ -22,6 +22,7 @@ NOT_STATE = {"id", "version", "created_at", "updated_at"}
 COPY = sqlite3.connect(sys.argv[2], isolation_level=None)
 COPY.executescript("""
     PRAGMA journal_mode = WAL;
+    PRAGMA secure_delete = ON;
     CREATE TABLE IF NOT EXISTS item (id TEXT PRIMARY KEY, version INTEGER, state TEXT);
     CREATE TABLE IF NOT EXISTS position (next TEXT);
 """)
@@ -34,7 +35,7 @@ def get(address: str, **headers: str) -> Any:
 
 
 def put(item_id: object, version: int, state: dict[str, Any] | None) -> None:
-    """Store the newer version; of a deleted item only its version."""
+    """Store the newer version; of an item deleted or purged only its version."""
     COPY.execute(
         "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE"
         " SET version = excluded.version, state = excluded.state"

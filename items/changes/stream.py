@@ -33,6 +33,7 @@ from resilient_site.edge.streaming import (
 from resilient_site.models import Epoch
 from resilient_site.resilience.poller import Poller
 
+Action = ItemChange.Action
 POLL_S = 0.05
 READ_EVERY_S = 0.5
 WAIT_MAX_S = 60
@@ -157,7 +158,10 @@ class ChangeStream:
         if seen == self._seen and time.monotonic() < self._read_at:
             return
         epoch = Epoch.current()  # first: see feed.parse_cursor
-        if epoch != self._epoch:
+        is_same = epoch == self._epoch
+        changes = feed.changes_after(self._position, READ_BATCH) if is_same else []
+        # After a purge the buffer may hold contents that were removed.
+        if not is_same or any(change.action == Action.PURGED for change in changes):
             changes = feed.last_changes(INITIAL_EVENTS)
             is_whole = len(changes) < INITIAL_EVENTS
             start = START if is_whole else feed.position_of(changes[0])
@@ -165,7 +169,7 @@ class ChangeStream:
             buffer = EventBuffer(epoch, events, start)
             self._epoch, self._position = epoch, buffer.end
             self._publish_in_loop([], buffer)
-        changes = feed.changes_after(self._position, READ_BATCH)
+            changes = feed.changes_after(self._position, READ_BATCH)
         if changes:
             self._position = feed.position_of(changes[-1])
             self._publish_in_loop([encode_event(epoch, change) for change in changes])

@@ -12,7 +12,7 @@ from items.admin import ItemAdmin
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
 from resilient_site.edge.policy import policy_at
-from tests.factories import TESTER, changes_of, make_item, make_items
+from tests.factories import TESTER, allow, changes_of, make_item, make_items
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -96,6 +96,34 @@ def test_selection_across_pages_is_deleted_whatever_its_size(admin_site, setting
     # It may take longer than a write may.
     assert policy_at(ITEMS, "POST").is_heavy
     assert not policy_at(ITEMS, "GET").is_heavy
+
+
+@pytest.mark.parametrize("where", [f"{ITEMS}?tag=t", f"{CHANGES}?q=bolt"])
+def test_purge_is_confirmed_and_takes_any_selection(client, reader, settings, where):
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
+    make_items(70, tags=["t"])
+    make_item(id="bolt", name="Confidential", tags=["t"])
+    for name in map(str, range(60)):
+        catalogue.update_item("bolt", {"name": name}, actor=TESTER)
+    pk = ItemChange.objects.get(item_id="bolt", version=1).pk
+    data = {"action": "purge", "select_across": "1", "index": "0"}
+    data["_selected_action"] = "bolt" if "tag" in where else pk
+    reader.is_staff = True
+    reader.save()
+    allow(reader, "view_item", "view_itemchange", "change_item", "delete_item")
+    client.force_login(reader)
+    sent(client.post(where, data))
+    assert not ItemChange.objects.filter(action="purged").exists()
+    allow(reader, "purge_item")
+    page = sent(client.post(where, data))
+    assert "cannot be undone" in page
+    assert "backups" in page
+    assert not ItemChange.objects.filter(action="purged").exists()
+    sent(client.post(where, hidden_fields(page)))
+    purged = ItemChange.objects.filter(action="purged")
+    assert purged.count() == (71 if "tag" in where else 1)
+    assert {change.actor_name for change in purged} == {"rita"}
+    assert ItemChange.objects.filter(after__isnull=False).count() == 71 - len(purged)
 
 
 def test_action_that_treats_one_after_the_other_states_its_bound(

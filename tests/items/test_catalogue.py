@@ -4,15 +4,24 @@ import contextlib
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
-from django.db import DataError, IntegrityError, connection, transaction
+from django.apps import apps
+from django.db import (
+    DataError,
+    IntegrityError,
+    OperationalError,
+    connection,
+    transaction,
+)
 
 from items import catalogue, fields
 from items.catalogue import ItemExists, ItemNotFound
 from items.imports import importing, staging
 from items.models import Item, ItemChange, ItemTag, Tag
-from resilient_site.errors import Invalid, StaleVersion
+from resilient_site.errors import Invalid, SiteError, StaleVersion
+from resilient_site.models import Epoch
 from tests.factories import TESTER, changes_of, make_item
 
 pytestmark = pytest.mark.django_db
@@ -237,6 +246,89 @@ def test_items_deleted_together_have_their_own_histories():
     change = changes_of("b").first()
     assert (change.before["name"], change.after) == ("C", None)
     assert catalogue.undo(change, actor=TESTER).version == 4
+
+
+SECRET = "confidential"
+
+
+def make_secret_items() -> None:
+    """One that is there and one that is deleted, which share a tag with a third."""
+    make_item(id="other", tags=["metal"])
+    for item_id in ("bolt", "gone"):
+        tags = ["metal", SECRET]
+        make_item(id=item_id, name=f"A {SECRET}", description=SECRET, tags=tags)
+        catalogue.update_item(item_id, {"name": f"B {SECRET}"}, actor=TESTER)
+    catalogue.delete_item("gone", actor=TESTER)
+    catalogue.undo(changes_of("gone")[0], actor=TESTER)
+    catalogue.delete_item("gone", actor=TESTER)
+
+
+def rows_with(text: str) -> list[str]:
+    """Rows of any table that have the text in any column."""
+    return [
+        f"{model._meta.label} {row}"
+        for model in apps.get_models()
+        if model._meta.managed
+        for row in model._base_manager.values()
+        if text in repr(row).lower()
+    ]
+
+
+def test_purge_leaves_nothing_of_the_contents_and_that_it_happened():
+    make_secret_items()
+    before = {item_id: history(item_id) for item_id in ("bolt", "gone")}
+    assert len(rows_with(SECRET)) > 8
+    stale = list(ItemChange.objects.filter(item_id="bolt"))
+    assert catalogue.purge_items(["bolt", "gone", "never"], actor=TESTER) == 2
+    assert rows_with(SECRET) == []
+    for item_id, changes in before.items():
+        assert history(item_id) == [(len(changes) + 1, "purged"), *changes]
+    assert changes_of("bolt")[0].actor_name == "tester"
+    assert catalogue.get_item("other").tag_names() == ["metal"]
+    # Read before the purge, a change does not bring its contents back.
+    for change in [*stale, *changes_of("bolt")]:
+        with pytest.raises(catalogue.ChangePurged):
+            catalogue.undo(change, actor=TESTER)
+    assert catalogue.purge_items(["bolt"], actor=TESTER) == 0
+    assert make_item(id="bolt").version == len(before["bolt"]) + 2
+    assert catalogue.undo(changes_of("bolt")[0], actor=TESTER) is None
+
+
+def test_purge_that_fails_in_the_middle_leaves_everything(monkeypatch):
+    make_secret_items()
+    before, epoch = rows_with(SECRET), Epoch.objects.get().of_caches
+    monkeypatch.setattr(catalogue, "DELETE_BATCH", 1)
+    log = catalogue._log
+
+    def fail_at_the_second(entries, actor):
+        if entries[0][0] == "gone":
+            raise OperationalError("away")
+        return log(entries, actor)
+
+    monkeypatch.setattr(catalogue, "_log", fail_at_the_second)
+    with pytest.raises(OperationalError):
+        catalogue.purge_items(["bolt", "gone"], actor=TESTER)
+    assert rows_with(SECRET) == before
+    assert Epoch.objects.get().of_caches == epoch
+
+
+@pytest.mark.django_db(transaction=True)
+def test_purge_beside_other_writers_leaves_no_contents():
+    make_secret_items()
+    changes = list(changes_of("gone"))
+
+    def write() -> None:
+        for n in range(10):
+            with contextlib.suppress(SiteError):
+                catalogue.undo(changes[n % 2], actor=TESTER)
+            with contextlib.suppress(SiteError):
+                name = f"{SECRET} {n}"
+                catalogue.update_item("bolt", {"name": name}, actor=TESTER)
+
+    purge = partial(catalogue.purge_items, ["gone", "bolt"], actor=TESTER)
+    outcomes = in_threads(write, write, purge)
+    assert [o for o in outcomes if isinstance(o, Exception)] == []
+    assert rows_with(SECRET) == []
 
 
 @pytest.fixture

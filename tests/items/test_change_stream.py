@@ -9,6 +9,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
+from items import catalogue
 from items.changes import feed, stream
 from items.changes.feed import START
 from items.changes.stream import KEEP_ALIVE, running_stream
@@ -22,7 +23,7 @@ from tests.event_streams import (
     join_pollers,
     parse_events,
 )
-from tests.factories import make_item
+from tests.factories import TESTER, make_item
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
@@ -159,6 +160,25 @@ async def test_stream_continues_with_changes_as_they_are_made(
                 deaf.setattr(invalidation.invalidations, "record", lambda tags: None)
             await make(id="after")
         assert ids(await anext(events)) == ["after"]
+
+
+@in_asyncio
+async def test_purge_empties_the_buffer_and_is_streamed():
+    await make(id="a", name="Confidential")
+    place = await sync_to_async(feed.parse_cursor)("now", "")
+    async with aclosing(running_stream().events(b"begin", *place)) as events:
+        await anext(events)
+        await make(id="b", name="Confidential")
+        assert b"Confidential" in await anext(events)
+        purge = sync_to_async(catalogue.purge_items)
+        await purge(["a", "b"], actor=TESTER)
+        newer = shown(await anext(events))
+        assert {(data["action"], data["after"]) for _, data in newer} == {
+            ("purged", None)
+        }
+        frames = [event.frame for event in running_stream().buffer.after(START)]
+        assert len(frames) == 4
+        assert b"Confidential" not in b"".join(frames)
 
 
 @in_asyncio

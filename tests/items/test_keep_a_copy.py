@@ -15,7 +15,7 @@ from django.test import Client
 
 from items import catalogue
 from items.models import Item, ItemChange
-from resilient_site.models import Epoch, random_epoch
+from resilient_site.models import ApiToken, Epoch, random_epoch
 from tests.factories import TESTER, change_items, make_item, make_items
 from tests.private_server import wait_for
 from tests.running import ROOT
@@ -92,6 +92,21 @@ def test_copy_that_is_killed_or_has_a_wrong_position_ends_equal(
         written.execute("INSERT INTO item VALUES ('never there', 99, '{}')")
     start()
     wait_until_equal(copy, client)
+
+
+def test_copy_of_a_private_site_drops_what_is_purged(
+    transactional_db, settings, live_server, editor, monkeypatch, start, tmp_path
+):
+    settings.PUBLIC_READ = False
+    monkeypatch.setenv("TOKEN", ApiToken.objects.create(user=editor)[1])
+    copy = tmp_path / "copy"
+    make_item(id="bolt", name="Confidential")
+    make_item(id="other")
+    start()
+    states = "SELECT id, state IS NOT NULL FROM item ORDER BY id"
+    wait_for(lambda: read(copy, states) == [("bolt", 1), ("other", 1)])
+    catalogue.purge_items(["bolt"], actor=TESTER)
+    wait_for(lambda: read(copy, states) == [("bolt", 0), ("other", 1)])
 
 
 def test_copy_starts_over_after_an_older_dump_was_put_back(

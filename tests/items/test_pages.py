@@ -1,10 +1,12 @@
 """The pages of the catalogue: what people see and may do."""
 
 import re
+from io import StringIO
 from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
@@ -78,6 +80,33 @@ def test_deleted_item_is_410_and_among_the_changes_of_all_items(client):
     assert [c.action for c in response.context["page"].rows] == ["deleted", "created"]
     assert "/items/bolt/" in text(response)
     assert "tester" not in text(response)
+
+
+def test_purged_item_says_that_it_cannot_be_restored(editor_client):
+    make_item(id="bolt")
+    catalogue.delete_item("bolt", actor=TESTER)
+    call_command("purge_item", "bolt", stdout=(output := StringIO()))
+    assert "backups" in output.getvalue()
+    with pytest.raises(CommandError, match="never was"):
+        call_command("purge_item", "nix")
+    response = editor_client.get("/items/bolt/")
+    page = response.content.decode()
+    assert (response.status_code, "Brass" in page) == (410, False)
+    assert "cannot be undone" in page
+    assert "/undo/" not in page
+    created = ItemChange.objects.get(item_id="bolt", action="created")
+    url = reverse("items:undo", args=["bolt", created.pk])
+    assert editor_client.post(url).status_code == 409
+    assert "purge_item" in editor_client.get("/items/-/changes/").content.decode()
+    assert editor_client.get("/api/v1/items/bolt").status_code in (404, 410)
+    rows = editor_client.get("/api/v1/items/bolt/history").json()["results"]
+    assert [row["action"] for row in rows] == ["purged", "deleted", "created"]
+    assert {row["before"] or row["after"] for row in rows} == {None}
+    # A new item of that id has the emptied history, of which nothing can be undone.
+    make_item(id="bolt", name="New")
+    page = editor_client.get("/items/bolt/").content.decode()
+    assert page.count("removed for good") == 2
+    assert page.count("/undo/") == 1  # of its creation
 
 
 @pytest.mark.parametrize(

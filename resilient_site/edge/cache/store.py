@@ -275,6 +275,7 @@ class ResponseStore:
     def void(self) -> None:
         """Void all responses on this machine, and delete them on disk and in Redis."""
         invalidations.record([VOID, EVERYTHING])
+        self.memory = ResponseCache(self.memory.max_bytes)
         self._writer.submit(self._delete_all).result()
 
     def _delete_all(self) -> None:

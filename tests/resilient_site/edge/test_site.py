@@ -11,14 +11,17 @@ from django.db import OperationalError
 from django.test import Client
 
 from items import catalogue
+from items.changes import health
 from items.imports import importing
 from items.models import Item, ItemChange
 from resilient_site.edge import cors as cors_headers_module
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.cache.invalidation import invalidations
-from resilient_site.edge.cache.store import response_store
+from resilient_site.edge.cache.store import ResponseStore, response_store
+from resilient_site.health.monitor import health_monitor
 from resilient_site.models import ApiToken
+from resilient_site.operations import epoch
 from tests.factories import TESTER, make_item
 from tests.resilient_site.edge.clients import Answer, ask, elsewhere, get, run
 
@@ -294,6 +297,34 @@ async def test_private_site_sends_nobody_what_was_public(
         target = ITEM if "Authorization" in who else "/items/bolt/"
         own = await get(target, **who)
         assert (own.status, b"Brass bolt" in own.body) == (200, True)
+
+
+@run
+async def test_purged_contents_are_in_no_cached_response(session, monkeypatch):
+    # As a machine that hears nothing of the purge, with what it has in memory and on
+    # disk; only the database tells it.
+    who = {"Cookie": session}
+    own = ["/items/", "/items/bolt/"]
+    for target in SHARED:
+        await get(target)
+    for target in own:
+        assert (await get(target, **who)).status == 200
+    response_store.flush().result()
+    follow = response_store.follow_epoch
+    monkeypatch.setattr(health_monitor, "on_epoch", follow)
+    await elsewhere(health.check)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(epoch, "_void_caches", lambda: None)
+        deaf.setattr(catalogue, "invalidate", lambda *tags: None)
+        await elsewhere(catalogue.purge_items, ["bolt"], actor=TESTER)
+    restarted = ResponseStore(response_store.folder, 0, 0, 2**20)
+    monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
+    assert (await get(ITEM)).status == 200
+    await elsewhere(health.check)
+    assert not len(response_store.memory)
+    assert restarted.disk_usage()[0] == 0
+    assert {(await get(target)).status for target in SHARED} == {503}
+    assert {(await get(target, **who)).status for target in own} == {503}
 
 
 ORIGIN = "https://app.example"
