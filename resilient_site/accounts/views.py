@@ -40,6 +40,7 @@ class SignIn(LoginView):
         # A redirect to this page would be a loop.
         return "" if url.startswith(self.request.path) else url
 
+    @method_decorator(login_not_required)  # as Django's, which this one replaces
     def dispatch(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         # Signed in meanwhile, in another window.
         if request.method == "POST" and request.user.is_authenticated:
