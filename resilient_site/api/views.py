@@ -47,6 +47,8 @@ class StrictView(APIView):
         if not request.query_params or is_lenient(request) or is_after_wait(request):
             return
         handler = getattr(self, action or str(request.method).lower(), None)
+        if request.method == "OPTIONS" or handler is None:  # then it is 405
+            return
         known = getattr(handler, "query_parameters", ())
         if unknown := find_unknown(request.query_params, known):
             raise UnknownParameter(errors=unknown)

@@ -172,6 +172,23 @@ def test_unknown_parameter_is_400_unless_the_client_is_lenient(
         assert "public" not in response.get("Cache-Control", "")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("options", "items?search=x&page_size=5", 200),
+        ("options", "heavy_computation?size=5", 200),
+        ("options", "items?q=x", 200),
+        ("delete", "items?search=x", 405),
+        ("delete", "heavy_computation?size=5", 405),
+    ],
+)
+def test_parameters_of_a_method_without_a_handler_are_not_judged(
+    api, method, path, status
+):
+    response = getattr(api, method)(f"/api/v1/{path}")
+    assert response.status_code == status
+
+
 def test_writes_take_no_parameters(api):
     make_item(id="a")
     for send, path in ((api.post, ""), (api.patch, "/a"), (api.delete, "/a")):
