@@ -23,7 +23,7 @@ from resilient_site.accounts.verified_tokens import (
     session_digest,
     verified_tokens,
 )
-from resilient_site.edge.cache.invalidation import invalidate_now
+from resilient_site.edge.cache.invalidation import invalidate_now, invalidations
 from resilient_site.models import ApiToken
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.cache_control import credential_tag, user_tag
@@ -67,6 +67,10 @@ class AccountWatch:
         for ids in batched(people, BATCH):
             found |= _rows_of(ids)
         before, self._known = self._known, found
+        # Those whom others have pushed out of the register are watched no longer: what
+        # is kept for them, which is on this machine alone, could outlast a loss.
+        if forgotten := before.keys() - found.keys():
+            invalidations.record(map(user_tag, forgotten))
         return [pk for pk, rows in found.items() if _has_lost(before.get(pk), rows)]
 
     def _run(self) -> None:

@@ -6,7 +6,12 @@ from django.contrib.sessions.models import Session
 
 from resilient_site.accounts.verified_tokens import VerifiedTokens, session_digest
 from resilient_site.accounts.watch import AccountWatch
-from resilient_site.edge.cache.invalidation import invalidations, mark, now
+from resilient_site.edge.cache.invalidation import (
+    PRECISION_NS,
+    invalidations,
+    mark,
+    now,
+)
 from resilient_site.models import ApiToken
 from resilient_site.resilience.cache_control import credential_tag, user_tag
 
@@ -61,6 +66,21 @@ def test_person_who_is_gone_before_the_first_look_is_noticed(editor):
     CHANGES["deactivated"](editor.pk)
     AccountWatch(register).poll()
     assert not invalidations.is_current(mine)
+
+
+def test_person_who_is_watched_no_longer_is_invalidated_once(editor):
+    """As one that others have pushed out of the register."""
+    register = VerifiedTokens()
+    register.record_session("a" * 32, editor.pk, now())
+    watch = AccountWatch(register)
+    watch.poll()
+    mine = mark(now(), [user_tag(editor.pk)])
+    register.forget_session("a" * 32)
+    watch.poll()
+    assert not invalidations.is_current(mine)
+    later = mark(now() + PRECISION_NS + 1, [user_tag(editor.pk)])
+    watch.poll()
+    assert invalidations.is_current(later)
 
 
 def test_watch_asks_a_few_queries_for_all(editor, django_assert_num_queries):
