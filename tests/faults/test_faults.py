@@ -282,6 +282,7 @@ def test_lost_rights_end_everything_there_also_stale_pages(stack, there, people)
         there.site.stop()
         there.site.start_web()
         after_start = private_pages(there.site, found["nothing"])
+        sent = send_form(stack, "name=What+was+typed")
     finally:
         stack.postgres.resume()
     assert shown.pop("nothing") == with_page == [200, 200]
@@ -290,6 +291,8 @@ def test_lost_rights_end_everything_there_also_stale_pages(stack, there, people)
     assert list(shown.values()) == [[503, 503]] * len(LOSSES)
     # Something may have changed while it was down.
     assert after_start == [503, 503]
+    assert sent.status == 503
+    assert b'name="name" value="What was typed"' in sent.body
 
 
 def test_machine_without_redis_shows_changes_when_what_it_has_expires(
@@ -399,6 +402,14 @@ def may_write(site: Site, person: list[str]) -> bool:
     answer = site.request("POST", ITEMS, {}, by(person[1]) | HOST)
     assert answer.status in (400, 401, 403)
     return answer.status == 400
+
+
+def send_form(stack: Stack, data: str) -> Answer:
+    cookie = f"sessionid={stack.session}; csrftoken={CSRF}"
+    headers = HOST | {"Cookie": cookie, "Origin": "http://127.0.0.1"}
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+    data += f"&csrfmiddlewaretoken={CSRF}"
+    return stack.sites[0].request("POST", "/items/-/new/", data.encode(), headers)
 
 
 def sign_out(stack: Stack, person: list[str]) -> None:
