@@ -417,6 +417,62 @@ def test_later_of_two_rows_with_one_id_counts_if_chosen(tmp_path):
     assert (item.name, item.description, item.version) == ("b", "d", 1)
 
 
+PREVIEWED = """\
+id,name,version
+newer,Conflict,1
+old,New,
+bad id,Bad,
+,Generated,
+old,Newer,
+new,New,
+same,Same,
+"""
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("duplicates", "expected", "rejected", "name"),
+    [
+        ("reject", (2, 1, 1, 3), [2, 4, 6], "New"),
+        ("last", (2, 2, 1, 2), [2, 4], "Newer"),
+    ],
+)
+def test_preview_is_what_the_import_does(
+    tmp_path, duplicates, expected, rejected, name
+):
+    for pk in ("newer", "old", "same"):
+        make_item(id=pk, name=pk.capitalize())
+    catalogue.update_item("newer", {"name": "Of another"}, actor=TESTER)
+    seen = preview(PREVIEWED, duplicates=duplicates)
+    assert Item.objects.count() == 3
+    run = load(PREVIEWED, tmp_path, duplicates=duplicates)
+    shown = (seen.created, seen.updated, seen.unchanged, seen.rejected)
+    assert shown == counts(run) == expected
+    assert [line for line, _, _ in seen.rejects] == rejected
+    # In the order of the file, whatever found them.
+    assert [int(row["line"]) for row in rejects(tmp_path)] == rejected
+    assert [row[:2] for row in seen.rows] == [
+        ["old", name],
+        ["", "Generated"],
+        ["new", "New"],
+        ["same", "Same"],
+    ]
+    assert seen.columns == ["id", "name", "version"]
+    assert Item.objects.get(pk="old").name == name
+    assert f"{run.created} items created" in importing.describe_imported(run)
+
+
+@pytest.mark.once
+def test_rejects_of_a_repeated_batch_are_in_the_file_once(tmp_path):
+    path = tmp_path / "rejects.csv"
+    row = importing.Reject(importing.Line(2, 9, {}, "", ["1", "a"]), "wrong")
+    batch = importing.Rejects([row], ["id", "name"], ",", is_json=False)
+    first = importing.write_rejects(path, batch, 0)
+    for _ in range(2):
+        assert importing.write_rejects(path, batch, first) == path.stat().st_size
+    assert [row["id"] for row in rejects(tmp_path)] == ["1", "1"]
+
+
 @pytest.mark.django_db
 def test_version_is_rejected_where_the_last_row_counts(tmp_path):
     """The first one has made the item another version, or was a conflict itself."""
