@@ -32,6 +32,22 @@ def workbook(rows: Iterable[Iterable[Any]], **sheets: Iterable[Iterable[Any]]) -
     return file.getvalue()
 
 
+def altered_workbook(old: bytes, new: bytes) -> bytes:
+    """Return a workbook of the table whose sheet has `new` in place of `old`."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(workbook(TABLE))) as book,
+        zipfile.ZipFile(file, "w") as zipped,
+    ):
+        for name in book.namelist():
+            content = book.read(name)
+            if name.endswith("sheet1.xml"):
+                assert old in content
+                content = content.replace(old, new)
+            zipped.writestr(name, content)
+    return file.getvalue()
+
+
 def archive(*names: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as zipped:
@@ -98,6 +114,10 @@ CASES = {
         gzip.compress(workbook([["id", None, "name"], [7, None, 1.5], [], [None]])),
         {"7": ("1.5", "")},
     ),
+    "workbook with a wrong size": Case(
+        altered_workbook(b'<dimension ref="A1:C3"/>', b'<dimension ref="A1"/>'),
+        UMLAUTS,
+    ),
     "chosen sheet": Case(
         workbook([["Read the other sheet"]], Data=TABLE),
         UMLAUTS,
@@ -110,6 +130,9 @@ CASES = {
     ),
     "unknown column": Case(b"Code,Label\nb.1,One\n", error="Unknown column “Code”"),
     "damaged workbook": Case(WORKBOOK_STUB, error="an Excel workbook that is damaged"),
+    "workbook cut off": Case(
+        altered_workbook(b"</sheetData>", b"<cut"), error="damaged: after row 3"
+    ),
     "ZIP": Case(archive("items.csv"), error="This is a ZIP archive."),
     "cut off": Case(
         gzip.compress(b"name\n" + b"a\n" * 5_000, mtime=0)[:-20], error="is damaged"

@@ -429,6 +429,32 @@ same,Same,
 """
 
 
+@pytest.mark.once
+def test_entry_of_an_array_is_limited_and_an_array_is_not():
+    entry = json.dumps({"name": "n", "description": "d" * 100_000})
+    found = lines(f"[{','.join([entry] * 30)}]")
+    assert [line.error for line in found] == [""] * 30
+    long = json.dumps({"name": "n" * 2_200_000})
+    with pytest.raises(Unreadable, match="An entry is longer than 1,048,576 bytes"):
+        lines(f"[{entry},{long}]")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+def test_file_may_have_as_many_bytes_as_the_limit(encoding):
+    content = "id,name\n1,Weiss\n".replace("ss", "s" if encoding == "ascii" else "ß")
+    raw = content.encode(encoding)
+    text = content.encode("utf-8") if encoding == "utf-16" else raw
+    form = recognize(stream(raw), max_bytes=len(raw))
+    for most in (len(text), len(text) - 1):
+        rows = read_rows(stream(raw), form, max_bytes=most).lines
+        if most == len(text):
+            assert [line.error for line in rows] == [""]
+        else:
+            with pytest.raises(Unreadable, match=f"more than {most} bytes"):
+                list(rows)
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("duplicates", "expected", "rejected", "name"),
