@@ -499,8 +499,11 @@ def test_change_feed_is_read_to_the_end_and_beyond(api):
     assert seen == ["item-00000", "item-00001", "item-00002"]
     assert page["results"] == []
 
+    now = api.get("/api/v1/changes?since=now").json()
+    assert now["results"] == []
     make_item(id="late")
-    assert [c["item_id"] for c in api.get(url).json()["results"]] == ["late"]
+    for since in (url, now["next"]):
+        assert [c["item_id"] for c in api.get(since).json()["results"]] == ["late"]
 
 
 # Names of routes, of now and of before.

@@ -135,6 +135,28 @@ def test_session_is_recognized_by_its_key():
     assert credentials(b"", "") == ()
 
 
+def test_credentials_are_verified_by_token_or_session(editor, client):
+    client.force_login(editor)
+    key = client.cookies["sessionid"].value
+    token, register = b"Token " + token_of(editor), VerifiedTokens()
+    for authorization, session_key, is_valid in (
+        (token, "", True),
+        (token, "x" * 32, True),
+        (b"", key, True),
+        (b"Basic c2hhcmVk", key, True),
+        (b"Token x", key, True),
+        (b"", "x" * 32, False),
+        (b"Token x", "", False),
+        (b"", "", False),
+    ):
+        assert register.verify(authorization, session_key) is is_valid
+    assert len(register) == 2
+    digest = credentials(b"", key)[0]
+    assert register.recognized_user_id(digest) == editor.pk
+    register.forget_session(key)
+    assert not register.is_recognized(digest)
+
+
 def test_token_and_session_of_one_request_are_both_its_credentials():
     assert len(credentials(b"Token x", "a" * 32)) == 2
     assert credentials(b"TOKEN  x", "")[0] == credentials(b"token x", "")[0]

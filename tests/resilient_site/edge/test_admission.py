@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,9 @@ from resilient_site.edge.admission import (
     USABLE_PATIENCE,
     Admission,
     DrainRate,
+    Quota,
     Rejected,
+    TooManyAtOnce,
 )
 from resilient_site.edge.concurrency_limit import LIMIT_MIN
 from resilient_site.edge.request import Priority
@@ -262,6 +265,26 @@ async def test_without_admission_control_everything_is_admitted():
         for _ in range(20):
             await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
     assert not any(admission.rejected.values())
+
+
+def test_quota_is_for_all_and_for_each_client():
+    quota = Quota(4, 2)
+    quota.take("a", 2)
+    assert (quota.has_room("a"), quota.has_room("b", 2)) == (False, True)
+    with pytest.raises(TooManyAtOnce):
+        quota.check("a")
+    quota.check("b", 2)
+    with suppress(RuntimeError), quota.taken("b"):
+        quota.take("")  # one of whom nothing is known
+        for other in ("b", "c", ""):
+            assert not quota.has_room(other)
+            with pytest.raises(Rejected):
+                quota.check(other)
+        raise RuntimeError
+    assert (quota.used, quota.used_by) == (3, {"a": 2, "": 1})
+    quota.give_back("a", 2)
+    assert (quota.has_room("a", 2), quota.has_room("a", 3)) == (True, False)
+    assert (quota.used, quota.used_by) == (1, {"": 1})
 
 
 class Clients:

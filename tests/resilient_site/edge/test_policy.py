@@ -39,6 +39,12 @@ def test_sign_in_of_the_admin_counts_as_one():
     assert policy_at(reverse("admin:login"), "POST").write_rate == "sign-in"
 
 
+@pytest.mark.parametrize(("method", "is_heavy"), [("GET", False), ("POST", True)])
+def test_actions_of_the_admin_are_heavy_and_its_lists_are_not(method, is_heavy):
+    path = reverse("admin:items_item_changelist")
+    assert policy_at(path, method).is_heavy == is_heavy
+
+
 @pytest.mark.parametrize("path", ["/nowhere", "/status/", "/x" * 1000, "/api/v1/tasks"])
 def test_view_without_a_policy_has_the_default(path):
     assert policy_at(path, "GET") == DEFAULT

@@ -173,6 +173,32 @@ def test_outage_is_logged_once_at_each_end(breaker, clock, caplog):
     assert closed.event_name == "breaker_closed"
 
 
+def test_service_that_answers_in_part_is_degraded_for_ten_seconds(
+    breaker, clock, caplog
+):
+    for _ in range(3):
+        breaker.degrade(Broken("disk full"))
+        clock.now += 9.9
+        assert breaker.degradation == "Broken: disk full"
+    (begun,) = caplog.records
+    assert begun.event_name == "service_degraded"
+    clock.now += 0.1
+    assert (breaker.state, breaker.degradation) == (State.CLOSED, "")
+    breaker.degrade(Broken("again"))
+    assert len(caplog.records) == 2
+
+
+def test_override_says_what_it_does_and_for_how_long_calls_are_rejected(
+    breaker, caplog
+):
+    for state, seconds in ((State.OPEN, breaker.open_max_s), (State.CLOSED, 0.0)):
+        breaker.override(state)
+        assert (breaker.state, breaker.retry_after_s) == (state, seconds)
+        assert f"forced {state}" in caplog.messages[-1]
+    breaker.override(None)
+    assert "override removed" in caplog.messages[-1]
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forked_child_does_not_inherit_a_held_lock(breaker):
     fail(breaker, 3)
