@@ -31,6 +31,7 @@ def create_epoch(using: str, **kwargs: Any) -> None:
     """Create the row of a new database, or of one that was emptied."""
     from resilient_site.models import Epoch
 
-    # A migration back to an earlier state drops the table.
-    if Epoch._meta.db_table in connections[using].introspection.table_names():
-        Epoch.objects.using(using).get_or_create(pk=Epoch.ONLY)
+    # A migration back to an earlier state drops the table, or columns of it.
+    rows, table = Epoch.objects.using(using), Epoch._meta.db_table
+    if table in connections[using].introspection.table_names() and not rows.exists():
+        rows.get_or_create(pk=Epoch.ONLY)

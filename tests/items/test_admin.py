@@ -112,7 +112,7 @@ def test_purge_is_confirmed_and_takes_any_selection(client, reader, settings, wh
     reader.save()
     allow(reader, "view_item", "view_itemchange", "change_item", "delete_item")
     client.force_login(reader)
-    sent(client.post(where, data))
+    sent(client.post(where, data | {"post": "yes"}))
     assert not ItemChange.objects.filter(action="purged").exists()
     allow(reader, "purge_item")
     page = sent(client.post(where, data))
