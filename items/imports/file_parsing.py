@@ -18,12 +18,11 @@ import orjson
 from items import fields
 from items.imports.formats import (
     COLUMNS_MAX,
-    DAMAGE,
     ENCODINGS,
     LINE_MAX_BYTES,
     FileFormat,
     Unreadable,
-    damaged_file,
+    damage_reported,
     open_lines,
 )
 from resilient_site.api.csv_escaping import unescape
@@ -146,32 +145,30 @@ def _read_physical(
 ) -> Iterator[_Physical]:
     def read() -> bytes:
         nonlocal offset
-        try:
-            raw = stream.readline(LINE_MAX_BYTES)
-        except DAMAGE as error:
-            raise damaged_file(error) from error
+        raw = stream.readline(LINE_MAX_BYTES)
         offset += len(raw)
         if max_bytes is not None and offset > max_bytes:
             raise Unreadable(f"The file has more than {max_bytes:,} bytes.")
         return raw
 
-    while raw := read():
-        number += 1
-        text = fault = ""
-        if len(raw) == LINE_MAX_BYTES and not raw.endswith(b"\n"):
-            while raw and not raw.endswith(b"\n"):
-                raw = read()
-            fault = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
-        else:
-            try:
-                text = raw.decode(encoding)
-            except UnicodeDecodeError:
-                text = raw.decode(encoding, "backslashreplace")
-                name = ENCODINGS.get(encoding, encoding)
-                fault = f"The line is not {name} text. Choose another encoding."
-        if number == 1:
-            text = text.removeprefix("\ufeff")
-        yield _Physical(text, number, offset, fault)
+    with damage_reported():
+        while raw := read():
+            number += 1
+            text = fault = ""
+            if len(raw) == LINE_MAX_BYTES and not raw.endswith(b"\n"):
+                while raw and not raw.endswith(b"\n"):
+                    raw = read()
+                fault = f"The line is longer than {LINE_MAX_BYTES:,} bytes."
+            else:
+                try:
+                    text = raw.decode(encoding)
+                except UnicodeDecodeError:
+                    text = raw.decode(encoding, "backslashreplace")
+                    name = ENCODINGS.get(encoding, encoding)
+                    fault = f"The line is not {name} text. Choose another encoding."
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            yield _Physical(text, number, offset, fault)
 
 
 # --- columns
@@ -348,7 +345,7 @@ def _header_of_csv(lines: Iterator[_Physical]) -> tuple[str, list[str]]:
             if named == '"' or named.isalnum() or (named.isspace() and named != "\t"):
                 raise Unreadable(f"The first line says {text}, which cannot separate.")
             continue
-        if not text.strip(SEPARATORS + (named or "") + ' "'):
+        if not text.strip(SEPARATORS + named + ' "'):
             continue
         separator = named or max(SEPARATORS, key=text.count)
         rows = _read_rows(chain([line], lines), separator)

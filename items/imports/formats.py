@@ -60,9 +60,6 @@ OTHERS = (
     (b"\x89PNG", "an image (PNG)"),
     (b"\xff\xd8\xff", "an image (JPEG)"),
     (b"GIF8", "an image (GIF)"),
-    (b"II*\0", "an image (TIFF)"),
-    (b"MM\0*", "an image (TIFF)"),
-    (b"RIFF", "a media file (RIFF)"),
     (
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
         "an old Office file, such as .xls, or one with a password",
@@ -74,8 +71,6 @@ OTHERS = (
     (b"\x28\xb5\x2f\xfd", "a file compressed with Zstandard"),
     (b"SQLite format 3\0", "an SQLite database"),
     (b"PAR1", "a Parquet file"),
-    (b"\x7fELF", "a program"),
-    (b"MZ\x90\0", "a program"),
 )
 SAVE_AS = "Save it as CSV or .xlsx."
 _MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
@@ -110,11 +105,6 @@ class FileFormat:
     def is_json(self) -> bool:
         """Whether a row is an object."""
         return self.kind in ("ndjson", "json")
-
-    @property
-    def can_seek(self) -> bool:
-        """Whether reading can begin in the middle of the file."""
-        return self.is_prepared or self.kind in ("csv", "ndjson")
 
     @property
     def description(self) -> str:
@@ -222,17 +212,13 @@ def pieces(stream: io.BufferedReader, max_bytes: int | None) -> Iterator[bytes]:
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-def damaged_file(error: Exception) -> Unreadable:
-    return Unreadable(f"The compressed file is damaged: {error}.")
-
-
 @contextmanager
 def damage_reported() -> Iterator[None]:
     """Raise Unreadable where a compressed file turns out to be damaged."""
     try:
         yield
     except DAMAGE as error:
-        raise damaged_file(error) from error
+        raise Unreadable(f"The compressed file is damaged: {error}.") from error
 
 
 def _head(stream: io.BufferedReader) -> bytes:

@@ -113,7 +113,7 @@ def _seekable(run: ImportRun) -> Path:
     path = _path(run.pk, "lines")
     if form.is_prepared and path.exists():
         return path
-    if not form.kind or (form.can_seek and not form.is_prepared):
+    if form.kind not in ("json", "xlsx"):
         return Path(run.path)
     form = replace(form, is_prepared=False)
     draft = path.with_suffix(f".{uuid.uuid4()}")
