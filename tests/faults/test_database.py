@@ -1,6 +1,7 @@
 """The database fails in ways that a stopped server does not show."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -9,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from resilient_site.postgres.heartbeat import REPLACED_EVERY_S
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
@@ -162,6 +164,7 @@ ITEM = {"name": "written once"}
 
 def test_connections_that_became_read_only_are_replaced_at_once(site, postgres):
     write(site)
+    time.sleep(REPLACED_EVERY_S)  # another test may have had them replaced just now
     with read_only(postgres, new_ones=False):
         for _ in range(8):
             assert site.request("POST", ITEMS, ITEM, site.headers).status == 201
