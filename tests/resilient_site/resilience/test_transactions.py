@@ -5,12 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 import stamina
-from django.db import IntegrityError, OperationalError, connection
+from django.db import IntegrityError, OperationalError, connection, transaction
 
 from items.models import Tag
 from resilient_site.errors import Conflict
+from resilient_site.postgres.connection import ConnectionLost
 from resilient_site.resilience import transactions
-from resilient_site.resilience.transactions import ATTEMPTS, atomic_with_retries
+from resilient_site.resilience.transactions import (
+    ATTEMPTS,
+    Contended,
+    SequenceBehind,
+    atomic_with_retries,
+)
 
 
 @pytest.fixture
@@ -45,6 +51,49 @@ def test_write_is_retried_after_a_conflict_within_its_deadline(
     with pytest.raises(raised):
         write()
     assert len(ran) == attempts
+
+
+class Reason(Exception):
+    """What the driver says of an error."""
+
+    def __init__(self, sqlstate: str = "", table_name: str = "") -> None:
+        self.sqlstate = sqlstate
+        name = f"{table_name}_pkey" if table_name else ""
+        self.diag = SimpleNamespace(table_name=table_name, constraint_name=name)
+
+
+# The error with its reason; attempts alone, and in another transaction; what is raised.
+ERRORS = {
+    "id that is taken": (IntegrityError, Reason("", "items_item"), 6, 6, Contended),
+    "generated id": (
+        IntegrityError, Reason("", "items_itemchange"), 1, 1, SequenceBehind,
+    ),
+    "deadlock": (OperationalError, Reason("40P01"), 6, 6, Contended),
+    "serialization": (OperationalError, Reason("40001"), 6, 1, OperationalError),
+    "lost connection": (ConnectionLost, Reason(), 2, 1, ConnectionLost),
+    "disk full": (OperationalError, Reason("53100"), 1, 1, OperationalError),
+}  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.once
+@pytest.mark.parametrize("name", ERRORS)
+def test_write_is_retried_where_another_attempt_may_succeed(without_waits, name):
+    kind, reason, alone, inside, raised = ERRORS[name]
+    ran = []
+
+    @atomic_with_retries
+    def write():
+        ran.append(name)
+        raise kind(name) from reason
+
+    with pytest.raises(raised):
+        write()
+    assert len(ran) == alone
+    ran.clear()
+    with pytest.raises(raised), transaction.atomic():
+        write()
+    assert len(ran) == inside
 
 
 @pytest.mark.django_db
