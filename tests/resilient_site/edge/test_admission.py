@@ -21,7 +21,7 @@ from resilient_site.edge.admission import (
     TooManyAtOnce,
 )
 from resilient_site.edge.concurrency_limit import LIMIT_MIN
-from resilient_site.edge.request import Priority
+from resilient_site.edge.request import ClientGone, Priority
 from resilient_site.errors import DeadlinePassed
 from tests.clock import Clock
 from tests.resilient_site.edge.clients import run
@@ -285,6 +285,35 @@ def test_quota_is_for_all_and_for_each_client():
     quota.give_back("a", 2)
     assert (quota.has_room("a", 2), quota.has_room("a", 3)) == (True, False)
     assert (quota.used, quota.used_by) == (1, {"": 1})
+
+
+def test_quotas_follow_from_connections_and_bytes():
+    """One client has a quarter of the requests, and fewer streams than requests."""
+
+    def quotas(**limits: int) -> list[tuple[int, int]]:
+        made = Admission(8, PATIENCE_S, **limits)
+        found = made.requests, made.streams, made.bodies, made.unverified_bodies
+        return [(quota.total, quota.per_client) for quota in found]
+
+    assert quotas(connections=1024, body_bytes=512) == [
+        (512, 128), (256, 96), (512, 256), (64, 16),
+    ]  # fmt: skip
+    assert quotas(connections=1_000_000)[0] == (8192, 2048)
+    assert quotas(connections=2)[:2] == [(1, 1), (1, 1)]
+
+
+@run
+async def test_client_that_has_gone_at_its_turn_takes_no_thread():
+    frozen = Frozen()
+    await frozen.enter(count=3)
+    at = frozen.clock.now + FAR_S
+    entering = asyncio.create_task(frozen.admission.enter(READ, at, lambda: True))
+    await settle()
+    await frozen.leave()
+    with pytest.raises(ClientGone):
+        await entering
+    assert frozen.admission.running[READ] == 2
+    await frozen.stop()
 
 
 class Clients:
