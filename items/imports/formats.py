@@ -169,7 +169,7 @@ def open_lines(
         entries = _entries(_texts(stream, form.encoding, max_bytes))
         return _stream(_as_utf8(entries)), "utf-8"
     if form.encoding == "utf-16":
-        texts = _texts(stream, form.encoding, max_bytes)
+        texts = _texts(stream, form.encoding, None)  # its lines are limited
         return _line_feeds(_stream(_as_utf8(texts))), "utf-8"
     return _line_feeds(stream), form.encoding
 

@@ -435,7 +435,7 @@ def test_entry_of_an_array_is_limited_and_an_array_is_not():
     found = lines(f"[{','.join([entry] * 30)}]")
     assert [line.error for line in found] == [""] * 30
     long = json.dumps({"name": "n" * 2_200_000})
-    with pytest.raises(Unreadable, match="An entry is longer than 1,048,576 bytes"):
+    with pytest.raises(Unreadable, match="entry is longer than 1,048,576 bytes"):
         lines(f"[{entry},{long}]")
 
 
@@ -476,7 +476,7 @@ def test_preview_is_what_the_import_does(
     assert shown == counts(run) == expected
     assert [line for line, _, _ in seen.rejects] == rejected
     # In the order of the file, whatever found them.
-    assert [int(row["line"]) for row in rejects(tmp_path)] == rejected
+    assert [int(row["reject_line"]) for row in rejects(tmp_path)] == rejected
     assert [row[:2] for row in seen.rows] == [
         ["old", name],
         ["", "Generated"],
