@@ -318,7 +318,11 @@ def test_expired_lease_requeues_without_a_failure_unless_it_is_renewed(reader):
 
 def test_job_that_kills_its_workers_fails(reader):
     job = submit(reader)
-    for _ in range(completion.LOST_MAX + 1):
+    (claim,) = claim_jobs()
+    completion.finish(claim, Failed("crashed", "Of itself.", retry=True))
+    Job.objects.update(run_after=None)
+    for _ in range(11):
+        assert stored(job).state == "queued"
         claim_jobs()
         expire_leases()
         completion.requeue_lost()
@@ -410,15 +414,24 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
     assert {job.parent for job in Job.objects.visible_to(reader)} == {None}
 
 
-def test_failed_part_fails_the_job_and_cancels_its_siblings(reader):
+@pytest.mark.parametrize(
+    ("outcome", "state", "detail"),
+    [
+        (Failed("task_failed", "No."), "failed", "Part 2: No."),
+        (Cancelled(), "cancelled", ""),
+    ],
+)
+def test_part_that_ends_without_success_ends_the_job_and_its_siblings(
+    reader, outcome, state, detail
+):
     job = split(reader, 3)
-    one, _ = claim_jobs(2)
-    completion.finish(one, Failed("task_failed", "No."))
+    _, two = claim_jobs(2)
+    completion.finish(two, outcome)
     job = stored(job)
-    assert (job.state, job.error_detail) == ("failed", "Part 1: No.")
+    assert (job.state, job.error_detail) == (state, detail)
     states = dict(job.parts.values_list("part", "state"))
-    assert states == {0: "failed", 1: "running", 2: "cancelled"}
-    assert job.parts.get(part=1).cancel_requested
+    assert states == {0: "running", 1: state, 2: "cancelled"}
+    assert job.parts.get(part=0).cancel_requested
 
 
 def test_failed_job_that_is_retried_starts_its_parts_anew(reader):
