@@ -8,7 +8,6 @@ from typing import Any
 from rest_framework import serializers
 
 from items import rules
-from items.models import Tag
 
 
 class TagField(serializers.CharField):
@@ -26,6 +25,8 @@ class TagField(serializers.CharField):
             tag = rules.clean_tag(tag)
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
+        from items.models import Tag  # algorithms are imported without Django set up
+
         if not Tag.objects.filter(name=tag).exists():
             raise serializers.ValidationError(f"There is no tag “{tag}”.")
         return tag

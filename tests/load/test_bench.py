@@ -3,6 +3,8 @@
 import math
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,3 +156,8 @@ def test_section_is_measured_until_it_fails(monkeypatch):
     assert waits.rows[0].name == BARE
     assert waits.summarize(waits.rows[0])["p50"] > 0
     assert missing == Missing("Reading", "There is no Celery.")
+
+
+def test_command_starts_where_django_is_not_set_up():
+    command = [sys.executable, "-m", "tests.load.bench", "--help"]
+    assert b"--only" in subprocess.run(command, capture_output=True, check=True).stdout
