@@ -83,7 +83,7 @@ def atomic_with_retries[**P, R](write: Callable[P, R]) -> Callable[P, R]:
                 with attempt, transaction.atomic():
                     return write(*args, **kwargs)
         except (IntegrityError, OperationalError) as error:
-            if is_lost(error, is_nested=True):
+            if is_lost(error, is_nested):
                 raise Contended from error
             check_generated_key(error)
             raise
