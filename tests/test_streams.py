@@ -210,6 +210,14 @@ def assert_few_threads_and_connections(site: Site) -> None:
     assert connections <= THREADS + OTHER_CONNECTIONS
 
 
+def is_followed(site: Site, what: str) -> bool:
+    """Return whether the last outage has ended for this poller too."""
+    output = site.output()
+    return output.count(f"{what} can be followed again") >= output.count(
+        f"{what} cannot be followed"
+    )
+
+
 @contextmanager
 def streams(site: Site, number: int) -> Iterator[tuple[list[Peer], list[Peer]]]:
     """So many streams of jobs, and as many of changes, that have begun."""
@@ -305,6 +313,7 @@ def test_streams_survive_a_database_that_hangs_and_is_killed(site, database):
         finally:
             database.resume()
         assert_all_receive(site, *peers, "awake again")
+        wait_for(lambda: is_followed(site, "Jobs") and is_followed(site, "Changes"))
 
         before = len(site.output())
         database.kill()
