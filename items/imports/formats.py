@@ -268,7 +268,7 @@ def _utf16(head: bytes) -> str:
 def _guess_encoding(pieces: Iterator[bytes]) -> str:
     """Return UTF-8, or the encoding of Western Windows if more bytes speak for it.
 
-    Other encodings cannot be told from it, so that the choice is shown.
+    Other encodings cannot be distinguished from it, so that the choice is shown.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     valid = invalid = 0
@@ -317,7 +317,7 @@ _AFTER_ENTRY = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 def _entries(texts: Iterator[str]) -> Iterator[str]:
     """Yield the entries of an array as they are, each on a line of its own.
 
-    Here they are only told apart: what is wrong in one is for the reader of its line
+    Here they are only separated: what is wrong in one is for the reader of its line
     to say.
     """
     decoder = json.JSONDecoder(parse_int=len, parse_float=len)  # of any length

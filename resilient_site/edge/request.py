@@ -245,7 +245,7 @@ class RequestContext:
 
     def __init__(self, is_shared: bool = False) -> None:
         self.is_shared = is_shared
-        # Whose quotas count; known better once Django has told the identity.
+        # Whose quotas count; known better once Django has found out the identity.
         self.client = ""
         self.client_gone = Event()
         # Done when the client has gone, for the event loop.

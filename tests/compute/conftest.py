@@ -19,6 +19,7 @@ from django.db import connection
 from compute import jobs
 from compute.models import Job
 from tests.compute import factories, faults  # noqa: F401 - tasks of pool and tests
+from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.running import ROOT
 
@@ -218,6 +219,18 @@ def assert_each_completed_once(record: Path) -> Counter[str]:
     assert {f"{job.pk} {job.epoch}" for job in done} <= set(runs)
     print(f"{len(runs) - len(done)} runs were repeated")
     return runs
+
+
+def assert_jobs_go_on(network: Proxy, submit: Callable[..., Job], record: Path) -> None:
+    """Assert that jobs are done before and after the network loses all connections."""
+    submit("recorded", number=0)
+    assert_each_completed_once(record)
+    network.lose()
+    submit("recorded", number=1)
+    # In half of the time on a machine that is not busy.
+    unfinished = Job.objects.unfinished()
+    wait_for(lambda: not unfinished.exists(), 40)
+    assert_each_completed_once(record)
 
 
 def running(job: Job) -> Job:

@@ -21,6 +21,7 @@ from compute.pool.supervisor import Interval
 from tests.compute.conftest import (
     all_ended,
     assert_each_completed_once,
+    assert_jobs_go_on,
     ended,
     processes_of,
     running,
@@ -423,12 +424,5 @@ def test_network_that_loses_connections_to_rabbitmq_stops_no_jobs(
     with closing(Proxy(broker.port)) as network:
         url = broker.url().replace(f":{broker.port}", f":{network.port}")
         worker = make_pool(COMPUTE_BACKEND="celery", BROKER_URL=url)
-        submit("recorded", number=0)
-        assert_each_completed_once(record)
-        network.lose()
-        submit("recorded", number=1)
-        # In half of the time on a machine that is not busy.
-        unfinished = Job.objects.unfinished()
-        wait_for(lambda: not unfinished.exists(), 40)
-        assert_each_completed_once(record)
+        assert_jobs_go_on(network, submit, record)
         assert worker.stop() == 0

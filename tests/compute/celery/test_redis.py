@@ -5,7 +5,12 @@ from contextlib import closing
 import pytest
 
 from compute.models import Job
-from tests.compute.conftest import all_ended, assert_each_completed_once, running
+from tests.compute.conftest import (
+    all_ended,
+    assert_each_completed_once,
+    assert_jobs_go_on,
+    running,
+)
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 
@@ -61,12 +66,5 @@ def test_network_that_loses_connections_to_redis_stops_no_jobs(
             BROKER_URL=f"redis://127.0.0.1:{network.port}/0",
             TEST_LOST_AFTER_S="2", TEST_LEASE_S="2",
         )  # fmt: skip
-        submit("recorded", number=0)
-        assert_each_completed_once(record)
-        network.lose()
-        submit("recorded", number=1)
-        # In half of the time on a machine that is not busy.
-        unfinished = Job.objects.unfinished()
-        wait_for(lambda: not unfinished.exists(), 40)
-        assert_each_completed_once(record)
+        assert_jobs_go_on(network, submit, record)
         assert worker.stop() == 0
