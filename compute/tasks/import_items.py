@@ -11,14 +11,8 @@ from compute import files
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items.imports import importing
-from items.imports.file_parsing import parse_columns
-from items.imports.formats import (
-    COLUMNS_MAX,
-    DUPLICATES,
-    ENCODINGS,
-    FileFormat,
-    Unreadable,
-)
+from items.imports.file_parsing import COLUMNS_MAX, parse_columns
+from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat, Unreadable
 from items.imports.importing import Rejects
 from items.models import ImportRun
 from resilient_site.errors import Invalid

@@ -2,7 +2,7 @@
 
 Memory is bounded by the longest line, whatever the size of the file. A line that
 cannot be read is reported, and reading continues after it; a file that is not one of
-items is rejected. `items.imports.formats` says what a file is.
+items is rejected. `recognition` says what a file is, and `file_lines` makes its lines.
 """
 
 import csv
@@ -16,20 +16,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from items import fields
-from items.imports.formats import (
-    COLUMNS_MAX,
-    ENCODINGS,
-    LINE_MAX_BYTES,
-    FileFormat,
-    Unreadable,
-    damage_reported,
-    open_lines,
-)
+from items.imports.file_lines import LINE_MAX_BYTES, damage_reported, open_lines
+from items.imports.formats import ENCODINGS, FileFormat, Unreadable
 from resilient_site.api.csv_escaping import unescape
 from resilient_site.errors import Invalid
 
 COLUMNS = [field.name for field in fields.FIELDS]
-# What a file of rejected rows has beside these: see `importing.RejectsWriter`.
+# What a file of rejected rows has beside these: see `importing.Rejects`.
 REJECT_COLUMNS = ("reject_line", "reject_reason", "reject_row")
 KNOWN = {*COLUMNS, *fields.READ_ONLY, *REJECT_COLUMNS}
 ASSIGNABLE = {*KNOWN, ""}
@@ -41,6 +34,7 @@ SYNONYMS = {
     "tags": ("tag", "keywords", "labels", "categories", "category"),
 }
 
+COLUMNS_MAX = 200
 # Well over what the rules allow in one row, however it is written.
 ROW_MAX_BYTES = 256 * 1024
 

@@ -34,7 +34,8 @@ from items.imports.file_parsing import (
     UnknownColumns,
     read_rows,
 )
-from items.imports.formats import FileFormat, Unreadable, recognize
+from items.imports.formats import FileFormat, Unreadable
+from items.imports.recognition import recognize
 from items.imports.seen_ids import SeenIds
 from items.imports.staging import BASE_VERSION
 from items.models import ERROR_MAX, ImportRun

@@ -12,13 +12,9 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 
 from items.imports import importing
-from items.imports.formats import (
-    FileFormat,
-    Unreadable,
-    open_lines,
-    pieces,
-    recognize,
-)
+from items.imports.file_lines import open_lines, pieces
+from items.imports.formats import FileFormat, Unreadable
+from items.imports.recognition import recognize
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 

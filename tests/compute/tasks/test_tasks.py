@@ -16,7 +16,7 @@ from items.imports import importing
 from items.models import ImportRun, Item, ItemChange
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import make_item, make_items
-from tests.items.import_cases import CASES, Case
+from tests.items.imports.cases import CASES, Case
 
 pytestmark = pytest.mark.django_db
 

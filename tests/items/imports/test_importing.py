@@ -6,13 +6,9 @@ import gzip
 import io
 import json
 import os
-import re
 import sqlite3
 import tracemalloc
-import zipfile
 from contextlib import closing
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,260 +16,31 @@ import openpyxl
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
-from items.imports.file_parsing import read_rows
-from items.imports.formats import LINE_MAX_BYTES, FileFormat, Unreadable, recognize
+from items.imports.file_lines import LINE_MAX_BYTES
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
 from items.models import ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict, Invalid
 from tests.factories import TESTER, changes_of, make_item
-from tests.items.import_cases import CASES, WORKBOOK_STUB, Case, archive, workbook
+from tests.items.imports.cases import CASES, Case, workbook
+from tests.items.imports.factories import (
+    begin,
+    counts,
+    lines,
+    load,
+    preview,
+    proceed,
+    rejects,
+    stream,
+)
 
 DONE = ImportRun.State.DONE
-
-
-def stream(content: str | bytes) -> io.BufferedReader:
-    raw = content.encode() if isinstance(content, str) else content
-    return io.BufferedReader(io.BytesIO(raw))
-
-
-def lines(content: str | bytes, **options):
-    file = stream(content)
-    form = recognize(file, **options)
-    return list(read_rows(file, form, **options).lines)
-
-
-def preview(content: str | bytes, **chosen) -> importing.Preview:
-    file = stream(content)
-    return importing.preview(file, recognize(file, FileFormat(**chosen)))
-
-
-def begin(**chosen) -> ImportRun:
-    form = asdict(FileFormat(**chosen))
-    return importing.begin(source="test", path="-", actor=TESTER, format=form)
-
-
-def proceed(run: ImportRun, content: str | bytes, folder: Path, **options) -> ImportRun:
-    rejects = partial(importing.write_rejects, folder / "rejects.csv")
-    return importing.proceed(
-        run, stream(content), actor=TESTER, rejects=rejects, **options
-    )
-
-
-def load(content: str | bytes, folder: Path, **chosen) -> ImportRun:
-    return proceed(begin(**chosen), content, folder)
-
-
-def rejects(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "rejects.csv", newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
-def counts(run: ImportRun) -> tuple[int, int, int, int]:
-    return run.created, run.updated, run.unchanged, run.rejected
-
-
-# --- reading
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_csv_separator_is_recognized(separator, end, mark):
-    text = mark + end.join(
-        [separator.join(row) for row in (["ID ", "Name"], ["1", '"a ""b"""'])]
-    )
-    (line,) = lines(text)
-    assert (line.fields, line.error) == ({"id": "1", "name": 'a "b"'}, "")
-
-
-@pytest.mark.once
-def test_ndjson_and_gzip_are_recognized_by_content():
-    text = '{"name": "a"}\n\n{"name": "b"}'
-    for content in (text, gzip.compress(text.encode()), "\ufeff" + text):
-        found = [line.fields.get("name") for line in lines(content)]
-        assert found == ["a", None, "b"]
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("description,tags\nx,\n", "no column “name”, nor “id”"),
-        ("id,name,colour\n", "Unknown column “colour”"),
-        ("name,Name\n", "two columns “name”"),
-        ('"na\n', "not CSV"),
-        (b"\x1f\x8b\x08 broken", "damaged"),
-        (gzip.compress(b"name\n" + b"a\n" * 5000, mtime=0)[:-20], "damaged"),
-        ("id,na\0me\n", "binary"),
-        ("[1", "JSON array is damaged after entry"),
-        ("<!DOCTYPE html><p>Sign in", "HTML"),
-        ("id,name\n".encode("utf-16")[:-1], "not text in UTF-16"),
-        ("x" * (LINE_MAX_BYTES + 5), "not a file of items"),
-        ('sep="\nid,name\n', "cannot separate"),
-        ("sep= \nid,name\n", "cannot separate"),
-        ("[" * 20_000 + "]" * 20_000, "JSON array is damaged after entry 0"),
-        ('[{"name": "a"},]', "JSON array is damaged after entry 1"),
-        ('[{"name": "a"}] 1', "JSON array is damaged after entry 1"),
-        ('[{"name": "a"} {"name": "b"}]', "JSON array is damaged after entry 0"),
-        ("[1" + " " * 2 * LINE_MAX_BYTES + "]", "longer than"),
-        ('["' + "x" * 2 * LINE_MAX_BYTES + '"]', "longer than"),
-    ],
-    ids=lambda value: repr(value)[:30],
-)
-def test_file_without_items_is_rejected(content, reason):
-    with pytest.raises(Unreadable, match=reason):
-        lines(content)
-
-
-@pytest.mark.once
-def test_other_kind_of_file_is_named():
-    for content, name in (
-        (b"%PDF-1.7", "This is a PDF document"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "This is an image (PNG)"),
-        (gzip.compress(b"\xff\xd8\xff", mtime=0), "This is an image (JPEG)"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "such as .xls"),
-        (archive("items.csv"), "This is a ZIP archive. Unpack it"),
-        (archive("items.csv")[:-9], "This is a ZIP archive that is damaged"),
-        (archive("word/document.xml"), "an Office document"),
-        (archive("content.xml"), "an OpenDocument file"),
-        (WORKBOOK_STUB, "This is an Excel workbook that is damaged"),
-        (WORKBOOK_STUB[:-9], "This is an Excel workbook that is damaged"),
-    ):
-        with pytest.raises(Unreadable) as caught:
-            lines(content)
-        assert name in caught.value.detail
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("1,a,b,c", "4 cells"),
-        ("1", "no item with this id"),
-        ('1,"a"b,x', "not CSV"),
-        (b"1,\xff\xfe,x\n3,\xc3\xa4,\xc3\xa4\xc3\xa4", "not UTF-8"),
-        (b'1,a,"x', "not CSV"),
-        (b"1,a\0b,x", "null character"),
-        ("a b,name,x", "id:"),
-        ("1,,x", "name: Must not be empty"),
-        ("1,a," + "x" * (LINE_MAX_BYTES + 5), "longer than|larger than"),
-    ],
-    ids=lambda value: repr(value)[:30],
-)
-@pytest.mark.django_db
-def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
-    raw = row if isinstance(row, bytes) else row.encode()
-    run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
-
-    assert (Item.objects.filter(pk="2").count(), run.rejected) == (1, 1)
-    (reject,) = rejects(tmp_path)
-    assert reject["reject_line"] == "2"
-    assert re.search(reason, reject["reject_reason"])
-
-
-@pytest.mark.django_db
-def test_unclosed_quote_swallows_no_row(tmp_path):
-    rows = ['q1,a,"x', "q2,b,y", 'q3,c,"two', 'lines"', 'q4,d,"e" f', "q5,g,h", 'q6,"']
-    run = load("\n".join(["id,name,description", *rows]), tmp_path)
-
-    assert counts(run) == (3, 0, 0, 3)
-    assert set(Item.objects.values_list("pk", flat=True)) == {"q2", "q3", "q5"}
-    assert catalogue.get_item("q3").description == "two\nlines"
-    rejected = [(row["reject_line"], row["reject_row"]) for row in rejects(tmp_path)]
-    assert rejected == [("2", 'q1,a,"x'), ("6", 'q4,d,"e" f'), ("8", 'q6,"')]
-
-
-@pytest.mark.django_db
-def test_huge_line_in_an_open_quote_costs_two_rows(tmp_path):
-    huge = "x" * (LINE_MAX_BYTES * 2)
-    run = load(f'id,name\n1,"a\n{huge}\n2,b\n', tmp_path)
-    assert counts(run) == (1, 0, 0, 2)
-
-
-cells = st.text('",;\n\r a8é', max_size=8)
-
-
-def write_csv(rows: list[tuple[str, str]], quoting: int, end: str) -> str:
-    file = io.StringIO()
-    csv.writer(file, quoting=quoting, lineterminator=end).writerows(rows)
-    return file.getvalue()
-
-
-@pytest.mark.once
-@given(
-    st.builds(
-        write_csv,
-        st.lists(st.tuples(cells, cells), max_size=5),
-        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-        st.sampled_from(["\n", "\r\n"]),
-    )
-    | st.text('",\na8', max_size=30)
-)
-@example('M8" bolt,"multi\nline"\n8","two\nlines"\n')
-def test_rows_are_those_of_the_csv_module(text):
-    """Up to the first row that is not CSV."""
-    found = lines("id,name\n" + text)
-    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
-    try:
-        for line, row in zip(found, reader, strict=True):
-            is_row = any(cell.strip() for cell in row) and not any(row[2:])
-            cells = dict(zip(["id", "name"], row, strict=False)) if is_row else {}
-            assert (line.number, line.fields) == (reader.line_num + 1, cells)
-    except csv.Error:
-        assert found[-1].end == len(f"id,name\n{text}".encode())
-
-
-@pytest.mark.once
-@pytest.mark.timeout(30)  # minutes, if each line were read to the end of the file
-def test_reopened_quotes_are_read_in_linear_time():
-    """Each line alone could begin a row that goes on to the end of the file."""
-    content = b"id,name\n" + b'a","b\n' * 20_000 + b"1,good\n"
-    found = lines(content)
-    assert len(found) == 20_001
-    assert found[-1].fields == {"id": "1", "name": "good"}
-    assert all(line.error for line in found[:-1])
-
-
-@pytest.mark.once
-def test_file_is_not_read_beyond_its_limit():
-    content = gzip.compress(b"name\n" + b"\n" * 100_000)
-    with pytest.raises(Unreadable, match="more than 50,000 bytes"):
-        lines(content, max_bytes=50_000)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("{", "not JSON"),
-        ("[1]", "JSON object"),
-        ('{"name": "a", "colour": 1}', "Unknown: colour"),
-        ('{"name": 5}', "name: Must be text"),
-        ('{"id": -1, "name": "a"}', "id:"),
-        ('{"name": "' + "x" * LINE_MAX_BYTES + '"}', "longer than"),
-        ('{"name": "\\ud800"}', "not JSON"),
-        ('{"name": 1e999}', "not JSON"),
-        ('{"name": ' + "9" * 5_000 + "}", "not JSON"),
-        ('{"name": NaN}', "not JSON"),
-        ('{"name": ' + "[" * 500 + "]" * 500 + "}", "not JSON"),
-    ],
-    ids=lambda value: value[:30],
-)
-@pytest.mark.parametrize("form", ["{}\n{}\n{}\n", "[{},\n{} ,\n\n {}\n]"])
-@pytest.mark.django_db
-def test_bad_json_row_is_rejected(form, row, reason, tmp_path):
-    """A line of NDJSON, or an entry of an array."""
-    if form[0] == "[" and (row == "{" or len(row) > LINE_MAX_BYTES):
-        pytest.skip("damages the array")
-    run = load(form.format('{"name": "a"}', row, '{"name": "b"}'), tmp_path)
-    assert counts(run) == (2, 0, 0, 1)
-    assert reason in (tmp_path / "rejects.csv").read_text()
 
 
 # --- files as other programs write them
@@ -310,46 +77,6 @@ def test_command_reads_any_file_from_a_pipe(name, monkeypatch):
 
 def imported() -> dict[str, tuple[str, str]]:
     return {item.pk: (item.name, item.description) for item in Item.objects.all()}
-
-
-def repack(content: bytes, name: str, wrong: bytes, right: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
-        for entry in old.namelist():
-            part = old.read(entry)
-            if entry.endswith(name):
-                assert wrong in part
-                part = part.replace(wrong, right)
-            new.writestr(entry, part)
-    return file.getvalue()
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("name", "wrong", "right", "reason"),
-    [
-        ("sheet1.xml", b'r="2"', b'r="2000000000"', "more than 1,048,576 rows"),
-        ("sheet1.xml", b"</row>", b"", "damaged: after row"),
-        ("sheet1.xml", b'"UTF-8"', b'"none"', "damaged: unknown encoding"),
-        ("workbook.xml", b'"UTF-8"', b'"none"', "damaged: unknown encoding"),
-        ("Strings.xml", b"?>", b'?><!DOCTYPE t [<!ENTITY e "x">]>', "damaged"),
-        ("sheet1.xml", b"</sheetData>", b" " * 10_000 + b"</sheetData>", "more than"),
-    ],
-)
-def test_malicious_workbook_is_rejected(name, wrong, right, reason):
-    content = repack(workbook([["id", "name"], ["1", "a"]]), name, wrong, right)
-    with pytest.raises(Unreadable, match=reason):
-        lines(content, max_bytes=12_000 if reason == "more than" else None)
-
-
-@pytest.mark.once
-def test_encrypted_workbook_is_rejected():
-    content = bytearray(workbook([["id", "name"], ["1", "a"]]))
-    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        for entry in re.finditer(re.escape(magic), bytes(content)):
-            content[entry.start() + flags] |= 1
-    with pytest.raises(Unreadable, match="damaged: .* is encrypted"):
-        lines(bytes(content))
 
 
 @pytest.mark.django_db
@@ -427,32 +154,6 @@ old,Newer,
 new,New,
 same,Same,
 """
-
-
-@pytest.mark.once
-def test_entry_of_an_array_is_limited_and_an_array_is_not():
-    entry = json.dumps({"name": "n", "description": "d" * 100_000})
-    found = lines(f"[{','.join([entry] * 30)}]")
-    assert [line.error for line in found] == [""] * 30
-    long = json.dumps({"name": "n" * 2_200_000})
-    with pytest.raises(Unreadable, match="entry is longer than 1,048,576 bytes"):
-        lines(f"[{entry},{long}]")
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
-def test_file_may_have_as_many_bytes_as_the_limit(encoding):
-    content = "id,name\n1,Weiss\n".replace("ss", "s" if encoding == "ascii" else "ß")
-    raw = content.encode(encoding)
-    text = content.encode("utf-8") if encoding == "utf-16" else raw
-    form = recognize(stream(raw), max_bytes=len(raw))
-    for most in (len(text), len(text) - 1):
-        rows = read_rows(stream(raw), form, max_bytes=most).lines
-        if most == len(text):
-            assert [line.error for line in rows] == [""]
-        else:
-            with pytest.raises(Unreadable, match=f"more than {most} bytes"):
-                list(rows)
 
 
 @pytest.mark.django_db

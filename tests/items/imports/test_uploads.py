@@ -10,10 +10,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from items import catalogue
-from items.imports import formats, importing, uploads
+from items.imports import file_lines, importing, uploads
 from items.models import ImportRun, Item
 from tests.factories import make_item
-from tests.items.import_cases import CASES, Case, workbook
+from tests.items.imports.cases import CASES, Case, workbook
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -126,8 +126,8 @@ def test_large_workbook_is_applied_in_slices(editor_client, monkeypatch, own_fol
     rows = [["id", "name"], *([f"i{n}", "a\nb" if n == 3 else "a"] for n in range(5))]
     rows.append(["i1", "again"])
     location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
-    read = Mock(wraps=formats._sheet_rows)
-    monkeypatch.setattr(formats, "_sheet_rows", read)
+    read = Mock(wraps=file_lines._sheet_rows)
+    monkeypatch.setattr(file_lines, "_sheet_rows", read)
     for _ in range(5):
         editor_client.post(location)
     run = ImportRun.objects.get()
@@ -147,12 +147,12 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
     location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
     with monkeypatch.context() as patched:
         full = OSError(errno.ENOSPC, "No space left on device")
-        patched.setattr(formats.orjson, "dumps", Mock(side_effect=full))
+        patched.setattr(file_lines.orjson, "dumps", Mock(side_effect=full))
         assert editor_client.post(location).status_code == 503
     assert {path.suffix for path in own_folder.glob("imports/*")} == {".data"}
     settings.IMPORT_MAX_BYTES = 300_000
-    read = Mock(wraps=formats._cell_text)
-    monkeypatch.setattr(formats, "_cell_text", read)
+    read = Mock(wraps=file_lines._cell_text)
+    monkeypatch.setattr(file_lines, "_cell_text", read)
     response = editor_client.post(location, follow=True)
     assert "more than 300,000 bytes" in response.content.decode()
     assert ImportRun.objects.get().state == "failed"
