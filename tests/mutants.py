@@ -41,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 LIST = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
 OURS = ("items", "compute", "resilient_site")
 TOOL = sys.monitoring.PROFILER_ID
+FALSE = ("None", "False")  # of which no caller makes a difference
 # How a test ended, which a child writes to its parent.
 PASSED, FAILED, HUNG = b"p", b"f", b"h"
 OPPOSITES: dict[type, Callable[[], Any]] = {
@@ -66,8 +67,7 @@ class Mutant:
     path: str  # of the module, as items/search.py
     line: int
     name: str  # of the function, or of the number
-    before: str
-    after: str
+    changes: list[list[str]]  # before and after: the statement, the part of it
     callers: list[pytest.Item]
     apply: Callable[[], None]
 
@@ -76,11 +76,12 @@ class Mutant:
         function = f"{self.path}:{self.name}"
         if function in LIST["unseen"]:
             return True
-        return [self.before, self.after] in LIST["equivalent"].get(function, [])
+        listed = LIST["equivalent"].get(function, [])
+        return any(change in listed for change in self.changes)
 
     def __str__(self) -> str:
-        change = f"    - {self.before}\n    + {self.after}"
-        return f"{self.path}:{self.line} {self.name}\n{change}"
+        before, after = self.changes[0]
+        return f"{self.path}:{self.line} {self.name}\n    - {before}\n    + {after}"
 
 
 # --- the changes
@@ -111,7 +112,7 @@ def changed(node: ast.AST, field: str) -> Any:  # noqa: C901 - a table
             return None
         case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign():
             return ast.Pass()
-        case ast.Return(value=value) if value and ast.unparse(value) != "None":
+        case ast.Return(value=value) if value and ast.unparse(value) not in FALSE:
             return ast.Return(ast.Constant(None))
         case ast.expr() if field == "test":
             return ast.UnaryOp(ast.Not(), node)
@@ -129,6 +130,21 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, Callable[[Any], None]]
                     if isinstance(node, ast.AST):
                         put = functools.partial(value.__setitem__, index)
                         yield node, field, cast(Callable[[Any], None], put)
+
+
+def statements(tree: ast.AST) -> dict[ast.AST, ast.AST]:
+    """Return the innermost statement that holds each expression."""
+    return {
+        node: statement
+        for statement in ast.walk(tree)  # the outer ones first
+        if isinstance(statement, ast.stmt)
+        for node in ast.walk(statement)
+        if not isinstance(node, ast.stmt)
+    }
+
+
+def first_line(node: ast.AST) -> str:
+    return ast.unparse(node).partition("\n")[0]
 
 
 def codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
@@ -150,6 +166,7 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
     filename = str(ROOT / path)
     tree = ast.parse((ROOT / path).read_text())
     original = codes(compile(tree, filename, "exec"))
+    within = statements(tree)
     functions = defaultdict(list)
     for one in living(types.FunctionType):
         code = one.__code__
@@ -159,9 +176,13 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
         if (other := changed(node, field)) is None:
             continue
         other = copy.deepcopy(other)  # its place must not become that of its parts
+        changes = [[ast.unparse(node), ast.unparse(other)]]
+        before = first_line(within.get(node, node))
         put(ast.fix_missing_locations(ast.copy_location(other, node)))
         try:
             mutated = codes(compile(tree, filename, "exec"))
+            if node in within and before != (after := first_line(within[node])):
+                changes.insert(0, [before, after])
         finally:
             put(node)
         differing = {
@@ -189,8 +210,7 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
             path,
             getattr(node, "lineno", 0),
             names[-1][0].replace(".<locals>", ""),
-            ast.unparse(node),
-            ast.unparse(other),
+            changes,
             calls.of(lambda code: (code.co_qualname, code.co_firstlineno) == names[-1]),  # noqa: B023
             apply,
         )
@@ -214,8 +234,8 @@ def number_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
         callers = calls.of(lambda code: name in code.co_names)  # noqa: B023
         if not callers:
             continue  # only what runs before the tests reads it
-        after = f"{name} = {number + 1}"
-        yield Mutant(path, node.lineno, name, ast.unparse(node), after, callers, apply)
+        changes = [[ast.unparse(node), f"{name} = {number + 1}"]]
+        yield Mutant(path, node.lineno, name, changes, callers, apply)
 
 
 # --- the tests
