@@ -149,7 +149,7 @@ class Pool:
         self.waiting: dict[Priority, deque[asyncio.Future[None]]]
         self.waiting = {priority: deque() for priority in self.running}
         self._turn = 0
-        self._served_at_turn = dict.fromkeys(self.running, 0)
+        self._served_at_turn = Counter[Priority]()
 
     @property
     def is_full(self) -> bool:

@@ -175,6 +175,45 @@ def test_drain_rate_of_a_class_is_what_more_urgent_classes_leave():
     assert rate.available_to(ANONYMOUS_WRITE) == pytest.approx(400 / FAIR_TURN, rel=0.1)
 
 
+@run
+async def test_drain_rate_counts_completions_while_all_threads_are_busy():
+    frozen = Frozen(per_s=100.0)
+    rate = frozen.pool.rate
+    frozen.clock.now += 3600  # idle
+    await frozen.enter(count=3)
+    assert rate.available_to(READ) == 100
+    frozen.clock.now += 2
+    falling = 100 * math.exp(-2)
+    assert frozen.pool.estimate_completion_s(READ) == pytest.approx(4 / falling)
+    frozen.clock.now += 1
+    await frozen.leave()
+    measured = pytest.approx(100 * math.exp(-3) + 1)
+    assert rate.available_to(READ) == measured
+    frozen.clock.now += 3600  # with a free thread
+    await frozen.leave()
+    assert rate.available_to(READ) == measured
+    await frozen.stop()
+
+
+@run
+async def test_limit_follows_the_time_that_light_requests_take():
+    clock = Clock()
+    admission = Admission(16, PATIENCE_S, clock=clock)
+
+    async def serve(kind, seconds, running, number):
+        for _ in range(number):
+            clock.now += 0.01
+            await admission.enter(kind, clock.now + FAR_S, lambda: False)
+            admission.leave(kind, seconds, running)
+
+    await serve(READ, 0.01, 1, 5)
+    await serve(HEAVY, 1.0, 2, 50)
+    await serve(READ, None, 2, 50)
+    assert admission.limit.value == 12
+    await serve(READ, 1.0, 2, 50)
+    assert admission.limit.value < 12
+
+
 # --- the order
 
 
@@ -207,9 +246,9 @@ async def test_no_class_starves():
     await frozen.enter(WRITE, count=3)
     for kind in LIGHT:
         await frozen.enter(kind, count=5 * FAIR_TURN)
-    order = await order_of(frozen, 4 * FAIR_TURN)
-    assert set(order) == set(LIGHT)
-    assert order.count(WRITE) >= 3 * FAIR_TURN
+    others = [SIGNED_IN, READ, ANONYMOUS_WRITE, SIGNED_IN]
+    expected = [kind for other in others for kind in [WRITE] * 7 + [other]]
+    assert await order_of(frozen, 4 * FAIR_TURN) == expected
     await frozen.stop()
 
 
@@ -241,29 +280,49 @@ async def test_request_is_rejected_when_its_patience_ends_in_the_queue():
 
 @run
 async def test_deadline_that_passes_in_the_queue_is_named():
-    admission = Admission(4, PATIENCE_S)
-    for _ in range(3):
-        await admission.enter(READ, time.monotonic() + FAR_S, lambda: False)
+    frozen = Frozen()
+    await frozen.enter(count=3)
+    await frozen.enter(deadline_s=0.01)
+    frozen.clock.now += 0.01
     with pytest.raises(DeadlinePassed):
-        await admission.enter(READ, time.monotonic() + 0.01, lambda: False)
-    assert not admission.pools[READ].waiting[READ]
+        await frozen.tasks[-1]
+    assert not frozen.pool.waiting[READ]
+
+
+@pytest.mark.parametrize("is_admitted", [False, True])
+@run
+async def test_client_that_leaves_the_queue_takes_no_thread(is_admitted):
+    frozen = Frozen()
+    await frozen.enter(count=4)
+    if is_admitted:  # at this very moment
+        frozen.admission.leave(READ, 0.001, 9)
+    frozen.tasks[-1].cancel()
+    await settle()
+    assert frozen.pool.running[READ] == (2 if is_admitted else 3)
+    assert not frozen.pool.waiting[READ]
 
 
 @pytest.mark.parametrize("is_on", [True, False])
 @run
 async def test_request_whose_deadline_has_passed_is_not_admitted(is_on):
-    admission = Admission(4, PATIENCE_S, is_on)
+    clock = Clock()
+    admission = Admission(4, PATIENCE_S, is_on, clock)
     with pytest.raises(DeadlinePassed):
-        await admission.enter(READ, time.monotonic(), lambda: False)
+        await admission.enter(READ, clock.now, lambda: False)
     assert_empty(admission)
+    assert await admission.enter(READ, clock.now + 0.1, lambda: False) == 1
 
 
 @run
 async def test_without_admission_control_everything_is_admitted():
     admission = Admission(4, PATIENCE_S, is_on=False)
-    for kind in Priority:
-        for _ in range(20):
-            await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
+    running = [
+        await admission.enter(kind, time.monotonic() + FAR_S, lambda: False)
+        for kind in Priority
+        for _ in range(20)
+    ]
+    assert running == [*range(1, 81), *range(1, 21)]
+    assert admission.admitted == dict.fromkeys(Priority, 20)
     assert not any(admission.rejected.values())
 
 
@@ -295,6 +354,7 @@ def test_quotas_follow_from_connections_and_bytes():
         found = made.requests, made.streams, made.bodies, made.unverified_bodies
         return [(quota.total, quota.per_client) for quota in found]
 
+    assert [Admission(n, PATIENCE_S).heavy_max for n in (1, 7, 8)] == [1, 1, 2]
     assert quotas(connections=1024, body_bytes=512) == [
         (512, 128), (256, 96), (512, 256), (64, 16),
     ]  # fmt: skip

@@ -1,6 +1,8 @@
 """Concurrent requests for one response cause one fetch, which is never outdated."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 from django.http import HttpResponse
@@ -9,6 +11,7 @@ from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.cache import coalescing
 from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.resilience import deadlines
+from tests.clock import Clock
 from tests.resilient_site.edge.clients import Answer, ask, becomes, get, run
 from tests.resilient_site.edge.views import held, now, thing_response
 
@@ -135,13 +138,33 @@ async def test_response_read_before_a_change_is_not_cached_as_current():
     assert (await get()).json()["n"] == 2
 
 
+@pytest.fixture
+def frozen(monkeypatch) -> Clock:
+    """The clock of fetches, which stands still."""
+    clock = Clock()
+    clock.now = time.monotonic()
+    monkeypatch.setattr(coalescing, "time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
 @run
-async def test_failing_origin_is_not_tried_again_at_once():
+async def test_failing_origin_is_tried_again_after_a_pause(frozen):
     now.respond = lambda request: thing_response("old")
     await get()
     invalidations.record(["thing"])
     now.respond = lambda request: HttpResponse(status=503)
-    for _ in range(50):
+    for passing_s, asked in ((0, 2), (0.5, 2), (0.5, 3), (0, 3)):
+        frozen.now += passing_s
         answer = await get()
         assert (answer.status, answer.json()) == (200, "old")
-    assert len(now.asked) == 2
+        assert len(now.asked) == asked
+
+
+@run
+async def test_change_is_seen_at_once_after_the_origin_has_recovered(frozen):
+    now.respond = lambda request: HttpResponse(status=503)
+    assert (await get()).status == 503
+    for state in ("first", "second"):
+        now.respond = lambda request, state=state: thing_response(state)
+        assert (await get()).json() == state
+        invalidations.record(["thing"])

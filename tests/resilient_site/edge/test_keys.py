@@ -1,5 +1,6 @@
 """Keys of shared responses: which parameters and headers make a difference."""
 
+from dataclasses import replace
 from urllib.parse import quote_from_bytes
 
 import pytest
@@ -7,9 +8,9 @@ from django.http import QueryDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site.edge.cache.keys import VARYING_MAX, Key, key_of, query_of
+from resilient_site.edge.cache.keys import Key, key_of, query_of
 from resilient_site.edge.cache.store import response_store
-from resilient_site.edge.policy import PATH_MAX, Shared
+from resilient_site.edge.policy import Shared
 from resilient_site.edge.request import EdgeRequest, normalize
 from tests.resilient_site.edge.clients import HOST, ask, get, run
 from tests.resilient_site.edge.views import now
@@ -43,6 +44,19 @@ def test_unknown_parameter_leaves_a_strict_view_to_respond(query, parameters):
     assert query_of(query, Shared(parameters)) is not None
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"tag=2&q=b&tag=1", "q=b&tag=2&tag=1"),
+        (b"tag=2&q=%62&tag=1", "q=b&tag=2&tag=1"),
+        (b"tag=&q=%20", "q=+&tag="),
+    ],
+)
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_known_parameters_are_sorted_by_name(query, expected, is_strict):
+    assert query_of(query, replace(SHARED, is_strict=is_strict)) == expected
+
+
 @run
 async def test_order_of_names_and_encoding_make_no_difference():
     await get("/thing?q=a%20b&tag=1&tag=2")
@@ -53,20 +67,25 @@ async def test_order_of_names_and_encoding_make_no_difference():
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("target", "filter_target", "is_stored"),
     [
-        "/thing?q=" + "x" * (VARYING_MAX + 1),
-        "/thing?" + "&".join(["q=1"] * 500),
-        "/thing/" + "x" * (PATH_MAX + 1),
+        # With the host, and together with the other header: 1024 bytes.
+        ("/thing?q=" + "x" * 1013, "", True),
+        ("/thing?q=" + "x" * 1014, "", False),
+        ("/thing", "x" * 1024, True),
+        ("/thing", "x" * 1025, False),
+        ("/thing?" + "&".join(["q=1"] * 500), "", False),
+        ("/thing/" + "x" * 505, "", True),
+        ("/thing/" + "x" * 506, "", False),
     ],
 )
 @run
-async def test_response_with_a_long_key_is_not_stored(target):
+async def test_response_with_a_long_key_is_not_stored(target, filter_target, is_stored):
     for _ in range(2):
-        answer = await get(target)
-        assert (answer.status, answer.cached) == (200, "")
-    assert len(now.asked) == 2
-    assert len(response_store.memory) == 0
+        answer = await get(target, **{"HX-Target": filter_target})
+        assert (answer.status, answer.cached != "") == (200, is_stored)
+    assert len(now.asked) == (1 if is_stored else 2)
+    assert len(response_store.memory) == int(is_stored)
 
 
 @run

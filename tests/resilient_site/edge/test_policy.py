@@ -3,7 +3,7 @@
 import pytest
 from django.urls import reverse
 
-from resilient_site.edge.policy import DEFAULT, policy_at
+from resilient_site.edge.policy import DEFAULT, Shared, policy, policy_at, policy_of
 
 pytestmark = pytest.mark.once
 PAGE = "/jobs/01900000-0000-7000-8000-000000000000"
@@ -63,6 +63,28 @@ def test_route_is_the_pattern_or_one_of_few_names():
         "/static/site.css": "(static)",
         "/livez": "(probe)",
         "/wp-login.php": "(unknown)",
-        "/" + 600 * "x": "(unknown)",
+        "/static/" + 504 * "x": "(static)",
+        "/static/" + 505 * "x": "(unknown)",  # too long to be looked up
     }
     assert {path: policy_at(path, "GET").route for path in routes} == routes
+
+
+@pytest.mark.parametrize("name", ["READ_CACHE", "PUBLIC_READ"])
+def test_nothing_is_shared_where_a_setting_says_so(settings, name):
+    setattr(settings, name, False)
+    policy_at.cache_clear()
+    assert policy_at("/api/v1/items", "GET") == DEFAULT
+
+
+def test_headers_of_a_policy_count_beside_those_of_every_request():
+    @policy(shared=("q",), shared_headers=("HX-Target",))
+    def view(request):
+        """A page with a fragment."""
+
+    shared = policy_of(view, "GET").shared
+    assert shared == Shared(("q",), (b"hx-target",), is_strict=False)
+    assert {b"cookie", b"hx-target"} < shared.relevant_headers
+    assert shared.without_headers == ((b"hx-target", b""),)
+    view.query_parameters = ("q",)
+    assert policy_of(policy(shared=())(view), "GET").shared == Shared(is_strict=True)
+    assert policy_of(policy()(view), "GET") == DEFAULT

@@ -322,6 +322,18 @@ async def test_response_to_a_session_is_not_shared(cookie, token):
 
 
 @run
+async def test_response_that_varies_by_token_is_shared_by_those_without_one(token):
+    def greeting(**headers: str):
+        return get("/api/v1/greeting", **headers)
+
+    assert (await greeting(Authorization=token)).json() == "rita"
+    first, second = await greeting(), await greeting()
+    assert (first.json(), first.is_hit, second.is_hit) == ("", False, True)
+    again = await greeting(Authorization=token)
+    assert (again.json(), again.is_hit) == ("rita", False)
+
+
+@run
 async def test_request_of_one_client_does_not_change_the_shared_response():
     now.respond = lambda request: thing_response(request.get_full_path())
     for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):

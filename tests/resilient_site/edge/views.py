@@ -15,6 +15,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view, permission_classes
 from rest_framework.request import Request
+from rest_framework.views import APIView
 
 from resilient_site import urls
 from resilient_site.edge.policy import policy
@@ -109,6 +110,17 @@ def rest(request: Request) -> HttpResponse:
     return mine(request)
 
 
+@policy(shared=())
+class Greeting(APIView):
+    """Shared by the clients without a token."""
+
+    permission_classes = ()
+
+    def get(self, request: Request) -> HttpResponse:
+        note(request)
+        return thing_response(request.user.get_username(), Vary="Authorization")
+
+
 urlpatterns = [
     path("thing", thing),
     path("thing/<path:id>", thing),
@@ -116,6 +128,7 @@ urlpatterns = [
     path("jobs/new/", plain),
     path("mine", mine),
     path("export", export),
+    path("api/v1/greeting", Greeting.as_view()),
     path("api/v1/mine", api_view(["GET", "HEAD"])(permission_classes([])(rest))),
     *urls.urlpatterns,  # the error page names some of these
 ]
