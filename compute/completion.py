@@ -241,10 +241,11 @@ def cancel_parts(parent_id: UUID) -> None:
 
 def request_cancel(job: Job) -> None:
     """Cancel a locked job: at once if no worker holds it, else through its worker."""
+    changes: dict[str, Any]
     if job.state == Job.State.RUNNING and job.lease_until is not None:
-        changes: dict[str, Any] = {"cancel_requested": True}
+        changes = {"cancel_requested": True}
     else:
-        changes = _finished_fields(Job.State.CANCELLED) | {"cancel_requested": True}
+        changes = _finished_fields(Job.State.CANCELLED)
     Job.objects.filter(pk=job.pk).update(**changes)
 
 

@@ -216,7 +216,8 @@ def delete_orphaned_files() -> int:
     unused = Q(job__state=Job.State.SUCCEEDED) & ~Q(epoch=F("job__epoch"))
     unused |= Q(job__state__in=(Job.State.FAILED, Job.State.CANCELLED))
     files = JobFile.objects.filter(unused, kind=JobFile.Kind.OUTPUT)
-    return files.delete()[0]
+    _, deleted = files.delete()
+    return deleted.get(JobFile._meta.label, 0)
 
 
 def notify_workers() -> None:

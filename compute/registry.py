@@ -144,8 +144,7 @@ def discover_tasks() -> Mapping[str, Task]:
     """Import the modules of `compute/tasks/`, and those named in COMPUTE_TASKS."""
     package = import_module("compute.tasks")
     for module in iter_modules(package.__path__, "compute.tasks."):
-        if not module.ispkg:  # `algorithms` declares none
-            import_module(module.name)
+        import_module(module.name)
     for name in settings.COMPUTE_TASKS:
         import_module(name)
     return tasks

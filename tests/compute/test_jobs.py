@@ -5,20 +5,20 @@ from datetime import timedelta
 from threading import Barrier
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from compute import completion, files, jobs, queue
 from compute.models import Job, JobFile
 from compute.outcomes import Cancelled, Failed, Lost, Released, Split, Succeeded
 from compute.queue import Claim
-from compute.registry import get_task, task
+from compute.registry import get_task
 from compute.task_context import TaskContext
 from resilient_site.api.idempotency import KeyReused
 from resilient_site.errors import Conflict, NotAllowed, NotSignedIn
-from tests.compute.factories import make_file
+from tests.compute.factories import make_file, make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -46,6 +46,14 @@ def test_submit_requires_permission(reader):
         submit(None)
     with pytest.raises(NotAllowed):
         submit(reader, "for_editors")
+    assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_submit_for_a_deleted_user_is_an_error(reader):
+    User.objects.all().delete()
+    with pytest.raises(IntegrityError):
+        submit(reader)
     assert not Job.objects.exists()
 
 
@@ -114,6 +122,39 @@ def test_estimated_wait_follows_the_throughput(reader, settings):
     assert rejection.value.retry_after_s == 2
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("waiting", "finished", "seconds"), [(11, 0, 60), (1, 90, 1), (11, 1, 600)]
+)
+def test_estimated_wait_is_within_bounds(waiting, finished, seconds):
+    for _ in range(finished):
+        make_job("succeeded", finished_at=timezone.now())
+    # Those of a minute ago, and parts, are not counted.
+    old = make_job("succeeded", finished_at=timezone.now() - timedelta(seconds=61))
+    make_job("succeeded", finished_at=timezone.now(), parent=old)
+    assert jobs.estimate_duration_s(waiting) == seconds
+
+
+@pytest.mark.once
+def test_person_waits_for_their_first_job_in_the_queue(reader, editor, admin, settings):
+    settings.COMPUTE_MAX_QUEUED_PER_OWNER = 2
+    for _ in range(3):
+        make_job("succeeded", finished_at=timezone.now())
+    make_job(owner=editor)
+    make_job(owner=reader)
+    same_time = Job.objects.latest("queued_at").queued_at
+    make_job(owner=reader, queued_at=same_time)
+    with pytest.raises(jobs.TooManyJobs) as rejection:
+        submit(reader)
+    assert rejection.value.retry_after_s == 2 * 20
+    settings.COMPUTE_MAX_QUEUED_PER_OWNER = 0
+    with pytest.raises(jobs.TooManyJobs) as rejection:
+        submit(admin)
+    assert rejection.value.retry_after_s == 1
+    last = Job.objects.order_by("pk").last()
+    assert jobs.count_ahead(last) == 2
+
+
 def submit_anonymous(address: str | None = None) -> Job:
     return submit(None, "heavy_computation", address=address)
 
@@ -129,10 +170,13 @@ def test_anonymous_jobs_have_a_limit_per_address_and_in_total(reader):
         submit_anonymous("192.0.2.1")
     completion.finish(Claim.of(stored(one)), Succeeded())
     submit_anonymous("192.0.2.1")
-    for number in range(14):
+    for number in range(11):
         submit_anonymous(f"2001:db8:{number}::")
-    with pytest.raises(jobs.QueueFull):
+    for _ in range(3):  # clients behind a Unix socket are not told apart
+        submit_anonymous()
+    with pytest.raises(jobs.QueueFull) as rejection:
         submit_anonymous("192.0.2.2")
+    assert rejection.value.retry_after_s == 60  # one has finished
     submit(reader, "heavy_computation")
     assert "192.0.2" not in str(list(Job.objects.values_list("anonymous_client")))
 
@@ -157,16 +201,43 @@ def test_simultaneous_anonymous_jobs_do_not_exceed_the_limit():
 
 def test_upload_is_stored_and_copied_when_run_again(editor):
     content = b"id,name\n" + b"x" * (files.CHUNK_BYTES + 5)
-    upload = SimpleUploadedFile("my.csv", content, "text/csv")
-    job = jobs.submit(
-        task=get_task("import_items"), params={"file": upload}, owner=editor
-    )
+    job = submit_file(editor, content)
     assert job.params == {"file": "my.csv"}
     again = jobs.run_again(job, owner=editor)
     for one in (job, again):
         file = one.files.get(kind=JobFile.Kind.INPUT)
         assert b"".join(files.read(file)) == content
         assert (file.name, file.size, file.complete) == ("file", len(content), True)
+        assert file.content_type == "text/csv"
+    untyped = submit_file(editor, content, "")
+    assert untyped.files.get().content_type == "application/octet-stream"
+
+
+def submit_file(
+    owner: User, content: bytes, content_type: str = "text/csv", key: str = ""
+) -> Job:
+    upload = SimpleUploadedFile("my.csv", content, content_type)
+    task, params = get_task("import_items"), {"file": upload}
+    return jobs.submit(task=task, params=params, owner=owner, idempotency_key=key)
+
+
+@pytest.mark.once
+def test_same_key_with_another_file_is_an_error(editor):
+    first = submit_file(editor, b"id,name\n1,x\n", key="k")
+    assert submit_file(editor, b"id,name\n1,x\n", key="k") == first
+    with pytest.raises(KeyReused):
+        submit_file(editor, b"id,name\n1,y\n", key="k")
+
+
+@pytest.mark.once
+def test_run_again_requires_permission_and_is_done_once_per_key(reader, editor):
+    first, second = submit(editor, "for_editors"), submit(editor, "for_editors")
+    with pytest.raises(NotAllowed):
+        jobs.run_again(first, owner=reader)
+    again = jobs.run_again(first, owner=editor, idempotency_key="k")
+    assert jobs.run_again(first, owner=editor, idempotency_key="k") == again
+    with pytest.raises(KeyReused):
+        jobs.run_again(second, owner=editor, idempotency_key="k")
 
 
 # --- claims and completion
@@ -282,6 +353,26 @@ def test_anonymous_jobs_that_are_not_awaited_any_more_are_cancelled(reader):
     assert stored(late).state == "queued"
 
 
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+def test_cancellation_for_a_client_that_has_left_raises_no_error():
+    waiting, done = submit_anonymous(), submit_anonymous()
+    (claim,) = queue.claim("w", 1, done.pk)
+    completion.finish(claim, Succeeded())
+    for job in (waiting, done):
+        jobs.cancel_unawaited(job.pk)
+        assert connection.connection is None  # that of the thread is closed
+    assert (stored(waiting).state, stored(done).state) == ("cancelled", "succeeded")
+
+
+@pytest.mark.once
+def test_owner_and_permission_decide_who_may_cancel(reader, editor, admin):
+    own, anonymous = submit(reader), submit_anonymous()
+    allowed = [jobs.may_cancel(own, user) for user in (reader, editor, admin)]
+    assert allowed == [True, False, True]
+    assert not jobs.may_cancel(anonymous, AnonymousUser())
+
+
 def test_claim_of_one_job_requires_that_it_is_due(reader):
     first, second = submit(reader), submit(reader)
     assert [c.job_id for c in queue.claim("w", 1, second.pk)] == [second.pk]
@@ -339,10 +430,19 @@ def test_delay_between_attempts_doubles(reader):
         job = stored(job)
         if delay:
             assert (job.state, job.failures) == ("queued", failures)
-            assert delay / 2 <= (job.run_after - before).total_seconds()
+            assert delay - 0.1 <= (job.run_after - before).total_seconds()
             assert (job.run_after - timezone.now()).total_seconds() <= delay
             Job.objects.update(run_after=None)
     assert (job.state, job.error_detail) == ("failed", "Bang. (Tried 3 times.)")
+
+
+@pytest.mark.once
+def test_failure_is_not_retried_without_its_task(reader):
+    job = make_job(task="gone", run_after=None)
+    (claim,) = claim_jobs()
+    completion.finish(claim, Failed("crashed", "Bang.", retry=True))
+    job = stored(job)
+    assert (job.state, job.error_detail) == ("failed", "Bang.")
 
 
 # --- cancel and retry
@@ -377,10 +477,12 @@ def test_failed_job_is_retried(reader):
     job = submit(reader)
     (claim,) = claim_jobs()
     assert not jobs.retry(job)
+    jobs.cancel(job)
     completion.finish(claim, Failed("task_failed", "No."))
     assert jobs.retry(job)
     job = stored(job)
     assert (job.state, job.error, job.attempts) == ("queued", None, 0)
+    assert (job.failures, job.fraction, job.cancel_requested) == (0, 0, False)
     (claim,) = claim_jobs()
     completion.finish(claim, Succeeded(1))
     assert not jobs.retry(job)
@@ -405,9 +507,14 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
     queue.record_progress(one, 0.5, "half")
     assert stored(job).fraction == pytest.approx(0.1 + 0.8 * 0.25)
     completion.finish(two, Succeeded(2))
+    assert stored(job).fraction == pytest.approx(0.1 + 0.8 * 0.75)
+    assert stored(job).message == "half"
     completion.finish(one, Succeeded(1))
+    assert job.parts.get(part=0).message == ""
     (merge,) = claim_jobs()
     assert (merge.job_id, merge.step) == (job.pk, "merge")
+    queue.record_progress(merge, 0.5, "merging")
+    assert stored(job).fraction == pytest.approx(0.95)
     completion.finish(merge, Succeeded([1, 2]))
     job = stored(job)
     assert (job.state, job.result, job.attempts) == ("succeeded", [1, 2], 1)
@@ -415,23 +522,23 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "detail"),
+    ("part", "outcome", "state", "detail"),
     [
-        (Failed("task_failed", "No."), "failed", "Part 2: No."),
-        (Cancelled(), "cancelled", ""),
+        (0, Failed("task_failed", "No."), "failed", "Part 1: No."),
+        (1, Failed("task_failed", "No."), "failed", "Part 2: No."),
+        (1, Cancelled(), "cancelled", ""),
     ],
 )
 def test_part_that_ends_without_success_ends_the_job_and_its_siblings(
-    reader, outcome, state, detail
+    reader, part, outcome, state, detail
 ):
     job = split(reader, 3)
-    _, two = claim_jobs(2)
-    completion.finish(two, outcome)
+    completion.finish(claim_jobs(2)[part], outcome)
     job = stored(job)
     assert (job.state, job.error_detail) == (state, detail)
     states = dict(job.parts.values_list("part", "state"))
-    assert states == {0: "running", 1: state, 2: "cancelled"}
-    assert job.parts.get(part=0).cancel_requested
+    assert states == {0: "running", 1: "running", 2: "cancelled", part: state}
+    assert job.parts.get(state="running").cancel_requested
 
 
 def test_failed_job_that_is_retried_starts_its_parts_anew(reader):
@@ -474,10 +581,35 @@ def test_cancelling_a_job_cancels_its_parts(reader):
     assert set(job.parts.values_list("state", flat=True)) == {"cancelled"}
 
 
-@pytest.mark.once
-def test_two_tasks_of_one_name_are_an_error():
-    with pytest.raises(ValueError, match="Two tasks are called 'echo'"):
+def test_progress_before_the_parts_is_a_tenth_and_others_is_as_reported(reader):
+    for name, reported, shown in (
+        ("in_parts", 0.5, 0.05),
+        ("echo", 0.5, 0.5),
+        ("echo", 7, 1),
+        ("echo", -7, 0),
+    ):
+        job = submit(reader, name)
+        (claim,) = claim_jobs()
+        queue.record_progress(claim, reported, "so far")
+        assert (stored(job).fraction, stored(job).message) == (shown, "so far")
+    # Its parts are gone as it was retried.
+    queue.record_parts_progress(job.pk)
+    assert stored(job).fraction == 0.1
 
-        @task()
-        def echo(run):
-            """Another one."""
+
+@pytest.mark.once
+def test_files_of_attempts_that_failed_are_deleted(reader):
+    for state in ("succeeded", "failed", "cancelled", "running"):
+        job = make_job(state)
+        job.epoch = 0
+        make_file(job, f"{state}, earlier", b"x")
+        job.epoch = 1
+        make_file(job, f"{state}, last", b"x")
+        with files.create(job, f"{state}, input", "", kind=JobFile.Kind.INPUT):
+            pass
+    outputs = JobFile.objects.filter(kind=JobFile.Kind.OUTPUT)
+    assert queue.delete_orphaned_files() == 5
+    assert {file.name for file in outputs} == {
+        "succeeded, last", "running, earlier", "running, last",
+    }  # fmt: skip
+    assert JobFile.objects.filter(kind=JobFile.Kind.INPUT).count() == 4
