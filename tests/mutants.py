@@ -42,6 +42,7 @@ LIST = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
 OURS = ("items", "compute", "resilient_site")
 TOOL = sys.monitoring.PROFILER_ID
 FALSE = ("None", "False")  # of which no caller makes a difference
+CACHE = functools._lru_cache_wrapper
 # How a test ended, which a child writes to its parent.
 PASSED, FAILED, HUNG = b"p", b"f", b"h"
 OPPOSITES: dict[type, Callable[[], Any]] = {
@@ -147,19 +148,18 @@ def first_line(node: ast.AST) -> str:
     return ast.unparse(node).partition("\n")[0]
 
 
+def key_of(code: types.CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
 def codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
     """Return the code of all functions and classes in `code`, by name and line."""
     found = {}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found[constant.co_qualname, constant.co_firstlineno] = constant
+            found[key_of(constant)] = constant
             found |= codes(constant)
     return found
-
-
-def living[T](kind: type[T]) -> Iterator[T]:
-    """Yield all objects of this type; `isinstance` would ask a weak reference."""
-    return (one for one in gc.get_objects() if type(one) is kind)
 
 
 def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
@@ -168,10 +168,10 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
     original = codes(compile(tree, filename, "exec"))
     within = statements(tree)
     functions = defaultdict(list)
-    for one in living(types.FunctionType):
-        code = one.__code__
-        if code.co_filename == filename:
-            functions[code.co_qualname, code.co_firstlineno].append(one)
+    for one in calls.functions:
+        if one.__code__.co_filename == filename:
+            functions[key_of(one.__code__)].append(one)
+    cached = {key_of(cache.__wrapped__.__code__) for cache in calls.caches}
     for node, field, put in places(tree):
         if (other := changed(node, field)) is None:
             continue
@@ -202,6 +202,10 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
         if not fitting:
             continue  # also of a class, a default or a decorator
 
+        key = names[-1]
+        # Only the first test calls one whose result is cached; the others ask for it.
+        asked = key[0].rpartition(".")[2] if key in cached else None
+
         def apply(fitting: list[Any] = fitting) -> None:
             for function, code in fitting:
                 function.__code__ = code
@@ -209,9 +213,9 @@ def function_mutants(path: str, calls: "Calls") -> Iterator[Mutant]:
         yield Mutant(
             path,
             getattr(node, "lineno", 0),
-            names[-1][0].replace(".<locals>", ""),
+            key[0].replace(".<locals>", ""),
             changes,
-            calls.of(lambda code: (code.co_qualname, code.co_firstlineno) == names[-1]),  # noqa: B023
+            calls.of(lambda code: key_of(code) == key or asked in code.co_names),  # noqa: B023
             apply,
         )
 
@@ -247,6 +251,23 @@ class Calls:
     def __init__(self) -> None:
         self.tests: dict[types.CodeType, list[pytest.Item]] = defaultdict(list)
         self.seconds: dict[pytest.Item, float] = {}
+        self.functions: list[types.FunctionType] = []
+        self.caches: list[Any] = []
+        self.pools: list[Any] = []  # whose threads no child has
+
+    def end(self) -> None:
+        """Look through all objects here, once, and so that no child does."""
+        sys.monitoring.set_events(TOOL, sys.monitoring.events.NO_EVENTS)
+        sys.monitoring.free_tool_id(TOOL)
+        for one in gc.get_objects():
+            kind = type(one)  # `isinstance` would ask a weak reference
+            if kind is types.FunctionType:
+                self.functions.append(one)
+            elif kind is ThreadPoolExecutor:
+                self.pools.append(one)
+            elif kind is CACHE and str(one.__module__).startswith(OURS):
+                self.caches.append(one)
+        gc.freeze()
 
     def run(self, item: pytest.Item, nextitem: Any) -> bool:
         """Run the test, and return whether it passed."""
@@ -301,8 +322,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     for item, following in zip(session.items, [*session.items[1:], after], strict=True):
         if not calls.run(item, following):
             del calls.seconds[item]  # fails or is skipped without a change
-    sys.monitoring.set_events(TOOL, sys.monitoring.events.NO_EVENTS)
-    sys.monitoring.free_tool_id(TOOL)
+    calls.end()
+    config.option.tbstyle = "line"  # nobody reads it
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of the tests still log
     for _, of_file in itertools.groupby([*calls.seconds], lambda item: item.path):
         drop_unfit([*of_file], calls)
@@ -352,7 +373,7 @@ def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> by
     if child == 0:
         try:
             os.setsid()
-            run_child(mutant, items, writer)
+            run_child(mutant, items, writer, calls)
         finally:
             os._exit(0)
     os.close(writer)
@@ -374,15 +395,16 @@ def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> by
     return ended[: len(items)]
 
 
-def run_child(mutant: Mutant | None, items: list[pytest.Item], writer: int) -> None:
+def run_child(
+    mutant: Mutant | None, items: list[pytest.Item], writer: int, calls: Calls
+) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    for one in living(functools._lru_cache_wrapper):
-        if str(one.__module__).startswith(OURS):
-            one.cache_clear()
-    for pool in living(ThreadPoolExecutor):  # whose threads are the parent's
-        pool.__init__(pool._max_workers, pool._thread_name_prefix)  # type: ignore[misc]
+    for cache in calls.caches:
+        cache.cache_clear()
+    for pool in calls.pools:
+        pool.__init__(pool._max_workers, pool._thread_name_prefix)
     if mutant is not None:
         mutant.apply()
     session = items[0].session
