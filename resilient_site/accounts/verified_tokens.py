@@ -64,7 +64,7 @@ class VerifiedTokens:
 
         began = now()
         tokens = ApiToken.objects.select_related("user")
-        found = tokens.filter(digest=digest).first() if digest else None
+        found = tokens.filter(digest=digest).first()
         expires_at = found.expiry.timestamp() if found and found.expiry else math.inf
         if found is None or not found.user.is_active or expires_at <= time.time():
             self._entries.pop(digest, None)
@@ -152,11 +152,9 @@ def parse_token(authorization: bytes) -> bytes | None:
 
 
 def token_digest(token: bytes) -> str:
-    """Return what the database knows the token by; "" if it cannot be one."""
-    try:
-        return cast(str, hash_token(token.decode("ascii")))
-    except UnicodeDecodeError:
-        return ""
+    """Return what the database knows the token by."""
+    # What is not ASCII is no token, and nor is its replacement.
+    return cast(str, hash_token(token.decode("ascii", "replace")))
 
 
 def credentials(authorization: bytes, session_key: str) -> tuple[str, ...]:

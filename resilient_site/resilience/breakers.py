@@ -91,12 +91,12 @@ class Breaker:
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, Inconclusive):
                 self._record_failure(epoch, error, began)
-                raise
-            # Cancelled, or the process ends: that says nothing about the service, and
-            # the next call makes the trial.
-            with self._lock:
-                if epoch == self._epoch:
-                    self._until = self._clock()
+            else:
+                # Cancelled, or the process ends: that says nothing about the service,
+                # and the next call makes the trial.
+                with self._lock:
+                    if epoch == self._epoch:
+                        self._until = self._clock()
             raise
         self._record_success(epoch)
 
@@ -121,7 +121,6 @@ class Breaker:
         done = f"forced {state}" if state else "override removed"
         extra = {"event_name": "breaker_overridden", "breaker": self.name}
         logger.warning("Circuit breaker for the %s: %s.", self.name, done, extra=extra)
-        self._call_listeners()
 
     def trip(self, error: BaseException) -> None:
         """Open, or stay open: a probe of the service has failed."""

@@ -12,7 +12,7 @@ from hypothesis.extra.django import TestCase
 
 from items import catalogue
 from items.list_query import ORDERINGS
-from items.models import Item
+from items.models import Item, ItemChange
 from resilient_site.api.keyset import Cursor, paginate
 from resilient_site.errors import Invalid
 from tests.factories import TESTER, make_item, make_items
@@ -33,6 +33,8 @@ def test_pages_forwards_and_backwards_are_the_same(ordering, sort):
         pages.append(page := read(page.next))
     ids = [[item.pk for item in page.rows] for page in pages]
     assert [len(found) for found in ids] == [3, 3, 1]
+    listed = [pk for found in ids for pk in found]
+    assert listed == sorted(listed, reverse=ordering.startswith("-"))
 
     back = [ids[-1]]
     while page.previous:
@@ -51,6 +53,7 @@ NO_TIMES = [
 @pytest.mark.parametrize(
     ("ordering", "bad"),
     [
+        ("version", Cursor("version", False, (2**63, "a")).encode()),
         *[("name", bad) for bad in ("x", "ä", "====", "W10", "bnVsbA", "e30",
                                     "WyJuYW1lIiwwXQ", "A" * 5000)],
         ("name", Cursor("id", False, ("a",)).encode()),
@@ -67,6 +70,14 @@ def test_malformed_cursor_is_rejected(ordering, bad):
     with pytest.raises(Invalid) as caught:
         paginate(Item.objects.all(), ordering=ordering, cursor=bad, size=3)
     assert "cursor" in caught.value.errors
+
+
+@pytest.mark.django_db
+@pytest.mark.once
+def test_page_after_the_largest_number_is_empty():
+    largest = Cursor("id", False, (2**63 - 1,)).encode()
+    changes = ItemChange.objects.all()
+    assert paginate(changes, ordering="id", cursor=largest, size=3).rows == []
 
 
 @pytest.mark.django_db

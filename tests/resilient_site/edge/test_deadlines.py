@@ -102,15 +102,3 @@ async def test_client_that_leaves_ends_a_read_and_no_write(method, is_expired):
     assert (await asking).status == 0
     assert found == [is_expired]
     assert not any(wsgi_bridge.admission.running.values())
-
-
-def test_inner_deadline_is_no_later_than_the_outer_one():
-    assert deadlines.current.get() is None
-    with deadlines.within(5):
-        outer = deadlines.current.get()
-        with deadlines.within(60):
-            assert deadlines.current.get() == outer
-        with deadlines.within(0):
-            assert deadlines.is_expired()
-        assert not deadlines.is_expired()
-    assert not deadlines.is_expired()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings as site_settings
 from django.core.cache import caches
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
 from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
@@ -318,6 +318,8 @@ def test_without_the_database_session_counts_for_its_address(limits):
 def test_rate_limits_can_be_switched_off(client, limits):
     limits("off")
     assert "RateLimit" not in client.get("/items/")
+    with pytest.raises(MiddlewareNotUsed):  # then Django leaves it out
+        middleware()
 
 
 @pytest.mark.parametrize(

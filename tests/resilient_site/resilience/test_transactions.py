@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import stamina
 from django.db import IntegrityError, OperationalError, connection, transaction
+from psycopg.errors import LockNotAvailable
 
 from items.models import Tag
 from resilient_site.errors import Conflict
@@ -24,6 +25,12 @@ def without_waits(monkeypatch):
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
 
 
+def locked() -> OperationalError:
+    error = OperationalError("lock timeout")
+    error.__cause__ = LockNotAvailable()
+    return error
+
+
 @pytest.mark.django_db
 @pytest.mark.once
 @pytest.mark.parametrize(
@@ -32,8 +39,9 @@ def without_waits(monkeypatch):
         (IntegrityError("taken"), False, Conflict, ATTEMPTS),
         (IntegrityError("taken"), True, Conflict, 1),
         (OperationalError("the connection is closed"), False, OperationalError, 1),
+        (locked(), False, OperationalError, 1),
     ],
-    ids=["conflict", "past the deadline", "database fails"],
+    ids=["conflict", "past the deadline", "database fails", "waited for a lock"],
 )
 def test_write_is_retried_after_a_conflict_within_its_deadline(
     without_waits, monkeypatch, error, is_expired, raised, attempts
@@ -68,9 +76,13 @@ ERRORS = {
     "generated id": (
         IntegrityError, Reason("", "items_itemchange"), 1, 1, SequenceBehind,
     ),
+    "generated id of a pair": (
+        IntegrityError, Reason("", "auth_user_groups"), 1, 1, SequenceBehind,
+    ),
     "deadlock": (OperationalError, Reason("40P01"), 6, 6, Contended),
     "serialization": (OperationalError, Reason("40001"), 6, 1, Contended),
     "lost connection": (ConnectionLost, Reason(), 2, 1, ConnectionLost),
+    "lock": (OperationalError, LockNotAvailable(), 6, 1, OperationalError),
     "disk full": (OperationalError, Reason("53100"), 1, 1, OperationalError),
 }  # fmt: skip
 
