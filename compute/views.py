@@ -181,13 +181,16 @@ def _merge_error(error: SiteError) -> str:
 
 
 def _form(request: HttpRequest, task: Task) -> TaskForm:
-    """Return the submitted form, or a new one with the values of job `like`."""
+    """Return the submitted form, or a new one with values of the address or of a job.
+
+    That job is named by `like`.
+    """
     if request.method == "POST":
         return TaskForm(task, request.POST, request.FILES)
     try:
         earlier = jobs.get_job(UUID(request.GET.get("like", "")), request.user)
     except (ValueError, JobNotFound):
-        return TaskForm(task)
+        return TaskForm(task, initial=request.GET.dict())
     return TaskForm(task, initial=earlier.params if earlier.task == task.name else {})
 
 

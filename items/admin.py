@@ -78,6 +78,8 @@ class PurgingAdmin(LargeTableAdmin):
         permissions=["purge"],
     )
     def purge(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        if not super().can_delete(request, queryset):
+            return None
         number = count_across(self, request, queryset)
         if number is None:
             return None
@@ -161,6 +163,19 @@ class ItemAdmin(PurgingAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Item) -> None:
         catalogue.delete_item(obj.pk, actor=Actor.from_request(request))
+
+    def can_delete(self, request: HttpRequest, selected: QuerySet[Any]) -> bool:
+        if super().can_delete(request, selected):
+            return True
+        # A job deletes what a search and a tag select, and nothing else.
+        if request.POST.get("select_across") == "1":
+            search, tag = request.GET.get("q", ""), request.GET.get("tag", "")
+            number = str(selected.count())
+            values = {"search": search, "tag": tag, "number": number}
+            url = f"{reverse('compute:new', args=['delete_items'])}?{urlencode(values)}"
+            text = format_html('<a href="{}">Delete them by a job</a>', url)
+            self.message_user(request, text, messages.INFO)
+        return False
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(

@@ -24,6 +24,8 @@ MAX_COUNTED_ROWS = 10_000
 MAX_NAMED_OBJECTS = 50
 # Of actions that treat one object after the other.
 MAX_SELECTED_OBJECTS = 1_000
+# Of a deletion, which a browser waits for: nginx waits 75 s.
+MAX_DELETED_OBJECTS = 10_000
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -90,17 +92,24 @@ class LargeTableAdmin(CheckedLookups):
             named.append(f"… and {number - MAX_NAMED_OBJECTS:,} more")
         return named, {str(self.opts.verbose_name_plural): number}, set(), []
 
-    def has_few(self, request: HttpRequest, selected: QuerySet[Any]) -> bool:
-        """Return whether an action can treat them one by one; report it if not."""
-        keys = selected.order_by().values("pk")[: MAX_SELECTED_OBJECTS + 1]
-        if keys.count() <= MAX_SELECTED_OBJECTS:
+    def has_few(
+        self, request: HttpRequest, selected: QuerySet[Any], most: int | None = None
+    ) -> bool:
+        """Return whether an action can treat so many in a request; report it if not."""
+        most = most or MAX_SELECTED_OBJECTS
+        keys = selected.order_by().values("pk")[: most + 1]
+        if keys.count() <= most:
             return True
         text = (
-            f"Nothing was done: this action takes up to {MAX_SELECTED_OBJECTS:,} "
+            f"Nothing was done: this action takes up to {most:,} "
             f"{self.opts.verbose_name_plural} at a time. Select fewer."
         )
         self.message_user(request, text, messages.ERROR)
         return False
+
+    def can_delete(self, request: HttpRequest, selected: QuerySet[Any]) -> bool:
+        """Return whether a request can delete so many; report it if not."""
+        return self.has_few(request, selected, MAX_DELETED_OBJECTS)
 
 
 class DeletingAdmin(LargeTableAdmin):
@@ -152,6 +161,9 @@ def delete_selected(
     modeladmin: "admin.ModelAdmin[Any]", request: HttpRequest, queryset: QuerySet[Any]
 ) -> HttpResponse | None:
     """Delete as the admin does; a selection across pages is not listed in a form."""
+    match modeladmin:
+        case LargeTableAdmin() if not modeladmin.can_delete(request, queryset):
+            return None
     number = count_across(modeladmin, request, queryset)
     if number is None:
         return None

@@ -1,5 +1,6 @@
 """The admin: fast on a large table, and writing through the one change log."""
 
+import html
 import re
 
 import pytest
@@ -124,6 +125,30 @@ def test_purge_is_confirmed_and_takes_any_selection(client, reader, settings, wh
     assert purged.count() == (71 if "tag" in where else 1)
     assert {change.actor_name for change in purged} == {"rita"}
     assert ItemChange.objects.filter(after__isnull=False).count() == 71 - len(purged)
+
+
+@pytest.mark.parametrize("action", ["delete_selected", "purge"])
+def test_deletion_of_more_than_a_request_can_offers_a_job(
+    admin_site, monkeypatch, action
+):
+    monkeypatch.setattr(resilient_site.admin, "MAX_DELETED_OBJECTS", 3)
+    make_items(4, tags=["t"])
+    make_item(id="stays")
+    data = {"action": action, "select_across": "1", "_selected_action": "item-00001"}
+    for confirmed in {}, {"post": "yes", "number": "4"}:
+        answer = admin_site.post(f"{ITEMS}?tag=t", data | confirmed, follow=True)
+        page = sent(answer)
+        assert "Nothing was done: this action takes up to 3 items" in page
+    assert Item.objects.count() == 5
+    link = re.search(r'<a href="([^"]*)">Delete them by a job', page)
+    if action == "purge":
+        assert not link
+        return
+    form = admin_site.get(html.unescape(link[1])).context["form"]
+    params = {"tag": "t", "number": "4"}
+    assert {name: form[name].value() for name in params} == params
+    sent(admin_site.post(f"{ITEMS}?tag=t&q=00001", data | {"post": "yes"}))
+    assert Item.objects.count() == 4
 
 
 def test_action_that_treats_one_after_the_other_states_its_bound(

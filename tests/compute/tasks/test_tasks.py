@@ -12,10 +12,11 @@ from compute.models import Job
 from compute.outcomes import Failed, Lost
 from compute.registry import TaskFailed, get_task
 from compute.tasks.algorithms.primes import count_primes
+from items import catalogue
 from items.imports import importing
 from items.models import ImportRun, Item, ItemChange
 from tests.compute.factories import begin, claim, do, end
-from tests.factories import make_item, make_items
+from tests.factories import TESTER, make_item, make_items
 from tests.items.imports.cases import CASES, Case
 
 pytestmark = pytest.mark.django_db
@@ -79,6 +80,44 @@ def test_export_names_invalid_parameters(data):
     params = get_task("export_items").params(data=data)
     assert not params.is_valid()
     assert set(params.errors) == set(data)
+
+
+# --- delete_items
+
+
+@pytest.mark.once
+def test_deletion_goes_on_after_a_kill_and_takes_no_more_than_was_confirmed(
+    editor, monkeypatch
+):
+    monkeypatch.setattr(catalogue, "DELETE_BATCH", 2)
+    make_items(5, tags=["t"])
+    make_item(id="other")
+    params = get_task("delete_items").params(data={"tag": "t", "number": 4})
+    assert not params.is_valid()
+    assert params.errors == {"number": ["There are 5 items in this selection."]}
+    context = begin("delete_items", editor, tag="t", number=5)
+    task, params = get_task("delete_items"), context.claim.params
+
+    class PowerCut(BaseException):
+        pass
+
+    def fail(fraction: float, message: str) -> None:
+        raise PowerCut(fraction, message)
+
+    context._on_progress = fail
+    with pytest.raises(PowerCut, match="2 of 5 items"):
+        task.main(context, **params)
+    assert Item.objects.count() == 4
+    for number in "new", "newer", "newest":
+        make_item(id=number, tags=["t"])
+    with pytest.raises(TaskFailed, match="6 items in this selection now, not 5"):
+        task.main(context, **params)
+    catalogue.delete_items(["new", "newer", "newest"], actor=TESTER)
+    context._on_progress = lambda fraction, message: None
+    assert task.main(context, **params) == {"deleted": 5}
+    assert Item.objects.get().pk == "other"
+    deleted = ItemChange.objects.filter(action="deleted", actor=editor)
+    assert deleted.count() == 5
 
 
 # --- import_items

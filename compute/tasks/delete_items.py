@@ -1,0 +1,53 @@
+from itertools import batched
+from typing import Any
+
+from rest_framework import serializers
+
+from compute.registry import TaskFailed, has_permissions, task
+from compute.selection import SelectionParams, selected_items
+from compute.task_context import TaskContext
+from items import catalogue
+
+
+class Params(SelectionParams):
+    number = serializers.IntegerField(
+        min_value=1,
+        help_text="How many items that are. If there are more, none is deleted.",
+    )
+
+    def validate(self, params: dict[str, Any]) -> dict[str, Any]:
+        found = selected_items(super().validate(params)).order_by().count()
+        if found != params["number"]:
+            message = f"There are {found:,} items in this selection."
+            raise serializers.ValidationError({"number": [message]})
+        return params
+
+
+@task(
+    params=Params,
+    title="Delete many items",
+    time_limit_s=3600,
+    retries=5,
+    may_run=has_permissions("items.delete_item"),
+)
+def delete_items(context: TaskContext, *, search: str, tag: str, number: int) -> Any:
+    """Delete a selection of items, however many.
+
+    They are deleted in batches, each in one transaction. A job that is cancelled or
+    fails leaves the items that it has not deleted yet; each deletion is in the change
+    log, and can be undone from there.
+    """
+    items = selected_items({"search": search, "tag": tag})
+    ids = list(items.order_by("pk").values_list("pk", flat=True))
+    # A run after one that was killed finds fewer.
+    if len(ids) > number:
+        raise TaskFailed(
+            f"There are {len(ids):,} items in this selection now, not {number:,}. "
+            "Nothing was deleted."
+        )
+    done = number - len(ids)
+    for batch in batched(ids, catalogue.DELETE_BATCH):
+        catalogue.delete_items(batch, actor=context.actor)
+        done += len(batch)
+        context.progress(done / number, f"{done:,} of {number:,} items")
+    return {"deleted": done}
