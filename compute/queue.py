@@ -212,11 +212,11 @@ def delete_old_jobs() -> int:
 
 
 def delete_orphaned_files() -> int:
-    """Delete output files of failed attempts; return how many."""
+    """Delete some output files of failed attempts; return how many."""
     unused = Q(job__state=Job.State.SUCCEEDED) & ~Q(epoch=F("job__epoch"))
     unused |= Q(job__state__in=(Job.State.FAILED, Job.State.CANCELLED))
-    files = JobFile.objects.filter(unused, kind=JobFile.Kind.OUTPUT)
-    _, deleted = files.delete()
+    batch = JobFile.objects.filter(unused, kind=JobFile.Kind.OUTPUT).values("pk")
+    _, deleted = JobFile.objects.filter(pk__in=batch[:DELETE_BATCH]).delete()
     return deleted.get(JobFile._meta.label, 0)
 
 

@@ -314,7 +314,14 @@ class ImportRun(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["fingerprint", "started_at"], name="importrun_of_file")
+            models.Index(
+                fields=["fingerprint", "started_at"], name="importrun_of_file"
+            ),
+            models.Index(
+                fields=["started_at"],
+                condition=Q(preview__isnull=False),
+                name="importrun_of_page",
+            ),
         ]
 
     def __str__(self) -> str:

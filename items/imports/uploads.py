@@ -21,6 +21,7 @@ from resilient_site.accounts.actor import Actor
 RETENTION = timedelta(days=1)
 # A request imports for so long, then responds; the page continues by itself.
 SLICE_SECONDS = 2.0
+DELETE_BATCH = 100
 
 
 def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
@@ -145,11 +146,15 @@ def _delete(run: ImportRun, *, keep: str = "") -> None:
 
 
 def delete_abandoned() -> int:
-    """Delete the files of imports that were not continued; return how many."""
+    """Delete some of the imports that were not continued, with their files.
+
+    Return how many.
+    """
     old = ImportRun.objects.filter(
         started_at__lt=timezone.now() - RETENTION, preview__isnull=False
     )
-    for run in old:
+    runs = list(old.only("path").order_by("started_at")[:DELETE_BATCH])
+    for run in runs:
         _delete(run)
-    deleted: int = old.delete()[0]
+    deleted: int = ImportRun.objects.filter(pk__in=[run.pk for run in runs]).delete()[0]
     return deleted

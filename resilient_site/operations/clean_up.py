@@ -15,8 +15,9 @@ from resilient_site.models import ApiToken
 
 # Users still see their expired tokens for this long.
 EXPIRED_TOKEN_RETENTION = timedelta(days=7)
+DELETE_BATCH = 5_000
 
-# Each deletes or renews rows, maybe not all at once, and returns how many.
+# Each deletes or renews rows, not too many at once, and returns how many: jobs wait.
 _tasks: dict[str, Callable[[], int]] = {}
 
 
@@ -31,12 +32,15 @@ def clean_up() -> dict[str, int]:
 
 def delete_expired_tokens() -> int:
     limit = timezone.now() - EXPIRED_TOKEN_RETENTION
-    deleted: int = ApiToken.objects.filter(expiry__lt=limit).delete()[0]
+    batch = ApiToken.objects.filter(expiry__lt=limit).values("pk")[:DELETE_BATCH]
+    deleted: int = ApiToken.objects.filter(pk__in=batch).delete()[0]
     return deleted
 
 
 def delete_expired_sessions() -> int:
-    return Session.objects.filter(expire_date__lt=timezone.now()).delete()[0]
+    old = Session.objects.filter(expire_date__lt=timezone.now())
+    batch = old.order_by("expire_date").values("pk")[:DELETE_BATCH]
+    return Session.objects.filter(pk__in=batch).delete()[0]
 
 
 def register_all() -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from io import StringIO
+from uuid import uuid4
 
 import pytest
 from django.contrib.sessions.models import Session
@@ -11,7 +12,11 @@ from django.utils import timezone
 from compute import jobs, queue
 from compute.models import Job
 from compute.registry import get_task
+from items.imports import uploads
+from items.models import ImportRun
+from resilient_site.api import idempotency
 from resilient_site.models import ApiToken, IdempotencyRecord
+from resilient_site.operations import clean_up as clean_up_module
 
 pytestmark = pytest.mark.django_db
 
@@ -65,9 +70,46 @@ def test_clean_up_deletes_only_what_has_expired(django_user_model):
     assert Job.objects.get() == recent
 
 
-def test_clean_up_continues_until_nothing_is_left(django_user_model, monkeypatch):
-    monkeypatch.setattr(queue, "DELETE_BATCH", 2)
+def make_old_session(user, days_ago: int) -> None:
+    expired = timezone.now() - timedelta(days=days_ago)
+    Session.objects.create(session_key=f"{days_ago}", expire_date=expired)
+
+
+def make_old_response(user, days_ago: int) -> None:
+    IdempotencyRecord.objects.create(
+        owner=user, key=f"{days_ago}", status=200, headers=[], body=b"",
+        created_at=timezone.now() - timedelta(days=days_ago),
+    )  # fmt: skip
+
+
+def make_old_upload(user, days_ago: int) -> None:
+    started = timezone.now() - timedelta(days=days_ago)
+    ImportRun.objects.create(id=uuid4(), started_at=started, preview={}, path="/none")
+
+
+@pytest.mark.parametrize(
+    ("what", "module", "make", "age"),
+    [
+        ("old jobs", queue, end_a_job, "finished_at"),
+        ("expired sessions", clean_up_module, make_old_session, "expire_date"),
+        ("stored responses to writes", idempotency, make_old_response, "created_at"),
+        ("abandoned uploads", uploads, make_old_upload, "started_at"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_backlog_is_deleted_in_batches_with_the_oldest_first(
+    django_user_model, monkeypatch, what, module, make, age
+):
+    monkeypatch.setattr(module, "DELETE_BATCH", 2)
     user = django_user_model.objects.create_user("edith")
-    for _ in range(5):
-        end_a_job(user, 31)
-    assert clean_up()["old jobs"] == 5
+    for days_ago in (33, 35, 31, 34, 32):
+        make(user, days_ago)
+    rows = {
+        queue: Job, clean_up_module: Session,
+        idempotency: IdempotencyRecord, uploads: ImportRun,
+    }[module].objects  # fmt: skip
+    assert clean_up_module.clean_up()[what] == 2
+    oldest = rows.order_by(age).values_list(age, flat=True)
+    assert [(timezone.now() - at).days for at in oldest] == [33, 32, 31]
+    assert clean_up()[what] == 3  # the command goes on until nothing is left
+    assert not rows.exists()
