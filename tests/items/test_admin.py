@@ -5,6 +5,7 @@ import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.urls import reverse
 
 import resilient_site.admin
@@ -250,9 +251,11 @@ def test_lists_take_a_fixed_number_of_queries(admin_site, django_assert_num_quer
     # Tag counts and content types come from a cache from now on.
     sent(admin_site.get(ITEMS))
     sent(admin_site.get(f"{ITEMS}item-00001/change/"))
+    # A search asks PostgreSQL's planner whether it can rank what it finds.
+    asks_planner = connection.vendor == "postgresql"
     for number, path in (
         (5, ITEMS),
-        (6, f"{ITEMS}?q=item"),
+        (5 + asks_planner, f"{ITEMS}?q=item"),
         (6, f"{ITEMS}?tag=t"),
         (4, CHANGES),
         (4, "/admin/items/tag/"),
