@@ -32,6 +32,8 @@ from resilient_site.resilience import breakers
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+# Of every 401 of the REST API (RFC 6750, section 3).
+CHALLENGE = 'Bearer realm="api"'
 REST_PATH = "/api/"
 
 # All codes of problem documents, for the OpenAPI schema.
@@ -83,6 +85,8 @@ class SiteError(Exception):
         self.errors = errors
         self.retry_after_s = retry_after_s or self.retry_after_s
         self.headers = dict(headers or {})
+        if self.status == 401:
+            self.headers.setdefault("WWW-Authenticate", CHALLENGE)
         self.members = dict(members or {})
         super().__init__(self.detail)
 
@@ -274,12 +278,8 @@ def is_unexpected(error: SiteError) -> bool:
 def _from_rest_framework(exc: drf_errors.APIException) -> SiteError:
     if isinstance(exc, drf_errors.ValidationError):
         return Invalid(errors=_by_field(exc.detail))
-    auth_header = getattr(exc, "auth_header", None)
     return SiteError(
-        str(exc.detail),
-        status=exc.status_code,
-        code=str(exc.default_code),
-        headers={"WWW-Authenticate": auth_header} if auth_header else {},
+        str(exc.detail), status=exc.status_code, code=str(exc.default_code)
     )
 
 

@@ -253,7 +253,7 @@ def test_reading_is_open_and_writing_is_not(anonymous_api, reader):
     for call in (anonymous_api.put, anonymous_api.patch, anonymous_api.delete):
         response = call(f"{ITEMS}/a", {"name": "x"})
         assert_problem(response, 401, "not_authenticated")
-        assert response["WWW-Authenticate"] == "Token"
+        assert response["WWW-Authenticate"] == 'Bearer realm="api"'
 
     anonymous_api.force_authenticate(reader)
     for response in (
