@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.http import HttpResponse
 
 from items.models import Item, ItemChange
+from resilient_site.api.idempotency import run_once
 from resilient_site.models import IdempotencyRecord
 from tests.resilient_site.api.repeating import (
     ITEMS,
@@ -47,6 +49,23 @@ def test_requests_at_once_create_one_item(editor):
     assert {answer.status_code for answer in answers} <= {201, 409, 503}
     assert len({answer.content for answer in done}) == 1
     assert sum(not is_replayed(answer) for answer in done) == 1
+
+
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+def test_request_whose_first_one_is_still_processed_is_rejected_at_once(editor):
+    answers = []
+
+    def write() -> HttpResponse:
+        answers.extend(
+            start(lambda: client_of(editor).delete(ITEMS + "x", headers=KEY))()
+        )
+        return HttpResponse()
+
+    run_once(editor, KEY["Idempotency-Key"], "", write)
+    (answer,) = answers
+    assert (answer.status_code, answer["Retry-After"]) == (409, "1")
+    assert answer.json()["code"] == "idempotency_key_in_use"
 
 
 REJECT = {
