@@ -47,7 +47,9 @@ def finish_all(finished: Iterable[tuple[Claim, Outcome]]) -> None:
             succeeded.append((claim, outcome))
         else:
             others.append((claim, outcome))
-    lost = _lost(succeeded) if _succeed(succeeded) < len(succeeded) else []
+    lost = []
+    if succeeded and _succeed(succeeded) < len(succeeded):
+        lost = _lost(succeeded)
     lost += [claim.job_id for claim, outcome in others if not finish(claim, outcome)]
     if lost:
         logger.warning(
@@ -68,8 +70,6 @@ def _lost(succeeded: Sequence[tuple[Claim, Succeeded]]) -> list[UUID]:
 
 def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:
     """Complete many runs at a time; return how many had not been lost."""
-    if not finished:
-        return 0
     result = Job._meta.get_field("result")
     with connection.cursor() as cursor:
         cursor.executemany(

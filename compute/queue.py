@@ -92,28 +92,30 @@ def claim(
     Jobs of anonymous clients come last, up to `anonymous` of them.
     """
     if job_id:
-        return _claim(worker, "", 1, job_id)
-    claims = _claim(worker, "anonymous_client = ''", limit)
+        # Waits for a lock on it: a broker delivers a job only once.
+        return _claim(worker, f"id = %s AND {_due()}", as_column(job_id))
+    claims = _claim_first(worker, limit, "anonymous_client = ''")
     left = limit - len(claims)
     if anonymous is not None:
         left = min(left, anonymous)
     if left > 0:
-        claims += _claim(worker, "anonymous_client <> ''", left)
+        claims += _claim_first(worker, left, "anonymous_client <> ''")
     return claims
 
 
-def _claim(
-    worker: str, whose: str, limit: int, job_id: UUID | None = None
-) -> list[Claim]:
+def _claim_first(worker: str, limit: int, whose: str) -> list[Claim]:
+    first = f"WHERE {_due()} AND {whose} ORDER BY queued_at, id LIMIT %s"
+    return _claim(worker, _FIRST[connection.vendor].format(first), limit)
+
+
+def _due() -> str:
+    now = NOW[connection.vendor]
+    return f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
+
+
+def _claim(worker: str, which: str, value: Any) -> list[Claim]:
     now = NOW[connection.vendor]
     lease_end = LEASE_END[connection.vendor].format(LEASE_S)
-    due = f"state = 'queued' AND (run_after IS NULL OR run_after <= {now})"
-    if job_id:
-        # Waits for a lock on it: a broker delivers a job only once.
-        which, value = f"id = %s AND {due}", as_column(job_id)
-    else:
-        first = f"WHERE {due} AND {whose} ORDER BY queued_at, id LIMIT %s"
-        which, value = _FIRST[connection.vendor].format(first), limit
     jobs = Job.objects.raw(
         f"""
         UPDATE compute_job

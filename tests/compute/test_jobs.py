@@ -437,12 +437,15 @@ def test_delay_between_attempts_doubles(reader):
 
 
 @pytest.mark.once
-def test_failure_is_not_retried_without_its_task(reader):
-    job = make_job(task="gone", run_after=None)
+@pytest.mark.parametrize(
+    ("failures", "detail"), [(0, "Bang."), (1, "Bang. (Tried 2 times.)")]
+)
+def test_failure_is_not_retried_without_its_task(failures, detail):
+    job = make_job(task="gone", run_after=None, failures=failures)
     (claim,) = claim_jobs()
     completion.finish(claim, Failed("crashed", "Bang.", retry=True))
     job = stored(job)
-    assert (job.state, job.error_detail) == ("failed", "Bang.")
+    assert (job.state, job.error_detail) == ("failed", detail)
 
 
 # --- cancel and retry
@@ -509,7 +512,7 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
     completion.finish(two, Succeeded(2))
     assert stored(job).fraction == pytest.approx(0.1 + 0.8 * 0.75)
     assert stored(job).message == "half"
-    completion.finish(one, Succeeded(1))
+    completion.finish_all([(one, Succeeded(1))])
     assert job.parts.get(part=0).message == ""
     (merge,) = claim_jobs()
     assert (merge.job_id, merge.step) == (job.pk, "merge")
@@ -519,6 +522,43 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
     job = stored(job)
     assert (job.state, job.result, job.attempts) == ("succeeded", [1, 2], 1)
     assert {job.parent for job in Job.objects.visible_to(reader)} == {None}
+
+
+def test_result_that_is_stored_before_the_end_is_kept(reader):
+    job = split(reader, 1)
+    for claim in claim_jobs():  # the part and another job
+        queue.store_result(claim, "large")
+        completion.finish(claim, Succeeded(stored=True))
+    others = Job.objects.exclude(pk=job.pk)
+    assert [(job.state, job.result) for job in others] == [("succeeded", "large")] * 2
+
+
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+def test_workers_are_notified_of_what_they_can_claim_or_have_to_stop(
+    reader, other_connection
+):
+    other_connection.autocommit = True
+    other_connection.execute(f"LISTEN {queue.CHANNEL}")
+
+    def is_notified() -> bool:
+        return any(other_connection.notifies(timeout=10, stop_after=1))
+
+    job = submit(reader, "in_parts")
+    assert is_notified()
+    (main,) = claim_jobs()
+    completion.finish(main, Split([{"number": n} for n in range(2)]))
+    assert is_notified()
+    one, two = claim_jobs()
+    completion.finish(one, Succeeded(1))
+    completion.finish(two, Succeeded(2))
+    assert is_notified()
+    (merge,) = claim_jobs()
+    completion.finish(merge, Failed("task_failed", "No."))
+    assert jobs.retry(job)
+    assert is_notified()
+    jobs.cancel(job)
+    assert is_notified()
 
 
 @pytest.mark.parametrize(
@@ -608,7 +648,7 @@ def test_files_of_attempts_that_failed_are_deleted(reader):
         with files.create(job, f"{state}, input", "", kind=JobFile.Kind.INPUT):
             pass
     outputs = JobFile.objects.filter(kind=JobFile.Kind.OUTPUT)
-    assert queue.delete_orphaned_files() == 5
+    assert [queue.delete_orphaned_files() for _ in range(2)] == [5, 0]
     assert {file.name for file in outputs} == {
         "succeeded, last", "running, earlier", "running, last",
     }  # fmt: skip
