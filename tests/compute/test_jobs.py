@@ -279,6 +279,7 @@ def test_lost_claim_writes_nothing_over_the_next_run(reader):
     completion.finish(old, Released())
     assert write_late(old) == [False] * 4
     (new,) = queue.claim("other", 1)
+    assert new.attempt == 1  # the one that was released does not count
     queue.record_progress(new, 0.1, "new")
     lease = stored(job).lease_until
     assert write_late(old) == [False] * 4
