@@ -58,7 +58,7 @@ class AdminItemForm(ItemForm):
         if not self.is_edit():
             if Item.objects.filter(pk=cleaned.get("id") or "").exists():
                 self.add_error("id", ItemExists.detail)
-        elif cleaned.get("version") not in (None, self.instance.version):
+        elif cleaned.get("version") not in (None, self.instance.revision):
             self.add_error(
                 None,
                 "Someone changed this item after you opened it, so yours was not "

@@ -57,7 +57,7 @@ IF_UNMODIFIED_SINCE = header(
 IF_MODIFIED_SINCE = header(
     "If-Modified-Since", "Answer 304 if the item was not changed after this date."
 )
-ETAG = header("ETag", "The version of the item.", response=True)
+ETAG = header("ETag", "The version of the item, to be sent as it is.", response=True)
 LAST_MODIFIED = header(
     "Last-Modified",
     "When it was changed; not in the second of the change itself.",

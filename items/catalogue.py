@@ -171,11 +171,11 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
 type Precondition = Callable[[Item], None]
 
 
-def expect_version(version: int) -> Precondition:
-    """Return a precondition that is true while the item is at this version."""
+def expect_revision(revision: str) -> Precondition:
+    """Return a precondition that is true while the item is at this revision."""
 
     def check(item: Item) -> None:
-        if item.version != version:
+        if item.revision != revision:
             raise StaleVersion
 
     return check

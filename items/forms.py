@@ -17,7 +17,7 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
 
     # One form field for every declared field; a class body may add to its namespace.
     locals().update({field.name: CleanedFormField(field) for field in fields.FIELDS})
-    version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+    version = forms.CharField(required=False, widget=forms.HiddenInput)
 
     field_order = ("name",)
 
@@ -29,7 +29,7 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **options)
         if self.is_edit():
             del self.fields["id"]
-            self.initial |= self.instance.state() | {"version": self.instance.version}
+            self.initial |= self.instance.state() | {"version": self.instance.revision}
             self.fields["version"].required = True
 
     def is_edit(self) -> bool:
@@ -47,8 +47,8 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def precondition(self) -> catalogue.Precondition:
-        """Precondition that the item is at the version that the form was filled for."""
-        return catalogue.expect_version(self.cleaned_data["version"])
+        """Precondition that the item is as it was when the form was filled."""
+        return catalogue.expect_revision(self.cleaned_data["version"])
 
     def compare(self, other: Item) -> list[dict[str, Any]]:
         """Return every field of `other`, and whether it differs from what was typed."""

@@ -127,9 +127,14 @@ class Item(models.Model):
         return reverse("items:detail", args=[self.id])
 
     @property
+    def revision(self) -> str:
+        """The version and its time: after a restore another may have its number."""
+        return f"{self.version}-{int(self.updated_at.timestamp() * 1_000_000):x}"
+
+    @property
     def etag(self) -> str:
-        """The entity tag of this version (RFC 9110, section 8.8.3)."""
-        return f'"{self.version}"'
+        """The entity tag of this revision (RFC 9110, section 8.8.3)."""
+        return f'"{self.revision}"'
 
     @property
     def last_modified(self) -> str | None:

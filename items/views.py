@@ -20,7 +20,6 @@ from items.list_query import PARAMETERS, ListQuery, popular_tags
 from items.models import ImportRun, Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
-from resilient_site.api.pagination import parse_small_number
 from resilient_site.edge.policy import policy
 from resilient_site.errors import NotFound, StaleVersion
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
@@ -119,7 +118,7 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
             # Show the current item, and base the next save on its version.
             item = theirs = catalogue.get_item(id)
             data = request.POST.copy()
-            data["version"] = str(item.version)
+            data["version"] = item.revision
             form.data = data
         else:
             messages.success(request, f"“{item.name}” was saved.")
@@ -133,12 +132,11 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
     if request.method != "POST":
         return render(request, "items/delete.html", {"item": item})
-    version = parse_small_number(request.POST.get("version", "")) or 0
     try:
         catalogue.delete_item(
             id,
             actor=Actor.from_request(request),
-            precondition=catalogue.expect_version(version),
+            precondition=catalogue.expect_revision(request.POST.get("version", "")),
         )
     except StaleVersion:
         messages.warning(

@@ -200,10 +200,10 @@ def test_writers_of_many_items_in_any_order_do_not_deadlock():
 @pytest.mark.django_db(transaction=True)
 def test_one_of_two_writers_of_a_version_wins():
     """Both read version 1 and both write: exactly one edit is made."""
-    make_item(id="bolt")
+    item = make_item(id="bolt")
 
     def write():
-        expect = catalogue.expect_version(1)
+        expect = catalogue.expect_revision(item.revision)
         catalogue.update_item("bolt", {"name": "X"}, actor=TESTER, precondition=expect)
 
     outcomes = in_threads(write, write)

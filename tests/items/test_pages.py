@@ -190,12 +190,13 @@ def test_conflicting_edit_shows_the_saved_version(editor_client):
 
 
 def test_deletion_is_confirmed_and_undone(editor_client):
-    make_item(id="bolt")
+    item = make_item(id="bolt")
     page = editor_client.get("/items/bolt/delete/")
     assert "Brass bolt" in text(page)
     assert Item.objects.exists()
 
-    response = editor_client.post("/items/bolt/delete/", {"version": "1"})
+    assert f'name="version" value="{item.revision}"' in text(page)
+    response = editor_client.post("/items/bolt/delete/", {"version": item.revision})
     assert response.status_code == 302
     assert not Item.objects.exists()
 
