@@ -24,6 +24,7 @@ from items.imports.formats import ENCODINGS, FileFormat, Unreadable
 
 LINE_MAX_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
+GZIP = b"\x1f\x8b"
 SHEET_MAX_ROWS = 1_048_576  # Excel's own
 # How a workbook writes characters that XML has not (ECMA-376, ST_Xstring).
 _ESCAPED = re.compile("_x((?![Dd][89A-Fa-f])[0-9A-Fa-f]{4})_")
@@ -99,7 +100,7 @@ def damage_reported() -> Iterator[None]:
 
 
 def unpacked(stream: io.BufferedReader) -> io.BufferedReader:
-    if stream.peek(2)[:2] == b"\x1f\x8b":
+    if stream.peek().startswith(GZIP):
         return io.BufferedReader(gzip.GzipFile(fileobj=stream))
     return stream
 
@@ -126,13 +127,10 @@ def utf16_codec(head: bytes) -> str:
 def _texts(
     stream: io.BufferedReader, encoding: str, max_bytes: int | None
 ) -> Iterator[str]:
-    codec = {"utf-8": "utf-8-sig"}.get(encoding, encoding)
-    if encoding == "utf-16":
-        codec = utf16_codec(stream.peek(512))
-    errors = "surrogatepass" if encoding == "utf-16" else "strict"
-    decoder = codecs.getincrementaldecoder(codec)(errors)
     try:
         with damage_reported():
+            codec = utf16_codec(stream.peek()) if encoding == "utf-16" else encoding
+            decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
             for piece in pieces(stream, max_bytes):
                 yield decoder.decode(piece)
         yield decoder.decode(b"", True)
@@ -142,7 +140,7 @@ def _texts(
 
 
 def _as_utf8(texts: Iterable[str]) -> Iterator[bytes]:
-    # Half a pair of UTF-16 becomes what no UTF-8 is: the line with it is rejected.
+    # Half a pair of surrogates becomes what no UTF-8 is: the line is rejected.
     return (text.encode("utf-8", "surrogatepass") for text in texts)
 
 
@@ -204,13 +202,12 @@ def unpacked_copy(
     stream: io.BufferedReader, max_bytes: int | None
 ) -> Iterator[IO[bytes]]:
     """Return the stream, or an unpacked copy: a workbook is read in any order."""
-    if stream.peek(2)[:2] != b"\x1f\x8b":
+    if not stream.peek().startswith(GZIP):
         yield stream
         return
     with TemporaryFile() as copy:
         with damage_reported():
             copy.writelines(pieces(unpacked(stream), max_bytes))
-        copy.seek(0)
         yield copy
 
 
@@ -223,7 +220,6 @@ def open_workbook(file: IO[bytes], max_bytes: int | None) -> Iterator[Any]:
             size = sum(entry.file_size for entry in archive.infolist())
         if max_bytes is not None and size > max_bytes:
             raise Unreadable(f"The file has more than {max_bytes:,} bytes, unpacked.")
-        file.seek(0)
         # Cells of a formula have the value that was saved.
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
         if not workbook.worksheets:

@@ -45,7 +45,7 @@ OTHERS = (
     (b"PAR1", "a Parquet file"),
 )
 SAVE_AS = "Save it as CSV or .xlsx."
-_MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
+_MARKUP = re.compile(r"<(!doctype html|html|\?xml)", re.IGNORECASE)
 
 
 def recognize(
@@ -54,7 +54,7 @@ def recognize(
     *,
     max_bytes: int | None = None,
 ) -> FileFormat:
-    """Return the format of the file that begins in `stream`, and rewind.
+    """Return the format of the file that begins in `stream`.
 
     Raises Unreadable if it is another kind of file, which it names.
     """
@@ -62,9 +62,7 @@ def recognize(
     head = _head(stream)
     if head.startswith(b"PK\x03\x04"):
         with unpacked_copy(stream, max_bytes) as file:
-            form = _recognize_zip(file, head, chosen, max_bytes)
-        stream.seek(0)
-        return form
+            return _recognize_zip(file, head, chosen, max_bytes)
     for magic, name in OTHERS:
         if head.startswith(magic):
             raise Unreadable(f"This is {name}. {SAVE_AS}")
@@ -73,13 +71,12 @@ def recognize(
         raise Unreadable(f"This is a binary file. {SAVE_AS}")
     if not encoding:
         encoding = _guess_encoding(pieces(unpacked(stream), max_bytes))
-        stream.seek(0)
     if encoding == "utf-16":
-        start = codecs.decode(head[: len(head) // 2 * 2], utf16_codec(head), "replace")
+        start = head.decode(utf16_codec(head), "replace")
     else:
-        start = head.removeprefix(codecs.BOM_UTF8).decode(encoding, "replace")
+        start = head.decode(encoding, "replace")
     start = start.lstrip("\ufeff \t\r\n")
-    if _MARKUP.match(start[:20].encode()):
+    if _MARKUP.match(start):
         raise Unreadable(f"This is a page of HTML or XML. {SAVE_AS}")
     kind = {"{": "ndjson", "[": "json"}.get(start[:1], "csv")
     return replace(chosen, kind=kind, encoding=encoding)

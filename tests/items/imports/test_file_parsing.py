@@ -48,6 +48,7 @@ def test_csv_separator_is_recognized(separator, end, mark):
         ("[" * 20_000 + "]" * 20_000, "JSON array is damaged after entry 0"),
         ('[{"name": "a"},]', "JSON array is damaged after entry 1"),
         ('[{"name": "a"}] 1', "JSON array is damaged after entry 1"),
+        ("[]1", "JSON array is damaged after entry 0"),
         ('[{"name": "a"} {"name": "b"}]', "JSON array is damaged after entry 0"),
         ("[1" + " " * 2 * LINE_MAX_BYTES + "]", "longer than"),
         ('["' + "x" * 2 * LINE_MAX_BYTES + '"]', "longer than"),

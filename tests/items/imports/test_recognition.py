@@ -4,9 +4,10 @@ import gzip
 
 import pytest
 
-from items.imports.formats import Unreadable
-from tests.items.imports.cases import WORKBOOK_STUB, archive
-from tests.items.imports.factories import lines
+from items.imports.formats import FileFormat, Unreadable
+from items.imports.recognition import recognize
+from tests.items.imports.cases import TABLE, WORKBOOK_STUB, archive, workbook
+from tests.items.imports.factories import lines, stream
 
 
 @pytest.mark.once
@@ -28,9 +29,39 @@ def test_other_kind_of_file_is_named():
         (archive("items.csv")[:-9], "This is a ZIP archive that is damaged"),
         (archive("word/document.xml"), "an Office document"),
         (archive("content.xml"), "an OpenDocument file"),
+        (b"id,na\0me\n", "This is a binary file. Save it as CSV"),
+        (b"\n <HTML>", "This is a page of HTML"),
+        ("<?xml ?>".encode("utf-16"), "This is a page of HTML or XML"),
         (WORKBOOK_STUB, "This is an Excel workbook that is damaged"),
         (WORKBOOK_STUB[:-9], "This is an Excel workbook that is damaged"),
     ):
         with pytest.raises(Unreadable) as caught:
             lines(content)
         assert name in caught.value.detail
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("content", "kind", "encoding"),
+    [
+        (b"name\na\n", "csv", "utf-8"),
+        ("name\n1é2é\n".encode() + b"\xe9\n", "csv", "utf-8"),
+        ("name\né\n".encode() + b"\xe9\n\xe9\n", "csv", "cp1252"),
+        (b"name\n" + b"a" * 2**16 + b"\n\xe9\n", "csv", "cp1252"),
+        ("[é]".encode("utf-16"), "json", "utf-16"),
+        ("\r\n {é".encode("utf-16-be"), "ndjson", "utf-16"),
+        ("[é".encode("utf-8-sig"), "json", "utf-8"),
+        (b"", "csv", "utf-8"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_kind_and_encoding_are_those_of_the_content(content, kind, encoding):
+    form = recognize(stream(content))
+    assert (form.kind, form.encoding) == (kind, encoding)
+
+
+@pytest.mark.once
+def test_sheet_that_the_workbook_lacks_is_named_with_those_it_has():
+    content = workbook(TABLE, Data=TABLE)
+    with pytest.raises(Unreadable, match="no sheet “Date”. It has: First, Data."):
+        recognize(stream(content), FileFormat(sheet="Date"))
