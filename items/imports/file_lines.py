@@ -120,8 +120,13 @@ def _line_feeds(stream: io.BufferedReader) -> io.BufferedReader:
 def utf16_codec(head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    big = head[0:512:2].count(0) > head[1:512:2].count(0)
-    return "utf-16-be" if big else "utf-16-le"
+    even, odd = utf16_nulls(head)
+    return "utf-16-be" if even > odd else "utf-16-le"
+
+
+def utf16_nulls(head: bytes) -> tuple[int, int]:
+    """Return how many nulls are at the first bytes of pairs, and at the second."""
+    return head[:512:2].count(0), head[1:512:2].count(0)
 
 
 def _texts(
@@ -182,9 +187,8 @@ def _entries(texts: Iterator[str]) -> Iterator[str]:
 
 def _more(texts: Iterator[str], size: int) -> str:
     """Return as much again, so that a long entry is not tried for every piece."""
-    if size > LINE_MAX_BYTES:
-        return ""
-    return "".join(islice(texts, 1 + size // PIECE_BYTES))
+    pieces = 1 + size // PIECE_BYTES if size <= LINE_MAX_BYTES else 0
+    return "".join(islice(texts, pieces))
 
 
 def _damaged_array(number: int) -> Unreadable:

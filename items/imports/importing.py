@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -355,16 +355,9 @@ def describe_imported(run: ImportRun) -> str:
 
 def _recollect(ids: SeenIds, lines: Iterator[Line], last: int) -> None:
     """Record the ids up to line `last`, which another process has imported."""
-    lines, offset = _up_to(lines, last), 0
+    lines, offset = takewhile(lambda line: line.number <= last, lines), 0
     while (batch := Batch(lines, offset, ids)).line:
         offset = batch.offset
-
-
-def _up_to(lines: Iterator[Line], last: int) -> Iterator[Line]:
-    for line in lines:
-        yield line
-        if line.number >= last:
-            return
 
 
 @transaction.atomic

@@ -23,6 +23,7 @@ from items.imports.file_lines import (
     unpacked,
     unpacked_copy,
     utf16_codec,
+    utf16_nulls,
 )
 from items.imports.formats import FileFormat, Unreadable
 
@@ -97,8 +98,7 @@ def _encoding_of_mark(head: bytes) -> str:
         return "utf-8"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    nulls = max(head[0:512:2].count(0), head[1:512:2].count(0))
-    return "utf-16" if nulls > len(head[:512]) // 5 else ""
+    return "utf-16" if max(utf16_nulls(head)) > len(head[:512]) // 5 else ""
 
 
 def _guess_encoding(pieces: Iterator[bytes]) -> str:

@@ -6,11 +6,13 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 
 import openpyxl
 import pytest
 
 from items.imports import file_lines
+from items.imports.file_lines import open_lines
 from items.imports.file_parsing import read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
@@ -20,9 +22,16 @@ from tests.items.imports.factories import lines, stream
 
 @pytest.mark.once
 def test_file_is_not_read_beyond_its_limit():
-    content = gzip.compress(b"name\n" + b"\n" * 100_000)
-    with pytest.raises(Unreadable, match="more than 50,000 bytes"):
-        lines(content, max_bytes=50_000)
+    for content in (
+        b"name\n" + b"\n" * 200_000,
+        b"PK\3\4" + b" " * 200_000,
+        b"\xef\xbb\xbfname\n" + b"\n" * 200_000,
+        b"\xef\xbb\xbf[1" + b" " * 200_000,
+    ):
+        with pytest.raises(Unreadable, match="more than 150,000 bytes"):
+            lines(gzip.compress(content), max_bytes=150_000)
+    with pytest.raises(Unreadable, match="more than 150,000 bytes"):
+        recognize(stream(b"name\n" + b"\n" * 200_000), max_bytes=150_000)
 
 
 def repack(content: bytes, name: str, wrong: bytes, right: bytes) -> bytes:
@@ -41,7 +50,7 @@ def repack(content: bytes, name: str, wrong: bytes, right: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "wrong", "right", "reason"),
     [
-        ("sheet1.xml", b"</row>", b"", "damaged: after row"),
+        ("sheet1.xml", b"</row>", b"", "damaged: after row 0"),
         ("sheet1.xml", b'"UTF-8"', b'"none"', "damaged: unknown encoding"),
         (
             "workbook.xml",
@@ -67,6 +76,16 @@ def test_sheet_may_have_as_many_rows_as_the_limit(monkeypatch):
     assert len(lines(content)) == 2
     with pytest.raises(Unreadable, match="more than 3 rows"):
         lines(repack(content, "sheet1.xml", b'r="3"', b'r="2000000000"'))
+
+
+@pytest.mark.once
+def test_workbook_may_have_as_many_bytes_unpacked_as_the_limit():
+    content = workbook([["id"], ["1"]])
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    assert len(lines(content, max_bytes=size)) == 1
+    with pytest.raises(Unreadable, match="bytes, unpacked"):
+        lines(content, max_bytes=size - 1)
 
 
 @pytest.mark.once
@@ -99,9 +118,10 @@ def test_cells_of_a_workbook_become_text():
         "id,name\n1,a\n\n3,c\n".encode("utf-16"),
         '[{"id": 1}, {"id": 2},\n\n{"id": 3}]',
         workbook([["id", "name"], ["1", "a"], [], ["3", "c"]]),
+        gzip.compress(workbook([["id"], ["1"], [2], [3]])),
         gzip.compress('{"id": 1}\n{"id": 2}\n{"id": 3}'.encode("utf-16")),
     ],
-    ids=["CSV", "CR", "UTF-16", "array", "workbook", "gzip"],
+    ids=["CSV", "CR", "UTF-16", "array", "workbook", "packed workbook", "gzip"],
 )
 def test_reading_continues_after_any_row(content):
     form = recognize(stream(content))
@@ -110,6 +130,10 @@ def test_reading_continues_after_any_row(content):
     for number, row in enumerate(rows, 1):
         place = {"offset": row.end, "line": row.number}
         assert list(read_rows(stream(content), form, **place).lines) == rows[number:]
+    if form.kind in ("json", "xlsx"):
+        prepared = stream(open_lines(stream(content), form)[0].read())
+        form = replace(form, is_prepared=True)
+        assert list(read_rows(prepared, form).lines) == rows
 
 
 @pytest.mark.once

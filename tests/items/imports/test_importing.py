@@ -153,6 +153,7 @@ bad id,Bad,
 old,Newer,
 new,New,
 same,Same,
+same,Same,
 """
 
 
@@ -160,8 +161,8 @@ same,Same,
 @pytest.mark.parametrize(
     ("duplicates", "expected", "rejected", "name"),
     [
-        ("reject", (2, 1, 1, 3), [2, 4, 6], "New"),
-        ("last", (2, 2, 1, 2), [2, 4], "Newer"),
+        ("reject", (2, 1, 1, 4), [2, 4, 6, 9], "New"),
+        ("last", (2, 2, 2, 2), [2, 4], "Newer"),
     ],
 )
 def test_preview_is_what_the_import_does(
@@ -184,9 +185,28 @@ def test_preview_is_what_the_import_does(
         ["new", "New"],
         ["same", "Same"],
     ]
-    assert seen.columns == ["id", "name", "version"]
+    assert (seen.columns, seen.complete) == (["id", "name", "version"], True)
     assert Item.objects.get(pk="old").name == name
     assert f"{run.created} items created" in importing.describe_imported(run)
+
+
+@pytest.mark.django_db
+def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr(importing, "PREVIEW_ROWS", 3)
+    monkeypatch.setattr(importing, "PREVIEW_REJECTS", 3)
+    content = "id,name\n" + "".join(
+        f"{n},a\nbad id {n},{'x' * 900}\n" for n in range(9)
+    )
+    seen = preview(content)
+    assert [row[0] for row in seen.rows] == ["0", "1", "2"]
+    shown = [(3, "bad id 0"), (5, "bad id 1"), (7, "bad id 2")]
+    assert [(line, text[:8]) for line, _, text in seen.rejects] == shown
+    assert len(seen.rejects[0][2]) == importing.TEXT_SHOWN
+    assert (seen.created, seen.rejected, seen.bytes_read) == (9, 9, len(content))
+    monkeypatch.setattr(importing, "PREVIEW_S", -1)
+    seen = preview(content)
+    assert (seen.created, seen.rejected, seen.complete) == (1, 1, False)
 
 
 @pytest.mark.once
@@ -320,11 +340,11 @@ def test_row_made_of_an_older_version_is_a_conflict(name, tmp_path):
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "version",
-    ["x", "-1", "1.5", "99999999999", "9" * 5_000],
+    ["x", "-1", "1.5", "2147483648", "99999999999", "9" * 5_000, "²"],
     ids=lambda version: version[:12],
 )
 def test_version_that_is_none_is_rejected(version, tmp_path):
-    run = load(f"id,name,version\n1,a,{version}\n2,b,\n", tmp_path)
+    run = load(f"id,name,version\n1,a,{version}\n2,b,2147483647\n", tmp_path)
     assert counts(run) == (1, 0, 0, 1)
     assert "version: Must be a whole number." in rejects(tmp_path)[0]["reject_reason"]
 
