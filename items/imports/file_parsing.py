@@ -358,7 +358,7 @@ def _read_csv(
             error = line.fault or error
         cells = list(map(unescape, cells))
         found: Mapping[str, Any] = {}
-        if cells and not error:
+        if not error:
             try:
                 found = columns.assign(cells)
             except ValueError as reason:

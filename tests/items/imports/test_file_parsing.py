@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from items import catalogue
 from items.imports.file_lines import LINE_MAX_BYTES
-from items.imports.formats import Unreadable
+from items.imports.file_parsing import UnknownColumns, parse_columns, read_rows, suggest
+from items.imports.formats import FileFormat, Unreadable
 from items.models import Item
-from tests.items.imports.factories import counts, lines, load, rejects
+from resilient_site.errors import Invalid
+from tests.items.imports.cases import workbook
+from tests.items.imports.factories import counts, lines, load, rejects, stream
 
 
 @pytest.mark.once
@@ -80,7 +83,8 @@ def test_bad_row_is_rejected_with_line_and_reason(row, reason, tmp_path):
     raw = row if isinstance(row, bytes) else row.encode()
     run = load(b"id,name,description\n" + raw + b"\n2,good,x\n", tmp_path)
 
-    assert (Item.objects.filter(pk="2").count(), run.rejected) == (1, 1)
+    good = Item.objects.exclude(pk="3").get()
+    assert (good.pk, run.rejected) == ("2", 1)
     (reject,) = rejects(tmp_path)
     assert reject["reject_line"] == "2"
     assert re.search(reason, reject["reject_reason"])
@@ -154,6 +158,7 @@ def test_reopened_quotes_are_read_in_linear_time():
     [
         ("{", "not JSON"),
         ("[1]", "JSON object"),
+        ("{}", "The object is empty"),
         ('{"name": "a", "colour": 1}', "Unknown: colour"),
         ('{"name": 5}', "name: Must be text"),
         ('{"id": -1, "name": "a"}', "id:"),
@@ -175,3 +180,81 @@ def test_bad_json_row_is_rejected(form, row, reason, tmp_path):
     run = load(form.format('{"name": "a"}', row, '{"name": "b"}'), tmp_path)
     assert counts(run) == (2, 0, 0, 1)
     assert reason in (tmp_path / "rejects.csv").read_text()
+
+
+@pytest.mark.once
+def test_row_is_shown_as_it_stands_in_the_file():
+    assert [line.text for line in lines('id,name\n1,"a"\n2,b,c\n')] == ["1, a", "2,b,c"]
+    assert [line.text for line in lines('{"id": 1}\n{]')] == ['{"id":1}', "{]"]
+
+
+@pytest.mark.once
+def test_file_may_have_no_rows():
+    for content in ("", "\ufeff", "\n,,\n", "sep=;\n", "id,name\n", workbook([])):
+        assert lines(content) == []
+
+
+@pytest.mark.once
+def test_file_may_have_as_many_columns_as_the_limit():
+    (line,) = lines("," * 199 + "name\n" + "," * 199 + "a")
+    assert line.fields == {"name": "a"}
+    with pytest.raises(Unreadable, match="more than 200 columns"):
+        lines("," * 200 + "name\n")
+
+
+@pytest.mark.once
+def test_null_in_the_name_of_a_column_is_rejected():
+    """Even where the encoding was chosen, and as a workbook writes it."""
+    chosen = FileFormat(kind="csv", encoding="cp1252")
+    with pytest.raises(Unreadable, match="This is a binary file."):
+        read_rows(stream("name,a\0b\n"), chosen)
+    with pytest.raises(Unreadable, match="This is a binary file."):
+        lines(workbook([["name", "a_x0000_b"]]))
+
+
+@pytest.mark.once
+def test_chosen_column_that_the_file_lacks_is_named():
+    chosen = FileFormat(kind="csv", encoding="utf-8", columns={"Label": "name"})
+    with pytest.raises(UnknownColumns, match="There is no column “label”.") as caught:
+        read_rows(stream("id,Title\n"), chosen)
+    assert caught.value.columns == ["id", "Title"]
+
+
+@pytest.mark.once
+def test_column_that_is_left_out_has_no_cells():
+    columns = {" My\nnotes ": "", "LABEL": "name"}
+    content = '"My\nnotes",Label\nx,a\nx\n'
+    form = FileFormat(kind="csv", encoding="utf-8", columns=columns)
+    rows = read_rows(stream(content), form).lines
+    assert [(row.fields, row.error) for row in rows] == [({"name": "a"}, ""), ({}, "")]
+    form = FileFormat(kind="ndjson", encoding="utf-8", columns=columns | {"x": "id"})
+    (row,) = read_rows(stream('{"x": 1, "My\\nnotes": 2, "LABEL": "a"}'), form).lines
+    assert row.fields == {"id": 1, "name": "a"}
+
+
+@pytest.mark.once
+def test_cell_of_a_column_without_a_name_rejects_its_row():
+    bad, good = lines("id,,name\n1,x,a\n2, ,b\n")
+    assert (bad.fields, bad.error) == ({}, "Column 2 has a cell, but no name.")
+    assert good.fields == {"id": "2", "name": "b"}
+
+
+@pytest.mark.once
+def test_columns_are_assigned_by_text():
+    assert parse_columns([" Label = name", "a=b=", "N=tags"]) == {
+        "Label": "name",
+        "a=b": "",
+        "N": "tags",
+    }
+    for text in ("Label", "=name", "Label=colour"):
+        with pytest.raises(Invalid, match="assigns no column"):
+            parse_columns([text])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("column", "field"),
+    [(" Title ", "name"), ("Version", "version"), ("keywords", "tags"), ("Other", "")],
+)
+def test_field_is_suggested_by_the_name_of_a_column(column, field):
+    assert suggest(column) == field
