@@ -189,6 +189,15 @@ def test_row_is_shown_as_it_stands_in_the_file():
 
 
 @pytest.mark.once
+def test_line_may_be_as_long_as_the_limit():
+    for size, error in ((LINE_MAX_BYTES, ""), (LINE_MAX_BYTES + 1, "is longer than")):
+        longest, after = lines("description,id\n" + "x" * (size - 3) + ",1\n,2\n")
+        assert error in longest.error
+        assert bool(longest.error) == bool(error)
+        assert (after.fields["id"], after.number) == ("2", 3)
+
+
+@pytest.mark.once
 def test_file_may_have_no_rows():
     for content in ("", "\ufeff", "\n,,\n", "sep=;\n", "id,name\n", workbook([])):
         assert lines(content) == []
