@@ -39,7 +39,11 @@ def clocks(monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def response() -> CachedResponse:
-    headers = [(b"content-type", b"text/html"), (b"content-length", b"4")]
+    headers = [
+        (b"content-type", b"text/html"),
+        (b"content-length", b"4"),
+        (b"etag", b'"a"'),
+    ]
     made = mark(now(), [])
     limits = FRESH_S, STALE_S, STALE_IF_ERROR_S
     return CachedResponse(headers, b"body", made, *limits, stored=5.0)
@@ -128,18 +132,48 @@ def test_stale_page_says_once_when_it_was_current(response, clocks):
     assert b'<time datetime="2023-11-14T22:11:50+00:00">' in answer.body
     assert b">22:11:50 UTC on 14 November 2023</time>" in answer.body
     assert answer.body.endswith(b"<p>An editor's <!-- notice --></p>")
+    names = [name for name, _ in answer.raw_headers]
+    assert sorted(names) == [
+        b"age", b"cache-control", b"cache-status", b"content-length", b"content-type"
+    ]  # fmt: skip
     assert answer.headers["content-length"] == str(len(answer.body))
+
+
+def stored(body: bytes, cache_control: str) -> CachedResponse | None:
+    headers = [
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", cache_control.encode()),
+    ]
+    return CachedResponse.from_response(Response(200, headers, "", body), 1)
+
+
+def test_size_counts_every_byte(response):
+    headers = [(b"content-type", b"text/html"), (b"content-length", b"4")]
+    for body, name, value, more in (
+        (b"body", b"etag", b'"a"', 0),
+        (b"body!", b"etag", b'"a"', 1),
+        (b"body", b"etags", b'"a"', 1),
+        (b"body", b"etag", b'"ab"', 1),
+    ):
+        other = replace(response, body=body, headers=[*headers, (name, value)])
+        assert other.size == response.size + more
 
 
 @pytest.mark.parametrize(("size", "is_stored"), [(0, True), (1, False)])
 def test_response_is_stored_up_to_a_size(size, is_stored):
     body = bytes(BODY_MAX_BYTES + size)
-    headers = [
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"public, s-maxage=1"),
-    ]
-    copy = CachedResponse.from_response(Response(200, headers, "", body), 1)
-    assert (copy is not None) == is_stored
+    assert (stored(body, "public, s-maxage=1") is not None) == is_stored
+
+
+@pytest.mark.parametrize(
+    ("visibility", "expected"), [("public", (9, 8, 7)), ("private", (0, 0, 7))]
+)
+def test_private_response_is_usable_in_place_of_an_error_only(visibility, expected):
+    ages = "s-maxage=9, stale-while-revalidate=8, stale-if-error=7"
+    copy = stored(b"", f"{visibility}, {ages}")
+    assert copy is not None
+    limits = copy.fresh_s, copy.stale_while_revalidate_s, copy.stale_if_error_s
+    assert limits == expected
 
 
 @pytest.mark.parametrize(

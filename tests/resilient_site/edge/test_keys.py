@@ -13,7 +13,7 @@ from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.policy import Shared
 from resilient_site.edge.request import EdgeRequest, normalize
 from tests.resilient_site.edge.clients import HOST, ask, get, run
-from tests.resilient_site.edge.views import now
+from tests.resilient_site.edge.views import now, thing_response
 
 pytestmark = [pytest.mark.urls("tests.resilient_site.edge.views"), pytest.mark.once]
 SHARED = Shared(("q", "tag"))
@@ -90,6 +90,8 @@ async def test_response_with_a_long_key_is_not_stored(target, filter_target, is_
 
 @run
 async def test_only_stated_headers_make_a_difference():
+    varies = "Cookie, HX-Request, HX-Target"
+    now.respond = lambda request: thing_response("x", Vary=varies)
     await get()
     for name in (
         "Accept",

@@ -337,5 +337,6 @@ async def test_response_that_varies_by_token_is_shared_by_those_without_one(toke
 async def test_request_of_one_client_does_not_change_the_shared_response():
     now.respond = lambda request: thing_response(request.get_full_path())
     for headers in ({"Authorization": "Token x"}, {"Cookie": "other=x"}):
-        await fetch("/thing?q=1&poison=1", **headers)
+        answer = await fetch("/thing?q=1&poison=1", **headers)
+        assert ("stored" in answer.cached) == ("Cookie" in headers)
     assert (await get("/thing?q=1")).json() == "/thing?q=1"

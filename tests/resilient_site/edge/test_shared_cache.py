@@ -112,6 +112,8 @@ async def test_response_that_may_not_be_shared_is_not_stored(status, headers):
         answer = await get()
         assert (answer.status, len(now.asked)) == (status, asked)
         assert "cache-status" not in answer.headers
+        names = [name for name, _ in answer.raw_headers]
+        assert names.count(b"x-request-id") == 1
     assert len(response_store.memory) == 0
 
 
