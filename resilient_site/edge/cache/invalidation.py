@@ -181,7 +181,6 @@ def connect() -> "Redis":
         settings.REDIS_URL,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
-        socket_keepalive=True,
     )
 
 
@@ -242,7 +241,6 @@ class Publisher:
                 time.sleep(BATCH_S)
             except Exception:  # noqa: BLE001 - no reply of Redis may end the thread
                 # The circuit breaker of the cache logs the outage.
-                client.connection_pool.disconnect()  # a late reply would be to another
                 self.publish(tags)
                 time.sleep(RETRY_S)
 

@@ -1,5 +1,6 @@
 """Invalidations reach other machines, whatever Redis does."""
 
+import os
 import threading
 from contextlib import closing
 
@@ -9,7 +10,6 @@ import redis
 from resilient_site.edge.cache import invalidation
 from resilient_site.edge.cache.invalidation import (
     CHANNEL,
-    MAX_TAGS,
     Invalidations,
     Publisher,
     Subscriber,
@@ -22,6 +22,7 @@ from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 
 pytestmark = pytest.mark.once
+THREAD = "invalidation-subscriber"
 
 
 @pytest.fixture
@@ -38,10 +39,11 @@ def publisher(there):
 
 @pytest.fixture
 def subscriber(there):
-    subscriber, earlier = Subscriber(there), copy_of(PRIVATE)
+    subscriber, earlier, bolt = Subscriber(there), copy_of(PRIVATE), copy_of("bolt")
     subscriber.start()
     assert subscriber.is_subscribed.wait(90)
     assert not there.is_current(earlier)  # something may have changed meanwhile
+    assert there.is_current(bolt)
     yield subscriber
     subscriber.stop()
 
@@ -66,8 +68,12 @@ def test_invalidation_is_received_and_no_nonsense(
     assert there.is_current(nut)
     assert publisher.flush(90)
     # Too many are published as all.
-    private = copy_of(PRIVATE)
-    publisher.publish(f"item:{n}" for n in range(MAX_TAGS + 1))
+    private, first = copy_of(PRIVATE), copy_of("item:0")
+    publisher.publish(f"item:{n}" for n in range(5_000))
+    is_received(there, first)
+    assert publisher.flush(90)
+    assert there.is_current(private)
+    publisher.publish(f"item:{n}" for n in range(5_001))
     is_received(there, nut)
     is_received(there, private)
 
@@ -111,15 +117,37 @@ def test_invalidation_is_published_after_no_thread_could_start(
 
 
 def test_subscriber_that_may_have_missed_messages_invalidates_everything(
-    there, subscriber, redis_own
+    there, subscriber, redis_own, caplog
 ):
-    bolt, private = copy_of("item:bolt"), copy_of(PRIVATE)
+    before, bolt, private = now(), copy_of("item:bolt"), copy_of(PRIVATE)
+    assert subscriber.was_subscribed_at(before)
     redis_own.kill()
     wait_for(lambda: not subscriber.is_subscribed.is_set())
+    assert not subscriber.was_subscribed_at(now())
     assert there.is_current(bolt)
     redis_own.start()
     is_received(there, bolt)
+    wait_for(subscriber.is_subscribed.is_set)
     assert not there.is_current(private)
+    assert subscriber.was_subscribed_at(now())
+    assert not subscriber.was_subscribed_at(before)
+    assert caplog.text.count("are not received") == 1
+    assert caplog.text.count("are received again") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_publishes_by_a_thread_of_its_own(
+    there, publisher, subscriber, redis_own
+):
+    redis_own.pause()
+    bolt = copy_of("item:bolt")
+    publisher.publish(["item:nut"])  # by a thread that waits for Redis
+    if not (child := os.fork()):
+        publisher.publish(["item:bolt"])
+        os._exit(0 if publisher.flush(60) else 1)
+    redis_own.resume()
+    is_received(there, bolt)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_network_that_loses_connections_to_redis_stops_no_invalidation(
@@ -148,7 +176,10 @@ def test_network_that_loses_connections_to_redis_stops_no_invalidation(
 
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
+    threads = [one for one in threading.enumerate() if one.name == THREAD]
     redis_own.pause()
     wait_for(lambda: not subscriber.is_subscribed.is_set())
     redis_own.resume()
     is_received(there, bolt)
+    subscriber.stop()
+    wait_for(lambda: not any(thread.is_alive() for thread in threads))
