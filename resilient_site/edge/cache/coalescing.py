@@ -198,10 +198,8 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         if not flight.is_given_up:
             paused[key] = time.monotonic() + PAUSE_S
         raise
-    if response is None:
+    if response is None or flight.is_given_up:
         raise ClientGone
-    if flight.is_given_up:
-        return response
     if response.status >= 500:
         paused[key] = time.monotonic() + PAUSE_S
         return response

@@ -42,7 +42,7 @@ async def start(
 def frozen(monkeypatch) -> Clock:
     """The clock of fetches, which stands still."""
     clock = Clock()
-    clock.now = time.monotonic()
+    clock.now = float(int(time.monotonic()))  # exact in sums
     monkeypatch.setattr(coalescing, "time", SimpleNamespace(monotonic=clock))
     return clock
 
@@ -103,6 +103,7 @@ async def test_abandoned_fetch_expires_and_the_next_request_has_its_own(monkeypa
     now.go_on.set()
     await becomes(lambda: not any(wsgi_bridge.admission.running.values()))
     assert expired == [True]
+    assert not coalescing.paused
     assert (await get()).is_hit
 
 

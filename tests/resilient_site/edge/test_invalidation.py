@@ -18,6 +18,7 @@ from resilient_site.edge.cache.invalidation import (
     PRECISION_NS,
     VOID,
     Invalidations,
+    Subscriber,
     boot_id,
     invalidate,
     invalidate_now,
@@ -150,6 +151,7 @@ def test_without_the_file_no_response_is_current(tmp_path, caplog):
     invalidations = Invalidations(tmp_path / "file")
     kept = mark(now(), ["a"])
     assert not invalidations.is_current(kept)
+    assert caplog.text.count("Nothing is cached") == 1
     invalidations.record(["a"])
     assert caplog.text.count("Nothing is cached") == 1
     (tmp_path / "file").unlink()
@@ -198,3 +200,18 @@ def test_embedded_site_receives_all_invalidations(settings, is_embedded, is_subs
     if not is_subscribed:
         subscriber.is_subscribed.clear()
     assert receives_all_invalidations() == (is_embedded or is_subscribed)
+
+
+def test_outage_of_redis_is_logged_once(invalidations, monkeypatch, caplog):
+    class Failing(Subscriber):
+        attempts = 0
+
+        def _receive(self) -> None:
+            self.attempts += 1
+            if self.attempts == 3:
+                self.stop()
+            raise ConnectionError
+
+    monkeypatch.setattr(module, "RETRY_S", 0)
+    Failing(invalidations)._run()
+    assert caplog.text.count("are not received") == 1

@@ -94,6 +94,7 @@ def test_invalidation_is_published_after_redis_hung(
     publisher.publish(["item:bolt"])
     publisher.publish(["item:nut"])
     assert not publisher.flush(0.1)
+    assert publisher._thread.daemon  # else the process could not end
     redis_own.resume()
     is_received(there, bolt)
     is_received(there, nut)
@@ -103,15 +104,17 @@ def test_invalidation_is_published_after_no_thread_could_start(
     there, publisher, subscriber, caplog
 ):
     bolt, nut = copy_of("item:bolt"), copy_of("item:nut")
-    usual = threading.stack_size(1 << 47)  # more than there is
-    try:
-        publisher.publish(["item:bolt"])
-        publisher.publish(["item:bolt"])
-    finally:
-        threading.stack_size(usual)
-    assert caplog.text.count("not published yet") == 1
-    assert not publisher.flush(0)
-    publisher.publish(["item:nut"])
+    for outages in (1, 2):
+        usual = threading.stack_size(1 << 47)  # more than there is
+        try:
+            for _ in range(2):
+                publisher.publish(["item:bolt"])
+                assert caplog.text.count("not published yet") == outages
+        finally:
+            threading.stack_size(usual)
+        assert not publisher.flush(0)
+        publisher.publish(["item:nut"])
+        assert publisher.flush(90)
     is_received(there, bolt)
     is_received(there, nut)
 
@@ -177,6 +180,15 @@ def test_network_that_loses_connections_to_redis_stops_no_invalidation(
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):
     bolt = copy_of("item:bolt")
     threads = [one for one in threading.enumerate() if one.name == THREAD]
+    assert all(thread.daemon for thread in threads)  # else no process could end
+    with redis.Redis.from_url(redis_own.url()) as client:
+
+        def calls(command: str) -> int:
+            found = client.info("commandstats").get(f"cmdstat_{command}", {})
+            return found.get("calls", 0)
+
+        wait_for(lambda: calls("ping") > 1)
+        assert calls("subscribe") == 1  # though nothing was published
     redis_own.pause()
     wait_for(lambda: not subscriber.is_subscribed.is_set())
     redis_own.resume()
