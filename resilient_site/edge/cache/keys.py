@@ -72,7 +72,7 @@ def key_of(request: EdgeRequest) -> Key | None:
 def may_be_shared(copy: CachedResponse, key: Key) -> bool:
     """Return whether it is the same for all requests with this key."""
     differs_by = copy.vary - CREDENTIAL_HEADERS
-    if b"origin" in differs_by and adds_cors_headers(key.path):
+    if adds_cors_headers(key.path):
         differs_by -= {b"origin"}
     return bool(copy.fresh_s) and differs_by <= {name for name, _ in key.headers}
 

@@ -120,7 +120,7 @@ def test_invalidation_is_published_after_no_thread_could_start(
 
 
 def test_subscriber_that_may_have_missed_messages_invalidates_everything(
-    there, subscriber, redis_own, caplog
+    there, publisher, subscriber, redis_own, caplog
 ):
     before, bolt, private = now(), copy_of("item:bolt"), copy_of(PRIVATE)
     assert subscriber.was_subscribed_at(before)
@@ -128,7 +128,10 @@ def test_subscriber_that_may_have_missed_messages_invalidates_everything(
     wait_for(lambda: not subscriber.is_subscribed.is_set())
     assert not subscriber.was_subscribed_at(now())
     assert there.is_current(bolt)
+    publisher.publish(["item:nut"])
+    assert not publisher.flush(0.5)  # it is tried again
     redis_own.start()
+    assert publisher.flush(90)
     is_received(there, bolt)
     wait_for(subscriber.is_subscribed.is_set)
     assert not there.is_current(private)

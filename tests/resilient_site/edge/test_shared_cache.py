@@ -94,6 +94,7 @@ async def test_condition_is_not_passed_to_the_view():
         (200, {"Set-Cookie": "csrftoken=1"}),
         (200, {"Vary": "*"}),
         (200, {"Vary": "Accept-Language"}),
+        (200, {"Vary": "Origin"}),
         (200, {"Vary": "Cookie, User-Agent"}),
         *[(status, {}) for status in (201, 203, 206, 301, 404, 410, 500)],
     ],
