@@ -93,7 +93,7 @@ def _folded(code: int) -> str:
         return _OTHER_LETTERS.get(letter, letter)
     if category in ("So", "Sc") and code > 127:
         return f" {letter} "  # an emoji or a currency sign is a word
-    return "" if category == "Sk" and code > 0xFFFF else " "  # the skin of an emoji
+    return " "
 
 
 class _Folding:

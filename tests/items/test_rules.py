@@ -121,6 +121,7 @@ def test_cleaning_is_idempotent(name, description, tags):
         ("C++ (ISO/IEC 14882)", "c iso iec 14882"),
         ("日本 Nippon", "日本 nippon"),
         ("under_score 100%", "under score 100"),
+        ("Å^2—$5", "a 2 5"),
     ],
 )
 def test_search_words_have_no_case_accents_or_punctuation(text, words):
