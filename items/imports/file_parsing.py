@@ -378,14 +378,14 @@ def _read_rows(
     CSV the first line is rejected, and reading continues at the second.
     """
     waiting: deque[_Physical] = deque()  # to be read a second time
-    unclosed = 0  # a quote open after a line up to this one is never closed
+    unclosed = 0  # a quote open after a line before this one is never closed
 
     def take() -> Iterator[str]:
         """Yield the lines of a row: the csv reader takes one more in an open quote."""
         while line := waiting.popleft() if waiting else next(lines, None):
             row.append(line)
             yield line.text
-            if line.number <= unclosed or line.end - row[0].end > ROW_MAX_BYTES:
+            if line.number < unclosed or line.end - row[0].end > ROW_MAX_BYTES:
                 return
 
     while True:
@@ -395,7 +395,7 @@ def _read_rows(
         except csv.Error as reason:
             # A quote that one of these lines opens ends as this one did, and need not
             # be followed again: no line is read more than twice.
-            unclosed = max(unclosed, row[-1].number - 1)
+            unclosed = max(unclosed, row[-1].number)
             waiting.extendleft(reversed(row[1:]))
             yield row[:1], [], f"This is not CSV: {UNCLOSED.get(str(reason), reason)}."
         else:

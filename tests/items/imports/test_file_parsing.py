@@ -189,6 +189,14 @@ def test_row_is_shown_as_it_stands_in_the_file():
 
 
 @pytest.mark.once
+def test_row_of_two_lines_is_read_after_one_that_is_not_csv_and_far_into_a_file():
+    two = '2,"two\nlines"'
+    for before in ('1,"e" f', '1,"a', "\n".join(["1," + "x" * 100_000] * 3)):
+        found = lines(f"id,name\n{before}\n{two}")
+        assert found[-1].fields == {"id": "2", "name": "two\nlines"}
+
+
+@pytest.mark.once
 def test_line_may_be_as_long_as_the_limit():
     for size, error in ((LINE_MAX_BYTES, ""), (LINE_MAX_BYTES + 1, "is longer than")):
         longest, after = lines("description,id\n" + "x" * (size - 3) + ",1\n,2\n")
