@@ -35,6 +35,9 @@ from resilient_site.admin import (
 )
 from resilient_site.errors import SiteError
 
+# Of a workbook that a browser waits for.
+MAX_WORKBOOK_ITEMS = 100_000
+
 
 class TagFilter(admin.SimpleListFilter):
     title = "tag"
@@ -167,15 +170,21 @@ class ItemAdmin(PurgingAdmin):
     def can_delete(self, request: HttpRequest, selected: QuerySet[Any]) -> bool:
         if super().can_delete(request, selected):
             return True
-        # A job deletes what a search and a tag select, and nothing else.
-        if request.POST.get("select_across") == "1":
-            search, tag = request.GET.get("q", ""), request.GET.get("tag", "")
-            number = str(selected.count())
-            values = {"search": search, "tag": tag, "number": number}
-            url = f"{reverse('compute:new', args=['delete_items'])}?{urlencode(values)}"
-            text = format_html('<a href="{}">Delete them by a job</a>', url)
-            self.message_user(request, text, messages.INFO)
+        number = str(selected.count())
+        self._offer_job(request, "Delete them by a job", "delete_items", number=number)
         return False
+
+    def _offer_job(
+        self, request: HttpRequest, text: str, task: str, **params: str
+    ) -> None:
+        """Link to the form of a task on all that the search and the tag select."""
+        if request.POST.get("select_across") != "1":
+            return
+        search, tag = request.GET.get("q", ""), request.GET.get("tag", "")
+        query = urlencode({"search": search, "tag": tag} | params)
+        url = f"{reverse('compute:new', args=[task])}?{query}"
+        link = format_html('<a href="{}">{}</a>', url, text)
+        self.message_user(request, link, messages.INFO)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
         catalogue.delete_items(
@@ -198,8 +207,14 @@ class ItemAdmin(PurgingAdmin):
         return download("csv", queryset)
 
     @admin.action(description="Export selected items as an Excel workbook")
-    def export_xlsx(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
-        return download("xlsx", queryset)
+    def export_xlsx(
+        self, request: HttpRequest, queryset: Any
+    ) -> HttpResponseBase | None:
+        # Unlike the others, it is sent when it is complete.
+        if self.has_few(request, queryset, MAX_WORKBOOK_ITEMS):
+            return download("xlsx", queryset)
+        self._offer_job(request, "Export them by a job", "export_items", format="xlsx")
+        return None
 
     @admin.action(description="Export selected items as NDJSON")
     def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:

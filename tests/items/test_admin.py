@@ -8,6 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.urls import reverse
 
+import items.admin
 import resilient_site.admin
 from items import catalogue
 from items.admin import ItemAdmin
@@ -31,7 +32,7 @@ def admin_site(client, admin):
 
 def sent(response) -> str:
     assert response.status_code in (200, 302), response
-    return response.content.decode()
+    return response.getvalue().decode(errors="replace")
 
 
 def test_admin_adds_changes_and_deletes_items_with_history(admin_site):
@@ -128,11 +129,19 @@ def test_purge_is_confirmed_and_takes_any_selection(client, reader, settings, wh
     assert ItemChange.objects.filter(after__isnull=False).count() == 71 - len(purged)
 
 
-@pytest.mark.parametrize("action", ["delete_selected", "purge"])
-def test_deletion_of_more_than_a_request_can_offers_a_job(
-    admin_site, monkeypatch, action
+@pytest.mark.parametrize(
+    ("action", "job", "params"),
+    [
+        ("delete_selected", "Delete them by a job", {"tag": "t", "number": "4"}),
+        ("export_xlsx", "Export them by a job", {"tag": "t", "format": "xlsx"}),
+        ("purge", None, {}),
+    ],
+)
+def test_action_on_more_than_a_request_can_treat_offers_a_job(
+    admin_site, monkeypatch, action, job, params
 ):
     monkeypatch.setattr(resilient_site.admin, "MAX_DELETED_OBJECTS", 3)
+    monkeypatch.setattr(items.admin, "MAX_WORKBOOK_ITEMS", 3)
     make_items(4, tags=["t"])
     make_item(id="stays")
     data = {"action": action, "select_across": "1", "_selected_action": "item-00001"}
@@ -141,15 +150,13 @@ def test_deletion_of_more_than_a_request_can_offers_a_job(
         page = sent(answer)
         assert "Nothing was done: this action takes up to 3 items" in page
     assert Item.objects.count() == 5
-    link = re.search(r'<a href="([^"]*)">Delete them by a job', page)
-    if action == "purge":
-        assert not link
-        return
-    form = admin_site.get(html.unescape(link[1])).context["form"]
-    params = {"tag": "t", "number": "4"}
-    assert {name: form[name].value() for name in params} == params
+    links = re.findall(rf'<a href="([^"]*)">{job or ".* by a job"}<', page)
+    assert len(links) == bool(job)
+    if job:
+        form = admin_site.get(html.unescape(links[0])).context["form"]
+        assert {name: form[name].value() for name in params} == params
     sent(admin_site.post(f"{ITEMS}?tag=t&q=00001", data | {"post": "yes"}))
-    assert Item.objects.count() == 4
+    assert Item.objects.count() == (5 if action == "export_xlsx" else 4)
 
 
 def test_action_that_treats_one_after_the_other_states_its_bound(
