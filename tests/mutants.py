@@ -9,13 +9,17 @@ forks for every change: the child exchanges the code of the function in place, r
 tests that call it until one fails, and ends. What is changed: bodies of functions, and
 whole numbers at the top of a module. What is not seen: code that another process runs.
 `mutants.toml` names the core modules, and the changes that no user can notice.
+
+Before the first change and after the last, all tests run in one such child without a
+change, in the same order. What fails the first time is left out, by name; what fails
+the second time makes the figures doubtful, and is named too.
 """
 
 import ast
 import copy
+import ctypes
 import functools
 import gc
-import itertools
 import os
 import random
 import select
@@ -26,7 +30,7 @@ import tomllib
 import types
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +39,9 @@ from typing import Any, cast
 
 import pytest
 from _pytest.runner import runtestprotocol
+from django.core.management import call_command
 from django.db import connections
+from pytest_django.plugin import blocking_manager_key
 
 ROOT = Path(__file__).parent.parent
 LIST = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
@@ -43,6 +49,7 @@ OURS = ("items", "compute", "resilient_site")
 TOOL = sys.monitoring.PROFILER_ID
 FALSE = ("None", "False")  # of which no caller makes a difference
 CACHE = functools._lru_cache_wrapper
+PR_SET_PDEATHSIG = 1
 # How a test ended, which a child writes to its parent.
 PASSED, FAILED, HUNG = b"p", b"f", b"h"
 OPPOSITES: dict[type, Callable[[], Any]] = {
@@ -285,14 +292,25 @@ class Calls:
         return all(report.passed for report in reports)
 
     def of(self, is_meant: Callable[[types.CodeType], bool]) -> list[pytest.Item]:
-        """Return the tests that call such a function, those that end first first."""
+        """Return the tests that call such a function, in order."""
         meant = {
             item
             for code, items in self.tests.items()
             if is_meant(code)
             for item in items
         }
-        return sorted(meant & self.seconds.keys(), key=self.seconds.__getitem__)
+        return self.in_order(meant & self.seconds.keys())
+
+    def in_order(self, items: Iterable[pytest.Item]) -> list[pytest.Item]:
+        """Those that end first first, but after all others those that commit rows."""
+        return sorted(items, key=lambda item: (commits(item), self.seconds[item]))
+
+
+def commits(item: pytest.Item) -> bool:
+    """Return whether the test's rows stay in the database where it is killed."""
+    marker = item.get_closest_marker("django_db")
+    fixtures = {"transactional_db", "live_server"} & {*cast(Any, item).fixturenames}
+    return bool(fixtures or (marker and marker.kwargs.get("transaction")))
 
 
 class Everything:
@@ -325,8 +343,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     calls.end()
     config.option.tbstyle = "line"  # nobody reads it
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of the tests still log
-    for _, of_file in itertools.groupby([*calls.seconds], lambda item: item.path):
-        drop_unfit([*of_file], calls)
+    write = config.get_terminal_writer().line
+    write()
+    for item in failing_unchanged(calls):
+        del calls.seconds[item]
+        write(f"left out, as it fails in a forked process: {item.nodeid}")
 
     mutants = [
         mutant
@@ -339,7 +360,6 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         random.seed(config.option.seed)
         mutants = random.sample(mutants, min(config.option.sample, len(mutants)))
         mutants.sort(key=lambda mutant: (mutant.path, mutant.line))
-    write = config.get_terminal_writer().line
     write(f"\n{len(mutants)} changes, {len(calls.seconds)} tests\n")
     survived: dict[str, list[bool]] = defaultdict(list)
     for mutant in mutants:
@@ -351,6 +371,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     for path, found in sorted(survived.items()):
         write(f"{share(found)}  {path}")
     write(f"{share([one for found in survived.values() for one in found])}  in all")
+    for item in failing_unchanged(calls):
+        write(f"doubtful, as it fails without a change now: {item.nodeid}")
     return True
 
 
@@ -373,6 +395,9 @@ def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> by
     if child == 0:
         try:
             os.setsid()
+            os.close(reader)
+            if sys.platform == "linux":  # else it ends with its next test
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             run_child(mutant, items, writer, calls)
         finally:
             os._exit(0)
@@ -392,7 +417,16 @@ def try_out(mutant: Mutant | None, items: list[pytest.Item], calls: Calls) -> by
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return ended[: len(items)]
+    ended = ended[: len(items)]
+    if ended.strip(PASSED) and commits(items[len(ended) - 1]):
+        flush(items[0])
+    return ended
+
+
+def flush(item: pytest.Item) -> None:
+    """Delete what a test that did not end as it should has left."""
+    with item.config.stash[blocking_manager_key].unblock():
+        call_command("flush", verbosity=0, interactive=False)
 
 
 def run_child(
@@ -418,14 +452,16 @@ def run_child(
     session._setupstate.teardown_exact(after)
 
 
-def drop_unfit(items: list[pytest.Item], calls: Calls) -> None:
-    """Forget tests that fail or hang in a forked process without a change.
+def failing_unchanged(calls: Calls) -> list[pytest.Item]:
+    """Return tests that fail or hang in a forked process without a change.
 
-    They need a thread of this one, say.
+    They need a thread of this one, say, or what another test has left.
     """
+    failing = []
+    items = calls.in_order(calls.seconds)
     while items:
         ended = try_out(None, items, calls)
-        for item, how in zip(items, ended.decode(), strict=False):
-            if how.encode() != PASSED:
-                del calls.seconds[item]
+        ways = [bytes([way]) for way in ended]
+        failing += [item for item, way in zip(items, ways) if way != PASSED]  # noqa: B905
         items = items[len(ended) :]
+    return failing
