@@ -183,6 +183,26 @@ def test_creations_and_deletions_of_one_id_do_not_break_each_other():
 
 
 @pytest.mark.django_db(transaction=True)
+def test_creation_that_another_writer_overtakes_starts_again(monkeypatch):
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    insert = catalogue.insert_together
+
+    def create_and_delete() -> None:
+        make_item(id="hot")
+        catalogue.delete_item("hot", actor=TESTER)
+
+    def insert_later(*rows) -> None:
+        monkeypatch.undo()
+        assert in_threads(create_and_delete) == [None]
+        insert(*rows)
+
+    monkeypatch.setattr(catalogue, "insert_together", insert_later)
+    assert make_item(id="hot").version == 3
+    assert [version for version, _ in history("hot")] == [3, 2, 1]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_writers_of_many_items_in_any_order_do_not_deadlock():
     rows = [{"id": f"i{n:03}", "name": "n", "tags": [f"t{n}"]} for n in range(200)]
     staged = [row | {"name": "s", "tags": ["x"]} for row in rows]

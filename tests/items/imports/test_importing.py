@@ -250,6 +250,15 @@ def test_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries)
     assert ItemChange.objects.count() == 500
 
 
+@pytest.mark.once
+@pytest.mark.django_db
+def test_batch_may_take_longer_than_a_statement_of_a_page():
+    staging.apply([{"id": "1", "name": "n"}], actor=TESTER)
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() == ("0",)
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("apply", [False, True], ids=["preview", "import"])
 @pytest.mark.parametrize(
