@@ -191,6 +191,13 @@ def test_preview_is_what_the_import_does(
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("content", ["", workbook([])], ids=["CSV", "workbook"])
+def test_preview_of_an_empty_file_shows_nothing(content):
+    seen = preview(content)
+    assert (seen.columns, seen.rows, seen.problem) == ([], [], "")
+
+
+@pytest.mark.django_db
 def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
     monkeypatch.setattr(importing, "BATCH_ROWS", 2)
     monkeypatch.setattr(importing, "PREVIEW_ROWS", 3)

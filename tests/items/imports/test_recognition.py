@@ -56,7 +56,7 @@ def test_other_kind_of_file_is_named():
         ),
         ("[é]".encode("utf-16"), "a JSON array in UTF-16"),
         ("\r\n {é".encode("utf-16-be"), "NDJSON in UTF-16"),
-        ("name\né\n".encode("utf-16-le"), "CSV in UTF-16"),
+        (("name\n" + 30 * "é\n").encode("utf-16-le"), "CSV in UTF-16"),
         ("[é".encode("utf-8-sig"), "a JSON array in UTF-8"),
         (b"\xef\xbb\xbfname\n" + b"\xe9\n" * 9, "CSV in UTF-8"),
         (b"", "CSV in UTF-8"),
