@@ -3,7 +3,8 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
-from items.fields import FILTERS, ID_SCHEMA, SEARCHED_FIELDS
+from items.field_types import ID_SCHEMA
+from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
 from items.list_query import ORDERINGS, RELEVANCE, SEARCH_MAX
 from items.serializers import (

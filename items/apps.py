@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models.signals import post_migrate
 
+from items import rules
 from items.search import create_triggers
 
 EDITORS = "Editors"
@@ -27,6 +28,7 @@ class ItemsConfig(AppConfig):
         clean_up.register("outdated search texts", renew)
         feed_health.register_all()
         post_migrate.connect(create_editors_group, sender=self)
+        post_migrate.connect(create_general, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)
         if settings.EVENTS_URL:
@@ -43,9 +45,20 @@ def create_editors_group(using: str, **kwargs: Any) -> None:
     if created:
         editing = Permission.objects.using(using).filter(
             content_type__app_label="items",
-            content_type__model__in=("item", "tag"),
+            content_type__model__in=("collection", "item", "tag"),
         )
         group.permissions.set(editing)
+
+
+def create_general(using: str, **kwargs: Any) -> None:
+    """Create the collection of items that name none, also where tables were emptied."""
+    from items.models import Collection
+
+    tables = connections[using].introspection.table_names()
+    if Collection._meta.db_table in tables:  # not after a migration back
+        Collection.objects.using(using).get_or_create(
+            key=rules.GENERAL, defaults={"name": rules.GENERAL.capitalize()}
+        )
 
 
 def settle_restored_changes(using: str, **kwargs: Any) -> None:

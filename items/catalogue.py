@@ -6,20 +6,30 @@ Data comes in as `fields.clean` returns it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import batched
 from math import inf
 from typing import Any
 
+import orjson
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
 from django.db.models import Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
-from uuid_utils.compat import uuid7
 
-from items import fields
+from items import fields, integrity
+from items.collections.schema import compile_schema
 from items.fields import ItemData
-from items.models import Item, ItemChange, ItemQuerySet, ItemTag, Tag
+from items.integrity import Write
+from items.models import (
+    Collection,
+    Item,
+    ItemChange,
+    ItemLink,
+    ItemQuerySet,
+    ItemTag,
+    Tag,
+)
 from items.search import HasNoMark
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
@@ -42,10 +52,14 @@ READ_COLUMNS = [
     for field in Item._meta.concrete_fields
     if field.name not in fields.SEARCH_COLUMNS
 ]
+# Where those are that psycopg hands on as text.
+JSON_COLUMNS = [
+    READ_COLUMNS.index(f.name) for f in fields.COLUMN_FIELDS if f.kind == "json"
+]
 DELETE_BATCH = 1_000
 RENEWED_BATCH = 100
 _RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
-RENEWAL = f"UPDATE items_item SET {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
+RENEWAL = f"UPDATE items_item SET code = %s, {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
 # Cache tag of all lists of items.
 ITEMS = "items"
 
@@ -94,11 +108,6 @@ def invalidate_items(item_ids: Iterable[str]) -> None:
     invalidate(ITEMS, *map(item_tag, item_ids))
 
 
-def new_id() -> str:
-    """Return an id for an item that was given none: unique, and sorted by time."""
-    return str(uuid7())
-
-
 def get_item(item_id: str) -> Item:
     """Raise ItemNotFound if there is none."""
     item = find_item(item_id)
@@ -113,14 +122,23 @@ def find_item(item_id: str) -> Item | None:
     item: Item | None
     if connection.vendor == "postgresql":
         row = fetch_row(sql, [*params, item_id])
-        item = Item.from_db(DEFAULT_DB_ALIAS, READ_COLUMNS, row[:-1]) if row else None
+        item = _from_row(row[:-1]) if row else None
         names = row[-1] if row else None
     else:
         item = next(iter(Item.objects.raw(sql, [*params, item_id])), None)
         names = vars(item)["tag_names_in_row"] if item else None
     if item:
-        item.set_loaded_tags([Tag(name=name) for name in (names or "").split()])
+        item.set_loaded_tags(
+            [Tag(name=name) for name in (names or "").split("\n") if name]
+        )
     return item
+
+
+def _from_row(row: Sequence[Any]) -> Item:
+    values = list(row)
+    for place in JSON_COLUMNS:
+        values[place] = orjson.loads(values[place])
+    return Item.from_db(DEFAULT_DB_ALIAS, READ_COLUMNS, values)
 
 
 @cache
@@ -133,7 +151,7 @@ def _find_item_sql() -> tuple[str, tuple[object, ...]]:
     names = (
         ItemTag.objects.filter(item=OuterRef("pk"))
         .values("item")
-        .annotate(names=StringAgg("tag__name", Value(" ")))
+        .annotate(names=StringAgg("tag__name", Value("\n")))
         .values("names")
     )
     rows = Item.objects.defer(*fields.SEARCH_COLUMNS).annotate(
@@ -145,26 +163,37 @@ def _find_item_sql() -> tuple[str, tuple[object, ...]]:
 
 @atomic_with_retries
 def create_item(data: ItemData, *, actor: Actor) -> Item:
-    """Raise ItemExists if the id is taken."""
-    return _create([data], actor)[0]
+    """Raise ItemExists if the id is taken, Invalid if it breaks another rule."""
+    try:
+        return _create([integrity.place(data)], actor)[0]
+    except NothingCreated as error:
+        errors = (error.errors or {})["0"]
+        raise (ItemExists if "id" in errors else Invalid)(errors=errors) from error
 
 
 @atomic_with_retries
 def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
     """Create all of `rows` or none.
 
-    Raises NothingCreated with the errors by index if ids are taken or given twice.
+    Raises NothingCreated with the errors by index if ids are taken or given twice, or
+    an item breaks a rule of its collection.
     """
-    ids = [row["id"] for row in rows if "id" in row]
-    taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
     errors: dict[str, Any] = {}
+    placed: dict[str, ItemData] = {}
     for index, row in enumerate(rows):
-        if row.get("id") in taken:
-            errors[str(index)] = {"id": [ItemExists.detail]}
-        taken.add(row.get("id", ""))
+        try:
+            placed[str(index)] = integrity.place(row)
+        except Invalid as error:
+            errors[str(index)] = error.errors
+    ids = [row["id"] for row in placed.values()]
+    taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    for index, row in placed.items():
+        if row["id"] in taken:
+            errors[index] = {"id": [ItemExists.detail]}
+        taken.add(row["id"])
     if errors:
         raise NothingCreated(errors=errors)
-    return _create(rows, actor)
+    return _create(list(placed.values()), actor)
 
 
 # Called with the item when it is locked; raises PreconditionFailed.
@@ -195,12 +224,19 @@ def update_item(
     """
     item = _lock(item_id, precondition)
     before = item.state()
-    after = before | {name: changes[name] for name in before if name in changes}
+    after = integrity.change(item_id, before, changes)
     if after == before:
         return item
+    write = Write(item_id, before, after)
+    collections = {item.collection_id: item.collection}
+    if write.changes("collection"):
+        collections = integrity.collections_of([write])
+    if errors := integrity.check([write], collections):
+        raise Invalid(errors=errors[item_id])
     for field in fields.COLUMN_FIELDS:
-        setattr(item, field.name, after[field.name])
-    for name, text in fields.search_columns(after).items():
+        setattr(item, field.column, after[field.name])
+    searchable = collections[after["collection"]].attributes.searchable
+    for name, text in fields.search_columns(after, searchable).items():
         setattr(item, name, text)
     item.version += 1
     item.updated_at = timezone.now()
@@ -209,6 +245,9 @@ def update_item(
         removed = set(before["tags"]) - set(after["tags"])
         ItemTag.objects.filter(item=item, tag__name__in=removed).delete()
         _set_tags([item], {item.pk: after["tags"]})
+    if after["links"] != before["links"]:
+        ItemLink.objects.filter(item=item).delete()
+        _add_links({item.pk: after})
     _log([(item.pk, item.version, Action.UPDATED, before, after)], actor)
     return item
 
@@ -219,9 +258,11 @@ def delete_item(
 ) -> ItemChange:
     """Return the change that undoes this when given to `undo`.
 
-    Raises ItemNotFound, and what `precondition` raises for the item as it is.
+    Raises ItemNotFound, ItemReferenced if others refer to the item, and what
+    `precondition` raises for it as it is.
     """
     item = _lock(item_id, precondition)
+    integrity.expect_unreferenced([item_id])
     before, version = item.state(), item.version + 1
     item.delete()
     return _log([(item_id, version, Action.DELETED, before, None)], actor)[0]
@@ -229,8 +270,13 @@ def delete_item(
 
 @atomic_with_retries
 def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
-    """Delete those of the items that exist, all in one transaction."""
-    for ids in batched(sorted(item_ids), DELETE_BATCH):
+    """Delete those of the items that exist, all in one transaction.
+
+    Raises ItemReferenced if others than these refer to one of them.
+    """
+    item_ids = sorted(item_ids)
+    integrity.expect_unreferenced(item_ids)
+    for ids in batched(item_ids, DELETE_BATCH):
         rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
         items = list(rows.select_for_update())
         entries: list[Entry] = [
@@ -248,7 +294,9 @@ def purge_items(item_ids: Iterable[str], *, actor: Actor) -> int:
     The change log keeps that each change was made, when and by whom, and gets one more.
     """
     purged: set[str] = set()
-    for ids in batched(sorted(set(item_ids)), DELETE_BATCH):
+    item_ids = sorted(set(item_ids))
+    integrity.expect_unreferenced(item_ids)
+    for ids in batched(item_ids, DELETE_BATCH):
         rows = Item.objects.filter(pk__in=ids).order_by("pk").select_for_update()
         last = dict(rows.values_list("pk", "version"))
         changes = ItemChange.objects.filter(item_id__in=ids)
@@ -283,6 +331,8 @@ def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
     items = {item.pk: item for item in rows.select_for_update(of=("self",))}
     if len(items) < 2:
         raise ItemNotFound
+    if items[keep].collection_id != items[drop].collection_id:
+        raise Invalid("Items of different collections cannot be merged.")
     kept, dropped = items[keep].state(), items[drop].state()
     merged: ItemData = {}
     for field in fields.STATE_FIELDS:
@@ -290,6 +340,9 @@ def merge_items(*, keep: str, drop: str, actor: Actor) -> Item:
             merged[field.name] = field.merge(kept[field.name], dropped[field.name])
         except ValueError as error:
             raise Invalid(errors={field.name: [str(error)]}) from error
+    merged["links"] = [
+        link for link in merged["links"] if link["target"] not in (keep, drop)
+    ]
     delete_item(drop, actor=actor)
     return update_item(keep, merged, actor=actor)
 
@@ -320,17 +373,15 @@ def renew_search_columns(model: type[Item] = Item, *, for_s: float = inf) -> int
     `for_s` seconds.
     """
     renewed, last, until = 0, "", time.monotonic() + for_s
-    names = [field.name for field in fields.SEARCHED_FIELDS]
+    names = fields.SEARCHED
     while True:
         with transaction.atomic():
             # What is locked is being written, so that it may not stay old.
             rows = outdated(model).filter(pk__gt=last)
-            rows = rows.select_for_update(skip_locked=True)
-            states = list(rows.values("pk", *names)[:RENEWED_BATCH])
-            texts = [
-                (*fields.search_columns(state).values(), state["pk"])
-                for state in states
-            ]
+            rows = rows.select_for_update(skip_locked=True, of=("self",))
+            columns = ("pk", "collection__schema", *names)
+            states = list(rows.values(*columns)[:RENEWED_BATCH])
+            texts = [_renewed(state) for state in states]
             with connection.cursor() as cursor:
                 cursor.executemany(RENEWAL, texts)
         if not states:
@@ -340,19 +391,30 @@ def renew_search_columns(model: type[Item] = Item, *, for_s: float = inf) -> int
             return renewed
 
 
+def _renewed(state: dict[str, Any]) -> tuple[str, ...]:
+    """Return the values of RENEWAL for an item."""
+    code = state["code"] or state["pk"]
+    searchable = compile_schema(state["collection__schema"]).searchable
+    columns = fields.search_columns(state | {"code": code}, searchable)
+    return code, *columns.values(), state["pk"]
+
+
 def outdated(model: type[Item]) -> ItemQuerySet:
     """Return the items whose search columns are of an earlier release, by an index."""
     return model.objects.filter(HasNoMark("search_text")).order_by("pk")
 
 
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
-    states = {
-        row["id"] if "id" in row else new_id(): fields.empty_state()
-        | {name: value for name, value in row.items() if name != "id"}
-        for row in rows
-    }
+    """Raise NothingCreated with the errors by index."""
+    keys = {row["collection"] for row in rows}
+    collections = Collection.objects.in_bulk(keys)
+    states = {row["id"]: integrity.new_state(row, collections) for row in rows}
+    writes = [Write(pk, None, state) for pk, state in states.items()]
+    if errors := integrity.check(writes, collections):
+        places = {pk: str(index) for index, pk in enumerate(states)}
+        raise NothingCreated(errors={places[pk]: errors[pk] for pk in errors})
     # An id that was deleted continues with the next version.
-    given = [row["id"] for row in rows if "id" in row]
+    given = list(states)
     changes_before = ItemChange.objects.filter(item_id__in=given).values_list("item_id")
     last = dict(changes_before.annotate(Max("version")))
     now = timezone.now()
@@ -363,8 +425,10 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
             version=last.get(pk, 0) + 1,
             created_at=now,
             updated_at=now,
-            **fields.search_columns(states[pk]),
-            **{field.name: states[pk][field.name] for field in fields.COLUMN_FIELDS},
+            **fields.search_columns(
+                states[pk], collections[states[pk]["collection"]].attributes.searchable
+            ),
+            **{f.column: states[pk][f.name] for f in fields.COLUMN_FIELDS},
         )
         for pk in sorted(states)
     ]
@@ -373,6 +437,7 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
     )
     _insert(items, changes)
     _set_tags(items, {pk: state["tags"] for pk, state in states.items()})
+    _add_links(states)
     created = {item.pk: item for item in items}
     return [created[pk] for pk in states]
 
@@ -387,21 +452,25 @@ def _insert(items: list[Item], changes: list[ItemChange]) -> None:
             Item.objects.bulk_create(items)
             ItemChange.objects.bulk_create(changes)
     except IntegrityError as error:
-        if _is_about_items(error):
+        if _is_about_id(error):
             raise ItemExists from error
         raise  # another writer was faster: the whole write starts again
 
 
-def _is_about_items(error: IntegrityError) -> bool:
+def _is_about_id(error: IntegrityError) -> bool:
     table = Item._meta.db_table
     diagnostic = getattr(error.__cause__, "diag", None)
-    return diagnostic.table_name == table if diagnostic else f" {table}." in str(error)
+    if diagnostic:
+        return bool(diagnostic.constraint_name == f"{table}_pkey")
+    return str(error).endswith(f" {table}.id")
 
 
 def _lock(item_id: str, precondition: Precondition | None) -> Item:
     item = (
         Item.objects.for_reading()
-        .select_for_update(of=("self",))
+        .select_related("collection")
+        # Without the key: others may go on referring to it.
+        .select_for_update(of=("self",), no_key=True)
         .filter(pk=item_id)
         .first()
     )
@@ -422,6 +491,16 @@ def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:
         links += [ItemTag(item=item, tag=tag) for tag in tags]
         item.set_loaded_tags(tags)
     ItemTag.objects.bulk_create(links, ignore_conflicts=True)
+
+
+def _add_links(states: Mapping[str, ItemData]) -> None:
+    rows = [
+        ItemLink(item_id=pk, relation=link["relation"], target_id=link["target"])
+        for pk, state in states.items()
+        for link in state["links"]
+    ]
+    if rows:
+        ItemLink.objects.bulk_create(rows)
 
 
 def _log(entries: list[Entry], actor: Actor) -> list[ItemChange]:

@@ -3,241 +3,32 @@
 Rules, REST serializers, forms and admin, CSV and NDJSON columns, the staging SQL of
 imports, filters, the change log with its differences and the search text are made from
 that list. To add a plain field, add it to the model with its migration, and there.
-The classes are the types of fields: what follows from a declaration. Import files are
-staged as text, whatever the type (see `items.imports.staging`).
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import Any
 
-from django import forms
-from django.core.exceptions import ValidationError
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from items import rules
+from items.field_types import (
+    ChoiceField,
+    CodeField,
+    CollectionField,
+    DateField,
+    IdField,
+    ItemField,
+    JsonField,
+    LinkSerializer,
+    LinksField,
+    ReferenceField,
+    TagsField,
+    TextField,
+)
 from items.search import search_text, sort_key
 from resilient_site.api.unknown_names import UnknownField, find_unknown
 from resilient_site.errors import Invalid
-
-if TYPE_CHECKING:
-    from items.models import Item, ItemQuerySet
-
-type SerializerField = serializers.Field[Any, Any, Any, Any]
-
-ID_SCHEMA = {
-    "oneOf": [
-        {"type": "integer", "minimum": 0, "maximum": rules.INTEGER_MAX},
-        {
-            "type": "string",
-            "pattern": rules.ID_PATTERN,
-            "minLength": 1,
-            "maxLength": rules.ID_MAX,
-        },
-    ],
-    "description": 'A whole number, or text. `7` and `"7"` are the same id.',
-}
-
-
-_is_integer = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
-
-
-def public_id(item_id: str) -> int | str:
-    """Return the id as JSON shows it: a whole number stays a number."""
-    if _is_integer(item_id) and int(item_id) <= rules.INTEGER_MAX:
-        return int(item_id)
-    return item_id
-
-
-@extend_schema_field(ID_SCHEMA)
-class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
-    def to_representation(self, value: str) -> int | str:
-        return public_id(value)
-
-    def to_internal_value(self, data: Any) -> str:
-        return rules.clean_id(data)
-
-
-class CleanedFormField(forms.CharField):
-    """Form field that applies the rule of an item field."""
-
-    def __init__(self, field: "ItemField") -> None:
-        self.field = field
-        super().__init__(
-            strip=False,
-            required=field.is_required,
-            label=field.label,
-            help_text=field.help_text,
-            widget=field.widget,
-        )
-
-    def clean(self, value: Any) -> Any:
-        try:
-            return self.field.clean(super().clean(value))
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-    def prepare_value(self, value: Any) -> Any:
-        return value if isinstance(value, str | None) else self.field.to_text(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ItemField:
-    """Declaration of a field: its name in REST, in files and as a model field."""
-
-    name: str
-    help_text: str = ""
-    # For the table of columns on the import page.
-    column_help: str
-    is_required: bool = False
-    # Whether the search looks into it.
-    is_searched: bool = False
-    # The query parameter that filters lists by it; empty: none.
-    filter_parameter: str = ""
-    filter_help: str = "Values of which the items must have one."
-
-    # Whether the value is a list of words rather than one text.
-    is_list: ClassVar[bool] = False
-    # Whether it is a column of the table of items rather than a relation.
-    is_column: ClassVar[bool] = True
-
-    @property
-    def label(self) -> str:
-        return self.name.replace("_", " ").capitalize()
-
-    @property
-    def widget(self) -> forms.Widget:
-        return forms.TextInput({"size": 60})
-
-    def serializer_field(self, **options: Any) -> SerializerField:
-        raise NotImplementedError
-
-    def read(self, item: "Item") -> Any:
-        return getattr(item, self.name)
-
-    def empty(self) -> Any:
-        return ""
-
-    def clean(self, value: Any) -> Any:
-        """Return the value as it is stored; raise ValueError if it breaks the rule."""
-        raise NotImplementedError
-
-    def clean_json(self, value: Any) -> Any:
-        """Clean a value from REST, where text from a file does not stand for others."""
-        return self.clean(value)
-
-    def to_text(self, value: Any) -> str:
-        """Return the value as CSV, forms and the staging table write it."""
-        return str(value)
-
-    def merge(self, kept: Any, dropped: Any) -> Any:
-        """Return the value of an item after another one was merged into it."""
-        return kept or dropped
-
-    def parse_filter(self, values: Sequence[str]) -> tuple[str, ...]:
-        """Return the values of the query parameter; raise ValueError."""
-        return tuple(self.clean(value) for value in values if value)
-
-    def filter(self, rows: "ItemQuerySet", values: Sequence[str]) -> "ItemQuerySet":
-        return rows.filter(**{f"{self.name}__in": values}) if values else rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextField(ItemField):
-    """Text: one line, or any number of lines."""
-
-    max_length: int
-    is_multiline: bool = False
-
-    @property
-    def widget(self) -> forms.Widget:
-        if self.is_multiline:
-            return forms.Textarea({"rows": 8, "dir": "auto"})
-        return forms.TextInput(
-            {"maxlength": self.max_length, "size": 60, "dir": "auto"}
-        )
-
-    def serializer_field(self, **options: Any) -> SerializerField:
-        options = {
-            "max_length": self.max_length,
-            "required": self.is_required,
-        } | options
-        if self.is_required:
-            return serializers.RegexField(r"^\s*[^\s]", min_length=1, **options)
-        return serializers.CharField(allow_blank=True, **options)
-
-    def clean(self, value: Any) -> str:
-        if self.is_multiline:
-            return rules.clean_text(value, max_length=self.max_length)
-        return rules.clean_line(
-            value, max_length=self.max_length, required=self.is_required
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdField(ItemField):
-    """The id: generated where none is given, and never changed."""
-
-    @property
-    def widget(self) -> forms.Widget:
-        return forms.TextInput({"maxlength": rules.ID_MAX, "size": 40})
-
-    def serializer_field(self, **options: Any) -> SerializerField:
-        return IdSerializerField(**{"required": False} | options)
-
-    def clean(self, value: Any) -> str | None:
-        """Return None where no id is given."""
-        return None if value is None or value == "" else rules.clean_id(value)
-
-    def clean_json(self, value: Any) -> str | None:
-        if value == "":
-            raise ValueError("Must not be empty.")
-        return self.clean(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TagsField(ItemField):
-    """Tags: a relation, written as words with spaces between."""
-
-    is_list: ClassVar[bool] = True
-    is_column: ClassVar[bool] = False
-
-    def serializer_field(self, **options: Any) -> SerializerField:
-        tag = serializers.RegexField(rules.TAG_PATTERN, max_length=rules.TAG_MAX)
-        options = {"max_length": rules.TAGS_MAX, "required": False} | options
-        return serializers.ListField(child=tag, **options)
-
-    def read(self, item: "Item") -> list[str]:
-        return item.tag_names()
-
-    def empty(self) -> list[str]:
-        return []
-
-    def clean(self, value: Any) -> list[str]:
-        return rules.clean_tags(value)
-
-    def clean_json(self, value: Any) -> list[str]:
-        if isinstance(value, str):
-            raise ValueError("Must be a list of tags.")
-        return self.clean(value)
-
-    def to_text(self, value: Any) -> str:
-        return " ".join(value)
-
-    def merge(self, kept: list[str], dropped: list[str]) -> list[str]:
-        """Raise ValueError if both have more tags together than an item may have."""
-        return self.clean([*kept, *dropped])
-
-    def parse_filter(self, values: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.clean([value for value in values if value]))
-
-    def filter(self, rows: "ItemQuerySet", values: Sequence[str]) -> "ItemQuerySet":
-        return rows.tagged(values)
-
-
-# --- the declarations
 
 ID = IdField(
     name="id",
@@ -251,6 +42,27 @@ ID = IdField(
 # In the order in which pages and files show them.
 FIELDS: tuple[ItemField, ...] = (
     ID,
+    CollectionField(
+        name="collection",
+        filter_parameter="collection",
+        filter_help="Keys of collections; the items are in one of them.",
+        help_text="The key of its code list. Leave empty for “general”.",
+        column_help=(
+            f"The key of a collection. Without one, a new item is in “{rules.GENERAL}”."
+        ),
+    ),
+    CodeField(
+        name="code",
+        max_length=rules.CODE_MAX,
+        is_searched=True,
+        filter_parameter="code",
+        filter_help="Codes of which the items must have one.",
+        help_text="What the item is called in its collection. In “general” its id.",
+        column_help=(
+            f"One line of up to {rules.CODE_MAX} characters, which only one item of "
+            f"its collection has. In “{rules.GENERAL}” it is the id."
+        ),
+    ),
     TextField(
         name="name",
         max_length=rules.NAME_MAX,
@@ -270,6 +82,38 @@ FIELDS: tuple[ItemField, ...] = (
             "Without the column, items keep theirs."
         ),
     ),
+    JsonField(
+        name="labels",
+        cleaner=rules.clean_labels,
+        container=dict,
+        is_searched=True,
+        make_serializer_field=lambda **options: serializers.DictField(
+            child=serializers.CharField(max_length=rules.NAME_MAX), **options
+        ),
+        help_text='Names in other languages, as JSON: {"de": "Sechskantschraube"}',
+        column_help="Names by language, as a JSON object.",
+    ),
+    JsonField(
+        name="aliases",
+        cleaner=rules.clean_aliases,
+        container=list,
+        is_searched=True,
+        make_serializer_field=lambda **options: serializers.ListField(
+            child=serializers.CharField(max_length=rules.NAME_MAX),
+            max_length=rules.ALIASES_MAX,
+            **options,
+        ),
+        help_text='Other names to find it by, as JSON: ["Hexagon bolt"]',
+        column_help="Other names, as a JSON array.",
+    ),
+    JsonField(
+        name="attributes",
+        cleaner=rules.clean_attributes,
+        container=dict,
+        make_serializer_field=serializers.DictField,
+        help_text='Values by name, as JSON: {"length_mm": 40}',
+        column_help="Values by name, as a JSON object.",
+    ),
     TagsField(
         name="tags",
         filter_parameter="tag",
@@ -280,11 +124,54 @@ FIELDS: tuple[ItemField, ...] = (
             "separated by spaces. Without the column, items keep theirs."
         ),
     ),
+    ChoiceField(
+        name="status",
+        choices=rules.STATUSES,
+        default=rules.ACTIVE,
+        filter_parameter="status",
+        help_text="Whether the code is to be used.",
+        column_help=f"One of {', '.join(rules.STATUSES)}; empty: {rules.ACTIVE}.",
+    ),
+    DateField(
+        name="valid_from",
+        help_text="The first day on which the code is valid.",
+        column_help="The first valid day, as 2026-12-31.",
+    ),
+    DateField(
+        name="valid_to",
+        help_text="The last day on which the code is valid.",
+        column_help="The last valid day, as 2026-12-31.",
+    ),
+    ReferenceField(
+        name="parent",
+        filter_parameter="parent",
+        filter_help="Ids of items; the items are directly below one of them.",
+        help_text="The id of the item above it, in the same collection.",
+        column_help="The id of the item above it, in the same collection.",
+    ),
+    ReferenceField(
+        name="replaced_by",
+        help_text="The id of its successor, in the same collection.",
+        column_help="The id of its successor, in the same collection.",
+    ),
+    LinksField(
+        name="links",
+        cleaner=rules.clean_links,
+        container=list,
+        make_serializer_field=partial(LinkSerializer, many=True),
+        help_text=(
+            "Relations to items of any collection, as JSON: "
+            '[{"relation": "exactMatch", "target": "bolt.8"}]'
+        ),
+        column_help="Relations to other items, as a JSON array.",
+    ),
 )
 # What an item holds beside its id: its state, as the change log keeps it.
 STATE_FIELDS = FIELDS[1:]
 COLUMN_FIELDS = tuple(field for field in STATE_FIELDS if field.is_column)
 SEARCHED_FIELDS = tuple(field for field in STATE_FIELDS if field.is_searched)
+# What the search text is made of: some attributes too.
+SEARCHED = (*(field.name for field in SEARCHED_FIELDS), "attributes")
 FILTERS = {field.filter_parameter: field for field in FIELDS if field.filter_parameter}
 # What the catalogue itself records of an item.
 READ_ONLY = ("version", "created_at", "updated_at")
@@ -294,9 +181,11 @@ SEARCH_COLUMNS = ("search_text", "sort_key")
 # Bound once: an import cleans millions of rows.
 _CLEANERS = [(field.name, field.clean, field.is_required) for field in FIELDS]
 _JSON_CLEANERS = [(field.name, field.clean_json, field.is_required) for field in FIELDS]
+# Those of which None means that none is given.
+_ABSENT_IF_NONE = ("id", "collection", "code")
 # A client may send back what it has read.
 _KNOWN = {*(field.name for field in FIELDS), *READ_ONLY}
-_SEARCHED_TEXTS = [(field.name, field.to_text) for field in SEARCHED_FIELDS]
+_SEARCHED_TEXTS = [(field.name, field.to_search) for field in SEARCHED_FIELDS]
 
 # Values by field name. What is absent stays as it is.
 type ItemData = dict[str, Any]
@@ -309,7 +198,7 @@ def clean(
     is_json: bool = False,
     ignores_unknown: bool = False,
 ) -> ItemData:
-    """Return the declared fields of `raw` cleaned; an id of None counts as absent.
+    """Return the declared fields of `raw` cleaned; an id or code of None is absent.
 
     Raises Invalid with every field that breaks its rule, and with the required ones
     that are missing unless `partial`. Forms and files write every type as text; with
@@ -332,16 +221,36 @@ def clean(
         raise UnknownField(errors=find_unknown(raw, _KNOWN) | errors)
     if errors:
         raise Invalid(errors=errors)
-    if data.get(ID.name, "") is None:
-        del data[ID.name]
+    for name in _ABSENT_IF_NONE:
+        if name in data and data[name] is None:
+            del data[name]
     return data
+
+
+def public_state(state: ItemData | None, item_id: str) -> ItemData | None:
+    """Return a state of the change log as REST shows it.
+
+    That of an earlier release has fewer fields, which were empty then.
+    """
+    if state is None:
+        return None
+    state = empty_state() | {"code": item_id} | state
+    return {field.name: field.public(state[field.name]) for field in STATE_FIELDS}
 
 
 def empty_state() -> ItemData:
     return {field.name: field.empty() for field in STATE_FIELDS}
 
 
-def search_columns(state: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns that the search and the order by name look into."""
-    texts = [to_text(state[name]) for name, to_text in _SEARCHED_TEXTS]
+def search_columns(
+    state: Mapping[str, Any], searchable: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return the columns that the search and the order by name look into.
+
+    `searchable` are the names of the attributes that the search looks into too.
+    """
+    texts = [text for name, read in _SEARCHED_TEXTS if (text := read(state[name]))]
+    for name in searchable:
+        value = state["attributes"].get(name, "")
+        texts.append(" ".join(map(str, value if isinstance(value, list) else [value])))
     return {"search_text": search_text(*texts), "sort_key": sort_key(state["name"])}

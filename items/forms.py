@@ -5,7 +5,8 @@ from typing import Any
 from django import forms
 
 from items import catalogue, fields
-from items.fields import CleanedFormField, ItemData
+from items.field_types import CleanedFormField
+from items.fields import ItemData
 from items.imports import importing
 from items.imports.file_parsing import REJECT_COLUMNS, suggest
 from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat

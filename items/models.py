@@ -7,8 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, OuterRef, Prefetch, Q
-from django.db.models.functions import Length
+from django.db.models import Exists, F, JSONField, OuterRef, Prefetch, Q, Value
+from django.db.models.functions import Length, Lower
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
@@ -16,8 +16,14 @@ from django.utils.http import http_date
 
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
-from items.fields import ItemField
+from items.collections.schema import AttributeSchema, compile_schema
+from items.field_types import ItemField, public_id
 from items.search import SORT_KEY_MAX, Code, HasNoMark, matching
+
+EMPTY_OBJECT = Value({}, JSONField())
+EMPTY_LIST = Value([], JSONField())
+# Less than `rules.clean_id` asks for, in what both databases understand.
+STORED_ID_PATTERN = r"""^[^ "#%/<>?\[\\\]^`{|}]+$"""
 
 
 class Tag(models.Model):
@@ -35,6 +41,41 @@ class Tag(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Collection(models.Model):
+    """A code list: its items, and the schema of their attributes."""
+
+    key = models.CharField(primary_key=True, max_length=rules.KEY_MAX)
+    name = models.CharField(max_length=rules.NAME_MAX)
+    description = models.TextField(blank=True)
+    # JSON Schema, see items.collections.schema; and one that is to take its place,
+    # while it is made sure that the items conform to it. Writes conform to both.
+    schema = models.JSONField(default=dict, blank=True)
+    next_schema = models.JSONField(null=True, editable=False)
+    source = models.CharField(max_length=500, blank=True)
+    licence = models.CharField(max_length=200, blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(key__regex=rules.KEY_PATTERN), name="collection_key_pattern"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def attributes(self) -> AttributeSchema:
+        return compile_schema(self.schema)
+
+    @property
+    def next_attributes(self) -> AttributeSchema | None:
+        return None if self.next_schema is None else compile_schema(self.next_schema)
 
 
 class ItemQuerySet(models.QuerySet["Item"]):
@@ -59,6 +100,11 @@ class ItemQuerySet(models.QuerySet["Item"]):
             rows = rows.filter(Exists(links))
         return rows
 
+    def with_codes(self, key: str, codes: Iterable[str]) -> ItemQuerySet:
+        """Filter by collection and code, by the index of either kind of them."""
+        column = "pk" if key == rules.GENERAL else "code"
+        return self.filter(collection=key, **{f"{column}__in": list(codes)})
+
     def for_reading(self) -> ItemQuerySet:
         """Fetch what readers see: with the tags, without the search text."""
         tags = Prefetch("tags", to_attr="loaded_tags")
@@ -77,14 +123,50 @@ class Item(models.Model):
     """One entry of the catalogue, written only through `items.catalogue`."""
 
     id = models.CharField(primary_key=True, max_length=rules.ID_MAX)
+    # Defaults of the database let the release before this one go on writing, which
+    # knows neither collections nor search columns.
+    collection = models.ForeignKey(
+        Collection,
+        on_delete=models.DO_NOTHING,
+        related_name="items",
+        default=rules.GENERAL,
+        db_default=rules.GENERAL,
+        db_index=False,
+    )
+    code = models.CharField(max_length=rules.CODE_MAX, blank=True, db_default="")
     name = models.CharField(max_length=rules.NAME_MAX)
     description = models.TextField(blank=True)
+    labels = models.JSONField(default=dict, db_default=EMPTY_OBJECT)
+    aliases = models.JSONField(default=list, db_default=EMPTY_LIST)
+    attributes = models.JSONField(default=dict, db_default=EMPTY_OBJECT)
     tags = models.ManyToManyField(Tag, through="ItemTag", related_name="items")
+    status = models.CharField(
+        max_length=10, default=rules.ACTIVE, db_default=rules.ACTIVE
+    )
+    valid_from = models.DateField(null=True, blank=True)
+    valid_to = models.DateField(null=True, blank=True)
+    # What is referred to cannot be deleted, see `items.integrity`; the database checks
+    # it at the end of the transaction.
+    parent = models.ForeignKey(
+        "self",
+        on_delete=models.DO_NOTHING,
+        related_name="children",
+        null=True,
+        db_index=False,
+    )
+    replaced_by = models.ForeignKey(
+        "self",
+        on_delete=models.DO_NOTHING,
+        related_name="replaces",
+        null=True,
+        db_index=False,
+    )
+    # Relations to other items, which ItemLink has in rows.
+    links = models.JSONField(default=list, db_default=EMPTY_LIST)
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
-    # Of name and description, see items.search. The default lets the release before
-    # this one go on writing.
+    # Of the searched fields, see items.search.
     search_text = models.TextField(editable=False)
     sort_key = CodePointField(max_length=SORT_KEY_MAX, editable=False, db_default="")
 
@@ -93,7 +175,25 @@ class Item(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(id__regex=rules.ID_PATTERN), name="item_id_pattern"
+                condition=Q(id__regex=STORED_ID_PATTERN), name="item_id_pattern"
+            ),
+            models.UniqueConstraint(
+                fields=["collection", "code"],
+                condition=~Q(collection=rules.GENERAL),
+                name="item_code_once",
+            ),
+            models.CheckConstraint(
+                condition=~Q(collection=rules.GENERAL) | Q(code__in=["", F("id")]),
+                name="item_code_in_general",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=rules.STATUSES), name="item_status"
+            ),
+            models.CheckConstraint(
+                condition=Q(valid_from__isnull=True)
+                | Q(valid_to__isnull=True)
+                | Q(valid_from__lte=F("valid_to")),
+                name="item_validity",
             ),
             models.CheckConstraint(condition=~Q(name=""), name="item_has_name"),
             models.CheckConstraint(
@@ -108,7 +208,21 @@ class Item(models.Model):
         ]
         indexes = [
             models.Index(fields=["sort_key", "id"], name="item_by_sort_key"),
+            models.Index(
+                fields=["collection", "sort_key", "id"], name="item_by_collection"
+            ),
             models.Index(Code("id"), name="item_by_code"),
+            models.Index(Lower("code"), name="item_by_own_code"),
+            models.Index(
+                fields=["parent", "sort_key", "id"],
+                condition=Q(parent__isnull=False),
+                name="item_by_parent",
+            ),
+            models.Index(
+                fields=["replaced_by"],
+                condition=Q(replaced_by__isnull=False),
+                name="item_by_successor",
+            ),
             models.Index(fields=["created_at", "id"], name="item_by_creation"),
             models.Index(fields=["updated_at", "id"], name="item_by_update"),
             # What an earlier release wrote, which is usually nothing.
@@ -160,8 +274,8 @@ class Item(models.Model):
     def as_json(self) -> dict[str, Any]:
         """Return the item as REST and NDJSON show it."""
         return {
-            "id": fields.public_id(self.pk),
-            **self.state(),
+            "id": public_id(self.pk),
+            **{f.name: f.public(f.read(self)) for f in fields.STATE_FIELDS},
             **{name: getattr(self, name) for name in fields.READ_ONLY},
         }
 
@@ -179,6 +293,31 @@ class ItemTag(models.Model):
 
     def __str__(self) -> str:
         return f"{self.item_id} has tag {self.tag_id}"
+
+
+class ItemLink(models.Model):
+    """A link of an item, to be found from its target."""
+
+    item = models.ForeignKey(
+        Item, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    relation = models.CharField(max_length=12)
+    target = models.ForeignKey(
+        Item, on_delete=models.DO_NOTHING, related_name="+", db_index=False
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["item", "relation", "target"], name="itemlink_once"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["target", "relation"], name="itemlink_by_target"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.item_id} {self.relation} {self.target_id}"
 
 
 class ItemChangeQuerySet(models.QuerySet["ItemChange"]):
@@ -273,7 +412,8 @@ class ItemChange(models.Model):
         return [
             (field, before.get(field.name), after.get(field.name))
             for field in fields.STATE_FIELDS
-            if before.get(field.name) != after.get(field.name)
+            if (before.get(field.name) or field.empty())
+            != (after.get(field.name) or field.empty())
         ]
 
 

@@ -6,21 +6,55 @@ can be imported again. `items.fields` says which rule applies to which field.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Any
+
+import orjson
 
 ID_MAX = 100
+KEY_MAX = 50
+CODE_MAX = 100
 NAME_MAX = 200
 DESCRIPTION_MAX = 10_000
 TAG_MAX = 50
 TAGS_MAX = 30
+LABELS_MAX = 200
+ALIASES_MAX = 100
+LINKS_MAX = 500
+ATTRIBUTES_MAX = 200
+# Of one value, and of all of them as JSON.
+ATTRIBUTE_MAX = 4_000
+ATTRIBUTES_MAX_BYTES = 64 * 1024
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]*$"
+# A path segment of a URL (RFC 3986, section 3.3: pchar, but no escapes), in which
+# letters need not be ASCII. Which characters beyond ASCII, `clean_id` says.
+ID_PATTERN = r"""^[^\x00-\x20"#%/<>?\[\\\]^`{|}\x7f]+$"""
+KEY_PATTERN = r"^[a-z0-9]+([_-][a-z0-9]+)*$"
 TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+-]*$"
+# The beginning of BCP 47: language, script, region, variants.
+LANGUAGE_PATTERN = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$"
+NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$"
+
+# The collection of an item that names none: there the id is the code.
+GENERAL = "general"
+STATUSES = ("draft", "active", "deprecated", "retired")
+ACTIVE = "active"
+# The mapping relations of SKOS (W3C, section 10).
+RELATIONS = (
+    "exactMatch", "closeMatch", "broadMatch", "narrowMatch", "relatedMatch",
+)  # fmt: skip
 
 # The largest integer that every JSON reader keeps exact (RFC 8259, section 6).
 INTEGER_MAX = 2**53 - 1
 
 _is_id = re.compile(ID_PATTERN.removesuffix("$")).fullmatch
+_is_key = re.compile(KEY_PATTERN.removesuffix("$")).fullmatch
+_is_language = re.compile(LANGUAGE_PATTERN.removesuffix("$")).fullmatch
+_is_attribute_name = re.compile(NAME_PATTERN.removesuffix("$")).fullmatch
+# Steps of a path (RFC 3986, section 5.2.4), and where the routes begin that are no ids.
+_RESERVED_IDS = (".", "..", "-")
 _is_tag = re.compile(TAG_PATTERN.removesuffix("$")).fullmatch
 _has_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]").search
 
@@ -33,15 +67,180 @@ def clean_id(value: object) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise ValueError("Must be text or a whole number.")
-    value = value.strip()
+    value = unicodedata.normalize("NFC", value.strip())
     if len(value) > ID_MAX:
         raise ValueError(f"May have at most {ID_MAX} characters.")
-    if not _is_id(value):
+    if not is_legal_id(value):
         raise ValueError(
-            "May have letters A-Z, digits and . _ : + ~ @ - and must begin with a "
-            "letter or a digit."
+            "May have letters, digits and - . _ ~ ! $ & ' ( ) * + , ; = : @ without "
+            "spaces."
         )
     return value
+
+
+def is_legal_id(value: str) -> bool:
+    if value in _RESERVED_IDS or not _is_id(value) or len(value) > ID_MAX:
+        return False
+    return value.isascii() or all(
+        letter.isascii() or unicodedata.category(letter)[0] in "LMN" for letter in value
+    )
+
+
+def clean_key(value: object) -> str:
+    """Accept the key of a collection: a word of the URL."""
+    if not isinstance(value, str):
+        raise ValueError("Must be text.")
+    key = value.strip()
+    if len(key) > KEY_MAX:
+        raise ValueError(f"May have at most {KEY_MAX} characters.")
+    if not _is_key(key):
+        raise ValueError("May have letters a-z and digits, with - or _ between them.")
+    return key
+
+
+def clean_choice(value: object, choices: Iterable[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"Must be one of {', '.join(choices)}.")
+    return str(value)
+
+
+def clean_date(value: object) -> date | None:
+    """Accept a day as ISO 8601 writes it (2026-12-31), or nothing."""
+    if value is None or isinstance(value, date):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("Must be a date.")
+    text = value.strip()
+    if not text:
+        return None
+    try:
+        if len(text) != len("2026-12-31"):
+            raise ValueError
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("Must be a date, such as 2026-12-31.") from error
+
+
+def clean_json(value: object) -> Any:
+    """Return what a text from a file or a form says as JSON; None if it is empty."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"Must be JSON: {error}.") from error
+
+
+def clean_labels(value: object) -> dict[str, str]:
+    """Accept names by language tag (RFC 5646); return them in the order of the tags."""
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ValueError("Must be an object of texts by language.")
+    labels = {}
+    for language, text in value.items():
+        if not isinstance(language, str) or not _is_language(language):
+            raise ValueError(
+                f"“{language}” is not a language tag, such as de or pt-BR."
+            )
+        try:
+            label = clean_line(text, max_length=NAME_MAX, required=False)
+        except ValueError as error:
+            raise ValueError(f"{language}: {error}") from error
+        if label:
+            labels[_language_tag(language)] = label
+    if len(labels) > LABELS_MAX:
+        raise ValueError(f"An item may have at most {LABELS_MAX} labels.")
+    return dict(sorted(labels.items()))
+
+
+def clean_aliases(value: object) -> list[str]:
+    """Accept other names, in their order, each once."""
+    value = [] if value is None else value
+    if not isinstance(value, list | tuple):
+        raise ValueError("Must be a list of texts.")
+    lines = (clean_line(text, max_length=NAME_MAX, required=True) for text in value)
+    aliases = list(dict.fromkeys(lines))
+    if len(aliases) > ALIASES_MAX:
+        raise ValueError(f"An item may have at most {ALIASES_MAX} aliases.")
+    return aliases
+
+
+def clean_attributes(value: object) -> dict[str, Any]:
+    """Accept values by name; return them in the order of the names, without nulls.
+
+    Which ones an item may have is what the schema of its collection says.
+    """
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ValueError("Must be an object of values by name.")
+    if len(value) > ATTRIBUTES_MAX:
+        raise ValueError(f"An item may have at most {ATTRIBUTES_MAX} attributes.")
+    attributes = {}
+    for name in sorted(value, key=str):
+        if not isinstance(name, str) or not _is_attribute_name(name):
+            raise ValueError(
+                f"“{name}” is not a name: letters A-Z and digits, with _ between them."
+            )
+        try:
+            content = _clean_attribute(value[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if content is not None:
+            attributes[name] = content
+    if attributes and len(orjson.dumps(attributes)) > ATTRIBUTES_MAX_BYTES:
+        raise ValueError(f"May have at most {ATTRIBUTES_MAX_BYTES:,} bytes as JSON.")
+    return attributes
+
+
+def _clean_attribute(value: object) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        return [_clean_scalar(one) for one in value]
+    return _clean_scalar(value)
+
+
+def _clean_scalar(value: object) -> Any:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        if not -INTEGER_MAX <= value <= INTEGER_MAX:  # nor infinite, nor NaN
+            raise ValueError(f"Must lie between -{INTEGER_MAX} and {INTEGER_MAX}.")
+        is_whole = isinstance(value, float) and value.is_integer()
+        return int(value) if is_whole else value
+    return clean_text(value, max_length=ATTRIBUTE_MAX)
+
+
+def clean_links(value: object) -> list[dict[str, str]]:
+    """Accept `{relation, target}` objects; return each once, in a fixed order."""
+    value = [] if value is None else value
+    if not isinstance(value, list | tuple):
+        raise ValueError("Must be a list of links.")
+    links = set()
+    for link in value:
+        if not isinstance(link, Mapping) or link.keys() != {"relation", "target"}:
+            raise ValueError("A link is an object with a relation and a target.")
+        relation = clean_choice(link["relation"], RELATIONS)
+        links.add((relation, clean_id(link["target"])))
+    if len(links) > LINKS_MAX:
+        raise ValueError(f"An item may have at most {LINKS_MAX} links.")
+    return [{"relation": kind, "target": target} for kind, target in sorted(links)]
+
+
+def _language_tag(tag: str) -> str:
+    """Return the tag as RFC 5646, section 2.1.1, writes it: zh-Hant-TW."""
+    language, *rest = tag.split("-")
+    parts = [language.lower()]
+    for part in rest:
+        if len(parts[-1]) == 1:  # after x, all is lower case
+            parts.append(part.lower())
+        elif len(part) == 4 and part.isalpha():
+            parts.append(part.title())
+        else:
+            parts.append(part.upper() if len(part) == 2 else part.lower())
+    return "-".join(parts)
 
 
 def clean_line(value: object, *, max_length: int, required: bool) -> str:

@@ -28,9 +28,7 @@ from django.db.models import (
     When,
 )
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Concat
-
-from items import rules
+from django.db.models.functions import Concat, Lower
 
 if TYPE_CHECKING:
     from items.models import ItemQuerySet
@@ -41,7 +39,7 @@ RARE_ROWS = 50_000
 FEW_ROWS = 1_000
 SORT_KEY_MAX = 250
 # Begins every search text that is made as below: others are of an earlier release.
-FORMAT_MARK = "\n"
+FORMAT_MARK = "\r"
 LAST_CHARACTER = "\U0010ffff"
 
 _SQLITE_MATCH = """
@@ -75,7 +73,6 @@ _unspaced = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _number = re.compile("0*([0-9]+)")
-_is_id = re.compile(rules.ID_PATTERN).match
 
 
 @lru_cache(4096)
@@ -174,7 +171,7 @@ class Code(Func):
 class HasNoMark(Func):
     """Whether a search text lacks FORMAT_MARK; without parameters, for an index."""
 
-    template = "(SUBSTR(%(expressions)s, 1, 1) <> CHR(10))"
+    template = "(SUBSTR(%(expressions)s, 1, 1) <> CHR(13))"
     output_field = BooleanField()
 
     def as_sqlite(
@@ -198,16 +195,21 @@ def matching(rows: ItemQuerySet, text: str) -> ItemQuerySet:
         found, long = Q(pk__in=raw), []
     for part in [*long, *short]:
         found &= Q(search_text__contains=part)
-    return rows.alias(code=Code("id")).filter(_has_id(text) | found)
+    return _with_codes(rows).filter(_has_id(text) | found)
+
+
+def _with_codes(rows: ItemQuerySet) -> ItemQuerySet:
+    return rows.alias(own_code=Lower("code"), id_code=Code("id"))
 
 
 def _has_id(text: str) -> Q:
     """Return the condition that an item has this id or code."""
     text = text.strip().lower()
-    if not _is_id(text):
+    if not text:
         return Q(pk__in=())
+    is_code = Q(own_code=text) | Q(id_code=text)
     _, dot, code = text.partition(".")
-    return Q(code=text) | Q(code=code, id__iexact=text) if dot else Q(code=text)
+    return is_code | Q(id_code=code, id__iexact=text) if dot else is_code
 
 
 def by_relevance(rows: ItemQuerySet, text: str) -> ItemQuerySet:
@@ -222,19 +224,23 @@ def by_relevance(rows: ItemQuerySet, text: str) -> ItemQuerySet:
     in_name = Q()
     for word in words.split():
         in_name &= Q(padded_key__contains=f" {_by_value(word)} ")
-    return rows.alias(code=Code("id"), padded_key=name).annotate(
-        rank=Case(
-            When(_has_id(text), Value(0)),
-            When(_begins_with(text), Value(1)),
-            When(in_name, Value(2)),
-            default=Value(3),
+    return (
+        _with_codes(rows)
+        .alias(padded_key=name)
+        .annotate(
+            rank=Case(
+                When(_has_id(text), Value(0)),
+                When(_begins_with(text), Value(1)),
+                When(in_name, Value(2)),
+                default=Value(3),
+            )
         )
     )
 
 
 def tiers(rows: ItemQuerySet, text: str) -> dict[int, ItemQuerySet]:
     """Return the rows by `rank`, which is coarser: each is read by an index."""
-    rows = rows.alias(code=Code("id"))
+    rows = _with_codes(rows)
     first, second = _has_id(text), _begins_with(text)
     conditions = {0: first, 1: second & ~first, REST: ~first & ~second}
     return {

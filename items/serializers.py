@@ -6,7 +6,8 @@ from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
 from items import fields
-from items.fields import IdSerializerField
+from items.changes import feed
+from items.field_types import IdSerializerField
 from items.models import Item, ItemChange
 
 EXAMPLE_INPUT = {
@@ -77,6 +78,10 @@ class ChangeSerializer(serializers.ModelSerializer[ItemChange]):
             "id", "item_id", "version", "action", "before", "after", "at", "actor",
             "request_id", "client_request_id",
         )  # fmt: skip
+
+    def to_representation(self, change: ItemChange) -> dict[str, Any]:
+        shown = feed.as_json(change) | {"actor": self.get_actor(change)}
+        return {name: shown[name] for name in self.Meta.fields}
 
     def get_actor(self, change: ItemChange) -> str | None:
         user = self.context["request"].user

@@ -11,6 +11,7 @@ from django.db.models import F
 from django.db.models.fields.tuple_lookups import TupleGreaterThan
 
 from items import fields
+from items.field_types import public_id
 from items.models import ItemChange
 from resilient_site.api.keyset import Cursor
 from resilient_site.errors import Invalid
@@ -100,11 +101,11 @@ def as_json(change: ItemChange) -> dict[str, Any]:
     """Return a change as it is public: without its author."""
     return {
         "id": change.pk,
-        "item_id": fields.public_id(change.item_id),
+        "item_id": public_id(change.item_id),
         "version": change.version,
         "action": change.action,
-        "before": change.before,
-        "after": change.after,
+        "before": fields.public_state(change.before, change.item_id),
+        "after": fields.public_state(change.after, change.item_id),
         "at": change.at,
         "request_id": change.request_id,
         "client_request_id": change.client_request_id,

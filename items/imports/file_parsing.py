@@ -28,10 +28,10 @@ KNOWN = {*COLUMNS, *fields.READ_ONLY, *REJECT_COLUMNS}
 ASSIGNABLE = {*KNOWN, ""}
 # Columns that other systems call otherwise: what the form suggests.
 SYNONYMS = {
-    "id": ("code", "key", "identifier", "item"),
+    "id": ("key", "identifier", "item"),
     "name": ("label", "title", "term", "text"),
     "description": ("notes", "note", "comment", "comments", "details", "definition"),
-    "tags": ("tag", "keywords", "labels", "categories", "category"),
+    "tags": ("tag", "keywords", "categories", "category"),
 }
 
 COLUMNS_MAX = 200

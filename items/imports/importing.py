@@ -23,8 +23,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from items import fields
-from items.catalogue import new_id
+from items import fields, integrity
 from items.fields import ItemData
 from items.imports import staging
 from items.imports.file_parsing import (
@@ -138,8 +137,7 @@ class Batch:
                 try:
                     self._take(line, keep_first=seen is not None)
                 except Invalid as error:
-                    by_field = (error.errors or {}).items()
-                    reason = "; ".join(f"{f}: {' '.join(m)}" for f, m in by_field)
+                    reason = integrity.describe(error.errors or {})
             if reason:
                 self.rejects.append(Reject(line, reason))
             if self.offset - offset >= bytes_max:
@@ -156,8 +154,12 @@ class Batch:
             reason = "Leave it out where the last row of an id counts."
             raise Invalid(errors={"version": [reason]})
         if "id" not in data:
-            data["id"] = new_id()
-            self.generated_ids.add(data["id"])
+            if not (derived := integrity.derived_id(data)):
+                derived = integrity.new_id()
+                self.generated_ids.add(derived)
+            data["id"] = derived
+        if data["id"] in self.generated_ids:
+            pass
         elif earlier := self.rows.get(data["id"]):
             if keep_first:
                 number = self._lines[data["id"]].number

@@ -1,37 +1,41 @@
-"""Set-based writing of an import's batch: stage, compare, apply, log.
+"""Set-based writing of an import's batch: check, stage, compare, apply, log.
 
-The rows go into a temporary table (by COPY on PostgreSQL), one statement compares
-them with the catalogue, and the rest is a handful of set-based statements whatever
-the number of rows. The SQL is made from the declared fields, and is the same for both
-databases but for a few functions. Every value is staged as text; NULL leaves an
-item's own.
+Items as they are, as far as the checks need them, come by one query. The rows go into a
+temporary table (by COPY on PostgreSQL), one statement compares them with the catalogue,
+and the rest is a handful of set-based statements whatever the number of rows. The SQL
+is made from the declared fields, and is the same for both databases but for a few
+functions. Every value is staged as text; NULL leaves an item's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NamedTuple
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
+from django.db.models import Max
 from django.utils import timezone
 
-from items import fields
+from items import fields, integrity
 from items.catalogue import invalidate_items
-from items.fields import (
-    COLUMN_FIELDS,
-    SEARCH_COLUMNS,
-    SEARCHED_FIELDS,
-    STATE_FIELDS,
-    ItemData,
-)
-from items.models import Item
+from items.field_types import ItemField
+from items.fields import COLUMN_FIELDS, SEARCH_COLUMNS, STATE_FIELDS, ItemData
+from items.integrity import Write
+from items.models import Collection, Item, ItemChange
 from resilient_site.accounts.actor import Actor
+from resilient_site.errors import Invalid
 from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 # Of a row: the version of the item that it was made of. It is no older one's to
 # overwrite what others have written since.
 BASE_VERSION = "base_version"
+# Fields whose values are checked against other items, or against the collection.
+CHECKED = (
+    "collection", "code", "attributes", "valid_from", "valid_to", "parent",
+    "replaced_by", "links",
+)  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -42,21 +46,141 @@ class Counts(NamedTuple):
     rejected: dict[str, str]
 
 
+class Kind(NamedTuple):
+    """The SQL of a kind of field: {0} is a column, or a text that is staged."""
+
+    current: str  # what an item has, as the plan has it
+    staged: str  # what was staged, as the plan has it
+    stored: str = "{0}"  # what the plan has, as an item has it
+    in_json: str = "{0}"  # what the plan has, as a member of the state
+
+
 @dataclass(frozen=True)
 class Dialect:
     """Where the SQL of the two databases differs."""
 
-    current_tags: str  # the tags of item `i`, as the staging table has them
-    split: str  # a table `tag(value)` of the tags in plan `p`
+    kinds: Mapping[str, Kind]
+    current_tags: str  # the tags of item `i`, as a JSON array
+    tags: str  # a table `tag(value)` of the tags in plan `p`
+    links: str  # a table `link` of the links in plan `p`
+    relation: str  # the relation of such a `link`
+    target: str  # and its target
     json_object: str  # builds the state from names and values
-    json_list: str  # makes JSON of a text that is a list
     stage: Callable[[CursorWrapper, Sequence[tuple[Any, ...]]], None]
+
+
+class Batch:
+    """Rows, with what is known of their items before they are staged."""
+
+    def __init__(self, rows: Sequence[ItemData]) -> None:
+        self.rows = {row["id"]: row for row in rows}
+        self.rejected: dict[str, str] = {}
+        given = set.intersection(*(set(row) for row in rows)) if rows else set()
+        # What a row lacks, the search text is made of all the same.
+        searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
+        needed = [f for f in searched if f.name not in given]
+        needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
+        names = [field.name for field in needed]
+        columns = [field.column for field in needed]
+        found = Item.objects.filter(pk__in=self.rows).values_list(
+            "pk", "version", *columns
+        )
+        self.versions = {pk: version for pk, version, *_ in found}
+        self.known = {
+            pk: dict(zip(names, map(_as_cleaned, values), strict=True))
+            for pk, _, *values in found
+        }
+        self._reject_old()
+        self._place()
+        keys = {state["collection"] for state in self.known.values()}
+        keys |= {row["collection"] for row in self.rows.values() if "collection" in row}
+        self.collections = Collection.objects.in_bulk(keys)
+        self.states = {pk: self._state(pk) for pk in self.rows}
+        while errors := self._errors():
+            # What refers to these has nothing to refer to any more.
+            self.reject({pk: integrity.describe(found) for pk, found in errors.items()})
+
+    def reject(self, reasons: Mapping[str, str]) -> None:
+        for pk in reasons:
+            del self.rows[pk]
+        self.rejected |= reasons
+
+    def _reject_old(self) -> None:
+        """Reject rows that are made of an older version than the present one."""
+        bases = {
+            pk: row[BASE_VERSION]
+            for pk, row in self.rows.items()
+            if BASE_VERSION in row
+        }
+        gone = ItemChange.objects.filter(item_id__in=bases.keys() - self.known.keys())
+        last = (
+            dict(gone.values_list("item_id").annotate(Max("version"))) if bases else {}
+        )
+        reasons = {}
+        for pk, base in bases.items():
+            if base < self.versions.get(pk, 0):
+                reasons[pk] = (
+                    f"Conflict: the item is at version {self.versions[pk]}, and this "
+                    f"row is made of version {base}."
+                )
+            elif base < last.get(pk, 0):
+                reasons[pk] = f"Conflict: the item was deleted since version {base}."
+        self.reject(reasons)
+
+    def _place(self) -> None:
+        reasons = {}
+        for pk, row in self.rows.items():
+            if pk in self.known:
+                continue
+            if not row.get("name"):
+                reasons[pk] = "There is no item with this id; a new one needs a name."
+                continue
+            try:
+                self.rows[pk] = integrity.place(row)
+            except Invalid as error:
+                reasons[pk] = integrity.describe(error.errors or {})
+        self.reject(reasons)
+
+    def _state(self, pk: str) -> ItemData:
+        """Return what is known of the state after the write."""
+        row = self.rows[pk]
+        if pk not in self.known:
+            state = integrity.new_state(row, self.collections)
+            if state["attributes"]:
+                self.rows[pk] = row | {"attributes": state["attributes"]}
+            return state
+        return self.known[pk] | row
+
+    def _errors(self) -> dict[str, Any]:
+        writes = []
+        for pk, row in self.rows.items():
+            before = self.known.get(pk)
+            if before is None or not row.keys().isdisjoint(CHECKED):
+                writes.append(Write(pk, before, self.states[pk]))
+        return integrity.check(writes, self.collections)
+
+    def staged(self) -> list[tuple[str | int | None, ...]]:
+        """Return the rows of the staging table, with their search columns."""
+        columns = [(field.name, field.to_staging) for field in STATE_FIELDS]
+        staged = []
+        for pk, row in self.rows.items():
+            texts = [to(row[name]) if name in row else None for name, to in columns]
+            state = self.states[pk]
+            searchable = self.collections[state["collection"]].attributes.searchable
+            derived = fields.search_columns(state, searchable).values()
+            staged.append((pk, *texts, *derived))
+        return staged
+
+
+def _as_cleaned(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def compare(rows: Sequence[ItemData]) -> Counts:
     """Return what `apply` would do at this moment; change nothing."""
+    batch = Batch(rows)
     with connection.cursor() as cursor:
-        counts = _plan(cursor, rows)
+        counts = _plan(cursor, batch, len(rows))
         _drop(cursor)
     return counts
 
@@ -67,9 +191,8 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
 
     Fields that a row lacks stay as they are. All or none: one transaction, with its
     entries in the change log; left out are rows of an older version of their item,
-    and those of a new item that lack what it needs.
+    and those that break a rule of the catalogue, such as a new item without a name.
     """
-    sql = _dialect()
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # Few rows against many: probe the indexes, whatever the statistics say.
@@ -80,41 +203,53 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
             # In the order of the ids, so that two imports wait and do not deadlock.
             cursor.execute(
                 "SELECT COUNT(*) FROM (SELECT 1 FROM items_item WHERE id = ANY(%s) "
-                "ORDER BY id FOR UPDATE) AS locked",
+                "ORDER BY id FOR NO KEY UPDATE) AS locked",
                 [[row["id"] for row in rows]],
             )
-        counts = _plan(cursor, rows)
+        batch = Batch(rows)
+        counts = _plan(cursor, batch, len(rows))
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
-            _write_items(cursor, now)
-            _write_tags(cursor, sql)
-            _write_log(cursor, sql, now, actor)
-            invalidate_items(row["id"] for row in rows)
+            given = _given(batch)
+            _write_items(cursor, given, now)
+            _write_tags(cursor)
+            _write_links(cursor)
+            _write_log(cursor, now, actor)
+            invalidate_items(batch.rows)
         _drop(cursor)
     return counts
 
 
-def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
+def _given(batch: Batch) -> list[ItemField]:
+    """Return the fields that any of the rows has: the others stay as they are."""
+    names = {name for row in batch.rows.values() for name in row}
+    return [field for field in STATE_FIELDS if field.name in names]
+
+
+def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     sql = _dialect()
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
-    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns}, {BASE_VERSION} bigint)")
-    sql.stage(cursor, _staged(rows))
-    current = {
-        field.name: f"i.{field.name}" if field.is_column else sql.current_tags
-        for field in STATE_FIELDS
-    }
-    new_and_old = ", ".join(
-        f"COALESCE(s.{name}, {of_item}, '') AS {name}, "
-        f"COALESCE({of_item}, '') AS old_{name}"
-        for name, of_item in current.items()
-    )
+    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns})")
+    sql.stage(cursor, batch.staged())
+    given = _given(batch)
+    planned = []
+    for field in STATE_FIELDS:
+        kind = sql.kinds[field.kind]
+        column = f"i.{field.column}" if field.is_column else sql.current_tags
+        empty = kind.staged.format(f"'{field.to_staging(field.empty())}'")
+        old = f"COALESCE({kind.current.format(column)}, {empty})"
+        planned.append(f"{old} AS old_{field.name}")
+        if field in given:
+            staged = kind.staged.format(f"s.{field.name}")
+            planned.append(f"COALESCE({staged}, {old}) AS {field.name}")
+        else:
+            planned.append(f"{old} AS {field.name}")
     derived = ", ".join(f"s.{name}" for name in SEARCH_COLUMNS)
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, {derived}, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
-               {new_and_old},
+        SELECT s.id, {derived}, i.id IS NOT NULL AS known, {", ".join(planned)},
                COALESCE(
                    i.version,
                    (SELECT MAX(c.version) FROM items_itemchange c
@@ -124,88 +259,52 @@ def _plan(cursor: CursorWrapper, rows: Sequence[ItemData]) -> Counts:
         FROM items_stage s LEFT JOIN items_item i ON i.id = s.id
         """
     )
-    unchanged = " AND ".join(f"{name} = old_{name}" for name in current)
+    unchanged = " AND ".join(f"{f.name} = old_{f.name}" for f in given) or "1 = 1"
     cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
-    rejected = _reject(cursor)
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
     )
     created, updated = cursor.fetchone()
-    unchanged_rows = len(rows) - created - updated - len(rejected)
-    return Counts(created, updated, unchanged_rows, rejected)
+    unchanged_rows = number - created - updated - len(batch.rejected)
+    return Counts(created, updated, unchanged_rows, batch.rejected)
 
 
-def _reject(cursor: CursorWrapper) -> dict[str, str]:
-    """Remove from the plan what must not be written; return the reasons by id."""
-    lacks = " OR ".join(
-        f"{field.name} = ''" for field in STATE_FIELDS if field.is_required
-    )
-    condition = f"{BASE_VERSION} < version - 1 OR (NOT known AND ({lacks}))"
-    cursor.execute(
-        f"SELECT id, known, {BASE_VERSION}, version - 1 FROM items_plan "
-        f"WHERE {condition}"
-    )
-    rejected = {}
-    for pk, known, base, version in cursor.fetchall():
-        if base is None or base >= version:
-            reason = "There is no item with this id; a new one needs a name."
-        elif known:
-            reason = (
-                f"Conflict: the item is at version {version}, and this row is made of "
-                f"version {base}."
-            )
-        else:
-            reason = f"Conflict: the item was deleted since version {base}."
-        rejected[pk] = reason
-    if rejected:
-        cursor.execute(f"DELETE FROM items_plan WHERE {condition}")
-    return rejected
+def _write_items(cursor: CursorWrapper, given: Iterable[ItemField], now: Any) -> None:
+    kinds = _dialect().kinds
 
+    def stored(field: ItemField) -> str:
+        return kinds[field.kind].stored.format(f"p.{field.name}")
 
-def _staged(rows: Sequence[ItemData]) -> list[tuple[str | int | None, ...]]:
-    """Return the rows of the staging table, with their search columns."""
-    searched = {field.name for field in SEARCHED_FIELDS}
-    partial = [row["id"] for row in rows if not row.keys() >= searched]
-    found = Item.objects.filter(pk__in=partial).values("pk", *searched)
-    kept = {item.pop("pk"): item for item in found}
-    columns = [(field.name, field.to_text) for field in STATE_FIELDS]
-    staged = []
-    for row in rows:
-        texts = [
-            to_text(row[name]) if name in row else None for name, to_text in columns
-        ]
-        state = fields.empty_state() | kept.get(row["id"], {}) | row
-        derived = fields.search_columns(state).values()
-        staged.append((row["id"], *texts, *derived, row.get(BASE_VERSION)))
-    return staged
-
-
-def _write_items(cursor: CursorWrapper, now: Any) -> None:
-    names = [field.name for field in COLUMN_FIELDS]
-    columns = ", ".join(["id", *names, "version", *SEARCH_COLUMNS])
+    derived = ", ".join(SEARCH_COLUMNS)
+    columns = ", ".join(field.column for field in COLUMN_FIELDS)
+    values = ", ".join(map(stored, COLUMN_FIELDS))
     cursor.execute(
         f"""
-        INSERT INTO items_item ({columns}, created_at, updated_at)
-        SELECT {columns}, %s, %s FROM items_plan WHERE NOT known ORDER BY id
+        INSERT INTO items_item
+            (id, {columns}, version, {derived}, created_at, updated_at)
+        SELECT id, {values}, version, {derived}, %s, %s
+        FROM items_plan p WHERE NOT known ORDER BY id
         """,
         [now, now],
     )
-    values = ", ".join(f"{name} = p.{name}" for name in [*names, *SEARCH_COLUMNS])
+    changed = [f"{f.column} = {stored(f)}" for f in given if f.is_column]
+    changed += [f"{name} = p.{name}" for name in SEARCH_COLUMNS]
     cursor.execute(
         f"""
         UPDATE items_item
-        SET {values}, version = p.version, updated_at = %s
+        SET {", ".join(changed)}, version = p.version, updated_at = %s
         FROM items_plan p WHERE p.known AND items_item.id = p.id
         """,
         [now],
     )
 
 
-def _write_tags(cursor: CursorWrapper, sql: Dialect) -> None:
+def _write_tags(cursor: CursorWrapper) -> None:
+    sql = _dialect()
     cursor.execute(
         f"INSERT INTO items_tag (name, description) "
-        f"SELECT DISTINCT tag.value, '' FROM items_plan p, {sql.split} "
+        f"SELECT DISTINCT tag.value, '' FROM items_plan p, {sql.tags} "
         f"WHERE p.tags <> p.old_tags ORDER BY 1 ON CONFLICT DO NOTHING"
     )
     cursor.execute(
@@ -213,20 +312,34 @@ def _write_tags(cursor: CursorWrapper, sql: Dialect) -> None:
         DELETE FROM items_itemtag
         WHERE item_id IN (SELECT id FROM items_plan WHERE known AND tags <> old_tags)
           AND NOT EXISTS (
-            SELECT 1 FROM items_plan p, {sql.split}
+            SELECT 1 FROM items_plan p, {sql.tags}
             JOIN items_tag t ON t.name = tag.value
             WHERE p.id = items_itemtag.item_id AND t.id = items_itemtag.tag_id)
         """
     )
     cursor.execute(
         f"INSERT INTO items_itemtag (item_id, tag_id) "
-        f"SELECT p.id, t.id FROM items_plan p, {sql.split} "
+        f"SELECT p.id, t.id FROM items_plan p, {sql.tags} "
         f"JOIN items_tag t ON t.name = tag.value "
         f"WHERE p.tags <> p.old_tags ON CONFLICT DO NOTHING"
     )
 
 
-def _write_log(cursor: CursorWrapper, sql: Dialect, now: Any, actor: Actor) -> None:
+def _write_links(cursor: CursorWrapper) -> None:
+    sql = _dialect()
+    cursor.execute(
+        "DELETE FROM items_itemlink WHERE item_id IN "
+        "(SELECT id FROM items_plan WHERE known AND links <> old_links)"
+    )
+    cursor.execute(
+        f"INSERT INTO items_itemlink (item_id, relation, target_id) "
+        f"SELECT p.id, {sql.relation}, {sql.target} FROM items_plan p, {sql.links} "
+        f"WHERE p.links <> p.old_links"
+    )
+
+
+def _write_log(cursor: CursorWrapper, now: Any, actor: Actor) -> None:
+    sql = _dialect()
     cursor.execute(
         f"""
         INSERT INTO items_itemchange (item_id, version, action, before, after,
@@ -253,8 +366,7 @@ def _state(sql: Dialect, prefix: str) -> str:
     """Return the SQL of an item's state as JSON, from the plan's columns."""
     values = []
     for field in STATE_FIELDS:
-        column = f"p.{prefix}{field.name}"
-        value = sql.json_list.format(column) if field.is_list else column
+        value = sql.kinds[field.kind].in_json.format(f"p.{prefix}{field.name}")
         values.append(f"'{field.name}', {value}")
     return f"{sql.json_object}({', '.join(values)})"
 
@@ -271,36 +383,51 @@ def _copy(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    values = ", ".join(["%s"] * (len(STAGED) + 1))
+    values = ", ".join(["%s"] * len(STAGED))
     cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 
 STAGED = ("id", *(field.name for field in STATE_FIELDS), *SEARCH_COLUMNS)
-_LINKS = "items_itemtag l JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id"
-
-# Tag names have no spaces and no quotes, so text and JSON array convert by replacing.
-_JSON_ARRAY = (
-    "CASE WHEN {0} = '' THEN '[]' "
-    """ELSE '["' || REPLACE({0}, ' ', '","') || '"]' END"""
-)
+_TAGS = "items_itemtag l JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id"
+_TEXT = Kind("{0}", "{0}")
+_KEY = Kind("{0}", "{0}", stored="NULLIF({0}, '')", in_json="NULLIF({0}, '')")
 
 POSTGRESQL = Dialect(
-    current_tags=(
-        f"(SELECT STRING_AGG(t.name, ' ' ORDER BY t.name COLLATE \"C\") FROM {_LINKS})"
-    ),
-    split="UNNEST(STRING_TO_ARRAY(p.tags, ' ')) AS tag(value)",
+    kinds={
+        "text": _TEXT,
+        "key": _KEY,
+        "date": Kind(
+            current="TO_CHAR({0}, 'YYYY-MM-DD')",
+            staged="{0}",
+            stored="NULLIF({0}, '')::date",
+            in_json="NULLIF({0}, '')",
+        ),
+        "json": Kind("{0}", "({0})::jsonb"),
+    },
+    current_tags=f'(SELECT JSONB_AGG(t.name ORDER BY t.name COLLATE "C") FROM {_TAGS})',
+    tags="JSONB_ARRAY_ELEMENTS_TEXT(p.tags) AS tag(value)",
+    links="JSONB_TO_RECORDSET(p.links) AS link(relation text, target text)",
+    relation="link.relation",
+    target="link.target",
     json_object="JSONB_BUILD_OBJECT",
-    json_list=f"({_JSON_ARRAY})::jsonb",
     stage=_copy,
 )
 SQLITE = Dialect(
+    kinds={
+        "text": _TEXT,
+        "key": _KEY,
+        "date": _KEY,
+        "json": Kind("JSON({0})", "JSON({0})", in_json="JSON({0})"),
+    },
     current_tags=(
-        f"(SELECT GROUP_CONCAT(name, ' ') FROM "
-        f"(SELECT t.name FROM {_LINKS} ORDER BY t.name))"
+        f"(SELECT JSON_GROUP_ARRAY(name) FROM "
+        f"(SELECT t.name FROM {_TAGS} ORDER BY t.name))"
     ),
-    split=f"JSON_EACH({_JSON_ARRAY.format('p.tags')}) AS tag",
+    tags="JSON_EACH(p.tags) AS tag",
+    links="JSON_EACH(p.links) AS link",
+    relation="link.value ->> 'relation'",
+    target="link.value ->> 'target'",
     json_object="JSON_OBJECT",
-    json_list=f"JSON({_JSON_ARRAY})",
     stage=_insert,
 )
 

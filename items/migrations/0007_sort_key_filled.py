@@ -1,11 +1,10 @@
-"""Fills the search columns and makes their indexes while the site goes on writing.
+"""Makes indexes of the search columns while the site goes on writing.
 
 Each step is its own transaction, so that a run that was interrupted can be repeated.
 """
 
 import items.search
 from django.db import migrations, models
-from items import catalogue
 from items.search import create_triggers
 
 INDEXES = {
@@ -14,11 +13,11 @@ INDEXES = {
 }
 
 
-def fill(apps, schema_editor):
+def create_search_triggers(apps, schema_editor):
+    # 0012 fills the columns, as this release makes them.
     if schema_editor.connection.vendor == "sqlite":
         # The column has rebuilt the table, without them.
         create_triggers(schema_editor.connection)
-    catalogue.renew_search_columns(apps.get_model("items", "Item"))
 
 
 def make_indexes(apps, schema_editor):
@@ -44,7 +43,7 @@ class Migration(migrations.Migration):
     dependencies = [("items", "0006_sort_key")]
 
     operations = [
-        migrations.RunPython(fill, migrations.RunPython.noop),
+        migrations.RunPython(create_search_triggers, migrations.RunPython.noop),
         migrations.RunPython(make_indexes, migrations.RunPython.noop),
         migrations.SeparateDatabaseAndState(
             state_operations=[

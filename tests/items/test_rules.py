@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from items import fields, rules
+from items import field_types, fields, rules
 from items.models import Item
 from items.search import search_words
 from resilient_site.errors import Invalid
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.once
 )
 def test_numeric_id_stays_a_number_in_json(given_id, stored, shown):
     assert rules.clean_id(given_id) == stored
-    assert fields.public_id(stored) == shown
+    assert field_types.public_id(stored) == shown
 
 
 @pytest.mark.parametrize(

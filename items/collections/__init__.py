@@ -1,0 +1,1 @@
+"""Collections: code lists, each with a JSON Schema of its items' attributes."""

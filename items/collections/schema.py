@@ -1,0 +1,230 @@
+"""The JSON Schema of a collection: which attributes its items have, of which type.
+
+The useful subset of JSON Schema 2020-12 (see SUBSET), with four keywords of our own:
+`x-searchable` and `x-filterable`, whether the search and the filters of lists look at
+an attribute; `x-unique`, whether two items of a collection may have the same value;
+`x-reference`, the collection whose codes are its values. Without a schema, `{}`, items
+may have any attributes.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from items import rules
+from resilient_site.errors import Invalid
+
+type Schema = Mapping[str, Any]
+
+TEXT = {"type": "string", "maxLength": 1_000}
+FLAG = {"type": "boolean"}
+SIZE = {"type": "integer", "minimum": 0, "maximum": 100_000}
+NUMBER = {"type": "number"}
+FORMATS = ("date", "date-time", "uri", "email")
+SCALARS: dict[str, dict[str, Any]] = {
+    "string": {
+        "pattern": {"type": "string", "format": "regex", "maxLength": 500},
+        "minLength": SIZE,
+        "maxLength": SIZE,
+        "format": {"enum": FORMATS},
+    },
+    "integer": {"minimum": NUMBER, "maximum": NUMBER},
+    "number": {"minimum": NUMBER, "maximum": NUMBER},
+    "boolean": {},
+}
+COMMON = {
+    "title": TEXT,
+    "description": TEXT,
+    "default": {},
+    "x-searchable": FLAG,
+    "x-filterable": FLAG,
+}
+UNIQUE = {"x-unique": FLAG}
+REFERENCE = {"x-reference": {"type": "string", "pattern": rules.KEY_PATTERN}}
+
+
+def _of_type(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["type"],
+        "additionalProperties": False,
+        "properties": {"type": {"const": name}, **keywords},
+    }
+
+
+def _scalars(keywords: Mapping[str, Any]) -> list[dict[str, Any]]:
+    enum = {"type": "array", "minItems": 1, "maxItems": 1_000, "uniqueItems": True}
+    return [
+        _of_type(name, {"enum": enum | {"items": {"type": name}}, **own, **keywords})
+        for name, own in SCALARS.items()
+    ]
+
+
+ARRAY = {
+    "items": {"oneOf": _scalars({})},
+    "minItems": SIZE,
+    "maxItems": SIZE,
+    "uniqueItems": FLAG,
+}
+# What a schema of a collection may say, as a JSON Schema.
+SUBSET: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "$schema": {"const": "https://json-schema.org/draft/2020-12/schema"},
+        "type": {"const": "object"},
+        "title": TEXT,
+        "description": TEXT,
+        "properties": {
+            "type": "object",
+            "maxProperties": rules.ATTRIBUTES_MAX,
+            "propertyNames": {"pattern": rules.NAME_PATTERN, "maxLength": 50},
+            "additionalProperties": {
+                "oneOf": [
+                    *_scalars({**COMMON, **UNIQUE, **REFERENCE}),
+                    _of_type("array", {**ARRAY, **COMMON}),
+                ]
+            },
+        },
+        "required": {
+            "type": "array",
+            "uniqueItems": True,
+            "items": {"type": "string"},
+        },
+        "additionalProperties": FLAG,
+    },
+}
+
+
+def _validator(schema: Schema) -> jsonschema_rs.Draft202012Validator:
+    # Patterns that take linear time, whatever they are and are matched with.
+    return jsonschema_rs.Draft202012Validator(
+        dict(schema),
+        validate_formats=True,
+        pattern_options=jsonschema_rs.RegexOptions(),
+    )
+
+
+_subset = _validator(SUBSET)
+_subset_by_type = {
+    name: _validator(one)
+    for name, one in zip(
+        [*SCALARS, "array"],
+        SUBSET["properties"]["properties"]["additionalProperties"]["oneOf"],
+        strict=True,
+    )
+}
+
+
+class AttributeSchema:
+    """A schema, compiled."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.properties: dict[str, Any] = schema.get("properties", {})
+        is_closed = {"additionalProperties": False} if self.properties else {}
+        self._validator = _validator({"type": "object", **is_closed, **schema})
+        self.searchable = self._names("x-searchable")
+        self.unique = self._names("x-unique")
+        # Unique ones and references are looked up at every write.
+        self.filterable = self._names("x-filterable", "x-unique", "x-reference")
+        self.references: dict[str, str] = {
+            name: self.properties[name]["x-reference"]
+            for name in self._names("x-reference")
+        }
+
+    def _names(self, *keywords: str) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, declared in self.properties.items()
+            if any(declared.get(keyword) for keyword in keywords)
+        )
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            name: declared["default"]
+            for name, declared in self.properties.items()
+            if "default" in declared
+        }
+
+    def errors(self, attributes: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return what is wrong, by attribute."""
+        if self._validator.is_valid(attributes):
+            return {}
+        errors: dict[str, list[str]] = {}
+        for name, message in self._errors(attributes):
+            errors.setdefault(name, []).append(message)
+        return errors
+
+    def _errors(self, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        required = self.schema.get("required", ())
+        for name in required:
+            if name not in attributes:
+                yield name, "This attribute is required."
+        for error in self._validator.iter_errors(dict(attributes)):
+            if error.instance_path:
+                yield str(error.instance_path[0]), f"{error.message}."
+        if self.properties and not self.schema.get("additionalProperties"):
+            for name in attributes.keys() - self.properties.keys():
+                yield name, "There is no such attribute."
+
+
+def compile_schema(schema: Schema) -> AttributeSchema:
+    """Return the schema compiled, which is kept: it is used for every item."""
+    return _compile(orjson.dumps(schema))
+
+
+@lru_cache(256)
+def _compile(schema: bytes) -> AttributeSchema:
+    return AttributeSchema(orjson.loads(schema))
+
+
+def clean_schema(schema: Any) -> Schema:
+    """Return the schema if it is of the subset; raise Invalid with what is not."""
+    errors: dict[str, list[str]] = {}
+    for path, message in _faults(schema):
+        errors.setdefault(path, []).append(message)
+    if errors:
+        raise Invalid(errors={"schema": errors})
+    return dict(schema)
+
+
+def _faults(schema: Any) -> Iterator[tuple[str, str]]:
+    is_object = isinstance(schema, Mapping)
+    properties = schema.get("properties") if is_object else None
+    if not isinstance(properties, Mapping):
+        yield from _found(_subset, schema, "schema")
+        return
+    # One attribute at a time, as it is of one type: else the errors were of all types.
+    rest = {**schema, "properties": dict.fromkeys(properties, {"type": "boolean"})}
+    yield from _found(_subset, rest, "schema")
+    for name, declared in properties.items():
+        yield from _faults_of(f"properties.{name}", declared)
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else ():
+        if name not in properties:
+            yield "required", f"There is no attribute “{name}”."
+
+
+def _faults_of(place: str, declared: Any) -> Iterator[tuple[str, str]]:
+    kind = declared.get("type") if isinstance(declared, Mapping) else None
+    if not isinstance(kind, str) or kind not in _subset_by_type:
+        yield f"{place}.type", f"Must be one of {', '.join(_subset_by_type)}."
+        return
+    faults = list(_found(_subset_by_type[kind], declared, place))
+    yield from faults
+    if "default" in declared and not faults:
+        kept = {k: v for k, v in declared.items() if k != "default"}
+        if not _validator(kept).is_valid(declared["default"]):
+            yield f"{place}.default", "Does not conform to the attribute itself."
+
+
+def _found(
+    validator: jsonschema_rs.Draft202012Validator, value: Any, place: str
+) -> Iterator[tuple[str, str]]:
+    for error in validator.iter_errors(value):
+        yield ".".join([place, *map(str, error.instance_path)]), f"{error.message}."

@@ -1,0 +1,408 @@
+"""What an item must be to others: its collection, code, schema, references.
+
+`check` is called by every way of writing, for one item and for thousands, in the
+transaction of the write; it makes a fixed number of queries, and none for what did not
+change. The database has constraints for what it can hold itself (codes, dates in order,
+what is referred to exists); here they become errors that name the field.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection as Several
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from django.db.models import Q, QuerySet
+from django.db.models.fields.json import KeyTransform
+from uuid_utils.compat import uuid7
+
+from items import fields, rules
+from items.fields import ItemData
+from items.models import Collection, Item, ItemLink
+from resilient_site.errors import Conflict, Invalid
+
+REFERENCES_SHOWN = 20
+# Levels of a hierarchy, so that an item's ancestors can be shown.
+DEPTH_MAX = 50
+POINTERS = ("parent", "replaced_by")
+
+
+class ItemReferenced(Conflict):
+    code = "item_referenced"
+    detail = (
+        "Other items refer to this one, so it cannot be deleted. Change or delete "
+        "those first, or retire this one."
+    )
+
+
+class Write(NamedTuple):
+    """An item as it is to be written, and as it was: None if it is new."""
+
+    id: str
+    before: ItemData | None
+    after: ItemData
+
+    def changes(self, *names: str) -> bool:
+        """Return whether one of these fields is to be another one."""
+        before = self.before
+        return before is None or any(self.after[n] != before[n] for n in names)
+
+
+# Field name to its messages, by attribute for the attributes.
+type ItemErrors = dict[str, Any]
+
+
+def new_id() -> str:
+    """Return an id for an item that was given none: unique, and sorted by time."""
+    return str(uuid7())
+
+
+def place(data: ItemData) -> ItemData:
+    """Return the data of a new item with its collection, code and id.
+
+    Raises Invalid if there is no code, or if it is not the id where it has to be.
+    """
+    key, code = data.get("collection", rules.GENERAL), data.get("code")
+    item_id = data.get("id") or derived_id(data) or new_id()
+    if key == rules.GENERAL:
+        _expect_general(item_id, code)
+        code = item_id
+    elif code is None:
+        raise Invalid(errors={"code": ["This field is required."]})
+    return data | {"id": item_id, "collection": key, "code": code}
+
+
+def derived_id(data: ItemData) -> str:
+    """Return the id that the code makes, if that is a legal one."""
+    key, code = data.get("collection", rules.GENERAL), data.get("code")
+    if code is None or key == rules.GENERAL:
+        return code or ""
+    item_id = f"{key}.{code}"
+    return item_id if rules.is_legal_id(item_id) else ""
+
+
+def new_state(data: ItemData, collections: Mapping[str, Collection]) -> ItemData:
+    """Return the state of a new item, with the defaults of its collection."""
+    state = fields.empty_state() | {n: v for n, v in data.items() if n != "id"}
+    collection = collections.get(state["collection"])
+    if collection and collection.attributes.defaults:
+        state["attributes"] = collection.attributes.defaults | state["attributes"]
+        state["attributes"] = dict(sorted(state["attributes"].items()))
+    return state
+
+
+def change(item_id: str, before: ItemData, changes: ItemData) -> ItemData:
+    """Return the state after `changes`, of which those of other fields do not count."""
+    after = before | {name: changes[name] for name in before if name in changes}
+    if after["collection"] == rules.GENERAL:
+        if "code" in changes and changes["code"] != before["code"]:
+            _expect_general(item_id, changes["code"])
+        after["code"] = item_id
+    return after
+
+
+def _expect_general(item_id: str, code: str | None) -> None:
+    if code not in (None, item_id):
+        message = f"In the collection “{rules.GENERAL}” the code is the id."
+        raise Invalid(errors={"code": [message]})
+    if not rules.is_legal_id(item_id):
+        message = f"In the collection “{rules.GENERAL}” the code must be a legal id."
+        raise Invalid(errors={"code": [message]})
+
+
+def describe(errors: Mapping[str, Any]) -> str:
+    """Return errors by field, and by attribute, as one line."""
+    parts = []
+    for name, found in errors.items():
+        by_name = {name: found}
+        if isinstance(found, Mapping):
+            by_name = {f"{name}.{member}": texts for member, texts in found.items()}
+        parts += [f"{place}: {' '.join(texts)}" for place, texts in by_name.items()]
+    return "; ".join(parts)
+
+
+def collections_of(writes: Iterable[Write]) -> dict[str, Collection]:
+    """Return the collections that items are in, or are to be in, by key."""
+    states = (state for w in writes for state in (w.before, w.after) if state)
+    return Collection.objects.in_bulk({state["collection"] for state in states})
+
+
+def check(
+    writes: Several[Write], collections: Mapping[str, Collection]
+) -> dict[str, ItemErrors]:
+    """Return what is wrong with each item, by id; locks what the answer depends on."""
+    errors: dict[str, ItemErrors] = defaultdict(dict)
+    _lock(writes, collections)
+    known = [write for write in writes if write.after["collection"] in collections]
+    for write in writes:
+        found = errors[write.id]
+        if write.after["collection"] not in collections:
+            message = f"There is no collection “{write.after['collection']}”."
+            found["collection"] = [message]
+        start, end = write.after["valid_from"], write.after["valid_to"]
+        if start and end and start > end:
+            found["valid_to"] = ["Must not be before the first valid day."]
+    _check_attributes(known, collections, errors)
+    _check_codes(known, errors)
+    _check_unique(known, collections, errors)
+    _check_targets(known, errors)
+    _check_codes_referred_to(known, collections, errors)
+    _check_departures(known, errors)
+    _check_circles([w for w in known if not errors[w.id]], errors)
+    return {item_id: found for item_id, found in errors.items() if found}
+
+
+def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> None:
+    """Let no one else change the hierarchy, or unique values, of these collections.
+
+    Else two moves could make a circle together, of which each sees one half.
+    """
+    keys = set()
+    for write in writes:
+        collection = collections.get(write.after["collection"])
+        has_moved = any(write.after[n] for n in POINTERS) and write.changes(*POINTERS)
+        has_left = write.before and write.changes("collection")
+        if has_moved or has_left or (collection and collection.attributes.unique):
+            keys |= {write.after["collection"]}
+            keys |= {write.before["collection"]} if write.before else set()
+    if keys:
+        rows = Collection.objects.filter(pk__in=keys).order_by("pk")
+        list(rows.select_for_update(no_key=True).values_list("pk"))
+
+
+def _check_attributes(
+    writes: Iterable[Write],
+    collections: Mapping[str, Collection],
+    errors: dict[str, ItemErrors],
+) -> None:
+    for write in writes:
+        if not write.changes("attributes", "collection"):
+            continue
+        collection = collections[write.after["collection"]]
+        found = collection.attributes.errors(write.after["attributes"])
+        if not found and (coming := collection.next_attributes):
+            found = {
+                name: [f"{message} (By the schema that is being introduced.)"]
+                for name, messages in coming.errors(write.after["attributes"]).items()
+                for message in messages
+            }
+        if found:
+            errors[write.id]["attributes"] = found
+
+
+def _check_codes(writes: Iterable[Write], errors: dict[str, ItemErrors]) -> None:
+    """Find codes that another item of the collection has, or is given as well."""
+    codes: dict[str, dict[str, str]] = defaultdict(dict)
+    new = {write.id for write in writes if write.before is None}
+    for write in writes:
+        key, code = write.after["collection"], write.after["code"]
+        if key == rules.GENERAL or not write.changes("collection", "code"):
+            continue
+        first = codes[key].setdefault(code, write.id)
+        if first != write.id:
+            errors[write.id]["code"] = [f"The item “{first}” has this code already."]
+    for key, ids in codes.items():
+        rows = Item.objects.with_codes(key, ids)
+        for code, item_id in rows.values_list("code", "pk"):
+            if item_id != ids[code]:
+                message = f"The item “{item_id}” has this code already."
+                errors[ids[code]]["code"] = [message]
+            elif item_id in new:
+                errors[item_id]["id"] = ["Item already exists"]
+
+
+def _check_unique(
+    writes: Iterable[Write],
+    collections: Mapping[str, Collection],
+    errors: dict[str, ItemErrors],
+) -> None:
+    given: dict[tuple[str, str], dict[Any, str]] = defaultdict(dict)
+    own = {write.id for write in writes}  # what they have now, they may give up
+    for write in writes:
+        key = write.after["collection"]
+        for name in collections[key].attributes.unique:
+            value = write.after["attributes"].get(name)
+            if value is None or not write.changes("collection", "attributes"):
+                continue
+            first = given[key, name].setdefault(value, write.id)
+            if first != write.id:
+                _add(errors[write.id], name, first)
+    for (key, name), ids in given.items():
+        for value, item_id in having(key, name, ids).values_list("value", "pk"):
+            if item_id not in own:
+                _add(errors[ids[value]], name, item_id)
+
+
+def _add(found: ItemErrors, attribute: str, item_id: str) -> None:
+    message = f"The item “{item_id}” has this value already."
+    found.setdefault("attributes", {})[attribute] = [message]
+
+
+def _check_targets(writes: Several[Write], errors: dict[str, ItemErrors]) -> None:
+    """Find references to items that do not exist, or are of another collection."""
+    own = {write.id: write.after["collection"] for write in writes}
+    targets = {target for write in writes for target in _targets(write)}
+    if outside := targets - own.keys():
+        own |= Item.objects.filter(pk__in=outside).values_list("pk", "collection_id")
+    for write in writes:
+        found = errors[write.id]
+        for name in POINTERS:
+            target = write.after[name]
+            if not target or not write.changes(name, "collection"):
+                continue
+            if target not in own:
+                found[name] = [f"There is no item “{target}”."]
+            elif own[target] != write.after["collection"]:
+                found[name] = [f"“{target}” is in the collection “{own[target]}”."]
+        if not write.changes("links"):
+            continue
+        links = [link["target"] for link in write.after["links"]]
+        if missing := [target for target in links if target not in own]:
+            found["links"] = [f"There is no item “{missing[0]}”."]
+        elif write.id in links:
+            found["links"] = ["An item has no link to itself."]
+
+
+def _targets(write: Write) -> Iterator[str]:
+    for name in POINTERS:
+        if write.after[name] and write.changes(name, "collection"):
+            yield write.after[name]
+    if write.changes("links"):
+        yield from (link["target"] for link in write.after["links"])
+
+
+def _check_codes_referred_to(
+    writes: Several[Write],
+    collections: Mapping[str, Collection],
+    errors: dict[str, ItemErrors],
+) -> None:
+    """Find attributes with the code of no item of the collection they refer to."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for write in writes:
+        for _, key, code in _codes_in(write, collections):
+            wanted[key].add(code)
+    known = {
+        (key, code)
+        for key, codes in wanted.items()
+        for code in Item.objects.with_codes(key, codes).values_list(
+            "pk" if key == rules.GENERAL else "code", flat=True
+        )
+    }
+    if wanted:
+        known |= {(w.after["collection"], w.after["code"]) for w in writes}
+    for write in writes:
+        for name, key, code in _codes_in(write, collections):
+            if (key, code) not in known:
+                message = f"There is no code “{code}” in the collection “{key}”."
+                errors[write.id].setdefault("attributes", {})[name] = [message]
+
+
+def _codes_in(
+    write: Write, collections: Mapping[str, Collection]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield attribute, collection and code of what the attributes refer to."""
+    references = collections[write.after["collection"]].attributes.references
+    if not references or not write.changes("attributes", "collection"):
+        return
+    for name, key in references.items():
+        code = write.after["attributes"].get(name)
+        if isinstance(code, str):
+            yield name, key, code
+
+
+def _check_departures(writes: Iterable[Write], errors: dict[str, ItemErrors]) -> None:
+    """Find items that leave a collection in which others point at them."""
+    leaving = [w.id for w in writes if w.before and w.changes("collection")]
+    if not leaving:
+        return
+    pointing = Q(parent__in=leaving) | Q(replaced_by__in=leaving)
+    staying = Item.objects.filter(pointing).exclude(pk__in=leaving)
+    for referrer in staying.values("pk", "parent_id", "replaced_by_id"):
+        message = f"The item “{referrer['pk']}” refers to it in its own collection."
+        for target in (referrer["parent_id"], referrer["replaced_by_id"]):
+            if target in leaving:
+                errors[target]["collection"] = [message]
+
+
+def _check_circles(writes: Several[Write], errors: dict[str, ItemErrors]) -> None:
+    for name in POINTERS:
+        moved = [w for w in writes if w.after[name] and w.changes(name)]
+        if not moved:
+            continue
+        above: dict[str, str | None] = {w.id: w.after[name] for w in writes}
+        frontier = {str(above[w.id]) for w in moved} - above.keys()
+        for _ in range(DEPTH_MAX):
+            if not frontier:
+                break
+            rows = Item.objects.filter(pk__in=frontier)
+            above |= dict(rows.values_list("pk", f"{name}_id"))
+            reached = {above.get(pk) for pk in frontier} - above.keys()
+            frontier = {pk for pk in reached if pk}
+        for write in moved:
+            if fault := _climb(write.id, above):
+                errors[write.id][name] = [fault]
+
+
+def _climb(start: str, above: Mapping[str, str | None]) -> str:
+    """Return what is wrong with the way up from `start`, if anything."""
+    at = above.get(start)
+    for _ in range(DEPTH_MAX):
+        if at is None:
+            return ""
+        if at == start:
+            return "An item cannot be above itself."
+        at = above.get(at)
+    return f"A hierarchy has at most {DEPTH_MAX} levels."
+
+
+def expect_unreferenced(item_ids: Several[str]) -> None:
+    """Raise ItemReferenced with the other items that refer to one of these."""
+    found = list(references_to(item_ids))
+    if found:
+        members = {"references": found[:REFERENCES_SHOWN]}
+        raise ItemReferenced(members=members)
+
+
+def references_to(item_ids: Several[str]) -> Iterator[dict[str, str]]:
+    """Yield the other items that refer to one of these, and by which field."""
+    for name in POINTERS:
+        rows = Item.objects.filter(**{f"{name}__in": item_ids})
+        for referrer, target in _others(rows, item_ids, "pk", f"{name}_id"):
+            yield {"item": referrer, "field": name, "target": target}
+    rows = ItemLink.objects.filter(target__in=item_ids).exclude(item__in=item_ids)
+    shown = rows.order_by("item", "target").values_list("item_id", "target_id")
+    for referrer, target in shown[: REFERENCES_SHOWN + 1]:
+        yield {"item": referrer, "field": "links", "target": target}
+    yield from _references_by_code(item_ids)
+
+
+def _others(
+    rows: QuerySet[Item], item_ids: Several[str], *names: str
+) -> QuerySet[Item, Any]:
+    rows = rows.exclude(pk__in=item_ids).order_by("pk")
+    return rows.values_list(*names)[: REFERENCES_SHOWN + 1]
+
+
+def _references_by_code(item_ids: Several[str]) -> Iterator[dict[str, str]]:
+    referring = [c for c in Collection.objects.all() if c.attributes.references]
+    if not referring:
+        return
+    codes: dict[str, dict[str, str]] = defaultdict(dict)
+    targets = Item.objects.filter(pk__in=item_ids)
+    for key, code, pk in targets.values_list("collection_id", "code", "pk"):
+        codes[key][code or pk] = pk
+    for collection in referring:
+        for name, key in collection.attributes.references.items():
+            if key not in codes:
+                continue
+            rows = having(collection.key, name, codes[key])
+            for referrer, code in _others(rows, item_ids, "pk", "value"):
+                yield {"item": referrer, "field": name, "target": codes[key][code]}
+
+
+def having(key: str, attribute: str, values: Iterable[Any]) -> QuerySet[Item]:
+    """Return the items of a collection whose `attribute` is one of `values`.
+
+    It is annotated as `value`: its name may be that of one of Django's lookups.
+    """
+    rows = Item.objects.annotate(value=KeyTransform(attribute, "attributes"))
+    return rows.filter(collection=key, value__in=list(values))
