@@ -76,7 +76,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @idempotent
     def update(self, request: Request, id: str) -> Response:
         # What a PUT leaves out is empty in the new state (RFC 9110, section 9.3.4).
-        data = fields.empty_state() | _clean(request.data, request)
+        data = fields.replacement(_clean(request.data, request))
         return self._update(request, id, data)
 
     @schema.changing

@@ -242,6 +242,12 @@ def empty_state() -> ItemData:
     return {field.name: field.empty() for field in STATE_FIELDS}
 
 
+def replacement(data: ItemData) -> ItemData:
+    """Return `data` with all else empty; an item keeps its collection and code."""
+    empty = {f.name: f.empty() for f in STATE_FIELDS if f.name not in _ABSENT_IF_NONE}
+    return empty | data
+
+
 def search_columns(
     state: Mapping[str, Any], searchable: Sequence[str] = ()
 ) -> dict[str, str]:

@@ -82,15 +82,12 @@ class Batch:
         needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
         names = [field.name for field in needed]
         columns = [field.column for field in needed]
-        found = Item.objects.filter(pk__in=self.rows).values_list(
-            "pk", "version", *columns
-        )
-        self.versions = {pk: version for pk, version, *_ in found}
+        found = Item.objects.filter(pk__in=self.rows).values_list("pk", *columns)
         self.known = {
             pk: dict(zip(names, map(_as_cleaned, values), strict=True))
-            for pk, _, *values in found
+            for pk, *values in found
         }
-        self._reject_old()
+        self._reject_deleted()
         self._place()
         keys = {state["collection"] for state in self.known.values()}
         keys |= {row["collection"] for row in self.rows.values() if "collection" in row}
@@ -105,27 +102,25 @@ class Batch:
             del self.rows[pk]
         self.rejected |= reasons
 
-    def _reject_old(self) -> None:
-        """Reject rows that are made of an older version than the present one."""
+    def _reject_deleted(self) -> None:
+        """Reject rows that are made of an item that was deleted since."""
+        new = self.rows.keys() - self.known.keys()
         bases = {
-            pk: row[BASE_VERSION]
-            for pk, row in self.rows.items()
-            if BASE_VERSION in row
+            pk: self.rows[pk][BASE_VERSION]
+            for pk in new
+            if BASE_VERSION in self.rows[pk]
         }
-        gone = ItemChange.objects.filter(item_id__in=bases.keys() - self.known.keys())
-        last = (
-            dict(gone.values_list("item_id").annotate(Max("version"))) if bases else {}
+        if not bases:
+            return
+        changes = ItemChange.objects.filter(item_id__in=bases)
+        last = dict(changes.values_list("item_id").annotate(Max("version")))
+        self.reject(
+            {
+                pk: f"Conflict: the item was deleted since version {base}."
+                for pk, base in bases.items()
+                if base < last.get(pk, 0)
+            }
         )
-        reasons = {}
-        for pk, base in bases.items():
-            if base < self.versions.get(pk, 0):
-                reasons[pk] = (
-                    f"Conflict: the item is at version {self.versions[pk]}, and this "
-                    f"row is made of version {base}."
-                )
-            elif base < last.get(pk, 0):
-                reasons[pk] = f"Conflict: the item was deleted since version {base}."
-        self.reject(reasons)
 
     def _place(self) -> None:
         reasons = {}
@@ -168,7 +163,7 @@ class Batch:
             state = self.states[pk]
             searchable = self.collections[state["collection"]].attributes.searchable
             derived = fields.search_columns(state, searchable).values()
-            staged.append((pk, *texts, *derived))
+            staged.append((pk, *texts, *derived, row.get(BASE_VERSION)))
         return staged
 
 
@@ -230,7 +225,7 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     sql = _dialect()
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
-    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns})")
+    cursor.execute(f"CREATE TEMP TABLE items_stage ({columns}, {BASE_VERSION} bigint)")
     sql.stage(cursor, batch.staged())
     given = _given(batch)
     planned = []
@@ -249,7 +244,8 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, {derived}, i.id IS NOT NULL AS known, {", ".join(planned)},
+        SELECT s.id, {derived}, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
+               {", ".join(planned)},
                COALESCE(
                    i.version,
                    (SELECT MAX(c.version) FROM items_itemchange c
@@ -261,6 +257,7 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     )
     unchanged = " AND ".join(f"{f.name} = old_{f.name}" for f in given) or "1 = 1"
     cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
+    batch.reject(_conflicts(cursor))
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
@@ -268,6 +265,22 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     created, updated = cursor.fetchone()
     unchanged_rows = number - created - updated - len(batch.rejected)
     return Counts(created, updated, unchanged_rows, batch.rejected)
+
+
+def _conflicts(cursor: CursorWrapper) -> dict[str, str]:
+    """Remove rows of an older version from the plan; return the reasons by id."""
+    condition = f"known AND {BASE_VERSION} < version - 1"
+    cursor.execute(
+        f"SELECT id, version - 1, {BASE_VERSION} FROM items_plan WHERE {condition}"
+    )
+    conflicts = {
+        pk: f"Conflict: the item is at version {version}, and this row is made of "
+        f"version {base}."
+        for pk, version, base in cursor.fetchall()
+    }
+    if conflicts:
+        cursor.execute(f"DELETE FROM items_plan WHERE {condition}")
+    return conflicts
 
 
 def _write_items(cursor: CursorWrapper, given: Iterable[ItemField], now: Any) -> None:
@@ -383,7 +396,7 @@ def _copy(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    values = ", ".join(["%s"] * len(STAGED))
+    values = ", ".join(["%s"] * (len(STAGED) + 1))
     cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 

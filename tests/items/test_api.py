@@ -146,7 +146,7 @@ def test_problem_names_no_more_unknown_members_than_a_person_reads(api):
     ("path", "parameter", "hint"),
     [
         ("items?tags=currency&page_size=5", "tags", "Did you mean “tag”?"),
-        ("items?q=euro", "q", "Known are cursor, ordering"),
+        ("items?q=euro", "q", "Known are code, collection, cursor"),
         ("items/a?page_size=5", "page_size", "none is expected"),
         ("items/a/history?cursors=x", "cursors", "“cursor”"),
         ("items/-/export?fromat=csv", "fromat", "“format”"),
@@ -287,7 +287,7 @@ def test_read_only_members_are_ignored_but_the_id_is_not(api):
     forged = {"version": 99, "created_at": "1999-01-01T00:00:00Z"}
     assert api.put(f"{ITEMS}/5", body | forged).json()["name"] == "B"
     item = Item.objects.get()
-    assert (item.version, item.search_text) == (2, "\n b m8 40 mm")
+    assert (item.version, item.search_text) == (2, "\r 5 b m8 40 mm")
     assert item.created_at.year > 1999
     response = api.patch(f"{ITEMS}/5", {"id": "b"})
     assert "id" in assert_problem(response, 400, "invalid")["errors"]

@@ -126,7 +126,7 @@ def test_undoing_a_creation_deletes_once():
     "bad",
     [
         {"id": "with space"},
-        {"id": "-"},
+        {"id": "a/b"},
         {"id": "bolt", "name": ""},
         {"id": "bolt", "name": "n" * 201},
         {"id": "bolt", "name": "n", "description": "d" * 10_001},

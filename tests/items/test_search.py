@@ -67,7 +67,7 @@ EXAMPLES = [
     ("mwa", {"tram"}),
     ("country ivoire", {"ivory"}),
     ("ax", {"aland"}),
-    ("x", set()),
+    ("x", {"SKU-4711-X"}),
     ("gnu c", {"cpp"}),
     ("c++", {"aland", "ivory", "cpp", "country.DE", "currency.EUR"}),
     ("compiler gnu the for", {"cpp"}),

@@ -66,7 +66,7 @@ def text(separator: str = ";", end: str = "\r\n", table: Any = TABLE) -> str:
 
 ONE = {"b.1": ("One", "x")}
 WORKBOOK_STUB = archive("[Content_Types].xml", "xl/workbook.xml")
-MAPPING = {"Code": "id", "Label": "name", "Notes": "description"}
+MAPPING = {"Key": "id", "Label": "name", "Notes": "description"}
 
 CASES = {
     "cp1252": Case(text().encode("cp1252"), UMLAUTS, found="CSV in Windows-1252"),
@@ -124,11 +124,11 @@ CASES = {
         chosen={"sheet": "Data"},
     ),
     "chosen columns": Case(
-        b"Code,Label,Notes,Other\nb.1,One,x,z\n",
+        b"Key,Label,Notes,Other\nb.1,One,x,z\n",
         ONE,
         chosen={"columns": MAPPING | {"Other": ""}},
     ),
-    "unknown column": Case(b"Code,Label\nb.1,One\n", error="Unknown column “Code”"),
+    "unknown column": Case(b"Key,Label\nb.1,One\n", error="Unknown column “Key”"),
     "damaged workbook": Case(WORKBOOK_STUB, error="an Excel workbook that is damaged"),
     "workbook cut off": Case(
         altered_workbook(b"</sheetData>", b"<cut"), error="damaged: after row 3"
