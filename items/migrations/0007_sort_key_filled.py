@@ -14,7 +14,7 @@ INDEXES = {
 
 
 def create_search_triggers(apps, schema_editor):
-    # 0012 fills the columns, as this release makes them.
+    # 0013 fills the columns, as this release makes them.
     if schema_editor.connection.vendor == "sqlite":
         # The column has rebuilt the table, without them.
         create_triggers(schema_editor.connection)

@@ -23,7 +23,7 @@ def create_search_triggers(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("items", "0010_purge")]
+    dependencies = [("items", "0011_import_run_of_page")]
 
     operations = [
         migrations.CreateModel(

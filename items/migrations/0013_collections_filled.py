@@ -114,7 +114,7 @@ def validate(apps, schema_editor):
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("items", "0011_collections")]
+    dependencies = [("items", "0012_collections")]
 
     operations = [
         migrations.RunPython(fill, migrations.RunPython.noop),
