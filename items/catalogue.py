@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import batched
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
@@ -187,9 +187,9 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
             errors[str(index)] = error.errors
     ids = [row["id"] for row in placed.values()]
     taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    for index, row in placed.items():
+    for place, row in placed.items():
         if row["id"] in taken:
-            errors[index] = {"id": [ItemExists.detail]}
+            errors[place] = {"id": [ItemExists.detail]}
         taken.add(row["id"])
     if errors:
         raise NothingCreated(errors=errors)
@@ -228,7 +228,8 @@ def update_item(
     if after == before:
         return item
     write = Write(item_id, before, after)
-    collections = {item.collection_id: item.collection}
+    current = cast(Collection, item.collection)
+    collections = {current.key: current}
     if write.changes("collection"):
         collections = integrity.collections_of([write])
     if errors := integrity.check([write], collections):

@@ -263,7 +263,7 @@ class CodeField(TextField):
     def read(self, item: "Item") -> str:
         return item.code or item.pk  # the release before this one writes none
 
-    def clean(self, value: Any) -> str | None:
+    def clean(self, value: Any) -> str | None:  # type: ignore[override]
         line = None if value is None else super().clean(value)
         return line or None
 

@@ -227,7 +227,8 @@ def _check_unique(
             if first != write.id:
                 _add(errors[write.id], name, first)
     for (key, name), ids in given.items():
-        for value, item_id in having(key, name, ids).values_list("value", "pk"):
+        found = having(key, name, ids).values_list("value", "pk")  # type: ignore[misc]
+        for value, item_id in found:
             if item_id not in own:
                 _add(errors[ids[value]], name, item_id)
 
@@ -368,9 +369,9 @@ def references_to(item_ids: Several[str]) -> Iterator[dict[str, str]]:
         rows = Item.objects.filter(**{f"{name}__in": item_ids})
         for referrer, target in _others(rows, item_ids, "pk", f"{name}_id"):
             yield {"item": referrer, "field": name, "target": target}
-    rows = ItemLink.objects.filter(target__in=item_ids).exclude(item__in=item_ids)
-    shown = rows.order_by("item", "target").values_list("item_id", "target_id")
-    for referrer, target in shown[: REFERENCES_SHOWN + 1]:
+    links = ItemLink.objects.filter(target__in=item_ids).exclude(item__in=item_ids)
+    ends = links.order_by("item", "target").values_list("item_id", "target_id")
+    for referrer, target in ends[: REFERENCES_SHOWN + 1]:
         yield {"item": referrer, "field": "links", "target": target}
     yield from _references_by_code(item_ids)
 

@@ -98,7 +98,7 @@ def clean_key(value: object) -> str:
     return key
 
 
-def clean_choice(value: object, choices: Iterable[str]) -> str:
+def clean_choice(value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"Must be one of {', '.join(choices)}.")
     return str(value)

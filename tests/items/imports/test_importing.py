@@ -253,7 +253,7 @@ def test_batch_takes_a_fixed_number_of_statements(django_assert_max_num_queries)
         {"id": f"i{n}", "name": f"n{n}", "description": "d", "tags": ["a", "b"]}
         for n in range(500)
     ]
-    with django_assert_max_num_queries(22):
+    with django_assert_max_num_queries(25):
         staging.apply(rows, actor=TESTER)
     assert ItemChange.objects.count() == 500
 
