@@ -6,7 +6,7 @@ from rest_framework import serializers
 from compute.registry import TaskFailed, has_permissions, task
 from compute.selection import SelectionParams, selected_items
 from compute.task_context import TaskContext
-from items import catalogue
+from items import catalogue, integrity
 
 
 class Params(SelectionParams):
@@ -46,8 +46,22 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
             "Nothing was deleted."
         )
     done = number - len(ids)
-    for batch in batched(ids, catalogue.DELETE_BATCH):
-        catalogue.delete_items(batch, actor=context.actor)
-        done += len(batch)
-        context.progress(done / number, f"{done:,} of {number:,} items")
+    batches = list(batched(ids, catalogue.DELETE_BATCH))
+    while batches:
+        referred_to = []
+        for batch in batches:
+            try:
+                catalogue.delete_items(batch, actor=context.actor)
+            except integrity.ItemReferenced as error:
+                referred_to.append(batch)
+                first = error.members["references"][0]
+                continue
+            done += len(batch)
+            context.progress(done / number, f"{done:,} of {number:,} items")
+        if len(referred_to) == len(batches):
+            raise TaskFailed(
+                f"{done:,} of {number:,} items were deleted. To others that are left "
+                f"items refer, such as “{first['item']}” to “{first['target']}”."
+            )
+        batches = referred_to  # what referred to them may have gone
     return {"deleted": done}

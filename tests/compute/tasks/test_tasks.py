@@ -120,6 +120,24 @@ def test_deletion_goes_on_after_a_kill_and_takes_no_more_than_was_confirmed(
     assert deleted.count() == 5
 
 
+@pytest.mark.once
+def test_deletion_takes_what_is_referred_to_after_what_refers_to_it(
+    editor, monkeypatch
+):
+    monkeypatch.setattr(catalogue, "DELETE_BATCH", 1)
+    make_item(id="a", tags=["t"])
+    make_item(id="b", tags=["t"], parent="a")
+    make_item(id="c", tags=["t"])
+    make_item(id="other", parent="c")
+    context = begin("delete_items", editor, tag="t", number=3)
+    task, params = get_task("delete_items"), context.claim.params
+    with pytest.raises(TaskFailed, match="2 of 3 items were deleted.*“other” to “c”"):
+        task.main(context, **params)
+    catalogue.delete_item("other", actor=TESTER)
+    assert task.main(context, **params) == {"deleted": 3}
+    assert not Item.objects.exists()
+
+
 # --- import_items
 
 
