@@ -94,8 +94,10 @@ class ItemField:
     filter_parameter: str = ""
     filter_help: str = "Values of which the items must have one."
 
-    # Whether the value is a list of words rather than one text.
+    # Whether the value is shown as a list of words rather than one text.
     is_list: ClassVar[bool] = False
+    # Whether the value is the id of another item.
+    is_reference: ClassVar[bool] = False
     # Whether it is a column of the table of items rather than a relation.
     is_column: ClassVar[bool] = True
     # How the database stores it, see `items.imports.staging`.
@@ -122,6 +124,10 @@ class ItemField:
 
     def public(self, value: Any) -> Any:
         """Return the value as REST and NDJSON show it."""
+        return value
+
+    def shown(self, value: Any) -> Any:
+        """Return the value as pages show it: a list of texts if it is one."""
         return value
 
     def empty(self) -> Any:
@@ -344,6 +350,7 @@ class DateField(ItemField):
 class ReferenceField(ItemField):
     """The id of another item of the same collection, or none."""
 
+    is_reference: ClassVar[bool] = True
     kind: ClassVar[Literal["key"]] = "key"
 
     def serializer_field(self, **options: Any) -> SerializerField:
@@ -369,6 +376,7 @@ class ReferenceField(ItemField):
 class JsonField(ItemField):
     """A list or an object, which files and forms write as JSON."""
 
+    is_list: ClassVar[bool] = True
     kind: ClassVar[Literal["json"]] = "json"
     cleaner: Callable[[Any], Any]
     container: type
@@ -380,6 +388,14 @@ class JsonField(ItemField):
 
     def serializer_field(self, **options: Any) -> SerializerField:
         return self.make_serializer_field(**{"required": False} | options)
+
+    def shown(self, value: Any) -> list[str]:
+        if not isinstance(value, dict):
+            return list(value or ())
+        return [
+            f"{name}: {', '.join(map(str, one)) if isinstance(one, list) else one}"
+            for name, one in value.items()
+        ]
 
     def empty(self) -> Any:
         return self.container()
@@ -408,6 +424,9 @@ class JsonField(ItemField):
 
 @dataclass(frozen=True, kw_only=True)
 class LinksField(JsonField):
+    def shown(self, value: Any) -> list[str]:
+        return [f"{link['relation']}: {link['target']}" for link in value or ()]
+
     def public(self, value: list[dict[str, str]]) -> list[dict[str, Any]]:
         return [link | {"target": public_id(link["target"])} for link in value]
 

@@ -182,7 +182,7 @@ SEARCH_COLUMNS = ("search_text", "sort_key")
 _CLEANERS = [(field.name, field.clean, field.is_required) for field in FIELDS]
 _JSON_CLEANERS = [(field.name, field.clean_json, field.is_required) for field in FIELDS]
 # Those of which None means that none is given.
-_ABSENT_IF_NONE = ("id", "collection", "code")
+ABSENT_IF_NONE = ("id", "collection", "code")
 # A client may send back what it has read.
 _KNOWN = {*(field.name for field in FIELDS), *READ_ONLY}
 _SEARCHED_TEXTS = [(field.name, field.to_search) for field in SEARCHED_FIELDS]
@@ -221,7 +221,7 @@ def clean(
         raise UnknownField(errors=find_unknown(raw, _KNOWN) | errors)
     if errors:
         raise Invalid(errors=errors)
-    for name in _ABSENT_IF_NONE:
+    for name in ABSENT_IF_NONE:
         if name in data and data[name] is None:
             del data[name]
     return data
@@ -244,7 +244,7 @@ def empty_state() -> ItemData:
 
 def replacement(data: ItemData) -> ItemData:
     """Return `data` with all else empty; an item keeps its collection and code."""
-    empty = {f.name: f.empty() for f in STATE_FIELDS if f.name not in _ABSENT_IF_NONE}
+    empty = {f.name: f.empty() for f in STATE_FIELDS if f.name not in ABSENT_IF_NONE}
     return empty | data
 
 

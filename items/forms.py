@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from items import catalogue, fields
+from items import catalogue, fields, integrity
 from items.field_types import CleanedFormField
 from items.fields import ItemData
 from items.imports import importing
@@ -36,6 +36,21 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
     def is_edit(self) -> bool:
         return bool(self.instance.pk)
 
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if not self.errors:
+            before = self.instance.state() if self.is_edit() else None
+            errors = integrity.errors_of(
+                self.instance.pk or None, before, self.data_to_write()
+            )
+            for name, found in errors.items():
+                if isinstance(found, dict):  # by attribute
+                    found = [
+                        f"{one}: {' '.join(texts)}" for one, texts in found.items()
+                    ]
+                self.add_error(name if name in self.fields else None, found)
+        return cleaned
+
     def _post_clean(self) -> None:
         """Leave the instance alone: `items.catalogue` writes, not the form."""
 
@@ -43,7 +58,8 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
         return {
             name: value
             for name, value in self.cleaned_data.items()
-            if name != "version" and value is not None
+            if name != "version"
+            and not (value is None and name in fields.ABSENT_IF_NONE)
         }
 
     @property
@@ -56,7 +72,7 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
         return [
             {
                 "field": field,
-                "value": field.read(other),
+                "value": field.shown(field.read(other)),
                 "is_different": field.read(other) != self.cleaned_data[field.name],
             }
             for field in fields.STATE_FIELDS

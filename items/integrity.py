@@ -11,6 +11,7 @@ from collections.abc import Collection as Several
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.fields.json import KeyTransform
 from uuid_utils.compat import uuid7
@@ -124,6 +125,28 @@ def collections_of(writes: Iterable[Write]) -> dict[str, Collection]:
     """Return the collections that items are in, or are to be in, by key."""
     states = (state for w in writes for state in (w.before, w.after) if state)
     return Collection.objects.in_bulk({state["collection"] for state in states})
+
+
+@transaction.atomic
+def errors_of(
+    item_id: str | None, before: ItemData | None, data: ItemData
+) -> ItemErrors:
+    """Return what would be wrong if this was written now; `before` of a new item: None.
+
+    For forms, which show all errors at their fields. The write checks again.
+    """
+    try:
+        if item_id is None or before is None:
+            placed = place(data)
+            write = Write(placed["id"], None, fields.empty_state() | placed)
+            found = collections_of([write])
+            write = write._replace(after=new_state(placed, found))
+        else:
+            write = Write(item_id, before, change(item_id, before, data))
+            found = collections_of([write])
+    except Invalid as error:
+        return dict(error.errors or {})
+    return check([write], found).get(write.id, {})
 
 
 def check(

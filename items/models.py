@@ -407,10 +407,14 @@ class ItemChange(models.Model):
         return str((self.after or self.before or {}).get("name", self.item_id))
 
     def differences(self) -> list[tuple[ItemField, Any, Any]]:
-        """Return each field that the change touched, its value before and after."""
+        """Return each field that the change touched, as shown before and after."""
         before, after = self.before or {}, self.after or {}
         return [
-            (field, before.get(field.name), after.get(field.name))
+            (
+                field,
+                field.shown(before.get(field.name)),
+                field.shown(after.get(field.name)),
+            )
             for field in fields.STATE_FIELDS
             if (before.get(field.name) or field.empty())
             != (after.get(field.name) or field.empty())

@@ -1,6 +1,7 @@
 """The pages of the catalogue."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from items import catalogue, fields
 from items.catalogue import ItemExists
+from items.field_types import ItemField
 from items.forms import ImportOptionsForm, ItemForm, UploadForm
 from items.imports import importing, uploads
 from items.imports.formats import Unreadable
@@ -75,12 +77,18 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
         "item_id": id,
         "history": history,
         "state": state,
-        "facts": [(field, state.get(field.name)) for field in FACTS] if state else [],
+        "facts": _facts(state) if state else [],
     }
     response = render(request, "items/detail.html", context, status=status)
     if item:
         share_with_anonymous(request, response, catalogue.item_tag(id))
     return response
+
+
+def _facts(state: fields.ItemData) -> list[tuple[ItemField, Any]]:
+    """Return the fields that an item has a value for, as shown; always its tags."""
+    shown = [(field, field.shown(state.get(field.name))) for field in FACTS]
+    return [(field, value) for field, value in shown if value or field.name == "tags"]
 
 
 @require_permissions("items.add_item")

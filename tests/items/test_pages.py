@@ -1,5 +1,6 @@
 """The pages of the catalogue: what people see and may do."""
 
+import json
 import re
 from io import StringIO
 from uuid import UUID
@@ -11,7 +12,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from items import catalogue
+from items import catalogue, fields
 from items.models import Item, ItemChange
 from tests.factories import TESTER, make_item, make_items
 
@@ -150,6 +151,13 @@ def test_editor_creates_an_item(editor_client):
         ({"id": "taken"}, "id"),
         ({"tags": "a/b"}, "tags"),
         ({"description": "x" * 10_001}, "description"),
+        ({"collection": "nix", "code": "1"}, "collection"),
+        ({"code": "another", "id": "one"}, "code"),
+        ({"attributes": "{"}, "attributes"),
+        ({"valid_from": "2026-02-30"}, "valid_from"),
+        ({"valid_from": "2026-02-02", "valid_to": "2026-02-01"}, "valid_to"),
+        ({"parent": "nix"}, "parent"),
+        ({"links": '[{"relation": "exactMatch", "target": "nix"}]'}, "links"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -170,6 +178,36 @@ def test_editor_changes_the_version_shown_of_an_item(editor_client):
     assert response.status_code == 302
     item = catalogue.get_item("bolt")
     assert (item.name, item.version) == ("Steel bolt", 2)
+
+
+def test_form_fills_and_clears_every_field(editor_client):
+    make_item(id="whole", name="Whole")
+    filled = {
+        "labels": {"de": "Schraube"},
+        "aliases": ["Screw"],
+        "attributes": {"length_mm": 40},
+        "status": "retired",
+        "valid_from": "2020-01-01",
+        "valid_to": "2025-12-31",
+        "parent": "whole",
+        "replaced_by": "whole",
+        "links": [{"relation": "closeMatch", "target": "whole"}],
+    }
+    texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in filled.items()}
+    make_item(id="bolt")
+    for number, sent, expected in (
+        (1, texts, filled),
+        (2, dict.fromkeys(texts, ""), {n: fields.empty_state()[n] for n in filled}),
+    ):
+        page = editor_client.get("/items/bolt/edit/")
+        version = page.context["form"]["version"].value()
+        data = FORM | sent | {"version": version}
+        response = editor_client.post("/items/bolt/edit/", data, follow=True)
+        assert response.status_code == 200
+        item = catalogue.get_item("bolt")
+        assert item.version == number + 1
+        assert {name: item.state()[name] for name in filled} == expected
+        assert "closeMatch: whole" in text(response)
 
 
 def test_conflicting_edit_shows_the_saved_version(editor_client):
