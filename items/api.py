@@ -3,10 +3,8 @@
 from contextlib import suppress
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.http import http_date
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,14 +20,14 @@ from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
 from items.serializers import ChangeSerializer, ItemSerializer
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.conditional import META_NAMES, evaluate
+from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
-from resilient_site.errors import Invalid, PreconditionRequired
+from resilient_site.errors import Invalid
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
@@ -89,7 +87,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @idempotent
     def destroy(self, request: Request, id: str) -> Response:
         catalogue.delete_item(
-            id, actor=Actor.from_request(request), precondition=_precondition(request)
+            id, actor=Actor.from_request(request), precondition=precondition_of(request)
         )
         return Response(status=204)
 
@@ -156,7 +154,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
             id,
             changes,
             actor=Actor.from_request(request),
-            precondition=_precondition(request),
+            precondition=precondition_of(request),
         )
         return self._respond(item)
 
@@ -211,21 +209,3 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
 def _clean(body: Any, request: Request, *, partial: bool = False) -> ItemData:
     lenient = is_lenient(request)
     return fields.clean(body, partial=partial, is_json=True, ignores_unknown=lenient)
-
-
-def _precondition(request: Request) -> catalogue.Precondition | None:
-    """Return the precondition in the headers of a write (RFC 9110, section 13)."""
-    if settings.REQUIRE_IF_MATCH and "If-Match" not in request.headers:
-        raise PreconditionRequired
-    if META_NAMES.isdisjoint(request.META):
-        return None
-
-    def check(item: Item) -> None:
-        evaluate(
-            str(request.method),
-            request.headers,
-            etag=item.etag,
-            last_modified=http_date(item.updated_at.timestamp()),
-        )
-
-    return check

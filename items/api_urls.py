@@ -6,10 +6,12 @@ from django.urls import re_path
 from rest_framework.routers import SimpleRouter
 
 from items.api import ChangeViewSet, ItemViewSet
+from items.collections.api import CollectionViewSet
 
 router = SimpleRouter()
 router.trailing_slash = "/?"
 router.register("items", ItemViewSet, "item")
+router.register("collections", CollectionViewSet, "collection")
 router.register("changes", ChangeViewSet, "change")
 ITEM: dict[str, Any] = {
     "get": "retrieve",

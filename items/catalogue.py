@@ -236,7 +236,7 @@ def update_item(
         raise Invalid(errors=errors[item_id])
     for field in fields.COLUMN_FIELDS:
         setattr(item, field.column, after[field.name])
-    searchable = collections[after["collection"]].attributes.searchable
+    searchable = collections[after["collection"]].searchable
     for name, text in fields.search_columns(after, searchable).items():
         setattr(item, name, text)
     item.version += 1
@@ -427,7 +427,7 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
             created_at=now,
             updated_at=now,
             **fields.search_columns(
-                states[pk], collections[states[pk]["collection"]].attributes.searchable
+                states[pk], collections[states[pk]["collection"]].searchable
             ),
             **{f.column: states[pk][f.name] for f in fields.COLUMN_FIELDS},
         )

@@ -184,7 +184,7 @@ def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> Non
         collection = collections.get(write.after["collection"])
         has_moved = any(write.after[n] for n in POINTERS) and write.changes(*POINTERS)
         has_left = write.before and write.changes("collection")
-        if has_moved or has_left or (collection and collection.attributes.unique):
+        if has_moved or has_left or (collection and _unique(collection)):
             keys |= {write.after["collection"]}
             keys |= {write.before["collection"]} if write.before else set()
     if keys:
@@ -233,6 +233,10 @@ def _check_codes(writes: Iterable[Write], errors: dict[str, ItemErrors]) -> None
                 errors[item_id]["id"] = ["Item already exists"]
 
 
+def _unique(collection: Collection) -> set[str]:
+    return {name for schema in collection.schemas for name in schema.unique}
+
+
 def _check_unique(
     writes: Iterable[Write],
     collections: Mapping[str, Collection],
@@ -242,7 +246,7 @@ def _check_unique(
     own = {write.id for write in writes}  # what they have now, they may give up
     for write in writes:
         key = write.after["collection"]
-        for name in collections[key].attributes.unique:
+        for name in _unique(collections[key]):
             value = write.after["attributes"].get(name)
             if value is None or not write.changes("collection", "attributes"):
                 continue
@@ -324,13 +328,18 @@ def _codes_in(
     write: Write, collections: Mapping[str, Collection]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield attribute, collection and code of what the attributes refer to."""
-    references = collections[write.after["collection"]].attributes.references
+    references = _references(collections[write.after["collection"]])
     if not references or not write.changes("attributes", "collection"):
         return
-    for name, key in references.items():
+    for name, key in references:
         code = write.after["attributes"].get(name)
         if isinstance(code, str):
             yield name, key, code
+
+
+def _references(collection: Collection) -> set[tuple[str, str]]:
+    """Return the attributes that refer to codes, with the collections of those."""
+    return {pair for schema in collection.schemas for pair in schema.references.items()}
 
 
 def _check_departures(writes: Iterable[Write], errors: dict[str, ItemErrors]) -> None:
@@ -407,7 +416,7 @@ def _others(
 
 
 def _references_by_code(item_ids: Several[str]) -> Iterator[dict[str, str]]:
-    referring = [c for c in Collection.objects.all() if c.attributes.references]
+    referring = [c for c in Collection.objects.all() if _references(c)]
     if not referring:
         return
     codes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -415,7 +424,7 @@ def _references_by_code(item_ids: Several[str]) -> Iterator[dict[str, str]]:
     for key, code, pk in targets.values_list("collection_id", "code", "pk"):
         codes[key][code or pk] = pk
     for collection in referring:
-        for name, key in collection.attributes.references.items():
+        for name, key in sorted(_references(collection)):
             if key not in codes:
                 continue
             rows = having(collection.key, name, codes[key])

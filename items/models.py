@@ -43,7 +43,33 @@ class Tag(models.Model):
         return self.name
 
 
-class Collection(models.Model):
+class Versioned:
+    """What a conditional request compares (see `resilient_site.api.conditional`)."""
+
+    version: Any
+    updated_at: Any
+
+    @property
+    def revision(self) -> str:
+        """The version and its time: after a restore another may have its number."""
+        return f"{self.version}-{int(self.updated_at.timestamp() * 1_000_000):x}"
+
+    @property
+    def etag(self) -> str:
+        """The entity tag of this revision (RFC 9110, section 8.8.3)."""
+        return f'"{self.revision}"'
+
+    @property
+    def last_modified(self) -> str | None:
+        """The value of Last-Modified; None in the second of the change itself.
+
+        Another change may follow in that second: the date would stand for both states.
+        """
+        seconds = int(self.updated_at.timestamp())
+        return http_date(seconds) if seconds < int(time.time()) else None
+
+
+class Collection(Versioned, models.Model):
     """A code list: its items, and the schema of their attributes."""
 
     key = models.CharField(primary_key=True, max_length=rules.KEY_MAX)
@@ -76,6 +102,18 @@ class Collection(models.Model):
     @property
     def next_attributes(self) -> AttributeSchema | None:
         return None if self.next_schema is None else compile_schema(self.next_schema)
+
+    @property
+    def schemas(self) -> list[AttributeSchema]:
+        """The schemas that a write has to conform to."""
+        coming = self.next_attributes
+        return [self.attributes, coming] if coming else [self.attributes]
+
+    @property
+    def searchable(self) -> list[str]:
+        """The names of the attributes that the search looks into, soon or already."""
+        names = (name for schema in self.schemas for name in schema.searchable)
+        return list(dict.fromkeys(names))
 
 
 class ItemQuerySet(models.QuerySet["Item"]):
@@ -119,7 +157,7 @@ class CodePointField(models.CharField):  # type: ignore[type-arg]
         return super().db_parameters(connection) | {"collation": collation}
 
 
-class Item(models.Model):
+class Item(Versioned, models.Model):
     """One entry of the catalogue, written only through `items.catalogue`."""
 
     id = models.CharField(primary_key=True, max_length=rules.ID_MAX)
@@ -239,25 +277,6 @@ class Item(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("items:detail", args=[self.id])
-
-    @property
-    def revision(self) -> str:
-        """The version and its time: after a restore another may have its number."""
-        return f"{self.version}-{int(self.updated_at.timestamp() * 1_000_000):x}"
-
-    @property
-    def etag(self) -> str:
-        """The entity tag of this revision (RFC 9110, section 8.8.3)."""
-        return f'"{self.revision}"'
-
-    @property
-    def last_modified(self) -> str | None:
-        """The value of Last-Modified; None in the second of the change itself.
-
-        Another change may follow in that second: the date would stand for both states.
-        """
-        seconds = int(self.updated_at.timestamp())
-        return http_date(seconds) if seconds < int(time.time()) else None
 
     def tag_names(self) -> list[str]:
         tags = self.__dict__.get("loaded_tags")  # see set_loaded_tags

@@ -7,6 +7,7 @@ an attribute; `x-unique`, whether two items of a collection may have the same va
 may have any attributes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
@@ -108,6 +109,7 @@ def _validator(schema: Schema) -> jsonschema_rs.Draft202012Validator:
     )
 
 
+_has_null_character = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 _subset = _validator(SUBSET)
 _subset_by_type = {
     name: _validator(one)
@@ -186,6 +188,8 @@ def _compile(schema: bytes) -> AttributeSchema:
 def clean_schema(schema: Any) -> Schema:
     """Return the schema if it is of the subset; raise Invalid with what is not."""
     errors: dict[str, list[str]] = {}
+    if _has_null_character(orjson.dumps(schema)):
+        errors["schema"] = ["Must not contain a null character."]
     for path, message in _faults(schema):
         errors.setdefault(path, []).append(message)
     if errors:
@@ -197,11 +201,11 @@ def _faults(schema: Any) -> Iterator[tuple[str, str]]:
     is_object = isinstance(schema, Mapping)
     properties = schema.get("properties") if is_object else None
     if not isinstance(properties, Mapping):
-        yield from _found(_subset, schema, "schema")
+        yield from _found(_subset, schema, "")
         return
     # One attribute at a time, as it is of one type: else the errors were of all types.
     rest = {**schema, "properties": dict.fromkeys(properties, {"type": "boolean"})}
-    yield from _found(_subset, rest, "schema")
+    yield from _found(_subset, rest, "")
     for name, declared in properties.items():
         yield from _faults_of(f"properties.{name}", declared)
     required = schema.get("required")
@@ -227,4 +231,5 @@ def _found(
     validator: jsonschema_rs.Draft202012Validator, value: Any, place: str
 ) -> Iterator[tuple[str, str]]:
     for error in validator.iter_errors(value):
-        yield ".".join([place, *map(str, error.instance_path)]), f"{error.message}."
+        path = ".".join(filter(None, [place, *map(str, error.instance_path)]))
+        yield path or "schema", f"{error.message}."

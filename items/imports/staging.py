@@ -161,7 +161,7 @@ class Batch:
         for pk, row in self.rows.items():
             texts = [to(row[name]) if name in row else None for name, to in columns]
             state = self.states[pk]
-            searchable = self.collections[state["collection"]].attributes.searchable
+            searchable = self.collections[state["collection"]].searchable
             derived = fields.search_columns(state, searchable).values()
             staged.append((pk, *texts, *derived, row.get(BASE_VERSION)))
         return staged

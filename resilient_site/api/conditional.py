@@ -5,11 +5,20 @@ sends `If-Match: 2` believes that it is protected. On reads a malformed If-None-
 matches nothing, and dates that cannot be parsed are ignored, as the RFC says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
 
+from django.conf import settings
 from django.utils.http import http_date, parse_etags, parse_http_date_safe
+from rest_framework.request import Request
 
-from resilient_site.errors import Invalid, PreconditionFailed, StaleVersion
+from resilient_site.errors import (
+    Invalid,
+    PreconditionFailed,
+    PreconditionRequired,
+    StaleVersion,
+)
 
 HEADERS = frozenset(
     (b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since")
@@ -55,6 +64,31 @@ def evaluate(
     if is_read and (at := _parse_date(headers.get("if-modified-since"))) is not None:
         return modified is not None and modified <= at
     return False
+
+
+class Versioned(Protocol):
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str: ...
+
+
+def precondition_of(request: Request) -> Callable[[Versioned], None] | None:
+    """Return the precondition in the headers of a write, to be checked under a lock."""
+    if settings.REQUIRE_IF_MATCH and "If-Match" not in request.headers:
+        raise PreconditionRequired
+    if META_NAMES.isdisjoint(request.META):
+        return None
+
+    def check(found: Versioned) -> None:
+        evaluate(
+            str(request.method),
+            request.headers,
+            etag=found.etag,
+            last_modified=http_date(found.updated_at.timestamp()),
+        )
+
+    return check
 
 
 def _matches(

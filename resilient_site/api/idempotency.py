@@ -131,6 +131,13 @@ def read_key(request: Request) -> str | None:
     return given.strip('"')
 
 
+def has_outcome(request: Request) -> bool:
+    """Return whether the response to this request, or its key, is stored already."""
+    key, since = read_key(request), timezone.now() - RETENTION
+    records = IdempotencyRecord.objects.filter(key=key, created_at__gte=since)
+    return key is not None and records.filter(owner=cast(User, request.user)).exists()
+
+
 def request_fingerprint(request: Request) -> str:
     """Return a digest of everything that the request says; raises Invalid for files."""
     parts = [
