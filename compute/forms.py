@@ -22,6 +22,10 @@ class LinesField(forms.CharField):
         return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
+class JSONTextField(forms.JSONField):
+    widget = forms.Textarea({"rows": 12, "spellcheck": "false"})
+
+
 class Checkboxes(forms.CheckboxSelectMultiple):
     def id_for_label(self, id_: str, index: str | None = None) -> str:
         """Return the first box for the whole field, for links to it."""
@@ -143,8 +147,9 @@ def _as_form_field(parameter: Any) -> forms.Field:
             return forms.IntegerField(**options | _limits(parameter))
         case serializers.FloatField() | serializers.DecimalField():
             return forms.FloatField(**options | _limits(parameter))
-        case serializers.ListField():
-            return LinesField(**options)
+        case serializers.ListField() | serializers.JSONField():
+            is_list = isinstance(parameter, serializers.ListField)
+            return (LinesField if is_list else JSONTextField)(**options)
         case _:
             if parameter.style.get("base_template") == "textarea.html":
                 options["widget"] = forms.Textarea

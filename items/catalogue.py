@@ -392,6 +392,29 @@ def renew_search_columns(model: type[Item] = Item, *, for_s: float = inf) -> int
             return renewed
 
 
+def renew_search_columns_of(key: str, on_batch: Callable[[int], None]) -> None:
+    """Make those search columns of a collection anew that would be others now."""
+    columns = ("pk", "collection__schema", *fields.SEARCHED)
+    rows, last = Item.objects.filter(collection=key).order_by("pk"), ""
+    while states := list(
+        rows.filter(pk__gt=last).values(*columns, *fields.SEARCH_COLUMNS)[:DELETE_BATCH]
+    ):
+        different = [
+            state["pk"]
+            for state in states
+            if _renewed(state)[1:-1]
+            != tuple(state[name] for name in fields.SEARCH_COLUMNS)
+        ]
+        with transaction.atomic():
+            found = Item.objects.filter(pk__in=different).order_by("pk")
+            locked = found.select_for_update(of=("self",)).values(*columns)
+            texts = [_renewed(state) for state in locked]
+            with connection.cursor() as cursor:
+                cursor.executemany(RENEWAL, texts)
+        last = states[-1]["pk"]
+        on_batch(len(states))
+
+
 def _renewed(state: dict[str, Any]) -> tuple[str, ...]:
     """Return the values of RENEWAL for an item."""
     code = state["code"] or state["pk"]

@@ -31,12 +31,9 @@ from resilient_site.resilience.cache_control import share
 COUNTED_MAX = 10_000
 LIST_PARAMETERS = ("cursor", "page_size")
 # By the index: as many as are counted, and one more.
-COUNT = RawSQL(  # noqa: S611 - our names
-    "(SELECT COUNT(*) FROM (SELECT 1 FROM items_item "
-    "WHERE collection_id = items_collection.key LIMIT %s) AS some)",
-    [COUNTED_MAX + 1],
-    IntegerField(),
-)
+COUNTING = """(SELECT COUNT(*) FROM (
+    SELECT 1 FROM items_item WHERE collection_id = items_collection.key LIMIT %s
+) AS counted)"""
 
 
 class CollectionViewSet(StrictView, GenericViewSet[Collection]):
@@ -48,8 +45,9 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
+        counted = RawSQL(COUNTING, [COUNTED_MAX + 1], IntegerField())  # noqa: S611 - ours
         page = paginate(
-            Collection.objects.annotate(found=COUNT),
+            Collection.objects.annotate(found=counted),
             ordering="key",
             cursor=request.query_params.get("cursor"),
             size=parse_page_size(request.query_params),

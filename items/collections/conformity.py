@@ -19,11 +19,15 @@ CHUNK = 1_000
 
 # An item, and what is wrong with it.
 type Broken = tuple[str, ItemErrors]
+# Called with the number of items of each chunk, when it was looked at.
+type OnChunk = Callable[[int], None]
 
 
-def broken_items(
-    key: str, schema: Schema, on_chunk: Callable[[int], None] = lambda items: None
-) -> Iterator[Broken]:
+def ignore(*anything: object) -> None:
+    """Do nothing."""
+
+
+def broken_items(key: str, schema: Schema, on_chunk: OnChunk) -> Iterator[Broken]:
     """Yield the items of a collection that break `schema`, some of them twice.
 
     All are of one snapshot of the database: what is renamed meanwhile moves past none.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.db import DatabaseError, connection
@@ -24,7 +24,7 @@ from uuid_utils.compat import uuid7
 
 from items import catalogue, rules
 from items.catalogue import ITEMS
-from items.collections.conformity import broken_items
+from items.collections.conformity import OnChunk, broken_items, ignore
 from items.collections.schema import Schema, clean_schema, compile_schema
 from items.integrity import ItemErrors
 from items.models import Collection, Item
@@ -67,7 +67,19 @@ OPEN_TRANSACTIONS = """
     AND backend.backend_type = 'client backend'
 """
 
+type OnBroken = Callable[[str, ItemErrors], None]
 type Data = dict[str, Any]
+
+
+class Introduction(TypedDict, total=False):
+    """Options of `introduced`."""
+
+    items_max: int | None
+    patience_s: float
+    on_chunk: OnChunk
+    on_broken: OnBroken
+
+
 # Called with the collection when it is locked; raises PreconditionFailed.
 type Precondition = Callable[[Collection], None]
 
@@ -190,10 +202,14 @@ def expect_version(version: int) -> Precondition:
 
 
 def change_collection(
-    key: str, changes: Data, *, precondition: Precondition | None = None
+    key: str,
+    changes: Data,
+    *,
+    precondition: Precondition | None = None,
+    **options: Unpack[Introduction],
 ) -> Collection:
     """Change a collection, also its schema; outside of a transaction."""
-    with introduced(key, changes, precondition=precondition) as attempt:
+    with introduced(key, changes, precondition=precondition, **options) as attempt:
         return update_collection(
             key, changes, precondition=precondition, attempt=attempt
         )
@@ -281,7 +297,8 @@ def introduced(
     precondition: Precondition | None = None,
     items_max: int | None = ITEMS_AT_ONCE,
     patience_s: float = PATIENCE_S,
-    on_chunk: Callable[[int], None] = lambda items: None,
+    on_chunk: OnChunk = ignore,
+    on_broken: OnBroken = ignore,
 ) -> Iterator[str]:
     """Have items conform to the schema in `changes`, if any, while the block adopts it.
 
@@ -296,7 +313,7 @@ def introduced(
         return
     try:
         _await_others(patience_s)
-        expect_conformity(key, changes["schema"], on_chunk)
+        expect_conformity(key, changes["schema"], on_chunk, on_broken)
         yield attempt
     finally:
         _withdraw(key, attempt)
@@ -348,8 +365,8 @@ def _open_transactions() -> set[str]:
 def expect_conformity(
     key: str,
     schema: Schema,
-    on_chunk: Callable[[int], None] = lambda items: None,
-    on_broken: Callable[[str, ItemErrors], None] = lambda item_id, errors: None,
+    on_chunk: OnChunk = ignore,
+    on_broken: OnBroken = ignore,
 ) -> None:
     """Raise SchemaBreaksItems with the items that break the schema."""
     shown: dict[str, ItemErrors] = {}
@@ -397,7 +414,7 @@ def _withdraw(key: str, attempt: str) -> None:
 def withdraw_abandoned() -> int:
     """Remove what was introduced by those who were interrupted; return how many."""
     number = 0
-    rows = Collection.objects.exclude(next_schema=None)
+    rows = Collection.objects.filter(next_schema__isnull=False)
     for key, attempt in rows.values_list(
         "pk", KeyTextTransform(ATTEMPT, "next_schema")
     ):
