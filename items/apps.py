@@ -19,17 +19,22 @@ class ItemsConfig(AppConfig):
     def ready(self) -> None:
         from items import catalogue
         from items.changes import health as feed_health
+        from items.collections import editing, indexes
         from items.imports import uploads
-        from resilient_site.operations import clean_up
+        from resilient_site.operations import clean_up, doctor
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
         # Meanwhile the supervisor of the pool renews no leases.
         renew = partial(catalogue.renew_search_columns, for_s=1)
         clean_up.register("outdated search texts", renew)
+        # What was interrupted leaves a schema that writes go on to conform to.
+        clean_up.register("abandoned schemas", editing.withdraw_abandoned)
         feed_health.register_all()
+        doctor.register("indexes", indexes.examine)
         post_migrate.connect(create_editors_group, sender=self)
         post_migrate.connect(create_general, sender=self)
         post_migrate.connect(keep_search_in_step, sender=self)
+        post_migrate.connect(keep_indexes, sender=self)
         post_migrate.connect(settle_restored_changes, sender=self)
         if settings.EVENTS_URL:
             from items.events import health
@@ -59,6 +64,17 @@ def create_general(using: str, **kwargs: Any) -> None:
         Collection.objects.using(using).get_or_create(
             key=rules.GENERAL, defaults={"name": rules.GENERAL.capitalize()}
         )
+
+
+def keep_indexes(using: str, **kwargs: Any) -> None:
+    """Make the indexes of attributes, which a migration of SQLite drops."""
+    from items.collections import indexes
+    from items.models import Collection
+
+    if using == DEFAULT_DB_ALIAS and (
+        Collection._meta.db_table in connection.introspection.table_names()
+    ):
+        indexes.synchronize()
 
 
 def settle_restored_changes(using: str, **kwargs: Any) -> None:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.db.models.fields.json import KeyTransform
 from uuid_utils.compat import uuid7
 
 from items import fields, rules
+from items.collections.attributes import AttributeValue
 from items.fields import ItemData
 from items.models import Collection, Item, ItemLink
 from resilient_site.errors import Conflict, Invalid
@@ -437,5 +437,5 @@ def having(key: str, attribute: str, values: Iterable[Any]) -> QuerySet[Item]:
 
     It is annotated as `value`: its name may be that of one of Django's lookups.
     """
-    rows = Item.objects.annotate(value=KeyTransform(attribute, "attributes"))
+    rows = Item.objects.annotate(value=AttributeValue(attribute, "attributes"))
     return rows.filter(collection=key, value__in=list(values))

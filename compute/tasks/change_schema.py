@@ -9,9 +9,10 @@ from compute.files import Writer
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items import catalogue
-from items.collections import editing
+from items.collections import editing, indexes
 from items.collections.schema import clean_schema
 from items.integrity import ItemErrors
+from items.models import Item
 from resilient_site.errors import Conflict, Invalid, NotFound, SiteError
 
 # Jobs wait for longer than requests for what others have begun.
@@ -24,7 +25,7 @@ class SchemaField(serializers.JSONField):
 
     def to_internal_value(self, data: Any) -> Any:
         try:
-            given = orjson.loads(data) if isinstance(data, str) else data
+            given = orjson.loads(str(data)) if isinstance(data, str) else data
             return clean_schema(given)
         except ValueError as error:
             raise serializers.ValidationError(f"Must be JSON: {error}.") from error
@@ -63,8 +64,8 @@ def change_schema(
     nothing is changed: those that do not are in a file, with what is wrong. The search
     texts are made anew.
     """
-    found = editing.get_collection(collection)
-    total, looked_at, renewed, broken = found.items.count(), 0, 0, 0
+    total = Item.objects.filter(collection=collection).count()
+    looked_at = renewed = broken = 0
     with ExitStack() as stack:
 
         def report(items: int) -> None:
@@ -96,6 +97,7 @@ def change_schema(
                     on_chunk=report, on_broken=record,
                 )  # fmt: skip
                 # Also where the run before was interrupted after the change.
+                indexes.synchronize()
                 catalogue.renew_search_columns_of(collection, report_renewed)
         except editing.SchemaBreaksItems as error:
             broken = error.members["count"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Count, Window
-from django.db.models.fields.json import KeyTransform
 
 from items import rules
+from items.collections.attributes import AttributeValue
 from items.collections.schema import AttributeSchema, Schema, compile_schema
 from items.integrity import ItemErrors
 from items.models import Item
@@ -75,7 +75,7 @@ def _repeated(key: str, name: str) -> Iterator[Broken]:
     """Yield the items of which another one has the same value of an attribute."""
     rows = Item.objects.filter(collection=key, attributes__has_key=name)
     counted = rows.annotate(
-        number=Window(Count("*"), partition_by=[KeyTransform(name, "attributes")])
+        number=Window(Count("*"), partition_by=[AttributeValue(name, "attributes")])
     )
     message = ["Another item has this value, too."]
     for pk in counted.filter(number__gt=1).values_list("pk", flat=True).iterator(CHUNK):

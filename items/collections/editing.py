@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Value
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Concat
@@ -24,6 +24,7 @@ from uuid_utils.compat import uuid7
 
 from items import catalogue, rules
 from items.catalogue import ITEMS
+from items.collections import indexes
 from items.collections.conformity import OnChunk, broken_items, ignore
 from items.collections.schema import Schema, clean_schema, compile_schema
 from items.integrity import ItemErrors
@@ -36,7 +37,6 @@ from resilient_site.errors import (
     Invalid,
     Locked,
     NotFound,
-    StaleVersion,
 )
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.transactions import atomic_with_retries
@@ -188,17 +188,8 @@ def create_collection(data: Data) -> Collection:
     _expect_targets(collection.schema, collection.key)
     collection.save(force_insert=True)
     invalidate(COLLECTIONS, collection_tag(collection.key))
+    _keep_indexes(collection)
     return collection
-
-
-def expect_version(version: int) -> Precondition:
-    """Return a precondition that is true while the collection is at this version."""
-
-    def check(collection: Collection) -> None:
-        if collection.version != version:
-            raise StaleVersion
-
-    return check
 
 
 def change_collection(
@@ -232,7 +223,8 @@ def update_collection(
         raise Invalid(errors={"key": ["The key of a collection cannot be changed."]})
     if all(getattr(collection, name) == changes[name] for name in changes):
         return collection
-    if "schema" in changes and changes["schema"] != collection.schema:
+    has_new_schema = changes.get("schema", collection.schema) != collection.schema
+    if has_new_schema:
         _adopt(collection, changes["schema"], attempt)
     for name in changes.keys() - {"schema"}:
         setattr(collection, name, changes[name])
@@ -240,6 +232,8 @@ def update_collection(
     collection.updated_at = timezone.now()
     collection.save()
     invalidate(COLLECTIONS, collection_tag(key))
+    if has_new_schema:
+        _keep_indexes(collection)
     return collection
 
 
@@ -254,6 +248,7 @@ def delete_collection(key: str, *, precondition: Precondition | None = None) -> 
     for other in Collection.objects.exclude(pk=key):
         if any(key in schema.references.values() for schema in other.schemas):
             raise CollectionInUse(f"The schema of “{other.key}” refers to it.")
+    _keep_indexes(collection)
     collection.delete()
     invalidate(COLLECTIONS, collection_tag(key))
 
@@ -269,6 +264,13 @@ def _lock(
     if precondition:
         precondition(collection)
     return collection
+
+
+def _keep_indexes(collection: Collection) -> None:
+    """Make and drop indexes once this is committed; a job does so of many items."""
+    if not _has_more(collection, ITEMS_AT_ONCE):
+        keep = partial(indexes.synchronize, PATIENCE_S)
+        transaction.on_commit(keep, robust=True)
 
 
 def _expect_targets(schema: Schema, key: str) -> None:

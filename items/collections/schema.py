@@ -43,6 +43,9 @@ COMMON = {
     "x-searchable": FLAG,
     "x-filterable": FLAG,
 }
+# What makes an attribute have an index, and of how many characters it may be then.
+INDEXED = ("x-filterable", "x-unique", "x-reference")
+INDEXED_MAX = 250
 UNIQUE = {"x-unique": FLAG}
 REFERENCE = {"x-reference": {"type": "string", "pattern": rules.KEY_PATTERN}}
 
@@ -121,6 +124,14 @@ _subset_by_type = {
 }
 
 
+def _bounded(declared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bound what has an index, so that PostgreSQL takes it with sort key and id."""
+    if declared["type"] != "string" or not any(map(declared.get, INDEXED)):
+        return declared
+    longest = declared.get("maxLength", INDEXED_MAX)
+    return {**declared, "maxLength": min(longest, INDEXED_MAX)}
+
+
 class AttributeSchema:
     """A schema, compiled."""
 
@@ -128,11 +139,14 @@ class AttributeSchema:
         self.schema = schema
         self.properties: dict[str, Any] = schema.get("properties", {})
         is_closed = {"additionalProperties": False} if self.properties else {}
-        self._validator = _validator({"type": "object", **is_closed, **schema})
+        bounded = {name: _bounded(one) for name, one in self.properties.items()}
+        self._validator = _validator(
+            {"type": "object", **is_closed, **schema, "properties": bounded}
+        )
         self.searchable = self._names("x-searchable")
         self.unique = self._names("x-unique")
         # Unique ones and references are looked up at every write.
-        self.filterable = self._names("x-filterable", "x-unique", "x-reference")
+        self.filterable = self._names(*INDEXED)
         self.references: dict[str, str] = {
             name: self.properties[name]["x-reference"]
             for name in self._names("x-reference")

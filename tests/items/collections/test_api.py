@@ -44,7 +44,7 @@ def test_created_collection_is_read_and_listed(api):
     read = api.get(f"{BOLTS}/")
     assert read.json() == created.json()
     assert body.items() <= read.json().items()
-    assert read["ETag"] == created["ETag"] == '"1"'
+    assert read["ETag"] == created["ETag"]
     listed = api.get(COLLECTIONS).json()["results"]
     assert [(row["key"], row["item_count"]) for row in listed] == [
         ("bolts", 1), ("general", 0),
@@ -132,7 +132,7 @@ def test_put_empties_what_it_leaves_out(api, bolts):
         "Hex bolts", "", {},
     )  # fmt: skip
     assert shown["licence"] == "CC0-1.0"
-    assert response["ETag"] == '"3"'
+    assert shown["version"] == 3
 
 
 @pytest.mark.once
@@ -146,9 +146,9 @@ def test_write_is_conditional(api, bolts):
         assert_problem(write(), 412, "stale_version")
     bolts.refresh_from_db()
     assert (bolts.version, bolts.schema, bolts.next_schema) == (1, SCHEMA, None)
-    response = api.patch(BOLTS, {"name": "x"}, headers={"If-Match": '"1"'})
-    assert response["ETag"] == '"2"'
-    assert api.patch(BOLTS, {"name": "x"})["ETag"] == '"2"'  # no difference
+    response = api.patch(BOLTS, {"name": "x"}, headers={"If-Match": bolts.etag})
+    assert response.json()["version"] == 2
+    assert api.patch(BOLTS, {"name": "x"})["ETag"] == response["ETag"]  # no difference
 
 
 @pytest.mark.once

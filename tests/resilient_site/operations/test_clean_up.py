@@ -60,6 +60,7 @@ def test_clean_up_deletes_only_what_has_expired(django_user_model):
         "stored responses to writes": 1,
         "abandoned uploads": 0,
         "outdated search texts": 0,
+        "abandoned schemas": 0,
         "old jobs": 1,
         "files of failed attempts": 0,
     }
