@@ -18,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
+import items.collections.admin  # noqa: F401 - registers its own
 from items import catalogue
 from items.catalogue import ItemExists
 from items.fields import FIELDS, SEARCHED_FIELDS, STATE_FIELDS

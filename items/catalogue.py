@@ -29,6 +29,7 @@ from items.models import (
     ItemQuerySet,
     ItemTag,
     Tag,
+    Versioned,
 )
 from items.search import HasNoMark
 from resilient_site.accounts.actor import Actor
@@ -200,10 +201,10 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
 type Precondition = Callable[[Item], None]
 
 
-def expect_revision(revision: str) -> Precondition:
+def expect_revision(revision: str) -> Callable[[Versioned], None]:
     """Return a precondition that is true while the item is at this revision."""
 
-    def check(item: Item) -> None:
+    def check(item: Versioned) -> None:
         if item.revision != revision:
             raise StaleVersion
 

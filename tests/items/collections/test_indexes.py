@@ -106,7 +106,8 @@ def test_indexes_are_made_by_one_process_at_a_time(other_session):
         cursor.execute("SELECT pg_advisory_lock(%s)", [indexes.LOCK])
     make_collections()
     assert indexes.existing() == {}
-    other_session.close()
+    with other_session.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s)", [indexes.LOCK])
     assert indexes.synchronize() == 3
 
 
