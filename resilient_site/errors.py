@@ -39,21 +39,19 @@ REST_PATH = "/api/"
 # All codes of problem documents, for the OpenAPI schema.
 CODES = (
     "already_exists", "already_finished", "authentication_failed", "cancelled",
-    "change_purged",
-    "collection_exists", "collection_in_use", "collection_not_found",
-    "conflict", "csrf_failed", "deadline_passed", "epoch_changed", "error",
-    "failed", "host",
-    "idempotency_key_in_use", "idempotency_key_reused", "invalid", "item_exists",
-    "item_not_found", "item_referenced", "job_not_found", "length_required",
-    "locked_out",
+    "change_purged", "code_unknown", "collection_exists", "collection_in_use",
+    "collection_not_found", "conflict", "csrf_failed", "deadline_passed",
+    "epoch_changed", "error", "failed", "host", "idempotency_key_in_use",
+    "idempotency_key_reused", "invalid", "item_exists", "item_not_found",
+    "item_referenced", "job_not_found", "length_required", "locked_out",
     "method_not_allowed", "not_authenticated", "not_finished", "not_found",
     "overloaded", "parse_error", "permission_denied", "precondition_failed",
-    "precondition_required", "queue_full", "range_not_satisfiable", "rate_limited",
-    "schema_breaks_items", "schema_needs_job",
-    "server_error", "stale_version", "task_not_found", "too_large",
-    "too_many_at_once", "too_many_jobs", "too_many_requests", "too_many_tokens",
-    "too_slow", "unavailable", "unknown_field", "unknown_parameter",
-    "unreadable_file", "unsupported_content_encoding", "unsupported_media_type",
+    "precondition_required", "queue_full", "range_not_satisfiable",
+    "rate_limited", "schema_breaks_items", "schema_needs_job", "server_error",
+    "stale_version", "task_not_found", "too_large", "too_many_at_once",
+    "too_many_jobs", "too_many_requests", "too_many_tokens", "too_slow",
+    "unavailable", "unknown_field", "unknown_parameter", "unreadable_file",
+    "unsupported_content_encoding", "unsupported_media_type",
 )  # fmt: skip
 
 # Field name (or index, in a list) to its messages, nested as the input is.

@@ -26,6 +26,14 @@ class BearerAuthentication(TokenAuthentication):
     keyword = "Bearer"
 
 
+class ReadOnly(permissions.BasePermission):
+    """Reading by any method: for everyone, unless the site is private."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        is_authenticated = bool(request.user and request.user.is_authenticated)
+        return settings.PUBLIC_READ or is_authenticated
+
+
 class ReadOrWrite(permissions.DjangoModelPermissionsOrAnonReadOnly):
     """Reading for everyone, unless the site is private; writing by permission.
 

@@ -145,7 +145,15 @@ class ProblemSchema(AutoSchema):
     def get_auth(self) -> list[dict[str, list[str]]]:
         schemes: list[dict[str, list[str]]] = super().get_auth()
         # Reading needs no authentication.
-        return [*schemes, {}] if self.method == "GET" else schemes
+        is_open = self.method == "GET" or self._is_batch
+        return [*schemes, {}] if is_open else schemes
+
+    @property
+    def _is_batch(self) -> bool:
+        """Whether it is a POST that reads (see `edge.policy.Batch`)."""
+        handler = getattr(self.view, self.method.lower(), None)
+        stated = getattr(handler, "policy", None)
+        return stated is not None and stated.batch is not None
 
     def _get_response_bodies(
         self, direction: Literal["request", "response"] = "response"
@@ -178,14 +186,15 @@ class ProblemSchema(AutoSchema):
         return schema
 
     def get_override_parameters(self) -> list[Any]:
-        return [] if self.method in SAFE_METHODS else [KEY_PARAMETER]
+        is_read = self.method in SAFE_METHODS or self._is_batch
+        return [] if is_read else [KEY_PARAMETER]
 
     def _problem_statuses(self) -> list[int]:
         statuses = [*EVERYWHERE]
         on_one = "{" in self.path
         if on_one:
             statuses += ON_ONE
-        if self.method not in SAFE_METHODS:
+        if self.method not in SAFE_METHODS and not self._is_batch:
             statuses += ON_WRITES
             if on_one:
                 statuses += ON_VERSIONS

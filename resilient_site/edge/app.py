@@ -14,7 +14,7 @@ from resilient_site.edge import lifespan, probes, wsgi_bridge
 from resilient_site.edge.access_log import RequestRecorder, record_hit
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
-from resilient_site.edge.cache import coalescing, private_cache
+from resilient_site.edge.cache import batches, coalescing, private_cache
 from resilient_site.edge.cache.cached_response import (
     CachedResponse,
     invalidates_cached_response,
@@ -78,7 +78,7 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
         return False
     key = Key(host, scope["scheme"], path, counting, shared.without_headers)
     response = response_store.memory.get(key)
-    if response is None or not response.is_fresh():
+    if response is None or response.status != 200 or not response.is_fresh():
         return False
     age = monotonic() - response.stored
     headers = [
@@ -133,36 +133,50 @@ async def forward(
     request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> None:
     """Send Django's response; if that fails a reader, the stale response."""
-    context, read_at = RequestContext(), now()
+    context, read_at, asked = RequestContext(), now(), None
     try:
-        wsgi_bridge.admission.check(request.priority, request.deadline)
+        if request.policy.batch is None:  # else it may be in the cache
+            wsgi_bridge.admission.check(request.priority, request.deadline)
         verify = partial(is_verified, request)
-        async with (
-            received_body(request, receive, wsgi_bridge.admission, verify) as body,
-            watched(receive, context),
-        ):
-            response = await run_django(request, body, context, send)
+        async with received_body(
+            request, receive, wsgi_bridge.admission, verify
+        ) as body:
+            asked = batches.parse(request, body)
+            if asked and await batches.send_cached(request, asked, send, extra):
+                return
+            async with watched(receive, context):
+                response = await run_django(request, body, context, send)
     except SiteError as error:
         is_overload = isinstance(error, Rejected)
         if error.status < 500 or not await answer_without_django(
-            request, send, extra, is_overload
+            request, send, extra, is_overload, asked
         ):
             raise
         return
     if response is None:
         return
-    if response.status >= 500 and await answer_without_django(request, send, extra):
+    if response.status >= 500 and await answer_without_django(
+        request, send, extra, asked=asked
+    ):
         return
     if response.status == 401 or context.has_dead_session:
         private_cache.void(request)
     await response.send(send)
     if request.method == "GET":
         store_response(request, context, response, read_at)
+    elif asked:
+        batches.store(request, asked, response, context.parts, read_at)
 
 
 async def answer_without_django(
-    request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
+    request: EdgeRequest,
+    send: Send,
+    extra: Headers,
+    is_overload: bool = False,
+    asked: batches.Asked | None = None,
 ) -> bool:
+    if asked:
+        return await batches.send_stale(request, asked, send, extra, is_overload)
     return await probes.show_status(
         request, send, extra
     ) or await coalescing.send_stale_response(request, send, extra, is_overload)

@@ -7,7 +7,7 @@ body has at most MAX_BODY_BYTES, and requests are plain reads and writes.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -53,9 +53,23 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """A POST that reads what several GETs of its address read: see `cache.batches`."""
+
+    # The member of the body with the values, and the parameter of GET for one of them.
+    member: str
+    parameter: str
+    values_max: int
+    # The result for a value of which GET says 404, beside the value itself.
+    absent: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ViewPolicy:
     # None: responses are not the same for all clients.
     shared: Shared | None = None
+    # A POST that is a read, although its method is not safe.
+    batch: Batch | None = None
     # Takes long, or keeps a thread for long: last in the queue, with a long deadline.
     is_heavy: bool = False
     # Only its writes are.
@@ -76,6 +90,7 @@ def policy[V: Callable[..., Any]](
     *,
     shared: tuple[str, ...] | None = None,
     shared_headers: tuple[str, ...] = (),
+    batch: Batch | None = None,
     is_heavy: bool = False,
     heavy_writes: bool = False,
     form_limit: str = "MAX_BODY_BYTES",
@@ -86,7 +101,7 @@ def policy[V: Callable[..., Any]](
 
     `shared` names the parameters of the query that make a difference to responses that
     are the same for all clients without a session or token; `shared_headers` the
-    headers that do.
+    headers that do. `batch` makes a POST a read of many.
     """
     names = tuple(name.lower().encode() for name in shared_headers)
 
@@ -94,7 +109,7 @@ def policy[V: Callable[..., Any]](
         is_strict = hasattr(view, "query_parameters")
         differs_by = None if shared is None else Shared(shared, names, is_strict)
         view.policy = ViewPolicy(  # type: ignore[attr-defined]
-            differs_by, is_heavy, heavy_writes, form_limit, read_rate, write_rate
+            differs_by, batch, is_heavy, heavy_writes, form_limit, read_rate, write_rate
         )
         return view
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -21,6 +21,7 @@ from resilient_site.edge.asgi_types import Message
 from resilient_site.edge.policy import ViewPolicy, policy_at
 from resilient_site.observability.request_id import HEADERS as REQUEST_ID_HEADERS
 from resilient_site.ratelimit.addresses import normalize_address
+from resilient_site.resilience.cache_control import Part
 
 if TYPE_CHECKING:
     from resilient_site.edge.streaming import Stream, Wait
@@ -132,6 +133,11 @@ class EdgeRequest:
     def policy(self) -> ViewPolicy:
         return policy_at(self.path, self.method)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it changes nothing: also a POST that reads a batch."""
+        return self.is_safe or self.policy.batch is not None
+
     @cached_property
     def session_key(self) -> str:
         # As Django reads it.
@@ -183,6 +189,17 @@ class EdgeRequest:
         changes = {"method": "GET", "query_string": query.encode(), "headers": kept}
         return type(self)({**self.scope, **changes})
 
+    def as_shared_post(
+        self, body: bytes, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Self:
+        """Return the request as a POST of this JSON, of no client in particular."""
+        own = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        asked = self.as_shared("", [*headers, *own])
+        return type(self)({**asked.scope, "method": "POST"})
+
     def as_internal_get(self, target: str) -> Self:
         """Return a GET of `target`, a path with its query, by the same client."""
         path, _, query = target.partition("?")
@@ -210,7 +227,7 @@ class EdgeRequest:
             read, write = Priority.AUTHENTICATED_READ, Priority.AUTHENTICATED_WRITE
         else:
             read, write = Priority.ANONYMOUS_READ, Priority.ANONYMOUS_WRITE
-        return read if self.is_safe else write
+        return read if self.is_read else write
 
     @cached_property
     def deadline(self) -> float:
@@ -220,7 +237,7 @@ class EdgeRequest:
     @property
     def timeout_s(self) -> float:
         """The limit of the site, or the lower one that the client asks for."""
-        name = "read" if self.is_safe else "write"
+        name = "read" if self.is_read else "write"
         granted: float = settings.DEADLINES_S["heavy" if self.policy.is_heavy else name]
         asked = _seconds(self.headers.get(TIMEOUT_HEADER, b""))
         if asked is None:
@@ -256,6 +273,8 @@ class RequestContext:
         # There is no user to the session that the request names.
         self.has_dead_session = False
         self.continuation: Stream | Wait | None = None
+        # The results of a batch, each to be stored by itself.
+        self.parts: Sequence[Part] = ()
         # From here on Django gets the internal GET that ends a wait.
         self.is_after_wait = False
 

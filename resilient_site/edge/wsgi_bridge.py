@@ -94,6 +94,7 @@ class Django(WSGIHandler):
             context.client = client_of_user(context.identity.user_id)
         if response.streaming or hasattr(response, "continuation"):
             record_response(response, context, admission.streams)
+        context.parts = getattr(response, "parts", ())
         return response
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
@@ -215,8 +216,8 @@ async def _run_in_thread(
     running = await admission.enter(request.priority, request.deadline, is_gone)
     context.was_admitted = True
     # A read is given up without its client; a write is carried through.
-    is_abandoned = is_gone if request.is_safe else deadlines.never
-    lock_wait_s = settings.LOCK_WAITS_S["read" if request.is_safe else "write"]
+    is_abandoned = is_gone if request.is_read else deadlines.never
+    lock_wait_s = settings.LOCK_WAITS_S["read" if request.is_read else "write"]
     deadline = deadlines.Deadline(request.deadline, is_abandoned, lock_wait_s)
     began, response = monotonic(), None
     try:

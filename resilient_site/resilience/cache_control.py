@@ -6,6 +6,10 @@ change is seen at once. Whether a view shares responses at all, it states in its
 (`edge.policy`).
 """
 
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
 from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -17,7 +21,7 @@ STALE_S = 60
 STALE_IF_ERROR_S = 24 * 3600
 
 SHARED = (
-    f"public, max-age=0, s-maxage={FRESH_S}, stale-while-revalidate={STALE_S}, "
+    "public, max-age=0, s-maxage={fresh_s}, stale-while-revalidate={stale_s}, "
     f"stale-if-error={STALE_IF_ERROR_S}"
 )
 # Fetched anew each time; the stale one is usable when that fails.
@@ -32,16 +36,35 @@ PRIVATE = "private"
 CREDENTIAL = "credential:"
 
 
-def share(response: HttpResponseBase, *tags: str) -> None:
+class Part(NamedTuple):
+    """A result of a batch, as the response to a GET of its value alone has it."""
+
+    status: int
+    body: bytes
+    tags: Collection[str]
+
+
+def share(response: HttpResponseBase, *tags: str, true_for_s: float = math.inf) -> None:
     """Mark a response as the same for all clients, made of what `tags` name.
 
-    In a private site it is for its client alone.
+    After `true_for_s` it is no longer true. In a private site it is for its client
+    alone.
     """
     if not settings.PUBLIC_READ:
         response["Cache-Control"] = OWN
         return
-    response["Cache-Control"] = SHARED
+    fresh_s = int(min(FRESH_S, true_for_s))
+    stale_s = int(min(STALE_S, true_for_s - fresh_s))
+    response["Cache-Control"] = SHARED.format(fresh_s=fresh_s, stale_s=stale_s)
     response[TAGS] = " ".join(tags)
+
+
+def share_parts(
+    response: HttpResponseBase, parts: Sequence[Part], true_for_s: float = math.inf
+) -> None:
+    """Mark the response to a batch: the edge shares each of its results by itself."""
+    share(response, true_for_s=true_for_s)
+    response.parts = parts  # type: ignore[attr-defined]
 
 
 def share_with_anonymous(

@@ -25,6 +25,8 @@ from resilient_site.edge.cache.invalidation import (
 )
 from resilient_site.edge.request import CSRF_COOKIE, EdgeRequest
 from resilient_site.edge.wsgi_bridge import Response
+from resilient_site.errors import PROBLEM_TYPE
+from resilient_site.observability import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +55,14 @@ NOTICE = (
 # Memory of one response beside its text: measured, and rounded up.
 OVERHEAD_BYTES, HEADER_BYTES = 1024, 192
 AGE_MAX_S = 2**31
+PROBLEM_BYTES = PROBLEM_TYPE.encode()
 _AGES = ("s-maxage", "stale-while-revalidate", "stale-if-error")
 _directive = re.compile(r"([a-z-]+)(?:=\"?([0-9]+)\"?)?").findall
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """A response with status 200, and how long it is usable for what."""
+    """A response, and how long it is usable for what: 200, or a problem with 404."""
 
     headers: Headers
     body: bytes
@@ -67,7 +70,10 @@ class CachedResponse:
     fresh_s: int
     stale_while_revalidate_s: int
     stale_if_error_s: int
+    status: int = 200
     stored: float = field(default_factory=time.monotonic, kw_only=True)
+    # Since when this content is in the other tiers.
+    written: float = field(default_factory=time.monotonic, kw_only=True, compare=False)
     size: int = field(init=False)  # bytes of memory
 
     def __post_init__(self) -> None:
@@ -81,7 +87,10 @@ class CachedResponse:
         headers, body = response.headers, response.body
         # Without its length it cannot be known to be whole.
         is_whole = (b"content-length", b"%d" % len(body)) in headers
-        if response.status != 200 or not is_whole or len(body) > BODY_MAX_BYTES:
+        is_storable = response.status == 200 or (
+            response.status == 404 and (b"content-type", PROBLEM_BYTES) in headers
+        )
+        if not is_storable or not is_whole or len(body) > BODY_MAX_BYTES:
             return None
         rules = _rules(dict(headers).get(b"cache-control", b""))
         cookies = [value for name, value in headers if name == b"set-cookie"]
@@ -92,7 +101,11 @@ class CachedResponse:
         if "public" not in rules or cookies or rules.keys() & {"private", "no-cache"}:
             ages |= {"s-maxage": 0, "stale-while-revalidate": 0}
         kept = [(n, v) for n, v in headers if n not in NOT_STORED]
-        copy = cls(kept, body, mark(read_at, response.tags.split()), *ages.values())
+        made_of = mark(read_at, response.tags.split())
+        fresh_s, revalidated_s, error_s = ages.values()
+        copy = cls(
+            kept, body, made_of, fresh_s, revalidated_s, error_s, response.status
+        )
         is_usable = any(ages.values()) and "no-store" not in rules
         return copy if is_usable and b"*" not in copy.vary else None
 
@@ -103,7 +116,9 @@ class CachedResponse:
         counted by.
         """
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.headers]
-        limits = self.fresh_s, self.stale_while_revalidate_s, self.stale_if_error_s
+        limits = [self.fresh_s, self.stale_while_revalidate_s, self.stale_if_error_s]
+        # Left out where it can be: the release before this one knows only 200.
+        limits += [self.status] if self.status != 200 else []
         read_s = clock_s - (now() - self.mark.at) / 1e9
         times = boot_id(), *self.mark, read_s, clock_s - self.age
         about = key, crc32(self.body), headers, limits, times
@@ -188,11 +203,23 @@ class CachedResponse:
         is_stale = action == HIT and (detail or age > self.fresh_s)
         request.scope[EDGE_ACTION] = STALE if is_stale else action
         more = [(b"age", b"%d" % age), (b"cache-status", status), *extra]
-        if self._is_known_to(request):
+        if self.status != 200:
+            await self._send_problem(request, send, more)
+        elif self._is_known_to(request):
             kept = [(n, v) for n, v in self.headers if n in IN_304]
             await send_answer(request, send, 304, kept + more, b"")
         else:
             await send_answer(request, send, 200, self.headers + more, self.body)
+
+    async def _send_problem(
+        self, request: EdgeRequest, send: Send, more: Headers
+    ) -> None:
+        """Send it with the id of this request, in the document too."""
+        own = {"request_id": dict(more)[request_id.HEADER_BYTES].decode()}
+        body = orjson.dumps(orjson.loads(self.body) | own)
+        headers = [(n, v) for n, v in self.headers if n != b"content-length"]
+        headers += [(b"content-length", b"%d" % len(body)), *more]
+        await send_answer(request, send, self.status, headers, body)
 
     async def send_stale(
         self, request: EdgeRequest, send: Send, extra: Headers

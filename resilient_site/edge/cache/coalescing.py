@@ -16,7 +16,7 @@ from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
-from resilient_site.edge.cache import private_cache
+from resilient_site.edge.cache import batches, private_cache
 from resilient_site.edge.cache.cached_response import (
     COLLAPSED,
     STORED,
@@ -105,7 +105,7 @@ async def answer(
     if not request.is_anonymous:
         return False
     if copy and copy.is_usable_while_revalidating():
-        if not is_paused:
+        if not is_paused and not batches.fetch_with_others(request, key):
             _join_or_start(key, request)
         await copy.send(request, send, extra)
         return True

@@ -50,6 +50,8 @@ MAX_SHARE = 0.2
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 DELETION_BYTES = 1024
 WRITE_PERIOD_S = 0.2
+# Small against the time for which they are usable.
+WRITTEN_EVERY_S = 600
 # Two look-ups make a stale response at most half a second late.
 READ_TIMEOUT_S = 0.25
 LOCK_TIMEOUT_S = 1
@@ -199,6 +201,22 @@ class ResponseStore:
             return  # read from what the database was before
         if isinstance(key, PrivateKey) or self.memory.put(key, response):
             self._write_later(key, Change(response))
+
+    def renew(self, key: Key, response: CachedResponse) -> None:
+        """Do the same; what is as before is written out again only now and then.
+
+        To write out a small response takes longer than to fetch it with many others.
+        """
+        known = self.memory.get(key)
+        if (
+            known
+            and (known.status, known.body) == (response.status, response.body)
+            and response.stored - known.written < WRITTEN_EVERY_S
+            and response.mark.at > invalidations.voided_at
+        ):
+            self.memory.put(key, replace(response, written=known.written))
+        else:
+            self.put(key, response)
 
     def delete(self, key: AnyKey) -> None:
         if isinstance(key, Key):

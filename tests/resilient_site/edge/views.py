@@ -5,6 +5,7 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -18,8 +19,9 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from resilient_site import urls
-from resilient_site.edge.policy import policy
-from resilient_site.resilience.cache_control import OWN, share
+from resilient_site.edge.policy import Batch, policy
+from resilient_site.errors import PROBLEM_TYPE, NotFound, problem
+from resilient_site.resilience.cache_control import OWN, Part, share, share_parts
 
 # The requests so far, and what the view does.
 now = SimpleNamespace()
@@ -121,7 +123,54 @@ class Greeting(APIView):
         return thing_response(request.user.get_username(), Vary="Authorization")
 
 
+class Words(APIView):
+    """One word by GET, and many by POST; of an unknown one GET says 404."""
+
+    permission_classes = ()
+
+    @policy(shared=("case", "word"))
+    def get(self, request: Request) -> HttpResponse:
+        note(request)
+        part = self.part(request, request.GET["word"], request.GET.get("case", ""))
+        content_type = "application/json" if part.status == 200 else PROBLEM_TYPE
+        response = HttpResponse(part.body, content_type, part.status)
+        share(response, *part.tags)
+        return response
+
+    @policy(batch=Batch("words", "word", 5, {"known": False}), write_rate="read")
+    def post(self, request: Request) -> HttpResponse:
+        seen = note(request)
+        if now.respond is not thing_now:
+            return now.respond(request)
+        words = seen["words"] = request.data["words"]
+        case = request.data.get("case", "")
+        parts = [self.part(request, word, case) for word in words]
+        results = [
+            orjson.loads(part.body)
+            if part.status == 200
+            else {"word": word, "known": False}
+            for word, part in zip(words, parts, strict=True)
+        ]
+        response = JsonResponse({"results": results})
+        response.content = orjson.dumps({"results": results})
+        share_parts(response, parts)
+        return response
+
+    def part(self, request: Request, word: str, case: str) -> Part:
+        if word.startswith("un"):
+            error = NotFound("There is no such word.")
+            document = problem(request, error) | {"request_id": ""}
+            return Part(404, orjson.dumps(document), ["words"])
+        result = {
+            "word": word,
+            "is": word.upper() if case else word,
+            "n": len(now.asked),
+        }
+        return Part(200, orjson.dumps(result), [f"word:{word}"])
+
+
 urlpatterns = [
+    path("api/v1/words", Words.as_view()),
     path("thing", thing),
     path("thing/<path:id>", thing),
     path("plain", plain),
