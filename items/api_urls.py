@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from items.api import ChangeViewSet, ItemViewSet
 from items.collections.api import CollectionViewSet
+from items.collections.lookup_api import LookupView, TranslateView
 
 router = SimpleRouter()
 router.trailing_slash = "/?"
@@ -21,7 +22,10 @@ ITEM: dict[str, Any] = {
 }
 bulk = ItemViewSet.as_view(ITEM | {"post": "bulk"}, schema=None)
 export = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_export"}, schema=None)
+COLLECTION = "^collections/(?P<key>[^/]+)"
 urlpatterns = [
+    re_path(f"{COLLECTION}/lookup/?$", LookupView.as_view(), name="lookup"),
+    re_path(f"{COLLECTION}/translate/?$", TranslateView.as_view(), name="translate"),
     # Where these two were before they made way for items of that name.
     re_path("^items/(?P<id>bulk)/?$", bulk),
     re_path("^items/(?P<id>export)/?$", export),

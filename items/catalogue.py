@@ -6,6 +6,7 @@ Data comes in as `fields.clean` returns it.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import batched
@@ -16,6 +17,7 @@ import orjson
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
 from django.db.models import Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
+from django.utils.encoding import iri_to_uri
 
 from items import fields, integrity
 from items.collections.schema import compile_schema
@@ -100,13 +102,37 @@ class ChangePurged(Conflict):
 
 
 def item_tag(item_id: str) -> str:
-    """Return the cache tag of an item."""
-    return f"item:{item_id}"
+    """Return the cache tag of an item, in letters that a header may have."""
+    return f"item:{iri_to_uri(item_id)}"
 
 
-def invalidate_items(item_ids: Iterable[str]) -> None:
-    """Invalidate the cached responses of these items, and of lists, on commit."""
-    invalidate(ITEMS, *map(item_tag, item_ids))
+def collection_tag(key: str) -> str:
+    """Return the cache tag of a collection, and of which codes it has."""
+    return f"collection:{key}"
+
+
+def invalidate_items(
+    changes: Iterable[tuple[str, ItemData | None, ItemData | None]],
+) -> None:
+    """Invalidate on commit what was made of these items, or of lists.
+
+    `changes` are ids, each with the state before and after. With a link its target
+    changes too, as it is followed in both directions.
+    """
+    tags = {ITEMS}
+    for item_id, before, after in changes:
+        states = [state for state in (before, after) if state]
+        tags.add(item_tag(item_id))
+        places = {(state["collection"], state["code"]) for state in states}
+        if len(states) == 1 or len(places) > 1:
+            tags.update(collection_tag(key) for key, _ in places)
+        links = Counter(
+            (link["relation"], link["target"])
+            for state in states
+            for link in state["links"]
+        )
+        tags.update(item_tag(target) for (_, target), n in links.items() if n == 1)
+    invalidate(*tags)
 
 
 def get_item(item_id: str) -> Item:
@@ -536,7 +562,7 @@ def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
     """Return entries of the change log; invalidate cached responses on commit."""
     request_id, client_request_id = current_own_id(), offered_id()
     now = timezone.now()
-    invalidate_items(item_id for item_id, *_ in entries)
+    invalidate_items((pk, before, after) for pk, _, _, before, after in entries)
     return [
         ItemChange(
             item_id=item_id,

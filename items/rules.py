@@ -155,6 +155,13 @@ def clean_labels(value: object) -> dict[str, str]:
     return dict(sorted(labels.items()))
 
 
+def clean_language(value: object) -> str:
+    """Accept a language tag; return it as labels have it."""
+    if not isinstance(value, str) or not _is_language(value.strip()):
+        raise ValueError("Must be a language tag, such as de or pt-BR.")
+    return _language_tag(value.strip())
+
+
 def clean_aliases(value: object) -> list[str]:
     """Accept other names, in their order, each once."""
     value = [] if value is None else value

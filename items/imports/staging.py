@@ -210,7 +210,9 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
             _write_tags(cursor)
             _write_links(cursor)
             _write_log(cursor, now, actor)
-            invalidate_items(batch.rows)
+            invalidate_items(
+                (pk, batch.known.get(pk), state) for pk, state in batch.states.items()
+            )
         _drop(cursor)
     return counts
 

@@ -137,6 +137,36 @@ def test_all_processes_work_again_after_a_lost_network(site, network, events):
     wait_for(lambda: any(body["subject"] == item for body in events.bodies))
 
 
+LOOKUP = "/api/v1/collections/general/lookup"
+
+
+def test_codes_are_looked_up_without_a_database(site, network):
+    """Those that were before, each by GET or in any batch, marked as stale."""
+    one, other = write(site), write(site)
+    assert site.get(f"{LOOKUP}?code={one}").status == 200
+    asked = {"codes": [other, "none"]}
+    assert site.request("POST", LOOKUP, asked).status == 200
+    for item in (one, other):  # what is known may not hold any more
+        change = {"name": "sent through a network", "tags": ["changed"]}
+        site.request("PUT", ITEMS + item, change, site.headers)
+    write(site)
+    network.refuse()
+    try:
+        known = site.request("POST", LOOKUP, {"codes": ["none", one, other]})
+        assert (known.status, "origin-failed" in known.headers["Cache-Status"]) == (
+            200, True,
+        )  # fmt: skip
+        results = known.json()["results"]
+        assert [result["found"] for result in results] == [False, True, True]
+        assert site.get(f"{LOOKUP}?code={other}").json() == results[2]
+        assert site.get(f"{LOOKUP}?code=none").status == 404
+        unknown = site.request("POST", LOOKUP, {"codes": [one, "never asked"]})
+        assert (unknown.status, unknown.json()["code"]) == (503, "unavailable")
+    finally:
+        network.accept()
+    write(site)
+
+
 # Less than a job waits for a lock.
 IN_TIME = {"X-Request-Timeout": "9s"}
 

@@ -11,7 +11,7 @@ from tests.factories import make_item
 
 SECRET, ITEM = "Confidential bolt", "bolt"
 UUID = "00000000-0000-0000-0000-000000000001"
-SAMPLES = {"id": ITEM, "name": "report", "pk": UUID}
+SAMPLES = {"id": ITEM, "name": "report", "pk": UUID, "key": "general"}
 # For everyone, also in a private site: they show nothing of the catalogue.
 OPEN = {
     "/favicon.ico", "/livez", "/readyz", "/metrics", "/status/",
@@ -23,6 +23,7 @@ READABLE = {
     "/items/changes/", "/items/import/", "/items/import/<pk>/",
     "/items/import/<pk>/rejects/", "/admin/password_change/",
     "/api/v1/items", "/api/v1/items/-/export", "/api/v1/items/<id>",
+    "/api/v1/collections/<key>/lookup", "/api/v1/collections/<key>/translate",
     "/api/v1/items/<id>/history", "/api/v1/changes", "/api/v1/changes/events",
     "/api/v1/collections", "/api/v1/collections/<key>",
     "/api/v1/collections/<key>/schema",

@@ -89,6 +89,17 @@ def undo_change() -> None:
     catalogue.undo(ItemChange.objects.latest("id"), actor=TESTER)
 
 
+LOOKUP = "/api/v1/collections/general/lookup"
+
+
+async def look_up(*codes: str, authorization: str = "") -> Answer:
+    body = json.dumps({"codes": codes}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= {"authorization": authorization} if authorization else {}
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return await ask(LOOKUP, "POST", sent, [body])
+
+
 WRITES = {
     "create": partial(make_item, id="new", name="Written"),
     "bulk": partial(catalogue.create_items, [{"id": "new", "name": "Written"}]),
@@ -99,6 +110,84 @@ WRITES = {
     "undo": undo_change,
     "import": import_row,
 }
+
+
+async def write(name: str) -> None:
+    takes_actor = name not in ("create", "undo", "import")
+    await elsewhere(WRITES[name], **({"actor": TESTER} if takes_actor else {}))
+
+
+@run
+async def test_lookup_by_token_is_a_cache_hit_once_the_token_is_verified(token):
+    first = await look_up("bolt", authorization=token)
+    assert (first.status, first.is_hit) == (200, False)
+    assert (await look_up("bolt", authorization=token)).is_hit
+    assert (await look_up("bolt")).is_hit
+    assert (await get(f"{LOOKUP}?code=bolt")).is_hit
+    assert (await look_up("bolt", authorization="Token unknown")).status == 401
+
+
+@pytest.mark.parametrize(
+    "name", ["create", "bulk", "update", "delete", "undo", "import"]
+)
+@run
+async def test_every_way_to_write_is_seen_by_lookups_at_once(name):
+    """By those of the item, and of a code that was unknown."""
+    create = name in ("create", "bulk", "import")
+    code = "new" if create else "bolt"
+    target = f"{LOOKUP}?code={code}"
+    before = await get(target)
+    assert before.status == (404 if create else 200)
+    assert (await get(target)).is_hit
+    assert (await look_up(code)).is_hit
+    await write(name)
+    after, many = await get(target), await look_up(code)
+    assert not after.is_hit
+    gone = name in ("delete", "undo")
+    assert after.status == (404 if gone else 200)
+    [result] = many.json()["results"]
+    assert result["found"] is not gone
+    assert gone or result["label"] == after.json()["label"] == "Written"
+
+
+TRANSLATION = "/api/v1/collections/general/translate?code=bolt&to=general"
+
+
+def link_by_import(relation: str) -> None:
+    run = importing.begin(source="test", path="-", actor=TESTER)
+    links = json.dumps([{"relation": relation, "target": "bolt"}])
+    row = json.dumps({"id": "nut", "links": json.loads(links)})
+    file = io.BufferedReader(io.BytesIO(row.encode()))
+    importing.proceed(run, file, actor=TESTER, rejects=lambda rejects, size: size)
+
+
+def link(relation: str) -> None:
+    links = [{"relation": relation, "target": "bolt"}]
+    catalogue.update_item("nut", {"links": links}, actor=TESTER)
+
+
+@pytest.mark.parametrize("relate", [link, link_by_import])
+@run
+async def test_link_is_seen_by_translations_of_its_target_at_once(relate):
+    await elsewhere(make_item, id="nut", links=[])
+    for relation in ("exactMatch", "broadMatch"):
+        await get(TRANSLATION)
+        assert (await get(TRANSLATION)).is_hit
+        await elsewhere(relate, relation)
+        answer = await get(TRANSLATION)
+        [mapping] = answer.json()["mappings"]
+        seen = relation.replace("broad", "narrow")  # from the other side
+        assert (mapping["relation"], mapping["id"]) == (seen, "nut")
+
+
+@run
+async def test_change_of_an_item_with_any_letters_is_seen_at_once():
+    await elsewhere(make_item, id="łódź")
+    target = "/api/v1/items/%C5%82%C3%B3d%C5%BA"
+    await get(target)
+    assert (await get(target)).is_hit
+    await elsewhere(catalogue.update_item, "łódź", {"name": "New"}, actor=TESTER)
+    assert (await get(target)).json()["name"] == "New"
 
 
 @pytest.fixture
@@ -118,8 +207,7 @@ async def test_every_way_to_write_is_seen_at_once(name):
     for target in targets:
         await get(target)
         assert (await get(target)).is_hit
-    takes_actor = name not in ("create", "undo", "import")
-    await elsewhere(WRITES[name], **({"actor": TESTER} if takes_actor else {}))
+    await write(name)
     for target in targets:
         answer = await get(target)
         assert not answer.is_hit, target
