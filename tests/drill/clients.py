@@ -38,6 +38,7 @@ END_S = 30.0
 
 ITEMS, LIST = "/api/v1/items/", "/api/v1/items?page_size=10"
 PAGES, JOBS = "/items/", "/api/v1/jobs/"
+LOOKUP = "/api/v1/collections/general/lookup?code="
 
 READS_PER_S = 80.0
 # Number of recently written items that are read.
@@ -205,6 +206,8 @@ class Readers:
                 await self._read_item(item_id, headers, monotonic())
             for headers in ({}, self.clients.session):
                 await self._read_page(item_id, headers, monotonic())
+            for headers in ({}, self.clients.token):
+                await self._look_up(item_id, headers, monotonic())
 
     async def _read_any(self, due: float) -> None:
         is_anonymous = random.random() < 0.5
@@ -219,7 +222,10 @@ class Readers:
             judge = partial(self.history.judge_page, expected=b'"name"')
             await self._read(LIST, judge, headers, due)
             return
-        if chance < 0.4 and self.history.written:
+        if chance < 0.25:
+            await self._look_up(random.choice(item_ids), headers, due)
+            return
+        if chance < 0.5 and self.history.written:
             item_ids = list(self.history.written)[-LATEST:]
         await self._read_item(random.choice(item_ids), headers, due)
 
@@ -236,6 +242,10 @@ class Readers:
             self.history.judge_item, item_id, started=due, may_be_late=not headers
         )
         await self._read(f"{ITEMS}{item_id}/", judge, headers, due)
+
+    async def _look_up(self, item_id: str, headers: dict[str, str], due: float) -> None:
+        judge = partial(self.history.judge_page, expected=b'"found":true')
+        await self._read(f"{LOOKUP}{item_id}", judge, headers, due)
 
     async def _read(
         self, path: str, judge: Check, headers: dict[str, str], due: float

@@ -1,18 +1,26 @@
 """Request templates, for Python and for wrk."""
 
 import json
+import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tests.load.connections import HOST, request_bytes
 
+ANY = re.compile("{any}")
 LUA = """
+math.randomseed(os.time())
 wrk.method = {method}
 {headers}
 local count = os.time() * 1000
 function request()
   count = count + 1
-  local values = {{["{{n}}"] = count % {numbers} + 1, ["{{count}}"] = count}}
+  local values = function(name)
+    if name == "{{any}}" then return math.random({numbers}) end
+    if name == "{{n}}" then return count % {numbers} + 1 end
+    if name == "{{count}}" then return count end
+  end
   local path = ({path}):gsub("{{%a+}}", values)
   local body = ({body}):gsub("{{%a+}}", values)
   return wrk.format(nil, path, nil, body)
@@ -22,14 +30,17 @@ end
 
 @dataclass(frozen=True)
 class RequestTemplate:
-    """A request in which `{count}` is a new number each time, and `{n}` cycles."""
+    """A request in which `{count}` is a new number each time, and `{n}` cycles.
+
+    Each `{any}` is a random number.
+    """
 
     port: int
     path: str
     method: str = "GET"
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    numbers: int = 1_000  # `{n}` cycles from 1 to this
+    numbers: int = 1_000  # `{n}` and `{any}` are from 1 to this
 
     @property
     def url(self) -> str:
@@ -57,7 +68,8 @@ class RequestTemplate:
 
     def _fill(self, text: str, count: int) -> str:
         number = str(count % self.numbers + 1)
-        return text.replace("{n}", number).replace("{count}", str(count))
+        text = text.replace("{n}", number).replace("{count}", str(count))
+        return ANY.sub(lambda _: str(random.randint(1, self.numbers)), text)
 
 
 def _lua(text: str) -> str:

@@ -22,8 +22,12 @@ def rates(
     peers: Peers,
     template_of: Template,
     goals: Mapping[str, Goal],
+    own_goal: Goal | None = None,
 ) -> Iterator[Table]:
-    """Measure closed-loop rates; goals are ratios of this site to a peer."""
+    """Measure closed-loop rates; goals are ratios of this site to a peer.
+
+    `own_goal` is one for the rate of this site.
+    """
 
     def turn(peer: Peer, seconds: float) -> tuple[float, float]:
         """Return responses per second, and µs of processor time per response."""
@@ -39,7 +43,8 @@ def rates(
     }
     found = in_turns(bench.scale.rounds, turns)
     speeds = {name: [speed for speed, _ in of] for name, of in found.items()}
-    rows = [Row(name, of) for name, of in speeds.items()]
+    own = {OURS: own_goal}
+    rows = [Row(name, of, own.get(name)) for name, of in speeds.items()]
     yield Table(title, "responses a second", rows)
     rows = [Row(name, [cost for _, cost in of]) for name, of in found.items()]
     yield Table(title, "µs of processor time per response", rows)

@@ -38,6 +38,7 @@ class Peer:
     servers: Callable[[], Iterable[psutil.Process]]
     items: str = "/items/"
     slash: str = ""  # at the end of paths below items
+    lookup: str = "/lookup"
     authorization: str = ""
 
     def busy_s(self) -> float:
@@ -63,6 +64,16 @@ class Peer:
     def search(self) -> RequestTemplate:
         """A search that no cache has."""
         return RequestTemplate(self.port, f"{self.items}?search=nothing{{count}}")
+
+    def look_up(self, numbers: int) -> RequestTemplate:
+        """Look up any of so many codes."""
+        return RequestTemplate(
+            self.port, f"{self.lookup}?code={{any}}", numbers=numbers
+        )
+
+    def look_up_many(self, number: int, numbers: int) -> RequestTemplate:
+        body = json.dumps({"codes": ["{any}"] * number})
+        return RequestTemplate(self.port, self.lookup, "POST", body, numbers=numbers)
 
     def create(self) -> RequestTemplate:
         return self._write("POST", "", ITEM)
@@ -99,6 +110,7 @@ class Running(dict[str, Peer]):
             site.port,
             lambda: [*site.processes(), *self.testbed.postgres.processes()],
             "/api/v1/items/",
+            lookup="/api/v1/collections/general/lookup",
             authorization=f"Token {token}",
         )
         return site
