@@ -11,14 +11,14 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, fields
+from items import catalogue, fields, relations
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.fields import ItemData
 from items.imports.exporting import FORMATS, download
 from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
-from items.serializers import ChangeSerializer, ItemSerializer
+from items.serializers import ChangeSerializer, ItemSerializer, ReferenceSerializer
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
@@ -32,6 +32,7 @@ from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
 LIST_PARAMETERS = (*PARAMETERS, "page_size")
+PAGING = ("cursor", "page_size")
 
 
 class ItemViewSet(StrictView, GenericViewSet[Item]):
@@ -128,7 +129,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
             return self.retrieve(request, id)
         return self.export(request)  # type: ignore[call-arg, arg-type]
 
-    @policy(shared=("cursor", "page_size"))
+    @policy(shared=PAGING)
     @schema.history
     @action(detail=True)
     def history(self, request: Request, id: str) -> Response:
@@ -143,8 +144,54 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         rows = ChangeSerializer(
             page.rows, many=True, context=self.get_serializer_context()
         )
-        response = list_response(request, page, rows, known=("cursor", "page_size"))
+        response = list_response(request, page, rows, known=PAGING)
         share_with_anonymous(request, response, item_tag(id))
+        return response
+
+    @policy(shared=PAGING)
+    @schema.children
+    @action(detail=True)
+    def children(self, request: Request, id: str) -> Response:
+        page = paginate(
+            Item.objects.filter(parent=id).for_reading(),
+            ordering="sort_key",
+            cursor=request.query_params.get("cursor"),
+            size=parse_page_size(request.query_params),
+        )
+        if not page.rows:
+            catalogue.get_item(id)
+        rows = self.get_serializer(page.rows, many=True)
+        response = list_response(request, page, rows, known=PAGING)
+        share_with_anonymous(request, response, ITEMS)
+        return response
+
+    @policy(shared=())
+    @schema.ancestors
+    @action(detail=True)
+    def ancestors(self, request: Request, id: str) -> Response:
+        items = relations.ancestors(id)
+        if not items:
+            catalogue.get_item(id)
+        response = Response({"results": self.get_serializer(items, many=True).data})
+        share(response, ITEMS)
+        return response
+
+    @policy(shared=PAGING)
+    @schema.references
+    @action(detail=True)
+    def references(self, request: Request, id: str) -> Response:
+        references = relations.References(catalogue.get_item(id))
+        page = paginate(
+            references.items(),
+            ordering="id",
+            cursor=request.query_params.get("cursor"),
+            size=parse_page_size(request.query_params),
+        )
+        rows = ReferenceSerializer(
+            page.rows, many=True, context={"references": references}
+        )
+        response = list_response(request, page, rows, known=PAGING)
+        share_with_anonymous(request, response, ITEMS)
         return response
 
     def _update(self, request: Request, id: str, changes: ItemData) -> Response:

@@ -13,6 +13,7 @@ from items.serializers import (
     ItemListSerializer,
     ItemSerializer,
     ItemsSerializer,
+    ReferenceListSerializer,
 )
 from resilient_site.api.schema import (
     CURSOR,
@@ -135,6 +136,29 @@ history = operation(
     operation_id="items_history",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ChangeListSerializer, 304: NOT_MODIFIED},
+)
+children = operation(
+    summary="List the items directly below one, by name",
+    operation_id="items_children",
+    parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
+    responses={200: ItemListSerializer, 304: NOT_MODIFIED},
+)
+ancestors = operation(
+    summary="List the items above one, from the top down",
+    operation_id="items_ancestors",
+    parameters=[ID],
+    responses={200: ItemsSerializer(), 304: NOT_MODIFIED},
+)
+references = operation(
+    summary="List the items that refer to one, by id",
+    description=(
+        "`fields` says how each of them refers to it: `parent`, `replaced_by`, "
+        "`links.exactMatch` or another relation, or `attributes.NAME` where the schema "
+        "of a collection declares that attribute as a reference."
+    ),
+    operation_id="items_references",
+    parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
+    responses={200: ReferenceListSerializer, 304: NOT_MODIFIED},
 )
 SINCE = OpenApiParameter(
     "since",

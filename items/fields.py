@@ -169,6 +169,11 @@ FIELDS: tuple[ItemField, ...] = (
 # What an item holds beside its id: its state, as the change log keeps it.
 STATE_FIELDS = FIELDS[1:]
 COLUMN_FIELDS = tuple(field for field in STATE_FIELDS if field.is_column)
+SUMMARY_FIELDS = tuple(
+    field
+    for field in STATE_FIELDS
+    if field.name in ("collection", "code", "name", "status")
+)
 SEARCHED_FIELDS = tuple(field for field in STATE_FIELDS if field.is_searched)
 # What the search text is made of: some attributes too.
 SEARCHED = (*(field.name for field in SEARCHED_FIELDS), "attributes")

@@ -290,6 +290,11 @@ class Item(Versioned, models.Model):
         """Return the values of the fields that people edit."""
         return {field.name: field.read(self) for field in fields.STATE_FIELDS}
 
+    def summary(self) -> dict[str, Any]:
+        """Return what REST shows of an item that another one refers to."""
+        state = {f.name: f.public(f.read(self)) for f in fields.SUMMARY_FIELDS}
+        return {"id": public_id(self.pk)} | state
+
     def as_json(self) -> dict[str, Any]:
         """Return the item as REST and NDJSON show it."""
         return {

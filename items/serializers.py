@@ -9,6 +9,7 @@ from items import fields
 from items.changes import feed
 from items.field_types import IdSerializerField
 from items.models import Item, ItemChange
+from items.relations import References
 
 EXAMPLE_INPUT = {
     "id": "bolt.m8",
@@ -54,6 +55,37 @@ class ItemListSerializer(serializers.Serializer[Any]):
 
 class ItemsSerializer(serializers.Serializer[Any]):
     results = ItemSerializer(many=True)
+
+
+class SummarySerializer(serializers.Serializer[Item]):
+    """What is shown of an item that another one refers to."""
+
+    def get_fields(self) -> dict[str, Any]:
+        shown = (fields.ID, *fields.SUMMARY_FIELDS)
+        declared = {field.name: field.serializer_field() for field in shown}
+        return declared | super().get_fields()
+
+    def to_representation(self, item: Item) -> dict[str, Any]:
+        return item.summary()
+
+
+class ReferenceSerializer(SummarySerializer):
+    """An item that refers to another one, and by which fields."""
+
+    def get_fields(self) -> dict[str, Any]:
+        names = serializers.ListField(child=serializers.CharField())
+        return super().get_fields() | {"fields": names}
+
+    def to_representation(self, item: Item) -> dict[str, Any]:
+        references: References = self.context["references"]
+        return item.summary() | {"fields": references.fields(item)}
+
+
+@extend_schema_serializer(many=False)
+class ReferenceListSerializer(serializers.Serializer[Any]):
+    results = ReferenceSerializer(many=True)
+    next = serializers.URLField(allow_null=True)
+    previous = serializers.URLField(allow_null=True)
 
 
 class StateSerializer(serializers.Serializer[Any]):

@@ -24,6 +24,8 @@ READABLE = {
     "/items/import/<pk>/rejects/", "/admin/password_change/",
     "/api/v1/items", "/api/v1/items/-/export", "/api/v1/items/<id>",
     "/api/v1/collections/<key>/lookup", "/api/v1/collections/<key>/translate",
+    "/api/v1/items/<id>/children", "/api/v1/items/<id>/ancestors",
+    "/api/v1/items/<id>/references",
     "/api/v1/items/<id>/history", "/api/v1/changes", "/api/v1/changes/events",
     "/api/v1/collections", "/api/v1/collections/<key>",
     "/api/v1/collections/<key>/schema",

@@ -1,0 +1,86 @@
+"""The relations of items: what is above one, what is below, and what refers to it."""
+
+from collections.abc import Iterator, Sequence
+
+from django.db import connection
+from django.db.models import CharField, Q
+from django.db.models.expressions import RawSQL
+
+from items.integrity import DEPTH_MAX, POINTERS, having
+from items.models import Collection, Item, ItemLink, ItemQuerySet
+
+_ABOVE = """
+WITH RECURSIVE above (id, parent_id, level) AS (
+    SELECT id, parent_id, 0 FROM items_item WHERE id = %s
+    UNION ALL
+    SELECT item.id, item.parent_id, level + 1
+    FROM above JOIN items_item AS item ON item.id = above.parent_id
+    WHERE level < %s
+)
+SELECT id FROM above WHERE level > 0 ORDER BY level DESC
+"""
+# Without ALL: ends whatever it finds, and once for each item.
+_BELOW = """
+WITH RECURSIVE below (id) AS (
+    SELECT id FROM items_item WHERE parent_id IN ({})
+    UNION
+    SELECT item.id FROM below JOIN items_item AS item ON item.parent_id = below.id
+)
+SELECT id FROM below
+"""
+
+
+def ancestors(item_id: str) -> list[Item]:
+    """Return the items above this one, from the top down."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ABOVE, [item_id, DEPTH_MAX])
+        ids = [pk for (pk,) in cursor]
+    found = Item.objects.for_reading().in_bulk(ids) if ids else {}
+    return [found[pk] for pk in ids if pk in found]
+
+
+def is_below(item_ids: Sequence[str]) -> Q:
+    """Return the condition that an item is below one of these, at any level."""
+    sql = _BELOW.format(", ".join(["%s"] * len(item_ids)))
+    return Q(pk__in=RawSQL(sql, item_ids, CharField()))  # noqa: S611 - parameters
+
+
+class References:
+    """The items that refer to one item, and by which fields."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.code = item.code or item.pk
+        # Attributes that hold the code, with their own collections.
+        self.attributes = [
+            (collection.key, name)
+            for collection in Collection.objects.order_by("key")
+            for name, key in collection.attributes.references.items()
+            if key == item.collection_id
+        ]
+
+    def items(self) -> ItemQuerySet:
+        pk = self.item.pk
+        found = [Item.objects.filter(**{name: pk}).values("pk") for name in POINTERS]
+        found.append(ItemLink.objects.filter(target=pk).values("item_id"))
+        found += [
+            having(key, name, [self.code]).values("pk") for key, name in self.attributes
+        ]
+        # Each by an index of its own.
+        return Item.objects.filter(pk__in=found[0].union(*found[1:])).exclude(pk=pk)
+
+    def fields(self, referrer: Item) -> list[str]:
+        """Return the fields by which `referrer` refers to the item, as paths."""
+        return list(dict.fromkeys(self._fields(referrer)))
+
+    def _fields(self, referrer: Item) -> Iterator[str]:
+        for name in POINTERS:
+            if getattr(referrer, f"{name}_id") == self.item.pk:
+                yield name
+        for link in referrer.links:
+            if link["target"] == self.item.pk:
+                yield f"links.{link['relation']}"
+        for key, name in self.attributes:
+            is_same = referrer.attributes.get(name) == self.code
+            if key == referrer.collection_id and is_same:
+                yield f"attributes.{name}"
