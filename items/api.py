@@ -1,13 +1,16 @@
 """REST views of the catalogue, the change log and the change feed."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.decorators import action
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
@@ -22,6 +25,7 @@ from items.serializers import ChangeSerializer, ItemSerializer, ReferenceSeriali
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
+from resilient_site.api.json_format import MergePatchParser, is_merge_patch
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.prefer import parse_prefer
@@ -40,6 +44,10 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     serializer_class = ItemSerializer
     lookup_field = "id"
     lookup_value_regex = "[^/]+"
+
+    def get_parsers(self) -> list[BaseParser]:
+        is_patch = self.request and self.request.method == "PATCH"
+        return [*super().get_parsers(), *([MergePatchParser()] if is_patch else [])]
 
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
@@ -81,8 +89,17 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @schema.changing
     @idempotent
     def partial_update(self, request: Request, id: str) -> Response:
-        data = _clean(request.data, request, partial=True)
-        return self._update(request, id, data)
+        if not is_merge_patch(request):
+            data = _clean(request.data, request, partial=True)
+            return self._update(request, id, data)
+
+        def patch(item: Item) -> ItemData:
+            members = fields.patched(item.as_json(), request.data)
+            data = _clean(members, request, partial=True)
+            _expect_id(id, data)
+            return data
+
+        return self._update(request, id, patch)
 
     @schema.deletion
     @idempotent
@@ -194,9 +211,14 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         share_with_anonymous(request, response, ITEMS)
         return response
 
-    def _update(self, request: Request, id: str, changes: ItemData) -> Response:
-        if changes.get("id", id) != id:
-            raise Invalid(errors={"id": ["The id of an item cannot be changed."]})
+    def _update(
+        self,
+        request: Request,
+        id: str,
+        changes: ItemData | Callable[[Item], ItemData],
+    ) -> Response:
+        if not callable(changes):
+            _expect_id(id, changes)
         item = catalogue.update_item(
             id,
             changes,
@@ -210,6 +232,9 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         response["ETag"] = item.etag
         if date := item.last_modified:
             response["Last-Modified"] = date
+        if successor := item.replaced_by_id:
+            url = reverse("api:item-detail", args=[successor], request=self.request)
+            response["Link"] = f'<{url}>; rel="successor-version"'
         response["Cache-Control"] = "no-cache"
         return response
 
@@ -256,3 +281,8 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
 def _clean(body: Any, request: Request, *, partial: bool = False) -> ItemData:
     lenient = is_lenient(request)
     return fields.clean(body, partial=partial, is_json=True, ignores_unknown=lenient)
+
+
+def _expect_id(id: str, data: ItemData) -> None:
+    if data.get("id", id) != id:
+        raise Invalid(errors={"id": ["The id of an item cannot be changed."]})

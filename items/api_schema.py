@@ -15,8 +15,10 @@ from items.serializers import (
     ItemsSerializer,
     ReferenceListSerializer,
 )
+from resilient_site.api.json_format import JSONParser, MergePatchParser
 from resilient_site.api.schema import (
     CURSOR,
+    GONE,
     NOT_MODIFIED,
     PAGE_SIZE_PARAMETER,
     events_of,
@@ -65,6 +67,11 @@ LAST_MODIFIED = header(
     "When it was changed; not in the second of the change itself.",
     response=[200],
 )
+SUCCESSOR = header(
+    "Link",
+    'The item that replaces it, as `<...>; rel="successor-version"` (RFC 5829).',
+    response=[200],
+)
 LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201]
 )
@@ -86,9 +93,12 @@ creation = operation(
 )
 reading = operation(
     summary="Read an item",
-    description="The present state of the item; 404 `item_not_found` without one.",
-    parameters=[ID, IF_NONE_MATCH, IF_MODIFIED_SINCE, ETAG, LAST_MODIFIED],
-    responses={200: ItemSerializer, 304: NOT_MODIFIED},
+    description=(
+        "The present state of the item; 404 `item_not_found` where there never was "
+        "one, 410 `item_deleted` with `deleted_at` where there is none any more."
+    ),
+    parameters=[ID, IF_NONE_MATCH, IF_MODIFIED_SINCE, ETAG, LAST_MODIFIED, SUCCESSOR],
+    responses={200: ItemSerializer, 304: NOT_MODIFIED, **GONE},
 )
 replacing = operation(
     summary="Replace an item",
@@ -98,8 +108,16 @@ replacing = operation(
 )
 changing = operation(
     summary="Change an item",
-    description="What the body leaves out stays as it is.",
+    description=(
+        "What the body leaves out stays as it is. As `application/merge-patch+json` "
+        "(RFC 7396) that is true of single labels and attributes too, and `null` "
+        "removes a member."
+    ),
     parameters=[ID, IF_MATCH, IF_UNMODIFIED_SINCE, ETAG],
+    request={
+        JSONParser.media_type: ItemSerializer(partial=True),
+        MergePatchParser.media_type: OpenApiTypes.OBJECT,
+    },
     responses=ItemSerializer,
 )
 deletion = operation(
@@ -141,13 +159,13 @@ children = operation(
     summary="List the items directly below one, by name",
     operation_id="items_children",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
-    responses={200: ItemListSerializer, 304: NOT_MODIFIED},
+    responses={200: ItemListSerializer, 304: NOT_MODIFIED, **GONE},
 )
 ancestors = operation(
     summary="List the items above one, from the top down",
     operation_id="items_ancestors",
     parameters=[ID],
-    responses={200: ItemsSerializer(), 304: NOT_MODIFIED},
+    responses={200: ItemsSerializer(), 304: NOT_MODIFIED, **GONE},
 )
 references = operation(
     summary="List the items that refer to one, by id",
@@ -158,7 +176,7 @@ references = operation(
     ),
     operation_id="items_references",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
-    responses={200: ReferenceListSerializer, 304: NOT_MODIFIED},
+    responses={200: ReferenceListSerializer, 304: NOT_MODIFIED, **GONE},
 )
 SINCE = OpenApiParameter(
     "since",

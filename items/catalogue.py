@@ -8,6 +8,7 @@ Data comes in as `fields.clean` returns it.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from itertools import batched
 from math import inf
@@ -86,6 +87,12 @@ class ItemNotFound(NotFound):
     detail = "Item not found"
 
 
+class ItemDeleted(ItemNotFound):
+    status = 410
+    code = "item_deleted"
+    detail = "Item was deleted"
+
+
 class ItemExists(AlreadyExists):
     code = "item_exists"
     detail = "Item already exists"
@@ -136,11 +143,24 @@ def invalidate_items(
 
 
 def get_item(item_id: str) -> Item:
-    """Raise ItemNotFound if there is none."""
+    """Raise ItemDeleted if there is none any more, ItemNotFound if there never was."""
     item = find_item(item_id)
     if item is None:
-        raise ItemNotFound
+        deleted_at = _deleted_at(item_id)
+        if deleted_at is None:
+            raise ItemNotFound
+        raise ItemDeleted(members={"deleted_at": deleted_at})
     return item
+
+
+def _deleted_at(item_id: str) -> datetime | None:
+    """Return when the item was deleted: a purge may have followed."""
+    at = None
+    for change in ItemChange.objects.filter(item_id=item_id).order_by("-version")[:2]:
+        if change.action not in (Action.DELETED, Action.PURGED):
+            break
+        at = change.at
+    return at
 
 
 def find_item(item_id: str) -> Item | None:
@@ -240,17 +260,20 @@ def expect_revision(revision: str) -> Callable[[Versioned], None]:
 @atomic_with_retries
 def update_item(
     item_id: str,
-    changes: ItemData,
+    changes: ItemData | Callable[[Item], ItemData],
     *,
     actor: Actor,
     precondition: Precondition | None = None,
 ) -> Item:
     """Change the fields that `changes` names; without a difference no edit is made.
 
-    Raises ItemNotFound, and what `precondition` raises for the item as it is.
+    `changes` may depend on the item as it is when it is locked. Raises ItemNotFound,
+    and what `precondition` raises for the item as it is.
     """
     item = _lock(item_id, precondition)
     before = item.state()
+    if callable(changes):
+        changes = changes(item)
     after = integrity.change(item_id, before, changes)
     if after == before:
         return item

@@ -27,6 +27,7 @@ from items.field_types import (
     TextField,
 )
 from items.search import search_text, sort_key
+from resilient_site.api.json_format import merge_patch
 from resilient_site.api.unknown_names import UnknownField, find_unknown
 from resilient_site.errors import Invalid
 
@@ -251,6 +252,17 @@ def replacement(data: ItemData) -> ItemData:
     """Return `data` with all else empty; an item keeps its collection and code."""
     empty = {f.name: f.empty() for f in STATE_FIELDS if f.name not in ABSENT_IF_NONE}
     return empty | data
+
+
+def patched(shown: ItemData, patch: Any) -> Any:
+    """Return the members that a JSON merge patch makes of those that REST shows.
+
+    What it removes is empty then; an item keeps its collection and code.
+    """
+    if not isinstance(patch, Mapping):
+        return patch
+    merged, empty = merge_patch(shown, patch), replacement({})
+    return {name: merged.get(name, empty.get(name)) for name in patch}
 
 
 def search_columns(

@@ -1,9 +1,10 @@
 """The relations of items: what is above one, what is below, and what refers to it."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from django.db import connection
-from django.db.models import CharField, Q
+from django.db.models import CharField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from items.integrity import DEPTH_MAX, POINTERS, having
@@ -61,7 +62,9 @@ class References:
 
     def items(self) -> ItemQuerySet:
         pk = self.item.pk
-        found = [Item.objects.filter(**{name: pk}).values("pk") for name in POINTERS]
+        found: list[QuerySet[Any, Any]] = [
+            Item.objects.filter(**{name: pk}).values("pk") for name in POINTERS
+        ]
         found.append(ItemLink.objects.filter(target=pk).values("item_id"))
         found += [
             having(key, name, [self.code]).values("pk") for key, name in self.attributes

@@ -57,7 +57,7 @@ class ItemsSerializer(serializers.Serializer[Any]):
     results = ItemSerializer(many=True)
 
 
-class SummarySerializer(serializers.Serializer[Item]):
+class SummarySerializer(serializers.Serializer[Any]):
     """What is shown of an item that another one refers to."""
 
     def get_fields(self) -> dict[str, Any]:

@@ -42,16 +42,17 @@ CODES = (
     "change_purged", "code_unknown", "collection_exists", "collection_in_use",
     "collection_not_found", "conflict", "csrf_failed", "deadline_passed",
     "epoch_changed", "error", "failed", "host", "idempotency_key_in_use",
-    "idempotency_key_reused", "invalid", "item_exists", "item_not_found",
-    "item_referenced", "job_not_found", "length_required", "locked_out",
-    "method_not_allowed", "not_authenticated", "not_finished", "not_found",
-    "overloaded", "parse_error", "permission_denied", "precondition_failed",
-    "precondition_required", "queue_full", "range_not_satisfiable",
-    "rate_limited", "schema_breaks_items", "schema_needs_job", "server_error",
-    "stale_version", "task_not_found", "too_large", "too_many_at_once",
-    "too_many_jobs", "too_many_requests", "too_many_tokens", "too_slow",
-    "unavailable", "unknown_field", "unknown_parameter", "unreadable_file",
-    "unsupported_content_encoding", "unsupported_media_type",
+    "idempotency_key_reused", "invalid", "item_deleted", "item_exists",
+    "item_not_found", "item_referenced", "job_not_found", "length_required",
+    "locked_out", "method_not_allowed", "not_authenticated", "not_finished",
+    "not_found", "overloaded", "parse_error", "permission_denied",
+    "precondition_failed", "precondition_required", "queue_full",
+    "range_not_satisfiable", "rate_limited", "schema_breaks_items",
+    "schema_needs_job", "server_error", "stale_version", "task_not_found",
+    "too_large", "too_many_at_once", "too_many_jobs", "too_many_requests",
+    "too_many_tokens", "too_slow", "unavailable", "unknown_field",
+    "unknown_parameter", "unreadable_file", "unsupported_content_encoding",
+    "unsupported_media_type",
 )  # fmt: skip
 
 # Field name (or index, in a list) to its messages, nested as the input is.
@@ -304,8 +305,9 @@ def respond(request: HttpRequest, error: SiteError) -> HttpResponse:
     """Return the response to `error`: a problem document for REST, else a page."""
     if is_rest(request):
         # The entries of a list are keyed by their number.
-        members, option = problem(request, error), orjson.OPT_NON_STR_KEYS
-        content, content_type = orjson.dumps(members, option=option), PROBLEM_TYPE
+        option = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
+        content = orjson.dumps(problem(request, error), option=option)
+        content_type = PROBLEM_TYPE
     else:
         page = _page(request, error)
         content, content_type = page.encode(), "text/html; charset=utf-8"

@@ -2,6 +2,7 @@
 
 import json
 from codecs import BOM_UTF8
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -35,6 +36,32 @@ class JSONParser(BaseParser):
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise ParseError(f"The body is not JSON: {error}") from error
+
+
+class MergePatchParser(JSONParser):
+    media_type = "application/merge-patch+json"
+
+
+def is_merge_patch(request: Request) -> bool:
+    media_type = request.content_type.partition(";")[0].strip().lower()
+    return media_type == MergePatchParser.media_type
+
+
+def merge_patch(target: Any, patch: Any, *, levels: int = 4) -> Any:
+    """Return what a JSON merge patch makes of a document (RFC 7396, section 2).
+
+    Below so many `levels`, where no document of the site has objects, it is taken as
+    it is: it would be rejected in any case.
+    """
+    if not isinstance(patch, Mapping) or not levels:
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value, levels=levels - 1)
+    return merged
 
 
 class JSONRenderer(BaseRenderer):

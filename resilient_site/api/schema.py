@@ -120,7 +120,7 @@ EXAMPLE_PROBLEM = {
 class ProblemSerializer(serializers.Serializer[Any]):
     """Problem document (RFC 9457): `code` is stable, `errors` has messages by field."""
 
-    absent_from_some = {"errors", "violated-policies"}
+    absent_from_some = {"errors", "violated-policies", "deleted_at"}
 
     type = serializers.CharField()
     title = serializers.CharField()
@@ -130,6 +130,9 @@ class ProblemSerializer(serializers.Serializer[Any]):
     code = serializers.CharField()
     request_id = serializers.CharField()
     errors = serializers.DictField(required=False)  # type: ignore[assignment]
+    deleted_at = serializers.DateTimeField(
+        required=False, help_text="With 410: when it was deleted."
+    )
 
     def get_fields(self) -> dict[str, Any]:
         """Add the member whose name is not a Python identifier."""
@@ -137,6 +140,10 @@ class ProblemSerializer(serializers.Serializer[Any]):
             child=serializers.CharField(), required=False, help_text=VIOLATED
         )
         return super().get_fields() | {"violated-policies": policies}
+
+
+# Of what was deleted, in the responses of an operation.
+GONE: dict[Any, Any] = {(410, PROBLEM_TYPE): ProblemSerializer}
 
 
 class ProblemSchema(AutoSchema):

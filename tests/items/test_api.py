@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from datetime import timedelta
+import re
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import connection
@@ -293,7 +294,85 @@ def test_read_only_members_are_ignored_but_the_id_is_not(api):
     assert "id" in assert_problem(response, 400, "invalid")["errors"]
 
 
-def test_deleted_item_is_404_and_a_new_one_never_has_its_etag(api):
+MERGE_PATCH = "application/merge-patch+json"
+
+
+def test_merge_patch_changes_single_labels_and_attributes(api):
+    kept = {"labels": {"de": "Schraube", "fr": "Vis"}, "attributes": {"m": 8, "l": 40}}
+    make_item(id="a", name="A", code="a", description="D", **kept)
+
+    def patch(body, **headers):
+        raw = json.dumps(body)
+        kind = f"{MERGE_PATCH}; charset=utf-8"
+        return api.patch(f"{ITEMS}/a", raw, content_type=kind, headers=headers)
+
+    etag = Item.objects.get().etag
+    body = {
+        "description": None,
+        "labels": {"fr": None, "it": "Vite"},
+        "attributes": {"l": 50},
+        "tags": ["x"],
+        "collection": None,
+        "code": None,
+    }
+    patched = patch(body, **{"If-Match": etag})
+    assert patched.status_code == 200, patched.content
+    expected = {
+        "name": "A",
+        "description": "",
+        "labels": {"de": "Schraube", "it": "Vite"},
+        "attributes": {"l": 50, "m": 8},
+        "tags": ["x"],
+        "collection": "general",
+        "code": "a",
+        "version": 2,
+    }
+    assert {name: patched.json()[name] for name in expected} == expected
+    assert_problem(patch({"name": "x"}, **{"If-Match": etag}), 412, "stale_version")
+    for body, code in (
+        ({"name": None}, "invalid"),
+        ({"id": "b"}, "invalid"),
+        ([], "invalid"),
+        ({"attributes": {"m": json.loads("[" * 900 + "]" * 900)}}, "invalid"),
+        ({"attributes": {"m": {"a": {"b": {"c": {"d": None}}}}}}, "invalid"),
+        ({"nam": None}, "unknown_field"),
+    ):
+        assert_problem(patch(body), 400, code)
+    assert Item.objects.get().version == 2
+    made = api.post(ITEMS, json.dumps({"name": "B"}), content_type=MERGE_PATCH)
+    assert_problem(made, 415, "unsupported_media_type")
+
+
+def test_replaced_item_names_its_successor(api):
+    make_item(id="né'w", name="New")
+    make_item(id="old", name="Old", status="retired", replaced_by="né'w")
+    link = api.get(f"{ITEMS}/old")["Link"]
+    found = re.fullmatch('<(.*)>; rel="successor-version"', link)
+    assert api.get(found[1]).json()["name"] == "New"
+    assert "Link" not in api.get(found[1])
+
+
+@pytest.mark.parametrize("path", ["", "/children", "/ancestors", "/references"])
+def test_deleted_item_is_410_with_the_time_of_the_deletion(api, path):
+    make_item(id="a")
+    deletion = catalogue.delete_item("a", actor=TESTER)
+    for _ in range(2):
+        gone = api.get(f"{ITEMS}/a{path}")
+        problem = assert_problem(gone, 410, "item_deleted", "Item was deleted")
+        assert datetime.fromisoformat(problem["deleted_at"]) == deletion.at
+        assert gone["Cache-Control"] == "no-store"
+        catalogue.purge_items(["a"], actor=TESTER)
+
+
+def test_purged_item_is_410_with_the_time_of_the_purge(api):
+    make_item(id="a")
+    catalogue.purge_items(["a"], actor=TESTER)
+    problem = assert_problem(api.get(f"{ITEMS}/a"), 410, "item_deleted")
+    purge = ItemChange.objects.get(action="purged")
+    assert datetime.fromisoformat(problem["deleted_at"]) == purge.at
+
+
+def test_deleted_item_takes_no_writes_and_a_new_one_never_has_its_etag(api):
     old = make_item(id="a", name="old")
     assert api.delete(f"{ITEMS}/a").status_code == 204
     for write in (api.delete, api.patch):
