@@ -27,7 +27,7 @@ from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
 from resilient_site.api.json_format import MergePatchParser, is_merge_patch
 from resilient_site.api.keyset import Page, paginate
-from resilient_site.api.pagination import list_response, parse_page_size
+from resilient_site.api.pagination import list_response, parse_flag, parse_page_size
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
@@ -35,7 +35,7 @@ from resilient_site.errors import Invalid
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
-LIST_PARAMETERS = (*PARAMETERS, "page_size")
+LIST_PARAMETERS = (*PARAMETERS, "page_size", "count")
 PAGING = ("cursor", "page_size")
 
 
@@ -52,12 +52,15 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
-        page = ListQuery.parse(request.query_params).page(
+        query = ListQuery.parse(request.query_params)
+        page = query.page(
             cursor=request.query_params.get("cursor"),
             size=parse_page_size(request.query_params),
         )
         rows = self.get_serializer(page.rows, many=True)
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
+        if parse_flag(request.query_params, "count"):
+            response.data["total"] = query.total()
         share_with_anonymous(request, response, ITEMS)
         return response
 

@@ -3,10 +3,11 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
+from items import filters
 from items.field_types import ID_SCHEMA
 from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
-from items.list_query import ORDERINGS, RELEVANCE, SEARCH_MAX
+from items.list_query import COUNTED_MAX, ORDERINGS, RELEVANCE, SEARCH_MAX
 from items.serializers import (
     ChangeFeedSerializer,
     ChangeListSerializer,
@@ -43,7 +44,31 @@ SELECTION = [
         )
         for name, field in FILTERS.items()
     ),
+    *(
+        OpenApiParameter(
+            name, declared.type, many=declared.is_many, description=declared.help
+        )
+        for name, declared in filters.FILTERS.items()
+    ),
+    OpenApiParameter(
+        filters.ANY_ATTRIBUTE,
+        OpenApiTypes.STR,
+        many=True,
+        description=(
+            "NAME stands for an attribute that the schema of the `collection`, of "
+            "which one is given, declares as filterable, unique or a reference: "
+            "`attributes.alpha_3=DEU`. Several values: the items have one of them; so "
+            "do those of `attributes.NAME__in=A,B`. Numbers and dates are compared by "
+            "`__gt`, `__gte`, `__lt` and `__lte`; `__isnull=true` is for items without "
+            "the attribute."
+        ),
+    ),
 ]
+COUNT = OpenApiParameter(
+    "count",
+    OpenApiTypes.BOOL,
+    description=f"Whether to give the `total` number of items, up to {COUNTED_MAX:,}.",
+)
 ORDERING = OpenApiParameter(
     "ordering",
     OpenApiTypes.STR,
@@ -82,7 +107,7 @@ listing = operation(
         "A page of the items that the parameters select: follow `next`. Page 10,000 "
         "costs the same as page 1."
     ),
-    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR],
+    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR, COUNT],
     responses={200: ItemListSerializer, 304: NOT_MODIFIED},
 )
 creation = operation(

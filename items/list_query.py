@@ -8,7 +8,9 @@ from django.core.cache import cache
 from django.db.models import Count
 from django.http import QueryDict
 
+from items import filters
 from items.fields import FILTERS
+from items.filters import Condition
 from items.models import Item, ItemQuerySet, ItemTag, Tag
 from items.search import REST, by_relevance, can_be_ranked, is_rare, search_words, tiers
 from resilient_site.api.keyset import Page, decode_cursor, make_page, paginate, read
@@ -22,8 +24,11 @@ ORDERINGS = (
 RELEVANCE = "relevance"
 SEARCH_MAX = 200
 WORDS_MAX = 16
+COUNTED_MAX = 10_000
 # The parameters of a list, for pages and for REST.
-PARAMETERS = ("search", *FILTERS, "ordering", "cursor")
+PARAMETERS = (
+    "search", *FILTERS, *filters.FILTERS, filters.ANY_ATTRIBUTE, "ordering", "cursor",
+)  # fmt: skip
 
 MAX_POPULAR_TAGS = 60
 # Counting a large catalogue takes longer than a page may; a minute of delay is fine.
@@ -32,10 +37,11 @@ POPULAR_TAGS_TTL_S = 60
 
 @dataclass(frozen=True)
 class ListQuery:
-    """`search`, the filters by field and `ordering` of a query string."""
+    """`search`, the filters and `ordering` of a query string."""
 
     search: str
     filters: Mapping[str, tuple[str, ...]]
+    conditions: tuple[Condition, ...]
     ordering: str
 
     @classmethod
@@ -47,18 +53,20 @@ class ListQuery:
             errors["search"] = [f"Must be text of at most {SEARCH_MAX} characters."]
         elif len(search_words(search).split()) > WORDS_MAX:
             errors["search"] = [f"May have at most {WORDS_MAX} words."]
-        filters = {}
+        by_field = {}
         for name, item_field in FILTERS.items():
             try:
-                filters[name] = item_field.parse_filter(query.getlist(name))
+                by_field[name] = item_field.parse_filter(query.getlist(name))
             except ValueError as error:
                 errors[name] = [str(error)]
+        conditions, wrong = filters.parse(query, by_field.get("collection", ()))
+        errors |= wrong
         ordering = query.get("ordering") or (RELEVANCE if search else "name")
         if ordering not in (*ORDERINGS, *([RELEVANCE] if search else [])):
             errors["ordering"] = [f"Must be one of {', '.join(ORDERINGS)}."]
         if errors:
             raise Invalid(errors=errors)
-        return cls(search, filters, ordering)
+        return cls(search, by_field, conditions, ordering)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -68,14 +76,20 @@ class ListQuery:
         rows = Item.objects.search(self.search).for_reading()
         for name, values in self.filters.items():
             rows = FILTERS[name].filter(rows, values)
+        for apply in self.conditions:
+            rows = apply(rows)
         return rows
+
+    def total(self) -> int:
+        """Return how many items there are, up to COUNTED_MAX."""
+        return self.items().order_by()[:COUNTED_MAX].count()
 
     def page(self, *, cursor: str | None, size: int) -> Page[Item]:
         """Raise Invalid if the cursor belongs to another ordering."""
         items = self.items()
         if self.ordering == RELEVANCE:
             return self._page_by_relevance(items, cursor, size)
-        is_filtered = bool(self.search) or any(self.filters.values())
+        is_filtered = bool(self.search or any(self.filters.values()) or self.conditions)
         return paginate(
             items,
             ordering=self.ordering.replace("name", "sort_key"),

@@ -41,6 +41,8 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$"
 GENERAL = "general"
 STATUSES = ("draft", "active", "deprecated", "retired")
 ACTIVE = "active"
+# Of codes that are valid within their days.
+IN_USE = ("active", "deprecated")
 # The mapping relations of SKOS (W3C, section 10).
 RELATIONS = (
     "exactMatch", "closeMatch", "broadMatch", "narrowMatch", "relatedMatch",

@@ -48,9 +48,14 @@ class ItemSerializer(serializers.Serializer[Item]):
 
 @extend_schema_serializer(many=False)
 class ItemListSerializer(serializers.Serializer[Any]):
+    absent_from_some = {"total"}
+
     results = ItemSerializer(many=True)
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
+    total = serializers.IntegerField(
+        required=False, min_value=0, help_text="With `count`."
+    )
 
 
 class ItemsSerializer(serializers.Serializer[Any]):

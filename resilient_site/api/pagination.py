@@ -12,6 +12,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
 from resilient_site.api.keyset import Page
+from resilient_site.api.unknown_names import names_beyond
 from resilient_site.errors import Invalid
 
 PAGE_SIZE = 50
@@ -33,6 +34,14 @@ def parse_page_size(query: QueryDict) -> int:
     )
 
 
+def parse_flag(query: QueryDict, name: str) -> bool:
+    """Return whether a parameter is true; raise Invalid if it is something else."""
+    text = query.get(name) or "false"
+    if text not in ("true", "false"):
+        raise Invalid(errors={name: ["Must be true or false."]})
+    return text == "true"
+
+
 def list_response(
     request: Request,
     page: Page[Any],
@@ -47,7 +56,7 @@ def list_response(
     the `known` parameters, or all. `parameter` is the one that takes the cursor.
     """
     query = request.query_params.copy()
-    for name in set(query) - set(query if known is None else known):
+    for name in names_beyond(query, query if known is None else known):
         del query[name]
     base = request.build_absolute_uri(f"{request.path}?{query.urlencode()}")
     links = {

@@ -12,6 +12,8 @@ from resilient_site.errors import Invalid
 # What a response names of a request that is full of them.
 NAMES_MAX = 20
 LENGTH_MAX = 100
+# Stands in a known name for any other.
+PLACEHOLDER = "NAME"
 
 
 class UnknownField(Invalid):
@@ -24,9 +26,21 @@ class UnknownParameter(Invalid):
     detail = "The query has a parameter that this address does not know."
 
 
+def prefixes_of(known: Iterable[str]) -> tuple[str, ...]:
+    """Return what any name may follow: `attributes.` of `attributes.NAME`."""
+    return tuple(
+        name.removesuffix(PLACEHOLDER) for name in known if name.endswith(PLACEHOLDER)
+    )
+
+
+def names_beyond(given: Iterable[str], known: Collection[str]) -> list[str]:
+    prefixes = prefixes_of(known)
+    return [n for n in given if n not in known and not n.startswith(prefixes)]
+
+
 def find_unknown(given: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
     """Return a message by unknown name, with the known name that is closest."""
-    unknown = [name for name in given if name not in known]
+    unknown = names_beyond(given, known)
     return {
         name[:LENGTH_MAX]: [_message(name[:LENGTH_MAX], known)]
         for name in unknown[:NAMES_MAX]

@@ -15,6 +15,8 @@ from typing import Any
 from django.conf import settings
 from django.urls import Resolver404, ResolverMatch, resolve
 
+from resilient_site.api.unknown_names import prefixes_of
+
 # Names of routes beside the patterns of URLs, which are few; paths may be any number.
 UNKNOWN, STATIC, PROBE = "(unknown)", "(static)", "(probe)"
 PROBES = {"/livez", "/readyz", "/metrics"}
@@ -40,6 +42,11 @@ class Shared:
     headers: tuple[bytes, ...] = ()
     # Whether the view rejects other parameters, so that those requests are its own.
     is_strict: bool = False
+
+    @cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        """What begins the names of other parameters that count."""
+        return prefixes_of(self.parameters)
 
     @cached_property
     def relevant_headers(self) -> frozenset[bytes]:

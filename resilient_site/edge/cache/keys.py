@@ -86,7 +86,7 @@ def query_of(query: bytes, shared: Shared) -> str | None:
         return None if shared.is_strict else ""
     if _is_plain(query):
         plain = [pair.partition("=") for pair in query.decode().split("&")]
-        named = [pair for pair in plain if pair[0] in shared.parameters]
+        named = [pair for pair in plain if _counts(pair[0], shared)]
         if shared.is_strict and len(named) < len(plain):
             return None
         return "&".join("".join(pair) for pair in sorted(named, key=itemgetter(0)))
@@ -100,7 +100,11 @@ def query_of(query: bytes, shared: Shared) -> str | None:
         return None
     # Stable: of several values of one parameter the order may count.
     counting = sorted(
-        (pair for pair in pairs if pair[0] in shared.parameters), key=lambda p: p[0]
+        (pair for pair in pairs if _counts(pair[0], shared)), key=itemgetter(0)
     )
     is_unknown = shared.is_strict and len(counting) < len(pairs)
     return None if is_unknown else urlencode(counting)
+
+
+def _counts(name: str, shared: Shared) -> bool:
+    return name in shared.parameters or name.startswith(shared.prefixes)

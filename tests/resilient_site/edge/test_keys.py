@@ -44,6 +44,13 @@ def test_unknown_parameter_leaves_a_strict_view_to_respond(query, parameters):
     assert query_of(query, Shared(parameters)) is not None
 
 
+@pytest.mark.parametrize("query", [b"of.b=2&q=x&of.a=1", b"of.b=2&q=%78&of.a=1"])
+def test_parameters_of_any_name_behind_a_prefix_count(query):
+    shared = Shared(("q", "of.NAME"), is_strict=True)
+    assert query_of(query, shared) == "of.a=1&of.b=2&q=x"
+    assert query_of(query.replace(b"of.", b"on."), shared) is None
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
