@@ -182,12 +182,14 @@ history = operation(
 )
 children = operation(
     summary="List the items directly below one, by name",
+    description="Those whose `parent` it is. All levels: `items?ancestor=`.",
     operation_id="items_children",
     parameters=[ID, PAGE_SIZE_PARAMETER, CURSOR],
     responses={200: ItemListSerializer, 304: NOT_MODIFIED, **GONE},
 )
 ancestors = operation(
     summary="List the items above one, from the top down",
+    description="The way from the top of the hierarchy to its `parent`.",
     operation_id="items_ancestors",
     parameters=[ID],
     responses={200: ItemsSerializer(), 304: NOT_MODIFIED, **GONE},

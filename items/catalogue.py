@@ -98,6 +98,11 @@ class ItemExists(AlreadyExists):
     detail = "Item already exists"
 
 
+class CollectionNotFound(NotFound):
+    code = "collection_not_found"
+    detail = "Collection not found"
+
+
 class NothingCreated(Invalid):
     detail = "Nothing was created."
     is_outcome = True

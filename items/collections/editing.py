@@ -84,11 +84,6 @@ class Introduction(TypedDict, total=False):
 type Precondition = Callable[[Collection], None]
 
 
-class CollectionNotFound(NotFound):
-    code = "collection_not_found"
-    detail = "Collection not found"
-
-
 class CollectionExists(AlreadyExists):
     code = "collection_exists"
     detail = "Collection already exists"
@@ -122,11 +117,6 @@ class OthersAreWriting(Locked):
         "Transactions that began before the change of the schema have not ended. "
         "Nothing was changed. Please try again."
     )
-
-
-def collection_tag(key: str) -> str:
-    """Return the cache tag of a collection."""
-    return f"collection:{key}"
 
 
 # --- what is sent

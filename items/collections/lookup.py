@@ -21,7 +21,6 @@ from items.models import Collection, Item, ItemLink
 from resilient_site.errors import NotFound
 
 CODES_MAX = 1_000
-IN_USE = ("active", "deprecated")
 COLUMNS = (
     "pk", "code", "name", "labels", "status", "valid_from", "valid_to",
     "replaced_by_id",
@@ -30,11 +29,6 @@ INVERSE = {"broadMatch": "narrowMatch", "narrowMatch": "broadMatch"}
 
 # Columns of an item by name.
 type Row = dict[str, Any]
-
-
-class CollectionNotFound(NotFound):
-    code = "collection_not_found"
-    detail = "Collection not found"
 
 
 class CodeUnknown(NotFound):
@@ -95,7 +89,7 @@ def _looked_up(
         "label": label,
         "language": in_language,
         "status": row["status"],
-        "valid": row["status"] in IN_USE and start <= day <= end,
+        "valid": row["status"] in rules.IN_USE and start <= day <= end,
         "valid_on": day.isoformat(),
         "successor": successor,
     }

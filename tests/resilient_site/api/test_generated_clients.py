@@ -94,6 +94,9 @@ def test_python_client_goes_through_every_resource(
         assert call("items_update", **one, body=body).version == 3
         assert call("items_retrieve", **one).name == "Cap"
         assert len(call("items_list", search="cap", page_size=5).results) == 1
+        assert call("items_list", count=True, page_size=1).total == 1
+        for relation in ("children", "ancestors", "references"):
+            assert call(f"items_{relation}", **one).results == []
         (*_, first) = call("items_history", **one).results
         assert (first.action, first.before) == (models.ChangeAction.CREATED, None)
         body = [models.ItemRequest(name=name) for name in "ab"]

@@ -64,7 +64,8 @@ def stored(django_db_setup: None, django_db_blocker: Any) -> Iterator[tuple[str,
 
 # Members that a response may lack, by component.
 ABSENT_FROM_SOME = {
-    "Problem": {"errors", "violated-policies"},
+    "Problem": {"errors", "violated-policies", "deleted_at"},
+    "ItemList": {"total"},
     "LookupResult": {
         "id", "label", "language", "status", "valid", "valid_on", "successor",
     },
