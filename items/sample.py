@@ -1,22 +1,28 @@
 """Sample catalogue: the ISO standards of countries, languages, currencies, …
 
-From the `pycountry` package. Ids are made of the codes, so that loading it again
-changes nothing.
+From the `pycountry` package: one collection for each standard. Ids are made of the
+codes, so that loading it again changes nothing.
 """
 
-from collections.abc import Iterator
+import gettext
+from collections.abc import Container, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import pycountry
 
-from items import fields
+from items import fields, rules
 from items.fields import ItemData
 from items.imports import staging
 from items.imports.staging import Counts
+from items.models import Collection, Item, ItemChange
+from items.sample_collections import COLLECTIONS
 from resilient_site.accounts.actor import Actor
 
 ACTOR = Actor(None, "load_sample")
 
+# Language tags of the labels, and the names of pycountry's translations.
+LANGUAGES = {"ar": "ar", "de": "de", "es": "es", "fr": "fr", "ru": "ru", "zh": "zh_CN"}
 LANGUAGE_TYPES = {
     "A": "ancient",
     "C": "constructed",
@@ -26,76 +32,176 @@ LANGUAGE_TYPES = {
     "S": "special",
 }
 LANGUAGE_SCOPES = {"I": "individual", "M": "macrolanguage", "S": "special"}
+# The last two letters of a code of ISO 3166-3 are those of the code that took its
+# place, if a single one did; but not those of these two.
+SUCCESSORS = {"BYAA": "BY", "YUCS": "CSXX"}
+# Currencies by their digits after the decimal point, if those are not two (ISO 4217).
+# Metals, units of account, and codes for tests have none.
+MINOR_UNITS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+    None: "XAG XAU XBA XBB XBC XBD XDR XPD XPT XSU XTS XUA XXX",
+}
 
 
-def load() -> Counts:
-    """Import the sample into the catalogue; it is idempotent."""
-    return staging.apply(list(rows()), actor=ACTOR)
+def load(keys: Iterable[str] = tuple(COLLECTIONS)) -> Counts:
+    """Import the sample into the catalogue; it is idempotent.
+
+    Items of an earlier sample, which was in `general`, move into their collections.
+    """
+    keys = set(keys)
+    for key in COLLECTIONS:
+        if key in keys:
+            Collection.objects.get_or_create(pk=key, defaults=COLLECTIONS[key])
+    return staging.apply(_without_edited(rows(keys)), actor=ACTOR)
 
 
-def rows() -> Iterator[ItemData]:
-    for kind, standard, records, describe in (
+def _without_edited(rows: Iterable[ItemData]) -> list[ItemData]:
+    """Leave out what others than this command have given items that they edited."""
+    by_id = {row["id"]: row for row in rows}
+    edits = ItemChange.objects.filter(item_id__in=by_id)
+    edited = edits.exclude(actor_name=ACTOR.name).values("item_id")
+    for item in Item.objects.for_reading().filter(pk__in=edited):
+        state = item.state()
+        own = {field.name for field in fields.STATE_FIELDS if state[field.name]}
+        if item.collection_id == rules.GENERAL:
+            own -= {"collection", "code"}
+        row = by_id[item.pk]
+        by_id[item.pk] = {name: row[name] for name in row if name not in own}
+    return list(by_id.values())
+
+
+def rows(keys: Container[str]) -> Iterator[ItemData]:
+    for key, standard, records, describe in (
         ("country", "iso-3166-1", pycountry.countries, _describe_country),
+        ("country", "iso-3166-3", pycountry.historic_countries, _describe_withdrawn),
         ("subdivision", "iso-3166-2", pycountry.subdivisions, _describe_subdivision),
         ("language", "iso-639-3", pycountry.languages, _describe_language),
         ("currency", "iso-4217", pycountry.currencies, _describe_currency),
         ("script", "iso-15924", pycountry.scripts, _describe_script),
     ):
-        for record in records:
-            code, name, description, *tags = describe(record)
-            yield fields.clean(
-                {
-                    "id": f"{kind}.{code}",
-                    "name": name,
-                    "description": description,
-                    "tags": [standard, kind, *tags],
-                }
-            )
+        for record in records if key in keys else ():
+            item = describe(record)
+            raw = {
+                "id": f"{key}.{item['code']}",
+                "collection": key,
+                # An earlier sample had sentences there, made of the codes.
+                "description": "",
+                **item,
+                "tags": [standard, key, *item.get("tags", ())],
+            }
+            yield fields.clean(raw)
 
 
-# --- of one record each: its code, name, description and further tags
-
-type Described = tuple[str, ...]
+# --- of one record each: the fields of its item
 
 
-def _describe_country(country: Any) -> Described:
-    official = getattr(country, "official_name", country.name)
-    codes = f"{country.alpha_2}, {country.alpha_3}, {country.numeric}"
-    return (
-        country.alpha_2,
-        getattr(country, "common_name", country.name),
-        f"{official}. Country code {codes} (ISO 3166-1).",
-    )
+def _describe_country(country: Any) -> ItemData:
+    name = getattr(country, "common_name", country.name)
+    return {
+        "code": country.alpha_2,
+        "name": name,
+        "labels": _labels("iso3166-1", name, country.name),
+        "aliases": [country.name] if country.name != name else [],
+        "attributes": _attributes(
+            country, "alpha_2", "alpha_3", "numeric", "official_name", "flag"
+        ),
+    }
 
 
-def _describe_subdivision(part: Any) -> Described:
-    country = pycountry.countries.get(alpha_2=part.country_code)
-    whole = country.name if country else part.country_code
-    if part.parent_code:
-        whole += f", part of {part.parent_code}"
-    text = f"{part.type} of {whole}. Subdivision code {part.code} (ISO 3166-2)."
-    return part.code, part.name, text
+def _describe_withdrawn(country: Any) -> ItemData:
+    code, date = country.alpha_4, country.withdrawal_date
+    successor = SUCCESSORS.get(code, code[2:])
+    if code not in SUCCESSORS and not pycountry.countries.get(alpha_2=successor):
+        successor = ""
+    return {
+        "code": code,
+        "name": country.name,
+        "description": getattr(country, "comment", ""),
+        "labels": _labels("iso3166-3", country.name),
+        "attributes": _attributes(country, "alpha_2", "alpha_3", "numeric"),
+        "status": "retired",
+        # Of some, only the year is known.
+        "valid_to": date if len(date) > len("1977") else f"{date}-12-31",
+        "replaced_by": f"country.{successor}" if successor else None,
+    }
 
 
-def _describe_language(language: Any) -> Described:
+def _describe_subdivision(part: Any) -> ItemData:
+    return {
+        "code": part.code,
+        "name": part.name,
+        "labels": _labels("iso3166-2", part.name),
+        "attributes": {"country": part.country_code, "type": part.type},
+        "parent": f"subdivision.{part.parent_code}" if part.parent_code else None,
+    }
+
+
+def _describe_language(language: Any) -> ItemData:
     kind = LANGUAGE_TYPES[language.type]
-    short = getattr(language, "alpha_2", "")
-    codes = f"{short}, {language.alpha_3}" if short else language.alpha_3
-    return (
-        language.alpha_3,
-        language.name,
-        f"{kind.capitalize()} language ({LANGUAGE_SCOPES[language.scope]}). "
-        f"Language code {codes} (ISO 639).",
-        kind,
-        *(["iso-639-1"] if short else []),
-    )
+    others = [getattr(language, n, "") for n in ("common_name", "inverted_name")]
+    return {
+        "code": language.alpha_3,
+        "name": language.name,
+        "labels": _labels("iso639-3", language.name),
+        "aliases": [name for name in others if name],
+        "attributes": {
+            "scope": LANGUAGE_SCOPES[language.scope],
+            "type": kind,
+            **_attributes(language, "alpha_2", "bibliographic"),
+        },
+        "tags": [kind, *(["iso-639-1"] if hasattr(language, "alpha_2") else [])],
+    }
 
 
-def _describe_currency(currency: Any) -> Described:
+def _describe_currency(currency: Any) -> ItemData:
     code = currency.alpha_3
-    return code, currency.name, f"Currency code {code}, {currency.numeric} (ISO 4217)."
+    digits = [n for n, codes in MINOR_UNITS.items() if code in codes.split()] or [2]
+    return {
+        "code": code,
+        "name": currency.name,
+        "labels": _labels("iso4217", currency.name),
+        "attributes": {"numeric": currency.numeric, "minor_units": digits[0]},
+    }
 
 
-def _describe_script(script: Any) -> Described:
-    code = script.alpha_4
-    return code, script.name, f"Script code {code}, {script.numeric} (ISO 15924)."
+def _describe_script(script: Any) -> ItemData:
+    return {
+        "code": script.alpha_4,
+        "name": script.name,
+        "labels": _labels("iso15924", script.name),
+        "attributes": {"numeric": script.numeric},
+    }
+
+
+def _attributes(record: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+
+def _labels(standard: str, *names: str) -> dict[str, str]:
+    """Return the translations of the first of these names that has one."""
+    labels = {}
+    for language, locale in LANGUAGES.items():
+        catalogue = _translations(standard, locale)
+        texts = (catalogue.gettext(name) for name in names)
+        labels[language] = next(filter(None, texts), "")
+    return labels
+
+
+class _Untranslated(gettext.NullTranslations):
+    """Stands in for what has no translation: its own name would pass for one."""
+
+    def gettext(self, message: str) -> str:
+        return ""
+
+
+@cache
+def _translations(standard: str, locale: str) -> gettext.NullTranslations:
+    found = gettext.translation(
+        standard, pycountry.LOCALES_DIR, [locale], fallback=True
+    )
+    if not isinstance(found, gettext.GNUTranslations):
+        return _Untranslated()
+    found.add_fallback(_Untranslated())
+    return found
