@@ -6,16 +6,18 @@ codes, so that loading it again changes nothing.
 
 import gettext
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import pycountry
 
 from items import fields, rules
+from items.collections import editing
 from items.fields import ItemData
 from items.imports import staging
 from items.imports.staging import Counts
-from items.models import Collection, Item, ItemChange
+from items.models import Item, ItemChange
 from items.sample_collections import COLLECTIONS
 from resilient_site.accounts.actor import Actor
 
@@ -53,7 +55,8 @@ def load(keys: Iterable[str] = tuple(COLLECTIONS)) -> Counts:
     keys = set(keys)
     for key in COLLECTIONS:
         if key in keys:
-            Collection.objects.get_or_create(pk=key, defaults=COLLECTIONS[key])
+            with suppress(editing.CollectionExists):
+                editing.create_collection({"key": key, **COLLECTIONS[key]})
     return staging.apply(_without_edited(rows(keys)), actor=ACTOR)
 
 

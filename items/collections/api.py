@@ -11,10 +11,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from items.catalogue import ITEMS
+from items.catalogue import ITEMS, collection_tag
 from items.collections import api_schema as schema
 from items.collections import editing
-from items.collections.editing import COLLECTIONS, Data, collection_tag
+from items.collections.editing import COLLECTIONS, Data
 from items.collections.serializers import (
     CollectionSerializer,
     ListedCollectionSerializer,

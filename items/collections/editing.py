@@ -23,7 +23,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from items import catalogue, rules
-from items.catalogue import ITEMS
+from items.catalogue import ITEMS, CollectionNotFound, collection_tag
 from items.collections import indexes
 from items.collections.conformity import OnChunk, broken_items, ignore
 from items.collections.schema import Schema, clean_schema, compile_schema
@@ -36,7 +36,6 @@ from resilient_site.errors import (
     Conflict,
     Invalid,
     Locked,
-    NotFound,
 )
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.transactions import atomic_with_retries

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from django.db.models import F
 
 from items import rules
-from items.catalogue import collection_tag, item_tag
+from items.catalogue import CollectionNotFound, collection_tag, item_tag
 from items.field_types import public_id
 from items.integrity import DEPTH_MAX
 from items.models import Collection, Item, ItemLink
