@@ -44,8 +44,9 @@ class Filter(NamedTuple):
 def _valid_on(values: Sequence[str]) -> Q:
     day = rules.clean_date(values[-1])
     begun = Q(valid_from__isnull=True) | Q(valid_from__lte=day)
-    not_ended = Q(valid_to__isnull=True) | Q(valid_to__gte=day)
-    return begun & not_ended & Q(status__in=rules.IN_USE)
+    not_ended = Q(valid_to__gte=day)
+    not_ended |= Q(valid_to__isnull=True, status__in=rules.IN_USE)
+    return begun & not_ended & ~Q(status=rules.DRAFT)
 
 
 def _updated_since(values: Sequence[str]) -> Q:
@@ -68,7 +69,8 @@ FILTERS = {
     "valid_on": Filter(
         _valid_on,
         OpenApiTypes.DATE,
-        "A day: the items are valid then, and neither drafts nor retired.",
+        "A day: the items are valid then; no drafts, and of retired items those that "
+        "ended later.",
     ),
     "updated_since": Filter(
         _updated_since,

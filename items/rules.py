@@ -40,7 +40,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$"
 # The collection of an item that names none: there the id is the code.
 GENERAL = "general"
 STATUSES = ("draft", "active", "deprecated", "retired")
-ACTIVE = "active"
+ACTIVE, DRAFT = "active", "draft"
 # Of codes that are valid within their days.
 IN_USE = ("active", "deprecated")
 # The mapping relations of SKOS (W3C, section 10).

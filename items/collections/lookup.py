@@ -81,7 +81,9 @@ def _looked_up(
     if len(chain) > 1:
         last = chain[-1]
         successor = _named(last) | {"label": label_of(last, language)[0]}
-    start, end = row["valid_from"] or date.min, row["valid_to"] or date.max
+    # Of a retired one the day on which it ended may be known: before, it was valid.
+    end_of_all = date.max if row["status"] in rules.IN_USE else date.min
+    start, end = row["valid_from"] or date.min, row["valid_to"] or end_of_all
     result = {
         "code": code,
         "found": True,
@@ -89,7 +91,7 @@ def _looked_up(
         "label": label,
         "language": in_language,
         "status": row["status"],
-        "valid": row["status"] in rules.IN_USE and start <= day <= end,
+        "valid": row["status"] != rules.DRAFT and start <= day <= end,
         "valid_on": day.isoformat(),
         "successor": successor,
     }

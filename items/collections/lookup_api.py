@@ -64,7 +64,10 @@ class LookupResultSerializer(serializers.Serializer[Any]):
     )
     status = serializers.ChoiceField(rules.STATUSES)
     valid = serializers.BooleanField(
-        help_text="Whether it is active or deprecated, and the day is one of its own."
+        help_text=(
+            "Whether the day is one of its own. A draft never is; a retired item is up "
+            "to its last day, if that is known."
+        )
     )
     valid_on = serializers.DateField(help_text="The day that `valid` is about.")
     successor = SuccessorSerializer(

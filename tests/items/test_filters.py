@@ -141,11 +141,13 @@ def test_items_are_filtered_by_the_day_on_which_they_are_valid(anonymous_api):
         "e": {"status": "deprecated"},
         "f": {"status": "retired"},
         "g": {"status": "draft"},
+        "h": {"status": "retired", "valid_to": "2026-01-30"},
+        "i": {"status": "draft", "valid_to": "2026-01-31"},
     }.items():
         make_item(id=name, name=name, **values)
     for day, expected in {
-        "2025-12-31": "ace",
-        "2026-01-01": "abcde",
+        "2025-12-31": "aceh",
+        "2026-01-01": "abcdeh",
         "2026-01-31": "abde",
         "2026-02-01": "abe",
     }.items():
