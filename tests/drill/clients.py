@@ -38,7 +38,7 @@ END_S = 30.0
 
 ITEMS, LIST = "/api/v1/items/", "/api/v1/items?page_size=10"
 PAGES, JOBS = "/items/", "/api/v1/jobs/"
-LOOKUP = "/api/v1/collections/general/lookup?code="
+LOOKUP = "/api/v1/collections/{}/lookup?code={}"
 
 READS_PER_S = 80.0
 # Number of recently written items that are read.
@@ -245,7 +245,8 @@ class Readers:
 
     async def _look_up(self, item_id: str, headers: dict[str, str], due: float) -> None:
         judge = partial(self.history.judge_page, expected=b'"found":true')
-        await self._read(f"{LOOKUP}{item_id}", judge, headers, due)
+        collection, _, code = item_id.partition(".")  # as the sample has them
+        await self._read(LOOKUP.format(collection, code), judge, headers, due)
 
     async def _read(
         self, path: str, judge: Check, headers: dict[str, str], due: float

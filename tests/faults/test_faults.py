@@ -246,7 +246,7 @@ def test_deletion_and_its_undo_are_shown_there(stack, there):
     path, search = ITEMS + item, f"{ITEMS}?search=machine"
     cache(there.site, path, search)
     write(stack, "DELETE", item)
-    wait_for(lambda: get(there.site, path).status == 404, RECEIVED_S)
+    wait_for(lambda: get(there.site, path).status == 410, RECEIVED_S)
     wait_for(lambda: not is_shown(there.site, search, item), RECEIVED_S)
     (deletion, *_) = get(stack.sites[0], f"{path}/history").json()["results"]
     undo = f"/items/{item}/undo/{deletion['id']}/"

@@ -282,5 +282,5 @@ def test_export_ends_with_its_reader(site):
     result = subprocess.run(
         command, shell=True, cwd=ROOT, env=site.env, capture_output=True
     )
-    assert result.stdout.startswith(b"id,name")
+    assert result.stdout.startswith(b"id,collection,code,name")
     assert result.stderr == b""
