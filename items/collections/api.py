@@ -21,7 +21,7 @@ from items.collections.serializers import (
 )
 from items.models import Collection
 from resilient_site.api.conditional import precondition_of
-from resilient_site.api.idempotency import has_outcome, idempotent
+from resilient_site.api.idempotency import has_outcome, idempotent, read_key
 from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.views import StrictView, is_lenient
@@ -77,6 +77,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
 
     @schema.replacing
     def update(self, request: Request, key: str) -> HttpResponse:
+        read_key(request)  # a bad key is told before a bad body
         body = request.data
         if isinstance(body, dict):  # the address has the key
             body = {"key": key} | body
@@ -84,6 +85,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
 
     @schema.changing
     def partial_update(self, request: Request, key: str) -> HttpResponse:
+        read_key(request)  # a bad key is told before a bad body
         data = _clean(request.data, request, partial=True)
         return self._change(request, key, data)
 
@@ -104,6 +106,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
     @schema.schema_replacing
     @read_schema.mapping.put
     def replace_schema(self, request: Request, key: str) -> HttpResponse:
+        read_key(request)  # a bad key is told before a bad body
         data = editing.clean({"schema": request.data}, partial=True)
         return self._change(request, key, data, is_schema=True)
 

@@ -147,7 +147,7 @@ def test_problem_names_no_more_unknown_members_than_a_person_reads(api):
     ("path", "parameter", "hint"),
     [
         ("items?tags=currency&page_size=5", "tags", "Did you mean “tag”?"),
-        ("items?q=euro", "q", "Known are code, collection, cursor"),
+        ("items?q=euro", "q", "Known are ancestor, attributes.NAME, code"),
         ("items/a?page_size=5", "page_size", "none is expected"),
         ("items/a/history?cursors=x", "cursors", "“cursor”"),
         ("items/-/export?fromat=csv", "fromat", "“format”"),

@@ -222,11 +222,11 @@ def test_health_check_reports_how_far_behind_the_relay_is():
 def test_events_are_checked_only_with_a_broker(settings, monkeypatch):
     monkeypatch.setattr(components, "_components", {})
     monkeypatch.setattr(doctor, "_checks", {})
-    for url, names in (("", ["feed"]), ("memory://", ["feed", "events"])):
+    for url, names in (("", []), ("memory://", ["events"])):
         settings.EVENTS_URL = url
         apps.get_app_config("items").ready()
-        assert [one.name for one in components.all_components()] == names
-        assert list(doctor._checks) == names
+        assert [one.name for one in components.all_components()] == ["feed", *names]
+        assert list(doctor._checks) == ["feed", "indexes", *names]
 
 
 def test_relay_needs_a_broker():
