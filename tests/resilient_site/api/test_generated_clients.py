@@ -103,6 +103,7 @@ def test_python_client_goes_through_every_resource(
         assert len(call("items_bulk_create", 201, body=body).results) == 2
         assert "Cap" in call("items_export")
         call("items_destroy", 204, **one)
+        _collections(call, models)
         assert len(call("changes_list", page_size=1).results) == 1
         task = "heavy_computation"
         assert call("tasks_retrieve", name=task).may_run is True
@@ -124,6 +125,34 @@ def test_python_client_goes_through_every_resource(
         # Without the site's own server it does not wait.
         call("heavy_computation", 503, size=10)
     assert used == set(operations)
+
+
+def _collections(call: Any, models: Any) -> None:
+    schema = {"properties": {"symbol": {"type": "string"}}}
+    declared = models.CollectionsSchemaUpdateBody.from_dict(schema)
+    one = {"key": "unit"}
+    body = models.CollectionRequest(key="unit", name="Units")
+    assert call("collections_create", 201, body=body).version == 1
+    assert call("collections_schema_update", **one, body=declared)
+    assert call("collections_schema_retrieve", **one).to_dict() == schema
+    body = models.PatchedCollectionRequest(licence="CC0")
+    assert call("collections_partial_update", **one, body=body).licence == "CC0"
+    item = models.ItemRequest(collection="unit", code="m", name="Metre")
+    assert call("items_create", 201, body=item).id == "unit.m"
+    assert len(call("collections_list").results) == 2
+    assert call("collections_retrieve", **one).name == "Units"
+    assert call("collections_lookup", **one, code="m").label == "Metre"
+    codes = {"codes": ["m", "x"]}
+    body = models.LookupBatchRequest.from_dict(codes)
+    found = call("collections_lookup_many", **one, body=body).results
+    assert [result.found for result in found] == [True, False]
+    assert call("collections_translate", **one, code="m", to="general").mappings == []
+    body = models.TranslateBatchRequest.from_dict(codes | {"to": "general"})
+    assert len(call("collections_translate_many", **one, body=body).results) == 2
+    call("items_destroy", 204, id="unit.m")
+    body = models.CollectionRequest(key="unit", name="Units of measure")
+    assert call("collections_update", **one, body=body).licence == ""
+    call("collections_destroy", 204, **one)
 
 
 def test_typescript_client_goes_through_every_resource(
