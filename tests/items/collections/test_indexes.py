@@ -56,8 +56,11 @@ def test_indexes_follow_the_schemas():
 
 def test_index_is_what_a_filter_uses():
     make_collections()
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+    for number in range(100):
+        make_item(collection="bolts", code=f"m{number}", attributes={"size": number})
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        if connection.vendor == "postgresql":
             cursor.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
     rows = Item.objects.annotate(value=AttributeValue("size", "attributes"))
     rows = rows.filter(collection="bolts", value=40).order_by("sort_key", "id")
@@ -66,6 +69,7 @@ def test_index_is_what_a_filter_uses():
     finally:
         connection.close()
     assert indexes.name_of("bolts", "size") in plan
+    Item.objects.filter(collection="bolts").delete()
 
 
 def test_longest_values_fit_into_an_index():
@@ -101,6 +105,7 @@ def test_doctor_names_missing_and_invalid_indexes(monkeypatch):
 
 
 @pytest.mark.once
+@pytest.mark.once  # PostgreSQL's locks
 def test_indexes_are_made_by_one_process_at_a_time(other_session):
     with other_session.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [indexes.LOCK])
