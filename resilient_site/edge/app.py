@@ -141,7 +141,7 @@ async def forward(
         async with received_body(
             request, receive, wsgi_bridge.admission, verify
         ) as body:
-            asked = batches.parse(request, body)
+            asked = batches.parse(request, body) if request.policy.batch else None
             if asked and await batches.send_cached(request, asked, send, extra):
                 return
             async with watched(receive, context):

@@ -225,9 +225,11 @@ def test_lookups_agree_with_lists(items, asked):
         if result and one:
             assert (result["id"], result["label"]) == (one["id"], one["name"])
             assert result["status"] == one["status"]
-            days = one["valid_from"] or "", one["valid_to"] or "9"
             is_in_use = one["status"] in ("active", "deprecated")
-            assert result["valid"] == (is_in_use and days[0] <= "2026-11-30" <= days[1])
+            start = one["valid_from"] or ""
+            end = one["valid_to"] or ("9" if is_in_use else "")
+            is_valid = start <= "2026-11-30" <= end and one["status"] != "draft"
+            assert result["valid"] == is_valid
 
 
 # --- REST
