@@ -203,10 +203,13 @@ def _check_attributes(
         collection = collections[write.after["collection"]]
         found = collection.attributes.errors(write.after["attributes"])
         if not found and (coming := collection.next_attributes):
+            by_name = coming.errors(write.after["attributes"])
             found = {
-                name: [f"{message} (By the schema that is being introduced.)"]
-                for name, messages in coming.errors(write.after["attributes"]).items()
-                for message in messages
+                name: [
+                    f"{message} (By the schema that is being introduced.)"
+                    for message in messages
+                ]
+                for name, messages in by_name.items()
             }
         if found:
             errors[write.id]["attributes"] = found
@@ -311,9 +314,7 @@ def _check_codes_referred_to(
     known = {
         (key, code)
         for key, codes in wanted.items()
-        for code in Item.objects.with_codes(key, codes).values_list(
-            "pk" if key == rules.GENERAL else "code", flat=True
-        )
+        for code in Item.objects.known_codes(key, codes)
     }
     if wanted:
         known |= {(w.after["collection"], w.after["code"]) for w in writes}

@@ -12,6 +12,7 @@ from django.db.models.functions import Length, Lower
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.http import http_date
 
 from items import fields, rules
@@ -95,21 +96,22 @@ class Collection(Versioned, models.Model):
     def __str__(self) -> str:
         return self.name
 
-    @property
+    # Kept, as they are asked for at each item of a batch.
+    @cached_property
     def attributes(self) -> AttributeSchema:
         return compile_schema(self.schema)
 
-    @property
+    @cached_property
     def next_attributes(self) -> AttributeSchema | None:
         return None if self.next_schema is None else compile_schema(self.next_schema)
 
-    @property
+    @cached_property
     def schemas(self) -> list[AttributeSchema]:
         """The schemas that a write has to conform to."""
         coming = self.next_attributes
         return [self.attributes, coming] if coming else [self.attributes]
 
-    @property
+    @cached_property
     def searchable(self) -> list[str]:
         """The names of the attributes that the search looks into, soon or already."""
         names = (name for schema in self.schemas for name in schema.searchable)
@@ -142,6 +144,11 @@ class ItemQuerySet(models.QuerySet["Item"]):
         """Filter by collection and code, by the index of either kind of them."""
         column = "pk" if key == rules.GENERAL else "code"
         return self.filter(collection=key, **{f"{column}__in": list(codes)})
+
+    def known_codes(self, key: str, codes: Iterable[str]) -> set[str]:
+        """Return those of the codes that items of this collection have."""
+        column = "pk" if key == rules.GENERAL else "code"
+        return set(self.with_codes(key, codes).values_list(column, flat=True))
 
     def for_reading(self) -> ItemQuerySet:
         """Fetch what readers see: with the tags, without the search text."""

@@ -77,7 +77,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
 
     @schema.replacing
     def update(self, request: Request, key: str) -> HttpResponse:
-        read_key(request)  # a bad key is told before a bad body
+        read_key(request)  # rejected before a bad body
         body = request.data
         if isinstance(body, dict):  # the address has the key
             body = {"key": key} | body
@@ -85,7 +85,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
 
     @schema.changing
     def partial_update(self, request: Request, key: str) -> HttpResponse:
-        read_key(request)  # a bad key is told before a bad body
+        read_key(request)  # rejected before a bad body
         data = _clean(request.data, request, partial=True)
         return self._change(request, key, data)
 
@@ -106,7 +106,7 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
     @schema.schema_replacing
     @read_schema.mapping.put
     def replace_schema(self, request: Request, key: str) -> HttpResponse:
-        read_key(request)  # a bad key is told before a bad body
+        read_key(request)  # rejected before a bad body
         data = editing.clean({"schema": request.data}, partial=True)
         return self._change(request, key, data, is_schema=True)
 

@@ -9,7 +9,6 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Count, Window
 
-from items import rules
 from items.collections.attributes import AttributeValue
 from items.collections.schema import AttributeSchema, Schema, compile_schema
 from items.integrity import ItemErrors
@@ -63,9 +62,7 @@ def _add_dangling(
         for pk, _, attributes in chunk:
             if isinstance(code := attributes.get(name), str):
                 referring[code].append(pk)
-        column = "pk" if key == rules.GENERAL else "code"
-        known = Item.objects.with_codes(key, referring).values_list(column, flat=True)
-        for code in referring.keys() - set(known):
+        for code in referring.keys() - Item.objects.known_codes(key, referring):
             message = f"There is no code “{code}” in the collection “{key}”."
             for pk in referring[code]:
                 found.setdefault(pk, {}).setdefault(name, []).append(message)

@@ -3,8 +3,8 @@
 A schema is changed in steps, as all items have to conform to it, also those that are
 written meanwhile: it is committed as the next one, to which writes conform from then
 on; what was being written before comes to its end; all items are looked at; it takes
-the place of the other one. Whoever is interrupted leaves a next one, which the next
-change replaces and `clean_up` removes.
+the place of the other one. A change that is interrupted leaves a next one, which the
+next change replaces and `clean_up` removes.
 """
 
 import time
@@ -378,9 +378,9 @@ def _adopt(collection: Collection, schema: Schema, attempt: str) -> None:
     """Set the schema that was introduced, and mark the search texts that it changes."""
     if collection.next_schema != {**schema, ATTEMPT: attempt}:
         raise SchemaSuperseded
-    before = set(collection.attributes.searchable)
+    before, after = map(compile_schema, (collection.schema, schema))
     collection.schema, collection.next_schema = schema, None
-    is_searched_as_before = before == set(collection.attributes.searchable)
+    is_searched_as_before = {*before.searchable} == {*after.searchable}
     if not is_searched_as_before and not _has_more(collection, ITEMS_AT_ONCE):
         # Without the mark at its beginning it is one of those to be renewed.
         unmarked = Concat(Value(" "), F("search_text"))

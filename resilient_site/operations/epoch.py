@@ -24,8 +24,8 @@ def renew_epoch() -> None:
 def void_caches_with_commit() -> None:
     """Void all that is cached, on all machines, with the current transaction.
 
-    A process that cannot be told finds the new generation in the database: within a
-    second, or when it starts.
+    A process that does not receive it finds the new generation in the database:
+    within a second, or when it starts.
     """
     rows = Epoch.objects.filter(pk=Epoch.ONLY)
     rows.update(cache_generation=F("cache_generation") + 1)

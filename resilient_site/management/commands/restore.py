@@ -37,5 +37,5 @@ class Command(BaseCommand):
         renew_epoch()
         self.stdout.write(
             "Restored. Nothing that was cached is shown again, and followers of the "
-            "change feed are told to start over."
+            "change feed have to start over."
         )

@@ -240,3 +240,12 @@ def test_search_follows_the_searchable_attributes(bolts):
     assert Item.objects.search("zirconium").exists()
     change(attributes(metal=TEXT))
     assert not Item.objects.search("zirconium").exists()
+
+
+def test_write_names_every_rule_of_the_schema_to_come():
+    editing.create_collection({"key": "bolts", "name": "Bolts"})
+    short = attributes(size={"type": "string", "pattern": "^[A-Z]+$", "maxLength": 1})
+    Collection.objects.filter(pk="bolts").update(next_schema=short)
+    with pytest.raises(Invalid) as caught:
+        make_item(collection="bolts", code="m8", attributes={"size": "m8"})
+    assert len(caught.value.errors["attributes"]["size"]) == 2
