@@ -157,8 +157,10 @@ class Running(dict[str, Peer]):
         def servers() -> list[psutil.Process]:
             return [*program.processes(), *self.testbed.postgres.processes()]
 
-        self[REST] = Peer(port, servers, "/items/", "/", f"Token {token}")
-        self[NINJA] = Peer(port, servers, "/ninja/items/", "", f"Bearer {token}")
+        self[REST] = Peer(port, servers, "/items/", "/", authorization=f"Token {token}")
+        self[NINJA] = Peer(
+            port, servers, "/ninja/items/", authorization=f"Bearer {token}"
+        )
 
     def start_nginx(self) -> None:
         """With the site's own configuration."""
