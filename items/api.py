@@ -14,14 +14,22 @@ from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, fields, relations
+from items import catalogue, facets, fields, relations
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
+from items.collections.editing import COLLECTIONS
 from items.fields import ItemData
+from items.highlighting import highlight
 from items.imports.exporting import FORMATS, download
 from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
-from items.serializers import ChangeSerializer, ItemSerializer, ReferenceSerializer
+from items.serializers import (
+    ChangeSerializer,
+    FacetsSerializer,
+    ItemSerializer,
+    ReferenceSerializer,
+)
+from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
@@ -35,7 +43,8 @@ from resilient_site.errors import Invalid
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
-LIST_PARAMETERS = (*PARAMETERS, "page_size", "count")
+LIST_PARAMETERS = (*PARAMETERS, "page_size", "count", "highlight")
+FACET_PARAMETERS = tuple(n for n in PARAMETERS if n not in ("ordering", "cursor"))
 PAGING = ("cursor", "page_size")
 
 
@@ -61,6 +70,12 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
         if parse_flag(request.query_params, "count"):
             response.data["total"] = query.total()
+        if parse_flag(request.query_params, "highlight"):
+            found = highlight(page.rows, query.search)
+            for row, ranges in zip(response.data["results"], found, strict=True):
+                row["highlight"] = ranges
+        if query.search and not page.rows and not request.query_params.get("cursor"):
+            response.data["suggestions"] = suggest(query)
         share_with_anonymous(request, response, ITEMS)
         return response
 
@@ -140,6 +155,23 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
         return download(name, ListQuery.parse(request.query_params).items())
+
+    @policy(shared=FACET_PARAMETERS)
+    @schema.facets
+    @action(detail=False, url_path="-/facets")
+    def facets(self, request: Request) -> Response:
+        found = facets.count(ListQuery.parse(request.query_params))
+        response = Response(FacetsSerializer(found).data)
+        share(response, ITEMS, COLLECTIONS)
+        return response
+
+    @policy(shared=FACET_PARAMETERS)
+    @schema.facets
+    def retrieve_or_facets(self, request: Request, id: str) -> Response:
+        """Respond with the item that is called like the action, or do the action."""
+        with suppress(catalogue.ItemNotFound):
+            return self.retrieve(request, id)
+        return self.facets(request)  # type: ignore[call-arg, arg-type]
 
     @policy(is_heavy=True, read_rate="export")
     @schema.export

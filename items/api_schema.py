@@ -4,6 +4,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
 from items import filters
+from items.facets import VALUES_MAX
 from items.field_types import ID_SCHEMA
 from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
@@ -11,6 +12,7 @@ from items.list_query import COUNTED_MAX, ORDERINGS, RELEVANCE, SEARCH_MAX
 from items.serializers import (
     ChangeFeedSerializer,
     ChangeListSerializer,
+    FacetsSerializer,
     ItemListSerializer,
     ItemSerializer,
     ItemsSerializer,
@@ -69,6 +71,11 @@ COUNT = OpenApiParameter(
     OpenApiTypes.BOOL,
     description=f"Whether to give the `total` number of items, up to {COUNTED_MAX:,}.",
 )
+HIGHLIGHT = OpenApiParameter(
+    "highlight",
+    OpenApiTypes.BOOL,
+    description="Whether to give for each item where the words of `search` are.",
+)
 ORDERING = OpenApiParameter(
     "ordering",
     OpenApiTypes.STR,
@@ -107,7 +114,7 @@ listing = operation(
         "A page of the items that the parameters select: follow `next`. Page 10,000 "
         "costs the same as page 1."
     ),
-    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR, COUNT],
+    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR, COUNT, HIGHLIGHT],
     responses={200: ItemListSerializer, 304: NOT_MODIFIED},
 )
 creation = operation(
@@ -172,6 +179,18 @@ export = operation(
         )
         for format in FORMATS.values()
     },
+)
+facets = operation(
+    summary="Count items by value",
+    description=(
+        "How many of the items that the parameters select are in each collection, and "
+        "have each tag, each status and, within one `collection`, each value of its "
+        f"filterable attributes: up to {VALUES_MAX} values, the most frequent first. "
+        f"All items are counted up to {COUNTED_MAX:,}; of more, the first ones by name."
+    ),
+    operation_id="items_facets",
+    parameters=SELECTION,
+    responses={200: FacetsSerializer, 304: NOT_MODIFIED},
 )
 history = operation(
     summary="List the changes of one item, the latest first",

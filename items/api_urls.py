@@ -22,6 +22,7 @@ ITEM: dict[str, Any] = {
 }
 bulk = ItemViewSet.as_view(ITEM | {"post": "bulk"}, schema=None)
 export = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_export"}, schema=None)
+facets = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_facets"}, schema=None)
 COLLECTION = "^collections/(?P<key>[^/]+)"
 urlpatterns = [
     re_path(f"{COLLECTION}/lookup/?$", LookupView.as_view(), name="lookup"),
@@ -29,5 +30,7 @@ urlpatterns = [
     # Where these two were before they made way for items of that name.
     re_path("^items/(?P<id>bulk)/?$", bulk),
     re_path("^items/(?P<id>export)/?$", export),
+    # For short, as the item of that name has it too.
+    re_path("^items/(?P<id>facets)/?$", facets),
     *router.urls,
 ]

@@ -101,7 +101,7 @@ def parse(
         except ValueError as error:
             errors[name] = [str(error)]
     named = [name for name in query if name.startswith(ATTRIBUTE)]
-    properties = _filterable(collections) if named else {}
+    properties = filterable(collections) if named else {}
     for name in named:
         try:
             conditions.append(_attribute(name, query.getlist(name), properties))
@@ -144,16 +144,20 @@ def _bounded(values: Sequence[str]) -> Sequence[str]:
     return values
 
 
-def _filterable(collections: Sequence[str]) -> dict[str, Any] | None:
+def filterable(collections: Sequence[str]) -> dict[str, Any] | None:
     """Return what the schema declares, by attribute; None without one collection."""
     if len(collections) != 1:
         return None
     collection = Collection.objects.filter(pk=collections[0]).first()
-    schema = collection.attributes if collection else None
+    return filterable_of(collection) if collection else {}
+
+
+def filterable_of(collection: Collection) -> dict[str, Any]:
+    schema = collection.attributes
     return {
         name: schema.properties[name]
-        for name in (schema.filterable if schema else ())
-        if schema and schema.properties[name]["type"] != "array"
+        for name in schema.filterable
+        if schema.properties[name]["type"] != "array"
     }
 
 

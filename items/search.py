@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -45,6 +47,10 @@ LAST_CHARACTER = "\U0010ffff"
 _SQLITE_MATCH = """
     SELECT item_id FROM items_search
     WHERE rowid IN (SELECT rowid FROM items_search_index WHERE text MATCH %s)
+"""
+_SQLITE_SOME = """
+    SELECT item_id FROM items_search
+    WHERE rowid IN (SELECT rowid FROM items_search_index WHERE text MATCH %s LIMIT %s)
 """
 
 # --- folding: what is alike to the search
@@ -102,17 +108,27 @@ _folding = _Folding()
 _ascii_folding = {code: _folded(ord(chr(code).lower())) for code in range(128)}
 
 
-def search_words(text: str) -> str:
-    """Return the words of `text` in lower case, without accents or punctuation."""
+def fold(text: str) -> str:
+    """Return `text` in lower case, without accents, and with spaces for punctuation."""
     if text.isascii():
-        return " ".join(text.translate(_ascii_folding).split())
+        return text.translate(_ascii_folding)
     # Compatibility caseless matching (Unicode 16, section 3.13, D146). Some apostrophes
     # would become a space and a mark.
     plain = "".join(letter for letter in text if letter not in _APOSTROPHES)
     plain = unicodedata.normalize("NFD", plain).casefold()
     plain = unicodedata.normalize("NFKD", plain).casefold()
     plain = unicodedata.normalize("NFKD", plain).translate(_folding)
-    return " ".join(unicodedata.normalize("NFC", plain).split())
+    return unicodedata.normalize("NFC", plain)
+
+
+def search_words(text: str) -> str:
+    """Return the words of `text` in lower case, without accents or punctuation."""
+    return " ".join(fold(text).split())
+
+
+def is_found_inside(word: str) -> bool:
+    """Return whether the search finds the word also where no word begins."""
+    return len(word) >= TRIGRAM or _unspaced.fullmatch(word) is not None
 
 
 def search_text(*texts: str) -> str:
@@ -198,6 +214,25 @@ def matching(rows: ItemQuerySet, text: str) -> ItemQuerySet:
     return _with_codes(rows).filter(_has_id(text) | found)
 
 
+def with_a_part_of_each(
+    rows: ItemQuerySet, words: Sequence[Sequence[str]], at_most: int
+) -> ItemQuerySet:
+    """Return some items that have, of every word, one of these parts of it.
+
+    A part has three characters or more, so that an index finds it.
+    """
+    if connections[rows.db].vendor == "sqlite":
+        query = " AND ".join(
+            f"({' OR '.join(f'"{part}"' for part in parts)})" for parts in words
+        )
+        raw = RawSQL(_SQLITE_SOME, [query, at_most], TextField())  # noqa: S611 - parameters
+        return rows.filter(pk__in=raw)
+    found = Q()
+    for parts in words:
+        found &= reduce(or_, [Q(search_text__contains=part) for part in parts])
+    return rows.filter(found)[:at_most]
+
+
 def _with_codes(rows: ItemQuerySet) -> ItemQuerySet:
     return rows.alias(own_code=Lower("code"), id_code=Code("id"))
 
@@ -268,7 +303,7 @@ def can_be_ranked(rows: ItemQuerySet, text: str) -> bool:
     return has_long or rows[:FEW_ROWS].count() < FEW_ROWS
 
 
-def is_rare(rows: ItemQuerySet) -> bool:
+def is_rare(rows: ItemQuerySet, at_most: int | None = None) -> bool:
     """Return whether the rows are few enough to be found all, and then sorted.
 
     The other way to a page is to walk an index in the list's order and pick the
@@ -279,7 +314,8 @@ def is_rare(rows: ItemQuerySet) -> bool:
     if rows.query.is_empty() or connections[rows.db].vendor != "postgresql":
         return False
     plan = rows.order_by().values("pk").explain(format="json")
-    return int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]) < RARE_ROWS
+    most = RARE_ROWS if at_most is None else at_most
+    return int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]) < most
 
 
 # --- SQLite's tables and triggers, for the migrations

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
+from drf_spectacular.utils import (
+    OpenApiExample,
+    extend_schema_field,
+    extend_schema_serializer,
+)
 from rest_framework import serializers
 
 from items import fields
@@ -22,6 +26,14 @@ EXAMPLE = EXAMPLE_INPUT | {
     "created_at": "2026-11-30T12:00:00Z",
     "updated_at": "2026-11-30T12:00:00Z",
 }
+
+
+@extend_schema_field({"type": ["string", "integer", "boolean"]})
+class ValueField(serializers.Field):  # type: ignore[type-arg]
+    """A value of any type, as it is."""
+
+    def to_representation(self, value: Any) -> Any:
+        return value
 
 
 # `items.fields` cleans the input.
@@ -46,16 +58,60 @@ class ItemSerializer(serializers.Serializer[Item]):
         return item.as_json()
 
 
+class ListedItemSerializer(ItemSerializer):
+    """An item of a list, which may say what a search has found of it."""
+
+    absent_from_some = {"highlight"}
+
+    highlight = serializers.DictField(
+        child=serializers.ListField(
+            child=serializers.ListField(
+                child=serializers.IntegerField(min_value=0), min_length=2, max_length=2
+            )
+        ),
+        required=False,
+        help_text=(
+            "With `highlight`: where each begins and ends, in Unicode code points, by "
+            "the path of the text, such as `name`, `labels.de` or `aliases.0`."
+        ),
+    )
+
+
 @extend_schema_serializer(many=False)
 class ItemListSerializer(serializers.Serializer[Any]):
-    absent_from_some = {"total"}
+    absent_from_some = {"total", "suggestions"}
 
-    results = ItemSerializer(many=True)
+    results = ListedItemSerializer(many=True)
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
     total = serializers.IntegerField(
         required=False, min_value=0, help_text="With `count`."
     )
+    suggestions = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        help_text="With a `search` that finds nothing: the closest names.",
+    )
+
+
+class CountedSerializer(serializers.Serializer[Any]):
+    value = ValueField()
+    count = serializers.IntegerField(source="number", min_value=1)
+
+
+class FacetSerializer(serializers.Serializer[Any]):
+    values = CountedSerializer(many=True)
+    has_more = serializers.BooleanField(help_text="Whether there are other values.")
+
+
+class FacetsSerializer(serializers.Serializer[Any]):
+    """Counts of values, the most frequent first, by the parameter of that filter."""
+
+    counted = serializers.IntegerField(min_value=0, help_text="How many items.")
+    is_complete = serializers.BooleanField(
+        help_text="Whether these are all items that the parameters select."
+    )
+    facets = serializers.DictField(child=FacetSerializer())
 
 
 class ItemsSerializer(serializers.Serializer[Any]):

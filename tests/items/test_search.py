@@ -10,9 +10,9 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from items import catalogue, search
+from items import catalogue, fields, search
 from items.list_query import MAX_POPULAR_TAGS, ListQuery, popular_tags
-from items.models import Item
+from items.models import Collection, Item
 from items.search import search_words, sort_key
 from resilient_site.errors import Invalid
 from tests.factories import TESTER, make_item, make_items
@@ -228,6 +228,47 @@ def test_cursor_of_relevance_keeps_its_way(ranked_items, monkeypatch):
     with pytest.raises(Invalid) as caught:
         ListQuery.parse(QueryDict("ordering=relevance"))
     assert "ordering" in caught.value.errors
+
+
+# Of a list like the packages of Debian, beside countries and currencies.
+PACKAGES = [
+    "git", "git-all", "git-annex", "gitk", "gitlab", "cgit", "digitools", "legit",
+    "libgit2", "python3-git", "python3", "python3-all", "r-base", "r-cran-git",
+]  # fmt: skip
+COUNTRIES = {
+    "DE": "Germany", "US": "United States", "UM": "United States Outlying Islands",
+    "AE": "United Arab Emirates", "DENM": "Denmark", "GE": "Georgia", "MX": "Mexico",
+}  # fmt: skip
+OBVIOUS = {
+    "country.DE": "country.DE",
+    "DE": "country.DE",
+    "de": "country.DE",
+    "united states": "country.US",
+    "States United": "country.US",
+    "EUR": "currency.EUR",
+    "euro": "currency.EUR",
+    "git": "debian.git",
+    "GIT": "debian.git",
+    "python3": "debian.python3",
+    "python3 git": "debian.python3-git",
+    "ge": "country.GE",
+    "germany": "country.DE",
+    "germ": "country.DE",
+}
+
+
+def test_obvious_item_is_the_first_one():
+    for key in ("country", "currency", "debian"):
+        Collection.objects.create(key=key, name=key)
+    rows = [("debian", code, code, "Tool of git, for de EUR") for code in PACKAGES]
+    rows += [("country", *pair, "A country; git") for pair in COUNTRIES.items()]
+    rows += [("currency", "EUR", "Euro", ""), ("currency", "XEU", "EUR unit", "")]
+    rows += [("general", "a", "A DE", "country.DE EUR"), ("general", "b", "de fr", "")]
+    names = ("collection", "code", "name", "description")
+    catalogue.create_items(
+        [fields.clean(dict(zip(names, row, strict=True))) for row in rows], actor=TESTER
+    )
+    assert {text: pages(text)[0] for text in OBVIOUS} == OBVIOUS
 
 
 def test_names_are_ordered_without_case_accents_and_by_numbers():

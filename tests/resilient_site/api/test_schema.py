@@ -65,7 +65,8 @@ def stored(django_db_setup: None, django_db_blocker: Any) -> Iterator[tuple[str,
 # Members that a response may lack, by component.
 ABSENT_FROM_SOME = {
     "Problem": {"errors", "violated-policies", "deleted_at"},
-    "ItemList": {"total"},
+    "ItemList": {"total", "suggestions"},
+    "ListedItem": {"highlight"},
     "LookupResult": {
         "id", "label", "language", "status", "valid", "valid_on", "successor",
     },

@@ -1,0 +1,74 @@
+"""Names that are close to a search which finds nothing.
+
+Candidates are a bounded number of items that an index finds: those before and after the
+text in the order of names, and some that have a half of each of its words, as one half
+of a misspelled word is often right. Of their names the most similar ones are taken.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from statistics import fmean
+
+from items.list_query import ListQuery
+from items.models import Item
+from items.search import TRIGRAM, search_words, sort_key, with_a_part_of_each
+
+SUGGESTED_MAX = 5
+NEIGHBOURS = 50
+CANDIDATES_MAX = 300
+# Of one item: its name, labels and aliases.
+NAMES_MAX = 20
+# Of 100, which a name has that has every word of the text.
+SIMILARITY_MIN = 65
+
+
+def suggest(query: ListQuery) -> list[str]:
+    """Return the names, of items within the filters, that are closest to the search."""
+    words = search_words(query.search).split()
+    if not words:
+        return []
+    candidates = {item.pk: item for item in _candidates(query, words)}
+    within = replace(query, search="").items()
+    kept = within.filter(pk__in=list(candidates)).values_list("pk", flat=True)
+    names = dict.fromkeys(name for pk in kept for name in _names(candidates[pk]))
+    similarities = {name: _similarity(words, name) for name in names}
+    closest = sorted(names, key=lambda name: (-similarities[name], name))
+    return [n for n in closest if similarities[n] >= SIMILARITY_MIN][:SUGGESTED_MAX]
+
+
+def _candidates(query: ListQuery, words: Sequence[str]) -> Iterator[Item]:
+    rows = Item.objects.only("name", "labels", "aliases")
+    keys = query.filters["collection"]
+    if len(keys) == 1:  # its items have an index by name
+        rows = rows.filter(collection=keys[0])
+    key = sort_key(query.search)
+    yield from rows.filter(sort_key__gte=key).order_by("sort_key", "pk")[:NEIGHBOURS]
+    before = rows.filter(sort_key__lt=key).order_by("-sort_key", "-pk")
+    yield from before[:NEIGHBOURS]
+    if halves := [parts for word in words if (parts := _halves(word))]:
+        yield from with_a_part_of_each(rows, halves, CANDIDATES_MAX)
+
+
+def _halves(word: str) -> list[str]:
+    """Return those halves of a word that are long enough for the index."""
+    middle = len(word) // 2
+    halves = [f" {word[:middle]}", word[middle:]]
+    return [half for half in halves if len(half) >= TRIGRAM]
+
+
+def _names(item: Item) -> Iterator[str]:
+    names = (item.name, *item.labels.values(), *item.aliases)
+    return islice(names, NAMES_MAX)
+
+
+def _similarity(words: Sequence[str], name: str) -> float:
+    """Return how much the name has of all the words, and how little else."""
+    from rapidfuzz.fuzz import ratio  # slow to import, and few requests need it
+
+    others = search_words(name).split()
+    if not others:
+        return 0
+    found = fmean(max(ratio(word, other) for other in others) for word in words)
+    # Of names that have them alike, the one with fewest other words.
+    return found + ratio(" ".join(words), " ".join(others)) / 1_000
