@@ -12,14 +12,18 @@ from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
-from items import catalogue, fields
+from items import catalogue, facets, fields
 from items.catalogue import ItemExists
+from items.collections.editing import COLLECTIONS
 from items.field_types import ItemField
+from items.filter_controls import FilterControls
 from items.forms import ImportOptionsForm, ItemForm, UploadForm
+from items.highlighting import Highlighter
 from items.imports import importing, uploads
 from items.imports.formats import Unreadable
-from items.list_query import PARAMETERS, ListQuery, popular_tags
+from items.list_query import PARAMETERS, ListQuery
 from items.models import ImportRun, Item, ItemChange
+from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
 from resilient_site.edge.policy import policy
@@ -38,22 +42,31 @@ EDITING = ("items.add_item", "items.change_item")
 @policy(shared=PARAMETERS, shared_headers=("HX-Request", "HX-Target"))
 @require_safe
 def item_list(request: HtmxRequest) -> HttpResponse:
-    query = ListQuery.parse(request.GET)
-    page = query.page(cursor=request.GET.get("cursor"), size=PAGE_ROWS)
+    controls = FilterControls(request.GET)
+    if controls.query != request.GET:
+        return redirect(f"{request.path}?{controls.query.urlencode()}")
+    query, cursor = ListQuery.parse(request.GET), request.GET.get("cursor")
+    page = query.page(cursor=cursor, size=PAGE_ROWS)
+    chosen = controls.chosen()
+    # Where nothing is chosen yet, what there is of each value is of little use.
+    is_chosen = query.search or chosen
+    counted = facets.count_few(query, controls.attributes) if is_chosen else None
+    shown = controls.controls(counted)
     context = {
         "page": page,
         "query": query,
-        "tags": popular_tags(),
-        # Every tag with the others, which remain when it is removed.
-        "active_tags": [
-            (tag, [other for other in query.tags if other != tag]) for tag in query.tags
-        ],
+        "collection": controls.collection,
+        "controls": shown,
+        "chosen": chosen,
+        "hidden": controls.hidden(shown),
+        "highlighter": Highlighter(query.search),
+        "suggestions": [] if page.rows or cursor else suggest(query),
     }
     part = "#results" if request.htmx and request.htmx.target == "results" else ""
     response = render(request, f"items/list.html{part}", context)
     # "Back" must not show the fragment, cached by the browser, as the page.
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
-    share_with_anonymous(request, response, catalogue.ITEMS)
+    share_with_anonymous(request, response, catalogue.ITEMS, COLLECTIONS)
     return response
 
 
