@@ -15,12 +15,13 @@ from django.utils import timezone
 
 from items import fields
 from items.changes import feed
+from items.collections import editing
 from items.imports import importing
 from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from resilient_site.models import Epoch
-from tests.load.rows import COLUMNS, rows
+from tests.load.rows import COLLECTIONS, COLUMNS, SCHEMA, rows
 
 TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"
 COPY = """
@@ -73,6 +74,15 @@ def imported_per_second(number: int) -> float:
     took = time.perf_counter() - begin
     assert run.created == number, run
     return number / took
+
+
+# --- the growing catalogue
+
+
+def make_collections() -> None:
+    for key in COLLECTIONS:
+        data = {"key": key, "name": key, "schema": SCHEMA}
+        editing.create_collection(editing.clean(data))
 
 
 # --- cursors in a large catalogue

@@ -1,5 +1,6 @@
 """Generated items, reproducible by their numbers."""
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -14,6 +15,19 @@ COLUMNS = ("id", "name", "description", "tags")
 # One in so many items has this tag.
 TAGS = {"common": 1, "some": 10, "rare": 5_003}
 RARE_WORDS = 4_001
+# What the items of collections have beside.
+PLACED_COLUMNS = (*COLUMNS, "collection", "code", "attributes", "parent")
+COLLECTIONS = [f"list-{n}" for n in range(20)]
+COLOURS = ("amber", "black", "blue", "green", "grey", "red", "white")
+# Of the first collection so many are below the first item, ten below each.
+BELOW, CHILDREN = 10_000, 10
+SCHEMA = {
+    "properties": {
+        "colour": {"type": "string", "enum": [*COLOURS], "x-filterable": True},
+        "size": {"type": "integer", "x-filterable": True},
+        "is_old": {"type": "boolean", "x-filterable": True},
+    }
+}
 
 
 def rows(start: int, stop: int) -> Iterator[tuple[str, str, str, str]]:
@@ -24,3 +38,20 @@ def rows(start: int, stop: int) -> Iterator[tuple[str, str, str, str]]:
         rare = " carbon fibre marble" if n % RARE_WORDS == 0 else ""
         tags = " ".join(tag for tag, every in TAGS.items() if n % every == 0)
         yield f"load-{n}", f"{name} {n}", f"Serial {n}: {text}{rare}", tags
+
+
+def placed_rows(start: int, stop: int) -> Iterator[tuple[str, ...]]:
+    """Yield the same rows in collections, with attributes, some of them in a tree."""
+    for n, row in enumerate(rows(start, stop), start):
+        number, place = divmod(n, len(COLLECTIONS))
+        is_below = place == 0 and 0 < number <= BELOW
+        parent = (number - 1) // CHILDREN * len(COLLECTIONS) if is_below else None
+        attributes = {
+            "colour": COLOURS[number % len(COLOURS)],
+            "size": number % 1_000,
+            "is_old": number % 3 == 0,
+        }
+        yield (
+            *row, COLLECTIONS[place], str(n), json.dumps(attributes),
+            "" if parent is None else f"load-{parent}",
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tests.load.bench import places
 from tests.load.bench.peers import OURS, Running
 from tests.load.remote_process import RemoteProcess
-from tests.load.rows import COLUMNS, rows
+from tests.load.rows import PLACED_COLUMNS, placed_rows
 from tests.load.testbed import Testbed
 from tests.running import ROOT
 
@@ -38,6 +38,7 @@ class Catalogue:
         self.client = stack.enter_context(
             RemoteProcess("tests.load.catalogue_client", self.site.env)
         )
+        self.client.call("make_collections")
 
     def grow(self, size: int) -> None:
         """Import so many more items that there are `size` of them."""
@@ -45,8 +46,8 @@ class Catalogue:
             return
         path = self.testbed.folder / "rows.csv"
         with path.open("w", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
-            csv.writer(file).writerows(rows(self.size, size))
+            csv.writer(file).writerow(PLACED_COLUMNS)
+            csv.writer(file).writerows(placed_rows(self.size, size))
         done = self.manage(size - self.size, "import_items", str(path))
         self.imports.append(done)
         self.size = size

@@ -1,6 +1,6 @@
 """Latency of lists and searches in a large catalogue."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from statistics import median
@@ -17,6 +17,7 @@ from tests.load.bench.results import (
     ratios,
 )
 from tests.load.request_template import RequestTemplate
+from tests.load.rows import COLLECTIONS
 
 TITLE = "Lists and searches"
 PAGE = 50
@@ -29,6 +30,37 @@ QUERIES = (
     {"tag": "rare"},
     *({"search": text} for text in SEARCHES),
 )
+
+PLACE = {"collection": "list-3"}
+# Lists of a page, by relevance where there is a search.
+FOUND = (
+    {"search": "carbon fibre marble"},
+    {"search": "turbine valve"},
+    {"search": "zinc"},
+    {"search": "zinc", "highlight": "true"},
+    {"search": "turbime valv"},
+    {"search": "load-4711"},
+    {"search": "zinc"} | PLACE,
+    PLACE,
+    {"attributes.colour": "red"} | PLACE,
+    {"attributes.size__gte": "998"} | PLACE,
+    {"attributes.is_old": "true", "search": "valve"} | PLACE,
+    {"ancestor": "load-0"},
+    {"ancestor": "load-0", "search": "zinc"},
+    {"valid_on": "2026-01-01"},
+    {"status": "retired"},
+)
+COUNTED = (
+    {},
+    PLACE,
+    {"attributes.colour": "red"} | PLACE,
+    {"search": "turbine valve"},
+    {"search": "zinc"},
+    {"search": "carbon fibre marble"},
+    {"ancestor": "load-0"},
+    {"tag": "rare"},
+)
+PAGE_GOAL, FACETS_GOAL = Goal("<", 50, "p99"), Goal("<", 150, "p99")
 
 
 def measure(bench: Bench) -> Iterator[Piece]:
@@ -46,25 +78,39 @@ def measure(bench: Bench) -> Iterator[Piece]:
         yield Table(f"{number}, a list by name", RATIO, [row])
         for ordering in ("name", "-updated_at"):
             queries = [query | {"ordering": ordering} for query in QUERIES]
-            taken = milliseconds(bench, queries)
-            rows = [
-                Row(
-                    " ".join(f"{key} “{text}”" for key, text in query.items()),
-                    [*chain(*of)],
-                )
-                for query, of in zip(queries, taken, strict=True)
-            ]
+            rows = taken_by(bench, queries)
             yield Distribution(f"{number}, first pages by {ordering}", "ms", rows)
+        number += f" of {len(COLLECTIONS)} collections"
+        rows = taken_by(bench, FOUND, PAGE_GOAL)
+        yield Distribution(f"{number}, first pages", "ms", rows)
+        rows = taken_by(bench, COUNTED, FACETS_GOAL, "-/facets")
+        yield Distribution(f"{number}, facets", "ms", rows)
+
+
+def taken_by(
+    bench: Bench,
+    queries: Sequence[dict[str, str]],
+    goal: Goal | None = None,
+    below: str = "",
+) -> list[Row]:
+    return [
+        Row(
+            " ".join(f"{key} “{text}”" for key, text in query.items()) or "all",
+            [*chain(*of)],
+            goal,
+        )
+        for query, of in zip(queries, milliseconds(bench, queries, below), strict=True)
+    ]
 
 
 def milliseconds(
-    bench: Bench, queries: list[dict[str, str]]
+    bench: Bench, queries: Sequence[dict[str, str]], below: str = ""
 ) -> list[list[list[float]]]:
     """Return, by query, the latencies of each round."""
     peer = bench.catalogue.peer
     turns = {}
     for query in queries:
-        path = f"{peer.items}?{urlencode(query)}"
+        path = f"{peer.items}{below}?{urlencode(query)}"
         template = RequestTemplate(peer.port, path)
         turns[path] = partial(
             bench.generator.call, "costs", template, bench.scale.requests
