@@ -80,6 +80,7 @@ class DrillClients:
         self.run_id = uuid4().hex[:8]
         self.samples: list[Sample] = []
         self.submitted: dict[str, int] = {}  # the size of each job, by its id
+        self.load = 1.0  # of READS_PER_S, and so much of the writes and jobs
         self.stopping = asyncio.Event()
         self._connections = Connections(port)
         self._loop = asyncio.new_event_loop()
@@ -194,7 +195,7 @@ class Readers:
         due = monotonic()
         async with asyncio.TaskGroup() as group:
             while not self.clients.stopping.is_set():
-                due += random.expovariate(READS_PER_S)
+                due += random.expovariate(READS_PER_S * self.clients.load)
                 if (left := due - monotonic()) > 0:
                     await asyncio.sleep(left)
                 group.create_task(self._read_any(due))
@@ -275,7 +276,9 @@ async def write(clients: DrillClients) -> None:
         history.written[item_id] = written
         del history.unconfirmed[written.name]
         for _ in range(WRITES_PER_ITEM):
-            await clients.pause(BETWEEN_WRITES_S * random.uniform(0.5, 1.5))
+            await clients.pause(
+                BETWEEN_WRITES_S / clients.load * random.uniform(0.5, 1.5)
+            )
             if clients.stopping.is_set():
                 return
             await _write_text(clients, written, "PUT", f"{ITEMS}{item_id}/")
@@ -305,7 +308,7 @@ async def submit_jobs(clients: DrillClients) -> None:
     async with asyncio.TaskGroup() as group:
         while not clients.stopping.is_set():
             group.create_task(_submit_job(clients, next(sizes)))
-            await clients.pause(BETWEEN_JOBS_S)
+            await clients.pause(BETWEEN_JOBS_S / clients.load)
 
 
 async def _submit_job(clients: DrillClients, size: int) -> None:

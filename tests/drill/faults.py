@@ -345,11 +345,24 @@ def processes_of_job(context: Context) -> list[int]:
     return [int(line) for line in path.read_text().splitlines()]
 
 
+def kill_supervisor(context: Context) -> Iterator[None]:
+    """Kill the supervisor of the pool; jobs run again on the processes of a new one."""
+    site = context.stack.sites[0]
+    yield from kill_one(lambda: site._having("compute"), context)
+    is_replaced = context.is_recovered
+
+    def has_pool() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return is_replaced() and bool(site.pool())
+        return False
+
+    context.is_recovered = has_pool
+
+
 def kill_supervisor_of_processes(context: Context) -> Iterator[None]:
     """Kill the supervisor while a job has processes, which must not outlive it."""
     started = processes_of_job(context)
-    site = context.stack.sites[0]
-    yield from kill_one(lambda: site._having("compute"), context)
+    yield from kill_supervisor(context)
     is_replaced = context.is_recovered
     context.is_recovered = lambda: is_replaced() and not alive(started)
     sender(context)("POST", f"/api/v1/jobs/{context.job}/cancel")
@@ -507,10 +520,8 @@ FAULTS = (
     ),
     Fault(
         "supervisor-killed", "The supervisor of the pool is killed", 0,
-        lambda c: kill_one(lambda: c.stack.sites[0]._having("compute"), c),
-        r"exited: compute", is_quick=True,
+        kill_supervisor, r"exited: compute", is_quick=True,
     ),
-    # The next fault waits for the processes of the new pool.
     Fault(
         "job-processes", "The supervisor is killed while a job has processes", 0,
         kill_supervisor_of_processes, r"exited: compute", prepare=start_processes,

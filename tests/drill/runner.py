@@ -10,14 +10,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
 
-from tests.drill.clients import DrillClients
+from tests.drill.clients import READS_PER_S, DrillClients
 from tests.drill.faults import Context, Fault
 from tests.drill.history import Findings, Outcome
 from tests.drill.objectives import Objectives
 from tests.drill.stack import Stack
-from tests.drill.windows import Window, rates_of
+from tests.drill.windows import Window, milliseconds, rates_of
 
 WARM_UP_S = 4.0
+# The load is such that 95 % of reads take at most so long without a fault. A machine
+# that is busy with the load alone would tell nothing about the faults.
+LOADS = (1.0, 0.5, 0.25)
+CALM_P95_MS = 50
+FIT_S = 4.0
 BEFORE_S = 2.0
 # Recovered: all requests have been answered normally for so long.
 CALM_S = 1.0
@@ -73,6 +78,7 @@ class Run:
     # Objectives of the final check that are missed, as sentences.
     misses: list[str]
     seconds: float
+    reads_per_s: float
     # Requests a second by kind and outcome, over time.
     rates: dict[str, dict[str, list[float]]]
 
@@ -111,6 +117,7 @@ def run(
         found=found,
         misses=objectives.misses_at_the_end(found.counts()),
         seconds=seconds,
+        reads_per_s=READS_PER_S * clients.load,
         rates=rates_of(clients.samples, started, ended),
     )
 
@@ -135,6 +142,7 @@ class FaultRunner:
         results = []
         with ProcessPoolExecutor(1, get_context("spawn")) as generator:
             self._wait(WARM_UP_S)
+            self._fit_load()
             for fault in faults:
                 if not fault.is_possible(self.stack):
                     why = f"it needs {fault.needs}"
@@ -145,6 +153,18 @@ class FaultRunner:
                 results.append(result)
                 print(result.line(), flush=True)
         return results
+
+    def _fit_load(self) -> None:
+        for load in LOADS:
+            self.clients.load = load
+            started = time.monotonic()
+            self._wait(FIT_S)
+            seen = self.clients.since(started)
+            p95 = milliseconds([one for one in seen if one.kind == "read"], 0.95)
+            if p95 <= CALM_P95_MS:
+                break
+        rate = f"{READS_PER_S * load:.0f} reads a second"
+        print(f"  …  {rate}, 95 % of them in {p95:.0f} ms without a fault", flush=True)
 
     def _break(self, fault: Fault, generator: ProcessPoolExecutor) -> Result:
         seconds = fault.seconds

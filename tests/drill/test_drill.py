@@ -72,7 +72,7 @@ def make_run(name: str, **more: object) -> Run:
     ]
     found = Findings(checked={"confirmed writes": 3}, **more)
     rates = rates_of(SAMPLES, 0.0, 1.0)
-    return Run(name, results, ["no nginx"], found, [], 1.0, rates)
+    return Run(name, results, ["no nginx"], found, [], 1.0, 80.0, rates)
 
 
 def test_page_is_self_contained(tmp_path):
