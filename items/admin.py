@@ -16,16 +16,16 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
-from django.utils.safestring import SafeString
 
-import items.collections.admin  # noqa: F401 - registers its own
-from items import catalogue
+import items.collections.admin
+import items.tags.admin  # noqa: F401 - they register their own
+from items import catalogue, rules
 from items.catalogue import ItemExists
 from items.fields import FIELDS, SEARCHED_FIELDS, STATE_FIELDS
 from items.forms import ItemForm
 from items.imports.exporting import download
 from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
-from items.models import ImportRun, Item, ItemChange, ItemTag, Tag
+from items.models import ImportRun, Item, ItemChange
 from items.search import by_relevance, can_be_ranked
 from resilient_site.accounts.actor import Actor
 from resilient_site.admin import (
@@ -150,7 +150,7 @@ class ItemAdmin(PurgingAdmin):
 
     @admin.display(description="tags")
     def tag_list(self, item: Item) -> str:
-        return " ".join(item.tag_names())
+        return rules.join_tags(item.tag_names())
 
     def save_model(self, request: Any, obj: Item, form: Any, change: bool) -> None:
         data, actor = form.data_to_write(), Actor.from_request(request)
@@ -220,28 +220,6 @@ class ItemAdmin(PurgingAdmin):
     @admin.action(description="Export selected items as NDJSON")
     def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
         return download("ndjson", queryset)
-
-
-@admin.register(Tag)
-class TagAdmin(LargeTableAdmin):
-    list_display = ("name", "description", "items_link")
-    search_fields = ("name", "description")
-    ordering = ("name",)
-    # Deleting in bulk would collect the items of every tag.
-    actions = None
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["name"] if obj else []
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        used = obj is not None and ItemTag.objects.filter(tag=obj).exists()
-        return not used and super().has_delete_permission(request, obj)
-
-    @admin.display(description="items")
-    def items_link(self, tag: Tag) -> SafeString:
-        items = reverse("admin:items_item_changelist")
-        url = f"{items}?{urlencode({'tag': tag.name})}"
-        return format_html('<a href="{}">Show items</a>', url)
 
 
 @admin.register(ItemChange)

@@ -8,6 +8,7 @@ from rest_framework.routers import SimpleRouter
 from items.api import ChangeViewSet, ItemViewSet
 from items.collections.api import CollectionViewSet
 from items.collections.lookup_api import LookupView, TranslateView
+from items.tags.api import TagViewSet
 
 router = SimpleRouter()
 router.trailing_slash = "/?"
@@ -23,6 +24,11 @@ ITEM: dict[str, Any] = {
 bulk = ItemViewSet.as_view(ITEM | {"post": "bulk"}, schema=None)
 export = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_export"}, schema=None)
 facets = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_facets"}, schema=None)
+TAG: dict[str, Any] = {
+    "get": "retrieve",
+    "patch": "partial_update",
+    "delete": "destroy",
+}
 COLLECTION = "^collections/(?P<key>[^/]+)"
 urlpatterns = [
     re_path(f"{COLLECTION}/lookup/?$", LookupView.as_view(), name="lookup"),
@@ -33,4 +39,8 @@ urlpatterns = [
     # For short, as the item of that name has it too.
     re_path("^items/(?P<id>facets)/?$", facets),
     *router.urls,
+    re_path("^tags/?$", TagViewSet.as_view({"get": "list"}), name="tag-list"),
+    # A name may have slashes.
+    re_path("^tags/(?P<name>.+)/merge/?$", TagViewSet.as_view({"post": "merge"})),
+    re_path("^tags/(?P<name>.+?)/?$", TagViewSet.as_view(TAG), name="tag-detail"),
 ]

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
-from django.db.models import Max, OuterRef, StringAgg, Subquery, Value
+from django.db.models import F, Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
 from django.utils.encoding import iri_to_uri
 
@@ -61,6 +61,7 @@ JSON_COLUMNS = [
     READ_COLUMNS.index(f.name) for f in fields.COLUMN_FIELDS if f.kind == "json"
 ]
 DELETE_BATCH = 1_000
+RETAGGED_MAX = 1_000
 RENEWED_BATCH = 100
 _RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
 RENEWAL = f"UPDATE items_item SET code = %s, {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
@@ -344,6 +345,32 @@ def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
 
 
 @atomic_with_retries
+def retag_items(name: str, into: str, *, actor: Actor) -> int:
+    """Give up to RETAGGED_MAX items another tag in place of this; return of how many.
+
+    Each is edited like any other. Repeated until it returns 0, none has the tag.
+    """
+    rows = Item.objects.tagged([name]).for_reading().order_by("pk")
+    items = list(rows.select_for_update(of=("self",), no_key=True)[:RETAGGED_MAX])
+    if not items:
+        return 0
+    entries: list[Entry] = []
+    for item in items:
+        before = item.state()
+        if name in before["tags"]:  # it may have lost it before it was locked
+            tags = sorted({*before["tags"], into} - {name})
+            after = before | {"tags": tags}
+            entries.append((item.pk, item.version + 1, Action.UPDATED, before, after))
+    tags_of = {pk: after["tags"] for pk, _, _, _, after in entries if after}
+    edited = Item.objects.filter(pk__in=tags_of)
+    edited.update(version=F("version") + 1, updated_at=timezone.now())
+    ItemTag.objects.filter(item__in=tags_of, tag__name=name).delete()
+    _set_tags([item for item in items if item.pk in tags_of], tags_of)
+    _log(entries, actor)
+    return len(items)
+
+
+@atomic_with_retries
 def purge_items(item_ids: Iterable[str], *, actor: Actor) -> int:
     """Remove the contents of items for good, deleted ones too; return of how many.
 
@@ -564,6 +591,8 @@ def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:
     names = sorted({name for tags in tags_of.values() for name in tags})
     Tag.objects.bulk_create([Tag(name=n) for n in names], ignore_conflicts=True)
     known = {tag.name: tag for tag in Tag.objects.filter(name__in=names)}
+    if len(known) < len(names):
+        raise IntegrityError("A tag was deleted meanwhile.")  # starts again
     links = []
     for item in items:
         tags = [known[name] for name in tags_of[item.pk]]

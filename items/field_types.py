@@ -220,7 +220,7 @@ class IdField(ItemField):
 
 @dataclass(frozen=True, kw_only=True)
 class TagsField(ItemField):
-    """Tags: a relation, written as words with spaces between."""
+    """Tags: a relation, written with spaces between, and quotes where one has any."""
 
     is_list: ClassVar[bool] = True
     is_column: ClassVar[bool] = False
@@ -246,10 +246,11 @@ class TagsField(ItemField):
         return self.clean(value)
 
     def to_text(self, value: Any) -> str:
-        return " ".join(value)
+        return rules.join_tags(value)
 
     def to_staging(self, value: Any) -> str:
-        return json.dumps(value)
+        # As the databases make an array of names: SQLite compares texts.
+        return json.dumps(value, ensure_ascii=False)
 
     def merge(self, kept: list[str], dropped: list[str]) -> list[str]:
         """Raise ValueError if both have more tags together than an item may have."""

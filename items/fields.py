@@ -119,10 +119,11 @@ FIELDS: tuple[ItemField, ...] = (
         name="tags",
         filter_parameter="tag",
         filter_help="Tags the items must all have.",
-        help_text="Words separated by spaces, such as: country europe",
+        help_text='Separated by spaces; with quotes: country "dark red"',
         column_help=(
-            f"Up to {rules.TAGS_MAX} words of up to {rules.TAG_MAX} characters, "
-            "separated by spaces. Without the column, items keep theirs."
+            f"Up to {rules.TAGS_MAX} tags of up to {rules.TAG_MAX} characters, "
+            "separated by spaces or commas, and between double quotes if they have "
+            "some themselves. Without the column, items keep theirs."
         ),
     ),
     ChoiceField(

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, F, JSONField, OuterRef, Prefetch, Q, Value
-from django.db.models.functions import Length, Lower
+from django.db.models.functions import Length, Lower, Now
 from django.db.models.lookups import LessThanOrEqual
 from django.urls import reverse
 from django.utils import timezone
@@ -23,25 +23,9 @@ from items.search import SORT_KEY_MAX, Code, HasNoMark, matching
 
 EMPTY_OBJECT = Value({}, JSONField())
 EMPTY_LIST = Value([], JSONField())
-# Less than `rules.clean_id` asks for, in what both databases understand.
+# Less than `rules` asks for, in what both databases understand.
 STORED_ID_PATTERN = r"""^[^ "#%/<>?\[\\\]^`{|}]+$"""
-
-
-class Tag(models.Model):
-    """A word that groups items. Its name is fixed: the change log refers to it."""
-
-    name = models.CharField(max_length=rules.TAG_MAX, unique=True)
-    description = models.CharField(max_length=200, blank=True)
-
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(name__regex=rules.TAG_PATTERN), name="tag_name_pattern"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
+STORED_TAG_PATTERN = r"""^[^ "]+( [^ "]+)*$"""
 
 
 class Versioned:
@@ -68,6 +52,28 @@ class Versioned:
         """
         seconds = int(self.updated_at.timestamp())
         return http_date(seconds) if seconds < int(time.time()) else None
+
+
+class Tag(Versioned, models.Model):
+    """Words that group items; another name is an edit of each (`items.tags`)."""
+
+    name = models.CharField(max_length=rules.TAG_MAX, unique=True)
+    description = models.CharField(max_length=rules.TAG_DESCRIPTION_MAX, blank=True)
+    # Defaults of the database, as imports and the release before name neither.
+    version = models.PositiveIntegerField(default=1, db_default=1, editable=False)
+    updated_at = models.DateTimeField(
+        default=timezone.now, db_default=Now(), editable=False
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(name__regex=STORED_TAG_PATTERN), name="tag_name_pattern"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Collection(Versioned, models.Model):

@@ -19,6 +19,7 @@ CODE_MAX = 100
 NAME_MAX = 200
 DESCRIPTION_MAX = 10_000
 TAG_MAX = 50
+TAG_DESCRIPTION_MAX = 200
 TAGS_MAX = 30
 LABELS_MAX = 200
 ALIASES_MAX = 100
@@ -32,7 +33,8 @@ ATTRIBUTES_MAX_BYTES = 64 * 1024
 # letters need not be ASCII. Which characters beyond ASCII, `clean_id` says.
 ID_PATTERN = r"""^[^\x00-\x20"#%/<>?\[\\\]^`{|}\x7f]+$"""
 KEY_PATTERN = r"^[a-z0-9]+([_-][a-z0-9]+)*$"
-TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+-]*$"
+# Less than `clean_tag` asks for. In texts, quotes are around a tag with spaces.
+TAG_PATTERN = r"""^[^\x00-\x1f"\x7f-\x9f]+$"""
 # The beginning of BCP 47: language, script, region, variants.
 LANGUAGE_PATTERN = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$"
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$"
@@ -57,7 +59,10 @@ _is_language = re.compile(LANGUAGE_PATTERN.removesuffix("$")).fullmatch
 _is_attribute_name = re.compile(NAME_PATTERN.removesuffix("$")).fullmatch
 # Steps of a path (RFC 3986, section 5.2.4), and where the routes begin that are no ids.
 _RESERVED_IDS = (".", "..", "-")
-_is_tag = re.compile(TAG_PATTERN.removesuffix("$")).fullmatch
+_split_tags = re.compile(r'"([^"]*)"|([^\s,]+)').findall
+_needs_quotes = re.compile(r"[\s,]").search
+# Zero-width, but part of how words are written, such as those of Persian.
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
 _has_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]").search
 
 
@@ -278,9 +283,12 @@ def clean_text(value: object, *, max_length: int) -> str:
 
 
 def clean_tags(value: object) -> list[str]:
-    """Accept a list, or text separated by spaces or commas; return it sorted."""
+    """Accept a list, or text as `join_tags` writes it; return it sorted.
+
+    In a text, spaces or commas separate tags but between double quotes.
+    """
     if isinstance(value, str):
-        value = value.replace(",", " ").split()
+        value = [quoted or word for quoted, word in _split_tags(value)]
     if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
         raise ValueError("Must be a list of tags.")
     tags = sorted({clean_tag(tag) for tag in value})
@@ -290,16 +298,34 @@ def clean_tags(value: object) -> list[str]:
 
 
 def clean_tag(value: object) -> str:
+    """Accept words on one line; return them in lower case, with single spaces."""
     if not isinstance(value, str):
         raise ValueError("A tag is text.")
-    tag = value.strip().lower()
+    tag = fold_tag(value)
     if len(tag) > TAG_MAX:
         raise ValueError(f"A tag may have at most {TAG_MAX} characters.")
-    if not _is_tag(tag):
+    # A slash at an end would be taken for one of the URL's own.
+    if (
+        _has_controls(value.strip())
+        or not tag.translate(_JOINERS).isprintable()
+        or not any(map(str.isalnum, tag))
+        or '"' in tag
+        or tag != tag.strip("/")
+    ):
         raise ValueError(
-            f"“{tag}” is not a tag: letters a-z, digits and . _ : + - without spaces."
+            f"“{tag}” is not a tag: it must have a letter or digit, and neither quotes "
+            "nor what cannot be seen, nor a slash at an end."
         )
     return tag
+
+
+def fold_tag(text: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(text.lower().split()))
+
+
+def join_tags(tags: Iterable[str]) -> str:
+    """Return tags as one text: those with spaces or commas between double quotes."""
+    return " ".join(f'"{tag}"' if _needs_quotes(tag) else tag for tag in tags)
 
 
 def _clean_unicode(value: object) -> str:

@@ -335,7 +335,8 @@ def _write_tags(cursor: CursorWrapper) -> None:
     cursor.execute(
         f"INSERT INTO items_itemtag (item_id, tag_id) "
         f"SELECT p.id, t.id FROM items_plan p, {sql.tags} "
-        f"JOIN items_tag t ON t.name = tag.value "
+        # None, which raises IntegrityError, if a tag was deleted meanwhile.
+        f"LEFT JOIN items_tag t ON t.name = tag.value "
         f"WHERE p.tags <> p.old_tags ON CONFLICT DO NOTHING"
     )
 

@@ -12,7 +12,7 @@ import items.admin
 import resilient_site.admin
 from items import catalogue
 from items.admin import ItemAdmin
-from items.models import ImportRun, Item, ItemChange, Tag
+from items.models import ImportRun, Item, ItemChange
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
 from resilient_site.edge.policy import policy_at
 from tests.factories import TESTER, allow, changes_of, make_item, make_items
@@ -233,23 +233,6 @@ def test_items_are_searched_filtered_and_exported(admin_site):
         exported = admin_site.post(ITEMS, data).getvalue()
         assert b"Alpha" in exported
         assert b"Beta" not in exported
-
-
-def test_tag_keeps_its_name_and_is_deleted_only_when_unused(admin_site):
-    make_item(tags=["used"])
-    used, unused = Tag.objects.get(), Tag.objects.create(name="unused")
-    tags = "/admin/items/tag/"
-
-    sent(admin_site.post(f"{tags}{used.pk}/change/", {"name": "x", "description": "d"}))
-    used.refresh_from_db()
-    assert (used.name, used.description) == ("used", "d")
-    assert admin_site.post(f"{tags}{used.pk}/delete/").status_code == 403
-    sent(admin_site.post(f"{tags}{unused.pk}/delete/", {"post": "yes"}))
-    assert not Tag.objects.filter(name="unused").exists()
-    assert "used" in sent(admin_site.get(tags))
-    response = admin_site.post(f"{tags}add/", {"name": "Not a tag"})
-    assert response.status_code == 200
-    assert not Tag.objects.filter(name="Not a tag").exists()
 
 
 def test_lists_take_a_fixed_number_of_queries(admin_site, django_assert_num_queries):

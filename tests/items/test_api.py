@@ -512,7 +512,7 @@ def test_list_searches_filters_and_orders(anonymous_api):
         ("search=" + "x" * 201, "search"),
         ("search=%00", "search"),
         ("search=" + "a+" * 17, "search"),
-        ("tag=a%20b", "tag"),
+        ("tag=a%22b", "tag"),
     ],
     ids=lambda value: value[:20],
 )

@@ -1,5 +1,7 @@
 """The rules that REST, forms and imports share."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_bad_id_is_rejected_with_a_sentence(bad):
 
 def test_clean_names_every_field_that_breaks_a_rule():
     with pytest.raises(Invalid) as caught:
-        fields.clean({"id": "a b", "name": " ", "tags": ["x y"], "description": 5})
+        fields.clean({"id": "a b", "name": " ", "tags": ["/"], "description": 5})
     assert set(caught.value.errors) == {"id", "name", "tags", "description"}
     with pytest.raises(Invalid) as caught:
         fields.clean({"description": "d"})
@@ -83,6 +85,49 @@ def test_tags_are_sorted_lower_case_and_once():
     assert rules.clean_tags([]) == []
     with pytest.raises(ValueError, match="at most 30"):
         rules.clean_tags([f"t{n}" for n in range(31)])
+
+
+@pytest.mark.parametrize(
+    ("given", "tags"),
+    [
+        ('country "dark red" Région', ["country", "dark red", "région"]),
+        ('"Smith, John",b', ["b", "smith, john"]),
+        ([" Dark\u00a0  red ", "R&D/x?"], ["dark red", "r&d/x?"]),
+        (["re\u0301gion"], ["région"]),
+        (["می\u200cشود", ".net", "c#"], [".net", "c#", "می\u200cشود"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_tag_has_any_letters_with_single_spaces(given, tags):
+    assert rules.clean_tags(given) == tags
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", " ", "-", 'a"b', "a\nb", "a\0", "a\u200bb", "a\u202eb", "\ud800", "/a", "a/",
+     5, None],
+    ids=repr,
+)  # fmt: skip
+def test_bad_tag_is_rejected_with_a_sentence(bad):
+    with pytest.raises(ValueError, match=r"\.$"):
+        rules.clean_tag(bad)
+
+
+@pytest.mark.parametrize("text", ['""', '"dark red', 'dark red"'])
+def test_text_of_tags_with_a_stray_quote_is_rejected(text):
+    with pytest.raises(ValueError, match="is not a tag"):
+        rules.clean_tags(text)
+
+
+@given(st.lists(st.text("aÉσΣ\u0301 ,'\"\\\t\u00a0", max_size=5) | st.text(max_size=4)))
+@example(["İ", "ΑΣ", "a\\", "'"])
+def test_tags_written_as_text_are_read_as_they_were(given):
+    tags = set()
+    for tag in given:
+        with suppress(ValueError):
+            tags.add(rules.clean_tag(tag))
+    found = rules.clean_tags(rules.join_tags(sorted(tags)[:30]))
+    assert found == sorted(tags)[:30]
 
 
 # By field: the longest value that is accepted, and one that is longer by one.

@@ -30,9 +30,11 @@ READABLE = {
     "/api/v1/items/<id>/history", "/api/v1/changes", "/api/v1/changes/events",
     "/api/v1/collections", "/api/v1/collections/<key>",
     "/api/v1/collections/<key>/schema",
+    "/api/v1/tags", "/api/v1/tags/<name>",
     "/api/v1/tasks", "/api/v1/tasks/<name>", "/api/v1/schema", "/api/v1/docs",
     # GET is none of their methods, and is answered so.
-    "/api/v1/items/-/bulk", "/account/sign-out/", "/admin/logout/",
+    "/api/v1/items/-/bulk", "/api/v1/tags/<name>/merge",
+    "/account/sign-out/", "/admin/logout/",
 }  # fmt: skip
 
 

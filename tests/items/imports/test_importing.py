@@ -638,7 +638,12 @@ ids = st.one_of(
     ),
 )
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-tag_lists = st.lists(st.sampled_from(["a", "b-c", "d.e", "x1", "z+"]), max_size=4)
+tag_lists = st.lists(
+    st.sampled_from(
+        ["a", "b-c", "=1", "dark red", "smith, john", "région", "a\\b", "'x"]
+    ),
+    max_size=4,
+)
 
 
 class ExportAndImport(TestCase):

@@ -44,6 +44,48 @@ const problem: components["schemas"]["Problem"] | undefined = missing.error;
 const code: components["schemas"]["ProblemCode"] | undefined = problem?.code;
 equal(code, "item_not_found");
 
+const unit = { params: { path: { key: "unit" } } };
+const declared = { properties: { symbol: { type: "string" } } };
+const collection = must(await api.POST("/api/v1/collections", {
+  body: { key: "unit", name: "Units", schema: declared },
+}));
+equal([collection.version, collection.licence], [1, ""]);
+equal(must(await api.GET("/api/v1/collections/{key}/schema", unit)), declared);
+must(await api.PUT("/api/v1/collections/{key}/schema", { ...unit, body: declared }));
+equal(must(await api.PATCH("/api/v1/collections/{key}", { ...unit, body: { source: "BIPM" } })).source, "BIPM");
+const metre = { collection: "unit", code: "m", name: "Metre", tags: ["base unit"] };
+equal(must(await api.POST("/api/v1/items", { body: metre })).id, "unit.m");
+equal(must(await api.GET("/api/v1/collections")).results.map((one) => one.item_count), [2, 1]);
+equal(must(await api.GET("/api/v1/collections/{key}", unit)).name, "Units");
+const { path } = unit.params;
+const found = must(await api.GET("/api/v1/collections/{key}/lookup", {
+  params: { path, query: { code: "m" } },
+}));
+equal(found.label, "Metre");
+const codes = ["m", "x"];
+const many = must(await api.POST("/api/v1/collections/{key}/lookup", { ...unit, body: { codes } }));
+equal(many.results.map((result) => result.found), [true, false]);
+const translated = must(await api.GET("/api/v1/collections/{key}/translate", {
+  params: { path, query: { code: "m", to: "general" } },
+}));
+equal(translated.mappings, []);
+const both = must(await api.POST("/api/v1/collections/{key}/translate", {
+  ...unit, body: { codes, to: "general" },
+}));
+equal(both.results.length, 2);
+
+const tag = { params: { path: { name: "base unit" } } };
+equal(must(await api.GET("/api/v1/tags")).results[0]?.item_count, 1);
+equal(must(await api.GET("/api/v1/tags/{name}", tag)).description, "");
+equal(must(await api.PATCH("/api/v1/tags/{name}", { ...tag, body: { name: "SI/base" } })).name, "si/base");
+const si = { params: { path: { name: "si/base" } } };
+const merged = await api.POST("/api/v1/tags/{name}/merge", { ...si, body: { into: "si/base" } });
+equal(merged.error?.code, "invalid");
+equal((await api.DELETE("/api/v1/items/{id}", { params: { path: { id: "unit.m" } } })).response.status, 204);
+equal((await api.DELETE("/api/v1/tags/{name}", si)).response.status, 204);
+must(await api.PUT("/api/v1/collections/{key}", { ...unit, body: { key: "unit", name: "Units of measure" } }));
+equal((await api.DELETE("/api/v1/collections/{key}", unit)).response.status, 204);
+
 const changes = must(await api.GET("/api/v1/changes", { params: { query: { page_size: 1 } } }));
 equal(changes.results[0]?.actor !== undefined, true);
 const events = await api.GET("/api/v1/changes/events", {

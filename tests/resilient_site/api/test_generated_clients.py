@@ -104,6 +104,7 @@ def test_python_client_goes_through_every_resource(
         assert "Cap" in call("items_export")
         call("items_destroy", 204, **one)
         _collections(call, models)
+        _tags(call, models)
         assert len(call("changes_list", page_size=1).results) == 1
         task = "heavy_computation"
         assert call("tasks_retrieve", name=task).may_run is True
@@ -153,6 +154,20 @@ def _collections(call: Any, models: Any) -> None:
     body = models.CollectionRequest(key="unit", name="Units of measure")
     assert call("collections_update", **one, body=body).licence == ""
     call("collections_destroy", 204, **one)
+
+
+def _tags(call: Any, models: Any) -> None:
+    body = models.ItemRequest(id="py.tagged", name="T", tags=["dark red", "red"])
+    call("items_create", 201, body=body)
+    listed = call("tags_list", search="dark").results
+    assert [(tag.name, tag.item_count) for tag in listed] == [("dark red", 1)]
+    body = models.PatchedTagRequest(name="crimson", description="RAL 3003")
+    changed = call("tags_partial_update", name="dark red", body=body)
+    assert call("tags_retrieve", name="crimson") == changed
+    body = models.MergerRequest(into="red")
+    assert call("tags_merge", name="crimson", body=body).name == "red"
+    call("items_destroy", 204, id="py.tagged")
+    call("tags_destroy", 204, name="red")
 
 
 def test_typescript_client_goes_through_every_resource(

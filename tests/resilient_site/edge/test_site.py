@@ -14,6 +14,7 @@ from items import catalogue
 from items.changes import health
 from items.imports import importing
 from items.models import Item, ItemChange
+from items.tags import editing
 from resilient_site.edge import cors as cors_headers_module
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Rejected
@@ -104,6 +105,7 @@ WRITES = {
     "create": partial(make_item, id="new", name="Written"),
     "bulk": partial(catalogue.create_items, [{"id": "new", "name": "Written"}]),
     "update": partial(catalogue.update_item, "bolt", {"name": "Written"}),
+    "tag": partial(editing.change_tag, "metal", {"name": "brass"}),
     "merge": partial(catalogue.merge_items, keep="bolt", drop="old"),
     "delete": partial(catalogue.delete_item, "bolt"),
     "admin's delete": partial(catalogue.delete_items, ["bolt"]),

@@ -1,0 +1,1 @@
+"""Tags: what is written to them, REST and the admin."""
