@@ -9,7 +9,8 @@ what is referred to exists); here they become errors that name the field.
 from collections import defaultdict
 from collections.abc import Collection as Several
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, Self
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -48,6 +49,20 @@ class Write(NamedTuple):
         return before is None or any(self.after[n] != before[n] for n in names)
 
 
+class Absent(str):
+    """Message that what is referred to does not exist, which it may later.
+
+    Each of `names` is an id, or a place (see `place_name`).
+    """
+
+    names: frozenset[str]
+
+    def __new__(cls, message: str, names: Iterable[str]) -> Self:
+        made = super().__new__(cls, message)
+        made.names = frozenset(names)
+        return made
+
+
 # Field name to its messages, by attribute for the attributes.
 type ItemErrors = dict[str, Any]
 
@@ -70,6 +85,20 @@ def place(data: ItemData) -> ItemData:
     elif code is None:
         raise Invalid(errors={"code": ["This field is required."]})
     return data | {"id": item_id, "collection": key, "code": code}
+
+
+def place_name(key: str, code: str) -> str:
+    """Return one text of a collection and a code, which is no id."""
+    return f"{key} {code}"
+
+
+def id_of(name: str) -> str:
+    """Return the id that an item of this id or place has, unless given another one.
+
+    Empty where one is generated.
+    """
+    key, _, code = name.partition(" ")
+    return derived_id({"collection": key, "code": code}) if code else name
 
 
 def derived_id(data: ItemData) -> str:
@@ -119,6 +148,18 @@ def describe(errors: Mapping[str, Any]) -> str:
             by_name = {f"{name}.{member}": texts for member, texts in found.items()}
         parts += [f"{place}: {' '.join(texts)}" for place, texts in by_name.items()]
     return "; ".join(parts)
+
+
+def absent_names(errors: ItemErrors) -> frozenset[str]:
+    """Return what does not exist, if nothing else is wrong; else nothing."""
+    names: set[str] = set()
+    for found in errors.values():
+        by_name = found.values() if isinstance(found, Mapping) else [found]
+        for message in chain.from_iterable(by_name):
+            if not isinstance(message, Absent):
+                return frozenset()
+            names |= message.names
+    return frozenset(names)
 
 
 def collections_of(writes: Iterable[Write]) -> dict[str, Collection]:
@@ -281,14 +322,15 @@ def _check_targets(writes: Several[Write], errors: dict[str, ItemErrors]) -> Non
             if not target or not write.changes(name, "collection"):
                 continue
             if target not in own:
-                found[name] = [f"There is no item “{target}”."]
+                found[name] = [Absent(f"There is no item “{target}”.", [target])]
             elif own[target] != write.after["collection"]:
                 found[name] = [f"“{target}” is in the collection “{own[target]}”."]
         if not write.changes("links"):
             continue
         links = [link["target"] for link in write.after["links"]]
         if missing := [target for target in links if target not in own]:
-            found["links"] = [f"There is no item “{missing[0]}”."]
+            message = f"There is no item “{missing[0]}”."
+            found["links"] = [Absent(message, missing)]
         elif write.id in links:
             found["links"] = ["An item has no link to itself."]
 
@@ -322,7 +364,8 @@ def _check_codes_referred_to(
         for name, key, code in _codes_in(write, collections):
             if (key, code) not in known:
                 message = f"There is no code “{code}” in the collection “{key}”."
-                errors[write.id].setdefault("attributes", {})[name] = [message]
+                absent = Absent(message, [place_name(key, code)])
+                errors[write.id].setdefault("attributes", {})[name] = [absent]
 
 
 def _codes_in(

@@ -519,6 +519,40 @@ class ImportRun(models.Model):
         return min(100, self.offset * 100 // self.size) if self.size else 0
 
 
+class DeferredRow(models.Model):
+    """Row of an import that refers to what comes later: see `imports.deferral`."""
+
+    run = models.ForeignKey(
+        ImportRun, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    # The pass in which it is tried next.
+    attempt = models.PositiveSmallIntegerField(default=1)
+    line = models.BigIntegerField()
+    item_id = models.CharField(max_length=rules.ID_MAX)
+    # The collection and code of the item: see `integrity.place_name`.
+    place = models.CharField(max_length=rules.KEY_MAX + 1 + rules.CODE_MAX)
+    # As JSON: its fields, cleaned, and the row as it stands in the file.
+    data = models.TextField()
+    source = models.TextField()
+    # Whether the item has all of it but its references.
+    is_partial = models.BooleanField(default=False)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "item_id"], name="deferredrow_once_per_item"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["run", "attempt", "line"], name="deferredrow_by_pass"),
+            models.Index(fields=["run", "place"], name="deferredrow_by_place"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Line {self.line} of {self.run_id}"
+
+
 class EventRelay(models.Model):
     """State of the publishing of events: position in the change log, and the lease.
 

@@ -13,7 +13,7 @@ from compute.task_context import TaskContext
 from items.imports import importing
 from items.imports.file_parsing import COLUMNS_MAX, parse_columns
 from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat, Unreadable
-from items.imports.importing import Rejects
+from items.imports.rejects import Rejects
 from items.models import ImportRun
 from resilient_site.errors import Invalid
 

@@ -22,7 +22,7 @@ from resilient_site.api.csv_escaping import unescape
 from resilient_site.errors import Invalid
 
 COLUMNS = [field.name for field in fields.FIELDS]
-# What a file of rejected rows has beside these: see `importing.Rejects`.
+# What a file of rejected rows has beside these: see `rejects.Rejects`.
 REJECT_COLUMNS = ("reject_line", "reject_reason", "reject_row")
 KNOWN = {*COLUMNS, *fields.READ_ONLY, *REJECT_COLUMNS}
 ASSIGNABLE = {*KNOWN, ""}

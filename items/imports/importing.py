@@ -3,43 +3,35 @@
 A batch and the position after it are committed together. Whatever stops an import (a
 signal, a full disk, a lost database) leaves whole batches, and `ImportRun` records
 where to resume. Rows that break the rules go to a file of rejects: as they were, with
-the reason.
+the reason. Rows that refer to what comes later in the file follow at its end.
 """
 
 import hashlib
 import io
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
 from items import fields, integrity
 from items.fields import ItemData
-from items.imports import staging
-from items.imports.file_parsing import (
-    REJECT_COLUMNS,
-    Line,
-    Rows,
-    UnknownColumns,
-    read_rows,
-)
+from items.imports import deferral, staging
+from items.imports.file_parsing import Line, Rows, UnknownColumns, read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
+from items.imports.rejects import Reject, Rejects, WriteRejects
 from items.imports.seen_ids import SeenIds
-from items.imports.staging import BASE_VERSION
+from items.imports.staging import BASE_VERSION, Counts
 from items.models import ERROR_MAX, ImportRun
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.csv_escaping import render_csv
 from resilient_site.errors import Conflict, Invalid
 
 BATCH_ROWS = 5_000
@@ -53,59 +45,6 @@ TEXT_SHOWN = 500
 VERSION_MAX = 2**31 - 1
 VERSION_DIGITS = len(str(VERSION_MAX))
 FINISHED = (ImportRun.State.DONE, ImportRun.State.FAILED)
-
-
-class Reject(NamedTuple):
-    line: Line
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rejects:
-    """Rejected rows of a file, to be written as it has them."""
-
-    rows: Sequence[Reject]
-    columns: Sequence[str]
-    separator: str
-    is_json: bool
-
-    @property
-    def extension(self) -> str:
-        return "ndjson" if self.is_json else "csv"
-
-    def render(self, *, header: bool) -> bytes:
-        """Return the rows with line and reason; imported, these are left out.
-
-        What could not be split into cells or members stands in `reject_row`.
-        """
-        if self.is_json:
-            return b"".join(map(self._render_object, self.rows))
-        kept = [
-            place
-            for place, name in enumerate(self.columns)
-            if name.lower() not in REJECT_COLUMNS
-        ]
-        names = [*(self.columns[place] for place in kept), *REJECT_COLUMNS]
-        rows = [names] if header else []
-        for line, reason in self.rows:
-            cells = line.source if isinstance(line.source, list) else []
-            text = "" if cells else line.text
-            filled = [*cells, *[""] * len(self.columns)]
-            row = [filled[place] for place in kept]
-            rows.append([*row, str(line.number), reason, text])
-        mark = b"\xef\xbb\xbf" if header else b""
-        return mark + render_csv(rows, delimiter=self.separator)
-
-    def _render_object(self, reject: Reject) -> bytes:
-        source, (line, reason) = reject.line.source, reject
-        members = source if isinstance(source, dict) else {"reject_row": line.text}
-        row = members | {"reject_line": line.number, "reject_reason": reason}
-        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-
-
-# Writes rejected rows after the given number of bytes, and returns the new number.
-# Called in the transaction of their batch: what an interrupted one wrote is cut off.
-type WriteRejects = Callable[[Rejects, int], int]
 
 
 class Batch:
@@ -126,10 +65,7 @@ class Batch:
         # Rows that are in one with a later row: with other values, or the same.
         self.replaced = self.repeated = 0
         self._lines: dict[str, Line] = {}
-        rows_max, bytes_max = BATCH_ROWS, BATCH_MAX_BYTES
-        if connection.vendor == "sqlite":  # no other writer is let in meanwhile
-            rows_max = min(rows_max, SQLITE_BATCH_ROWS)
-            bytes_max = min(bytes_max, SQLITE_BATCH_MAX_BYTES)
+        rows_max, bytes_max = _limits()
         for line in islice(lines, rows_max):
             self.line, self.offset = line.number, line.end
             reason = line.error
@@ -143,9 +79,17 @@ class Batch:
             if self.offset - offset >= bytes_max:
                 break
         if seen and self.line:
-            numbers = {pk: line.number for pk, line in self._lines.items()}
-            first = seen.record(numbers, up_to=self.line)
+            first = self.record(seen)
             self.reject({pk: _is_repeated(number) for pk, number in first.items()})
+
+    def record(self, ids: SeenIds) -> dict[str, int]:
+        """Record the ids with their lines; return those that an earlier line has."""
+        numbers = {
+            pk: line.number
+            for pk, line in self._lines.items()
+            if pk not in self.generated_ids
+        }
+        return ids.record(numbers, up_to=self.line)
 
     def _take(self, line: Line, *, keep_first: bool) -> None:
         data = _clean(line.fields)
@@ -168,8 +112,10 @@ class Batch:
             self.replaced += data != earlier
             self.repeated += data == earlier
         self.rows[data["id"]] = data
-        if data["id"] not in self.generated_ids:
-            self._lines[data["id"]] = line
+        self._lines[data["id"]] = line
+
+    def line_of(self, item_id: str) -> Line:
+        return self._lines[item_id]
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Reject rows that are valid in themselves, by their ids."""
@@ -177,6 +123,29 @@ class Batch:
             del self.rows[pk]
             self.rejects.append(Reject(self._lines[pk], reason))
         self.rejects.sort(key=lambda reject: reject.line.number)
+
+    def defer(self, item_ids: Iterable[str]) -> list[tuple[ItemData, Line]]:
+        """Return these rows, which are not of this batch any more."""
+        return [(self.rows.pop(pk), self._lines[pk]) for pk in item_ids]
+
+    def include(self, earlier: Mapping[str, ItemData]) -> None:
+        """Make one of each of these rows with the later one of its item."""
+        for pk, data in earlier.items():
+            row = data | self.rows[pk]
+            self.replaced += row != data
+            self.repeated += row == data
+            self.rows[pk] = row
+
+
+def _limits() -> tuple[int, int]:
+    """Return how many rows, and bytes of the file, are applied together."""
+    if connection.vendor != "sqlite":
+        return BATCH_ROWS, BATCH_MAX_BYTES
+    # No other writer is let in meanwhile.
+    return (
+        min(BATCH_ROWS, SQLITE_BATCH_ROWS),
+        min(BATCH_MAX_BYTES, SQLITE_BATCH_MAX_BYTES),
+    )
 
 
 def _clean(raw: Mapping[str, Any]) -> ItemData:
@@ -231,16 +200,33 @@ def preview(
     with closing(SeenIds()) as ids:
         seen = ids if form.duplicates == "reject" else None
         while (batch := Batch(rows.lines, result.bytes_read, seen)).line:
-            _compare(batch, result)
+            if not seen:
+                batch.record(ids)
+            _compare(batch, result, ids)
             if time.monotonic() > deadline:
                 result.complete = False
-                break
+                return result
+        for is_new, *rejected in ids.lost():
+            result.created -= is_new
+            result.updated -= not is_new
+            result.rejected += 1
+            if len(result.rejects) < PREVIEW_REJECTS:
+                result.rejects.append(_shown(*rejected))
     return result
 
 
-def _compare(batch: Batch, result: Preview) -> None:
+def _compare(batch: Batch, result: Preview, ids: SeenIds) -> None:
     counts = staging.compare(list(batch.rows.values()))
-    batch.reject(counts.rejected)
+    for pk, absence in counts.absent.items():
+        line = batch.line_of(pk)
+        text = line.text[:TEXT_SHOWN]
+        values = (pk, absence.is_new, line.number, counts.rejected[pk], text)
+        ids.record_absent(values, filter(None, map(integrity.id_of, absence.names)))
+        result.created += absence.is_new
+        result.updated += not absence.is_new
+    batch.reject(
+        {pk: why for pk, why in counts.rejected.items() if pk not in counts.absent}
+    )
     result.created += counts.created
     result.updated += counts.updated + batch.replaced
     result.unchanged += counts.unchanged + batch.repeated
@@ -248,10 +234,14 @@ def _compare(batch: Batch, result: Preview) -> None:
     for row in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
         result.rows.append(_cells(row, batch))
     for line, reason in batch.rejects[: PREVIEW_REJECTS - len(result.rejects)]:
-        # No database stores null characters, and no editor shows them.
-        text = line.text[:TEXT_SHOWN].replace("\0", "\\0")
-        result.rejects.append((line.number, reason.replace("\0", "\\0"), text))
+        result.rejects.append(_shown(line.number, reason, line.text))
     result.bytes_read = batch.offset
+
+
+def _shown(number: int, reason: str, text: str) -> tuple[int, str, str]:
+    # No database stores null characters, and no editor shows them.
+    shown = text[:TEXT_SHOWN].replace("\0", "\\0")
+    return number, reason.replace("\0", "\\0"), shown
 
 
 def _cells(row: ItemData, batch: Batch) -> list[str | None]:
@@ -301,8 +291,30 @@ def proceed(
     run; what was committed stays.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
+    steps = _import(run, stream, actor, rejects, ids_path, max_bytes)
+    with closing(steps):
+        for _ in steps:
+            run.refresh_from_db()
+            if on_batch:
+                on_batch(run)
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+    run.refresh_from_db()
+    return run
+
+
+def _import(
+    run: ImportRun,
+    stream: io.BufferedReader,
+    actor: Actor,
+    rejects: WriteRejects,
+    ids_path: str,
+    max_bytes: int | None,
+) -> Generator[None]:
+    """Yield after each transaction, the last of which has ended the import."""
+    form, rows = format_of(run), Rows(iter(()))
+    damage: Unreadable | None = None
     try:
-        form = format_of(run)
         if not form.kind:
             form = recognize(stream, form, max_bytes=max_bytes)
             _advance(run, format=asdict(form))
@@ -315,17 +327,16 @@ def proceed(
             )
             while (batch := Batch(rows.lines, run.offset, seen)).line:
                 _apply(run, batch, rows, form, actor=actor, rejects=rejects)
-                run.refresh_from_db()
-                if on_batch:
-                    on_batch(run)
-                if deadline is not None and time.monotonic() >= deadline:
-                    return run
+                yield
     except Unreadable as error:
-        fail(run, error)
-        raise
+        damage = error
+    while deferral.has_rows(run):
+        _retry(run, rows, form, actor=actor, rejects=rejects)
+        yield
+    if damage:
+        fail(run, damage)
+        raise damage
     _advance(run, state=ImportRun.State.DONE, finished_at=timezone.now())
-    run.refresh_from_db()
-    return run
 
 
 def fail(run: ImportRun, error: Unreadable) -> None:
@@ -374,15 +385,50 @@ def _apply(
 ) -> None:
     # First: a second process with the same run waits here, then fails.
     _advance(run, offset=batch.offset, line=batch.line, state=ImportRun.State.RUNNING)
+    if form.duplicates == "last":
+        batch.include(deferral.take_back(run, batch.rows))
     counts = staging.apply(list(batch.rows.values()), actor=actor)
-    batch.reject(counts.rejected)
+    deferral.defer(run, batch.defer(counts.absent), counts.absent)
+    batch.reject(
+        {pk: why for pk, why in counts.rejected.items() if pk not in counts.absent}
+    )
+    counts = counts._replace(
+        updated=counts.updated + batch.replaced,
+        unchanged=counts.unchanged + batch.repeated,
+    )
     rejected = Rejects(batch.rejects, rows.columns, rows.separator, form.is_json)
+    _record(run, counts, rejected, rejects)
+
+
+@transaction.atomic
+def _retry(
+    run: ImportRun,
+    rows: Rows,
+    form: FileFormat,
+    *,
+    actor: Actor,
+    rejects: WriteRejects,
+) -> None:
+    """Apply rows that were deferred; those of a damaged file as well."""
+    _advance(run, state=ImportRun.State.RUNNING)  # a second process waits here
+    run.refresh_from_db()  # it may have done a part
+    rows_max, bytes_max = _limits()
+    counts, found = deferral.retry(
+        run, actor=actor, rows_max=rows_max, bytes_max=bytes_max
+    )
+    rejected = Rejects(found, rows.columns, rows.separator, form.is_json)
+    _record(run, counts, rejected, rejects)
+
+
+def _record(
+    run: ImportRun, counts: Counts, rejected: Rejects, rejects: WriteRejects
+) -> None:
     ImportRun.objects.filter(pk=run.pk).update(
         rejects_size=rejects(rejected, run.rejects_size),
         created=F("created") + counts.created,
-        updated=F("updated") + counts.updated + batch.replaced,
-        unchanged=F("unchanged") + counts.unchanged + batch.repeated,
-        rejected=F("rejected") + len(batch.rejects),
+        updated=F("updated") + counts.updated,
+        unchanged=F("unchanged") + counts.unchanged,
+        rejected=F("rejected") + len(rejected.rows),
     )
 
 
@@ -395,17 +441,3 @@ def _advance(run: ImportRun, **changes: object) -> None:
             "Another process runs this import, or has finished it. Reload the page to "
             "see how far it is."
         )
-
-
-def write_rejects(path: Path, rejects: Rejects, size: int) -> int:
-    """Write rejected rows to a file; see WriteRejects."""
-    if path.exists():
-        size = min(size, path.stat().st_size)
-        os.truncate(path, size)
-    else:  # that of an earlier part may have been removed
-        size = 0
-    if rejects.rows:
-        with open(path, "ab") as file:
-            file.write(rejects.render(header=not size))
-            size = file.tell()
-    return size

@@ -6,8 +6,9 @@ They follow from the file alone: recorded twice, they are the same.
 
 import errno
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 PREPARE = """
     PRAGMA cache_size = -2048;  -- KiB
@@ -16,6 +17,17 @@ PREPARE = """
         (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS main.seen
         (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS temp.absent
+        (name TEXT, id TEXT, is_new INTEGER, line INTEGER, reason TEXT, text TEXT);
+"""
+# Rows that refer to no row, and those that refer to them.
+LOST = """
+    WITH RECURSIVE lost (id) AS (
+        SELECT id FROM absent WHERE name NOT IN (SELECT id FROM seen)
+        UNION SELECT absent.id FROM lost JOIN absent ON name = lost.id
+    )
+    SELECT DISTINCT is_new, line, reason, text FROM absent
+    WHERE id IN (SELECT id FROM lost) ORDER BY line
 """
 
 
@@ -61,6 +73,19 @@ class SeenIds:
             self._db.execute("INSERT OR IGNORE INTO seen SELECT * FROM batch")
             self._db.execute(f"PRAGMA user_version = {max(up_to, self.line)}")
         return dict(earlier)
+
+    def record_absent(
+        self, row: tuple[str, bool, int, str, str], names: Iterable[str]
+    ) -> None:
+        """Record a row (id, is_new, line, reason, text) that refers to these ids."""
+        with _as_os_error():
+            insert = "INSERT INTO absent VALUES (?, ?, ?, ?, ?, ?)"
+            self._db.executemany(insert, [(name, *row) for name in names])
+
+    def lost(self) -> Iterator[tuple[Any, ...]]:
+        """Yield those rows, but for the id, whose names no row has."""
+        with _as_os_error():
+            yield from self._db.execute(LOST)
 
     def close(self) -> None:
         self._db.close()

@@ -38,12 +38,30 @@ CHECKED = (
 )  # fmt: skip
 
 
+class Absence(NamedTuple):
+    """What an item refers to and what does not exist, see `integrity.Absent`."""
+
+    names: frozenset[str]
+    place: str  # of the item itself
+    is_new: bool
+
+
 class Counts(NamedTuple):
     created: int
     updated: int
     unchanged: int
     # Why rows are not applied, by id.
     rejected: dict[str, str]
+    # Of those, the ones that are only because of what is absent.
+    absent: dict[str, Absence]
+
+    def plus(self, more: "Counts") -> "Counts":
+        """Return the sums, with what was rejected here."""
+        return self._replace(
+            created=self.created + more.created,
+            updated=self.updated + more.updated,
+            unchanged=self.unchanged + more.unchanged,
+        )
 
 
 class Kind(NamedTuple):
@@ -75,6 +93,7 @@ class Batch:
     def __init__(self, rows: Sequence[ItemData]) -> None:
         self.rows = {row["id"]: row for row in rows}
         self.rejected: dict[str, str] = {}
+        self.absent: dict[str, Absence] = {}
         given = set.intersection(*(set(row) for row in rows)) if rows else set()
         # What a row lacks, the search text is made of all the same.
         searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
@@ -96,6 +115,9 @@ class Batch:
         while errors := self._errors():
             # What refers to these has nothing to refer to any more.
             self.reject({pk: integrity.describe(found) for pk, found in errors.items()})
+            for pk, found in errors.items():
+                if absent := integrity.absent_names(found):
+                    self.absent[pk] = Absence(absent, *self._placed(pk))
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         for pk in reasons:
@@ -145,6 +167,11 @@ class Batch:
                 self.rows[pk] = row | {"attributes": state["attributes"]}
             return state
         return self.known[pk] | row
+
+    def _placed(self, pk: str) -> tuple[str, bool]:
+        state = self.states[pk]
+        place = integrity.place_name(state["collection"], state["code"] or pk)
+        return place, pk not in self.known
 
     def _errors(self) -> dict[str, Any]:
         writes = []
@@ -266,7 +293,7 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
     )
     created, updated = cursor.fetchone()
     unchanged_rows = number - created - updated - len(batch.rejected)
-    return Counts(created, updated, unchanged_rows, batch.rejected)
+    return Counts(created, updated, unchanged_rows, batch.rejected, batch.absent)
 
 
 def _conflicts(cursor: CursorWrapper) -> dict[str, str]:

@@ -15,6 +15,7 @@ from items.imports import importing
 from items.imports.file_lines import open_lines, pieces
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
+from items.imports.rejects import write_rejects
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 
@@ -80,7 +81,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
                 run,
                 file,
                 actor=actor,
-                rejects=partial(importing.write_rejects, rejects_path(run)),
+                rejects=partial(write_rejects, rejects_path(run)),
                 ids_path=str(_path(run.pk, "ids")),
                 seconds=SLICE_SECONDS,
                 max_bytes=settings.IMPORT_MAX_BYTES,
@@ -156,5 +157,5 @@ def delete_abandoned() -> int:
     runs = list(old.only("path").order_by("started_at")[:DELETE_BATCH])
     for run in runs:
         _delete(run)
-    deleted: int = ImportRun.objects.filter(pk__in=[run.pk for run in runs]).delete()[0]
-    return deleted
+    ImportRun.objects.filter(pk__in=[run.pk for run in runs]).delete()
+    return len(runs)

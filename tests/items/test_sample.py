@@ -37,7 +37,7 @@ OLD = {
 
 
 def test_sample_has_countries_with_attributes_and_labels():
-    assert load() == Counts(COUNTRIES, 0, 0, {})
+    assert load() == Counts(COUNTRIES, 0, 0, {}, {})
     item = Item.objects.get(attributes__alpha_3="DEU")
     assert (item.pk, item.collection_id, item.code) == ("country.DE", "country", "DE")
     assert item.attributes == {
@@ -124,14 +124,14 @@ def test_sample_loaded_again_changes_nothing():
     load()
     collection = Collection.objects.get(pk="country")
     Collection.objects.filter(pk="country").update(name="Our countries")
-    assert load() == Counts(0, 0, COUNTRIES, {})
+    assert load() == Counts(0, 0, COUNTRIES, {}, {})
     collection.refresh_from_db()
     assert collection.name == "Our countries"
 
 
 def test_old_sample_moves_into_its_collection():
     load_old(OLD, OLD | {"id": "country.XK", "name": "Kosovo"})
-    assert load() == Counts(COUNTRIES - 1, 1, 0, {})
+    assert load() == Counts(COUNTRIES - 1, 1, 0, {}, {})
     item = Item.objects.get(pk="country.DE")
     assert (item.collection_id, item.code, item.description) == ("country", "DE", "")
     assert item.attributes["alpha_3"] == "DEU"
@@ -150,7 +150,7 @@ def test_edits_of_others_stay_when_the_sample_is_loaded():
     assert (item.name, item.labels) == ("Deutschland", {"de": "Dtl."})
     assert item.description == OLD["description"]
     assert item.attributes["alpha_3"] == "DEU"
-    assert load() == Counts(0, 0, COUNTRIES, {})
+    assert load() == Counts(0, 0, COUNTRIES, {}, {})
     assert changes_of("country.DE").count() == 3
 
 

@@ -14,7 +14,7 @@ from django.db import DatabaseError
 from items.imports import importing
 from items.imports.file_parsing import parse_columns
 from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat
-from items.imports.importing import Rejects
+from items.imports.rejects import Rejects, write_rejects
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
@@ -136,7 +136,7 @@ def _standard_input() -> Iterator[IO[bytes]]:
 
 
 def _write_rejects(prefix: str, rejects: Rejects, size: int) -> int:
-    return importing.write_rejects(Path(f"{prefix}.{rejects.extension}"), rejects, size)
+    return write_rejects(Path(f"{prefix}.{rejects.extension}"), rejects, size)
 
 
 def _imported(run: ImportRun | None) -> str:

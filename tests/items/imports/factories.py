@@ -10,6 +10,7 @@ from items.imports import importing
 from items.imports.file_parsing import read_rows
 from items.imports.formats import FileFormat
 from items.imports.recognition import recognize
+from items.imports.rejects import write_rejects
 from items.models import ImportRun
 from tests.factories import TESTER
 
@@ -36,7 +37,7 @@ def begin(**chosen) -> ImportRun:
 
 
 def proceed(run: ImportRun, content: str | bytes, folder: Path, **options) -> ImportRun:
-    rejects = partial(importing.write_rejects, folder / "rejects.csv")
+    rejects = partial(write_rejects, folder / "rejects.csv")
     return importing.proceed(
         run, stream(content), actor=TESTER, rejects=rejects, **options
     )

@@ -23,6 +23,7 @@ from hypothesis.extra.django import TestCase
 from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
 from items.imports.file_lines import LINE_MAX_BYTES
+from items.imports.rejects import Reject, Rejects, write_rejects
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
 from items.models import ImportRun, Item, ItemChange, Tag
@@ -220,11 +221,11 @@ def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
 @pytest.mark.once
 def test_rejects_of_a_repeated_batch_are_in_the_file_once(tmp_path):
     path = tmp_path / "rejects.csv"
-    row = importing.Reject(importing.Line(2, 9, {}, "", ["1", "a"]), "wrong")
-    batch = importing.Rejects([row], ["id", "name"], ",", is_json=False)
-    first = importing.write_rejects(path, batch, 0)
+    row = Reject(importing.Line(2, 9, {}, "", ["1", "a"]), "wrong")
+    batch = Rejects([row], ["id", "name"], ",", is_json=False)
+    first = write_rejects(path, batch, 0)
     for _ in range(2):
-        assert importing.write_rejects(path, batch, first) == path.stat().st_size
+        assert write_rejects(path, batch, first) == path.stat().st_size
     assert [row["id"] for row in rejects(tmp_path)] == ["1", "1"]
 
 
