@@ -59,6 +59,9 @@ class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
 class CleanedFormField(forms.CharField):
     """Form field that applies the rule of an item field."""
 
+    # The template that shows it, if not that of all others.
+    template = ""
+
     def __init__(self, field: "ItemField") -> None:
         self.field = field
         super().__init__(
@@ -77,6 +80,16 @@ class CleanedFormField(forms.CharField):
 
     def prepare_value(self, value: Any) -> Any:
         return value if isinstance(value, str | None) else self.field.to_text(value)
+
+
+class ReferenceFormField(CleanedFormField):
+    """Form field for an id, in which a code may be typed."""
+
+    # Returns the id of what has this id or code, else the text itself.
+    find_id: Callable[[str], str] = str
+
+    def clean(self, value: Any) -> Any:
+        return super().clean(self.find_id(value or ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +128,10 @@ class ItemField:
     @property
     def widget(self) -> forms.Widget:
         return forms.TextInput({"size": 60})
+
+    def form_field(self) -> forms.Field:
+        """Return the input of the pages; that of the admin is always a text."""
+        return CleanedFormField(self)
 
     def serializer_field(self, **options: Any) -> SerializerField:
         raise NotImplementedError
@@ -354,6 +371,9 @@ class ReferenceField(ItemField):
     is_reference: ClassVar[bool] = True
     kind: ClassVar[Literal["key"]] = "key"
 
+    def form_field(self) -> forms.Field:
+        return ReferenceFormField(self)
+
     def serializer_field(self, **options: Any) -> SerializerField:
         return IdSerializerField(**{"required": False, "allow_null": True} | options)
 
@@ -382,10 +402,20 @@ class JsonField(ItemField):
     cleaner: Callable[[Any], Any]
     container: type
     make_serializer_field: Callable[..., SerializerField]
+    # For the pages; unless given, JSON is typed there.
+    make_form_field: Callable[["JsonField"], forms.Field] | None = None
+    form_help: str = ""
 
     @property
     def widget(self) -> forms.Widget:
         return forms.Textarea({"rows": 3, "spellcheck": "false", "class": "code"})
+
+    def form_field(self) -> forms.Field:
+        if self.make_form_field is None:
+            return super().form_field()
+        field = self.make_form_field(self)
+        field.help_text = self.form_help
+        return field
 
     def serializer_field(self, **options: Any) -> SerializerField:
         return self.make_serializer_field(**{"required": False} | options)

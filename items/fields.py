@@ -11,7 +11,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from items import rules
+from items import inputs, rules
 from items.field_types import (
     ChoiceField,
     CodeField,
@@ -92,6 +92,8 @@ FIELDS: tuple[ItemField, ...] = (
             child=serializers.CharField(max_length=rules.NAME_MAX), **options
         ),
         help_text='Names in other languages, as JSON: {"de": "Sechskantschraube"}',
+        make_form_field=inputs.LabelsField,
+        form_help="Its names in other languages, by language tag: de, pt-BR, zh-Hant.",
         column_help="Names by language, as a JSON object.",
     ),
     JsonField(
@@ -105,6 +107,8 @@ FIELDS: tuple[ItemField, ...] = (
             **options,
         ),
         help_text='Other names to find it by, as JSON: ["Hexagon bolt"]',
+        make_form_field=inputs.LinesField,
+        form_help="Other names to find it by, one per line.",
         column_help="Other names, as a JSON array.",
     ),
     JsonField(
@@ -113,6 +117,10 @@ FIELDS: tuple[ItemField, ...] = (
         container=dict,
         make_serializer_field=serializers.DictField,
         help_text='Values by name, as JSON: {"length_mm": 40}',
+        make_form_field=inputs.AttributesField,
+        form_help=(
+            "Numbers, true and false are stored as such; “12” in quotes is text."
+        ),
         column_help="Values by name, as a JSON object.",
     ),
     TagsField(
@@ -165,6 +173,8 @@ FIELDS: tuple[ItemField, ...] = (
             "Relations to items of any collection, as JSON: "
             '[{"relation": "exactMatch", "target": "bolt.8"}]'
         ),
+        make_form_field=inputs.LinksField,
+        form_help="Items of any collection that mean the same, more or less of it.",
         column_help="Relations to other items, as a JSON array.",
     ),
 )

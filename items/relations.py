@@ -10,15 +10,16 @@ from django.db.models.expressions import RawSQL
 from items.integrity import DEPTH_MAX, POINTERS, having
 from items.models import Collection, Item, ItemLink, ItemQuerySet
 
-_ABOVE = """
-WITH RECURSIVE above (id, parent_id, level) AS (
-    SELECT id, parent_id, 0 FROM items_item WHERE id = %s
+# Of a column that points at another item; an item of its own chain is met again.
+_CHAIN = """
+WITH RECURSIVE chain (id, next_id, level) AS (
+    SELECT id, {column}, 0 FROM items_item WHERE id = %s
     UNION ALL
-    SELECT item.id, item.parent_id, level + 1
-    FROM above JOIN items_item AS item ON item.id = above.parent_id
+    SELECT item.id, item.{column}, level + 1
+    FROM chain JOIN items_item AS item ON item.id = chain.next_id
     WHERE level < %s
 )
-SELECT id FROM above WHERE level > 0 ORDER BY level DESC
+SELECT id FROM chain WHERE level > 0 ORDER BY level
 """
 # Without ALL: ends whatever it finds, and once for each item.
 _BELOW = """
@@ -33,11 +34,16 @@ SELECT id FROM below
 
 def ancestors(item_id: str) -> list[Item]:
     """Return the items above this one, from the top down."""
-    with connection.cursor() as cursor:
-        cursor.execute(_ABOVE, [item_id, DEPTH_MAX])
-        ids = [pk for (pk,) in cursor]
+    ids = chain(item_id, "parent")[::-1]
     found = Item.objects.for_reading().in_bulk(ids) if ids else {}
     return [found[pk] for pk in ids if pk in found]
+
+
+def chain(item_id: str, pointer: str) -> list[str]:
+    """Return the ids that one of POINTERS leads to from an item, the nearest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CHAIN.format(column=f"{pointer}_id"), [item_id, DEPTH_MAX])
+        return [pk for (pk,) in cursor]
 
 
 def is_below(item_ids: Sequence[str]) -> Q:

@@ -42,7 +42,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$"
 # The collection of an item that names none: there the id is the code.
 GENERAL = "general"
 STATUSES = ("draft", "active", "deprecated", "retired")
-ACTIVE, DRAFT = "active", "draft"
+ACTIVE, DRAFT, RETIRED = "active", "draft", "retired"
 # Of codes that are valid within their days.
 IN_USE = ("active", "deprecated")
 # The mapping relations of SKOS (W3C, section 10).
@@ -198,7 +198,7 @@ def clean_attributes(value: object) -> dict[str, Any]:
                 f"“{name}” is not a name: letters A-Z and digits, with _ between them."
             )
         try:
-            content = _clean_attribute(value[name])
+            content = clean_attribute(value[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         if content is not None:
@@ -208,7 +208,8 @@ def clean_attributes(value: object) -> dict[str, Any]:
     return attributes
 
 
-def _clean_attribute(value: object) -> Any:
+def clean_attribute(value: object) -> Any:
+    """Accept a value of an attribute: a scalar, a list of them, or None."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, list):

@@ -7,6 +7,7 @@ urlpatterns = [
     path("", views.item_list, name="list"),
     # No id begins with "-".
     path("-/new/", views.item_new, name="new"),
+    path("-/suggestions/", views.suggestion_list, name="suggestions"),
     path("-/changes/", views.change_list, name="changes"),
     path("-/import/", views.import_new, name="import"),
     path("-/import/<uuid:pk>/", views.import_run, name="import-run"),
@@ -20,6 +21,8 @@ urlpatterns = [
     path("import/<uuid:pk>/rejects/", views.moved("import-rejects")),
     path("<str:id>/", views.item_detail, name="detail"),
     path("<str:id>/edit/", views.item_edit, name="edit"),
+    path("<str:id>/relations/", views.item_relations, name="relations"),
+    path("<str:id>/retire/", views.item_retire, name="retire"),
     path("<str:id>/delete/", views.item_delete, name="delete"),
     path("<str:id>/undo/<int:change_id>/", views.change_undo, name="undo"),
 ]

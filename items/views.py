@@ -1,11 +1,12 @@
 """The pages of the catalogue."""
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth.decorators import login_required
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -15,27 +16,26 @@ from django.views.decorators.http import require_POST, require_safe
 from items import catalogue, facets, fields
 from items.catalogue import ItemExists
 from items.collections.editing import COLLECTIONS
-from items.field_types import ItemField
 from items.filter_controls import FilterControls
-from items.forms import ImportOptionsForm, ItemForm, UploadForm
+from items.forms import ImportOptionsForm, ItemPageForm, RetireForm, UploadForm
 from items.highlighting import Highlighter
 from items.imports import importing, uploads
 from items.imports.formats import Unreadable
+from items.integrity import ItemReferenced
 from items.list_query import PARAMETERS, ListQuery
 from items.models import ImportRun, Item, ItemChange
+from items.presentation import ItemPage, Relations, references_of
 from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
 from resilient_site.edge.policy import policy
-from resilient_site.errors import NotFound, StaleVersion
+from resilient_site.errors import Invalid, NotFound, StaleVersion
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
 from resilient_site.resilience.cache_control import share_with_anonymous
 
 PAGE_ROWS = 50
 HISTORY_ROWS = 20
-# What the page of an item shows beside its title and text.
-FACTS = [f for f in fields.STATE_FIELDS if f.name not in ("name", "description")]
-
+SUGGESTIONS = 10
 EDITING = ("items.add_item", "items.change_item")
 
 
@@ -85,29 +85,53 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     # 410, not 404: the history of a deleted item stays, and can be undone.
     status = 200 if item else 410
     state = item.state() if item else history.rows[0].before
+    shown = ItemPage(fields.empty_state() | state, item) if state else None
     context = {
         "item": item,
         "item_id": id,
         "history": history,
         "state": state,
-        "facts": _facts(state) if state else [],
+        "shown": shown,
     }
     response = render(request, "items/detail.html", context, status=status)
-    if item:
-        share_with_anonymous(request, response, catalogue.item_tag(id))
+    if item and shown:
+        share_with_anonymous(request, response, catalogue.item_tag(id), *shown.tags)
     return response
 
 
-def _facts(state: fields.ItemData) -> list[tuple[ItemField, Any]]:
-    """Return the fields that an item has a value for, as shown; always its tags."""
-    shown = [(field, field.shown(state.get(field.name))) for field in FACTS]
-    return [(field, value) for field, value in shown if value or field.name == "tags"]
+@policy(shared=())
+@require_safe
+def item_relations(request: HttpRequest, id: str) -> HttpResponse:
+    item = catalogue.get_item(id)
+    context = {"item": item, "relations": Relations(item)}
+    response = render(request, "items/relations.html", context)
+    share_with_anonymous(request, response, catalogue.ITEMS)
+    return response
+
+
+@login_required
+@require_safe
+def suggestion_list(request: HttpRequest) -> HttpResponse:
+    """Show options for what is typed into an input that refers to another item."""
+    query = QueryDict(mutable=True)
+    typed = request.GET.get(request.GET.get("input", ""), "")
+    query["search"] = typed
+    if key := request.GET.get("collection"):
+        query["collection"] = key
+    items: list[Item] = []
+    # What cannot be searched for is no fault of who is still typing it.
+    with suppress(Invalid):
+        if typed.strip():
+            found = ListQuery.parse(query).page(cursor=None, size=SUGGESTIONS)
+            items = list(found.rows)
+    context = {"items": items, "is_code": "code" in request.GET}
+    return render(request, "items/_suggestions.html", context)
 
 
 @require_permissions("items.add_item")
 @form_methods
 def item_new(request: HttpRequest) -> HttpResponse:
-    form = ItemForm(_posted(request))
+    form = ItemPageForm(_posted(request), key=request.GET.get("collection", ""))
     if request.method == "POST" and form.is_valid():
         try:
             item = catalogue.create_item(
@@ -124,8 +148,24 @@ def item_new(request: HttpRequest) -> HttpResponse:
 @require_permissions("items.change_item")
 @form_methods
 def item_edit(request: HttpRequest, id: str) -> HttpResponse:
+    return _edit(request, id, ItemPageForm, "items/form.html", "was saved")
+
+
+@require_permissions("items.change_item")
+@form_methods
+def item_retire(request: HttpRequest, id: str) -> HttpResponse:
+    return _edit(request, id, RetireForm, "items/retire.html", "was retired")
+
+
+def _edit(
+    request: HttpRequest,
+    id: str,
+    form_class: type[ItemPageForm],
+    template: str,
+    done: str,
+) -> HttpResponse:
     item = catalogue.get_item(id)
-    form = ItemForm(_posted(request), instance=item)
+    form = form_class(_posted(request), instance=item)
     theirs = None
     if request.method == "POST" and form.is_valid():
         try:
@@ -142,9 +182,9 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
             data["version"] = item.revision
             form.data = data
         else:
-            messages.success(request, f"“{item.name}” was saved.")
+            messages.success(request, f"“{item.name}” {done}.")
             return redirect(item)
-    return _render_form(request, form, item, theirs)
+    return _render_form(request, form, item, theirs, template)
 
 
 @require_permissions("items.delete_item")
@@ -152,7 +192,7 @@ def item_edit(request: HttpRequest, id: str) -> HttpResponse:
 def item_delete(request: HttpRequest, id: str) -> HttpResponse:
     item = catalogue.get_item(id)
     if request.method != "POST":
-        return render(request, "items/delete.html", {"item": item})
+        return _render_delete(request, item)
     try:
         catalogue.delete_item(
             id,
@@ -165,8 +205,16 @@ def item_delete(request: HttpRequest, id: str) -> HttpResponse:
             "The item was changed meanwhile, so it was not deleted. Check it again.",
         )
         return redirect("items:delete", id=id)
+    except ItemReferenced:
+        return _render_delete(request, item, status=409)
     messages.success(request, f"“{item.name}” was deleted.")
     return redirect("items:detail", id=id)
+
+
+def _render_delete(request: HttpRequest, item: Item, status: int = 200) -> HttpResponse:
+    references, has_more = references_of(item)
+    context = {"item": item, "references": references, "has_more": has_more}
+    return render(request, "items/delete.html", context, status=status)
 
 
 # Undoing a change creates, changes or deletes the item.
@@ -305,9 +353,13 @@ def _own_run(request: HttpRequest, pk: str) -> ImportRun:
 
 
 def _render_form(
-    request: HttpRequest, form: ItemForm, item: Item | None, theirs: Item | None = None
+    request: HttpRequest,
+    form: ItemPageForm,
+    item: Item | None,
+    theirs: Item | None = None,
+    template: str = "items/form.html",
 ) -> HttpResponse:
     status = 409 if theirs else 422 if form.errors else 200
-    compared = form.compare(theirs) if theirs else []
+    compared = list(form.compare(theirs)) if theirs else []
     context = {"form": form, "item": item, "theirs": theirs, "compared": compared}
-    return render(request, "items/form.html", context, status=status)
+    return render(request, template, context, status=status)

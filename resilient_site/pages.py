@@ -40,7 +40,10 @@ def require_permissions[V: Callable[..., HttpResponseBase]](
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 # What a person does not see in a form, beside names that begin as PREFIXES say.
-HIDDEN = {"version", "idempotency-key", "next", "pair", "keep", "action", "post"}
+HIDDEN = {
+    "version", "idempotency-key", "next", "pair", "keep", "action", "post",
+    "attributes-of", "add", "remove", "change",
+}  # fmt: skip
 # Those that the sign-in form carries along, and the admin's own.
 CARRIED = "carried-"
 PREFIXES = (CARRIED, "_")

@@ -138,10 +138,14 @@ class AttributeSchema:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.properties: dict[str, Any] = schema.get("properties", {})
-        is_closed = {"additionalProperties": False} if self.properties else {}
+        # Whether items may have no attributes but these.
+        self.is_closed = bool(self.properties) and not schema.get(
+            "additionalProperties"
+        )
+        closing = {"additionalProperties": False} if self.properties else {}
         bounded = {name: _bounded(one) for name, one in self.properties.items()}
         self._validator = _validator(
-            {"type": "object", **is_closed, **schema, "properties": bounded}
+            {"type": "object", **closing, **schema, "properties": bounded}
         )
         self.searchable = self._names("x-searchable")
         self.unique = self._names("x-unique")
@@ -151,6 +155,11 @@ class AttributeSchema:
             name: self.properties[name]["x-reference"]
             for name in self._names("x-reference")
         }
+
+    def title(self, name: str) -> str:
+        """Return what people call the attribute."""
+        title = self.properties.get(name, {}).get("title")
+        return title or name.replace("_", " ").capitalize()
 
     def _names(self, *keywords: str) -> tuple[str, ...]:
         return tuple(
@@ -184,7 +193,7 @@ class AttributeSchema:
         for error in self._validator.iter_errors(dict(attributes)):
             if error.instance_path:
                 yield str(error.instance_path[0]), f"{error.message}."
-        if self.properties and not self.schema.get("additionalProperties"):
+        if self.is_closed:
             for name in attributes.keys() - self.properties.keys():
                 yield name, "There is no such attribute."
 

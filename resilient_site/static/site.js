@@ -31,6 +31,30 @@ document.addEventListener("htmx:beforeSwap", () => {
   document.getElementById("trouble").hidden = true;
 });
 
+// Rows of inputs are added and removed at once; without this file the server does it.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-add], [data-remove]");
+  const list = button?.closest("fieldset").querySelector("[data-rows]");
+  if (!list) return;
+  event.preventDefault();
+  const isAdded = "add" in button.dataset;
+  const row = isAdded ? list.lastElementChild.cloneNode(true) : button.closest("li");
+  const inputs = row.querySelectorAll("input");
+  if (isAdded) {
+    list.append(row);
+    htmx.process(row);
+  } else if (list.children.length > 1) {
+    row.remove();
+  }
+  if (isAdded || row.isConnected) for (const input of inputs) input.value = "";
+  [...list.children].forEach((one, place) => {
+    const remove = one.querySelector("[data-remove]");
+    remove.value = remove.value.replace(/\d+$/, place);
+    for (const named of one.children) named.ariaLabel = named.ariaLabel.replace(/\d+/, place + 1);
+  });
+  (isAdded ? row : list.lastElementChild).querySelector("input, select").focus();
+});
+
 // A second click does not start a second job; after 5 seconds it may.
 const ONCE_MS = 5000;
 document.addEventListener("submit", (event) => {

@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from items import catalogue
+from items.collections import editing
 from items.models import ImportRun
 from tests.browser.conftest import LOOKS, Browsers, tab_to
 from tests.factories import TESTER, make_item, make_items
@@ -22,6 +23,27 @@ def fill_catalogue() -> None:
     make_item(id="long", name=LONG, description=LONG * 3, tags=["a" * 50, "metal"])
     catalogue.update_item(
         "long", {"description": "Short.", "tags": ["metal", "new"]}, actor=TESTER
+    )
+    schema = {
+        "properties": {
+            "length": {"type": "integer", "title": LONG[:60]},
+            "coated": {"type": "boolean", "description": "With zinc."},
+            "metal": {"type": "string", "x-reference": "general"},
+            "seen": {"type": "string", "format": "date-time"},
+        },
+        "required": ["length"],
+    }
+    bolts = {"key": "bolts", "name": "Bolts", "schema": schema}
+    editing.create_collection(bolts)
+    make_item(
+        collection="bolts",
+        code="M8",
+        status="deprecated",
+        valid_to="2020-12-31",
+        attributes={"length": 8, "metal": "item-00001"},
+        labels={"de": "Bolzen", "ar": "برغي"},
+        aliases=[LONG],
+        links=[{"relation": "exactMatch", "target": "item-00002"}],
     )
     make_item(id="gone", name="Gone", tags=["metal"])
     catalogue.delete_item("gone", actor=TESTER)
@@ -85,7 +107,13 @@ def test_no_page_has_a_fault(
         "/items/long/",
         "/items/gone/",
         "/items/long/edit/",
+        "/items/long/retire/",
+        "/items/long/relations/",
         "/items/long/delete/",
+        "/items/bolts.M8/",
+        "/items/bolts.M8/edit/",
+        "/items/-/new/?collection=bolts",
+        "/items/item-00001/delete/",
         "/items/-/changes/",
         "/items/-/import/",
         f"/items/-/import/{runs['previewed']}/",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from items.collections import editing
 from tests.browser.conftest import Browsers
 from tests.factories import make_item, make_items
 
@@ -62,7 +63,7 @@ def test_item_is_created_and_edited(editor_page: Page) -> None:
     page = editor_page
     page.goto("/items/")
     page.get_by_role("link", name="New item").click()
-    page.get_by_label("Name").fill("Brass bolt")
+    page.get_by_label("Name", exact=True).fill("Brass bolt")
     page.get_by_label("Tags").fill("metal Grö!")
     save(page, "Create")
     error = page.get_by_role("alert").get_by_role("link")
@@ -78,12 +79,64 @@ def test_item_is_created_and_edited(editor_page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("“Brass bolt” was created.")
 
     page.get_by_role("link", name="Edit").click()
-    page.get_by_label("Name").fill("Steel bolt")
+    page.get_by_label("Name", exact=True).fill("Steel bolt")
     save(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("Steel bolt")
     change = page.locator(".changes > li").first
     expect(change.get_by_role("deletion")).to_contain_text("Brass bolt")
     expect(change.get_by_role("insertion")).to_contain_text("Steel bolt")
+
+
+def make_bolts() -> None:
+    editing.create_collection({"key": "metals", "name": "Metals"})
+    make_item(collection="metals", code="Cu", name="Copper")
+    schema = {
+        "properties": {
+            "length": {"type": "integer", "title": "Length", "minimum": 1},
+            "coated": {"type": "boolean", "title": "Coated"},
+            "metal": {"type": "string", "title": "Metal", "x-reference": "metals"},
+        },
+        "required": ["length"],
+    }
+    editing.create_collection({"key": "bolts", "name": "Bolts", "schema": schema})
+    bolt = {"collection": "bolts", "name": "New bolt", "attributes": {"length": 9}}
+    make_item(**bolt, code="M9")
+
+
+def test_item_with_attributes_is_typed_and_later_retired(editor_page: Page) -> None:
+    make_bolts()
+    page = editor_page
+    page.goto("/items/-/new/")
+    page.get_by_label("Name", exact=True).fill("Old bolt")
+    page.get_by_label("Collection").select_option("bolts")
+    page.get_by_label("Length").fill("8")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("Old bolt")
+    page.get_by_label("Code").fill("M8")
+    page.get_by_label("Coated").select_option("Yes")
+    page.get_by_label("Metal").press_sequentially("copp")
+    suggested = page.locator("#attributes-metal-suggestions option")
+    expect(suggested).to_have_attribute("value", "Cu")
+    page.get_by_label("Metal").fill("Cu")
+    page.get_by_label("Label 1: language").fill("de")
+    page.get_by_label("Label 1: label").fill("Schraube")
+    page.get_by_role("button", name="Add label").click()
+    expect(page.get_by_label("Label 2: language")).to_be_focused()
+    page.get_by_label("Label 2: language").fill("fr")
+    page.get_by_label("Label 2: label").fill("vis")
+    page.get_by_role("button", name="Remove label 1").click()
+    expect(page.get_by_label("Label 1: label")).to_have_value("vis")
+    page.get_by_label("Label 1: label").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Old bolt")
+    expect(page.locator(".pairs-of").first).to_contain_text("Copper Cu")
+
+    page.get_by_role("link", name="Retire").click()
+    page.get_by_label("Replaced by").fill("M9")
+    save(page, "Retire")
+    notice = page.locator("article .notice")
+    expect(notice).to_contain_text("This code is retired")
+    notice.get_by_role("link", name="New bolt").click()
+    references = page.get_by_role("region", name="Referred to by")
+    expect(references.get_by_role("link", name="Old bolt")).to_be_visible()
 
 
 def test_search_and_filters_work_without_javascript(browsers: Browsers) -> None:

@@ -19,7 +19,8 @@ OPEN = {
 }  # fmt: skip
 # For everyone in a public site.
 READABLE = {
-    "/", "/items/", "/items/-/changes/", "/items/<id>/", "/items/new/",
+    "/", "/items/", "/items/-/changes/", "/items/<id>/", "/items/<id>/relations/",
+    "/items/new/",
     "/items/changes/", "/items/import/", "/items/import/<pk>/",
     "/items/import/<pk>/rejects/", "/admin/password_change/",
     "/api/v1/items", "/api/v1/items/-/export", "/api/v1/items/-/facets",

@@ -1,0 +1,140 @@
+"""What the page of an item shows, with the names of what it refers to."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from items import fields, relations, rules
+from items.catalogue import item_tag
+from items.collections.editing import COLLECTIONS
+from items.collections.schema import AttributeSchema, compile_schema
+from items.fields import ItemData
+from items.integrity import references_to
+from items.models import Collection, Item
+
+# Links of which the page has the names of the targets; of more it has the ids.
+NAMED_MAX = 50
+SHOWN = 20
+# What the page shows in places of their own; all other fields are facts.
+PLACED = ("name", "description", "labels", "aliases", "attributes", "links")
+FACTS = [field for field in fields.STATE_FIELDS if field.name not in PLACED]
+RELATION_NAMES = {
+    "exactMatch": "Exact match",
+    "closeMatch": "Close match",
+    "broadMatch": "Broader",
+    "narrowMatch": "Narrower",
+    "relatedMatch": "Related",
+}
+
+
+class ShownAttribute(NamedTuple):
+    name: str
+    title: str
+    values: list[str]
+    # What it refers to, if that is known.
+    item: Item | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that the value is."""
+        first = self.values[0] if len(self.values) == 1 else ""
+        return first if first.startswith(("https://", "http://")) else ""
+
+
+class ItemPage:
+    """The state of an item as its page shows it; that of a deleted one without names.
+
+    Each kind of reference that the item has costs a query, and none that it has not.
+    """
+
+    def __init__(self, state: ItemData, item: Item | None) -> None:
+        self.state = state
+        self.collection = Collection.objects.filter(pk=state["collection"]).first()
+        schema = self.collection.attributes if self.collection else compile_schema({})
+        above, after = (
+            relations.chain(item.pk, name) if item and state[name] else []
+            for name in ("parent", "replaced_by")
+        )
+        linked = [link["target"] for link in state["links"]] if item else []
+        named = _by_id([*above, *after, *linked[:NAMED_MAX]])
+        self.ancestors = [named[pk] for pk in reversed(above)]
+        self.successors = [named[pk] for pk in after]
+        self.links = [
+            (
+                RELATION_NAMES.get(link["relation"], link["relation"]),
+                link["target"],
+                named.get(link["target"]),
+            )
+            for link in state["links"]
+        ]
+        codes = _by_code(schema, state["attributes"]) if item else {}
+        self.attributes = list(shown_attributes(schema, state["attributes"], codes))
+        self.facts = [
+            (field, field.shown(state.get(field.name)))
+            for field in FACTS
+            if state.get(field.name) or field.name == "tags"
+        ]
+        self.named = list(named.values())
+        shown = [*named.values(), *codes.values()]
+        self.tags = [COLLECTIONS, *(item_tag(one.pk) for one in shown)]
+
+    @property
+    def is_current(self) -> bool:
+        return bool(self.state["status"] == rules.ACTIVE)
+
+
+def shown_attributes(
+    schema: AttributeSchema,
+    attributes: Mapping[str, Any],
+    items: Mapping[str, Item] = {},
+) -> Iterable[ShownAttribute]:
+    """Yield the attributes in the order of the schema, then those it does not know."""
+    names = [name for name in schema.properties if name in attributes]
+    for name in [*names, *(n for n in attributes if n not in schema.properties)]:
+        value = attributes[name]
+        texts = [_text(one) for one in (value if isinstance(value, list) else [value])]
+        yield ShownAttribute(name, schema.title(name), texts, items.get(name))
+
+
+def _text(value: Any) -> str:
+    return ("Yes" if value else "No") if isinstance(value, bool) else str(value)
+
+
+def _by_id(ids: list[str]) -> dict[str, Item]:
+    rows = Item.objects.only("id", "name", "code", "collection", "status")
+    return rows.in_bulk(ids) if ids else {}
+
+
+def _by_code(schema: AttributeSchema, attributes: Mapping[str, Any]) -> dict[str, Item]:
+    """Return what attributes refer to by a code, by the name of the attribute."""
+    found = {}
+    for name, key in schema.references.items():
+        if isinstance(code := attributes.get(name), str):
+            rows = Item.objects.with_codes(key, [code]).only("id", "name", "code")
+            if item := rows.first():
+                found[name] = item
+    return found
+
+
+class Relations:
+    """What is directly below an item, and what else refers to it: a few of each."""
+
+    def __init__(self, item: Item) -> None:
+        rows = Item.objects.filter(parent=item).order_by("sort_key", "id")
+        self.children = list(rows.only("id", "name", "code", "status")[: SHOWN + 1])
+        self.has_more_children = len(self.children) > SHOWN
+        del self.children[SHOWN:]
+        self.references, self.has_more_references = references_of(item, {"parent"})
+
+
+def references_of(
+    item: Item, left_out: Iterable[str] = ()
+) -> tuple[list[tuple[Item, list[str]]], bool]:
+    """Return items that refer to this one with the fields, and if there are more."""
+    by_id: dict[str, list[str]] = {}
+    for found in references_to([item.pk]):
+        if found["field"] not in left_out:
+            by_id.setdefault(found["item"], []).append(found["field"])
+    ids = list(by_id)[:SHOWN]
+    items = _by_id(ids)
+    shown = [(items[pk], sorted(set(by_id[pk]))) for pk in ids if pk in items]
+    return shown, len(by_id) > SHOWN
