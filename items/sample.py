@@ -56,7 +56,8 @@ def load(keys: Iterable[str] = tuple(COLLECTIONS)) -> Counts:
     for key in COLLECTIONS:
         if key in keys:
             with suppress(editing.CollectionExists):
-                editing.create_collection({"key": key, **COLLECTIONS[key]})
+                data = editing.clean({"key": key, **COLLECTIONS[key]})
+                editing.create_collection(data)
     return staging.apply(_without_edited(rows(keys)), actor=ACTOR)
 
 

@@ -39,7 +39,8 @@ def require_permissions[V: Callable[..., HttpResponseBase]](
 
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
-# What a person does not see in a form, beside names that begin as PREFIXES say.
+# What a person does not see in a form, beside names that begin as PREFIXES or end as
+# SUFFIXES say.
 HIDDEN = {
     "version", "idempotency-key", "next", "pair", "keep", "action", "post",
     "attributes-of", "add", "remove", "change",
@@ -47,6 +48,8 @@ HIDDEN = {
 # Those that the sign-in form carries along, and the admin's own.
 CARRIED = "carried-"
 PREFIXES = (CARRIED, "_")
+# Those of rows: how many there are, and what each was before.
+SUFFIXES = ("_FORMS", "-was")
 LONG = 60
 
 
@@ -61,7 +64,7 @@ class SentField(NamedTuple):
     def of(cls, name: str, value: str) -> Self:
         if "passw" in name.lower():
             return cls(name, "", "password")
-        if name in HIDDEN or name.startswith(PREFIXES):
+        if name in HIDDEN or name.startswith(PREFIXES) or name.endswith(SUFFIXES):
             return cls(name, value, "hidden")
         is_long = "\n" in value or len(value) > LONG
         return cls(name, value, "long" if is_long else "text")

@@ -324,6 +324,7 @@ IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 256 * 1024 * 1024)
 BODIES_MAX_BYTES = env.int(
     "BODIES_MAX_BYTES", 2 * max(IMPORT_MAX_BYTES, MAX_BODY_BYTES)
 )
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000  # of a collection with 200 attributes
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a form, without its files
 
 # --- resilience

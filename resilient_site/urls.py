@@ -20,6 +20,7 @@ urlpatterns = [
     ),
     path("", RedirectView.as_view(pattern_name="items:list"), name="home"),
     path("items/", include("items.urls")),
+    path("collections/", include("items.collections.urls")),
     path("jobs/", include("compute.urls")),
     path("account/", include("resilient_site.accounts.urls")),
     re_path("^livez/?$", status.live, name="live"),

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from items import catalogue, integrity, rules
 from items.collections import editing
+from items.collections.schema import in_order
 from items.models import Collection
 from resilient_site.admin import LargeTableAdmin
 from resilient_site.errors import SiteError
@@ -26,7 +27,7 @@ class SchemaField(forms.JSONField):
 
     def prepare_value(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return json.dumps(value, indent=2, ensure_ascii=False)
+            return json.dumps(in_order(value), indent=2, ensure_ascii=False)
         return super().prepare_value(value)
 
 

@@ -1,10 +1,7 @@
 """REST views of collections: thin callers of `items.collections.editing`."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import IntegerField
-from django.db.models.expressions import RawSQL
 from django.http import HttpResponse
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -15,6 +12,7 @@ from items.catalogue import ITEMS, collection_tag
 from items.collections import api_schema as schema
 from items.collections import editing
 from items.collections.editing import COLLECTIONS, Data
+from items.collections.list_query import find_page
 from items.collections.serializers import (
     CollectionSerializer,
     ListedCollectionSerializer,
@@ -22,18 +20,12 @@ from items.collections.serializers import (
 from items.models import Collection
 from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import has_outcome, idempotent, read_key
-from resilient_site.api.keyset import paginate
 from resilient_site.api.pagination import list_response, parse_page_size
 from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
 from resilient_site.resilience.cache_control import share
 
-COUNTED_MAX = 10_000
 LIST_PARAMETERS = ("cursor", "page_size")
-# By the index: as many as are counted, and one more.
-COUNTING = """(SELECT COUNT(*) FROM (
-    SELECT 1 FROM items_item WHERE collection_id = items_collection.key LIMIT %s
-) AS counted)"""
 
 
 class CollectionViewSet(StrictView, GenericViewSet[Collection]):
@@ -45,14 +37,10 @@ class CollectionViewSet(StrictView, GenericViewSet[Collection]):
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
-        counted = RawSQL(COUNTING, [COUNTED_MAX + 1], IntegerField())  # noqa: S611 - ours
-        page = paginate(
-            Collection.objects.annotate(found=counted),
-            ordering="key",
-            cursor=request.query_params.get("cursor"),
-            size=parse_page_size(request.query_params),
+        page = find_page(
+            request.query_params.get("cursor"), parse_page_size(request.query_params)
         )
-        found: Any = [*_counted(page.rows)]
+        found: Any = page.rows
         rows = ListedCollectionSerializer(found, many=True)
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
         share(response, COLLECTIONS, ITEMS)
@@ -134,18 +122,11 @@ def _clean(body: Any, request: Request, *, partial: bool = False) -> Data:
     return editing.clean(body, partial=partial, ignores_unknown=is_lenient(request))
 
 
-def _counted(rows: Iterable[Any]) -> Iterable[Collection]:
-    for collection in rows:
-        collection.item_count = min(collection.found, COUNTED_MAX)
-        collection.has_more_items = collection.found > COUNTED_MAX
-        yield collection
-
-
 def _respond(
     collection: Collection, status: int = 200, *, is_schema: bool = False
 ) -> Response:
     shown = CollectionSerializer(collection).data
-    response = Response(collection.schema if is_schema else shown, status)
+    response = Response(shown["schema"] if is_schema else shown, status)
     response["ETag"] = collection.etag
     if date := collection.last_modified:
         response["Last-Modified"] = date

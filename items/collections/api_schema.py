@@ -41,7 +41,8 @@ DOCUMENT = {
         "number, boolean, or array of these, and `required`. `x-searchable`: the "
         "search looks into it; `x-filterable`: lists can be filtered by it; "
         "`x-unique`: no two items have the same; `x-reference`: it has the code of an "
-        "item of that collection."
+        "item of that collection. `x-order`: the names of the attributes in their "
+        "order, which is that of `properties` unless it is given."
     ),
 }
 

@@ -26,7 +26,12 @@ from items import catalogue, rules
 from items.catalogue import ITEMS, CollectionNotFound, collection_tag
 from items.collections import indexes
 from items.collections.conformity import OnChunk, broken_items, ignore
-from items.collections.schema import Schema, clean_schema, compile_schema
+from items.collections.schema import (
+    Schema,
+    clean_schema,
+    compile_schema,
+    constraints,
+)
 from items.integrity import ItemErrors
 from items.models import Collection, Item
 from resilient_site.api.unknown_names import UnknownField, find_unknown
@@ -230,6 +235,15 @@ def update_collection(
 def delete_collection(key: str, *, precondition: Precondition | None = None) -> None:
     """Raise CollectionInUse if it has items, or if another schema refers to it."""
     collection = _lock(key, precondition, is_ending=True)
+    expect_unused(collection)
+    _keep_indexes(collection)
+    collection.delete()
+    invalidate(COLLECTIONS, collection_tag(key))
+
+
+def expect_unused(collection: Collection) -> None:
+    """Raise CollectionInUse with the reason for which it cannot be deleted."""
+    key = collection.key
     if key == rules.GENERAL:
         raise CollectionInUse("Items that name no collection are in this one.")
     if collection.items.exists():
@@ -237,9 +251,6 @@ def delete_collection(key: str, *, precondition: Precondition | None = None) -> 
     for other in Collection.objects.exclude(pk=key):
         if any(key in schema.references.values() for schema in other.schemas):
             raise CollectionInUse(f"The schema of “{other.key}” refers to it.")
-    _keep_indexes(collection)
-    collection.delete()
-    invalidate(COLLECTIONS, collection_tag(key))
 
 
 def _lock(
@@ -317,9 +328,9 @@ def introduced(
 def _introduce(
     key: str, schema: Schema, precondition: Precondition | None, items_max: int | None
 ) -> str:
-    """Return the name of the attempt; empty if it is the schema already."""
+    """Return the name of the attempt; empty if what conforms stays the same."""
     collection = _lock(key, precondition)
-    if schema == collection.schema:
+    if constraints(schema) == constraints(collection.schema):
         return ""
     if items_max is not None and _has_more(collection, items_max):
         raise SchemaNeedsJob
@@ -376,10 +387,12 @@ def expect_conformity(
 
 def _adopt(collection: Collection, schema: Schema, attempt: str) -> None:
     """Set the schema that was introduced, and mark the search texts that it changes."""
-    if collection.next_schema != {**schema, ATTEMPT: attempt}:
-        raise SchemaSuperseded
+    if constraints(schema) != constraints(collection.schema):
+        if collection.next_schema != {**schema, ATTEMPT: attempt}:
+            raise SchemaSuperseded
+        collection.next_schema = None
     before, after = map(compile_schema, (collection.schema, schema))
-    collection.schema, collection.next_schema = schema, None
+    collection.schema = schema
     is_searched_as_before = {*before.searchable} == {*after.searchable}
     if not is_searched_as_before and not _has_more(collection, ITEMS_AT_ONCE):
         # Without the mark at its beginning it is one of those to be renewed.

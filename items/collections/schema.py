@@ -1,10 +1,11 @@
 """The JSON Schema of a collection: which attributes its items have, of which type.
 
-The useful subset of JSON Schema 2020-12 (see SUBSET), with four keywords of our own:
+The useful subset of JSON Schema 2020-12 (see SUBSET), with keywords of our own:
 `x-searchable` and `x-filterable`, whether the search and the filters of lists look at
 an attribute; `x-unique`, whether two items of a collection may have the same value;
-`x-reference`, the collection whose codes are its values. Without a schema, `{}`, items
-may have any attributes.
+`x-reference`, the collection whose codes are its values; `x-order`, the names of the
+attributes in their order, as JSON objects have none. Without a schema, `{}`, items may
+have any attributes.
 """
 
 import re
@@ -46,6 +47,9 @@ COMMON = {
 # What makes an attribute have an index, and of how many characters it may be then.
 INDEXED = ("x-filterable", "x-unique", "x-reference")
 INDEXED_MAX = 250
+ORDER = "x-order"
+# What makes no difference to which items conform.
+ANNOTATIONS = ("$schema", "title", "description", "default", ORDER)
 UNIQUE = {"x-unique": FLAG}
 REFERENCE = {"x-reference": {"type": "string", "pattern": rules.KEY_PATTERN}}
 
@@ -99,6 +103,7 @@ SUBSET: Schema = {
             "items": {"type": "string"},
         },
         "additionalProperties": FLAG,
+        ORDER: {"type": "array", "items": {"type": "string"}},
     },
 }
 
@@ -124,6 +129,33 @@ _subset_by_type = {
 }
 
 
+def in_order(schema: Schema) -> dict[str, Any]:
+    """Return the schema with its attributes in their order, which it names.
+
+    Those that `x-order` does not name come last, as they are.
+    """
+    properties = schema.get("properties", {})
+    given = [name for name in schema.get(ORDER, ()) if name in properties]
+    names = list(dict.fromkeys([*given, *properties]))
+    ordered = {key: value for key, value in schema.items() if key != ORDER}
+    if len(names) > 1:
+        ordered["properties"] = {name: properties[name] for name in names}
+        ordered[ORDER] = names
+    return ordered
+
+
+def constraints(schema: Schema) -> dict[str, Any]:
+    """Return what items have to conform to, to compare it with another schema's."""
+    properties = schema.get("properties", {})
+    return _unannotated(schema) | {
+        "properties": {name: _unannotated(one) for name, one in properties.items()}
+    }
+
+
+def _unannotated(schema: Schema) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in ANNOTATIONS}
+
+
 def _bounded(declared: Mapping[str, Any]) -> Mapping[str, Any]:
     """Bound what has an index, so that PostgreSQL takes it with sort key and id."""
     if declared["type"] != "string" or not any(map(declared.get, INDEXED)):
@@ -133,10 +165,10 @@ def _bounded(declared: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class AttributeSchema:
-    """A schema, compiled."""
+    """A schema, compiled. All that is by attribute is in their order."""
 
     def __init__(self, schema: Schema) -> None:
-        self.schema = schema
+        self.schema = schema = in_order(schema)
         self.properties: dict[str, Any] = schema.get("properties", {})
         # Whether items may have no attributes but these.
         self.is_closed = bool(self.properties) and not schema.get(
@@ -209,7 +241,10 @@ def _compile(schema: bytes) -> AttributeSchema:
 
 
 def clean_schema(schema: Any) -> Schema:
-    """Return the schema if it is of the subset; raise Invalid with what is not."""
+    """Return the schema, with the order of its attributes, if it is of the subset.
+
+    Raises Invalid with what is not.
+    """
     errors: dict[str, list[str]] = {}
     if _has_null_character(orjson.dumps(schema)):
         errors["schema"] = ["Must not contain a null character."]
@@ -217,12 +252,12 @@ def clean_schema(schema: Any) -> Schema:
         errors.setdefault(path, []).append(message)
     if errors:
         raise Invalid(errors={"schema": errors})
-    return dict(schema)
+    return in_order(schema)
 
 
 def _faults(schema: Any) -> Iterator[tuple[str, str]]:
     is_object = isinstance(schema, Mapping)
-    properties = schema.get("properties") if is_object else None
+    properties = schema.get("properties", {}) if is_object else None
     if not isinstance(properties, Mapping):
         yield from _found(_subset, schema, "")
         return

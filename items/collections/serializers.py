@@ -45,7 +45,7 @@ class CollectionSerializer(serializers.Serializer[Collection]):
     description = serializers.CharField(
         max_length=rules.DESCRIPTION_MAX, required=False, allow_blank=True
     )
-    schema = serializers.DictField(required=False)
+    schema = serializers.DictField(source="attributes.schema", required=False)
     source = serializers.CharField(  # type: ignore[assignment]
         max_length=SOURCE_MAX, required=False, allow_blank=True
     )

@@ -48,6 +48,13 @@ def fill_catalogue() -> None:
     make_item(id="gone", name="Gone", tags=["metal"])
     catalogue.delete_item("gone", actor=TESTER)
 
+    attributes = {
+        "a" * 50: {"type": "string", "title": LONG, "enum": [LONG], "default": LONG},
+        "size": {"type": "integer", "minimum": 1, "x-reference": "general"},
+    }
+    data = {"key": "long", "name": LONG, "source": LONG, "description": LONG * 2}
+    editing.create_collection(data | {"schema": {"properties": attributes}})
+
 
 def make_runs(user: User) -> dict[str, str]:
     preview = {
@@ -118,6 +125,10 @@ def test_no_page_has_a_fault(
         "/items/-/import/",
         f"/items/-/import/{runs['previewed']}/",
         f"/items/-/import/{runs['done']}/",
+        "/collections/",
+        "/collections/long/",
+        "/collections/long/edit/",
+        "/collections/long/delete/",
     ):
         page.goto(address)
         check(page, width)
@@ -135,6 +146,14 @@ def test_no_page_has_a_fault(
     page.get_by_label("Name").fill("nightly sync")
     page.get_by_role("button", name="Create token").click()
     expect(page.get_by_label("Token", exact=True)).to_be_visible()
+    check(page, width)
+    page.goto("/collections/long/edit/")
+    page.get_by_label("More about attribute 1").check()
+    page.get_by_role("button", name="Remove attribute 2").click()
+    expect(page.get_by_role("group")).to_have_count(1)
+    page.get_by_label("Maximum").fill("few")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_role("alert").first).to_contain_text("was not saved")
     check(page, width)
     page.goto("/items/long/edit/")
     catalogue.update_item("long", {"description": LONG}, actor=TESTER)

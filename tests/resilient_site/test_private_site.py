@@ -21,6 +21,7 @@ OPEN = {
 READABLE = {
     "/", "/items/", "/items/-/changes/", "/items/<id>/", "/items/<id>/relations/",
     "/items/new/",
+    "/collections/", "/collections/<key>/",
     "/items/changes/", "/items/import/", "/items/import/<pk>/",
     "/items/import/<pk>/rejects/", "/admin/password_change/",
     "/api/v1/items", "/api/v1/items/-/export", "/api/v1/items/-/facets",

@@ -3,8 +3,7 @@
 import pytest
 from rest_framework.test import APIClient
 
-from items.collections import api as collections_api
-from items.collections import editing
+from items.collections import editing, list_query
 from items.models import Collection, Item
 from tests.factories import allow, make_item, make_items
 from tests.items.test_api import assert_problem
@@ -19,6 +18,7 @@ SCHEMA = {
         "article": {"type": "string", "x-unique": True},
     },
     "required": ["length_mm"],
+    "x-order": ["length_mm", "article"],
 }
 
 
@@ -56,13 +56,38 @@ def test_created_collection_is_read_and_listed(api):
 @pytest.mark.once
 def test_list_counts_to_a_bound_and_is_paged(api, bolts, monkeypatch):
     make_items(3)
-    monkeypatch.setattr(collections_api, "COUNTED_MAX", 2)
+    monkeypatch.setattr(list_query, "COUNTED_MAX", 2)
     first = api.get(COLLECTIONS, {"page_size": 1}).json()
     second = api.get(first["next"]).json()
     assert [row["key"] for row in first["results"]] == ["bolts"]
     (general,) = second["results"]
     assert (general["item_count"], general["has_more_items"]) == (2, True)
     assert second["next"] is None
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (None, ["zinc", "a", "metal"]),
+        (["metal", "zinc"], ["metal", "zinc", "a"]),
+        (["a", "gone", "a", "metal", "zinc"], ["a", "metal", "zinc"]),
+    ],
+)
+def test_attributes_keep_the_order_they_were_given_in(api, order, expected):
+    schema = {
+        "properties": {name: {"type": "string"} for name in ("zinc", "a", "metal")}
+    }
+    body = {"key": "bolts", "name": "Bolts"}
+    body["schema"] = schema if order is None else schema | {"x-order": order}
+    assert api.post(COLLECTIONS, body).status_code == 201
+    for shown in (
+        api.get(BOLTS).json()["schema"],
+        api.get(f"{BOLTS}/schema").json(),
+        api.get(COLLECTIONS).json()["results"][0]["schema"],
+    ):
+        assert list(shown["properties"]) == shown["x-order"] == expected
+    attributes = Collection.objects.get(pk="bolts").attributes
+    assert list(attributes.properties) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,6 +116,7 @@ def test_list_counts_to_a_bound_and_is_paged(api, bolts, monkeypatch):
             ["schema", "properties.a.x-reference"],
         ),
         ({"schema": {"properties": {}, "required": ["a"]}}, ["schema", "required"]),
+        ({"schema": {"required": ["a"]}}, ["schema", "required"]),
     ],
     ids=str,
 )

@@ -72,6 +72,27 @@ def test_schema_is_adopted_if_all_items_conform(bolts):
         make_bolt("b", size=11)
 
 
+@pytest.mark.once
+def test_change_of_titles_and_order_looks_at_no_item(bolts):
+    """So it takes no job, however many items there are, and no other schema's place."""
+    change(attributes(size={"type": "integer"}, metal=TEXT))
+    make_bolt("a", size=1)
+    titled = {
+        "properties": {
+            "size": {"type": "integer", "title": "Size", "default": 8},
+            "metal": TEXT | {"description": "Of the thread"},
+        },
+        "x-order": ["metal", "size"],
+    }
+    with editing.introduced("bolts", {"schema": SMALL_SIZES}):
+        assert change(titled, items_max=0).version == 3
+        found, coming = schemas()
+    assert found == titled
+    assert coming["properties"] == SMALL_SIZES["properties"]
+    with pytest.raises(editing.SchemaNeedsJob):
+        change(attributes(size=TEXT), items_max=0)
+
+
 def test_broken_items_are_counted_and_listed_up_to_a_bound(bolts, monkeypatch):
     for number in range(8, 14):
         make_bolt(f"b{number}", size=number)
