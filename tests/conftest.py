@@ -1,18 +1,21 @@
 """What every test may use: people, clients, and settings that make tests fast."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import caches
-from django.db import connection
+from django.core.management.commands import flush
+from django.db import DEFAULT_DB_ALIAS, connection
 from django.test import Client
 from rest_framework.test import APIClient
 
-from items.apps import EDITORS
+from items.apps import EDITORS, create_general, keep_indexes
+from resilient_site.apps import create_epoch
 from resilient_site.edge.cache.invalidation import VOID_SLOT, invalidations
 from resilient_site.resilience import breakers
 
@@ -30,13 +33,34 @@ def django_db_modify_db_settings(
         connection.settings_dict["TEST"]["NAME"] = connection.settings_dict["NAME"]
 
 
+# What is made once and no test changes.
+KEPT = {
+    Group._meta.db_table, Group.permissions.through._meta.db_table,
+    Permission._meta.db_table, ContentType._meta.db_table,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_flush() -> None:
-    """Delete the few rows of a test: PostgreSQL takes long to truncate all tables."""
-    if connection.vendor == "postgresql":
-        connection.ops.sql_flush = lambda style, tables, **options: [
-            f'DELETE FROM "{table}"' for table in tables
-        ]
+    """Delete the few rows of a test, and make anew what the site needs.
+
+    PostgreSQL takes long to truncate all tables, and Django to make all permissions.
+    """
+    flush_all = connection.ops.sql_flush
+
+    def sql_flush(style: Any, tables: Iterable[str], **options: Any) -> list[str]:
+        tables = [table for table in tables if table not in KEPT]
+        if connection.vendor == "postgresql":
+            return ["; ".join(f'DELETE FROM "{table}"' for table in tables)]
+        return flush_all(style, tables, **options)
+
+    def make_anew(*args: Any, **options: Any) -> None:
+        create_epoch(using=DEFAULT_DB_ALIAS)
+        create_general(using=DEFAULT_DB_ALIAS)
+        keep_indexes(using=DEFAULT_DB_ALIAS)
+
+    connection.ops.sql_flush = sql_flush
+    flush.emit_post_migrate_signal = make_anew
 
 
 @pytest.fixture(autouse=True)
