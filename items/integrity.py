@@ -48,6 +48,10 @@ class Write(NamedTuple):
         before = self.before
         return before is None or any(self.after[n] != before[n] for n in names)
 
+    @property
+    def gives_up_code(self) -> bool:
+        return self.before is not None and self.changes("collection", "code")
+
 
 class Absent(str):
     """Message that what is referred to does not exist, which it may later.
@@ -211,6 +215,7 @@ def check(
     _check_targets(known, errors)
     _check_codes_referred_to(known, collections, errors)
     _check_departures(known, errors)
+    _check_codes_given_up(known, errors)
     _check_circles([w for w in known if not errors[w.id]], errors)
     return {item_id: found for item_id, found in errors.items() if found}
 
@@ -218,8 +223,10 @@ def check(
 def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> None:
     """Let no one else change the hierarchy, or unique values, of these collections.
 
-    Else two moves could make a circle together, of which each sees one half.
+    Else two moves could make a circle together, of which each sees one half. Nor refer
+    to a code that an item gives up.
     """
+    _lock_wholly([write.id for write in writes if write.gives_up_code])
     keys = set()
     for write in writes:
         collection = collections.get(write.after["collection"])
@@ -231,6 +238,13 @@ def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> Non
     if keys:
         rows = Collection.objects.filter(pk__in=keys).order_by("pk")
         list(rows.select_for_update(no_key=True).values_list("pk"))
+
+
+def _lock_wholly(item_ids: Several[str]) -> None:
+    """Wait for those who are about to refer to these items, and let others wait."""
+    if item_ids:
+        rows = Item.objects.filter(pk__in=item_ids).order_by("pk")
+        list(rows.select_for_update().values_list("pk"))
 
 
 def _check_attributes(
@@ -356,10 +370,11 @@ def _check_codes_referred_to(
     known = {
         (key, code)
         for key, codes in wanted.items()
-        for code in Item.objects.known_codes(key, codes)
+        for code in Item.objects.keep_codes(key, codes)
     }
     if wanted:
-        known |= {(w.after["collection"], w.after["code"]) for w in writes}
+        known -= {_place_of(w.before) for w in writes if w.before and w.gives_up_code}
+        known |= {_place_of(w.after) for w in writes}
     for write in writes:
         for name, key, code in _codes_in(write, collections):
             if (key, code) not in known:
@@ -381,6 +396,10 @@ def _codes_in(
             yield name, key, code
 
 
+def _place_of(state: ItemData) -> tuple[str, str]:
+    return state["collection"], state["code"]
+
+
 def _references(collection: Collection) -> set[tuple[str, str]]:
     """Return the attributes that refer to codes, with the collections of those."""
     return {pair for schema in collection.schemas for pair in schema.references.items()}
@@ -398,6 +417,28 @@ def _check_departures(writes: Iterable[Write], errors: dict[str, ItemErrors]) ->
         for target in (referrer["parent_id"], referrer["replaced_by_id"]):
             if target in leaving:
                 errors[target]["collection"] = [message]
+
+
+def _check_codes_given_up(
+    writes: Several[Write], errors: dict[str, ItemErrors]
+) -> None:
+    """Find items that give up a code by which attributes refer to them."""
+    own = {write.id: write for write in writes}
+    taken = {_place_of(write.after) for write in writes}
+    given_up = [
+        write.id
+        for write in writes
+        if write.before and write.gives_up_code and _place_of(write.before) not in taken
+    ]
+    if not given_up:
+        return
+    # What is written anew is checked as such.
+    anew = [write.id for write in writes if write.changes("attributes", "collection")]
+    for found in _references_by_code(given_up, but_of=anew):
+        target = own[found["target"]]
+        name = "collection" if target.changes("collection") else "code"
+        message = f"The item “{found['item']}” refers to it by its code."
+        errors[target.id][name] = [message]
 
 
 def _check_circles(writes: Several[Write], errors: dict[str, ItemErrors]) -> None:
@@ -432,7 +473,11 @@ def _climb(start: str, above: Mapping[str, str | None]) -> str:
 
 
 def expect_unreferenced(item_ids: Several[str]) -> None:
-    """Raise ItemReferenced with the other items that refer to one of these."""
+    """Raise ItemReferenced with the other items that refer to one of these.
+
+    Locks the items: who is about to refer to them waits, or is waited for.
+    """
+    _lock_wholly(item_ids)
     found = list(references_to(item_ids))
     if found:
         members = {"references": found[:REFERENCES_SHOWN]}
@@ -449,7 +494,7 @@ def references_to(item_ids: Several[str]) -> Iterator[dict[str, str]]:
     ends = links.order_by("item", "target").values_list("item_id", "target_id")
     for referrer, target in ends[: REFERENCES_SHOWN + 1]:
         yield {"item": referrer, "field": "links", "target": target}
-    yield from _references_by_code(item_ids)
+    yield from _references_by_code(item_ids, but_of=item_ids)
 
 
 def _others(
@@ -459,7 +504,9 @@ def _others(
     return rows.values_list(*names)[: REFERENCES_SHOWN + 1]
 
 
-def _references_by_code(item_ids: Several[str]) -> Iterator[dict[str, str]]:
+def _references_by_code(
+    item_ids: Several[str], *, but_of: Several[str]
+) -> Iterator[dict[str, str]]:
     referring = [c for c in Collection.objects.all() if _references(c)]
     if not referring:
         return
@@ -472,7 +519,7 @@ def _references_by_code(item_ids: Several[str]) -> Iterator[dict[str, str]]:
             if key not in codes:
                 continue
             rows = having(collection.key, name, codes[key])
-            for referrer, code in _others(rows, item_ids, "pk", "value"):
+            for referrer, code in _others(rows, but_of, "pk", "value"):
                 yield {"item": referrer, "field": name, "target": codes[key][code]}
 
 

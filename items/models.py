@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, F, JSONField, OuterRef, Prefetch, Q, Value
 from django.db.models.functions import Length, Lower, Now
@@ -155,6 +155,20 @@ class ItemQuerySet(models.QuerySet["Item"]):
         """Return those of the codes that items of this collection have."""
         column = "pk" if key == rules.GENERAL else "code"
         return set(self.with_codes(key, codes).values_list(column, flat=True))
+
+    def keep_codes(self, key: str, codes: Iterable[str]) -> set[str]:
+        """Return the same, and let no one take them away until the transaction ends.
+
+        Others may go on changing the items: the lock is that of a foreign key.
+        """
+        if connection.vendor != "postgresql":
+            return self.known_codes(key, codes)
+        column = "pk" if key == rules.GENERAL else "code"
+        rows = self.with_codes(key, codes).order_by("pk").values_list(column)
+        sql, params = rows.query.sql_with_params()
+        with connection.cursor() as cursor:
+            cursor.execute(f"{sql} FOR KEY SHARE", params)
+            return {code for (code,) in cursor}
 
     def for_reading(self) -> ItemQuerySet:
         """Fetch what readers see: with the tags, without the search text."""

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -23,6 +21,7 @@ from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, SiteError, StaleVersion
 from resilient_site.models import Epoch
 from tests.factories import TESTER, changes_of, make_item
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db
 
@@ -145,23 +144,6 @@ def test_database_rejects_a_second_change_of_one_version_and_a_tag_in_use():
         ItemChange.objects.create(item_id="bolt", version=1, action="updated")
     with pytest.raises(IntegrityError), transaction.atomic():
         Tag.objects.get(name="metal").delete()
-
-
-def in_threads(*jobs):
-    """Run the jobs at one time; return what each returned or raised."""
-    barrier = threading.Barrier(len(jobs))
-
-    def run(job):
-        barrier.wait()
-        try:
-            return job()
-        except Exception as error:  # noqa: BLE001 - an outcome like others
-            return error
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return list(pool.map(run, jobs))
 
 
 @pytest.mark.django_db(transaction=True)
