@@ -14,7 +14,7 @@ from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, facets, fields, relations
+from items import catalogue, facets, fields, past, relations, representation
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.collections.editing import COLLECTIONS
@@ -23,10 +23,13 @@ from items.highlighting import highlight
 from items.imports.exporting import FORMATS, download
 from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
+from items.past import PastList
+from items.representation import Representation
 from items.serializers import (
     ChangeSerializer,
     FacetsSerializer,
     ItemSerializer,
+    PastItemSerializer,
     ReferenceSerializer,
 )
 from items.suggestions import suggest
@@ -43,7 +46,10 @@ from resilient_site.errors import Invalid
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
 BULK_MAX = 1_000
-LIST_PARAMETERS = (*PARAMETERS, "page_size", "count", "highlight")
+READ_PARAMETERS = (*representation.PARAMETERS, *past.PARAMETERS)
+LIST_PARAMETERS = (
+    *PARAMETERS, "page_size", "count", "highlight", "as_of", *representation.PARAMETERS,
+)  # fmt: skip
 FACET_PARAMETERS = tuple(n for n in PARAMETERS if n not in ("ordering", "cursor"))
 PAGING = ("cursor", "page_size")
 
@@ -61,6 +67,9 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @policy(shared=LIST_PARAMETERS)
     @schema.listing
     def list(self, request: Request) -> Response:
+        shape = self._representation(request)
+        if request.query_params.get("as_of"):
+            return self._list_past(request, shape)
         query = ListQuery.parse(request.query_params)
         page = query.page(
             cursor=request.query_params.get("cursor"),
@@ -68,6 +77,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         )
         rows = self.get_serializer(page.rows, many=True)
         response = list_response(request, page, rows, known=LIST_PARAMETERS)
+        response.data["results"], _ = shape.of(response.data["results"])
         if parse_flag(request.query_params, "count"):
             response.data["total"] = query.total()
         if parse_flag(request.query_params, "highlight"):
@@ -90,11 +100,19 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         )
         return response
 
-    @policy(shared=())
+    @policy(shared=READ_PARAMETERS)
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
-        response = self._respond(catalogue.get_item(id))
-        share(response, item_tag(id))
+        shape = self._representation(request)
+        if any(map(request.query_params.get, past.PARAMETERS)):
+            return self._retrieve_past(request, id, shape)
+        response, named = self._respond(catalogue.get_item(id)), {id}
+        if not shape.is_whole:
+            [response.data], expanded = shape.of([response.data])
+            named |= expanded
+            # They are those of the item as a whole, for writes.
+            del response["ETag"], response["Last-Modified"]
+        share(response, *map(item_tag, named))
         return response
 
     @schema.replacing
@@ -165,8 +183,8 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         share(response, ITEMS, COLLECTIONS)
         return response
 
-    @policy(shared=FACET_PARAMETERS)
-    @schema.facets
+    @policy(shared=(*FACET_PARAMETERS, *READ_PARAMETERS))
+    @schema.reading_or_facets
     def retrieve_or_facets(self, request: Request, id: str) -> Response:
         """Respond with the item that is called like the action, or do the action."""
         with suppress(catalogue.ItemNotFound):
@@ -174,7 +192,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         return self.facets(request)  # type: ignore[call-arg, arg-type]
 
     @policy(is_heavy=True, read_rate="export")
-    @schema.export
+    @schema.reading_or_export
     def retrieve_or_export(self, request: Request, id: str) -> HttpResponseBase:
         """Respond with the item that is called like the action, or do the action."""
         with suppress(catalogue.ItemNotFound):
@@ -261,6 +279,36 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
             precondition=precondition_of(request),
         )
         return self._respond(item)
+
+    def _representation(self, request: Request) -> Representation:
+        lenient = is_lenient(request)
+        return Representation.parse(request.query_params, ignores_unknown=lenient)
+
+    def _list_past(self, request: Request, shape: Representation) -> Response:
+        query = PastList.parse(request.query_params, LIST_PARAMETERS)
+        page = query.page(
+            cursor=request.query_params.get("cursor"),
+            size=parse_page_size(request.query_params),
+        )
+        rows = PastItemSerializer(page.rows, many=True)
+        response = list_response(request, page, rows, known=LIST_PARAMETERS)
+        response.data["results"], _ = shape.of(response.data["results"])
+        # What is settled no write changes, and a purge makes all caches void.
+        is_settled = past.is_settled(query.at)
+        tags = [] if is_settled else [ITEMS]
+        share_with_anonymous(request, response, *tags, is_settled=is_settled)
+        return response
+
+    def _retrieve_past(
+        self, request: Request, id: str, shape: Representation
+    ) -> Response:
+        change, is_settled = past.state_of(request.query_params, id)
+        [shown], _ = shape.of([past.as_json(change)])
+        response = Response(shown)
+        url = reverse("api:item-detail", args=[id], request=request)
+        response["Link"] = f'<{url}>; rel="latest-version"'
+        share(response, item_tag(id), is_settled=is_settled)
+        return response
 
     def _respond(self, item: Item, status: int = 200) -> Response:
         response = Response(item.as_json(), status)

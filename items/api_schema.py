@@ -3,12 +3,13 @@
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
-from items import filters
+from items import filters, representation
 from items.facets import VALUES_MAX
 from items.field_types import ID_SCHEMA
 from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
 from items.list_query import COUNTED_MAX, ORDERINGS, RELEVANCE, SEARCH_MAX
+from items.past import CONDITIONS as PAST_CONDITIONS
 from items.serializers import (
     ChangeFeedSerializer,
     ChangeListSerializer,
@@ -17,6 +18,8 @@ from items.serializers import (
     ItemSerializer,
     ItemsSerializer,
     ReferenceListSerializer,
+    ShownItemListSerializer,
+    ShownItemSerializer,
 )
 from resilient_site.api.json_format import JSONParser, MergePatchParser
 from resilient_site.api.schema import (
@@ -85,6 +88,45 @@ ORDERING = OpenApiParameter(
         "id or code, names that begin with the text, names with its words, the rest."
     ),
 )
+SHAPE = [
+    OpenApiParameter(
+        "fields",
+        {"type": "array", "items": {"type": "string", "enum": [*representation.NAMES]}},
+        style="form",
+        explode=False,
+        description="Names of members to show, such as `code,name`; `id` always is.",
+    ),
+    OpenApiParameter(
+        "expand",
+        {
+            "type": "array",
+            "items": {"type": "string", "enum": [*representation.EXPANDABLE]},
+        },
+        style="form",
+        explode=False,
+        description=(
+            "Names of members that refer to other items: in place of their ids, also "
+            "as the `target` of links, objects with `id`, `collection`, `code`, "
+            "`name` and `status`."
+        ),
+    ),
+]
+AS_OF = OpenApiParameter(
+    "as_of",
+    OpenApiTypes.DATETIME,
+    description=(
+        "A time that has passed (UTC without an offset): what was then. Transactions "
+        "that were open may still add to the last moments before now."
+    ),
+)
+PAST = [
+    OpenApiParameter(
+        "version",
+        {"type": "integer", "minimum": 1},
+        description="The item as it was in this version.",
+    ),
+    AS_OF,
+]
 IF_NONE_MATCH = header("If-None-Match", "Answer 304 if the item is still at this ETag.")
 IF_MATCH = header("If-Match", "Write only if the item is still at this ETag.")
 IF_UNMODIFIED_SINCE = header(
@@ -94,6 +136,12 @@ IF_MODIFIED_SINCE = header(
     "If-Modified-Since", "Answer 304 if the item was not changed after this date."
 )
 ETAG = header("ETag", "The version of the item, to be sent as it is.", response=True)
+READ_ETAG = header(
+    "ETag",
+    "The version of the item, to be sent as it is. With parameters it is one of that "
+    "representation alone, and none to write by.",
+    response=[200],
+)
 LAST_MODIFIED = header(
     "Last-Modified",
     "When it was changed; not in the second of the change itself.",
@@ -101,7 +149,8 @@ LAST_MODIFIED = header(
 )
 SUCCESSOR = header(
     "Link",
-    'The item that replaces it, as `<...>; rel="successor-version"` (RFC 5829).',
+    'The item that replaces it, as `<...>; rel="successor-version"` (RFC 5829); with '
+    '`version` or `as_of` the item as it is now, as `<...>; rel="latest-version"`.',
     response=[200],
 )
 LOCATION = OpenApiParameter(
@@ -112,10 +161,22 @@ listing = operation(
     summary="List items",
     description=(
         "A page of the items that the parameters select: follow `next`. Page 10,000 "
-        "costs the same as page 1."
+        "costs the same as page 1. With `as_of` the items are those of that time, by "
+        "`id` or `-id`; a page may have fewer than there is room for, or none, and "
+        "still a `next`. They can be filtered by "
+        f"{', '.join(f'`{name}`' for name in [*FILTERS, *PAST_CONDITIONS])}."
     ),
-    parameters=[*SELECTION, ORDERING, PAGE_SIZE_PARAMETER, CURSOR, COUNT, HIGHLIGHT],
-    responses={200: ItemListSerializer, 304: NOT_MODIFIED},
+    parameters=[
+        *SELECTION,
+        ORDERING,
+        PAGE_SIZE_PARAMETER,
+        CURSOR,
+        COUNT,
+        HIGHLIGHT,
+        AS_OF,
+        *SHAPE,
+    ],
+    responses={200: ShownItemListSerializer, 304: NOT_MODIFIED},
 )
 creation = operation(
     summary="Create an item",
@@ -127,10 +188,22 @@ reading = operation(
     summary="Read an item",
     description=(
         "The present state of the item; 404 `item_not_found` where there never was "
-        "one, 410 `item_deleted` with `deleted_at` where there is none any more."
+        "one, 410 `item_deleted` with `deleted_at` where there is none any more. With "
+        "`version` or `as_of` the state that was, also of a deleted item: 404 "
+        "`version_not_found` where there never was that version, 410 `item_deleted` "
+        "where it deleted the item, 410 `item_purged` where its contents were removed."
     ),
-    parameters=[ID, IF_NONE_MATCH, IF_MODIFIED_SINCE, ETAG, LAST_MODIFIED, SUCCESSOR],
-    responses={200: ItemSerializer, 304: NOT_MODIFIED, **GONE},
+    parameters=[
+        ID,
+        *PAST,
+        *SHAPE,
+        IF_NONE_MATCH,
+        IF_MODIFIED_SINCE,
+        READ_ETAG,
+        LAST_MODIFIED,
+        SUCCESSOR,
+    ],
+    responses={200: ShownItemSerializer, 304: NOT_MODIFIED, **GONE},
 )
 replacing = operation(
     summary="Replace an item",
@@ -165,14 +238,18 @@ bulk = operation(
     request=ItemSerializer(many=True),
     responses={201: ItemsSerializer},
 )
+EXPORT = [
+    *SELECTION,
+    OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
+]
+# Described elsewhere: an item may be called like the action.
+reading_or_export = operation(parameters=[*EXPORT, *PAST, *SHAPE])
+reading_or_facets = operation(parameters=[*SELECTION, *PAST, *SHAPE])
 export = operation(
     summary="Export items as a stream",
     description="All items that the parameters select, as a file.",
     operation_id="items_export",
-    parameters=[
-        *SELECTION,
-        OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
-    ],
+    parameters=EXPORT,
     responses={
         (200, format.content_type.partition(";")[0]): (
             OpenApiTypes.BINARY if format.extension == "xlsx" else OpenApiTypes.STR

@@ -305,7 +305,8 @@ def update_item(
     if after["links"] != before["links"]:
         ItemLink.objects.filter(item=item).delete()
         _add_links({item.pk: after})
-    _log([(item.pk, item.version, Action.UPDATED, before, after)], actor)
+    entry: Entry = (item.pk, item.version, Action.UPDATED, before, after)
+    _log([entry], actor, at=item.updated_at)
     return item
 
 
@@ -539,7 +540,9 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
         for pk in sorted(states)
     ]
     changes = _changes(
-        [(i.pk, i.version, Action.CREATED, None, states[i.pk]) for i in items], actor
+        [(i.pk, i.version, Action.CREATED, None, states[i.pk]) for i in items],
+        actor,
+        at=now,
     )
     _insert(items, changes)
     _set_tags(items, {pk: state["tags"] for pk, state in states.items()})
@@ -611,14 +614,21 @@ def _add_links(states: Mapping[str, ItemData]) -> None:
         ItemLink.objects.bulk_create(rows)
 
 
-def _log(entries: list[Entry], actor: Actor) -> list[ItemChange]:
-    return ItemChange.objects.bulk_create(_changes(entries, actor))
+def _log(
+    entries: list[Entry], actor: Actor, *, at: datetime | None = None
+) -> list[ItemChange]:
+    return ItemChange.objects.bulk_create(_changes(entries, actor, at=at))
 
 
-def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
-    """Return entries of the change log; invalidate cached responses on commit."""
+def _changes(
+    entries: list[Entry], actor: Actor, *, at: datetime | None = None
+) -> list[ItemChange]:
+    """Return entries of the change log; invalidate cached responses on commit.
+
+    `at` is the time that the item has of the change, if it has one.
+    """
     request_id, client_request_id = current_own_id(), offered_id()
-    now = timezone.now()
+    at = at or timezone.now()
     invalidate_items((pk, before, after) for pk, _, _, before, after in entries)
     return [
         ItemChange(
@@ -627,7 +637,7 @@ def _changes(entries: list[Entry], actor: Actor) -> list[ItemChange]:
             action=action,
             before=before,
             after=after,
-            at=now,
+            at=at,
             actor=actor.user,
             actor_name=actor.name,
             request_id=request_id,

@@ -7,14 +7,12 @@ index: `x-filterable`, `x-unique` and `x-reference`.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
 from django.db.models import Q
 from django.http import QueryDict
-from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
 
 from items import relations, rules
@@ -50,15 +48,7 @@ def _valid_on(values: Sequence[str]) -> Q:
 
 
 def _updated_since(values: Sequence[str]) -> Q:
-    try:
-        at = parse_datetime(values[-1])
-        if at is None:
-            raise ValueError
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        message = "Must be a time, such as 2026-12-31T23:59:59Z."
-        raise ValueError(message) from error
-    return Q(updated_at__gte=at)
+    return Q(updated_at__gte=rules.clean_time(values[-1]))
 
 
 def _ancestor(values: Sequence[str]) -> Q:

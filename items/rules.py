@@ -8,7 +8,7 @@ can be imported again. `items.fields` says which rule applies to which field.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import orjson
@@ -126,6 +126,18 @@ def clean_date(value: object) -> date | None:
         return date.fromisoformat(text)
     except ValueError as error:
         raise ValueError("Must be a date, such as 2026-12-31.") from error
+
+
+def clean_time(text: str) -> datetime:
+    """Accept a time as RFC 3339 writes it, in UTC if it names no offset."""
+    # In a query + stands for a space, and many clients send it as it is.
+    text = text.strip().replace(" ", "+") if "T" in text else text
+    try:
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        message = "Must be a time, such as 2026-12-31T23:59:59Z."
+        raise ValueError(message) from error
 
 
 def clean_json(value: object) -> Any:

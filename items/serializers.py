@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.utils import (
     OpenApiExample,
     extend_schema_field,
@@ -9,9 +10,10 @@ from drf_spectacular.utils import (
 )
 from rest_framework import serializers
 
-from items import fields
+from items import fields, past, representation
 from items.changes import feed
-from items.field_types import IdSerializerField
+from items.field_types import ID_SCHEMA, IdSerializerField, LinkSerializer
+from items.integrity import POINTERS
 from items.models import Item, ItemChange
 from items.relations import References
 
@@ -116,6 +118,74 @@ class FacetsSerializer(serializers.Serializer[Any]):
 
 class ItemsSerializer(serializers.Serializer[Any]):
     results = ItemSerializer(many=True)
+
+
+@extend_schema_field(
+    {
+        "oneOf": [
+            *ID_SCHEMA["oneOf"],
+            {
+                "type": "object",
+                "properties": {"id": {"oneOf": ID_SCHEMA["oneOf"]}}
+                | {field.name: {"type": "string"} for field in fields.SUMMARY_FIELDS},
+                "required": ["id", *(field.name for field in fields.SUMMARY_FIELDS)],
+            },
+        ],
+        "description": "The id of the item, or with `expand` what identifies it.",
+    }
+)
+class ExpandableSerializerField(IdSerializerField):
+    pass
+
+
+class ExpandableLinkSerializer(LinkSerializer):
+    target = ExpandableSerializerField()
+
+
+class ItemViewSerializer(ListedItemSerializer):
+    """What is shown of an item with `fields` or `expand`."""
+
+    absent_from_some = {*representation.NAMES, "highlight"} - {"id"}
+
+    def get_fields(self) -> dict[str, Any]:
+        pointers = {
+            name: ExpandableSerializerField(required=False, allow_null=True)
+            for name in POINTERS
+        }
+        links = {"links": ExpandableLinkSerializer(many=True, required=False)}
+        return super().get_fields() | pointers | links
+
+
+class ShownItemSerializer(serializers.Serializer[Any]):
+    """An item, whole unless the query has `fields` or `expand`."""
+
+    whole: type[ItemSerializer] = ItemSerializer
+
+
+class ShownListedItemSerializer(ShownItemSerializer):
+    whole = ListedItemSerializer
+
+
+class ShownItemExtension(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    target_class = ShownItemSerializer
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        kinds = (self.target.whole, ItemViewSerializer)
+        resolved = [auto_schema.resolve_serializer(kind, direction) for kind in kinds]
+        return {"anyOf": [component.ref for component in resolved]}
+
+
+@extend_schema_serializer(many=False)
+class ShownItemListSerializer(ItemListSerializer):
+    results = ShownListedItemSerializer(many=True)  # type: ignore[assignment]
+
+
+class PastItemSerializer(serializers.Serializer[Any]):
+    """The item that a change made."""
+
+    def to_representation(self, change: ItemChange) -> dict[str, Any]:
+        return past.as_json(change)
 
 
 class SummarySerializer(serializers.Serializer[Any]):

@@ -43,9 +43,9 @@ CODES = (
     "collection_not_found", "conflict", "csrf_failed", "deadline_passed",
     "epoch_changed", "error", "failed", "host", "idempotency_key_in_use",
     "idempotency_key_reused", "invalid", "item_deleted", "item_exists",
-    "item_not_found", "item_referenced", "job_not_found", "length_required",
-    "locked_out", "method_not_allowed", "not_authenticated", "not_finished",
-    "not_found", "overloaded", "parse_error", "permission_denied",
+    "item_not_found", "item_purged", "item_referenced", "job_not_found",
+    "length_required", "locked_out", "method_not_allowed", "not_authenticated",
+    "not_finished", "not_found", "overloaded", "parse_error", "permission_denied",
     "precondition_failed", "precondition_required", "queue_full",
     "range_not_satisfiable", "rate_limited", "schema_breaks_items",
     "schema_needs_job", "server_error", "stale_version", "tag_exists", "tag_in_use",
@@ -53,7 +53,7 @@ CODES = (
     "too_large", "too_many_at_once", "too_many_jobs", "too_many_requests",
     "too_many_tokens", "too_slow", "unavailable", "unknown_field",
     "unknown_parameter", "unreadable_file", "unsupported_content_encoding",
-    "unsupported_media_type",
+    "unsupported_media_type", "version_not_found",
 )  # fmt: skip
 
 # Field name (or index, in a list) to its messages, nested as the input is.

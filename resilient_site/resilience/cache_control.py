@@ -19,6 +19,8 @@ from rest_framework.request import Request
 FRESH_S = 10
 STALE_S = 60
 STALE_IF_ERROR_S = 24 * 3600
+# Fresh for so long is what nothing but a purge can change.
+SETTLED_S = 3600
 
 SHARED = (
     "public, max-age=0, s-maxage={fresh_s}, stale-while-revalidate={stale_s}, "
@@ -44,16 +46,21 @@ class Part(NamedTuple):
     tags: Collection[str]
 
 
-def share(response: HttpResponseBase, *tags: str, true_for_s: float = math.inf) -> None:
+def share(
+    response: HttpResponseBase,
+    *tags: str,
+    true_for_s: float = math.inf,
+    is_settled: bool = False,
+) -> None:
     """Mark a response as the same for all clients, made of what `tags` name.
 
-    After `true_for_s` it is no longer true. In a private site it is for its client
-    alone.
+    After `true_for_s` it is no longer true; if it `is_settled` only a purge changes it.
+    In a private site it is for its client alone.
     """
     if not settings.PUBLIC_READ:
         response["Cache-Control"] = OWN
         return
-    fresh_s = int(min(FRESH_S, true_for_s))
+    fresh_s = int(min(SETTLED_S if is_settled else FRESH_S, true_for_s))
     stale_s = int(min(STALE_S, true_for_s - fresh_s))
     response["Cache-Control"] = SHARED.format(fresh_s=fresh_s, stale_s=stale_s)
     response[TAGS] = " ".join(tags)
@@ -68,13 +75,16 @@ def share_parts(
 
 
 def share_with_anonymous(
-    request: HttpRequest | Request, response: HttpResponseBase, *tags: str
+    request: HttpRequest | Request,
+    response: HttpResponseBase,
+    *tags: str,
+    is_settled: bool = False,
 ) -> None:
     """The same for a response that shows more to authenticated clients."""
     if request.user.is_authenticated:
         response["Cache-Control"] = OWN
     else:
-        share(response, *tags)
+        share(response, *tags, is_settled=is_settled)
 
 
 def user_tag(pk: object) -> str:

@@ -147,8 +147,12 @@ def test_problem_names_no_more_unknown_members_than_a_person_reads(api):
     ("path", "parameter", "hint"),
     [
         ("items?tags=currency&page_size=5", "tags", "Did you mean “tag”?"),
-        ("items?q=euro", "q", "Known are ancestor, attributes.NAME, code"),
-        ("items/a?page_size=5", "page_size", "none is expected"),
+        ("items?q=euro", "q", "Known are ancestor, as_of, attributes.NAME, code"),
+        (
+            "items/a?page_size=5",
+            "page_size",
+            "Known are as_of, expand, fields, version",
+        ),
         ("items/a/history?cursors=x", "cursors", "“cursor”"),
         ("items/-/export?fromat=csv", "fromat", "“format”"),
         ("changes?sinse=now", "sinse", "“since”"),

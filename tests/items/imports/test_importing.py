@@ -16,9 +16,6 @@ import openpyxl
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.django import TestCase
 
 from items import catalogue, fields, rules
 from items.imports import exporting, importing, staging
@@ -27,7 +24,7 @@ from items.imports.rejects import Reject, Rejects, write_rejects
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
 from items.models import ImportRun, Item, ItemChange, Tag
-from resilient_site.errors import Conflict, Invalid
+from resilient_site.errors import Conflict
 from tests.factories import TESTER, changes_of, make_item
 from tests.items.imports.cases import CASES, Case, workbook
 from tests.items.imports.factories import (
@@ -628,56 +625,6 @@ def test_command_reports_a_file_that_it_cannot_import(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("other.csv").write_text("colour\nred\n")
     assert command(name).endswith(". Nothing was imported.")
-
-
-# --- round trip
-
-ids = st.one_of(
-    st.integers(0, rules.INTEGER_MAX),
-    st.from_regex(rules.ID_PATTERN, fullmatch=True).filter(
-        lambda text: len(text) <= rules.ID_MAX
-    ),
-)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-tag_lists = st.lists(
-    st.sampled_from(
-        ["a", "b-c", "=1", "dark red", "smith, john", "région", "a\\b", "'x"]
-    ),
-    max_size=4,
-)
-
-
-class ExportAndImport(TestCase):
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
-    @given(
-        st.lists(st.tuples(ids, texts, texts, tag_lists), max_size=8),
-        st.sampled_from(sorted(exporting.FORMATS)),
-    )
-    def test_importing_an_export_changes_nothing(self, rows, name):
-        """Also into an empty catalogue, where the same items come out."""
-        for pk, item_name, description, tags in rows:
-            try:
-                data = fields.clean(
-                    {"id": pk, "name": item_name, "description": description,
-                     "tags": tags}
-                )  # fmt: skip
-                catalogue.create_item(data, actor=TESTER)
-            except (Invalid, catalogue.ItemExists):
-                continue
-
-        def exported() -> bytes:
-            return b"".join(exporting.export(name, Item.objects.for_reading()))
-
-        content, number = exported(), Item.objects.count()
-        folder = Path("/nonexistent")
-        run = load(content, folder)
-        assert counts(run) == (0, 0, number, 0)
-        assert exported() == content
-
-        state = {item.pk: item.state() for item in Item.objects.all()}
-        Item.objects.all().delete()
-        assert counts(load(content, folder)) == (number, 0, 0, 0)
-        assert {item.pk: item.state() for item in Item.objects.all()} == state
 
 
 @pytest.mark.django_db

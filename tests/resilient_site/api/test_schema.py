@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from compute.models import Job
+from items import representation
 from resilient_site import errors
 from resilient_site.api.views import StrictView
 from resilient_site.models import ApiToken
@@ -67,6 +68,8 @@ ABSENT_FROM_SOME = {
     "Problem": {"errors", "violated-policies", "deleted_at"},
     "ItemList": {"total", "suggestions"},
     "ListedItem": {"highlight"},
+    "ShownItemList": {"total", "suggestions"},
+    "ItemView": {*representation.NAMES, "highlight"} - {"id"},
     "LookupResult": {
         "id", "label", "language", "status", "valid", "valid_on", "successor",
     },
