@@ -95,6 +95,12 @@ def test_python_client_goes_through_every_resource(
         assert call("items_retrieve", **one).name == "Cap"
         assert len(call("items_list", search="cap", page_size=5).results) == 1
         assert call("items_list", count=True, page_size=1).total == 1
+        assert call("items_facets").counted == 1
+        name = models.ItemsRetrieveFieldsItem.NAME
+        assert call("items_retrieve", **one, fields=[name]).to_dict().keys() == {
+            "id", "name",
+        }  # fmt: skip
+        assert call("items_retrieve", **one, version=1).name == "Bolt"
         for relation in ("children", "ancestors", "references"):
             assert call(f"items_{relation}", **one).results == []
         (*_, first) = call("items_history", **one).results
