@@ -61,6 +61,8 @@ class CleanedFormField(forms.CharField):
 
     # The template that shows it, if not that of all others.
     template = ""
+    # Whether it always has a value, although none has to be sent.
+    is_chosen = False
 
     def __init__(self, field: "ItemField") -> None:
         self.field = field
@@ -318,6 +320,11 @@ class ChoiceField(ItemField):
 
     choices: tuple[str, ...]
     default: str
+
+    def form_field(self) -> forms.Field:
+        field = CleanedFormField(self)
+        field.is_chosen = True
+        return field
 
     @property
     def widget(self) -> forms.Widget:

@@ -14,7 +14,12 @@ from django.utils.http import urlencode
 
 from items import catalogue, fields, inputs, integrity, rules
 from items.collections.schema import compile_schema
-from items.field_types import CleanedFormField, ItemField, ReferenceFormField
+from items.field_types import (
+    ChoiceField,
+    CleanedFormField,
+    ItemField,
+    ReferenceFormField,
+)
 from items.fields import ItemData
 from items.imports import importing
 from items.imports.file_parsing import REJECT_COLUMNS, suggest
@@ -51,6 +56,9 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
             del self.fields["id"]
             self.initial |= self.instance.state() | {"version": self.instance.revision}
             self.fields["version"].required = True
+        else:
+            chosen = (f for f in fields.FIELDS if isinstance(f, ChoiceField))
+            self.initial = {f.name: f.default for f in chosen} | dict(self.initial)
 
     def is_edit(self) -> bool:
         return bool(self.instance.pk)
@@ -63,18 +71,21 @@ class ItemForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.instance.pk or None, before, self.data_to_write()
             )
             for name, found in errors.items():
-                by_attribute = found if isinstance(found, dict) else {}
-                for one, texts in by_attribute.items():
-                    if (place := f"{name}.{one}") in self.fields:
-                        self.add_error(place, texts)
-                    else:
-                        self._add_error(name, f"{one}: {' '.join(texts)}")
-                if not by_attribute:
-                    self._add_error(name, found)
+                if isinstance(found, dict):
+                    self.place_errors(name, found)
+                else:
+                    self.add_error(name if name in self.fields else None, found)
         return cleaned
 
-    def _add_error(self, name: str, found: Any) -> None:
-        self.add_error(name if name in self.fields else None, found)
+    def place_errors(self, name: str, by_attribute: dict[str, list[str]]) -> None:
+        """Show what is wrong at the input of the attribute, if there is one."""
+        for one, texts in by_attribute.items():
+            place = f"{name}.{one}"
+            if place not in self.fields:
+                at = name if name in self.fields else None
+                self.add_error(at, f"{one}: {' '.join(texts)}")
+            elif place not in self.errors:
+                self.add_error(place, texts)
 
     def _post_clean(self) -> None:
         """Leave the instance alone: `items.catalogue` writes, not the form."""
@@ -104,10 +115,9 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("", ("collection", "id", "code", "name")),
     Section("Attributes", (ATTRIBUTES,)),
-    Section("Status", ("status", "valid_from", "valid_to")),
-    Section("Place", ("parent", "replaced_by")),
     Section("Other names", ("labels", "aliases")),
-    Section("Links", ("links",)),
+    Section("Status and validity", ("status", "valid_from", "valid_to")),
+    Section("Relations", ("parent", "replaced_by", "links")),
 )
 
 
@@ -176,6 +186,11 @@ class ItemPageForm(ItemForm):
         }
         self.fields["collection"].widget = forms.Select(attrs, choices=choices)
         self.initial["collection"] = self.key
+        field = self.fields["collection"]
+        field.help_text = "The code list it belongs to, which has its attributes."
+        field.is_chosen = True  # type: ignore[attr-defined]
+        if self.schema.properties:
+            self.fields[ATTRIBUTES].label = "Other attributes"
 
     def _offer_items(self) -> None:
         """Let inputs that refer to another item suggest some by what is typed."""
@@ -236,6 +251,9 @@ class ItemPageForm(ItemForm):
                 cleaned[ATTRIBUTES] = rules.clean_attributes(typed | rest)
             except ValueError as error:
                 self.add_error(ATTRIBUTES, str(error))
+        if self.errors and (attributes := cleaned.get(ATTRIBUTES)) is not None:
+            # All at once, also with errors of other fields.
+            self.place_errors(ATTRIBUTES, self.schema.errors(attributes))
         return super().clean()
 
     def sections(self) -> Iterator[tuple[str, list[forms.BoundField]]]:

@@ -17,6 +17,8 @@ SHOWN = 20
 # What the page shows in places of their own; all other fields are facts.
 PLACED = ("name", "description", "labels", "aliases", "attributes", "links")
 FACTS = [field for field in fields.STATE_FIELDS if field.name not in PLACED]
+# Those that the head of the page has, beside the name.
+AT_TOP = ("code", "status")
 RELATION_NAMES = {
     "exactMatch": "Exact match",
     "closeMatch": "Close match",
@@ -71,7 +73,8 @@ class ItemPage:
         self.facts = [
             (field, field.shown(state.get(field.name)))
             for field in FACTS
-            if state.get(field.name) or field.name == "tags"
+            if (state.get(field.name) or field.name == "tags")
+            and not (item and field.name in AT_TOP)
         ]
         self.named = list(named.values())
         shown = [*named.values(), *codes.values()]
@@ -133,7 +136,8 @@ def references_of(
     by_id: dict[str, list[str]] = {}
     for found in references_to([item.pk]):
         if found["field"] not in left_out:
-            by_id.setdefault(found["item"], []).append(found["field"])
+            label = found["field"].replace("_", " ").capitalize()
+            by_id.setdefault(found["item"], []).append(label)
     ids = list(by_id)[:SHOWN]
     items = _by_id(ids)
     shown = [(items[pk], sorted(set(by_id[pk]))) for pk in ids if pk in items]

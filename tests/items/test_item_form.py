@@ -86,6 +86,7 @@ def test_every_type_of_attribute_has_an_input_that_is_read_as_its_type(
     }  # fmt: skip
     assert kinds["length_mm"].attrs["min"] == 2
     assert form["attributes.head"].value() == "hex"
+    assert form["status"].value() == "active"
     assert [f.label for f in form if f.field.required] == ["Name", "Material"]
 
     data = sent(**{name: typed for name, (typed, _) in TYPED.items()})
@@ -122,6 +123,15 @@ def test_wrong_attribute_is_an_error_at_its_input(
     assert f'href="#id_attributes.{name}"' in text(response)
     typed = response.context["form"][f"attributes.{name}"].value()
     assert typed == attributes.get(name)
+
+
+def test_errors_of_attributes_are_shown_with_all_others(editor_client, bolts):
+    data = sent(length_mm="1") | {"name": "", "valid_to": "never"}
+    errors = editor_client.post(NEW, data).context["form"].errors
+    assert set(errors) == {
+        "name", "valid_to", "attributes.material", "attributes.length_mm",
+    }  # fmt: skip
+    assert len(errors["attributes.material"]) == 1
 
 
 def test_attributes_without_a_schema_are_rows(editor_client):

@@ -116,11 +116,11 @@ def test_relations_are_loaded_by_the_page_and_are_one_of_their_own(client, bolts
     assert "Below it Old bolt M8x40" in shown
     assert "Referred to by" not in shown
     response = client.get("/items/metals.Cu/relations/")
-    assert "Referred to by Old bolt M8x40 metal" in words(response)
+    assert "Referred to by Old bolt M8x40 Metal" in words(response)
     assert "Below it" not in words(response)
     assert response["Cache-Tag"] == catalogue.ITEMS
     shown = words(client.get("/items/other/relations/"))
-    assert "Old bolt M8x40 links" in shown
+    assert "Old bolt M8x40 Links" in shown
     assert "Nothing is below it" in words(client.get("/items/bolts.M8x40/relations/"))
     assert client.get("/items/nix/relations/").status_code == 404
 
