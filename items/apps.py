@@ -17,7 +17,7 @@ class ItemsConfig(AppConfig):
     verbose_name = "Catalogue"
 
     def ready(self) -> None:
-        from items import catalogue
+        from items import search_columns
         from items.changes import health as feed_health
         from items.collections import editing, indexes
         from items.imports import uploads
@@ -25,7 +25,7 @@ class ItemsConfig(AppConfig):
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
         # Meanwhile the supervisor of the pool renews no leases.
-        renew = partial(catalogue.renew_search_columns, for_s=1)
+        renew = partial(search_columns.renew, for_s=1)
         clean_up.register("outdated search texts", renew)
         # What was interrupted leaves a schema that writes go on to conform to.
         clean_up.register("abandoned schemas", editing.withdraw_abandoned)

@@ -5,23 +5,20 @@ leaves everything as it was. `items.imports.staging` does the same for imports, 
 Data comes in as `fields.clean` returns it.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import batched
-from math import inf
 from typing import Any, cast
 
 import orjson
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection
 from django.db.models import F, Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
 from django.utils.encoding import iri_to_uri
 
 from items import fields, integrity
-from items.collections.schema import compile_schema
 from items.fields import ItemData
 from items.integrity import Write
 from items.models import (
@@ -29,12 +26,10 @@ from items.models import (
     Item,
     ItemChange,
     ItemLink,
-    ItemQuerySet,
     ItemTag,
     Tag,
     Versioned,
 )
-from items.search import HasNoMark
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import (
@@ -62,9 +57,6 @@ JSON_COLUMNS = [
 ]
 DELETE_BATCH = 1_000
 RETAGGED_MAX = 1_000
-RENEWED_BATCH = 100
-_RENEWED = ", ".join(f"{name} = %s" for name in fields.SEARCH_COLUMNS)
-RENEWAL = f"UPDATE items_item SET code = %s, {_RENEWED} WHERE id = %s"  # noqa: S608 - our names
 # Cache tag of all lists of items.
 ITEMS = "items"
 
@@ -448,67 +440,6 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     if exists:
         return update_item(change.item_id, change.before, actor=actor)
     return create_item({"id": change.item_id} | change.before, actor=actor)
-
-
-def renew_search_columns(model: type[Item] = Item, *, for_s: float = inf) -> int:
-    """Make the search columns anew that an earlier release wrote; return how many.
-
-    While that one still runs, its writes leave more of them. No batch is begun after
-    `for_s` seconds.
-    """
-    renewed, last, until = 0, "", time.monotonic() + for_s
-    names = fields.SEARCHED
-    while True:
-        with transaction.atomic():
-            # What is locked is being written, so that it may not stay old.
-            rows = outdated(model).filter(pk__gt=last)
-            rows = rows.select_for_update(skip_locked=True, of=("self",))
-            columns = ("pk", "collection__schema", *names)
-            states = list(rows.values(*columns)[:RENEWED_BATCH])
-            texts = [_renewed(state) for state in states]
-            with connection.cursor() as cursor:
-                cursor.executemany(RENEWAL, texts)
-        if not states:
-            return renewed
-        renewed, last = renewed + len(states), states[-1]["pk"]
-        if time.monotonic() >= until:
-            return renewed
-
-
-def renew_search_columns_of(key: str, on_batch: Callable[[int], None]) -> None:
-    """Make those search columns of a collection anew that would be others now."""
-    columns = ("pk", "collection__schema", *fields.SEARCHED)
-    rows, last = Item.objects.filter(collection=key).order_by("pk"), ""
-    while states := list(
-        rows.filter(pk__gt=last).values(*columns, *fields.SEARCH_COLUMNS)[:DELETE_BATCH]
-    ):
-        different = [
-            state["pk"]
-            for state in states
-            if _renewed(state)[1:-1]
-            != tuple(state[name] for name in fields.SEARCH_COLUMNS)
-        ]
-        with transaction.atomic():
-            found = Item.objects.filter(pk__in=different).order_by("pk")
-            locked = found.select_for_update(of=("self",)).values(*columns)
-            texts = [_renewed(state) for state in locked]
-            with connection.cursor() as cursor:
-                cursor.executemany(RENEWAL, texts)
-        last = states[-1]["pk"]
-        on_batch(len(states))
-
-
-def _renewed(state: dict[str, Any]) -> tuple[str, ...]:
-    """Return the values of RENEWAL for an item."""
-    code = state["code"] or state["pk"]
-    searchable = compile_schema(state["collection__schema"]).searchable
-    columns = fields.search_columns(state | {"code": code}, searchable)
-    return code, *columns.values(), state["pk"]
-
-
-def outdated(model: type[Item]) -> ItemQuerySet:
-    """Return the items whose search columns are of an earlier release, by an index."""
-    return model.objects.filter(HasNoMark("search_text")).order_by("pk")
 
 
 def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from compute.files import Writer
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
-from items import catalogue
+from items import search_columns
 from items.collections import editing, indexes
 from items.collections.schema import clean_schema
 from items.integrity import ItemErrors
@@ -98,7 +98,7 @@ def change_schema(
                 )  # fmt: skip
                 # Also where the run before was interrupted after the change.
                 indexes.synchronize()
-                catalogue.renew_search_columns_of(collection, report_renewed)
+                search_columns.renew_collection(collection, report_renewed)
         except editing.SchemaBreaksItems as error:
             broken = error.members["count"]
         except (Conflict, Invalid, NotFound) as error:

@@ -22,7 +22,7 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from items import catalogue, rules
+from items import rules, search_columns
 from items.catalogue import ITEMS, CollectionNotFound, collection_tag
 from items.collections import indexes
 from items.collections.conformity import OnChunk, broken_items, ignore
@@ -321,7 +321,7 @@ def introduced(
         _withdraw(key, attempt)
     # Marked when the schema was adopted; what is left over clean_up renews.
     with suppress(DatabaseError), deadlines.within(PATIENCE_S):
-        catalogue.renew_search_columns(for_s=PATIENCE_S)
+        search_columns.renew(for_s=PATIENCE_S)
 
 
 @atomic_with_retries

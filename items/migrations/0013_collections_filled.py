@@ -6,7 +6,7 @@ Each step is its own transaction, so that a run that was interrupted can be repe
 import items.search
 from django.db import migrations, models
 from django.db.models.functions import Lower
-from items import catalogue
+from items import search_columns
 from items.search import create_triggers
 
 OLD_SEARCH = models.Index(
@@ -70,7 +70,7 @@ def make_index(index, apps, schema_editor):
 
 def fill(apps, schema_editor):
     make_index(OLD_SEARCH, apps, schema_editor)  # the mark of an old one is another
-    catalogue.renew_search_columns(apps.get_model("items", "Item"))
+    search_columns.renew(apps.get_model("items", "Item"))
 
 
 def make_indexes(apps, schema_editor):

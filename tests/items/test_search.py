@@ -10,7 +10,7 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from items import catalogue, fields, search
+from items import catalogue, fields, search, search_columns
 from items.list_query import MAX_POPULAR_TAGS, ListQuery, popular_tags
 from items.models import Collection, Item
 from items.search import search_words, sort_key
@@ -322,10 +322,10 @@ def test_items_of_an_earlier_release_are_brought_up_to_date(monkeypatch):
     Item.objects.filter(pk="item-00003").update(name="Ħamrun")
     Item.objects.exclude(pk="item-00005").update(search_text=" łodz 12", sort_key="")
     assert found("lodz 京") == {"item-00005"}
-    monkeypatch.setattr(catalogue, "RENEWED_BATCH", 2)
-    assert catalogue.renew_search_columns(for_s=0) == 2
-    assert catalogue.renew_search_columns() == 5
-    assert catalogue.renew_search_columns() == 0
+    monkeypatch.setattr(search_columns, "RENEWED_BATCH", 2)
+    assert search_columns.renew(for_s=0) == 2
+    assert search_columns.renew() == 5
+    assert search_columns.renew() == 0
     assert found("lodz 京") == set(written) - {"item-00003"}
     assert found("hamrun 京") == {"item-00003"}
     del written["item-00003"]
@@ -342,8 +342,8 @@ def test_renewal_does_not_wait_for_an_item_that_is_being_written():
     url, name = os.environ["DATABASE_URL"], connection.settings_dict["NAME"]
     with psycopg.connect(url, dbname=name) as writer:
         writer.execute("SELECT FROM items_item WHERE id = 'item-00001' FOR UPDATE")
-        assert catalogue.renew_search_columns() == 2
-    assert catalogue.renew_search_columns() == 1
+        assert search_columns.renew() == 2
+    assert search_columns.renew() == 1
 
 
 def test_search_indexes_exist_and_are_used(some_items):
@@ -359,7 +359,7 @@ def test_search_indexes_exist_and_are_used(some_items):
             assert "item_by_trigram" in plan
         plan = Item.objects.search("zzzyyy").order_by().explain()
         assert "item_by_code" in plan
-        assert "item_by_old_search" in catalogue.outdated(Item).explain()
+        assert "item_by_old_search" in search_columns.outdated(Item).explain()
         assert connection.vendor == "sqlite" or "item_by_trigram" in plan
 
 
