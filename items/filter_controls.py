@@ -106,10 +106,10 @@ class FilterControls:
         return names
 
     def chosen(self) -> list[Chosen]:
+        attributes = [name for name in self.query if name.startswith(ATTRIBUTE)]
         return [
             Chosen(name, value, self._label(name, value), self._query_without(name, n))
-            for name in self.query
-            if name in LABELS or name.startswith(ATTRIBUTE)
+            for name in (*LABELS, *attributes)
             for n, value in enumerate(self.query.getlist(name))
         ]
 

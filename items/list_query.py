@@ -89,14 +89,20 @@ class ListQuery:
         items = self.items()
         if self.ordering == RELEVANCE:
             return self._page_by_relevance(items, cursor, size)
-        is_filtered = bool(self.search or any(self.filters.values()) or self.conditions)
         return paginate(
             items,
             ordering=self.ordering.replace("name", "sort_key"),
             cursor=cursor,
             size=size,
-            sort=is_filtered and is_rare(items),
+            sort=self._may_be_rare() and is_rare(items),
         )
+
+    def _may_be_rare(self) -> bool:
+        """Return whether the items are filtered by what no index has by name."""
+        filtered = {name for name, values in self.filters.items() if values}
+        if len(self.filters["collection"]) == 1 and "name" in self.ordering:
+            filtered.remove("collection")
+        return bool(self.search or filtered or self.conditions)
 
     def _page_by_relevance(
         self, items: ItemQuerySet, cursor: str | None, size: int

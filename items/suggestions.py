@@ -21,6 +21,8 @@ CANDIDATES_MAX = 300
 NAMES_MAX = 20
 # Of 100, which a name has that has every word of the text.
 SIMILARITY_MIN = 65
+# Names that are so much less similar than the closest one are none.
+SPREAD = 12
 
 
 def suggest(query: ListQuery) -> list[str]:
@@ -34,7 +36,8 @@ def suggest(query: ListQuery) -> list[str]:
     names = dict.fromkeys(name for pk in kept for name in _names(candidates[pk]))
     similarities = {name: _similarity(words, name) for name in names}
     closest = sorted(names, key=lambda name: (-similarities[name], name))
-    return [n for n in closest if similarities[n] >= SIMILARITY_MIN][:SUGGESTED_MAX]
+    least = max(SIMILARITY_MIN, max(similarities.values(), default=0) - SPREAD)
+    return [name for name in closest if similarities[name] >= least][:SUGGESTED_MAX]
 
 
 def _candidates(query: ListQuery, words: Sequence[str]) -> Iterator[Item]:

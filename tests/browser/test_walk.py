@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from items.collections import editing
+from items.models import Collection
 from tests.browser.conftest import Browsers
 from tests.factories import make_item, make_items
 
@@ -44,6 +45,30 @@ def test_results_and_url_follow_the_typing(page: Page) -> None:
     expect(rows(page).first).to_contain_text("Brass nut")
     page.get_by_role("searchbox").fill("nothing like it")
     expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
+
+
+def test_filters_by_attributes_follow_the_collection(editor_page: Page) -> None:
+    page = editor_page
+    metal = {"type": "string", "enum": ["brass", "steel"], "x-filterable": True}
+    for key, properties in ("bolts", {"metal": metal}), ("nuts", {}):
+        schema = {"properties": properties}
+        Collection.objects.create(key=key, name=key.title(), schema=schema)
+        make_item(collection=key, code="1", name=f"One of {key}")
+    make_item(collection="bolts", code="2", attributes={"metal": "brass"})
+    page.goto("/items/")
+    collection = page.get_by_label("Filter by collection")
+    collection.select_option("bolts")
+    expect(rows(page)).to_have_count(2)
+    page.get_by_label("Filter by metal").select_option(label="brass (1)")
+    expect(rows(page)).to_have_count(1)
+    new = page.get_by_role("link", name="New item")
+    expect(new).to_have_attribute("href", "/items/-/new/?collection=bolts")
+    # Another collection does not have that attribute.
+    collection.select_option("nuts")
+    expect(rows(page)).to_contain_text("One of nuts")
+    expect(page).to_have_url(re.compile(r"/items/\?collection=nuts$"))
+    page.get_by_role("link", name="Remove the filter Nuts").click()
+    expect(rows(page)).to_have_count(3)
 
 
 def test_going_back_shows_the_whole_list_as_it_was(page: Page) -> None:
