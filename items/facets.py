@@ -1,7 +1,8 @@
 """How many of the items of a list have which value: by collection, tag, status, …
 
 Those items are counted that the parameters of a list select: all up to COUNTED_MAX; of
-more, the first ones by name. One statement finds them and counts for every facet.
+many more, FEW of them, the first ones by name. One statement finds the items and counts
+for every facet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +36,15 @@ _COUNTS = """SELECT * FROM (
         FROM {rows} WHERE {column} IS NOT NULL GROUP BY 1
     ) AS counted ORDER BY number DESC, value COLLATE {collation} LIMIT {limit}
 ) AS facet_{number}"""
-_TAGGED = """matches JOIN items_itemtag ON items_itemtag.item_id = matches.id
-JOIN items_tag ON items_tag.id = items_itemtag.tag_id"""
+_TAGGED = """matches JOIN {tagged} ON tagged.item_id = matches.id
+JOIN items_tag ON items_tag.id = tagged.tag_id"""
+# PostgreSQL would read the tags of all items; OFFSET has it look up those of each.
+_ITEM_TAGS = {
+    "sqlite": "items_itemtag AS tagged",
+    "postgresql": """LATERAL (
+        SELECT item_id, tag_id FROM items_itemtag WHERE item_id = matches.id OFFSET 0
+    ) AS tagged""",
+}
 
 
 class Counted(NamedTuple):
@@ -71,9 +79,10 @@ class _Source(NamedTuple):
 
 def count(query: ListQuery, at_most: int = COUNTED_MAX) -> Facets:
     """Count by value the items that the query selects, `at_most` of them."""
-    items = query.items()
-    items = items.order_by() if is_rare(items) else items.order_by("sort_key", "pk")
-    return _count(items, filterable(query.filters["collection"]) or {}, at_most)
+    items, declared = query.items(), filterable(query.filters["collection"]) or {}
+    if _is_few(items, 2 * at_most):
+        return _count(items.order_by(), declared, at_most)
+    return _count(items.order_by("sort_key", "pk"), declared, min(at_most, FEW))
 
 
 def count_few(query: ListQuery, declared: Mapping[str, Any]) -> Facets | None:
@@ -82,10 +91,15 @@ def count_few(query: ListQuery, declared: Mapping[str, Any]) -> Facets | None:
     `declared` are the attributes that they can be filtered by.
     """
     items = query.items().order_by()
-    if connections[items.db].vendor == "postgresql" and not is_rare(items, 2 * FEW):
+    if not _is_few(items, 2 * FEW):
         return None
     facets = _count(items, declared, FEW)
     return facets if facets.is_complete else None
+
+
+def _is_few(items: ItemQuerySet, number: int) -> bool:
+    """Return whether the planner expects fewer items; SQLite's expects nothing."""
+    return connections[items.db].vendor == "sqlite" or is_rare(items, number)
 
 
 def _count(items: ItemQuerySet, declared: Mapping[str, Any], at_most: int) -> Facets:
@@ -94,9 +108,10 @@ def _count(items: ItemQuerySet, declared: Mapping[str, Any], at_most: int) -> Fa
         for name, one in declared.items()
         if one["type"] in DECODERS
     }
+    tagged = _TAGGED.format(tagged=_ITEM_TAGS[connections[items.db].vendor])
     sources = [
         _Source("collection", "collection"),
-        _Source("tag", "items_tag.name", _TAGGED, values_max=MAX_POPULAR_TAGS),
+        _Source("tag", "items_tag.name", tagged, values_max=MAX_POPULAR_TAGS),
         _Source("status", "status"),
         *(
             _Source(f"{ATTRIBUTE}{name}", f"a{n}", decode=decode)

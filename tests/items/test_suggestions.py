@@ -3,6 +3,7 @@
 import pytest
 from django.db import connection, transaction
 
+from items import suggestions
 from items.models import Collection, Item
 from items.search import with_a_part_of_each
 from items.suggestions import SUGGESTED_MAX
@@ -52,6 +53,16 @@ def test_search_that_finds_nothing_suggests_the_closest_name(
 ):
     found = anonymous_api.get(ITEMS, {"search": text}).json()
     assert found.get("suggestions", [None])[:1] == expected
+
+
+def test_name_is_suggested_by_half_of_a_word_wherever_it_stands(
+    anonymous_api, some_items, monkeypatch
+):
+    monkeypatch.setattr(suggestions, "NEIGHBOURS", 1)
+    make_items(3, name="Zzz")
+    for text, expected in {"zxrmany": "Germany", "zurbine": NAMES["valve"]}.items():
+        found = anonymous_api.get(ITEMS, {"search": text}).json()
+        assert found["suggestions"] == [expected]
 
 
 def test_suggestions_are_of_items_within_the_filters(anonymous_api, some_items):
