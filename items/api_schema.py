@@ -4,7 +4,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
 from items import filters, representation
-from items.facets import VALUES_MAX
+from items.facets import FEW, VALUES_MAX
 from items.field_types import ID_SCHEMA
 from items.fields import FILTERS, SEARCHED_FIELDS
 from items.imports.exporting import FORMATS
@@ -263,7 +263,8 @@ facets = operation(
         "How many of the items that the parameters select are in each collection, and "
         "have each tag, each status and, within one `collection`, each value of its "
         f"filterable attributes: up to {VALUES_MAX} values, the most frequent first. "
-        f"All items are counted up to {COUNTED_MAX:,}; of more, the first ones by name."
+        f"All items are counted up to {COUNTED_MAX:,}; of many more, the first {FEW:,} "
+        "by name."
     ),
     operation_id="items_facets",
     parameters=SELECTION,

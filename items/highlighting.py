@@ -67,7 +67,7 @@ class Highlighter:
 
     def ranges(self, text: str) -> list[Range]:
         """Return where `text` has one of the words, each as its start and end."""
-        plain = fold(text)
+        plain = fold(text) if self._words else ""
         if not any(word.search(plain) for word in self._words):
             return []
         folded = fold_in_pieces(text)

@@ -8,7 +8,7 @@ from django.core.cache import cache
 from django.db.models import Count
 from django.http import QueryDict
 
-from items import filters
+from items import filters, relations, rules
 from items.fields import FILTERS
 from items.filters import Condition
 from items.models import Item, ItemQuerySet, ItemTag, Tag
@@ -43,6 +43,8 @@ class ListQuery:
     filters: Mapping[str, tuple[str, ...]]
     conditions: tuple[Condition, ...]
     ordering: str
+    # Where these are all that the items are filtered by.
+    ancestors: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, query: QueryDict) -> Self:
@@ -66,7 +68,10 @@ class ListQuery:
             errors["ordering"] = [f"Must be one of {', '.join(ORDERINGS)}."]
         if errors:
             raise Invalid(errors=errors)
-        return cls(search, by_field, conditions, ordering)
+        is_alone = len(conditions) == 1 and not search and not any(by_field.values())
+        above = filter(None, query.getlist("ancestor") if is_alone else ())
+        ancestors = tuple(rules.clean_id(one) for one in above)
+        return cls(search, by_field, conditions, ordering, ancestors)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -89,6 +94,8 @@ class ListQuery:
         items = self.items()
         if self.ordering == RELEVANCE:
             return self._page_by_relevance(items, cursor, size)
+        if self.ancestors and "name" in self.ordering:
+            items = self._first_below(items, cursor, size)
         return paginate(
             items,
             ordering=self.ordering.replace("name", "sort_key"),
@@ -96,6 +103,19 @@ class ListQuery:
             size=size,
             sort=self._may_be_rare() and is_rare(items),
         )
+
+    def _first_below(
+        self, items: ItemQuerySet, cursor: str | None, size: int
+    ) -> ItemQuerySet:
+        ordering = self.ordering.replace("name", "sort_key")
+        at = decode_cursor(cursor, items, ordering)
+        ids = relations.first_below(
+            self.ancestors,
+            after=at.values if at else None,
+            descending=ordering.startswith("-") != (at is not None and at.backwards),
+            limit=size + 1,
+        )
+        return Item.objects.for_reading().filter(pk__in=ids) if ids else items.none()
 
     def _may_be_rare(self) -> bool:
         """Return whether the items are filtered by what no index has by name."""

@@ -30,6 +30,16 @@ WITH RECURSIVE below (id) AS (
 )
 SELECT id FROM below
 """
+# The same with the names, all read from an index; of the items only some are needed.
+_BELOW_BY_NAME = """
+WITH RECURSIVE below (id, sort_key) AS (
+    SELECT id, sort_key FROM items_item WHERE parent_id IN ({ids})
+    UNION
+    SELECT item.id, item.sort_key
+    FROM below JOIN items_item AS item ON item.parent_id = below.id
+)
+SELECT id FROM below WHERE {beyond} ORDER BY sort_key {order}, id {order} LIMIT %s
+"""
 
 
 def ancestors(item_id: str) -> list[Item]:
@@ -50,6 +60,29 @@ def is_below(item_ids: Sequence[str]) -> Q:
     """Return the condition that an item is below one of these, at any level."""
     sql = _BELOW.format(", ".join(["%s"] * len(item_ids)))
     return Q(pk__in=RawSQL(sql, item_ids, CharField()))  # noqa: S611 - parameters
+
+
+def first_below(
+    item_ids: Sequence[str],
+    *,
+    after: Sequence[Any] | None,
+    descending: bool,
+    limit: int,
+) -> list[str]:
+    """Return the ids of the first items below these, by name, after a sort key and id.
+
+    However many there are, no more than `limit` are to be read from the table.
+    """
+    sql = _BELOW_BY_NAME.format(
+        ids=", ".join(["%s"] * len(item_ids)),
+        beyond=f"(sort_key, id) {'<' if descending else '>'} (%s, %s)"
+        if after
+        else "TRUE",
+        order="DESC" if descending else "ASC",
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*item_ids, *(after or ()), limit])
+        return [pk for (pk,) in cursor]
 
 
 class References:

@@ -8,6 +8,7 @@ import pytest
 from items import list_query
 from items.models import Collection, Item
 from tests.factories import make_item
+from tests.items.test_search import pages
 
 pytestmark = pytest.mark.django_db
 
@@ -177,6 +178,21 @@ def test_items_are_filtered_by_what_is_above_them(anonymous_api):
     export = anonymous_api.get(f"{ITEMS}/-/export?format=ndjson&ancestor=a")
     found = [json.loads(line)["id"] for line in export.getvalue().splitlines()]
     assert found == ["b", "c"]
+
+
+@pytest.mark.parametrize("more", [{}, {"valid_on": "2026-01-01"}])
+@pytest.mark.parametrize("size", [1, 2, 50])
+def test_subtree_is_paged_by_name_in_both_directions(size, more):
+    names = ["top", "c", "a", "B 2", "B 10", "a", "d", "other"]
+    parents = [None, 0, 0, 1, 2, 1, 5, None]
+    for n, (name, parent) in enumerate(zip(names, parents, strict=True)):
+        above = None if parent is None else f"n{parent}"
+        make_item(id=f"n{n}", name=name, parent=above)
+    by_name = ["n2", "n5", "n3", "n4", "n1", "n6"]
+    assert pages("", size, ancestor="n0", **more) == by_name
+    assert pages("", size, ancestor="n0", ordering="-name", **more) == by_name[::-1]
+    by_id = pages("", size, ancestor="n0", ordering="id", **more)
+    assert by_id == sorted(by_name)
 
 
 def test_pages_of_a_filtered_list_are_linked_with_the_filter(anonymous_api, bolts):
