@@ -189,8 +189,9 @@ class ItemPageForm(ItemForm):
         field = self.fields["collection"]
         field.help_text = "The code list it belongs to, which has its attributes."
         field.is_chosen = True  # type: ignore[attr-defined]
-        if self.schema.properties:
-            self.fields[ATTRIBUTES].label = "Other attributes"
+        has_others = bool(self.schema.properties)
+        label = "Other attributes" if has_others else "Names and values"
+        self.fields[ATTRIBUTES].label = label
 
     def _offer_items(self) -> None:
         """Let inputs that refer to another item suggest some by what is typed."""
