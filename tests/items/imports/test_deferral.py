@@ -28,7 +28,7 @@ COUNTRY = {"properties": {"next": {"type": "string", "x-reference": "country"}}}
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch) -> None:
-    monkeypatch.setattr(importing, "BATCH_ROWS", 3)
+    monkeypatch.setattr(importing, "BATCH_ROWS", 4)
 
 
 # Each is linked to another one of another batch, in a circle.
@@ -60,15 +60,15 @@ def make_related(number: int) -> None:
             replaced_by=f"i{number - 1:02}" if n < 2 else None,
         )
     for n in range(number):  # in circles, over all batches
-        link = {"relation": "exactMatch", "target": f"i{(n + 7) % number:02}"}
+        link = {"relation": "exactMatch", "target": f"i{(n + 5) % number:02}"}
         catalogue.update_item(f"i{n:02}", {"links": [link]}, actor=TESTER)
     make_item(collection="country", code="Z Z", id="z")
     make_item(collection="country", code="A", attributes={"next": "Z Z"})
 
 
-@pytest.mark.parametrize("name", exporting.FORMATS)
+@pytest.mark.parametrize("name", ["csv", "ndjson", "xlsx"])
 def test_export_is_imported_whole_into_an_empty_catalogue(name, tmp_path):
-    make_related(20)
+    make_related(11)
     content = b"".join(exporting.export(name, Item.objects.for_reading()))
     before = states()
     for model in (ItemTag, Item, ItemChange, Tag):
@@ -76,7 +76,7 @@ def test_export_is_imported_whole_into_an_empty_catalogue(name, tmp_path):
 
     run = load(content, tmp_path)
 
-    assert counts(run) == (22, 0, 0, 0)
+    assert counts(run) == (13, 0, 0, 0)
     assert states() == before
     assert not DeferredRow.objects.exists()
     for item in Item.objects.all():
@@ -90,6 +90,7 @@ def test_item_that_refers_to_a_later_one_is_created_whole(tmp_path):
     assert ItemChange.objects.count() == 11
 
 
+@pytest.mark.once
 def test_interrupted_import_goes_on_with_the_rows_that_wait(tmp_path):
     chain = [{"id": f"c{n}", "name": "C", "parent": f"c{n + 1}"} for n in range(10)]
     content = ndjson([*chain, {"id": "c10", "name": "C"}, *RING])
@@ -98,7 +99,7 @@ def test_interrupted_import_goes_on_with_the_rows_that_wait(tmp_path):
         run = ImportRun.objects.get(pk=run.pk)
         run = proceed(run, content, tmp_path, seconds=0)
         slices += 1
-    assert slices > 8
+    assert slices > 6
     assert counts(run) == (22, 0, 0, 0)
     assert Item.objects.get(pk="c0").parent_id == "c1"
     for row in RING:
@@ -149,6 +150,7 @@ def test_last_row_of_an_item_counts_also_if_an_earlier_one_waits(tmp_path):
     assert counts(run) == (6, 1, 0, 0)
 
 
+@pytest.mark.once
 def test_rows_before_the_damage_of_a_file_are_applied(tmp_path):
     text = random.Random(1)
     rows = "".join(f"m{n},M,,{text.randbytes(3_000).hex()}\n" for n in range(60))
@@ -162,6 +164,7 @@ def test_rows_before_the_damage_of_a_file_are_applied(tmp_path):
     assert not DeferredRow.objects.exists()
 
 
+@pytest.mark.once
 def test_edit_made_while_a_circle_is_closed_is_not_overwritten(tmp_path):
     content, run = ndjson(RING), begin()
     while not DeferredRow.objects.filter(is_partial=True).exists():

@@ -42,7 +42,7 @@ equal((await api.DELETE("/api/v1/items/{id}", one)).response.status, 204);
 const missing = await api.GET("/api/v1/items/{id}", one);
 const problem: components["schemas"]["Problem"] | undefined = missing.error;
 const code: components["schemas"]["ProblemCode"] | undefined = problem?.code;
-equal(code, "item_not_found");
+equal(code, "item_deleted");
 
 const unit = { params: { path: { key: "unit" } } };
 const declared = { properties: { symbol: { type: "string" } } };
