@@ -5,7 +5,8 @@ says so shows it again, filled.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from functools import wraps
+from typing import Any, NamedTuple, Self
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required, permission_required
@@ -28,12 +29,27 @@ class HtmxRequest(HttpRequest):
 def require_permissions[V: Callable[..., HttpResponseBase]](
     *permissions: str,
 ) -> Callable[[V], V]:
-    """Ask anonymous visitors to sign in; answer 403 to users without `permissions`."""
+    """Ask anonymous visitors to sign in; answer 403 to users without `permissions`.
+
+    A request of htmx is answered 401, which leaves the page with what was typed alone.
+    """
 
     def decorate(view: V) -> V:
-        return login_required(
+        protected = login_required(
             permission_required(permissions, raise_exception=True)(view)
         )
+
+        @wraps(view)
+        def wrapper(
+            request: HtmxRequest, *args: Any, **options: Any
+        ) -> HttpResponseBase:
+            if request.htmx and not request.user.is_authenticated:
+                from resilient_site.errors import NotSignedIn  # which imports this
+
+                raise NotSignedIn("To do this, sign in again, in another window.")
+            return protected(request, *args, **options)
+
+        return wrapper  # type: ignore[return-value]
 
     return decorate
 

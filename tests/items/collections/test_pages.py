@@ -205,6 +205,14 @@ def test_rows_are_added_moved_and_removed(
     assert bolts.version == 1
 
 
+def test_rows_stay_as_they_are_when_the_session_has_ended(client, bolts):
+    headers = {"HX-Request": "true", "HX-Target": "attributes"}
+    sent = rows(SIZE, _row="add")
+    response = client.post("/collections/bolts/edit/", sent, headers=headers)
+    assert response.status_code == 401
+    assert 'id="error-detail">To do this, sign in again' in text(response)
+
+
 def saved(client, key="bolts", **changes):
     """Change the collection as its form shows it."""
     form = client.get(f"/collections/{key}/edit/").context["form"]
