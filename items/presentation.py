@@ -58,8 +58,9 @@ class ItemPage:
         )
         linked = [link["target"] for link in state["links"]] if item else []
         named = _by_id([*above, *after, *linked[:NAMED_MAX]])
-        self.ancestors = [named[pk] for pk in reversed(above)]
-        self.successors = [named[pk] for pk in after]
+        # One may have been detached and deleted meanwhile.
+        self.ancestors = [named[pk] for pk in reversed(above) if pk in named]
+        self.successors = [named[pk] for pk in after if pk in named]
         self.links = [
             (
                 RELATION_NAMES.get(link["relation"], link["relation"]),
