@@ -312,10 +312,10 @@ def _check_unique(
             if first != write.id:
                 _add(errors[write.id], name, first)
     for (key, name), ids in given.items():
-        found = having(key, name, ids).values_list("value", "pk")  # type: ignore[misc]
-        for value, item_id in found:
+        found = having(key, name, ids).values_list("attributes", "pk")
+        for attributes, item_id in found:
             if item_id not in own:
-                _add(errors[ids[value]], name, item_id)
+                _add(errors[ids[attributes[name]]], name, item_id)
 
 
 def _add(found: ItemErrors, attribute: str, item_id: str) -> None:
@@ -519,14 +519,16 @@ def _references_by_code(
             if key not in codes:
                 continue
             rows = having(collection.key, name, codes[key])
-            for referrer, code in _others(rows, but_of, "pk", "value"):
-                yield {"item": referrer, "field": name, "target": codes[key][code]}
+            for referrer, attributes in _others(rows, but_of, "pk", "attributes"):
+                target = codes[key][attributes[name]]
+                yield {"item": referrer, "field": name, "target": target}
 
 
 def having(key: str, attribute: str, values: Iterable[Any]) -> QuerySet[Item]:
     """Return the items of a collection whose `attribute` is one of `values`.
 
-    It is annotated as `value`: its name may be that of one of Django's lookups.
+    It is annotated as `value`: its name may be that of one of Django's lookups. To be
+    read, there are the attributes: SQLite gives the text "1" as if it was a number.
     """
     rows = Item.objects.annotate(value=AttributeValue(attribute, "attributes"))
     return rows.filter(collection=key, value__in=list(values))

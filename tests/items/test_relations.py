@@ -6,8 +6,9 @@ import pytest
 from django.db import connection
 
 from items import relations
+from items.imports import staging
 from items.models import Collection, Item
-from tests.factories import make_item
+from tests.factories import TESTER, make_item
 
 pytestmark = pytest.mark.django_db
 
@@ -113,6 +114,46 @@ def test_references_are_those_who_refer_to_it_and_how(
     # What refers to itself is no reason to keep it.
     assert ids(anonymous_api.get(f"{ITEMS}/towns.1/references")) == []
     assert ids(anonymous_api.get(f"{ITEMS}/unrelated/references")) == []
+
+
+def test_code_that_an_attribute_refers_to_is_kept(api):
+    """Unless what refers to it follows, by the same write."""
+    near = {"type": "string", "x-reference": "towns"}
+    schema = {"properties": {"near": near, "note": {"type": "string"}}}
+    Collection.objects.create(key="towns", name="Towns", schema=schema)
+    make_item(collection="towns", code="1", name="Lyon")
+    make_item(collection="towns", code="2", name="Dijon", attributes={"near": "1"})
+    for change in ({"code": "3"}, {"collection": "general", "code": "towns.1"}):
+        response = api.patch(f"{ITEMS}/towns.1", change)
+        assert response.status_code == 400
+        [[message]] = response.json()["errors"].values()
+        assert "“towns.2” refers to it by its code" in message
+    assert api.patch(f"{ITEMS}/towns.1", {"name": "Lugdunum"}).status_code == 200
+
+    response = api.delete(f"{ITEMS}/towns.1")
+    assert [one["item"] for one in response.json()["references"]] == ["towns.2"]
+
+    def together(code: str, **attributes: str) -> tuple[int, set[str]]:
+        lyon = {"id": "towns.1", "code": code}
+        dijon = {"id": "towns.2", "attributes": attributes}
+        counts = staging.apply([lyon, dijon], actor=TESTER)
+        return counts.updated, {*counts.rejected}
+
+    assert together("3", near="3") == (2, set())
+    assert together("4", near="3") == (0, {"towns.1"})
+    assert together("4", near="3", note="new") == (0, {"towns.1", "towns.2"})
+    assert together("4", note="new") == (2, set())
+
+
+@pytest.mark.parametrize("value", ["1", "true", "text"])
+def test_value_that_another_item_has_is_an_error_of_its_attribute(api, value):
+    schema = {"properties": {"key": {"type": "string", "x-unique": True}}}
+    Collection.objects.create(key="towns", name="Towns", schema=schema)
+    make_item(collection="towns", code="a", attributes={"key": value})
+    body = {"collection": "towns", "code": "b", "name": "B"}
+    response = api.post(ITEMS, body | {"attributes": {"key": value}})
+    assert response.status_code == 400
+    assert "“towns.a”" in response.json()["errors"]["attributes"]["key"][0]
 
 
 @pytest.mark.parametrize("relation", ["children", "ancestors", "references"])
