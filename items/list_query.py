@@ -73,10 +73,6 @@ class ListQuery:
         ancestors = tuple(rules.clean_id(one) for one in above)
         return cls(search, by_field, conditions, ordering, ancestors)
 
-    @property
-    def tags(self) -> tuple[str, ...]:
-        return self.filters["tag"]
-
     def items(self) -> ItemQuerySet:
         rows = Item.objects.search(self.search).for_reading()
         for name, values in self.filters.items():

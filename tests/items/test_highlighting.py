@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from items.highlighting import Highlighter
+from items.highlighting import LETTERS_MAX, Highlighter
 from items.models import Collection
 from items.search import search_words
 from items.templatetags.highlighting import excerpt, marked
@@ -131,3 +131,13 @@ def test_list_says_where_each_item_was_found(anonymous_api):
     plain = anonymous_api.get(f"{ITEMS}?search=brass&highlight=false").json()
     assert "highlight" not in plain["results"][0]
     assert anonymous_api.get(f"{ITEMS}?highlight=1").status_code == 400
+
+
+@pytest.mark.django_db
+def test_highlights_are_of_the_first_letters_of_an_item(anonymous_api):
+    far = "x" * LETTERS_MAX
+    make_item(id="far", name="Far", description=f"{far} needle", aliases=["needle"])
+    make_item(id="near", name="Near", description="needle", aliases=["needle"])
+    found = anonymous_api.get(f"{ITEMS}?search=needle&highlight=true").json()["results"]
+    both = {"description": [[0, 6]], "aliases.0": [[0, 6]]}
+    assert [item["highlight"] for item in found] == [{}, both]
