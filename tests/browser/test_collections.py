@@ -3,9 +3,11 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from items import catalogue
 from items.collections import editing
 from items.models import Collection
 from tests.browser.conftest import tab_to
+from tests.factories import make_item
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,9 +28,12 @@ def add_attribute(page: Page, number: int, name: str, kind: str) -> Locator:
     return row
 
 
-def test_collection_of_typed_attributes_is_made_by_hand(editor_page: Page) -> None:
+def test_collection_of_typed_attributes_is_made_and_filled_by_hand(
+    editor_page: Page,
+) -> None:
     page = editor_page
     editing.create_collection({"key": "metals", "name": "Metals"})
+    make_item(collection="metals", code="Fe", name="Iron")
     page.goto("/collections/")
     page.get_by_role("link", name="New collection").click()
     page.get_by_label("Key").fill("bolts")
@@ -58,3 +63,19 @@ def test_collection_of_typed_attributes_is_made_by_hand(editor_page: Page) -> No
     assert schema["x-order"] == ["length", "head", "metal", "galvanized", "since"]
     assert schema["properties"]["since"]["x-filterable"]
     assert schema["required"] == ["length"]
+
+    page.get_by_role("link", name="New item").click()
+    page.get_by_role("textbox", name="Code").first.fill("M8")
+    page.get_by_role("textbox", name="Name", exact=True).fill("Hex bolt")
+    page.get_by_label("Length").fill("40.5")
+    page.get_by_label("Head").select_option("hex")
+    page.get_by_role("combobox", name="Metal").fill("Fe")
+    page.get_by_label("Galvanized").select_option(label="No")
+    page.get_by_label("Since").fill("2026-12-01")
+    page.get_by_role("button", name="Create").click()
+
+    expect(page.get_by_role("status").first).to_have_text("“Hex bolt” was created.")
+    assert catalogue.get_item("bolts.M8").attributes == {
+        "length": 40.5, "head": "hex", "metal": "Fe", "galvanized": False,
+        "since": "2026-12-01",
+    }  # fmt: skip
