@@ -189,6 +189,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         """Respond with the item that is called like the action, or do the action."""
         with suppress(catalogue.ItemNotFound):
             return self.retrieve(request, id)
+        self.expect_known_parameters(request, self.facets)
         return self.facets(request)  # type: ignore[call-arg, arg-type]
 
     @policy(is_heavy=True, read_rate="export")
@@ -197,6 +198,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         """Respond with the item that is called like the action, or do the action."""
         with suppress(catalogue.ItemNotFound):
             return self.retrieve(request, id)
+        self.expect_known_parameters(request, self.export)
         return self.export(request)  # type: ignore[call-arg, arg-type]
 
     @policy(shared=PAGING)

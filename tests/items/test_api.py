@@ -621,6 +621,8 @@ def test_item_may_be_called_like_a_route(api, client, name):
     assert api.post(ITEMS, {"id": name, "name": "First"}).status_code == 201
     for slash in ("", "/"):
         assert api.get(f"{ITEMS}/{name}{slash}").json()["id"] == name
+        some = api.get(f"{ITEMS}/{name}{slash}?fields=name&version=1").json()
+        assert some == {"id": name, "name": "First"}
     assert api.patch(f"{ITEMS}/{name}", {"name": "Second"}).json()["version"] == 2
     assert api.get(f"{ITEMS}/{name}/history").json()["results"][0]["version"] == 2
     page = client.get(f"/items/{name}/")
@@ -637,6 +639,9 @@ def test_bulk_and_export_answer_at_their_addresses_of_before(api):
     old = api.get(f"{ITEMS}/export?format=ndjson&search=a").getvalue()
     assert old == api.get(f"{ITEMS}/-/export?format=ndjson&search=a").getvalue()
     assert json.loads(old)["id"] == "a"
+    for name in ("export", "facets"):
+        response = api.get(f"{ITEMS}/{name}?version=1")
+        assert_problem(response, 400, "unknown_parameter")
     assert_problem(api.patch(f"{ITEMS}/export", {}), 404, "item_not_found")
     assert_problem(api.get(f"{ITEMS}/bulk"), 404, "item_not_found")
 
