@@ -75,11 +75,16 @@ def test_list_counts_items_and_page_describes_attributes(client, bolts):
     assert client.get("/collections/nix/").status_code == 404
 
 
-def test_page_follows_changes_of_the_collection(client, bolts):
-    assert "Bolts" in text(client.get("/collections/bolts/"))
-    editing.change_collection("bolts", {"name": "Hex bolts"})
-    assert "Hex bolts" in text(client.get("/collections/bolts/"))
-    assert "Hex bolts" in text(client.get("/collections/"))
+def test_page_is_cached_by_the_tags_of_what_it_shows(client, editor, bolts):
+    tags = {
+        "/collections/": "collections items",
+        "/collections/bolts/": "collection:bolts",
+    }
+    for path, tag in tags.items():
+        assert client.get(path)["Cache-Tag"] == tag
+    client.force_login(editor)
+    for path in tags:
+        assert client.get(path)["Cache-Control"].startswith("private")
 
 
 def test_editor_creates_a_collection_of_typed_attributes(editor_client, bolts):
