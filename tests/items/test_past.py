@@ -94,6 +94,7 @@ def test_purged_states_are_410_and_not_listed(anonymous_api, bolt):
     assert get(anonymous_api, as_of=at).json()["results"] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("path", "query", "parameter"),
     [
@@ -233,6 +234,7 @@ def test_pages_of_the_past_are_linked(anonymous_api, ordering, scanned, monkeypa
     assert get(anonymous_api, cursor=cursor).status_code == 400
 
 
+@pytest.mark.once
 def test_past_is_shared_for_long_once_it_is_settled(anonymous_api, monkeypatch):
     make_item(id="a")
     make_item(id="b")
@@ -252,6 +254,7 @@ def test_past_is_shared_for_long_once_it_is_settled(anonymous_api, monkeypatch):
     assert shared(as_of=at) == (True, "")
 
 
+@pytest.mark.once
 def test_reads_of_the_past_take_a_fixed_number_of_queries(
     anonymous_api, django_assert_num_queries
 ):

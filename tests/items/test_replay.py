@@ -59,7 +59,7 @@ def write(verb: str, item_id: str, body: dict[str, Any], back: int) -> None:
 
 
 @pytest.mark.django_db
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WRITES, min_size=2, max_size=6), st.sampled_from([*FILTERS]))
 def test_past_is_what_was_read_then(writes, query):
     Item.objects.all().delete()
