@@ -9,6 +9,7 @@ from items import catalogue
 from items.models import Item, ItemChange, ItemTag, Tag
 from items.tags import api as tags_api
 from items.tags import editing
+from resilient_site.edge.cache.invalidation import pending_tags
 from tests.factories import TESTER, allow, changes_of, make_item, make_items
 from tests.items.test_api import assert_problem
 
@@ -37,6 +38,7 @@ def test_tag_is_read_changed_and_deleted_by_its_name_percent_encoded(api, name):
     assert changed.json()["description"] == "Of all kinds"
     assert api.get(url(name)).json() == changed.json()
     assert changed["ETag"] != read["ETag"]
+    assert (read.json()["version"], changed.json()["version"]) == (1, 2)
     assert_problem(api.delete(url(name)), 409, "tag_in_use")
     catalogue.update_item("a", {"tags": []}, actor=TESTER)
     assert api.delete(url(name)).status_code == 204
@@ -173,6 +175,25 @@ def test_tag_that_was_changed_meanwhile_is_412(api):
         response = write(url("red"), {"description": "d"}, headers={"If-Match": etag})
         assert_problem(response, 412, "stale_version")
     assert Tag.objects.get().description == "theirs"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("write", "arguments"),
+    [
+        (editing.create_tag, {"name": "new"}),
+        (editing.change_tag, {"changes": {"description": "d"}, "actor": TESTER}),
+        (editing.change_tag, {"changes": {"name": "blue"}, "actor": TESTER}),
+        (editing.delete_tag, {}),
+    ],
+)
+def test_every_write_of_a_tag_is_seen_by_its_readers(
+    write, arguments, django_capture_on_commit_callbacks
+):
+    Tag.objects.create(name="red")
+    with django_capture_on_commit_callbacks():
+        write(**{"name": "red"} | arguments)
+        assert editing.TAGS in pending_tags()
 
 
 @pytest.mark.once
