@@ -209,7 +209,7 @@ class ItemPageForm(ItemForm):
         for name, key in self.schema.references.items():
             widget = self.fields[PREFIX + name].widget
             if isinstance(widget, forms.TextInput):
-                widget.attrs |= suggestions(PREFIX + name, collection=key, code="1")
+                widget.attrs |= suggestions(PREFIX + name, collection=key, by_code="1")
 
     def _revise(self) -> None:
         rows = {name: field.widget for name, field in self.fields.items()}

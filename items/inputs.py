@@ -222,7 +222,7 @@ class AttributeField(forms.Field):
             # A browser may write the same time or number in another way.
             found = found if show(self.declared, read_now) == shown else read_now
         if found is None and self.required:
-            raise ValidationError(self.error_messages["required"], code="required")
+            raise ValidationError(self.error_messages["required"])
         return found
 
 

@@ -124,7 +124,7 @@ def suggestion_list(request: HttpRequest) -> HttpResponse:
         if typed.strip():
             found = ListQuery.parse(query).page(cursor=None, size=SUGGESTIONS)
             items = list(found.rows)
-    context = {"items": items, "is_code": "code" in request.GET}
+    context = {"items": items, "is_code": "by_code" in request.GET}
     return render(request, "items/_suggestions.html", context)
 
 

@@ -169,7 +169,7 @@ class ChangeStream:
             buffer = EventBuffer(epoch, events, start)
             self._epoch, self._position = epoch, buffer.end
             self._publish_in_loop([], buffer)
-            changes = feed.changes_after(self._position, READ_BATCH)
+            return  # at once it is read again: there may have been another purge
         if changes:
             self._position = feed.position_of(changes[-1])
             self._publish_in_loop([encode_event(epoch, change) for change in changes])

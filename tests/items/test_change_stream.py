@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -24,6 +25,7 @@ from tests.event_streams import (
     parse_events,
 )
 from tests.factories import TESTER, make_item
+from tests.threads import in_threads
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
@@ -178,6 +180,27 @@ async def test_purge_empties_the_buffer_and_is_streamed():
         }
         frames = [event.frame for event in running_stream().buffer.after(START)]
         assert len(frames) == 4
+        assert b"Confidential" not in b"".join(frames)
+
+
+@in_asyncio
+async def test_purge_while_the_buffer_is_filled_empties_it(monkeypatch):
+    await make(id="a", name="Confidential")
+    read = feed.last_changes
+
+    def read_before_a_purge(number: int) -> list[ItemChange]:
+        changes = [*read(number)]
+        monkeypatch.setattr(feed, "last_changes", read)
+        in_threads(partial(catalogue.purge_items, ["a"], actor=TESTER))
+        return changes
+
+    place = await sync_to_async(feed.parse_cursor)("now", "")
+    monkeypatch.setattr(feed, "last_changes", read_before_a_purge)
+    async with aclosing(running_stream().events(b"begin", *place)) as events:
+        await anext(events)
+        [(_, data)] = shown(await anext(events))
+        assert data["action"] == "purged"
+        frames = [event.frame for event in running_stream().buffer.after(START)]
         assert b"Confidential" not in b"".join(frames)
 
 

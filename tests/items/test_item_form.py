@@ -282,7 +282,7 @@ def test_suggestions_are_items_that_the_typed_text_finds(client, editor_client, 
     one = options(input="parent", parent="copp", collection="metals")
     assert '<option value="metals.Cu">Copper (Cu)</option>' in one
     assert "coin" not in one
-    code = options(input="x", x="copp", collection="metals", code="1")
+    code = options(input="x", x="copp", collection="metals", by_code="1")
     assert 'value="Cu"' in code
     for nothing in ("", " ", "x" * 300, "\0"):
         assert "<option" not in options(input="x", x=nothing)
