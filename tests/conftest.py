@@ -46,20 +46,24 @@ def quick_flush() -> None:
 
     PostgreSQL takes long to truncate all tables, and Django to make all permissions.
     """
-    flush_all = connection.ops.sql_flush
+    # Of all connections: Playwright's event loop has one of its own.
+    operations = type(connection.ops)
+    flush_all = operations.sql_flush
 
-    def sql_flush(style: Any, tables: Iterable[str], **options: Any) -> list[str]:
+    def sql_flush(
+        self: Any, style: Any, tables: Iterable[str], **options: Any
+    ) -> list[str]:
         tables = [table for table in tables if table not in KEPT]
         if connection.vendor == "postgresql":
             return ["; ".join(f'DELETE FROM "{table}"' for table in tables)]
-        return flush_all(style, tables, **options)
+        return flush_all(self, style, tables, **options)
 
     def make_anew(*args: Any, **options: Any) -> None:
         create_epoch(using=DEFAULT_DB_ALIAS)
         create_general(using=DEFAULT_DB_ALIAS)
         keep_indexes(using=DEFAULT_DB_ALIAS)
 
-    connection.ops.sql_flush = sql_flush
+    operations.sql_flush = sql_flush
     flush.emit_post_migrate_signal = make_anew
 
 
