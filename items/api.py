@@ -103,16 +103,10 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @policy(shared=READ_PARAMETERS)
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
-        shape = self._representation(request)
-        if any(map(request.query_params.get, past.PARAMETERS)):
-            return self._retrieve_past(request, id, shape)
-        response, named = self._respond(catalogue.get_item(id)), {id}
-        if not shape.is_whole:
-            [response.data], expanded = shape.of([response.data])
-            named |= expanded
-            # They are those of the item as a whole, for writes.
-            del response["ETag"], response["Last-Modified"]
-        share(response, *map(item_tag, named))
+        if request.query_params:
+            return self._retrieve_otherwise(request, id)
+        response = self._respond(catalogue.get_item(id))
+        share(response, item_tag(id))
         return response
 
     @schema.replacing
@@ -299,6 +293,20 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         is_settled = past.is_settled(query.at)
         tags = [] if is_settled else [ITEMS]
         share_with_anonymous(request, response, *tags, is_settled=is_settled)
+        return response
+
+    def _retrieve_otherwise(self, request: Request, id: str) -> Response:
+        """Respond with an item as it was, or with another part of it than the whole."""
+        shape = self._representation(request)
+        if any(map(request.query_params.get, past.PARAMETERS)):
+            return self._retrieve_past(request, id, shape)
+        response, named = self._respond(catalogue.get_item(id)), {id}
+        if not shape.is_whole:
+            [response.data], expanded = shape.of([response.data])
+            named |= expanded
+            # They are those of the item as a whole, for writes.
+            del response["ETag"], response["Last-Modified"]
+        share(response, *map(item_tag, named))
         return response
 
     def _retrieve_past(
