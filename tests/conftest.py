@@ -82,7 +82,8 @@ def forget_all() -> None:
         invalidations.slots[VOID_SLOT] = 0
     for alias in settings.CACHES:
         caches[alias].clear()
-    breakers.database._degraded_until = 0.0
+    for breaker in (breakers.database, breakers.disk):
+        breaker._degraded_until = 0.0
 
 
 @pytest.fixture
