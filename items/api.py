@@ -235,9 +235,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
     @schema.ancestors
     @action(detail=True)
     def ancestors(self, request: Request, id: str) -> Response:
-        items = relations.ancestors(id)
-        if not items:
-            catalogue.get_item(id)
+        items = relations.ancestors(catalogue.get_item(id))
         response = Response({"results": self.get_serializer(items, many=True).data})
         share(response, ITEMS)
         return response

@@ -1,14 +1,16 @@
 """What the page of an item shows, with the names of what it refers to."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from django.db.models import QuerySet
 
 from items import fields, relations, rules
 from items.catalogue import item_tag
 from items.collections.editing import COLLECTIONS
 from items.collections.schema import AttributeSchema, compile_schema
 from items.fields import ItemData
-from items.integrity import references_to
+from items.integrity import POINTERS, references_to
 from items.models import Collection, Item
 
 # Links of which the page has the names of the targets; of more it has the ids.
@@ -45,22 +47,20 @@ class ShownAttribute(NamedTuple):
 class ItemPage:
     """The state of an item as its page shows it; that of a deleted one without names.
 
-    Each kind of reference that the item has costs a query, and none that it has not.
+    What the item refers to costs one query, and none if there is nothing.
     """
 
     def __init__(self, state: ItemData, item: Item | None) -> None:
         self.state = state
-        self.collection = Collection.objects.filter(pk=state["collection"]).first()
+        rows = Collection.objects.filter(pk=state["collection"])
+        self.collection = cast(Collection, item.collection) if item else rows.first()
         schema = self.collection.attributes if self.collection else compile_schema({})
+        named = _named(item, schema) if item else {}
         above, after = (
-            relations.chain(item.pk, name) if item and state[name] else []
-            for name in ("parent", "replaced_by")
+            relations.chain(item, pointer, named) if item else []
+            for pointer in POINTERS
         )
-        linked = [link["target"] for link in state["links"]] if item else []
-        named = _by_id([*above, *after, *linked[:NAMED_MAX]])
-        # One may have been detached and deleted meanwhile.
-        self.ancestors = [named[pk] for pk in reversed(above) if pk in named]
-        self.successors = [named[pk] for pk in after if pk in named]
+        self.ancestors, self.successors = above[::-1], after
         self.links = [
             (
                 RELATION_NAMES.get(link["relation"], link["relation"]),
@@ -69,8 +69,13 @@ class ItemPage:
             )
             for link in state["links"]
         ]
-        codes = _by_code(schema, state["attributes"]) if item else {}
-        self.attributes = list(shown_attributes(schema, state["attributes"], codes))
+        by_code = {(to.collection_id, to.code or to.pk): to for to in named.values()}
+        referred = {
+            name: by_code[place]
+            for name, place in _places(schema, state["attributes"])
+            if place in by_code
+        }
+        self.attributes = list(shown_attributes(schema, state["attributes"], referred))
         self.facts = [
             (field, field.shown(state.get(field.name)))
             for field in FACTS
@@ -78,8 +83,7 @@ class ItemPage:
             and not (item and field.name in AT_TOP)
         ]
         self.named = list(named.values())
-        shown = [*named.values(), *codes.values()]
-        self.tags = [COLLECTIONS, *(item_tag(one.pk) for one in shown)]
+        self.tags = [COLLECTIONS, *(item_tag(pk) for pk in named)]
 
     @property
     def is_current(self) -> bool:
@@ -103,20 +107,36 @@ def _text(value: Any) -> str:
     return ("Yes" if value else "No") if isinstance(value, bool) else str(value)
 
 
-def _by_id(ids: list[str]) -> dict[str, Item]:
-    rows = Item.objects.only("id", "name", "code", "collection", "status")
-    return rows.in_bulk(ids) if ids else {}
+def _named(item: Item, schema: AttributeSchema) -> dict[str, Item]:
+    """Return by their ids the items that the page of this one names."""
+    parts = [
+        Item.objects.filter(relations.is_above(item.pk, pointer))
+        for pointer in POINTERS
+        if getattr(item, f"{pointer}_id")
+    ]
+    if targets := [link["target"] for link in item.links[:NAMED_MAX]]:
+        parts.append(Item.objects.filter(pk__in=targets))
+    for _, (key, code) in _places(schema, item.attributes):
+        parts.append(Item.objects.with_codes(key, [code]))
+    if not parts:
+        return {}
+    # Each by an index of its own.
+    first, *others = (part.values("pk") for part in parts)
+    return _by_id(first.union(*others))
 
 
-def _by_code(schema: AttributeSchema, attributes: Mapping[str, Any]) -> dict[str, Item]:
-    """Return what attributes refer to by a code, by the name of the attribute."""
-    found = {}
+def _places(
+    schema: AttributeSchema, attributes: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the attributes that refer to an item, with its collection and code."""
     for name, key in schema.references.items():
         if isinstance(code := attributes.get(name), str):
-            rows = Item.objects.with_codes(key, [code]).only("id", "name", "code")
-            if item := rows.first():
-                found[name] = item
-    return found
+            yield name, (key, code)
+
+
+def _by_id(ids: Iterable[str] | QuerySet[Item, Any]) -> dict[str, Item]:
+    columns = "name", "code", "collection", "status", *POINTERS
+    return {item.pk: item for item in Item.objects.filter(pk__in=ids).only(*columns)}
 
 
 class Relations:

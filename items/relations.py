@@ -1,27 +1,24 @@
 """The relations of items: what is above one, what is below, and what refers to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import connection
 from django.db.models import CharField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from items.integrity import DEPTH_MAX, POINTERS, having
+from items.integrity import POINTERS, having
 from items.models import Collection, Item, ItemLink, ItemQuerySet
 
-# Of a column that points at another item; an item of its own chain is met again.
-_CHAIN = """
-WITH RECURSIVE chain (id, next_id, level) AS (
-    SELECT id, {column}, 0 FROM items_item WHERE id = %s
-    UNION ALL
-    SELECT item.id, item.{column}, level + 1
-    FROM chain JOIN items_item AS item ON item.id = chain.next_id
-    WHERE level < %s
+# Without ALL: each ends whatever it finds, and once for each item.
+_ABOVE = """
+WITH RECURSIVE above (id) AS (
+    SELECT {column} FROM items_item WHERE id = %s
+    UNION
+    SELECT item.{column} FROM above JOIN items_item AS item ON item.id = above.id
 )
-SELECT id FROM chain WHERE level > 0 ORDER BY level
+SELECT id FROM above WHERE id IS NOT NULL
 """
-# Without ALL: ends whatever it finds, and once for each item.
 _BELOW = """
 WITH RECURSIVE below (id) AS (
     SELECT id FROM items_item WHERE parent_id IN ({})
@@ -42,18 +39,29 @@ SELECT id FROM below WHERE {beyond} ORDER BY sort_key {order}, id {order} LIMIT 
 """
 
 
-def ancestors(item_id: str) -> list[Item]:
+def ancestors(item: Item) -> list[Item]:
     """Return the items above this one, from the top down."""
-    ids = chain(item_id, "parent")[::-1]
-    found = Item.objects.for_reading().in_bulk(ids) if ids else {}
-    return [found[pk] for pk in ids if pk in found]
+    if not item.parent_id:
+        return []
+    above = Item.objects.for_reading().filter(is_above(item.pk, "parent"))
+    return chain(item, "parent", {one.pk: one for one in above})[::-1]
 
 
-def chain(item_id: str, pointer: str) -> list[str]:
-    """Return the ids that one of POINTERS leads to from an item, the nearest first."""
-    with connection.cursor() as cursor:
-        cursor.execute(_CHAIN.format(column=f"{pointer}_id"), [item_id, DEPTH_MAX])
-        return [pk for (pk,) in cursor]
+def is_above(item_id: str, pointer: str) -> Q:
+    """Return the condition that one of POINTERS leads from an item to this one."""
+    sql = _ABOVE.format(column=f"{pointer}_id")
+    return Q(pk__in=RawSQL(sql, [item_id], CharField()))  # noqa: S611 - parameters
+
+
+def chain(item: Item, pointer: str, by_id: Mapping[str, Item]) -> list[Item]:
+    """Return what one of POINTERS leads to from an item, the nearest first.
+
+    One that is not in `by_id` ends it: it may have been detached meanwhile.
+    """
+    found: dict[str, Item] = {}
+    while (pk := getattr(item, f"{pointer}_id")) in by_id and pk not in found:
+        item = found[pk] = by_id[pk]
+    return list(found.values())
 
 
 def is_below(item_ids: Sequence[str]) -> Q:

@@ -73,7 +73,7 @@ def item_list(request: HtmxRequest) -> HttpResponse:
 @policy(shared=("cursor",))
 @require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
-    item = catalogue.find_item(id)
+    item = catalogue.find_item_with_collection(id)
     history = paginate(
         ItemChange.objects.filter(item_id=id),
         ordering="-version",

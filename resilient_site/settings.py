@@ -208,6 +208,7 @@ SESSION_CACHE_ALIAS = "sessions"
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
     "resilient_site.accounts.backends.NameLimit",
+    "resilient_site.accounts.backends.Permissions",
     "django.contrib.auth.backends.ModelBackend",
     "resilient_site.accounts.backends.NameFailures",
 ]

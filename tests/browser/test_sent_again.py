@@ -47,8 +47,8 @@ def send(page: Page, form: Any, happens: Callable[[], None]) -> None:
     for name, value in typed.items():
         page.locator(f"main [name={name}]").fill(value)
     happens()
-    page.get_by_role("button", name=button, exact=True).click()
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.get_by_role("button", name=button, exact=True).click()
 
 
 execute = CursorWrapper.execute
@@ -64,7 +64,8 @@ def sign_in(page: Page) -> None:
     expect(page.locator("#error-detail")).to_contain_text("session has ended")
     page.get_by_label("Username").fill("ada")
     page.get_by_label("Password").fill("ada-s-password")
-    page.get_by_role("button", name="Sign in").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign in").click()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form[0])

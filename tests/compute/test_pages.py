@@ -439,7 +439,7 @@ def test_pages_take_a_fixed_number_of_queries(
         make_job("succeeded", owner=reader)
         make_file(done, f"{number}.csv", b"x")
         make_job("running", parent=parted, part=number)
-    session_and_user, permissions, job = 2, 2, 1
+    session_and_user, permissions, job = 2, 1, 1
     for number, path in (
         (1, "/jobs/"),
         (1, "/jobs/?state=succeeded&task=echo"),

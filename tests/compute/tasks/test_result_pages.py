@@ -186,7 +186,7 @@ def test_pairs_are_paged(editor_client, pair, django_assert_num_queries):
         assert re.findall(r'id="pair-(\d+)"', last) == ["101"]
         assert 'href="?page=2"' in last
     assert 'id="pair-1"' in text(editor_client.get(f"{address}?page=x"))
-    session_and_user, permissions, job, items_and_tags = 2, 2, 1, 2
+    session_and_user, permissions, job, items_and_tags = 2, 1, 1, 2
     with django_assert_num_queries(
         session_and_user + permissions + job + items_and_tags
     ):

@@ -40,7 +40,7 @@ def test_token_is_looked_up_once_and_then_valid(editor, django_assert_num_querie
     token, register = token_of(editor), verified_tokens()
     digest = digest_of(token)
     assert (register.is_valid(digest), register.is_recognized(digest)) == (False, False)
-    with django_assert_num_queries(3):  # token with user, two kinds of permissions
+    with django_assert_num_queries(2):  # token with user, permissions
         register.verify_token(token)
     with django_assert_num_queries(0):
         verified = register.verify_token(token)
