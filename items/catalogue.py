@@ -1,7 +1,7 @@
 """Writing to the catalogue: REST, pages and admin all call these functions.
 
 Each one is a transaction that changes the item and appends to the change log, or
-leaves everything as it was. `items.imports.staging` does the same for imports, in sets.
+leaves everything as it was. `items.bulk.staging` does the same for imports, in sets.
 Data comes in as `fields.clean` returns it.
 """
 
@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import cache
 from itertools import batched
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection
@@ -19,6 +20,7 @@ from django.utils import timezone
 from django.utils.encoding import iri_to_uri
 
 from items import fields, integrity
+from items.bulk.batches import count
 from items.fields import ItemData
 from items.integrity import Write
 from items.models import (
@@ -224,7 +226,9 @@ def create_item(data: ItemData, *, actor: Actor) -> Item:
 
 
 @atomic_with_retries
-def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
+def create_items(
+    rows: Sequence[ItemData], *, actor: Actor, batch_id: UUID | None = None
+) -> list[Item]:
     """Create all of `rows` or none.
 
     Raises NothingCreated with the errors by index if ids are taken or given twice, or
@@ -245,7 +249,7 @@ def create_items(rows: Sequence[ItemData], *, actor: Actor) -> list[Item]:
         taken.add(row["id"])
     if errors:
         raise NothingCreated(errors=errors)
-    return _create(list(placed.values()), actor)
+    return _create(list(placed.values()), actor, batch_id)
 
 
 # Called with the item when it is locked; raises PreconditionFailed.
@@ -326,7 +330,9 @@ def delete_item(
 
 
 @atomic_with_retries
-def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
+def delete_items(
+    item_ids: Iterable[str], *, actor: Actor, batch_id: UUID | None = None
+) -> None:
     """Delete those of the items that exist, all in one transaction.
 
     Raises ItemReferenced if others than these refer to one of them.
@@ -341,11 +347,13 @@ def delete_items(item_ids: Iterable[str], *, actor: Actor) -> None:
             for item in items
         ]
         Item.objects.filter(pk__in=[item.pk for item in items]).delete()
-        _log(entries, actor)
+        _log(entries, actor, batch_id=batch_id)
 
 
 @atomic_with_retries
-def retag_items(name: str, into: str, *, actor: Actor) -> int:
+def retag_items(
+    name: str, into: str, *, actor: Actor, batch_id: UUID | None = None
+) -> int:
     """Give up to RETAGGED_MAX items another tag in place of this; return of how many.
 
     Each is edited like any other. Repeated until it returns 0, none has the tag.
@@ -366,7 +374,7 @@ def retag_items(name: str, into: str, *, actor: Actor) -> int:
     edited.update(version=F("version") + 1, updated_at=timezone.now())
     ItemTag.objects.filter(item__in=tags_of, tag__name=name).delete()
     _set_tags([item for item in items if item.pk in tags_of], tags_of)
-    _log(entries, actor)
+    _log(entries, actor, batch_id=batch_id)
     return len(items)
 
 
@@ -449,7 +457,9 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     return create_item({"id": change.item_id} | change.before, actor=actor)
 
 
-def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
+def _create(
+    rows: Sequence[ItemData], actor: Actor, batch_id: UUID | None = None
+) -> list[Item]:
     """Raise NothingCreated with the errors by index."""
     keys = {row["collection"] for row in rows}
     collections = Collection.objects.in_bulk(keys)
@@ -481,6 +491,7 @@ def _create(rows: Sequence[ItemData], actor: Actor) -> list[Item]:
         [(i.pk, i.version, Action.CREATED, None, states[i.pk]) for i in items],
         actor,
         at=now,
+        batch_id=batch_id,
     )
     _insert(items, changes)
     _set_tags(items, {pk: state["tags"] for pk, state in states.items()})
@@ -553,13 +564,22 @@ def _add_links(states: Mapping[str, ItemData]) -> None:
 
 
 def _log(
-    entries: list[Entry], actor: Actor, *, at: datetime | None = None
+    entries: list[Entry],
+    actor: Actor,
+    *,
+    at: datetime | None = None,
+    batch_id: UUID | None = None,
 ) -> list[ItemChange]:
-    return ItemChange.objects.bulk_create(_changes(entries, actor, at=at))
+    changes = _changes(entries, actor, at=at, batch_id=batch_id)
+    return ItemChange.objects.bulk_create(changes)
 
 
 def _changes(
-    entries: list[Entry], actor: Actor, *, at: datetime | None = None
+    entries: list[Entry],
+    actor: Actor,
+    *,
+    at: datetime | None = None,
+    batch_id: UUID | None = None,
 ) -> list[ItemChange]:
     """Return entries of the change log; invalidate cached responses on commit.
 
@@ -568,6 +588,13 @@ def _changes(
     request_id, client_request_id = current_own_id(), offered_id()
     at = at or timezone.now()
     invalidate_items((pk, before, after) for pk, _, _, before, after in entries)
+    actions = Counter(action for _, _, action, _, _ in entries)
+    count(
+        batch_id,
+        created=actions[Action.CREATED],
+        updated=actions[Action.UPDATED],
+        deleted=actions[Action.DELETED],
+    )
     return [
         ItemChange(
             item_id=item_id,
@@ -580,6 +607,7 @@ def _changes(
             actor_name=actor.name,
             request_id=request_id,
             client_request_id=client_request_id,
+            batch=batch_id,
         )
         for item_id, version, action, before, after in entries
     ]

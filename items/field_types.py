@@ -1,6 +1,6 @@
 """The types of fields: what follows from a declaration in `items.fields`.
 
-Import files are staged as text, whatever the type (see `items.imports.staging`).
+Import files are staged as text, whatever the type (see `items.bulk.staging`).
 """
 
 import json
@@ -115,7 +115,7 @@ class ItemField:
     is_reference: ClassVar[bool] = False
     # Whether it is a column of the table of items rather than a relation.
     is_column: ClassVar[bool] = True
-    # How the database stores it, see `items.imports.staging`.
+    # How the database stores it, see `items.bulk.staging`.
     kind: ClassVar[Literal["text", "date", "key", "json"]] = "text"
 
     @property

@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.http import http_date
+from uuid_utils.compat import uuid7
 
 from items import fields, rules
 from items.changes.transactions import TransactionId, first_open_transaction
@@ -426,6 +427,9 @@ class ItemChange(models.Model):
     client_request_id = models.CharField(
         max_length=64, blank=True, default="", db_default=""
     )
+    # The id of the ChangeBatch that it was made in, if any; no key, as a history
+    # outlives its batch.
+    batch = models.UUIDField(null=True, editable=False)
 
     objects = ItemChangeQuerySet.as_manager()
 
@@ -446,6 +450,11 @@ class ItemChange(models.Model):
             models.Index(fields=["transaction", "id"], name="itemchange_by_commit"),
             models.Index(
                 fields=["id"], condition=Q(action="deleted"), name="itemchange_deletion"
+            ),
+            models.Index(
+                fields=["batch", "id"],
+                condition=Q(batch__isnull=False),
+                name="itemchange_by_batch",
             ),
         ]
         permissions = [("purge_item", "Can remove the contents of items for good")]
@@ -476,6 +485,49 @@ class ItemChange(models.Model):
             if (before.get(field.name) or field.empty())
             != (after.get(field.name) or field.empty())
         ]
+
+
+class ChangeBatch(models.Model):
+    """Changes of many items that were made together, and are undone together.
+
+    The counts are those of its entries in the change log, and are written with them.
+    """
+
+    class Kind(models.TextChoices):
+        IMPORT = "import"
+        BULK = "bulk"
+        JOB = "job"
+        UNDO = "undo"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(max_length=6, choices=Kind)
+    # What it was, for people: the name of a file, or what a job did.
+    title = models.CharField(max_length=255)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        db_index=False,
+    )
+    actor_name = models.CharField(max_length=150)
+    started_at = models.DateTimeField(default=timezone.now)
+    # None: it goes on, or was interrupted.
+    finished_at = models.DateTimeField(null=True)
+    created = models.BigIntegerField(default=0)
+    updated = models.BigIntegerField(default=0)
+    deleted = models.BigIntegerField(default=0)
+    # Of an undo: what it has undone, or a part of it.
+    undoes = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="undone_by"
+    )
+
+    class Meta:
+        default_permissions = ()
+        indexes = [models.Index(fields=["started_at", "id"], name="changebatch_latest")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.title} by {self.actor_name}"
 
 
 ERROR_MAX = 500
@@ -517,6 +569,10 @@ class ImportRun(models.Model):
     )
     started_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True)
+    # None: begun by an earlier release, or not yet.
+    batch = models.ForeignKey(
+        ChangeBatch, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
 
     class Meta:
         indexes = [

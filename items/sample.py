@@ -13,10 +13,10 @@ from typing import Any
 import pycountry
 
 from items import fields, rules
+from items.bulk import staging
+from items.bulk.staging import Counts
 from items.collections import editing
 from items.fields import ItemData
-from items.imports import staging
-from items.imports.staging import Counts
 from items.models import Item, ItemChange
 from items.sample_collections import COLLECTIONS
 from resilient_site.accounts.actor import Actor

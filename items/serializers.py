@@ -239,7 +239,7 @@ class ChangeSerializer(serializers.ModelSerializer[ItemChange]):
         model = ItemChange
         fields = (
             "id", "item_id", "version", "action", "before", "after", "at", "actor",
-            "request_id", "client_request_id",
+            "request_id", "client_request_id", "batch",
         )  # fmt: skip
 
     def to_representation(self, change: ItemChange) -> dict[str, Any]:

@@ -109,4 +109,5 @@ def as_json(change: ItemChange) -> dict[str, Any]:
         "at": change.at,
         "request_id": change.request_id,
         "client_request_id": change.client_request_id,
+        "batch": change.batch,
     }

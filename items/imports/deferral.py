@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 import orjson
 from django.db.models import F, Min
 
+from items.bulk import staging
+from items.bulk.staging import BASE_VERSION, Absence, Counts
 from items.fields import ItemData
-from items.imports import staging
 from items.imports.file_parsing import Line
 from items.imports.rejects import Reject
-from items.imports.staging import BASE_VERSION, Absence, Counts
 from items.integrity import POINTERS
 from items.models import DeferredRow, ImportRun, Item
 from resilient_site.accounts.actor import Actor
@@ -74,12 +74,13 @@ def retry(
         if size >= bytes_max:
             break
     rows = {pk: orjson.loads(row.data) for pk, row in taken.items()}
-    counts = staging.apply(list(rows.values()), actor=actor)
+    counts = staging.apply(list(rows.values()), actor=actor, batch_id=run.batch_id)
     reasons = counts.rejected
     kept = _hopeful(run, taken, counts) if attempt < LAST else {}
     if attempt == PARTIAL:
         parts = {pk: _without(rows[pk], absence) for pk, absence in kept.items()}
-        more = staging.apply(list(parts.values()), actor=actor)
+        given = list(parts.values())
+        more = staging.apply(given, actor=actor, batch_id=run.batch_id)
         kept = {
             pk: kept[pk] for pk in kept if pk not in more.rejected.keys() - more.absent
         }

@@ -22,15 +22,17 @@ from django.db.models import F
 from django.utils import timezone
 
 from items import fields, integrity
+from items.bulk import staging
+from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.staging import BASE_VERSION, Counts
 from items.fields import ItemData
-from items.imports import deferral, staging
+from items.imports import deferral
 from items.imports.file_parsing import Line, Rows, UnknownColumns, read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
 from items.imports.rejects import Reject, Rejects, WriteRejects
 from items.imports.seen_ids import SeenIds
-from items.imports.staging import BASE_VERSION, Counts
-from items.models import ERROR_MAX, ImportRun
+from items.models import ERROR_MAX, ChangeBatch, ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Conflict, Invalid
 
@@ -318,6 +320,10 @@ def _import(
         if not form.kind:
             form = recognize(stream, form, max_bytes=max_bytes)
             _advance(run, format=asdict(form))
+        if run.batch_id is None:
+            kind = ChangeBatch.Kind.IMPORT
+            _advance(run, batch=begin_batch(kind, run.source, actor=actor))
+            run.refresh_from_db()
         with closing(SeenIds(ids_path)) as ids:
             if form.duplicates == "reject" and ids.line < run.line:
                 _recollect(ids, read_rows(stream, form).lines, run.line)
@@ -337,6 +343,7 @@ def _import(
         fail(run, damage)
         raise damage
     _advance(run, state=ImportRun.State.DONE, finished_at=timezone.now())
+    finish_batch(run.batch_id)
 
 
 def fail(run: ImportRun, error: Unreadable) -> None:
@@ -347,6 +354,7 @@ def fail(run: ImportRun, error: Unreadable) -> None:
         error=error.detail.replace("\0", "\\0")[:ERROR_MAX],
         finished_at=timezone.now(),
     )
+    finish_batch(run.batch_id)
     run.refresh_from_db()
 
 
@@ -387,7 +395,8 @@ def _apply(
     _advance(run, offset=batch.offset, line=batch.line, state=ImportRun.State.RUNNING)
     if form.duplicates == "last":
         batch.include(deferral.take_back(run, batch.rows))
-    counts = staging.apply(list(batch.rows.values()), actor=actor)
+    rows_given = list(batch.rows.values())
+    counts = staging.apply(rows_given, actor=actor, batch_id=run.batch_id)
     deferral.defer(run, batch.defer(counts.absent), counts.absent)
     batch.reject(
         {pk: why for pk, why in counts.rejected.items() if pk not in counts.absent}

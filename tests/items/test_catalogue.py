@@ -15,8 +15,9 @@ from django.db import (
 )
 
 from items import catalogue, fields
+from items.bulk import staging
 from items.catalogue import ItemExists, ItemNotFound
-from items.imports import importing, staging
+from items.imports import importing
 from items.models import Item, ItemChange, ItemTag, Tag
 from resilient_site.errors import Invalid, SiteError, StaleVersion
 from resilient_site.models import Epoch

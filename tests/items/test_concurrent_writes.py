@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from items import catalogue
-from items.imports import staging
+from items.bulk import staging
 from items.integrity import POINTERS
 from items.models import Collection, Item
 from resilient_site.errors import SiteError

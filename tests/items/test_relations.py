@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from items import relations
-from items.imports import staging
+from items.bulk import staging
 from items.models import Collection, Item
 from tests.factories import TESTER, make_item
 

@@ -6,9 +6,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from items import catalogue, fields, sample
+from items.bulk import staging
+from items.bulk.staging import Counts
 from items.collections.schema import clean_schema
-from items.imports import staging
-from items.imports.staging import Counts
 from items.models import Collection, Item
 from items.sample_collections import COLLECTIONS
 from tests.factories import TESTER, changes_of

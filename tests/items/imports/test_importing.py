@@ -18,12 +18,13 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from items import catalogue, fields, rules
-from items.imports import exporting, importing, staging
+from items.bulk import staging
+from items.imports import exporting, importing
 from items.imports.file_lines import LINE_MAX_BYTES
 from items.imports.rejects import Reject, Rejects, write_rejects
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
-from items.models import ImportRun, Item, ItemChange, Tag
+from items.models import ChangeBatch, ImportRun, Item, ItemChange, Tag
 from resilient_site.errors import Conflict
 from tests.factories import TESTER, changes_of, make_item
 from tests.items.imports.cases import CASES, Case, workbook
@@ -485,6 +486,30 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert Item.objects.count() == 42
     rejected = [row["reject_line"] for row in rejects(tmp_path)]
     assert rejected == [str(n + 2) for n in range(0, 50, 7)]
+
+
+@pytest.mark.django_db
+def test_changes_of_an_interrupted_import_are_one_batch(tmp_path, monkeypatch):
+    """However often it is resumed; an import that changes nothing is none."""
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    make_item(id="i-1", name="old")
+    content = b"id,name\n" + b"".join(b"i-%d,new\n" % n for n in range(5))
+
+    def stop(run: ImportRun) -> None:
+        raise KeyboardInterrupt
+
+    run = begin()
+    with pytest.raises(KeyboardInterrupt):
+        proceed(run, content, tmp_path, on_batch=stop)
+    proceed(ImportRun.objects.get(pk=run.pk), content, tmp_path)
+    batch = ChangeBatch.objects.get()
+    assert (batch.kind, batch.created, batch.updated) == ("import", 4, 1)
+    assert batch.finished_at
+    changes = ItemChange.objects.filter(batch=batch.pk)
+    assert changes.count() == 5
+    assert ItemChange.objects.exclude(batch=batch.pk).count() == 1
+    proceed(begin(), content, tmp_path)
+    assert ChangeBatch.objects.get() == batch
 
 
 @pytest.mark.once

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
@@ -18,6 +19,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from items import fields, integrity
+from items.bulk.batches import count
 from items.catalogue import invalidate_items
 from items.field_types import ItemField
 from items.fields import COLUMN_FIELDS, SEARCH_COLUMNS, STATE_FIELDS, ItemData
@@ -208,7 +210,9 @@ def compare(rows: Sequence[ItemData]) -> Counts:
 
 
 @atomic_with_retries
-def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
+def apply(
+    rows: Sequence[ItemData], *, actor: Actor, batch_id: UUID | None = None
+) -> Counts:
     """Create and update items so that they are as `rows` say; ids are distinct.
 
     Fields that a row lacks stay as they are. All or none: one transaction, with its
@@ -236,10 +240,11 @@ def apply(rows: Sequence[ItemData], *, actor: Actor) -> Counts:
             _write_items(cursor, given, now)
             _write_tags(cursor)
             _write_links(cursor)
-            _write_log(cursor, now, actor)
+            _write_log(cursor, now, actor, batch_id)
             invalidate_items(
                 (pk, batch.known.get(pk), state) for pk, state in batch.states.items()
             )
+            count(batch_id, created=counts.created, updated=counts.updated)
         _drop(cursor)
     return counts
 
@@ -381,18 +386,20 @@ def _write_links(cursor: CursorWrapper) -> None:
     )
 
 
-def _write_log(cursor: CursorWrapper, now: Any, actor: Actor) -> None:
+def _write_log(
+    cursor: CursorWrapper, now: Any, actor: Actor, batch_id: UUID | None
+) -> None:
     sql = _dialect()
     cursor.execute(
         f"""
         INSERT INTO items_itemchange (item_id, version, action, before, after,
                                       at, actor_id, actor_name, request_id,
-                                      client_request_id)
+                                      client_request_id, batch)
         SELECT p.id, p.version,
                CASE WHEN known THEN 'updated' ELSE 'created' END,
                CASE WHEN known THEN {_state(sql, "old_")} END,
                {_state(sql, "")},
-               %s, %s, %s, %s, %s
+               %s, %s, %s, %s, %s, %s
         FROM items_plan p
         """,
         [
@@ -401,6 +408,7 @@ def _write_log(cursor: CursorWrapper, now: Any, actor: Actor) -> None:
             actor.name,
             current_own_id(),
             offered_id(),
+            ItemChange._meta.get_field("batch").get_db_prep_value(batch_id, connection),
         ],
     )
 
