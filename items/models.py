@@ -152,6 +152,19 @@ class ItemQuerySet(models.QuerySet["Item"]):
         column = "pk" if key == rules.GENERAL else "code"
         return self.filter(collection=key, **{f"{column}__in": list(codes)})
 
+    def ids_by_place(
+        self, places: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str], str]:
+        """Return the ids of the items that have these codes, by collection and code."""
+        codes: dict[str, list[str]] = {}
+        for key, code in places:
+            codes.setdefault(key, []).append(code)
+        return {
+            (key, code or pk): pk
+            for key in codes
+            for code, pk in self.with_codes(key, codes[key]).values_list("code", "pk")
+        }
+
     def known_codes(self, key: str, codes: Iterable[str]) -> set[str]:
         """Return those of the codes that items of this collection have."""
         column = "pk" if key == rules.GENERAL else "code"

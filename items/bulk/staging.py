@@ -7,6 +7,7 @@ is made from the declared fields, and is the same for both databases but for a f
 functions. Every value is staged as text; NULL leaves an item's own.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,8 +24,8 @@ from items.bulk.batches import count
 from items.catalogue import invalidate_items
 from items.field_types import ItemField
 from items.fields import COLUMN_FIELDS, SEARCH_COLUMNS, STATE_FIELDS, ItemData
-from items.integrity import Write
-from items.models import Collection, Item, ItemChange
+from items.integrity import ItemErrors, Write
+from items.models import Collection, Item, ItemChange, ItemTag
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Invalid
 from resilient_site.observability.request_id import current_own_id, offered_id
@@ -33,6 +34,13 @@ from resilient_site.resilience.transactions import atomic_with_retries
 # Of a row: the version of the item that it was made of. It is no older one's to
 # overwrite what others have written since.
 BASE_VERSION = "base_version"
+# Members of a row that change only some members of a field: of attributes and labels
+# values by name (None: without it), of tags names.
+SET_ATTRIBUTES, SET_LABELS = "set_attributes", "set_labels"
+ADD_TAGS, REMOVE_TAGS = "add_tags", "remove_tags"
+SET = {SET_ATTRIBUTES: "attributes", SET_LABELS: "labels"}
+PARTIAL = {*SET, ADD_TAGS, REMOVE_TAGS}
+MERGED = (*SET.values(), "tags")
 # Fields whose values are checked against other items, or against the collection.
 CHECKED = (
     "collection", "code", "attributes", "valid_from", "valid_to", "parent",
@@ -52,10 +60,15 @@ class Counts(NamedTuple):
     created: int
     updated: int
     unchanged: int
-    # Why rows are not applied, by id.
-    rejected: dict[str, str]
+    # What is wrong with rows that are not applied, by id.
+    errors: dict[str, ItemErrors]
     # Of those, the ones that are only because of what is absent.
     absent: dict[str, Absence]
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Why rows are not applied, each in one line, by id."""
+        return {pk: integrity.describe(found) for pk, found in self.errors.items()}
 
     def plus(self, more: "Counts") -> "Counts":
         """Return the sums, with what was rejected here."""
@@ -94,7 +107,7 @@ class Batch:
 
     def __init__(self, rows: Sequence[ItemData]) -> None:
         self.rows = {row["id"]: row for row in rows}
-        self.rejected: dict[str, str] = {}
+        self.errors: dict[str, ItemErrors] = {}
         self.absent: dict[str, Absence] = {}
         given = set.intersection(*(set(row) for row in rows)) if rows else set()
         # What a row lacks, the search text is made of all the same.
@@ -109,6 +122,7 @@ class Batch:
             for pk, *values in found
         }
         self._reject_deleted()
+        self._merge()
         self._place()
         keys = {state["collection"] for state in self.known.values()}
         keys |= {row["collection"] for row in self.rows.values() if "collection" in row}
@@ -116,15 +130,15 @@ class Batch:
         self.states = {pk: self._state(pk) for pk in self.rows}
         while errors := self._errors():
             # What refers to these has nothing to refer to any more.
-            self.reject({pk: integrity.describe(found) for pk, found in errors.items()})
+            self.reject(errors)
             for pk, found in errors.items():
                 if absent := integrity.absent_names(found):
                     self.absent[pk] = Absence(absent, *self._placed(pk))
 
-    def reject(self, reasons: Mapping[str, str]) -> None:
-        for pk in reasons:
+    def reject(self, errors: Mapping[str, ItemErrors]) -> None:
+        for pk in errors:
             del self.rows[pk]
-        self.rejected |= reasons
+        self.errors |= errors
 
     def _reject_deleted(self) -> None:
         """Reject rows that are made of an item that was deleted since."""
@@ -140,24 +154,63 @@ class Batch:
         last = dict(changes.values_list("item_id").annotate(Max("version")))
         self.reject(
             {
-                pk: f"Conflict: the item was deleted since version {base}."
+                pk: {
+                    "version": [f"Conflict: the item was deleted since version {base}."]
+                }
                 for pk, base in bases.items()
                 if base < last.get(pk, 0)
             }
         )
 
+    def _merge(self) -> None:
+        """Make whole values of rows that change only members of them."""
+        tags, wrong = self._known_tags(), dict[str, ItemErrors]()
+        for pk, row in self.rows.items():
+            if row.keys().isdisjoint(PARTIAL):
+                continue
+            whole = {name: row[name] for name in row if name not in PARTIAL}
+            known = {"tags": tags[pk]} | self.known.get(pk, {}) | whole
+            for part, name in SET.items():
+                if part in row:
+                    values = known.get(name, {}) | row[part]
+                    whole[name] = {n: v for n, v in values.items() if v is not None}
+            if ADD_TAGS in row or REMOVE_TAGS in row:
+                kept = {*known["tags"]} - {*row.get(REMOVE_TAGS, ())}
+                whole["tags"] = [*kept, *row.get(ADD_TAGS, ())]
+            try:
+                self.rows[pk] = whole | fields.clean(
+                    {name: whole[name] for name in MERGED if name in whole},
+                    partial=True,
+                    is_json=True,
+                )
+            except Invalid as error:
+                wrong[pk] = dict(error.errors or {})
+        self.reject(wrong)
+
+    def _known_tags(self) -> dict[str, list[str]]:
+        changed = [
+            pk for pk, row in self.rows.items() if ADD_TAGS in row or REMOVE_TAGS in row
+        ]
+        tags: dict[str, list[str]] = defaultdict(list)
+        if changed:
+            rows = ItemTag.objects.filter(item__in=changed)
+            for pk, name in rows.values_list("item_id", "tag__name"):
+                tags[pk].append(name)
+        return tags
+
     def _place(self) -> None:
-        reasons = {}
+        reasons: dict[str, ItemErrors] = {}
         for pk, row in self.rows.items():
             if pk in self.known:
                 continue
             if not row.get("name"):
-                reasons[pk] = "There is no item with this id; a new one needs a name."
+                message = "There is no item with this id; a new one needs a name."
+                reasons[pk] = {"name": [message]}
                 continue
             try:
                 self.rows[pk] = integrity.place(row)
             except Invalid as error:
-                reasons[pk] = integrity.describe(error.errors or {})
+                reasons[pk] = dict(error.errors or {})
         self.reject(reasons)
 
     def _state(self, pk: str) -> ItemData:
@@ -297,19 +350,23 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
     )
     created, updated = cursor.fetchone()
-    unchanged_rows = number - created - updated - len(batch.rejected)
-    return Counts(created, updated, unchanged_rows, batch.rejected, batch.absent)
+    unchanged_rows = number - created - updated - len(batch.errors)
+    return Counts(created, updated, unchanged_rows, batch.errors, batch.absent)
 
 
-def _conflicts(cursor: CursorWrapper) -> dict[str, str]:
-    """Remove rows of an older version from the plan; return the reasons by id."""
+def _conflicts(cursor: CursorWrapper) -> dict[str, ItemErrors]:
+    """Remove rows of an older version from the plan; return the errors by id."""
     condition = f"known AND {BASE_VERSION} < version - 1"
     cursor.execute(
         f"SELECT id, version - 1, {BASE_VERSION} FROM items_plan WHERE {condition}"
     )
     conflicts = {
-        pk: f"Conflict: the item is at version {version}, and this row is made of "
-        f"version {base}."
+        pk: {
+            "version": [
+                f"Conflict: the item is at version {version}, and this row is made of "
+                f"version {base}."
+            ]
+        }
         for pk, version, base in cursor.fetchall()
     }
     if conflicts:

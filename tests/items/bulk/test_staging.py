@@ -1,0 +1,63 @@
+"""Rows that change only members of a field: attributes, labels, tags."""
+
+import pytest
+
+from items.bulk import staging
+from items.models import Item, ItemChange
+from tests.factories import TESTER, make_item
+
+pytestmark = pytest.mark.django_db
+
+
+def apply(**row: object) -> staging.Counts:
+    return staging.apply([row], actor=TESTER)
+
+
+@pytest.fixture
+def bolt(db) -> Item:
+    return make_item(
+        id="bolt",
+        attributes={"metal": "brass", "size": 8},
+        labels={"de": "Schraube", "fr": "Vis"},
+        tags=["hex", "old"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "value"),
+    [
+        ({"set_attributes": {"size": 9}}, "attributes", {"metal": "brass", "size": 9}),
+        ({"set_attributes": {"size": None}}, "attributes", {"metal": "brass"}),
+        ({"attributes": {}, "set_attributes": {"a": 1}}, "attributes", {"a": 1}),
+        ({"set_labels": {"fr": None, "en": "Bolt"}}, "labels",
+         {"de": "Schraube", "en": "Bolt"}),
+        ({"add_tags": ["m8"], "remove_tags": ["old", "no"]}, "tags", ["hex", "m8"]),
+        ({"add_tags": ["old"], "remove_tags": ["old"]}, "tags", ["hex", "old"]),
+        ({"tags": ["x"], "add_tags": ["m8"]}, "tags", ["m8", "x"]),
+    ],
+)  # fmt: skip
+def test_row_changes_members_of_a_field_alone(bolt, row, field, value):
+    before = bolt.state()
+    apply(id="bolt", **row)
+    item = Item.objects.for_reading().get(pk="bolt")
+    assert item.state() == before | {field: value}
+    if before[field] != value:
+        change = ItemChange.objects.get(item_id="bolt", version=2)
+        assert (change.before, change.after) == (before, item.state())
+
+
+def test_row_of_a_new_item_may_have_members_of_fields():
+    apply(id="new", name="New", set_attributes={"a": 1, "b": None}, add_tags=["t"])
+    item = Item.objects.for_reading().get(pk="new")
+    assert (item.attributes, item.tag_names()) == ({"a": 1}, ["t"])
+
+
+def test_members_that_break_a_rule_are_errors_of_their_field(bolt):
+    counts = apply(
+        id="bolt",
+        set_attributes={"a b": 1},
+        set_labels={"no language": "x"},
+        add_tags=[f"tag-{n}" for n in range(200)],
+    )
+    assert counts.errors["bolt"].keys() == {"attributes", "labels", "tags"}
+    assert ItemChange.objects.count() == 1
