@@ -28,8 +28,7 @@ from items.field_types import (
 )
 from items.search import search_text, sort_key
 from resilient_site.api.json_format import merge_patch
-from resilient_site.api.unknown_names import UnknownField, find_unknown
-from resilient_site.errors import Invalid
+from resilient_site.api.members import clean_members
 
 ID = IdField(
     name="id",
@@ -196,8 +195,9 @@ READ_ONLY = ("version", "created_at", "updated_at")
 SEARCH_COLUMNS = ("search_text", "sort_key")
 
 # Bound once: an import cleans millions of rows.
-_CLEANERS = [(field.name, field.clean, field.is_required) for field in FIELDS]
-_JSON_CLEANERS = [(field.name, field.clean_json, field.is_required) for field in FIELDS]
+_CLEANERS = {field.name: field.clean for field in FIELDS}
+_JSON_CLEANERS = {field.name: field.clean_json for field in FIELDS}
+_REQUIRED = {field.name for field in FIELDS if field.is_required}
 # Those of which None means that none is given.
 ABSENT_IF_NONE = ("id", "collection", "code")
 # A client may send back what it has read.
@@ -221,23 +221,13 @@ def clean(
     that are missing unless `partial`. Forms and files write every type as text; with
     `is_json` only JSON's own types are accepted, and unknown members are errors.
     """
-    if not isinstance(raw, Mapping):
-        message = "An item must be a JSON object."
-        raise Invalid(errors={"non_field_errors": [message]})
-    data: ItemData = {}
-    errors: dict[str, list[str]] = {}
-    for name, cleaner, is_required in _JSON_CLEANERS if is_json else _CLEANERS:
-        if name in raw:
-            try:
-                data[name] = cleaner(raw[name])
-            except ValueError as error:
-                errors[name] = [str(error)]
-        elif is_required and not partial:
-            errors[name] = ["This field is required."]
-    if is_json and not ignores_unknown and not raw.keys() <= _KNOWN:
-        raise UnknownField(errors=find_unknown(raw, _KNOWN) | errors)
-    if errors:
-        raise Invalid(errors=errors)
+    data: ItemData = clean_members(
+        raw,
+        _JSON_CLEANERS if is_json else _CLEANERS,
+        what="An item",
+        required=() if partial else _REQUIRED,
+        known=_KNOWN if is_json and not ignores_unknown else None,
+    )
     for name in ABSENT_IF_NONE:
         if name in data and data[name] is None:
             del data[name]

@@ -8,7 +8,7 @@ next change replaces and `clean_up` removes.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from items.collections.schema import (
 )
 from items.integrity import ItemErrors
 from items.models import Collection, Item
-from resilient_site.api.unknown_names import UnknownField, find_unknown
+from resilient_site.api.members import clean_members
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import (
     AlreadyExists,
@@ -139,27 +139,13 @@ EMPTY: Data = {"description": "", "schema": {}, "source": "", "licence": ""}
 
 def clean(raw: Any, *, partial: bool = False, ignores_unknown: bool = False) -> Data:
     """Return what `raw` has cleaned; raise Invalid with all that breaks a rule."""
-    if not isinstance(raw, Mapping):
-        message = "A collection must be a JSON object."
-        raise Invalid(errors={"non_field_errors": [message]})
-    data: Data = {}
-    errors: dict[str, Any] = {}
-    for name, cleaner in _CLEANERS.items():
-        if name in raw:
-            try:
-                data[name] = cleaner(raw[name])
-            except ValueError as error:
-                errors[name] = [str(error)]
-            except Invalid as error:
-                errors |= error.errors or {}
-        elif name in REQUIRED and not partial:
-            errors[name] = ["This field is required."]
-    known = {*_CLEANERS, *READ_ONLY}
-    if not ignores_unknown and not raw.keys() <= known:
-        raise UnknownField(errors=find_unknown(raw, known) | errors)
-    if errors:
-        raise Invalid(errors=errors)
-    return data
+    return clean_members(
+        raw,
+        _CLEANERS,
+        what="A collection",
+        required=() if partial else REQUIRED,
+        known=None if ignores_unknown else {*_CLEANERS, *READ_ONLY},
+    )
 
 
 # --- writing

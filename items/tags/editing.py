@@ -4,7 +4,7 @@ A tag comes to be with the first item that has it. Another name, also one that a
 tag has, is an edit of each item: see `catalogue.retag_items`. Many are edited by a job.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.utils import timezone
 from items import catalogue, rules
 from items.models import ItemTag, Tag
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.unknown_names import UnknownField, find_unknown
+from resilient_site.api.members import clean_members
 from resilient_site.edge.cache.invalidation import invalidate
 from resilient_site.errors import Conflict, Invalid, NotFound
 from resilient_site.resilience.transactions import atomic_with_retries
@@ -64,25 +64,13 @@ _CLEANERS: dict[str, Callable[[Any], str]] = {
 
 def clean(raw: Any, *names: str, ignores_unknown: bool = False) -> Data:
     """Return those of the names that `raw` has cleaned; raise Invalid."""
-    if not isinstance(raw, Mapping):
-        message = "The body must be a JSON object."
-        raise Invalid(errors={"non_field_errors": [message]})
-    data: Data = {}
-    errors: dict[str, list[str]] = {}
-    for name in names:
-        if name in raw:
-            try:
-                data[name] = _CLEANERS[name](raw[name])
-            except ValueError as error:
-                errors[name] = [str(error)]
-        elif name == "into":
-            errors[name] = ["This field is required."]
-    known = {*names, *READ_ONLY}
-    if not ignores_unknown and not raw.keys() <= known:
-        raise UnknownField(errors=find_unknown(raw, known) | errors)
-    if errors:
-        raise Invalid(errors=errors)
-    return data
+    return clean_members(
+        raw,
+        {name: _CLEANERS[name] for name in names},
+        what="The body",
+        required={"into"},
+        known=None if ignores_unknown else {*names, *READ_ONLY},
+    )
 
 
 def get_tag(name: str) -> Tag:
