@@ -3,38 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compute.models import Job, JobFile, JobFileChunk
+from compute.models import Job, JobFile
+from resilient_site.resilience import chunks
+from resilient_site.resilience.chunks import CHUNK_BYTES, Writer, read
 
-CHUNK_BYTES = 1024 * 1024
-
-
-class Writer:
-    """Writer of one file of a job; see `create`."""
-
-    def __init__(self, file: JobFile) -> None:
-        self.file = file
-        self._buffer = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self._buffer += data
-        while len(self._buffer) >= CHUNK_BYTES:
-            self._append(bytes(self._buffer[:CHUNK_BYTES]))
-            del self._buffer[:CHUNK_BYTES]
-        return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: required of a file object."""
-
-    def close(self) -> None:
-        """Write the buffer and mark the file complete."""
-        if self._buffer:
-            self._append(bytes(self._buffer))
-        self.file.complete = True
-        self.file.save(update_fields=["size", "complete"])
-
-    def _append(self, data: bytes) -> None:
-        JobFileChunk.objects.create(file=self.file, offset=self.file.size, data=data)
-        self.file.size += len(data)
+__all__ = ["CHUNK_BYTES", "Writer", "append", "create", "read"]
 
 
 @contextmanager
@@ -71,20 +44,4 @@ def append(job: Job, name: str, content_type: str, data: bytes) -> int:
         name=name,
         defaults={"content_type": content_type, "complete": True},
     )
-    JobFileChunk.objects.create(file=file, offset=file.size, data=data)
-    file.size += len(data)
-    file.save(update_fields=["size"])
-    return file.size
-
-
-def read(file: JobFile, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """Yield the bytes of `file` from `start` to `end`, one chunk in memory."""
-    end = file.size if end is None else end
-    chunks = JobFileChunk.objects.filter(file=file).order_by("-offset")
-    while start < end:
-        chunk = chunks.filter(offset__lte=start).first()
-        data = chunk.data[start - chunk.offset : end - chunk.offset] if chunk else b""
-        if not data:
-            raise EOFError(f"{file} ends at {start} of {file.size} bytes.")
-        yield bytes(data)
-        start += len(data)
+    return chunks.append(file, data)

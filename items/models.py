@@ -608,6 +608,57 @@ class ImportRun(models.Model):
         return min(100, self.offset * 100 // self.size) if self.size else 0
 
 
+class ImportFile(models.Model):
+    """A file of an import, stored in the database, where every machine can read it."""
+
+    class Kind(models.TextChoices):
+        UPLOAD = "upload"
+        # The same written out as lines: see `imports.uploads`.
+        LINES = "lines"
+        REJECTS = "rejects"
+
+    run = models.ForeignKey(
+        ImportRun, on_delete=models.CASCADE, related_name="files", db_index=False
+    )
+    kind = models.CharField(max_length=7, choices=Kind)
+    size = models.BigIntegerField(default=0)
+    # Files of interrupted requests stay incomplete, and are deleted with the run.
+    complete = models.BooleanField(default=False)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "kind"],
+                condition=Q(complete=True),
+                name="importfile_once",
+            ),
+        ]
+        indexes = [models.Index(fields=["run"], name="importfile_of_run")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.run_id}"
+
+
+class ImportFileChunk(models.Model):
+    file = models.ForeignKey(
+        ImportFile, on_delete=models.CASCADE, related_name="chunks", db_index=False
+    )
+    offset = models.BigIntegerField()
+    data = models.BinaryField()
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["file", "offset"], name="importfilechunk_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.file_id} from {self.offset}"
+
+
 class DeferredRow(models.Model):
     """Row of an import that refers to what comes later: see `imports.deferral`."""
 

@@ -7,7 +7,12 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    QueryDict,
+    StreamingHttpResponse,
+)
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
@@ -19,7 +24,7 @@ from items.collections.editing import COLLECTIONS
 from items.filter_controls import FilterControls
 from items.forms import ImportOptionsForm, ItemPageForm, RetireForm, UploadForm
 from items.highlighting import Highlighter
-from items.imports import importing, uploads
+from items.imports import exporting, importing, uploads
 from items.imports.formats import Unreadable
 from items.integrity import ItemReferenced
 from items.list_query import PARAMETERS, ListQuery
@@ -27,10 +32,12 @@ from items.models import ImportRun, Item, ItemChange
 from items.presentation import ItemPage, Relations, references_of
 from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
+from resilient_site.api.downloads import stream_file
 from resilient_site.api.keyset import paginate
 from resilient_site.edge.policy import policy
 from resilient_site.errors import Invalid, NotFound, StaleVersion
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
+from resilient_site.resilience import chunks
 from resilient_site.resilience.cache_control import share_with_anonymous
 
 PAGE_ROWS = 50
@@ -316,14 +323,17 @@ def _render_run(
 @policy(is_heavy=True)
 @require_permissions(*EDITING)
 @require_safe
-def import_rejects(request: HttpRequest, pk: str) -> FileResponse:
+def import_rejects(request: HttpRequest, pk: str) -> StreamingHttpResponse:
     run = _own_run(request, pk)
-    path = uploads.rejects_path(run)
-    if not path.exists():
+    file = uploads.rejects_file(run)
+    if file is None:
         raise NotFound("This import has no rejected rows.")
     extension = "ndjson" if importing.format_of(run).is_json else "csv"
-    name = f"{run.source}.rejects.{extension}"
-    return FileResponse(open(path, "rb"), as_attachment=True, filename=name)
+    return stream_file(
+        chunks.read(file),
+        content_type=exporting.FORMATS[extension].content_type,
+        filename=f"{run.source}.rejects.{extension}",
+    )
 
 
 def moved(name: str) -> Callable[..., HttpResponse]:

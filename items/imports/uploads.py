@@ -1,7 +1,10 @@
-"""Uploaded import files, from the preview to the last batch."""
+"""Uploaded import files, from the preview to the last batch.
 
-import os
-import uuid
+They are in the database, so that any machine can go on with what another has begun.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -9,20 +12,29 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.db import IntegrityError
 from django.utils import timezone
 
 from items.imports import importing
 from items.imports.file_lines import open_lines, pieces
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
-from items.imports.rejects import write_rejects
-from items.models import ImportRun
+from items.imports.rejects import Rejects
+from items.models import ImportFile, ImportRun
 from resilient_site.accounts.actor import Actor
+from resilient_site.resilience import chunks
 
 RETENTION = timedelta(days=1)
 # A request imports for so long, then responds; the page continues by itself.
 SLICE_SECONDS = 2.0
-DELETE_BATCH = 100
+DELETE_BATCH = 10
+
+
+class FileMissing(Unreadable):
+    detail = (
+        "The uploaded file is no longer stored. Please upload it again: what was "
+        "already imported is then unchanged."
+    )
 
 
 def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
@@ -31,42 +43,45 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
     Raises Unreadable, and stores nothing, if it is not a file of items.
     """
     delete_abandoned()
-    pk = uuid.uuid4()
-    path = _path(pk, "data")
+    run = importing.begin(
+        source=upload.name or "upload",
+        path="",
+        actor=actor,
+        state=ImportRun.State.PREVIEWED,
+        preview={},
+    )
     try:
-        with open(path, "xb") as file:
-            for chunk in upload.chunks():
-                file.write(chunk)
-        return importing.begin(
-            id=pk,
-            source=upload.name or "upload",
-            path=str(path),
-            actor=actor,
-            state=ImportRun.State.PREVIEWED,
-            **_preview(path, FileFormat()),
-        )
+        file = ImportFile(run=run, kind=ImportFile.Kind.UPLOAD)
+        _write(file, upload.chunks())
+        return choose(run, FileFormat())
     except BaseException:
-        path.unlink(missing_ok=True)
+        run.delete()
         raise
+
+
+def _write(file: ImportFile, content: Iterable[bytes]) -> ImportFile:
+    file.save()
+    writer = chunks.Writer(file)
+    for piece in content:
+        writer.write(piece)
+    writer.close()
+    return file
 
 
 def choose(run: ImportRun, chosen: FileFormat) -> ImportRun:
     """Preview the file again as `chosen` has it; raises Unreadable as `receive`."""
-    _require(run)
-    values = _preview(Path(run.path), chosen)
+    file, limit = _stored(run), settings.IMPORT_MAX_BYTES
+    with chunks.open_file(file) as stream:
+        form = recognize(stream, chosen, max_bytes=limit)
+        preview = importing.preview(stream, form, max_bytes=limit)
     previewed = ImportRun.objects.filter(pk=run.pk, state=ImportRun.State.PREVIEWED)
-    previewed.update(**values)
+    previewed.update(
+        size=preview.bytes_read if preview.complete else file.size,
+        format=asdict(form),
+        preview=asdict(preview),
+    )
     run.refresh_from_db()
     return run
-
-
-def _preview(path: Path, chosen: FileFormat) -> dict[str, object]:
-    limit = settings.IMPORT_MAX_BYTES
-    with open(path, "rb") as file:
-        form = recognize(file, chosen, max_bytes=limit)
-        preview = importing.preview(file, form, max_bytes=limit)
-    size = preview.bytes_read if preview.complete else path.stat().st_size
-    return {"size": size, "format": asdict(form), "preview": asdict(preview)}
 
 
 def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
@@ -74,15 +89,15 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
 
     A damaged file ends the import: its state and `error` say so.
     """
-    _require(run)
+    file = _stored(run)
     try:
-        with open(_seekable(run), "rb") as file:
+        with chunks.open_file(_seekable(run, file)) as stream:
             importing.proceed(
                 run,
-                file,
+                stream,
                 actor=actor,
-                rejects=partial(write_rejects, rejects_path(run)),
-                ids_path=str(_path(run.pk, "ids")),
+                rejects=partial(_append_rejects, run),
+                ids_path=str(_ids_path(run)),
                 seconds=SLICE_SECONDS,
                 max_bytes=settings.IMPORT_MAX_BYTES,
             )
@@ -90,60 +105,78 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
         if run.state != ImportRun.State.FAILED:
             importing.fail(run, error)
     if run.state in importing.FINISHED:
-        _delete(run, keep="rejects")
+        run.files.exclude(kind=ImportFile.Kind.REJECTS).delete()
+        _ids_path(run).unlink(missing_ok=True)
     return run
 
 
-def _require(run: ImportRun) -> None:
-    if not Path(run.path).exists():
-        raise Unreadable(
-            "The uploaded file is no longer on this server. Please upload it again: "
-            "what was already imported is then unchanged."
-        )
+def _stored(run: ImportRun) -> ImportFile:
+    file = _complete(run, ImportFile.Kind.UPLOAD)
+    if file is None:
+        raise FileMissing
+    return file
 
 
-def _seekable(run: ImportRun) -> Path:
+def _complete(run: ImportRun, kind: ImportFile.Kind) -> ImportFile | None:
+    return run.files.filter(kind=kind, complete=True).first()
+
+
+def _seekable(run: ImportRun, file: ImportFile) -> ImportFile:
     """Return a file in which a slice can begin anywhere, made if there is none.
 
     Other files would be read from their start for every slice.
     """
     form = importing.format_of(run)
-    path = _path(run.pk, "lines")
-    if form.is_prepared and path.exists():
-        return path
     if form.kind not in ("json", "xlsx"):
-        return Path(run.path)
-    form = replace(form, is_prepared=False)
-    draft = path.with_suffix(f".{uuid.uuid4()}")
+        return file
+    prepared = _complete(run, ImportFile.Kind.LINES)
+    if prepared is None:
+        prepared = _prepare(run, file, replace(form, is_prepared=False))
+    if not form.is_prepared:
+        run.format = asdict(replace(form, is_prepared=True))
+        run.save(update_fields=["format"])
+    return prepared
+
+
+def _prepare(run: ImportRun, file: ImportFile, form: FileFormat) -> ImportFile:
+    """Write the file out as lines."""
     limit = settings.IMPORT_MAX_BYTES
+    prepared = ImportFile(run=run, kind=ImportFile.Kind.LINES)
     try:
-        with open(run.path, "rb") as file, open(draft, "xb") as lines:
-            content, _ = open_lines(file, form, max_bytes=limit)
-            lines.writelines(pieces(content, limit))
-        os.replace(draft, path)
+        with chunks.open_file(file) as stream:
+            content, _ = open_lines(stream, form, max_bytes=limit)
+            return _write(prepared, pieces(content, limit))
+    except IntegrityError:  # another request was faster
+        prepared.delete()
+        return run.files.get(kind=ImportFile.Kind.LINES, complete=True)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        prepared.delete()
         raise
-    run.format = asdict(replace(form, is_prepared=True))
-    run.save(update_fields=["format"])
-    return path
 
 
-def rejects_path(run: ImportRun) -> Path:
-    return _path(run.pk, "rejects")
+def _append_rejects(run: ImportRun, rejects: Rejects, size: int) -> int:
+    """Write rejected rows to the database; see rejects.WriteRejects."""
+    if not rejects.rows:
+        return size
+    file, _ = ImportFile.objects.get_or_create(
+        run=run, kind=ImportFile.Kind.REJECTS, complete=True
+    )
+    return chunks.append(file, rejects.render(header=not size))
 
 
-def _path(pk: uuid.UUID, extension: str) -> Path:
+def rejects_file(run: ImportRun) -> ImportFile | None:
+    return _complete(run, ImportFile.Kind.REJECTS)
+
+
+def _folder() -> Path:
     folder: Path = settings.DATA_DIR / "imports"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{pk}.{extension}"
+    return folder
 
 
-def _delete(run: ImportRun, *, keep: str = "") -> None:
-    Path(run.path).unlink(missing_ok=True)
-    for path in _path(run.pk, "data").parent.glob(f"{run.pk}.*"):
-        if path.suffix != f".{keep}":
-            path.unlink(missing_ok=True)
+def _ids_path(run: ImportRun) -> Path:
+    """Return where this machine keeps the ids of the file that it has read."""
+    return _folder() / f"{run.pk}.ids"
 
 
 def delete_abandoned() -> int:
@@ -151,11 +184,12 @@ def delete_abandoned() -> int:
 
     Return how many.
     """
-    old = ImportRun.objects.filter(
-        started_at__lt=timezone.now() - RETENTION, preview__isnull=False
-    )
-    runs = list(old.only("path").order_by("started_at")[:DELETE_BATCH])
-    for run in runs:
-        _delete(run)
-    ImportRun.objects.filter(pk__in=[run.pk for run in runs]).delete()
-    return len(runs)
+    limit = timezone.now() - RETENTION
+    for path in _folder().iterdir():  # also of runs that another machine has finished
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < limit.timestamp():
+                path.unlink()
+    old = ImportRun.objects.filter(started_at__lt=limit, preview__isnull=False)
+    batch = old.order_by("started_at").values_list("pk", flat=True)[:DELETE_BATCH]
+    _, deleted = ImportRun.objects.filter(pk__in=list(batch)).delete()
+    return deleted.get(ImportRun._meta.label, 0)

@@ -3,8 +3,8 @@
 import errno
 import gzip
 import math
+import os
 from html import unescape
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +12,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from items import catalogue, fields
 from items.imports import file_lines, importing, uploads
-from items.models import ImportRun, Item
+from items.models import ImportFile, ImportFileChunk, ImportRun, Item
+from resilient_site.resilience import chunks
 from tests.factories import make_item
 from tests.items.imports.cases import CASES, Case, workbook
 
@@ -52,7 +53,7 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
     assert (run.created, run.updated, run.rejected) == (1, 1, 1)
     assert catalogue.get_item("1").tag_names() == ["a", "b"]
     assert catalogue.get_item("2").name == "Two"
-    assert not Path(run.path).exists()
+    assert list(run.files.values_list("kind", flat=True)) == ["rejects"]
 
     # Posted again after the end, it does nothing.
     assert editor_client.post(f"/items/-/import/{run.pk}/").status_code == 302
@@ -69,7 +70,7 @@ def test_page_reads_files_as_others_write_them(
     response = upload(editor_client, case.content, "items.file")
     if case.error and response.status_code == 422:
         assert case.error in response.content.decode()
-        assert not list(own_folder.glob("imports/*"))
+        assert not ImportFile.objects.exists()
         return
     location = response["Location"]
     page = editor_client.get(location)
@@ -100,7 +101,8 @@ def test_page_reads_files_as_others_write_them(
     assert case.found in unescape(response.content.decode())
     found = {item.pk: (item.name, item.description) for item in Item.objects.all()}
     assert found == case.items
-    assert {path.suffix for path in own_folder.glob("imports/*")} <= {".rejects"}
+    assert set(run.files.values_list("kind", flat=True)) <= {"rejects"}
+    assert not list(own_folder.glob("imports/*"))
 
 
 def test_option_that_does_not_fit_the_file_leaves_the_preview(editor_client):
@@ -158,7 +160,7 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
         full = OSError(errno.ENOSPC, "No space left on device")
         patched.setattr(file_lines.orjson, "dumps", Mock(side_effect=full))
         assert editor_client.post(location).status_code == 503
-    assert {path.suffix for path in own_folder.glob("imports/*")} == {".data"}
+    assert list(ImportFile.objects.values_list("kind", flat=True)) == ["upload"]
     settings.IMPORT_MAX_BYTES = 300_000
     read = Mock(wraps=file_lines._cell_text)
     monkeypatch.setattr(file_lines, "_cell_text", read)
@@ -166,7 +168,8 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
     assert "more than 300,000 bytes" in response.content.decode()
     assert ImportRun.objects.get().state == "failed"
     assert read.call_count < 200
-    assert not list(own_folder.glob("imports/*"))
+    assert not ImportFile.objects.exists()
+    assert not ImportFileChunk.objects.exists()
 
 
 def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
@@ -196,7 +199,7 @@ def test_upload_of_another_file_is_rejected_and_deleted(
     assert response.status_code == 422
     assert "file" in response.context["form"].errors
     assert not ImportRun.objects.exists()
-    assert not list(own_folder.glob("imports/*"))
+    assert not ImportFileChunk.objects.exists()
 
 
 def test_row_that_no_database_can_store_is_shown_as_rejected(editor_client):
@@ -218,15 +221,13 @@ def test_upload_over_the_limit_is_413(editor_client, settings):
 
 def test_missing_upload_is_reported_when_applied(editor_client):
     location = upload(editor_client, b"name\na\n")["Location"]
-    Path(ImportRun.objects.get().path).unlink()
+    ImportFile.objects.all().delete()
     response = editor_client.post(location)
     assert response.status_code == 400
     assert "upload it again" in response.content.decode()
 
 
-def test_upload_on_a_full_disk_is_503_and_deleted(
-    editor_client, own_folder, monkeypatch
-):
+def test_upload_on_a_full_disk_is_503_and_deleted(editor_client, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -234,7 +235,69 @@ def test_upload_on_a_full_disk_is_503_and_deleted(
     response = upload(editor_client, b"name\na\n")
     assert response.status_code == 503
     assert b"disk of the site is full" in response.content
-    assert not list((own_folder / "imports").iterdir())
+    assert not ImportRun.objects.exists()
+
+
+def test_upload_on_one_machine_is_imported_on_others(
+    editor_client, monkeypatch, settings, tmp_path
+):
+    """Each request is for another machine, with nothing but the database in common."""
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
+    rows = [["id", "name"], *([f"i{n}", "a"] for n in range(5)), ["i0", "again"]]
+    location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
+    for number in range(5):
+        settings.DATA_DIR = tmp_path / str(number)
+        editor_client.post(location)
+    run = ImportRun.objects.get()
+    assert (run.state, run.created, run.rejected) == ("done", 5, 1)
+    rejects = editor_client.get(f"{location}rejects/").getvalue().decode()
+    assert "i0,again,7,The id is in line 2 already." in rejects
+
+
+def test_request_that_is_killed_leaves_nothing_half_written(editor_client, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    content = b"id,name\n1,One\nbad id,Two\n3,Three\nbad id,Four\n"
+    location = upload(editor_client, content)["Location"]
+
+    class PowerCut(BaseException):
+        pass
+
+    append = chunks.append
+
+    def fail(file, data):
+        size = append(file, data)
+        if Item.objects.count() == 2:
+            raise PowerCut  # within the second batch
+        return size
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chunks, "append", fail)
+        with pytest.raises(PowerCut):
+            editor_client.post(location)
+    assert Item.objects.count() == 1
+    editor_client.post(location)
+    rejects = editor_client.get(f"{location}rejects/").getvalue().decode()
+    assert [line[:11] for line in rejects.splitlines()[1:]] == [
+        "bad id,Two,", "bad id,Four"
+    ]  # fmt: skip
+    assert Item.objects.count() == 2
+
+
+def test_upload_that_is_cut_off_is_not_previewed(editor_client, monkeypatch):
+    class PowerCut(BaseException):
+        pass
+
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(chunks.Writer, "close", Mock(side_effect=PowerCut))
+    monkeypatch.setattr(ImportRun, "delete", Mock(side_effect=PowerCut))
+    with pytest.raises(PowerCut):
+        upload(editor_client, b"name\na\n")
+    run = ImportRun.objects.get()
+    assert run.files.get().chunks.exists()
+    response = editor_client.post(f"/items/-/import/{run.pk}/")
+    assert response.status_code == 400
+    assert not Item.objects.exists()
 
 
 def test_import_run_is_visible_to_its_owner_only(client, editor_client, admin):
@@ -250,6 +313,12 @@ def test_abandoned_uploads_are_deleted(editor_client, own_folder, settings):
     run = ImportRun.objects.get()
     run.started_at -= uploads.RETENTION * 2
     run.save()
+    # Of an earlier release, or of a run that another machine has finished.
+    (own_folder / "imports").mkdir(exist_ok=True)
+    old, new = (own_folder / "imports" / name for name in ("old.data", "new.ids"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
     upload(editor_client, b"name\nb\n")
-    assert not Path(run.path).exists()
-    assert ImportRun.objects.count() == 1
+    assert (old.exists(), new.exists()) == (False, True)
+    assert ImportRun.objects.count() == ImportFileChunk.objects.count() == 1
