@@ -19,7 +19,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import Max
 from django.utils import timezone
 
-from items import fields, integrity
+from items import fields, integrity, rules
 from items.bulk.batches import count
 from items.catalogue import invalidate_items
 from items.field_types import ItemField
@@ -121,8 +121,11 @@ class Batch:
             pk: dict(zip(names, map(_as_cleaned, values), strict=True))
             for pk, *values in found
         }
+        for pk, state in self.known.items():
+            state["code"] = state["code"] or pk  # see `fields.CodeField.read`
         self._reject_deleted()
         self._merge()
+        self._move()
         self._place()
         keys = {state["collection"] for state in self.known.values()}
         keys |= {row["collection"] for row in self.rows.values() if "collection" in row}
@@ -197,6 +200,25 @@ class Batch:
             for pk, name in rows.values_list("item_id", "tag__name"):
                 tags[pk].append(name)
         return tags
+
+    def _move(self) -> None:
+        """Give items that go to another collection the code that they have there."""
+        wrong: dict[str, ItemErrors] = {}
+        for pk, row in self.rows.items():
+            before = self.known.get(pk)
+            if before is None:
+                continue
+            key = row.get("collection", before["collection"])
+            is_moved = key != before["collection"]
+            if not is_moved and (key != rules.GENERAL or row.get("code", pk) == pk):
+                continue
+            try:
+                code = integrity.change(pk, before, row)["code"]
+            except Invalid as error:
+                wrong[pk] = dict(error.errors or {})
+            else:
+                self.rows[pk] = row | {"code": code}
+        self.reject(wrong)
 
     def _place(self) -> None:
         reasons: dict[str, ItemErrors] = {}

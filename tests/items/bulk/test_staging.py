@@ -3,6 +3,7 @@
 import pytest
 
 from items.bulk import staging
+from items.collections import editing
 from items.models import Item, ItemChange
 from tests.factories import TESTER, make_item
 
@@ -61,3 +62,24 @@ def test_members_that_break_a_rule_are_errors_of_their_field(bolt):
     )
     assert counts.errors["bolt"].keys() == {"attributes", "labels", "tags"}
     assert ItemChange.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "key", "code"),
+    [("x", "nuts", "x"), ("bolts.a", "nuts", "a"), ("bolts.a", "general", "bolts.a")],
+)
+def test_item_that_is_moved_has_the_code_it_has_there(item, key, code):
+    for name in "bolts", "nuts":
+        editing.create_collection({"key": name, "name": name})
+    make_item(collection="bolts", code="a")
+    make_item(id="x")
+    Item.objects.filter(pk="x").update(code="")  # as an earlier release wrote it
+    apply(id=item, collection=key)
+    moved = Item.objects.get(pk=item)
+    assert (moved.collection_id, moved.code) == (key, code)
+
+
+def test_code_in_general_is_the_id(bolt):
+    [message] = apply(id="bolt", code="nut").errors["bolt"]["code"]
+    assert "the code is the id" in message
+    assert apply(id="bolt", code="bolt").unchanged == 1
