@@ -53,6 +53,8 @@ class Representation:
         In place of the id of another item its summary is shown, which is bounded: up to
         500 links of each of 500 items are.
         """
+        if self.is_whole:
+            return list(rows), set()
         shown = [
             {n: v for n, v in row.items() if not self.fields or n in self.fields}
             for row in rows
