@@ -588,13 +588,14 @@ def _changes(
     request_id, client_request_id = current_own_id(), offered_id()
     at = at or timezone.now()
     invalidate_items((pk, before, after) for pk, _, _, before, after in entries)
-    actions = Counter(action for _, _, action, _, _ in entries)
-    count(
-        batch_id,
-        created=actions[Action.CREATED],
-        updated=actions[Action.UPDATED],
-        deleted=actions[Action.DELETED],
-    )
+    if batch_id:
+        actions = Counter(action for _, _, action, _, _ in entries)
+        count(
+            batch_id,
+            created=actions[Action.CREATED],
+            updated=actions[Action.UPDATED],
+            deleted=actions[Action.DELETED],
+        )
     return [
         ItemChange(
             item_id=item_id,

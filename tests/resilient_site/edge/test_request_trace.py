@@ -30,8 +30,8 @@ pytestmark = [
     ),
 ]
 ITEM = "/api/v1/items/bolt"
-# An update is checked by the schema of its collection and against other items.
-HIT_FILES, MISS_FILES, UPDATE_FILES = 6, 29, 32
+# An update is checked by permissions, the schema of its collection and other items.
+HIT_FILES, MISS_FILES, UPDATE_FILES = 6, 29, 34
 PACKAGES = tuple(f"{ROOT / name}/" for name in ("resilient_site", "items", "compute"))
 
 
