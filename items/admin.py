@@ -20,12 +20,13 @@ from django.utils.http import urlencode
 import items.collections.admin
 import items.tags.admin  # noqa: F401 - they register their own
 from items import catalogue, rules
+from items.bulk.batches import begin_batch, finish_batch, number_of_items
 from items.catalogue import ItemExists
 from items.fields import FIELDS, SEARCHED_FIELDS, STATE_FIELDS
 from items.forms import ItemForm
 from items.imports.exporting import download
 from items.list_query import SEARCH_MAX, WORDS_MAX, popular_tags
-from items.models import ImportRun, Item, ItemChange
+from items.models import ChangeBatch, ImportRun, Item, ItemChange
 from items.search import by_relevance, can_be_ranked
 from resilient_site.accounts.actor import Actor
 from resilient_site.admin import (
@@ -35,6 +36,7 @@ from resilient_site.admin import (
     count_across,
 )
 from resilient_site.errors import SiteError
+from resilient_site.resilience.transactions import atomic_with_retries
 
 # Of a workbook that a browser waits for.
 MAX_WORKBOOK_ITEMS = 100_000
@@ -188,9 +190,8 @@ class ItemAdmin(PurgingAdmin):
         self.message_user(request, link, messages.INFO)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
-        catalogue.delete_items(
-            queryset.values_list("pk", flat=True), actor=Actor.from_request(request)
-        )
+        ids = queryset.values_list("pk", flat=True)
+        _delete_together([*ids], Actor.from_request(request))
 
     def log_addition(self, *args: Any) -> None:  # type: ignore[override]
         """Do nothing: the change log records it."""
@@ -220,6 +221,14 @@ class ItemAdmin(PurgingAdmin):
     @admin.action(description="Export selected items as NDJSON")
     def export_ndjson(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:
         return download("ndjson", queryset)
+
+
+@atomic_with_retries
+def _delete_together(item_ids: list[str], actor: Actor) -> None:
+    kind, title = ChangeBatch.Kind.BULK, f"Delete {number_of_items(len(item_ids))}"
+    batch = begin_batch(kind, title, actor=actor)
+    catalogue.delete_items(item_ids, actor=actor, batch_id=batch.pk)
+    finish_batch(batch.pk)
 
 
 @admin.register(ItemChange)

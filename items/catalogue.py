@@ -337,7 +337,7 @@ def delete_items(
 
     Raises ItemReferenced if others than these refer to one of them.
     """
-    item_ids = sorted(item_ids)
+    item_ids, now = sorted(item_ids), timezone.now()
     integrity.expect_unreferenced(item_ids)
     for ids in batched(item_ids, DELETE_BATCH):
         rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
@@ -347,7 +347,7 @@ def delete_items(
             for item in items
         ]
         Item.objects.filter(pk__in=[item.pk for item in items]).delete()
-        _log(entries, actor, batch_id=batch_id)
+        _log(entries, actor, at=now, batch_id=batch_id)
 
 
 @atomic_with_retries

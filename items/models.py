@@ -534,6 +534,10 @@ class ChangeBatch(models.Model):
     undoes = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, related_name="undone_by"
     )
+    # Of an undo in portions: its changes with this id and higher ones are undone.
+    position = models.BigIntegerField(null=True, editable=False)
+    # Whether it has been undone, and that undo not been undone itself.
+    undone = models.BooleanField(default=False, db_default=False, editable=False)
 
     class Meta:
         default_permissions = ()

@@ -7,6 +7,8 @@ from compute.registry import TaskFailed, has_permissions, task
 from compute.selection import SelectionParams, selected_items
 from compute.task_context import TaskContext
 from items import catalogue, integrity
+from items.bulk.batches import begin_batch, finish_batch, number_of_items
+from items.models import ChangeBatch
 
 
 class Params(SelectionParams):
@@ -34,34 +36,38 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
     """Delete a selection of items, however many.
 
     They are deleted in batches, each in one transaction. A job that is cancelled or
-    fails leaves the items that it has not deleted yet; each deletion is in the change
-    log, and can be undone from there.
+    fails leaves the items that it has not deleted yet. The deletions are one batch of
+    changes, which can be undone as one.
     """
-    items = selected_items({"search": search, "tag": tag})
-    ids = list(items.order_by("pk").values_list("pk", flat=True))
+    selected = selected_items({"search": search, "tag": tag})
+    ids = list(selected.order_by("pk").values_list("pk", flat=True))
     # A run after one that was killed finds fewer.
     if len(ids) > number:
         raise TaskFailed(
             f"There are {len(ids):,} items in this selection now, not {number:,}. "
             "Nothing was deleted."
         )
-    done = number - len(ids)
-    batches = list(batched(ids, catalogue.DELETE_BATCH))
-    while batches:
+    done, actor = number - len(ids), context.actor
+    kind, title = ChangeBatch.Kind.JOB, f"Delete {number_of_items(number)}"
+    batch_id = begin_batch(kind, title, actor=actor, id=context.job_id).pk
+    portions = list(batched(ids, catalogue.DELETE_BATCH))
+    while portions:
         referred_to = []
-        for batch in batches:
+        for portion in portions:
             try:
-                catalogue.delete_items(batch, actor=context.actor)
+                catalogue.delete_items(portion, actor=actor, batch_id=batch_id)
             except integrity.ItemReferenced as error:
-                referred_to.append(batch)
+                referred_to.append(portion)
                 first = error.members["references"][0]
                 continue
-            done += len(batch)
+            done += len(portion)
             context.progress(done / number, f"{done:,} of {number:,} items")
-        if len(referred_to) == len(batches):
+        if len(referred_to) == len(portions):
+            finish_batch(batch_id)
             raise TaskFailed(
                 f"{done:,} of {number:,} items were deleted. To others that are left "
                 f"items refer, such as “{first['item']}” to “{first['target']}”."
             )
-        batches = referred_to  # what referred to them may have gone
+        portions = referred_to  # what referred to them may have gone
+    finish_batch(batch_id)
     return {"deleted": done}

@@ -5,7 +5,8 @@ from rest_framework import serializers
 from compute.registry import has_permissions, task
 from compute.task_context import TaskContext
 from items import rules
-from items.models import ItemTag
+from items.bulk.batches import begin_batch, finish_batch
+from items.models import ChangeBatch, ItemTag
 from items.tags import editing
 from resilient_site.errors import NotFound
 
@@ -56,5 +57,12 @@ def replace_tag(context: TaskContext, *, tag: str, into: str) -> Any:
         done += items
         context.progress(done / max(done, total), f"{done:,} of {total:,} items")
 
-    editing.replace_tag(tag, into, actor=context.actor, on_batch=report)
+    title = f"Replace tag {tag} by {into}"
+    batch = begin_batch(
+        ChangeBatch.Kind.JOB, title, actor=context.actor, id=context.job_id
+    )
+    editing.replace_tag(
+        tag, into, actor=context.actor, batch_id=batch.pk, on_batch=report
+    )
+    finish_batch(batch.pk)
     return {"tag": into, "items": done}

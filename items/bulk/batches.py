@@ -4,9 +4,19 @@ from uuid import UUID
 
 from django.db.models import F
 from django.utils import timezone
+from uuid_utils.compat import uuid7
 
 from items.models import ChangeBatch
 from resilient_site.accounts.actor import Actor
+from resilient_site.edge.cache.invalidation import invalidate
+
+# Cache tag of all that shows batches themselves.
+BATCHES = "batches"
+
+
+def number_of_items(number: int) -> str:
+    """Return the words for so many items."""
+    return f"{number:,} item{'' if number == 1 else 's'}"
 
 
 def begin_batch(
@@ -15,14 +25,24 @@ def begin_batch(
     *,
     actor: Actor,
     undoes: ChangeBatch | None = None,
+    id: UUID | None = None,
 ) -> ChangeBatch:
-    return ChangeBatch.objects.create(
-        kind=kind,
-        title=title[:255],
-        actor=actor.user,
-        actor_name=actor.name,
-        undoes=undoes,
+    """Return a new batch, or the one with this `id`.
+
+    The batch of a job has the job's id: a job that is retried goes on with it.
+    """
+    batch, _ = ChangeBatch.objects.get_or_create(
+        id=id or uuid7(),
+        defaults={
+            "kind": kind,
+            "title": title[:255],
+            "actor": actor.user,
+            "actor_name": actor.name,
+            "undoes": undoes,
+        },
     )
+    invalidate(BATCHES)
+    return batch
 
 
 def count(
@@ -43,3 +63,4 @@ def finish_batch(batch_id: UUID | None) -> None:
         batch = ChangeBatch.objects.filter(pk=batch_id)
         batch.filter(created=0, updated=0, deleted=0).delete()
         batch.update(finished_at=timezone.now())
+        invalidate(BATCHES)

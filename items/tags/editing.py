@@ -7,6 +7,7 @@ tag has, is an edit of each item: see `catalogue.retag_items`. Many are edited b
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -134,15 +135,20 @@ def delete_tag(name: str, *, precondition: Precondition | None = None) -> None:
 
 
 def replace_tag(
-    name: str, into: str, *, actor: Actor, on_batch: Callable[[int], None]
+    name: str,
+    into: str,
+    *,
+    actor: Actor,
+    batch_id: UUID,
+    on_batch: Callable[[int], None],
 ) -> None:
-    """Rename or merge a tag of many items, each batch in a transaction of its own.
+    """Rename or merge a tag of many items, each thousand in a transaction of its own.
 
     What is interrupted is done again; without the tag there is nothing to do.
     """
-    while number := catalogue.retag_items(name, into, actor=actor):
+    while number := catalogue.retag_items(name, into, actor=actor, batch_id=batch_id):
         on_batch(number)
-    _end(name, into, actor)
+    _end(name, into, actor, batch_id)
 
 
 def _get(rows: QuerySet[Tag], name: str) -> Tag:
@@ -173,9 +179,9 @@ def _move(tag: Tag, into: str, actor: Actor) -> Tag:
 
 
 @atomic_with_retries
-def _end(name: str, into: str, actor: Actor) -> Tag:
+def _end(name: str, into: str, actor: Actor, batch_id: UUID | None = None) -> Tag:
     """Delete the tag, of which `into` takes over the items and the description."""
-    while catalogue.retag_items(name, into, actor=actor):
+    while catalogue.retag_items(name, into, actor=actor, batch_id=batch_id):
         pass
     tag, _ = Tag.objects.get_or_create(name=into)
     for old in Tag.objects.filter(name=name):

@@ -12,7 +12,7 @@ import items.admin
 import resilient_site.admin
 from items import catalogue
 from items.admin import ItemAdmin
-from items.models import ImportRun, Item, ItemChange
+from items.models import ChangeBatch, ImportRun, Item, ItemChange
 from resilient_site.admin import MAX_COUNTED_ROWS, CappedPaginator
 from resilient_site.edge.policy import policy_at
 from tests.factories import TESTER, allow, changes_of, make_item, make_items
@@ -74,6 +74,9 @@ def test_deleting_many_items_names_some_and_logs_all(admin_site):
     sent(admin_site.post(ITEMS, data | {"post": "yes"}))
     assert Item.objects.get().pk == "stays"
     assert ItemChange.objects.filter(action="deleted").count() == 60
+    batch = ChangeBatch.objects.get()
+    assert (batch.title, batch.kind, batch.deleted) == ("Delete 60 items", "bulk", 60)
+    assert batch.finished_at
 
 
 def hidden_fields(page: str) -> dict[str, str]:

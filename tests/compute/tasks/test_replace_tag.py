@@ -4,7 +4,7 @@ import pytest
 
 from compute.registry import get_task
 from items import catalogue
-from items.models import Item, ItemTag, Tag
+from items.models import ChangeBatch, Item, ItemTag, Tag
 from items.tags import editing
 from tests.compute.factories import begin, do
 from tests.factories import make_item, make_items
@@ -38,6 +38,9 @@ def test_replacement_goes_on_after_a_kill(editor):
     assert task.main(context, **params) == {"tag": "dark red", "items": 3}
     assert task.main(context, **params) == {"tag": "dark red", "items": 0}
     assert {*Tag.objects.values_list("name", flat=True)} == {"blue", "dark red"}
+    batch = ChangeBatch.objects.get()
+    assert (batch.title, batch.updated) == ("Replace tag red by dark red", 5)
+    assert batch.finished_at
     versions = Item.objects.order_by("pk").values_list("version", flat=True)
     assert [*versions] == [2] * 5 + [1]
 

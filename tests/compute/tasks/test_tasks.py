@@ -14,7 +14,7 @@ from compute.registry import TaskFailed, get_task
 from compute.tasks.algorithms.primes import count_primes
 from items import catalogue
 from items.imports import importing
-from items.models import ImportRun, Item, ItemChange
+from items.models import ChangeBatch, ImportRun, Item, ItemChange
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import TESTER, make_item, make_items
 from tests.items.imports.cases import CASES, Case
@@ -118,6 +118,10 @@ def test_deletion_goes_on_after_a_kill_and_takes_no_more_than_was_confirmed(
     assert Item.objects.get().pk == "other"
     deleted = ItemChange.objects.filter(action="deleted", actor=editor)
     assert deleted.count() == 5
+    batch = ChangeBatch.objects.get()
+    assert (batch.title, batch.deleted) == ("Delete 5 items", 5)
+    assert {*deleted.values_list("batch", flat=True)} == {batch.pk} == {context.job_id}
+    assert batch.finished_at
 
 
 @pytest.mark.once
