@@ -1,6 +1,7 @@
 from django.urls import path
 
 from items import views
+from items.imports import views as imports
 
 app_name = "items"
 urlpatterns = [
@@ -9,10 +10,10 @@ urlpatterns = [
     path("-/new/", views.item_new, name="new"),
     path("-/suggestions/", views.suggestion_list, name="suggestions"),
     path("-/changes/", views.change_list, name="changes"),
-    path("-/import/", views.import_new, name="import"),
-    path("-/import/<uuid:pk>/", views.import_run, name="import-run"),
-    path("-/import/<uuid:pk>/options/", views.import_options, name="import-options"),
-    path("-/import/<uuid:pk>/rejects/", views.import_rejects, name="import-rejects"),
+    path("-/import/", imports.import_new, name="import"),
+    path("-/import/<uuid:pk>/", imports.import_run, name="import-run"),
+    path("-/import/<uuid:pk>/options/", imports.import_options, name="import-options"),
+    path("-/import/<uuid:pk>/rejects/", imports.import_rejects, name="import-rejects"),
     # Where they were before.
     path("new/", views.moved("new")),
     path("changes/", views.moved("changes")),

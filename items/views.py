@@ -4,14 +4,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import (
     HttpRequest,
     HttpResponse,
     QueryDict,
-    StreamingHttpResponse,
 )
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -22,22 +20,18 @@ from items import catalogue, facets, fields
 from items.catalogue import ItemExists
 from items.collections.editing import COLLECTIONS
 from items.filter_controls import FilterControls
-from items.forms import ImportOptionsForm, ItemPageForm, RetireForm, UploadForm
+from items.forms import ItemPageForm, RetireForm
 from items.highlighting import Highlighter
-from items.imports import exporting, importing, uploads
-from items.imports.formats import Unreadable
 from items.integrity import ItemReferenced
 from items.list_query import PARAMETERS, ListQuery
-from items.models import ImportRun, Item, ItemChange
+from items.models import Item, ItemChange
 from items.presentation import ItemPage, Relations, references_of
 from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
-from resilient_site.api.downloads import stream_file
 from resilient_site.api.keyset import paginate
 from resilient_site.edge.policy import policy
-from resilient_site.errors import Invalid, NotFound, StaleVersion
+from resilient_site.errors import Invalid, StaleVersion
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
-from resilient_site.resilience import chunks
 from resilient_site.resilience.cache_control import share_with_anonymous
 
 PAGE_ROWS = 50
@@ -253,89 +247,6 @@ def change_list(request: HttpRequest) -> HttpResponse:
     return response
 
 
-@policy(is_heavy=True, form_limit="IMPORT_MAX_BYTES")
-@require_permissions(*EDITING)
-@form_methods
-def import_new(request: HttpRequest) -> HttpResponse:
-    form = UploadForm(_posted(request), request.FILES or None)
-    if request.method == "POST" and form.is_valid():
-        try:
-            run = uploads.receive(
-                form.cleaned_data["file"], actor=Actor.from_request(request)
-            )
-        except Unreadable as error:
-            form.add_error("file", error.detail)
-        else:
-            return redirect("items:import-run", pk=run.pk)
-    status = 422 if form.errors else 200
-    context = {
-        "form": form,
-        "fields": fields.FIELDS,
-        "max_bytes": settings.IMPORT_MAX_BYTES,
-    }
-    return render(request, "items/import.html", context, status=status)
-
-
-@policy(is_heavy=True)
-@require_permissions(*EDITING)
-@form_methods
-def import_run(request: HtmxRequest, pk: str) -> HttpResponse:
-    run = _own_run(request, pk)
-    if request.method == "POST" and run.state not in importing.FINISHED:
-        run = uploads.proceed(run, actor=Actor.from_request(request))
-    if request.method == "POST" and not request.htmx:
-        return redirect("items:import-run", pk=run.pk)
-    return _render_run(request, run, ImportOptionsForm(run))
-
-
-@policy(is_heavy=True)
-@require_permissions(*EDITING)
-@require_POST
-def import_options(request: HtmxRequest, pk: str) -> HttpResponse:
-    """Preview the file again with the options that were chosen."""
-    run = _own_run(request, pk)
-    form = ImportOptionsForm(run, request.POST)
-    if run.state == ImportRun.State.PREVIEWED:
-        if not form.is_valid():
-            return _render_run(request, run, form, status=422)
-        try:
-            uploads.choose(run, form.chosen())
-        except Unreadable as error:
-            form.add_error(None, error.detail)
-            return _render_run(request, run, form, status=422)
-    return redirect("items:import-run", pk=run.pk)
-
-
-def _render_run(
-    request: HtmxRequest, run: ImportRun, form: ImportOptionsForm, status: int = 200
-) -> HttpResponse:
-    context = {
-        "run": run,
-        "form": form,
-        "fields": fields.FIELDS,
-        "format": importing.format_of(run),
-        "imported": importing.describe_imported(run),
-    }
-    template = "items/import_run.html" + ("#run" if request.htmx else "")
-    return render(request, template, context, status=status)
-
-
-@policy(is_heavy=True)
-@require_permissions(*EDITING)
-@require_safe
-def import_rejects(request: HttpRequest, pk: str) -> StreamingHttpResponse:
-    run = _own_run(request, pk)
-    file = uploads.rejects_file(run)
-    if file is None:
-        raise NotFound("This import has no rejected rows.")
-    extension = "ndjson" if importing.format_of(run).is_json else "csv"
-    return stream_file(
-        chunks.read(file),
-        content_type=exporting.FORMATS[extension].content_type,
-        filename=f"{run.source}.rejects.{extension}",
-    )
-
-
 def moved(name: str) -> Callable[..., HttpResponse]:
     """Return a view for the address that a page had before.
 
@@ -356,10 +267,6 @@ def moved(name: str) -> Callable[..., HttpResponse]:
 def _posted(request: HttpRequest) -> QueryDict | None:
     """Return the submitted data; None for an empty form."""
     return request.POST if request.method == "POST" else None
-
-
-def _own_run(request: HttpRequest, pk: str) -> ImportRun:
-    return get_object_or_404(ImportRun, pk=pk, actor=request.user)
 
 
 def _render_form(
