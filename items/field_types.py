@@ -168,6 +168,9 @@ class ItemField:
         """Return the value as the staging table has it."""
         return self.to_text(value)
 
+    def from_staging(self, text: str) -> Any:
+        return orjson.loads(text) if self.kind == "json" else text or self.empty()
+
     def to_search(self, value: Any) -> str:
         """Return the words that the search finds it by."""
         return self.to_text(value)

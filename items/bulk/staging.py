@@ -8,7 +8,7 @@ functions. Every value is staged as text; NULL leaves an item's own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
@@ -77,6 +77,15 @@ class Counts(NamedTuple):
             updated=self.updated + more.updated,
             unchanged=self.unchanged + more.unchanged,
         )
+
+
+class Difference(NamedTuple):
+    """An item as it is, None if it is new, and as it would be: what differs of it."""
+
+    id: str
+    name: str
+    before: ItemData | None
+    after: ItemData
 
 
 class Kind(NamedTuple):
@@ -275,13 +284,36 @@ def _as_cleaned(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def compare(rows: Sequence[ItemData]) -> Counts:
-    """Return what `apply` would do at this moment; change nothing."""
+def compare(
+    rows: Sequence[ItemData], *, record: Callable[[Difference], None] | None = None
+) -> Counts:
+    """Return what `apply` would do at this moment; change nothing.
+
+    `record` is called with each item that would be created or changed, by id.
+    """
     batch = Batch(rows)
     with connection.cursor() as cursor:
         counts = _plan(cursor, batch, len(rows))
+        if record and (counts.created or counts.updated):
+            for difference in _differences(cursor, _given(batch)):
+                record(difference)
         _drop(cursor)
     return counts
+
+
+def _differences(
+    cursor: CursorWrapper, given: Sequence[ItemField]
+) -> Iterator[Difference]:
+    columns = ", ".join(f"old_{field.name}, {field.name}" for field in given)
+    cursor.execute(f"SELECT id, known, name, {columns} FROM items_plan ORDER BY id")
+    for pk, known, name, *values in cursor:
+        before, after = {}, {}
+        pairs = zip(values[::2], values[1::2], strict=True)
+        for field, (old, new) in zip(given, pairs, strict=True):
+            if not known or old != new:
+                before[field.name] = field.from_staging(old)
+                after[field.name] = field.from_staging(new)
+        yield Difference(pk, name, before if known else None, after)
 
 
 @atomic_with_retries

@@ -83,3 +83,29 @@ def test_code_in_general_is_the_id(bolt):
     [message] = apply(id="bolt", code="nut").errors["bolt"]["code"]
     assert "the code is the id" in message
     assert apply(id="bolt", code="bolt").unchanged == 1
+
+
+def test_comparison_records_what_would_differ(bolt):
+    make_item(id="same", tags=["m8"])
+    rows = [
+        {"id": "bolt", "status": "retired", "set_attributes": {"size": None},
+         "valid_to": "2026-12-31", "tags": ["m8"], "parent": "same"},
+        {"id": "same", "tags": ["m8"], "status": "active"},
+        {"id": "new", "name": "New", "status": "draft"},
+        {"id": "wrong", "name": ""},
+    ]  # fmt: skip
+    found: list[staging.Difference] = []
+    counts = staging.compare(rows, record=found.append)
+    assert counts[:3] == (1, 1, 1)
+    changed, new = found
+    before = {
+        "attributes": {"metal": "brass", "size": 8}, "tags": ["hex", "old"],
+        "status": "active", "valid_to": None, "parent": None,
+    }  # fmt: skip
+    after = {
+        "attributes": {"metal": "brass"}, "tags": ["m8"], "status": "retired",
+        "valid_to": "2026-12-31", "parent": "same",
+    }  # fmt: skip
+    assert changed == ("bolt", "Brass bolt", before, after)
+    assert (new.id, new.before, new.after["status"]) == ("new", None, "draft")
+    assert ItemChange.objects.count() == 2
