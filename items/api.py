@@ -45,7 +45,6 @@ from resilient_site.edge.policy import policy
 from resilient_site.errors import Invalid
 from resilient_site.resilience.cache_control import share, share_with_anonymous
 
-BULK_MAX = 1_000
 READ_PARAMETERS = (*representation.PARAMETERS, *past.PARAMETERS)
 LIST_PARAMETERS = (
     *PARAMETERS, "page_size", "count", "highlight", "as_of", *representation.PARAMETERS,
@@ -138,26 +137,6 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
             id, actor=Actor.from_request(request), precondition=precondition_of(request)
         )
         return Response(status=204)
-
-    @schema.bulk
-    @action(detail=False, methods=["post"], url_path="-/bulk")
-    @idempotent
-    def bulk(self, request: Request, id: str = "") -> Response:
-        rows = request.data
-        if not isinstance(rows, list) or not 1 <= len(rows) <= BULK_MAX:
-            raise Invalid(f"The body must be a list of 1 to {BULK_MAX:,} items.")
-        data: list[ItemData] = []
-        errors, kind = {}, Invalid
-        for index, row in enumerate(rows):
-            try:
-                data.append(_clean(row, request))
-            except Invalid as error:
-                errors[str(index)] = error.errors
-                kind = type(error) if kind is Invalid else kind
-        if errors:
-            raise kind(errors=errors)
-        items = catalogue.create_items(data, actor=Actor.from_request(request))
-        return Response({"results": self.get_serializer(items, many=True).data}, 201)
 
     @policy(is_heavy=True, read_rate="export")
     @schema.export

@@ -231,13 +231,6 @@ deletion = operation(
     parameters=[ID, IF_MATCH, IF_UNMODIFIED_SINCE],
     responses={204: None},
 )
-bulk = operation(
-    summary="Create up to 1,000 items, all or none",
-    description="In one transaction. Errors are by the index of the item.",
-    operation_id="items_bulk_create",
-    request=ItemSerializer(many=True),
-    responses={201: ItemsSerializer},
-)
 EXPORT = [
     *SELECTION,
     OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),

@@ -6,6 +6,7 @@ from django.urls import re_path
 from rest_framework.routers import SimpleRouter
 
 from items.api import ChangeViewSet, ItemViewSet
+from items.bulk.api import BulkViewSet
 from items.collections.api import CollectionViewSet
 from items.collections.lookup_api import LookupView, TranslateView
 from items.tags.api import TagViewSet
@@ -21,7 +22,20 @@ ITEM: dict[str, Any] = {
     "patch": "partial_update",
     "delete": "destroy",
 }
-bulk = ItemViewSet.as_view(ITEM | {"post": "bulk"}, schema=None)
+BULK: dict[str, Any] = {
+    "post": "bulk_create",
+    "put": "bulk_replace",
+    "patch": "bulk_change",
+    "delete": "bulk_delete",
+}
+OR_BULK: dict[str, Any] = {
+    "get": "retrieve",
+    "post": "bulk_create",
+    "put": "update_or_bulk",
+    "patch": "partial_update_or_bulk",
+    "delete": "destroy_or_bulk",
+}
+bulk = BulkViewSet.as_view(OR_BULK, schema=None)
 export = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_export"}, schema=None)
 facets = ItemViewSet.as_view(ITEM | {"get": "retrieve_or_facets"}, schema=None)
 TAG: dict[str, Any] = {
@@ -33,10 +47,10 @@ COLLECTION = "^collections/(?P<key>[^/]+)"
 urlpatterns = [
     re_path(f"{COLLECTION}/lookup/?$", LookupView.as_view(), name="lookup"),
     re_path(f"{COLLECTION}/translate/?$", TranslateView.as_view(), name="translate"),
-    # Where these two were before they made way for items of that name.
+    re_path("^items/-/bulk/?$", BulkViewSet.as_view(BULK), name="item-bulk"),
+    # For short, as items of these names have them too.
     re_path("^items/(?P<id>bulk)/?$", bulk),
     re_path("^items/(?P<id>export)/?$", export),
-    # For short, as the item of that name has it too.
     re_path("^items/(?P<id>facets)/?$", facets),
     *router.urls,
     re_path("^tags/?$", TagViewSet.as_view({"get": "list"}), name="tag-list"),

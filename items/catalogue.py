@@ -1,7 +1,8 @@
 """Writing to the catalogue: REST, pages and admin all call these functions.
 
 Each one is a transaction that changes the item and appends to the change log, or
-leaves everything as it was. `items.bulk.staging` does the same for imports, in sets.
+leaves everything as it was. `items.bulk` does the same in sets, for imports and bulk
+writes.
 Data comes in as `fields.clean` returns it.
 """
 
@@ -97,11 +98,6 @@ class ItemExists(AlreadyExists):
 class CollectionNotFound(NotFound):
     code = "collection_not_found"
     detail = "Collection not found"
-
-
-class NothingCreated(Invalid):
-    detail = "Nothing was created."
-    is_outcome = True
 
 
 class ChangePurged(Conflict):
@@ -218,38 +214,10 @@ def find_item_with_collection(item_id: str) -> Item | None:
 @atomic_with_retries
 def create_item(data: ItemData, *, actor: Actor) -> Item:
     """Raise ItemExists if the id is taken, Invalid if it breaks another rule."""
-    try:
-        return _create([integrity.place(data)], actor)[0]
-    except NothingCreated as error:
-        errors = (error.errors or {})["0"]
-        raise (ItemExists if "id" in errors else Invalid)(errors=errors) from error
-
-
-@atomic_with_retries
-def create_items(
-    rows: Sequence[ItemData], *, actor: Actor, batch_id: UUID | None = None
-) -> list[Item]:
-    """Create all of `rows` or none.
-
-    Raises NothingCreated with the errors by index if ids are taken or given twice, or
-    an item breaks a rule of its collection.
-    """
-    errors: dict[str, Any] = {}
-    placed: dict[str, ItemData] = {}
-    for index, row in enumerate(rows):
-        try:
-            placed[str(index)] = integrity.place(row)
-        except Invalid as error:
-            errors[str(index)] = error.errors
-    ids = [row["id"] for row in placed.values()]
-    taken = set(Item.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    for place, row in placed.items():
-        if row["id"] in taken:
-            errors[place] = {"id": [ItemExists.detail]}
-        taken.add(row["id"])
-    if errors:
-        raise NothingCreated(errors=errors)
-    return _create(list(placed.values()), actor, batch_id)
+    data = integrity.place(data)
+    if Item.objects.filter(pk=data["id"]).exists():
+        raise ItemExists(errors={"id": [ItemExists.detail]})
+    return _create(data, actor)
 
 
 # Called with the item when it is locked; raises PreconditionFailed.
@@ -457,58 +425,41 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
     return create_item({"id": change.item_id} | change.before, actor=actor)
 
 
-def _create(
-    rows: Sequence[ItemData], actor: Actor, batch_id: UUID | None = None
-) -> list[Item]:
-    """Raise NothingCreated with the errors by index."""
-    keys = {row["collection"] for row in rows}
-    collections = Collection.objects.in_bulk(keys)
-    states = {row["id"]: integrity.new_state(row, collections) for row in rows}
-    writes = [Write(pk, None, state) for pk, state in states.items()]
-    if errors := integrity.check(writes, collections):
-        places = {pk: str(index) for index, pk in enumerate(states)}
-        raise NothingCreated(errors={places[pk]: errors[pk] for pk in errors})
+def _create(data: ItemData, actor: Actor) -> Item:
+    """Raise Invalid, or ItemExists."""
+    pk, key = data["id"], data["collection"]
+    collections = Collection.objects.in_bulk([key])
+    state = integrity.new_state(data, collections)
+    if errors := integrity.check([Write(pk, None, state)], collections).get(pk):
+        raise (ItemExists if "id" in errors else Invalid)(errors=errors)
     # An id that was deleted continues with the next version.
-    given = list(states)
-    changes_before = ItemChange.objects.filter(item_id__in=given).values_list("item_id")
-    last = dict(changes_before.annotate(Max("version")))
+    changes_before = ItemChange.objects.filter(item_id=pk)
+    last = changes_before.aggregate(last=Max("version"))["last"] or 0
     now = timezone.now()
-    # In order of the ids, so that two writers of the same ones wait, not deadlock.
-    items = [
-        Item(
-            id=pk,
-            version=last.get(pk, 0) + 1,
-            created_at=now,
-            updated_at=now,
-            **fields.search_columns(
-                states[pk], collections[states[pk]["collection"]].searchable
-            ),
-            **{f.column: states[pk][f.name] for f in fields.COLUMN_FIELDS},
-        )
-        for pk in sorted(states)
-    ]
-    changes = _changes(
-        [(i.pk, i.version, Action.CREATED, None, states[i.pk]) for i in items],
-        actor,
-        at=now,
-        batch_id=batch_id,
+    item = Item(
+        id=pk,
+        version=last + 1,
+        created_at=now,
+        updated_at=now,
+        **fields.search_columns(state, collections[key].searchable),
+        **{f.column: state[f.name] for f in fields.COLUMN_FIELDS},
     )
-    _insert(items, changes)
-    _set_tags(items, {pk: state["tags"] for pk, state in states.items()})
-    _add_links(states)
-    created = {item.pk: item for item in items}
-    return [created[pk] for pk in states]
+    entry: Entry = (pk, item.version, Action.CREATED, None, state)
+    _insert(item, *_changes([entry], actor, at=now))
+    _set_tags([item], {pk: state["tags"]})
+    _add_links({pk: state})
+    return item
 
 
-def _insert(items: list[Item], changes: list[ItemChange]) -> None:
-    """Raise ItemExists if an id is taken."""
+def _insert(item: Item, change: ItemChange) -> None:
+    """Raise ItemExists if the id is taken."""
     try:
-        if len(items) == 1 and connection.vendor == "postgresql":
+        if connection.vendor == "postgresql":
             # One round trip: creating an item over REST is a third faster by it.
-            insert_together(*changes, *items)
+            insert_together(change, item)
         else:
-            Item.objects.bulk_create(items)
-            ItemChange.objects.bulk_create(changes)
+            item.save(force_insert=True)
+            change.save(force_insert=True)
     except IntegrityError as error:
         if _is_about_id(error):
             raise ItemExists from error

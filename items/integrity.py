@@ -226,7 +226,7 @@ def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> Non
     Else two moves could make a circle together, of which each sees one half. Nor refer
     to a code that an item gives up.
     """
-    _lock_wholly([write.id for write in writes if write.gives_up_code])
+    lock_wholly([write.id for write in writes if write.gives_up_code])
     keys = set()
     for write in writes:
         collection = collections.get(write.after["collection"])
@@ -240,7 +240,7 @@ def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> Non
         list(rows.select_for_update(no_key=True).values_list("pk"))
 
 
-def _lock_wholly(item_ids: Several[str]) -> None:
+def lock_wholly(item_ids: Several[str]) -> None:
     """Wait for those who are about to refer to these items, and let others wait."""
     if item_ids:
         rows = Item.objects.filter(pk__in=item_ids).order_by("pk")
@@ -477,7 +477,7 @@ def expect_unreferenced(item_ids: Several[str]) -> None:
 
     Locks the items: who is about to refer to them waits, or is waited for.
     """
-    _lock_wholly(item_ids)
+    lock_wholly(item_ids)
     found = list(references_to(item_ids))
     if found:
         members = {"references": found[:REFERENCES_SHOWN]}

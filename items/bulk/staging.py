@@ -111,10 +111,17 @@ class Dialect:
     stage: Callable[[CursorWrapper, Sequence[tuple[Any, ...]]], None]
 
 
+# Called with a batch when its items are known. Rejects rows that cannot be written, and
+# returns what else is wrong with others. Then all rows are written or none.
+type Expect = Callable[["Batch"], dict[str, ItemErrors]]
+
+
 class Batch:
     """Rows, with what is known of their items before they are staged."""
 
-    def __init__(self, rows: Sequence[ItemData]) -> None:
+    def __init__(
+        self, rows: Sequence[ItemData], expect: "Expect | None" = None
+    ) -> None:
         self.rows = {row["id"]: row for row in rows}
         self.errors: dict[str, ItemErrors] = {}
         self.absent: dict[str, Absence] = {}
@@ -125,14 +132,15 @@ class Batch:
         needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
         names = [field.name for field in needed]
         columns = [field.column for field in needed]
-        found = Item.objects.filter(pk__in=self.rows).values_list("pk", *columns)
-        self.known = {
-            pk: dict(zip(names, map(_as_cleaned, values), strict=True))
-            for pk, *values in found
-        }
-        for pk, state in self.known.items():
+        found = Item.objects.filter(pk__in=self.rows)
+        self.known: dict[str, ItemData] = {}
+        self.versions: dict[str, int] = {}
+        for pk, version, *values in found.values_list("pk", "version", *columns):
+            state = dict(zip(names, map(_as_cleaned, values), strict=True))
             state["code"] = state["code"] or pk  # see `fields.CodeField.read`
+            self.known[pk], self.versions[pk] = state, version
         self._reject_deleted()
+        unexpected = expect(self) if expect else {}
         self._merge()
         self._move()
         self._place()
@@ -146,11 +154,14 @@ class Batch:
             for pk, found in errors.items():
                 if absent := integrity.absent_names(found):
                     self.absent[pk] = Absence(absent, *self._placed(pk))
+            if expect:
+                break  # nothing is written: each error is one of its own row
+        self.reject(unexpected)
 
     def reject(self, errors: Mapping[str, ItemErrors]) -> None:
-        for pk in errors:
-            del self.rows[pk]
-        self.errors |= errors
+        for pk, found in errors.items():
+            self.rows.pop(pk, None)
+            self.errors[pk] = self.errors.get(pk, {}) | found
 
     def _reject_deleted(self) -> None:
         """Reject rows that are made of an item that was deleted since."""
@@ -318,13 +329,18 @@ def _differences(
 
 @atomic_with_retries
 def apply(
-    rows: Sequence[ItemData], *, actor: Actor, batch_id: UUID | None = None
+    rows: Sequence[ItemData],
+    *,
+    actor: Actor,
+    batch_id: UUID | None = None,
+    expect: Expect | None = None,
 ) -> Counts:
     """Create and update items so that they are as `rows` say; ids are distinct.
 
-    Fields that a row lacks stay as they are. All or none: one transaction, with its
-    entries in the change log; left out are rows of an older version of their item,
-    and those that break a rule of the catalogue, such as a new item without a name.
+    Fields that a row lacks stay as they are. One transaction, with its entries in the
+    change log; left out are rows of an older version of their item, and those that
+    break a rule of the catalogue, such as a new item without a name. With `expect`
+    nothing is written if there is such a row.
     """
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
@@ -339,7 +355,9 @@ def apply(
                 "ORDER BY id FOR NO KEY UPDATE) AS locked",
                 [[row["id"] for row in rows]],
             )
-        batch = Batch(rows)
+        batch = Batch(rows, expect)
+        if expect and batch.errors:
+            return Counts(0, 0, 0, batch.errors, batch.absent)
         counts = _plan(cursor, batch, len(rows))
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())

@@ -70,6 +70,7 @@ def operation[V: Callable[..., Any]](
 
     def decorate(view: V) -> V:
         view = describe(view)
+        view.has_body = "request" in described  # type: ignore[attr-defined]
         view.query_parameters = frozenset(  # type: ignore[attr-defined]
             p.name for p in parameters if p.location == OpenApiParameter.QUERY
         )
@@ -191,6 +192,17 @@ class ProblemSchema(AutoSchema):
             absent: set[str] = getattr(serializer, "absent_from_some", set())
             schema["required"] = sorted(schema["properties"].keys() - absent)
         return schema
+
+    def _get_request_body(self, direction: Literal["request"] = "request") -> Any:
+        """Describe the body of a DELETE too, where one is declared."""
+        handler = getattr(self.view, getattr(self.view, "action", None) or "", None)
+        method = self.method
+        if method == "DELETE" and getattr(handler, "has_body", False):
+            self.method = "POST"  # the methods that may have one are fixed
+        try:
+            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]
+        finally:
+            self.method = method
 
     def get_override_parameters(self) -> list[Any]:
         is_read = self.method in SAFE_METHODS or self._is_batch

@@ -14,7 +14,7 @@ from resilient_site.edge.request import is_after_wait
 
 LENIENT = "handling=lenient"
 # Actions that create what a precondition speaks of.
-CREATING = ("create", "bulk")
+CREATING = ("create", "bulk_create")
 
 
 def is_lenient(request: HttpRequest | Request) -> bool:

@@ -15,7 +15,8 @@ from django.db import (
 )
 
 from items import catalogue, fields
-from items.bulk import staging
+from items.bulk import staging, writing
+from items.bulk.writing import CREATE, Rows
 from items.catalogue import ItemExists, ItemNotFound
 from items.imports import importing
 from items.models import Item, ItemChange, ItemTag, Tag
@@ -190,8 +191,8 @@ def test_writers_of_many_items_in_any_order_do_not_deadlock():
     rows = [{"id": f"i{n:03}", "name": "n", "tags": [f"t{n}"]} for n in range(200)]
     staged = [row | {"name": "s", "tags": ["x"]} for row in rows]
     outcomes = in_threads(
-        lambda: catalogue.create_items(rows, actor=TESTER) and None,
-        lambda: catalogue.create_items(rows[::-1], actor=TESTER) and None,
+        lambda: writing.write(Rows(rows, CREATE), actor=TESTER) and None,
+        lambda: writing.write(Rows(rows[::-1], CREATE), actor=TESTER) and None,
         lambda: staging.apply(staged, actor=TESTER) and None,
         lambda: staging.apply(staged[::-1], actor=TESTER) and None,
         lambda: catalogue.delete_items([r["id"] for r in rows], actor=TESTER),

@@ -15,7 +15,7 @@ from items.list_query import MAX_POPULAR_TAGS, ListQuery, popular_tags
 from items.models import Collection, Item
 from items.search import search_words, sort_key
 from resilient_site.errors import Invalid
-from tests.factories import TESTER, make_item, make_items
+from tests.factories import TESTER, create_items, make_item, make_items
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +50,7 @@ ITEMS = {
 @pytest.fixture
 def some_items():
     rows = [{"id": pk, "name": n, "description": d} for pk, (n, d) in ITEMS.items()]
-    catalogue.create_items(rows, actor=TESTER)
+    create_items(rows)
 
 
 def found(text: str) -> set[str]:
@@ -265,9 +265,7 @@ def test_obvious_item_is_the_first_one():
     rows += [("currency", "EUR", "Euro", ""), ("currency", "XEU", "EUR unit", "")]
     rows += [("general", "a", "A DE", "country.DE EUR"), ("general", "b", "de fr", "")]
     names = ("collection", "code", "name", "description")
-    catalogue.create_items(
-        [fields.clean(dict(zip(names, row, strict=True))) for row in rows], actor=TESTER
-    )
+    create_items([fields.clean(dict(zip(names, row, strict=True))) for row in rows])
     assert {text: pages(text)[0] for text in OBVIOUS} == OBVIOUS
 
 

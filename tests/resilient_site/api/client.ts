@@ -33,6 +33,12 @@ equal(must(await api.GET("/api/v1/items", { params: { query } })).results.length
 equal(must(await api.GET("/api/v1/items/{id}/history", one)).results[0]?.action, "updated");
 const bulk = must(await api.POST("/api/v1/items/-/bulk", { body: [{ name: "a" }, { name: "b" }] }));
 equal(bulk.results.map((item) => item.name), ["a", "b"]);
+const [first, second] = bulk.results.map((item) => item.id);
+const rows = [{ id: first, name: "c", version: 1 }];
+equal(must(await api.PUT("/api/v1/items/-/bulk", { body: rows })).updated, 1);
+const changed = must(await api.PATCH("/api/v1/items/-/bulk", { body: [{ id: first, tags: ["t"] }] }));
+equal(changed.results[0]?.tags, ["t"]);
+equal(must(await api.DELETE("/api/v1/items/-/bulk", { body: [{ id: second }] })).deleted, 1);
 const file = await api.GET("/api/v1/items/-/export", {
   params: { query: { format: "ndjson" } }, parseAs: "text",
 });

@@ -106,7 +106,13 @@ def test_python_client_goes_through_every_resource(
         (*_, first) = call("items_history", **one).results
         assert (first.action, first.before) == (models.ChangeAction.CREATED, None)
         body = [models.ItemRequest(name=name) for name in "ab"]
-        assert len(call("items_bulk_create", 201, body=body).results) == 2
+        made = call("items_bulk_create", 201, body=body).results
+        assert [item.name for item in made] == ["a", "b"]
+        body = [models.ItemReplacementRequest(id=made[0].id, name="c", version=1)]
+        assert call("items_bulk_update", body=body).updated == 1
+        body = [models.ItemChangeRowRequest(id=made[0].id, tags=["t"])]
+        assert call("items_bulk_partial_update", body=body).results[0].tags == ["t"]
+        assert call("items_bulk_destroy", body=[made[1].id]).deleted == 1
         assert "Cap" in call("items_export")
         call("items_destroy", 204, **one)
         _collections(call, models)

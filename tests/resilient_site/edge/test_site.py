@@ -11,6 +11,8 @@ from django.db import OperationalError
 from django.test import Client
 
 from items import catalogue
+from items.bulk import writing
+from items.bulk.writing import Rows
 from items.changes import health
 from items.imports import importing
 from items.models import Item, ItemChange
@@ -103,7 +105,9 @@ async def look_up(*codes: str, authorization: str = "") -> Answer:
 
 WRITES = {
     "create": partial(make_item, id="new", name="Written"),
-    "bulk": partial(catalogue.create_items, [{"id": "new", "name": "Written"}]),
+    "bulk": partial(
+        writing.write, Rows([{"id": "new", "name": "Written"}], writing.CREATE)
+    ),
     "update": partial(catalogue.update_item, "bolt", {"name": "Written"}),
     "tag": partial(editing.change_tag, "metal", {"name": "brass"}),
     "merge": partial(catalogue.merge_items, keep="bolt", drop="old"),
