@@ -205,10 +205,7 @@ def clean_attributes(value: object) -> dict[str, Any]:
         raise ValueError(f"An item may have at most {ATTRIBUTES_MAX} attributes.")
     attributes = {}
     for name in sorted(value, key=str):
-        if not isinstance(name, str) or not _is_attribute_name(name):
-            raise ValueError(
-                f"“{name}” is not a name: letters A-Z and digits, with _ between them."
-            )
+        clean_attribute_name(name)
         try:
             content = clean_attribute(value[name])
         except ValueError as error:
@@ -218,6 +215,14 @@ def clean_attributes(value: object) -> dict[str, Any]:
     if attributes and len(orjson.dumps(attributes)) > ATTRIBUTES_MAX_BYTES:
         raise ValueError(f"May have at most {ATTRIBUTES_MAX_BYTES:,} bytes as JSON.")
     return attributes
+
+
+def clean_attribute_name(name: object) -> str:
+    if not isinstance(name, str) or not _is_attribute_name(name):
+        raise ValueError(
+            f"“{name}” is not a name: letters A-Z and digits, with _ between them."
+        )
+    return name
 
 
 def clean_attribute(value: object) -> Any:

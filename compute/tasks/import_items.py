@@ -11,10 +11,17 @@ from compute import files
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items.imports import importing
-from items.imports.file_parsing import COLUMNS_MAX, parse_columns
-from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat, Unreadable
+from items.imports.columns import COLUMNS_MAX, parse_columns
+from items.imports.formats import (
+    DELIMITERS,
+    DUPLICATES,
+    ENCODINGS,
+    FileFormat,
+    Unreadable,
+)
 from items.imports.rejects import Rejects
 from items.models import ImportRun
+from items.rules import KEY_MAX
 from resilient_site.errors import Invalid
 
 CONTENT_TYPES = {
@@ -28,11 +35,23 @@ class Params(serializers.Serializer[Any]):
         help_text="CSV, Excel (.xlsx), a JSON array or NDJSON, gzip or not, as the "
         "page Import describes it."
     )
+    collection = serializers.CharField(
+        default="",
+        allow_blank=True,
+        max_length=KEY_MAX,
+        help_text="The key of the collection of rows that name none.",
+    )
     encoding = serializers.ChoiceField(
         list(ENCODINGS.items()),
         default="",
         allow_blank=True,
         help_text="Of a file of text; empty: recognized.",
+    )
+    delimiter = serializers.ChoiceField(
+        list(DELIMITERS.items()),
+        default="",
+        allow_blank=True,
+        help_text="Between the cells of CSV; empty: recognized.",
     )
     sheet = serializers.CharField(
         default="",
@@ -44,8 +63,8 @@ class Params(serializers.Serializer[Any]):
         child=serializers.CharField(max_length=300),
         default=list,
         max_length=COLUMNS_MAX,
-        help_text="Columns with other names than the fields, such as Label=name; "
-        "Notes= leaves one out.",
+        help_text="Columns with other names than the fields, such as Label=name or "
+        "Länge=attributes.length; Notes= leaves one out.",
     )
     duplicates = serializers.ChoiceField(
         list(DUPLICATES.items()),
@@ -73,7 +92,9 @@ def import_items(
     context: TaskContext,
     *,
     file: str,
+    collection: str = "",
     encoding: str = "",
+    delimiter: str = "",
     sheet: str = "",
     columns: Sequence[str] = (),
     duplicates: str = "reject",
@@ -85,7 +106,9 @@ def import_items(
     batch.
     """
     chosen = FileFormat(
+        collection=collection,
         encoding=encoding,
+        delimiter=delimiter,
         sheet=sheet,
         columns=parse_columns(columns),
         duplicates=duplicates,

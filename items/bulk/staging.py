@@ -125,6 +125,7 @@ class Batch:
         self.rows = {row["id"]: row for row in rows}
         self.errors: dict[str, ItemErrors] = {}
         self.absent: dict[str, Absence] = {}
+        self._absent_rows: dict[str, ItemData] = {}
         given = set.intersection(*(set(row) for row in rows)) if rows else set()
         # What a row lacks, the search text is made of all the same.
         searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
@@ -149,14 +150,19 @@ class Batch:
         self.collections = Collection.objects.in_bulk(keys)
         self.states = {pk: self._state(pk) for pk in self.rows}
         while errors := self._errors():
-            # What refers to these has nothing to refer to any more.
-            self.reject(errors)
             for pk, found in errors.items():
                 if absent := integrity.absent_names(found):
                     self.absent[pk] = Absence(absent, *self._placed(pk))
+                    self._absent_rows[pk] = self.rows[pk]
+            # What refers to these has nothing to refer to any more.
+            self.reject(errors)
             if expect:
                 break  # nothing is written: each error is one of its own row
         self.reject(unexpected)
+
+    def include_absent(self) -> None:
+        """Take back the rows that wait for what they refer to."""
+        self.rows |= self._absent_rows
 
     def reject(self, errors: Mapping[str, ItemErrors]) -> None:
         for pk, found in errors.items():
@@ -246,7 +252,7 @@ class Batch:
             if pk in self.known:
                 continue
             if not row.get("name"):
-                message = "There is no item with this id; a new one needs a name."
+                message = "There is no such item; a new one needs a name."
                 reasons[pk] = {"name": [message]}
                 continue
             try:
@@ -300,16 +306,20 @@ def compare(
 ) -> Counts:
     """Return what `apply` would do at this moment; change nothing.
 
-    `record` is called with each item that would be created or changed, by id.
+    Rows that are only rejected because of what is absent count as created or updated:
+    it may come. `record` is called with each item that would be created or changed, by
+    id.
     """
     batch = Batch(rows)
+    batch.include_absent()
     with connection.cursor() as cursor:
-        counts = _plan(cursor, batch, len(rows))
+        counts = _plan(cursor, batch)
         if record and (counts.created or counts.updated):
             for difference in _differences(cursor, _given(batch)):
                 record(difference)
         _drop(cursor)
-    return counts
+    absent = {pk: batch.absent[pk] for pk in batch.absent if pk in batch.rows}
+    return counts._replace(absent=absent)
 
 
 def _differences(
@@ -358,7 +368,7 @@ def apply(
         batch = Batch(rows, expect)
         if expect and batch.errors:
             return Counts(0, 0, 0, batch.errors, batch.absent)
-        counts = _plan(cursor, batch, len(rows))
+        counts = _plan(cursor, batch)
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
             given = _given(batch)
@@ -380,7 +390,7 @@ def _given(batch: Batch) -> list[ItemField]:
     return [field for field in STATE_FIELDS if field.name in names]
 
 
-def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
+def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
     sql = _dialect()
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
@@ -422,7 +432,7 @@ def _plan(cursor: CursorWrapper, batch: Batch, number: int) -> Counts:
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"
     )
     created, updated = cursor.fetchone()
-    unchanged_rows = number - created - updated - len(batch.errors)
+    unchanged_rows = len(batch.rows) - created - updated
     return Counts(created, updated, unchanged_rows, batch.errors, batch.absent)
 
 

@@ -8,33 +8,24 @@ items is rejected. `recognition` says what a file is, and `file_lines` makes its
 import csv
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
 
-from items import fields
+from items.imports.columns import (
+    COLUMNS_MAX,
+    KNOWN,
+    Columns,
+    assign_columns,
+    find_field,
+)
 from items.imports.file_lines import LINE_MAX_BYTES, damage_reported, open_lines
 from items.imports.formats import ENCODINGS, FileFormat, Unreadable
 from resilient_site.api.csv_escaping import unescape
-from resilient_site.errors import Invalid
 
-COLUMNS = [field.name for field in fields.FIELDS]
-# What a file of rejected rows has beside these: see `rejects.Rejects`.
-REJECT_COLUMNS = ("reject_line", "reject_reason", "reject_row")
-KNOWN = {*COLUMNS, *fields.READ_ONLY, *REJECT_COLUMNS}
-ASSIGNABLE = {*KNOWN, ""}
-# Columns that other systems call otherwise: what the form suggests.
-SYNONYMS = {
-    "id": ("key", "identifier", "item"),
-    "name": ("label", "title", "term", "text"),
-    "description": ("notes", "note", "comment", "comments", "details", "definition"),
-    "tags": ("tag", "keywords", "categories", "category"),
-}
-
-COLUMNS_MAX = 200
 # Well over what the rules allow in one row, however it is written.
 ROW_MAX_BYTES = 256 * 1024
 
@@ -42,14 +33,6 @@ csv.field_size_limit(LINE_MAX_BYTES)
 # The csv module's error for a quote that is never closed.
 UNCLOSED = {"unexpected end of data": "a quote is opened and not closed"}
 SEPARATORS = ",;\t|"
-
-
-class UnknownColumns(Unreadable):
-    """The columns have to be assigned to fields first."""
-
-    def __init__(self, detail: str | None = None, columns: Sequence[str] = ()) -> None:
-        super().__init__(detail)
-        self.columns = list(columns)
 
 
 @dataclass(slots=True)
@@ -82,6 +65,11 @@ class Rows(NamedTuple):
     columns: Sequence[str] = ()
     separator: str = ","
 
+    @property
+    def delimiter(self) -> str:
+        """The separator as it is chosen, one of `formats.DELIMITERS`."""
+        return "tab" if self.separator == "\t" else self.separator
+
 
 def read_rows(
     stream: io.BufferedReader,
@@ -107,8 +95,9 @@ def read_rows(
     if form.kind == "xlsx":
         header = _header_of_sheet(lines)
     elif not form.is_json:
-        separator, header = _header_of_csv(lines)
-    columns = _assign(header, form)
+        chosen = "\t" if form.delimiter == "tab" else form.delimiter
+        separator, header = _header_of_csv(lines, chosen)
+    columns = assign_columns(header, form)
     if offset and content.seekable():
         content.seek(offset)
         lines = read(offset, line)
@@ -165,85 +154,6 @@ def _read_physical(
             yield _Physical(text, number, offset, fault)
 
 
-# --- columns
-
-
-class _Columns:
-    """Where the cells of each column go: to a field, or nowhere."""
-
-    def __init__(self, names: Sequence[str], fields: Sequence[str]) -> None:
-        self.fields = fields  # empty: left out
-        self.unnamed = {n for n, name in enumerate(names) if not name}
-        self._is_plain = all(fields)
-
-    def assign(self, cells: list[str]) -> dict[str, str]:
-        """Return the cells by field; an empty row has none, a short one fewer.
-
-        Raises ValueError if a cell that is not empty is in no column.
-        """
-        if not any(map(str.strip, cells)):
-            return {}
-        if self._is_plain and len(cells) == len(self.fields):
-            return dict(zip(self.fields, cells, strict=True))
-        for place in self.unnamed:
-            if any(map(str.strip, cells[place : place + 1])):
-                raise ValueError(f"Column {place + 1} has a cell, but no name.")
-        if any(map(str.strip, cells[len(self.fields) :])):
-            expected = len(self.fields)
-            raise ValueError(f"Has {len(cells)} cells where the header has {expected}.")
-        found = dict(zip(self.fields, cells, strict=False))
-        found.pop("", None)
-        return found
-
-
-def _assign(header: Sequence[str], form: FileFormat) -> _Columns:
-    """Return the columns with their fields, as chosen or by their names."""
-    if not header:
-        return _Columns((), ())  # an empty catalogue is exported as an empty file
-    lower = [name.lower() for name in header]
-    chosen = {name.strip().lower(): field for name, field in form.columns.items()}
-    if missing := [name for name in chosen if name not in lower]:
-        raise UnknownColumns(f"There is no column “{missing[0][:50]}”.", header)
-    fields = [chosen.get(name, name) for name in lower]
-    if unknown := [
-        header[n] for n, name in enumerate(fields) if name not in ASSIGNABLE
-    ]:
-        raise UnknownColumns(
-            f"Unknown column “{unknown[0][:50]}”. Assign it to one of these, or leave "
-            f"it out: {', '.join(COLUMNS)}.",
-            header,
-        )
-    found = [field for field in fields if field]
-    if twice := [field for field in found if found.count(field) > 1]:
-        raise UnknownColumns(f"There are two columns “{twice[0]}”.", header)
-    if "name" not in found and "id" not in found:
-        raise UnknownColumns("There is no column “name”, nor “id”.", header)
-    return _Columns(header, fields)
-
-
-def parse_columns(assignments: Iterable[str]) -> dict[str, str]:
-    """Return fields by column, from texts such as `Label=name`; raises Invalid."""
-    columns = {}
-    for text in assignments:
-        name, sign, field = text.rpartition("=")
-        name, field = name.strip(), field.strip()
-        if not sign or not name or field not in ASSIGNABLE:
-            raise Invalid(
-                f"“{text[:100]}” assigns no column: write COLUMN=FIELD, with one of "
-                f"{', '.join(COLUMNS)}."
-            )
-        columns[name] = field
-    return columns
-
-
-def suggest(column: str) -> str:
-    """Return the field that a column of this name probably has; empty: none."""
-    name = column.strip().lower()
-    if name in KNOWN:
-        return name
-    return next((field for field, names in SYNONYMS.items() if name in names), "")
-
-
 # --- objects
 
 
@@ -272,14 +182,23 @@ def _check_object(
         return "A line must be a JSON object.", {}, text
     if not found:
         return "The object is empty.", {}, found
-    members = {
-        field: value
-        for name, value in found.items()
-        if (field := renamed.get(name, name))
-    }
-    if unknown := [name for name in members if name not in KNOWN]:
+    members: dict[str, Any] = {}
+    for name, value in found.items():
+        field = renamed.get(name, name)
+        if "." in field:
+            field = find_field(field) or field
+        if field in members:
+            return f"There are two members “{field[:50]}”.", {}, found
+        if field:
+            members[field] = value
+    unknown = [n for n in members if n not in KNOWN and not _is_member(n)]
+    if unknown:
         return f"Unknown: {', '.join(unknown)[:100]}.", {}, found
     return "", members, found
+
+
+def _is_member(name: str) -> bool:
+    return "." in name and find_field(name) is not None
 
 
 # --- workbooks
@@ -309,10 +228,12 @@ def _trim(header: list[str]) -> list[str]:
     return header
 
 
-def _read_sheet(lines: Iterator[_Physical], columns: _Columns) -> Iterator[Line]:
+def _read_sheet(lines: Iterator[_Physical], columns: Columns) -> Iterator[Line]:
     for line in lines:
         cells, error = _cells_of_sheet(line), line.fault
         found: Mapping[str, Any] = {}
+        if any(cells):  # what is empty at the end of a row, a sheet does not have
+            cells += [""] * (len(columns.fields) - len(cells))
         try:
             found = columns.assign(cells)
         except ValueError as reason:
@@ -323,8 +244,8 @@ def _read_sheet(lines: Iterator[_Physical], columns: _Columns) -> Iterator[Line]
 # --- CSV
 
 
-def _header_of_csv(lines: Iterator[_Physical]) -> tuple[str, list[str]]:
-    """Return the separator and the names of the columns.
+def _header_of_csv(lines: Iterator[_Physical], chosen: str) -> tuple[str, list[str]]:
+    """Return the separator, unless it is chosen, and the names of the columns.
 
     A line `sep=;`, with which spreadsheets name the separator, may come first, and
     rows that are empty.
@@ -341,17 +262,17 @@ def _header_of_csv(lines: Iterator[_Physical]) -> tuple[str, list[str]]:
             continue
         if not text.strip(SEPARATORS + named + ' "'):
             continue
-        separator = named or max(SEPARATORS, key=text.count)
+        separator = chosen or named or max(SEPARATORS, key=text.count)
         rows = _read_rows(chain([line], lines), separator)
         _, cells, error = next(rows)
         if error:
             raise Unreadable(f"The first line is not CSV: {error}")
         return separator, _trim(cells)
-    return ",", []
+    return chosen or ",", []
 
 
 def _read_csv(
-    lines: Iterator[_Physical], separator: str, columns: _Columns
+    lines: Iterator[_Physical], separator: str, columns: Columns
 ) -> Iterator[Line]:
     for row, cells, error in _read_rows(lines, separator):
         for line in row:

@@ -25,6 +25,18 @@ DUPLICATES = {
     "reject": "Reject all but the first",
     "last": "The last one counts",
 }
+# What is between the cells of CSV, with its name for people.
+DELIMITERS = {",": "Comma", ";": "Semicolon", "tab": "Tab", "|": "Vertical bar"}
+MODES = {
+    "merge": "Create and update what the file has",
+    "make_equal": "Make the collection equal to the file",
+}
+# What happens to items of the collection that no row of the file has.
+MISSING = {
+    "keep": "Leave them as they are",
+    "retire": "Retire them",
+    "delete": "Delete them",
+}
 KINDS = {
     "csv": "CSV",
     "ndjson": "NDJSON",
@@ -43,11 +55,20 @@ class Unreadable(Invalid):
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """What is chosen for a file, completed by `recognize` from its content."""
+    """What is chosen for a file, completed by `recognize` from its content.
 
+    Raises Invalid if one choice needs another.
+    """
+
+    # Of rows that name none, and of what is missing from the file.
+    collection: str = ""
+    mode: str = "merge"
+    missing: str = ""  # empty: as the mode says
     encoding: str = ""
+    delimiter: str = ""  # of CSV, see DELIMITERS
     sheet: str = ""  # of a workbook
-    # Column of the file to field; to nothing: the column is left out.
+    # Column of the file to field, or to a member of one such as `attributes.size`; to
+    # nothing: the column is left out.
     columns: Mapping[str, str] = field(default_factory=dict)
     duplicates: str = "reject"
     # --- recognized
@@ -55,6 +76,21 @@ class FileFormat:
     sheets: Sequence[str] = ()
     # Written out as lines already: see `open_lines`.
     is_prepared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.missing_action != "keep" and not self.collection:
+            message = "Choose the collection that is made equal to the file."
+            raise Invalid(errors={"collection": [message]})
+
+    @property
+    def missing_action(self) -> str:
+        """What happens to items that no row has, one of MISSING."""
+        return self.missing or ("retire" if self.mode == "make_equal" else "keep")
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the import keeps the ids of all rows."""
+        return self.duplicates == "reject" or self.missing_action != "keep"
 
     @property
     def is_json(self) -> bool:

@@ -6,7 +6,7 @@ from django import forms
 
 from items import fields
 from items.imports import importing
-from items.imports.file_parsing import REJECT_COLUMNS, suggest
+from items.imports.columns import REJECT_COLUMNS, suggest
 from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat
 from items.models import ImportRun
 

@@ -10,162 +10,50 @@ import hashlib
 import io
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
 from items import fields, integrity
 from items.bulk import staging
 from items.bulk.batches import begin_batch, finish_batch
-from items.bulk.staging import BASE_VERSION, Counts
+from items.bulk.staging import SET, Counts, Difference
 from items.fields import ItemData
 from items.imports import deferral
-from items.imports.file_parsing import Line, Rows, UnknownColumns, read_rows
+from items.imports.batch import Batch, limits
+from items.imports.columns import UnknownColumns
+from items.imports.differences import (
+    CHANGED,
+    NEW,
+    REJECTED,
+    UNCHANGED,
+    OnRow,
+    PreviewRow,
+    from_json,
+    rejected_row,
+    row_of,
+    to_json,
+)
+from items.imports.file_parsing import Rows, read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
-from items.imports.rejects import Reject, Rejects, WriteRejects
+from items.imports.rejects import Rejects, WriteRejects
 from items.imports.seen_ids import SeenIds
-from items.models import ERROR_MAX, ChangeBatch, ImportRun
+from items.models import ERROR_MAX, ChangeBatch, ImportRun, Item
 from resilient_site.accounts.actor import Actor
-from resilient_site.errors import Conflict, Invalid
+from resilient_site.errors import Conflict
 
-BATCH_ROWS = 5_000
-BATCH_MAX_BYTES = 8 * 1024 * 1024  # of the file
-SQLITE_BATCH_ROWS = 500
-SQLITE_BATCH_MAX_BYTES = 512 * 1024
 PREVIEW_ROWS = 20
 PREVIEW_REJECTS = 100
 PREVIEW_S = 20.0
-TEXT_SHOWN = 500
-VERSION_MAX = 2**31 - 1
-VERSION_DIGITS = len(str(VERSION_MAX))
 FINISHED = (ImportRun.State.DONE, ImportRun.State.FAILED)
-
-
-class Batch:
-    """Rows that are applied together, of one item each.
-
-    It takes the next ones of `lines`, after `offset`. Each is cleaned before the next
-    one is read: what no rule bounds is not kept. Without `seen` the last row with an id
-    counts, else the first.
-    """
-
-    def __init__(
-        self, lines: Iterator[Line], offset: int, seen: SeenIds | None
-    ) -> None:
-        self.line, self.offset = 0, offset
-        self.rows: dict[str, ItemData] = {}
-        self.rejects: list[Reject] = []
-        self.generated_ids: set[str] = set()
-        # Rows that are in one with a later row: with other values, or the same.
-        self.replaced = self.repeated = 0
-        self._lines: dict[str, Line] = {}
-        rows_max, bytes_max = _limits()
-        for line in islice(lines, rows_max):
-            self.line, self.offset = line.number, line.end
-            reason = line.error
-            if line.fields:
-                try:
-                    self._take(line, keep_first=seen is not None)
-                except Invalid as error:
-                    reason = integrity.describe(error.errors or {})
-            if reason:
-                self.rejects.append(Reject(line, reason))
-            if self.offset - offset >= bytes_max:
-                break
-        if seen and self.line:
-            first = self.record(seen)
-            self.reject({pk: _is_repeated(number) for pk, number in first.items()})
-
-    def record(self, ids: SeenIds) -> dict[str, int]:
-        """Record the ids with their lines; return those that an earlier line has."""
-        numbers = {
-            pk: line.number
-            for pk, line in self._lines.items()
-            if pk not in self.generated_ids
-        }
-        return ids.record(numbers, up_to=self.line)
-
-    def _take(self, line: Line, *, keep_first: bool) -> None:
-        data = _clean(line.fields)
-        if not keep_first and BASE_VERSION in data:
-            # A row before may have been written, or have been a conflict itself.
-            reason = "Leave it out where the last row of an id counts."
-            raise Invalid(errors={"version": [reason]})
-        if "id" not in data:
-            if not (derived := integrity.derived_id(data)):
-                derived = integrity.new_id()
-                self.generated_ids.add(derived)
-            data["id"] = derived
-        if data["id"] in self.generated_ids:
-            pass
-        elif earlier := self.rows.get(data["id"]):
-            if keep_first:
-                number = self._lines[data["id"]].number
-                raise Invalid(errors={"id": [_is_repeated(number)]})
-            data = earlier | data
-            self.replaced += data != earlier
-            self.repeated += data == earlier
-        self.rows[data["id"]] = data
-        self._lines[data["id"]] = line
-
-    def line_of(self, item_id: str) -> Line:
-        return self._lines[item_id]
-
-    def reject(self, reasons: Mapping[str, str]) -> None:
-        """Reject rows that are valid in themselves, by their ids."""
-        for pk, reason in reasons.items():
-            del self.rows[pk]
-            self.rejects.append(Reject(self._lines[pk], reason))
-        self.rejects.sort(key=lambda reject: reject.line.number)
-
-    def defer(self, item_ids: Iterable[str]) -> list[tuple[ItemData, Line]]:
-        """Return these rows, which are not of this batch any more."""
-        return [(self.rows.pop(pk), self._lines[pk]) for pk in item_ids]
-
-    def include(self, earlier: Mapping[str, ItemData]) -> None:
-        """Make one of each of these rows with the later one of its item."""
-        for pk, data in earlier.items():
-            row = data | self.rows[pk]
-            self.replaced += row != data
-            self.repeated += row == data
-            self.rows[pk] = row
-
-
-def _limits() -> tuple[int, int]:
-    """Return how many rows, and bytes of the file, are applied together."""
-    if connection.vendor != "sqlite":
-        return BATCH_ROWS, BATCH_MAX_BYTES
-    # No other writer is let in meanwhile.
-    return (
-        min(BATCH_ROWS, SQLITE_BATCH_ROWS),
-        min(BATCH_MAX_BYTES, SQLITE_BATCH_MAX_BYTES),
-    )
-
-
-def _clean(raw: Mapping[str, Any]) -> ItemData:
-    """Return the fields of a row, and the version that it was made of."""
-    # An item that exists keeps what the row has no column for.
-    data = fields.clean(raw, partial=raw.get("id") not in (None, ""))
-    version = raw.get("version")
-    if version not in (None, ""):
-        text = str(version).strip()
-        is_number = text.isascii() and text.isdigit() and len(text) <= VERSION_DIGITS
-        if not is_number or int(text) > VERSION_MAX:
-            raise Invalid(errors={"version": ["Must be a whole number."]})
-        data[BASE_VERSION] = int(text)
-    return data
-
-
-def _is_repeated(line: int) -> str:
-    return f"The id is in line {line:,} already."
 
 
 @dataclass
@@ -176,6 +64,10 @@ class Preview:
     updated: int = 0
     unchanged: int = 0
     rejected: int = 0
+    # Items of the collection that no row is of, and that would be retired or deleted.
+    missing: int = 0
+    # Why these would be left as they are.
+    missing_kept: str = ""
     bytes_read: int = 0
     complete: bool = True
     # The cells of the first rows, in the order of the fields; None: as it is.
@@ -184,12 +76,26 @@ class Preview:
     columns: list[str] = field(default_factory=list)
     # What has to be chosen before the file can be imported.
     problem: str = ""
+    delimiter: str = ""  # what was found between cells, one of DELIMITERS
 
 
 def preview(
-    stream: io.BufferedReader, form: FileFormat, *, max_bytes: int | None = None
+    stream: io.BufferedReader,
+    form: FileFormat,
+    *,
+    max_bytes: int | None = None,
+    seconds: float | None = None,
+    on_row: OnRow | None = None,
+    on_batch: Callable[[Preview], None] | None = None,
 ) -> Preview:
     """Read and compare `stream`, for some seconds, without changing anything.
+
+    `form` is recognized already. `on_row` is given a PreviewRow for each row as it is
+    read, but for those that refer to later ones, which come at the end: as many new,
+    changed, unchanged and rejected ones as the counts say, unless several rows of an
+    item are in one. Then those of what is missing from the file. `on_batch` is given
+    the result so far; `bytes_read` of it are read. PREVIEW_S is the time unless
+    `seconds` says another one; without an end, `math.inf`.
 
     Raises Unreadable if it is not a file of items.
     """
@@ -197,35 +103,41 @@ def preview(
         rows = read_rows(stream, form, max_bytes=max_bytes)
     except UnknownColumns as error:
         return Preview(columns=error.columns, problem=error.detail)
-    result = Preview(columns=list(rows.columns))
-    deadline = time.monotonic() + PREVIEW_S
+    result = Preview(columns=list(rows.columns), delimiter=rows.delimiter)
+    limit = PREVIEW_S if seconds is None else seconds
+    deadline = time.monotonic() + limit
+    unidentified = 0
     with closing(SeenIds()) as ids:
-        seen = ids if form.duplicates == "reject" else None
-        while (batch := Batch(rows.lines, result.bytes_read, seen)).line:
-            if not seen:
-                batch.record(ids)
-            _compare(batch, result, ids)
+        while (batch := Batch(rows, form, result.bytes_read, ids)).line:
+            _compare(batch, result, ids, on_row)
+            unidentified += batch.unidentified
+            if on_batch:
+                on_batch(result)
             if time.monotonic() > deadline:
                 result.complete = False
                 return result
-        for is_new, *rejected in ids.lost():
-            result.created -= is_new
-            result.updated -= not is_new
-            result.rejected += 1
-            if len(result.rejects) < PREVIEW_REJECTS:
-                result.rejects.append(_shown(*rejected))
+        _end_waiting(result, ids, on_row)
     return result
 
 
-def _compare(batch: Batch, result: Preview, ids: SeenIds) -> None:
-    counts = staging.compare(list(batch.rows.values()))
+def _compare(batch: Batch, result: Preview, ids: SeenIds, on_row: OnRow | None) -> None:
+    found: dict[str, PreviewRow] = {}
+
+    def take(difference: Difference) -> None:
+        pk = difference.id
+        row = row_of(difference, batch.line_of(pk).number)
+        # The import itself generates another id.
+        found[pk] = row._replace(id="") if pk in batch.generated_ids else row
+
+    record = take if on_row else None
+    counts = staging.compare(list(batch.rows.values()), record=record)
     for pk, absence in counts.absent.items():
-        line = batch.line_of(pk)
-        text = line.text[:TEXT_SHOWN]
-        values = (pk, absence.is_new, line.number, counts.rejected[pk], text)
-        ids.record_absent(values, filter(None, map(integrity.id_of, absence.names)))
-        result.created += absence.is_new
-        result.updated += not absence.is_new
+        lost = rejected_row(batch.line_of(pk), counts.rejected[pk])
+        kind = NEW if absence.is_new else CHANGED
+        row = found.pop(pk, lost._replace(kind=kind))
+        row = row._replace(reason=lost.reason, text=lost.text)
+        names = filter(None, map(integrity.id_of, absence.names))
+        ids.record_absent(pk, names, row.line, to_json(row))
     batch.reject(
         {pk: why for pk, why in counts.rejected.items() if pk not in counts.absent}
     )
@@ -233,20 +145,56 @@ def _compare(batch: Batch, result: Preview, ids: SeenIds) -> None:
     result.updated += counts.updated + batch.replaced
     result.unchanged += counts.unchanged + batch.repeated
     result.rejected += len(batch.rejects)
-    for row in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
-        result.rows.append(_cells(row, batch))
-    for line, reason in batch.rejects[: PREVIEW_REJECTS - len(result.rejects)]:
-        result.rejects.append(_shown(line.number, reason, line.text))
+    for data in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
+        result.rows.append(_cells(data, batch))
+    rejected = [rejected_row(line, reason) for line, reason in batch.rejects]
+    _show_rejects(result, rejected)
     result.bytes_read = batch.offset
+    if on_row:
+        same = _unchanged(batch, found.keys() | counts.absent.keys())
+        rows = [*found.values(), *rejected, *same]
+        for row in sorted(rows, key=lambda row: row.line):
+            on_row(row)
 
 
-def _shown(number: int, reason: str, text: str) -> tuple[int, str, str]:
-    # No database stores null characters, and no editor shows them.
-    shown = text[:TEXT_SHOWN].replace("\0", "\\0")
-    return number, reason.replace("\0", "\\0"), shown
+def _unchanged(batch: Batch, others: Set[str]) -> list[PreviewRow]:
+    rows = {pk: row for pk, row in batch.rows.items() if pk not in others}
+    names = {pk: row["name"] for pk, row in rows.items() if "name" in row}
+    items = Item.objects.filter(pk__in=rows.keys() - names.keys())
+    names |= items.values_list("pk", "name")
+    return [
+        PreviewRow(UNCHANGED, batch.line_of(pk).number, pk, names.get(pk, ""))
+        for pk in rows
+    ]
+
+
+def _end_waiting(result: Preview, ids: SeenIds, on_row: OnRow | None) -> None:
+    """Count rows that refer to others as rejected if these did not come."""
+    for text, is_lost in ids.waiting():
+        row = from_json(text)
+        if is_lost:
+            result.created -= row.kind == NEW
+            result.updated -= row.kind == CHANGED
+            result.rejected += 1
+            row = row._replace(kind=REJECTED, name="", cells=())
+            _show_rejects(result, [row])
+        else:
+            row = row._replace(reason="", text="")
+        if on_row:
+            on_row(row)
+
+
+def _show_rejects(result: Preview, rejected: Iterable[PreviewRow]) -> None:
+    for row in islice(rejected, max(0, PREVIEW_REJECTS - len(result.rejects))):
+        result.rejects.append((row.line, row.reason, row.text))
 
 
 def _cells(row: ItemData, batch: Batch) -> list[str | None]:
+    row = dict(row)
+    for part, name in SET.items():
+        if part in row:
+            values = row.get(name, {}) | row[part]
+            row[name] = {n: one for n, one in values.items() if one is not None}
     cells = [f.to_text(row[f.name]) if f.name in row else None for f in fields.FIELDS]
     if row["id"] in batch.generated_ids:
         cells[0] = ""  # the import itself generates another one
@@ -325,13 +273,13 @@ def _import(
             _advance(run, batch=begin_batch(kind, run.source, actor=actor))
             run.refresh_from_db()
         with closing(SeenIds(ids_path)) as ids:
-            if form.duplicates == "reject" and ids.line < run.line:
-                _recollect(ids, read_rows(stream, form).lines, run.line)
-            seen = ids if form.duplicates == "reject" else None
+            if form.needs_ids and ids.line < run.line:
+                _recollect(ids, read_rows(stream, form), form, run.line)
+            seen = ids if form.needs_ids else None
             rows = read_rows(
                 stream, form, offset=run.offset, line=run.line, max_bytes=max_bytes
             )
-            while (batch := Batch(rows.lines, run.offset, seen)).line:
+            while (batch := Batch(rows, form, run.offset, seen)).line:
                 _apply(run, batch, rows, form, actor=actor, rejects=rejects)
                 yield
     except Unreadable as error:
@@ -374,10 +322,11 @@ def describe_imported(run: ImportRun) -> str:
     )
 
 
-def _recollect(ids: SeenIds, lines: Iterator[Line], last: int) -> None:
+def _recollect(ids: SeenIds, rows: Rows, form: FileFormat, last: int) -> None:
     """Record the ids up to line `last`, which another process has imported."""
-    lines, offset = takewhile(lambda line: line.number <= last, lines), 0
-    while (batch := Batch(lines, offset, ids)).line:
+    lines = takewhile(lambda line: line.number <= last, rows.lines)
+    rows, offset = rows._replace(lines=lines), 0
+    while (batch := Batch(rows, form, offset, ids)).line:
         offset = batch.offset
 
 
@@ -421,7 +370,7 @@ def _retry(
     """Apply rows that were deferred; those of a damaged file as well."""
     _advance(run, state=ImportRun.State.RUNNING)  # a second process waits here
     run.refresh_from_db()  # it may have done a part
-    rows_max, bytes_max = _limits()
+    rows_max, bytes_max = limits()
     counts, found = deferral.retry(
         run, actor=actor, rows_max=rows_max, bytes_max=bytes_max
     )

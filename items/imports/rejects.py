@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import orjson
 
-from items.imports.file_parsing import REJECT_COLUMNS, Line
+from items.imports.columns import REJECT_COLUMNS
+from items.imports.file_parsing import Line
 from resilient_site.api.csv_escaping import render_csv
 
 

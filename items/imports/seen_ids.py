@@ -1,5 +1,6 @@
-"""Ids that an import has read, with the line of each.
+"""What an import has read its rows to be of, with the line of each.
 
+Items are named by their ids, or by collection and code (see `integrity.place_name`).
 They are on disk, in a table of SQLite, so that memory does not grow with the file.
 They follow from the file alone: recorded twice, they are the same.
 """
@@ -8,7 +9,6 @@ import errno
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 PREPARE = """
     PRAGMA cache_size = -2048;  -- KiB
@@ -17,17 +17,22 @@ PREPARE = """
         (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS main.seen
         (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS temp.absent
-        (name TEXT, id TEXT, is_new INTEGER, line INTEGER, reason TEXT, text TEXT);
+    CREATE TABLE IF NOT EXISTS main.other (id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS temp.absent (name TEXT, id TEXT);
+    CREATE TABLE IF NOT EXISTS temp.waiting
+        (id TEXT PRIMARY KEY, line INTEGER, row TEXT);
 """
-# Rows that refer to no row, and those that refer to them.
+# Rows that refer to what no row is of, and those that refer to them.
 LOST = """
     WITH RECURSIVE lost (id) AS (
         SELECT id FROM absent WHERE name NOT IN (SELECT id FROM seen)
         UNION SELECT absent.id FROM lost JOIN absent ON name = lost.id
     )
-    SELECT DISTINCT is_new, line, reason, text FROM absent
-    WHERE id IN (SELECT id FROM lost) ORDER BY line
+    SELECT row, id IN (SELECT id FROM lost) FROM waiting ORDER BY line
+"""
+KNOWN = """
+    SELECT id FROM batch
+    WHERE id IN (SELECT id FROM seen) OR id IN (SELECT id FROM other)
 """
 
 
@@ -60,32 +65,52 @@ class SeenIds:
         line: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         return line
 
-    def record(self, lines: Mapping[str, int], *, up_to: int) -> dict[str, int]:
-        """Record the ids with their lines; return those that an earlier line has."""
+    def record(
+        self, lines: Mapping[str, int], others: Iterable[str] = (), *, up_to: int
+    ) -> dict[str, int]:
+        """Record names with their lines; return those that an earlier line has.
+
+        `others` are names that rows have beside, or those of rejected rows: they are no
+        reason to reject a later row.
+        """
         with _as_os_error(), self._db:
             self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM batch")
-            self._db.executemany("INSERT INTO batch VALUES (?, ?)", lines.items())
+            self._fill(lines.items())
             earlier = self._db.execute(
                 "SELECT b.id, s.line FROM batch b JOIN seen s USING (id) "
                 "WHERE s.line < b.line"
             ).fetchall()
             self._db.execute("INSERT OR IGNORE INTO seen SELECT * FROM batch")
+            insert = "INSERT OR IGNORE INTO other VALUES (?)"
+            self._db.executemany(insert, [(name,) for name in others])
             self._db.execute(f"PRAGMA user_version = {max(up_to, self.line)}")
         return dict(earlier)
 
-    def record_absent(
-        self, row: tuple[str, bool, int, str, str], names: Iterable[str]
-    ) -> None:
-        """Record a row (id, is_new, line, reason, text) that refers to these ids."""
+    def known(self, names: Iterable[str]) -> set[str]:
+        """Return those of the names that any row has."""
         with _as_os_error():
-            insert = "INSERT INTO absent VALUES (?, ?, ?, ?, ?, ?)"
-            self._db.executemany(insert, [(name, *row) for name in names])
+            self._fill((name, 0) for name in names)
+            return {name for (name,) in self._db.execute(KNOWN)}
 
-    def lost(self) -> Iterator[tuple[Any, ...]]:
-        """Yield those rows, but for the id, whose names no row has."""
+    def _fill(self, names: Iterable[tuple[str, int]]) -> None:
+        self._db.execute("DELETE FROM batch")
+        self._db.executemany("INSERT OR IGNORE INTO batch VALUES (?, ?)", names)
+
+    def record_absent(
+        self, item_id: str, names: Iterable[str], line: int, row: str
+    ) -> None:
+        """Record a row, as a text, that refers to these names."""
         with _as_os_error():
-            yield from self._db.execute(LOST)
+            insert = "INSERT INTO absent VALUES (?, ?)"
+            self._db.executemany(insert, [(name, item_id) for name in names])
+            replace = "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)"
+            self._db.execute(replace, (item_id, line, row))
+
+    def waiting(self) -> Iterator[tuple[str, bool]]:
+        """Yield those rows, and whether what they refer to is in no row."""
+        with _as_os_error():
+            for row, is_lost in self._db.execute(LOST):
+                yield row, bool(is_lost)
 
     def close(self) -> None:
         self._db.close()

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Route, expect
 
-from items.imports import importing, uploads
+from items.imports import uploads
 from items.models import Item
 from tests.browser.conftest import Browsers
 
@@ -22,7 +22,7 @@ unit.x,,It has no name,unit
 def test_file_is_previewed_and_its_import_continues_when_the_server_was_down(
     browsers: Browsers, admin: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "BATCH_ROWS", 1)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 1)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     page = browsers.open(admin)
     page.goto("/items/-/import/")

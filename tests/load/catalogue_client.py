@@ -17,6 +17,7 @@ from items import fields
 from items.changes import feed
 from items.collections import editing
 from items.imports import importing
+from items.imports.batch import BATCH_ROWS
 from items.models import Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
@@ -51,7 +52,7 @@ def copied_per_second(number: int) -> float:
         derived = fields.search_columns({"name": name, "description": text})
         ready.append((pk, name, text, 1, now, now, *derived.values()))
     begin = time.perf_counter()
-    for batch in batched(ready, importing.BATCH_ROWS, strict=False):
+    for batch in batched(ready, BATCH_ROWS, strict=False):
         with (
             transaction.atomic(),
             connection.cursor() as cursor,

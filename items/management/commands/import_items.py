@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from items.imports import importing
-from items.imports.file_parsing import parse_columns
-from items.imports.formats import DUPLICATES, ENCODINGS, FileFormat
+from items.imports.columns import parse_columns
+from items.imports.formats import DELIMITERS, DUPLICATES, ENCODINGS, FileFormat
 from items.imports.rejects import Rejects, write_rejects
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
@@ -37,6 +37,18 @@ class Command(BaseCommand):
             help="continue where an interrupted run stopped",
         )
         parser.add_argument(
+            "--collection",
+            default="",
+            metavar="KEY",
+            help="of the rows that name none",
+        )
+        parser.add_argument(
+            "--delimiter",
+            choices=DELIMITERS,
+            default="",
+            help="between the cells of CSV; default: recognized",
+        )
+        parser.add_argument(
             "--encoding", choices=ENCODINGS, default="", help="default: recognized"
         )
         parser.add_argument(
@@ -47,7 +59,8 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="NAME=FIELD",
-            help="which field a column of the file is; NAME= leaves it out",
+            help="which field a column of the file is, or attributes.NAME, "
+            "labels.LANGUAGE; NAME= leaves it out",
         )
         parser.add_argument(
             "--duplicates",
@@ -66,7 +79,9 @@ class Command(BaseCommand):
         run: ImportRun | None = None
         try:
             chosen = FileFormat(
+                collection=options["collection"],
                 encoding=options["encoding"],
+                delimiter=options["delimiter"],
                 sheet=options["sheet"],
                 columns=parse_columns(options["column"]),
                 duplicates=options["duplicates"],

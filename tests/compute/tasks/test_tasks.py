@@ -13,7 +13,6 @@ from compute.outcomes import Failed, Lost
 from compute.registry import TaskFailed, get_task
 from compute.tasks.algorithms.primes import count_primes
 from items import catalogue
-from items.imports import importing
 from items.models import ChangeBatch, ImportRun, Item, ItemChange
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import TESTER, make_item, make_items
@@ -175,7 +174,7 @@ def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
         return size
 
     with monkeypatch.context() as patched:
-        patched.setattr(importing, "BATCH_ROWS", 20)
+        patched.setattr("items.imports.batch.BATCH_ROWS", 20)
         patched.setattr(files, "append", fail)
         with pytest.raises(PowerCut):
             task.main(context, **params)
@@ -214,7 +213,7 @@ def test_import_reads_files_as_others_write_them(case: Case, editor):
 
 
 def test_import_of_a_file_that_is_cut_off_says_what_is_in(editor, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 400)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 400)
     rows = "".join(f"{n},item {n} {hash(n * 7919)}\n" for n in range(2_400))
     packed = gzip.compress(f"id,name\n{rows}".encode())
     damaged = upload(packed[: len(packed) * 8 // 10])

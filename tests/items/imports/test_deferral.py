@@ -9,7 +9,7 @@ import pytest
 
 from items import catalogue
 from items.collections import editing
-from items.imports import exporting, importing
+from items.imports import exporting
 from items.imports.formats import Unreadable
 from items.models import DeferredRow, ImportRun, Item, ItemChange, ItemTag, Tag
 from tests.factories import TESTER, make_item
@@ -29,7 +29,7 @@ COUNTRY = {"properties": {"next": {"type": "string", "x-reference": "country"}}}
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch) -> None:
-    monkeypatch.setattr(importing, "BATCH_ROWS", 4)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 4)
 
 
 # Each is linked to another one of another batch, in a circle.

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from items import catalogue
+from items.imports.columns import UnknownColumns, parse_columns, suggest
 from items.imports.file_lines import LINE_MAX_BYTES
-from items.imports.file_parsing import UnknownColumns, parse_columns, read_rows, suggest
+from items.imports.file_parsing import read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.models import Item
 from resilient_site.errors import Invalid
@@ -67,7 +68,7 @@ def test_file_without_items_is_rejected(content, reason):
     ("row", "reason"),
     [
         ("1,a,b,c", "4 cells"),
-        ("1", "no item with this id"),
+        ("1", "a new one needs a name"),
         ('1,"a"b,x', "not CSV"),
         (b"1,\xff\xfe,x\n3,\xc3\xa4,\xc3\xa4\xc3\xa4", "not UTF-8"),
         (b'1,a,"x', "not CSV"),
@@ -232,7 +233,7 @@ def test_null_in_the_name_of_a_column_is_rejected():
 @pytest.mark.once
 def test_chosen_column_that_the_file_lacks_is_named():
     chosen = FileFormat(kind="csv", encoding="utf-8", columns={"Label": "name"})
-    with pytest.raises(UnknownColumns, match="There is no column “label”.") as caught:
+    with pytest.raises(UnknownColumns, match="There is no column “Label”.") as caught:
         read_rows(stream("id,Title\n"), chosen)
     assert caught.value.columns == ["id", "Title"]
 

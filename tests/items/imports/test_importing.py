@@ -20,7 +20,10 @@ from django.db import connection
 from items import catalogue, fields, rules
 from items.bulk import staging
 from items.imports import exporting, importing
+from items.imports.differences import TEXT_SHOWN
 from items.imports.file_lines import LINE_MAX_BYTES
+from items.imports.file_parsing import Line, Rows
+from items.imports.formats import FileFormat
 from items.imports.rejects import Reject, Rejects, write_rejects
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
@@ -199,7 +202,7 @@ def test_preview_of_an_empty_file_shows_nothing(content):
 
 @pytest.mark.django_db
 def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.setattr(importing, "PREVIEW_ROWS", 3)
     monkeypatch.setattr(importing, "PREVIEW_REJECTS", 3)
     content = "id,name\n" + "".join(
@@ -209,7 +212,7 @@ def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
     assert [row[0] for row in seen.rows] == ["0", "1", "2"]
     shown = [(3, "bad id 0"), (5, "bad id 1"), (7, "bad id 2")]
     assert [(line, text[:8]) for line, _, text in seen.rejects] == shown
-    assert len(seen.rejects[0][2]) == importing.TEXT_SHOWN
+    assert len(seen.rejects[0][2]) == TEXT_SHOWN
     assert (seen.created, seen.rejected, seen.bytes_read) == (9, 9, len(content))
     monkeypatch.setattr(importing, "PREVIEW_S", -1)
     seen = preview(content)
@@ -219,7 +222,7 @@ def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
 @pytest.mark.once
 def test_rejects_of_a_repeated_batch_are_in_the_file_once(tmp_path):
     path = tmp_path / "rejects.csv"
-    row = Reject(importing.Line(2, 9, {}, "", ["1", "a"]), "wrong")
+    row = Reject(Line(2, 9, {}, "", ["1", "a"]), "wrong")
     batch = Rejects([row], ["id", "name"], ",", is_json=False)
     first = write_rejects(path, batch, 0)
     for _ in range(2):
@@ -277,7 +280,7 @@ def test_batch_may_take_longer_than_a_statement_of_a_page():
     ids=["rejected", "valid"],
 )
 def test_memory_of_large_rows_is_bounded(rows, counted, apply, tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_MAX_BYTES", LINE_MAX_BYTES)
+    monkeypatch.setattr("items.imports.batch.BATCH_MAX_BYTES", LINE_MAX_BYTES)
     content = gzip.compress("\n".join(["name,description", *rows]).encode(), 1)
     tracemalloc.start()
     try:
@@ -294,7 +297,7 @@ def test_repeated_ids_are_rejected_across_batches_and_resumed_runs(
     tmp_path, monkeypatch
 ):
     """Whether in one batch, after it, in the next process, or after a bad first row."""
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     rows = ["id,name", "1,a", "1,b", "2,a", "3,", "1,c", "3,d", "2,e", "3,f", "4,g"]
     content = "\n".join(rows)
 
@@ -447,7 +450,7 @@ def test_rejected_rows_keep_columns_of_any_name(kind, tmp_path):
 @pytest.mark.django_db
 @pytest.mark.parametrize("bad", [(0,), (2,), (0, 1), (4, 5), (5,), range(6)], ids=str)
 def test_rejected_rows_are_kept_in_whichever_batch(bad, tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     rows = [f"{n},{'' if n in bad else 'a'}" for n in range(6)]
     run = load("\n".join(["id,name", *rows]), tmp_path)
     assert counts(run) == (6 - len(bad), 0, 0, len(bad))
@@ -459,7 +462,7 @@ def test_rejected_rows_are_kept_in_whichever_batch(bad, tmp_path, monkeypatch):
 
 @pytest.mark.django_db
 def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 10)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 10)
     rows = [f"{n},name {n}" if n % 7 else f"bad id {n},x" for n in range(50)]
     content = gzip.compress("\n".join(["id,name", *rows]).encode())
 
@@ -491,7 +494,7 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
 @pytest.mark.django_db
 def test_changes_of_an_interrupted_import_are_one_batch(tmp_path, monkeypatch):
     """However often it is resumed; an import that changes nothing is none."""
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     make_item(id="i-1", name="old")
     content = b"id,name\n" + b"".join(b"i-%d,new\n" % n for n in range(5))
 
@@ -514,11 +517,11 @@ def test_changes_of_an_interrupted_import_are_one_batch(tmp_path, monkeypatch):
 
 @pytest.mark.once
 def test_ids_of_another_process_are_read_again_in_batches(monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_MAX_BYTES", 100)
+    monkeypatch.setattr("items.imports.batch.BATCH_MAX_BYTES", 100)
     found = iter(lines("id,name\n" + "".join(f"{n},a\n" for n in range(100, 200))))
     with closing(SeenIds()) as real:
         ids = Mock(wraps=real)
-        importing._recollect(ids, found, 101)
+        importing._recollect(ids, Rows(found), FileFormat(), 101)
     assert 1 < ids.record.call_count < 10
 
 
@@ -541,7 +544,7 @@ def test_full_disk_is_reported_from_the_first_id_on(monkeypatch, tmp_path):
 @pytest.mark.parametrize("taken_up_after", [0, 1, 2, 3])
 def test_second_process_applies_no_batch_again(taken_up_after, tmp_path, monkeypatch):
     """Wherever the first one is when the second takes the run up for one batch."""
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     content = "id,name\n" + "".join(f"{n},a\n" for n in range(5)) + "bad id,b\n"
     run, batches = begin(), 0
 
@@ -603,7 +606,7 @@ def command(*args: str, **options: object) -> str:
 
 @pytest.mark.django_db
 def test_command_says_what_it_imported_before_it_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "items.csv"
     path.write_text("id,name\n1,a\n2,b\n3,c\nbad id,d\n")
@@ -627,7 +630,7 @@ def test_command_says_what_it_imported_before_it_failed(tmp_path, monkeypatch):
 @pytest.mark.django_db
 def test_command_resumes_only_what_was_interrupted(tmp_path, monkeypatch):
     """Not a file that was changed meanwhile, nor one that is imported or damaged."""
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     path = tmp_path / "items.csv"
     path.write_text("id,name\n1,a\n2,b\n3,c\n")
     with monkeypatch.context() as patched:

@@ -118,7 +118,7 @@ def test_option_that_does_not_fit_the_file_leaves_the_preview(editor_client):
 
 
 def test_file_that_turns_out_damaged_ends_the_import(editor_client, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     rows = b"".join(b'{"name": "n%d"}' % n + b",\n" for n in range(9))
     content = b"[" + rows + b"{]"
@@ -132,7 +132,7 @@ def test_file_that_turns_out_damaged_ends_the_import(editor_client, monkeypatch)
 
 
 def test_large_workbook_is_applied_in_slices(editor_client, monkeypatch, own_folder):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     rows = [["id", "name"], *([f"i{n}", "a\nb" if n == 3 else "a"] for n in range(5))]
     rows.append(["i1", "again"])
@@ -145,7 +145,7 @@ def test_large_workbook_is_applied_in_slices(editor_client, monkeypatch, own_fol
     assert (run.state, run.created, run.rejected, read.call_count) == ("done", 4, 2, 1)
     rejects = editor_client.get(f"{location}rejects/").getvalue().decode()
     assert 'i3,"a\nb",5,name: Must be one line' in rejects
-    assert "i1,again,7,The id is in line 3 already." in rejects
+    assert "i1,again,7,id: The id is in line 3 already." in rejects
 
 
 def test_conversion_to_lines_leaves_nothing_when_it_fails(
@@ -153,7 +153,7 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
 ):
     """Because of the limit, and because the disk is full."""
     monkeypatch.setattr(importing, "PREVIEW_S", -1)
-    monkeypatch.setattr(importing, "BATCH_ROWS", 1)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 1)
     rows = [["id", "name"], ["a", "a"], *[["b", "x" * 9_000]] * 200]
     location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
     with monkeypatch.context() as patched:
@@ -173,7 +173,7 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
 
 
 def test_large_upload_is_applied_in_slices(editor_client, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     content = b"name\n" + b"".join(b"n%d\n" % n for n in range(5))
     location = upload(editor_client, gzip.compress(content), "x.gz")["Location"]
@@ -242,7 +242,7 @@ def test_upload_on_one_machine_is_imported_on_others(
     editor_client, monkeypatch, settings, tmp_path
 ):
     """Each request is for another machine, with nothing but the database in common."""
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     rows = [["id", "name"], *([f"i{n}", "a"] for n in range(5)), ["i0", "again"]]
     location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
@@ -252,11 +252,11 @@ def test_upload_on_one_machine_is_imported_on_others(
     run = ImportRun.objects.get()
     assert (run.state, run.created, run.rejected) == ("done", 5, 1)
     rejects = editor_client.get(f"{location}rejects/").getvalue().decode()
-    assert "i0,again,7,The id is in line 2 already." in rejects
+    assert "i0,again,7,id: The id is in line 2 already." in rejects
 
 
 def test_request_that_is_killed_leaves_nothing_half_written(editor_client, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
     content = b"id,name\n1,One\nbad id,Two\n3,Three\nbad id,Four\n"
     location = upload(editor_client, content)["Location"]
 
