@@ -25,6 +25,9 @@ class LinesField(forms.CharField):
 class JSONTextField(forms.JSONField):
     widget = forms.Textarea({"rows": 12, "spellcheck": "false"})
 
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value is None else super().prepare_value(value)
+
 
 class Checkboxes(forms.CheckboxSelectMultiple):
     def id_for_label(self, id_: str, index: str | None = None) -> str:
@@ -151,10 +154,16 @@ def _as_form_field(parameter: Any) -> forms.Field:
             is_list = isinstance(parameter, serializers.ListField)
             return (LinesField if is_list else JSONTextField)(**options)
         case _:
-            if parameter.style.get("base_template") == "textarea.html":
-                options["widget"] = forms.Textarea
             longest = getattr(parameter, "max_length", None)
-            return forms.CharField(max_length=longest, **options)
+            widget = _text_widget(parameter)
+            return forms.CharField(max_length=longest, widget=widget, **options)
+
+
+def _text_widget(parameter: Any) -> forms.Widget:
+    if parameter.style.get("base_template") == "textarea.html":
+        return forms.Textarea()
+    is_day = isinstance(parameter, serializers.DateField)
+    return forms.DateInput({"type": "date"}) if is_day else forms.TextInput()
 
 
 def _limits(parameter: Any) -> dict[str, Any]:

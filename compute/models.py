@@ -102,6 +102,8 @@ class Job(models.Model):
     fraction = models.FloatField(default=0)
     message = models.CharField(max_length=MESSAGE_MAX, blank=True)
     result = models.JSONField(null=True)
+    # How far a task has come, for its next attempt: see `TaskContext.save_checkpoint`.
+    checkpoint = models.JSONField(null=True, editable=False)
     error_code = models.CharField(max_length=50, blank=True)
     error_detail = models.CharField(max_length=ERROR_MAX, blank=True)
 

@@ -21,6 +21,10 @@ REPORT_INTERVAL_S = 0.1
 type ProgressCallback = Callable[[float, str], None]
 
 
+class ClaimLost(Exception):
+    """The lease of this run has expired: the job is claimed anew, or has ended."""
+
+
 class TaskContext:
     """One run of a job."""
 
@@ -58,6 +62,21 @@ class TaskContext:
         if now >= self._next_report_at:
             self._next_report_at = now + REPORT_INTERVAL_S
             self._on_progress(fraction, message)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return what the last attempt has saved; None before the first time."""
+        found = Job.objects.values_list("checkpoint", flat=True)
+        checkpoint: dict[str, Any] | None = found.get(pk=self.job_id)
+        return checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save how far the job is, in the transaction of the work itself, as its last.
+
+        Raises ClaimLost if another worker has the job by now: the work is rolled back.
+        """
+        running = Job.objects.filter(pk=self.job_id, epoch=self.claim.epoch)
+        if not running.filter(state=Job.State.RUNNING).update(checkpoint=checkpoint):
+            raise ClaimLost(f"Another worker has the job {self.job_id}.")
 
     def file(
         self, name: str, content_type: str

@@ -183,15 +183,17 @@ def _merge_error(error: SiteError) -> str:
 def _form(request: HttpRequest, task: Task) -> TaskForm:
     """Return the submitted form, or a new one with values of the address or of a job.
 
-    That job is named by `like`.
+    That job is named by `like`; what the address has beside it is in place of its own.
     """
     if request.method == "POST":
         return TaskForm(task, request.POST, request.FILES)
+    given = request.GET.dict()
     try:
-        earlier = jobs.get_job(UUID(request.GET.get("like", "")), request.user)
+        earlier = jobs.get_job(UUID(given.pop("like", "")), request.user)
     except (ValueError, JobNotFound):
-        return TaskForm(task, initial=request.GET.dict())
-    return TaskForm(task, initial=earlier.params if earlier.task == task.name else {})
+        return TaskForm(task, initial=given)
+    values = earlier.params if earlier.task == task.name else {}
+    return TaskForm(task, initial=values | given)
 
 
 def _submit(request: HttpRequest, task: Task, params: dict[str, Any]) -> Job:

@@ -40,6 +40,8 @@ from resilient_site.resilience.transactions import atomic_with_retries
 
 # Of a workbook that a browser waits for.
 MAX_WORKBOOK_ITEMS = 100_000
+# Of a query with ids, which servers accept in the first line of a request.
+ADDRESS_MAX = 3_000
 
 
 class TagFilter(admin.SimpleListFilter):
@@ -122,7 +124,7 @@ class ItemAdmin(PurgingAdmin):
     search_help_text = "A whole id or code, or words in " + " and ".join(
         field.name for field in SEARCHED_FIELDS
     )
-    actions = ("export_csv", "export_xlsx", "export_ndjson", "purge")
+    actions = ("change_many", "export_csv", "export_xlsx", "export_ndjson", "purge")
     change_list_template = "admin/items/item/change_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
@@ -203,6 +205,24 @@ class ItemAdmin(PurgingAdmin):
     ) -> HttpResponse:
         changes = reverse("admin:items_itemchange_changelist")
         return redirect(f"{changes}?{urlencode({'q': object_id})}")
+
+    @admin.action(description="Change the selected items…", permissions=["change"])
+    def change_many(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Open the form of the task that changes them, with the selection filled in."""
+        selected = {"number": str(queryset.count())}
+        if request.POST.get("select_across") == "1":
+            search, tag = request.GET.get("q", ""), request.GET.get("tag", "")
+            chosen = {"search": search, "tag": tag}
+            selected["filter"] = urlencode({n: v for n, v in chosen.items() if v})
+        else:
+            ids = request.POST.getlist(ACTION_CHECKBOX_NAME)
+            selected["ids"] = "\n".join(ids)
+        query = urlencode(selected)
+        if len(query) > ADDRESS_MAX:
+            text = "Select fewer items, or all of the list, to change them by a job."
+            self.message_user(request, text, messages.WARNING)
+            return None
+        return redirect(f"{reverse('compute:new', args=['change_items'])}?{query}")
 
     @admin.action(description="Export selected items as CSV")
     def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponseBase:

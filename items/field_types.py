@@ -53,7 +53,10 @@ class IdSerializerField(serializers.Field):  # type: ignore[type-arg]
         return public_id(value)
 
     def to_internal_value(self, data: Any) -> str:
-        return rules.clean_id(data)
+        try:
+            return rules.clean_id(data)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
 
 
 class CleanedFormField(forms.CharField):

@@ -462,12 +462,14 @@ def _check_circles(writes: Several[Write], errors: dict[str, ItemErrors]) -> Non
 
 def _climb(start: str, above: Mapping[str, str | None]) -> str:
     """Return what is wrong with the way up from `start`, if anything."""
-    at = above.get(start)
+    at, passed = above.get(start), set()
     for _ in range(DEPTH_MAX):
-        if at is None:
+        # In a circle of others something is wrong with those, not with this one.
+        if at is None or at in passed:
             return ""
         if at == start:
             return "An item cannot be above itself."
+        passed.add(at)
         at = above.get(at)
     return f"A hierarchy has at most {DEPTH_MAX} levels."
 

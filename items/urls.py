@@ -8,6 +8,7 @@ urlpatterns = [
     path("", views.item_list, name="list"),
     # No id begins with "-".
     path("-/new/", views.item_new, name="new"),
+    path("-/change-all/", views.change_all, name="change-all"),
     path("-/suggestions/", views.suggestion_list, name="suggestions"),
     path("-/changes/", views.change_list, name="changes"),
     path("-/import/", imports.import_new, name="import"),

@@ -14,6 +14,7 @@ from django.http import (
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
+from django.utils.http import urlencode
 from django.views.decorators.http import require_POST, require_safe
 
 from items import catalogue, facets, fields
@@ -59,6 +60,8 @@ def item_list(request: HtmxRequest) -> HttpResponse:
         "collection": controls.collection,
         "controls": shown,
         "chosen": chosen,
+        "is_chosen": is_chosen,
+        "counted": counted,
         "hidden": controls.hidden(shown),
         "highlighter": Highlighter(query.search),
         "suggestions": [] if page.rows or cursor else suggest(query),
@@ -108,6 +111,18 @@ def item_relations(request: HttpRequest, id: str) -> HttpResponse:
     response = render(request, "items/relations.html", context)
     share_with_anonymous(request, response, catalogue.ITEMS)
     return response
+
+
+@require_permissions("items.change_item")
+@require_safe
+def change_all(request: HttpRequest) -> HttpResponse:
+    """Open the form of the task that changes many items, with those of a list."""
+    number = ListQuery.parse(request.GET).items().order_by().count()
+    query = request.GET.copy()
+    for name in ("ordering", "cursor"):
+        query.pop(name, None)
+    form = urlencode({"filter": query.urlencode(), "number": number or ""})
+    return redirect(f"{reverse('compute:new', args=['change_items'])}?{form}")
 
 
 @login_required

@@ -73,7 +73,7 @@ def test_form_has_a_control_for_each_kind_of_parameter(task):
         "names": ("<textarea",),
         "parts": ('type="checkbox"',) * 2,
         "careful": ("checked",),
-        "on": ('type="text"',),
+        "on": ('type="date"',),
         "file": ('type="file"',),
     }
     assert list(controls) == list(expected)

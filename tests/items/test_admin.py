@@ -262,3 +262,27 @@ def test_lists_take_a_fixed_number_of_queries(admin_site, django_assert_num_quer
             assert counts
             assert all(f"LIMIT {MAX_COUNTED_ROWS + 1}" in sql for sql in counts)
     assert CappedPaginator(Item.objects.order_by("pk"), 2).count == 60
+
+
+@pytest.mark.parametrize(
+    ("ticked", "initial"),
+    [
+        ({"select_across": "1"}, {"filter": "tag=t", "number": "4"}),
+        ({"_selected_action": ["item-00001", "item-00002"]},
+         {"ids": "item-00001\nitem-00002", "number": "2"}),
+    ],
+)  # fmt: skip
+def test_selected_items_are_changed_by_a_job(admin_site, ticked, initial):
+    make_items(4, tags=["t"])
+    data = {"action": "change_many", "_selected_action": "item-00001"} | ticked
+    answer = admin_site.post(f"{ITEMS}?tag=t", data, follow=True)
+    form = answer.context["form"]
+    assert {name: form[name].value() for name in initial} == initial
+
+
+def test_ids_that_no_address_takes_are_not_changed_by_a_job(admin_site):
+    ids = [f"{n:0100}" for n in range(40)]
+    for pk in ids:
+        make_item(id=pk)
+    data = {"action": "change_many", "_selected_action": ids}
+    assert "Select fewer items" in sent(admin_site.post(ITEMS, data, follow=True))

@@ -1,8 +1,10 @@
 """The page of the list: its filters, what they leave, and what was found."""
 
+import html
 import re
 
 import pytest
+from django.test import Client
 
 from items.models import Collection
 from tests.factories import make_item
@@ -208,3 +210,17 @@ def test_search_that_finds_nothing_links_the_closest_names(client, bolts):
     assert names(client.get(address)) == ["R&D <bolt>"]
     assert "tag=t" in address
     assert "Did you mean" not in text(client.get(f"{LIST}?tag=unknown"))
+
+
+def test_editors_change_all_items_of_a_list(editor_client, bolts):
+    query = "collection=bolts&attributes.metal=brass&ordering=-name"
+    page = editor_client.get(f"{LIST}?{query}").content.decode()
+    [address] = re.findall(
+        r'<a class="change-all" href="([^"]*)"[^>]*>Change all 2…', page
+    )
+    answer = editor_client.get(html.unescape(address), follow=True)
+    form = answer.context["form"]
+    expected = {"filter": "collection=bolts&attributes.metal=brass", "number": "2"}
+    assert {name: form[name].value() for name in expected} == expected
+    assert "change-all" not in editor_client.get(LIST).content.decode()
+    assert "change-all" not in Client().get(f"{LIST}?{query}").content.decode()

@@ -109,3 +109,14 @@ def test_comparison_records_what_would_differ(bolt):
     assert changed == ("bolt", "Brass bolt", before, after)
     assert (new.id, new.before, new.after["status"]) == ("new", None, "draft")
     assert ItemChange.objects.count() == 2
+
+
+def test_row_below_one_in_a_circle_is_applied_without_that():
+    for name in "abc":
+        make_item(id=name)
+    parents = {"a": "a", "b": "a", "c": "b"}
+    rows = [{"id": pk, "parent": parent} for pk, parent in parents.items()]
+    assert [*staging.apply(rows, actor=TESTER).errors] == ["a"]
+    assert [*Item.objects.order_by("pk").values_list("parent", flat=True)] == [
+        None, "a", "b",
+    ]  # fmt: skip
