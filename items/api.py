@@ -320,10 +320,10 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         header = request.headers.get("Prefer", "")
         preference = parse_prefer(header, stream.WAIT_MAX_S)
         since = request.query_params.get("since")
+        key = feed.parse_collection(request.query_params.get("collection"))
         epoch, position = feed.parse_cursor(since, "since")
-        changes = feed.changes_after(position, parse_page_size(request.query_params))
-        if changes:
-            position = feed.position_of(changes[-1])
+        size = parse_page_size(request.query_params)
+        changes, position, is_all = feed.read(position, size, key)
         # There is always a next page: a client returns to it for new changes.
         next_cursor = feed.cursor_of(epoch, position)
         page = Page(rows=changes, next=next_cursor, previous=None)
@@ -332,11 +332,12 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         response.data["epoch"] = epoch
         if preference.wait_s is not None:
             response["Preference-Applied"] = f"wait={preference.wait_s}"
-        if preference.wait_s and not changes:
+        if preference.wait_s and not changes and is_all:
             query = request.query_params.copy()
             query["since"] = next_cursor
             then = f"{request.path}?{query.urlencode()}"
-            return stream.wait(response, epoch, position, preference.wait_s, then)
+            wait_s = preference.wait_s
+            return stream.wait(response, epoch, position, key, wait_s, then)
         return response
 
     @schema.change_events
@@ -345,7 +346,8 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         named, cursor = "since", request.query_params.get("since")
         if last_event_id := request.headers.get("Last-Event-ID"):
             named, cursor = "Last-Event-ID", last_event_id
-        return stream.stream(*feed.parse_cursor(cursor, named))
+        key = feed.parse_collection(request.query_params.get("collection"))
+        return stream.stream(*feed.parse_cursor(cursor, named), key)
 
 
 def _clean(body: Any, request: Request, *, partial: bool = False) -> ItemData:

@@ -302,6 +302,15 @@ SINCE = OpenApiParameter(
         "As given in `next`, or the `id` of an event; empty: all; `now`: the end."
     ),
 )
+CHANGES_OF = OpenApiParameter(
+    "collection",
+    OpenApiTypes.STR,
+    description=(
+        "The key of a collection: only changes of items that are in it, or were before "
+        "the change; and entries whose contents were removed. A page may be empty "
+        "although more follow: return to `next`."
+    ),
+)
 PREFER = header(
     "Prefer",
     "`wait=N` responds when there is a change, after N seconds at most (RFC 7240).",
@@ -320,7 +329,7 @@ changes = operation(
         "No change is left out. `next` is always present: return to it for new "
         f"changes. {ORDER} {EPOCH}"
     ),
-    parameters=[PAGE_SIZE_PARAMETER, SINCE, PREFER],
+    parameters=[PAGE_SIZE_PARAMETER, SINCE, CHANGES_OF, PREFER],
     responses={200: ChangeFeedSerializer, 304: NOT_MODIFIED},
 )
 change_events = operation(
@@ -333,6 +342,10 @@ change_events = operation(
         "client reads too slowly, or is so far behind that it gets one page at a time. "
         f"No change is left out. {ORDER} {EPOCH}"
     ),
-    parameters=[SINCE, header("Last-Event-ID", "Takes precedence over `since`.")],
+    parameters=[
+        SINCE,
+        CHANGES_OF,
+        header("Last-Event-ID", "Takes precedence over `since`."),
+    ],
     responses=events_of("The data are the change, as JSON."),
 )

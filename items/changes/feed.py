@@ -5,14 +5,16 @@ its position misses none and sees none twice. A position holds for one epoch of 
 database: a cursor names both.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db.models import F
+from django.db.models import Case, F, TextField, Value, When
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.fields.tuple_lookups import TupleGreaterThan
+from django.db.models.functions import Coalesce
 
-from items import fields
+from items import fields, rules
 from items.field_types import public_id
-from items.models import ItemChange
+from items.models import Collection, ItemChange
 from resilient_site.api.keyset import Cursor
 from resilient_site.errors import Invalid
 from resilient_site.models import Epoch
@@ -22,6 +24,21 @@ type Position = tuple[int, int]
 
 ORDERING = "transaction"
 START: Position = (0, 0)
+# Changes that are looked at for those of one collection.
+SCANNED_MAX = 10_000
+# The collection before and after a change, None without such a state. States of an
+# earlier release have none.
+PLACES = {
+    f"{name}_place": Case(
+        When(
+            **{f"{name}__isnull": False},
+            then=Coalesce(
+                KeyTextTransform("collection", name), Value(rules.GENERAL, TextField())
+            ),
+        )
+    )
+    for name in ("before", "after")
+}
 NOW = "now"
 
 
@@ -50,6 +67,45 @@ def is_after(position: Position) -> TupleGreaterThan:
 def changes_after(position: Position, limit: int) -> list[ItemChange]:
     """Return the next final changes."""
     return list(ItemChange.objects.settled().filter(is_after(position))[:limit])
+
+
+class Read(NamedTuple):
+    """Changes, the position after what was read, and whether that is all there is."""
+
+    changes: list[ItemChange]
+    position: Position
+    is_all: bool
+
+
+def read(position: Position, limit: int, key: str = "") -> Read:
+    """Return the next final changes, with a `key` those of that collection.
+
+    Of one collection SCANNED_MAX changes are looked at, so that there may be none
+    although more follow.
+    """
+    if not key:
+        changes = changes_after(position, limit)
+        position = position_of(changes[-1]) if changes else position
+        return Read(changes, position, len(changes) < limit)
+    rows = ItemChange.objects.settled().filter(is_after(position)).annotate(**PLACES)
+    scanned = list(rows.values_list("transaction", "pk", *PLACES)[:SCANNED_MAX])
+    matching = [row for row in scanned if key in row[2:] or not any(row[2:])]
+    matching = matching[:limit]
+    is_full = len(matching) == limit
+    if scanned:
+        position = (matching if is_full else scanned)[-1][:2]
+    pks = [pk for _, pk, *_ in matching]
+    changes = list(ItemChange.objects.filter(pk__in=pks).order_by("transaction", "pk"))
+    return Read(changes, position, not is_full and len(scanned) < SCANNED_MAX)
+
+
+def keys_of(change: ItemChange) -> frozenset[str]:
+    """Return the collections in which its item is, or was before it.
+
+    None of an entry whose contents were removed, which may be about any.
+    """
+    states = [state for state in (change.before, change.after) if state is not None]
+    return frozenset(state.get("collection", rules.GENERAL) for state in states)
 
 
 def last_changes(limit: int) -> list[ItemChange]:
@@ -88,6 +144,14 @@ def parse_cursor(text: str | None, named: str) -> tuple[str, Position]:
         message = "This cursor is from before the catalogue was restored."
         raise EpochChanged(errors={named: [message]})
     return epoch, position
+
+
+def parse_collection(key: str | None) -> str:
+    """Return the key of a collection, empty for all; raises Invalid if it is none."""
+    if key and not Collection.objects.filter(pk=key).exists():
+        message = f"There is no collection “{key[:100]}”."
+        raise Invalid(errors={"collection": [message]})
+    return key or ""
 
 
 def _is_known(position: Position) -> bool:

@@ -55,6 +55,11 @@ class ChangeEvent(NamedTuple):
 
     position: Position
     frame: bytes
+    # The collections that it concerns; empty: any may be.
+    keys: frozenset[str] = frozenset()
+
+    def concerns(self, key: str) -> bool:
+        return not key or not self.keys or key in self.keys
 
 
 def encode_event(epoch: str, change: ItemChange) -> ChangeEvent:
@@ -62,7 +67,12 @@ def encode_event(epoch: str, change: ItemChange) -> ChangeEvent:
     data = orjson.dumps(feed.as_json(change), option=orjson.OPT_UTC_Z)
     cursor = feed.cursor_of(epoch, position)
     head = f"event: change\nid: {cursor}\ndata: ".encode()
-    return ChangeEvent(position, head + data + b"\n\n")
+    return ChangeEvent(position, head + data + b"\n\n", feed.keys_of(change))
+
+
+def encode_position(epoch: str, position: Position) -> bytes:
+    """Return an id without data: no event, but its client reconnects with it."""
+    return f"id: {feed.cursor_of(epoch, position)}\n\n".encode()
 
 
 class EventBuffer:
@@ -107,14 +117,15 @@ class ChangeStream:
         self._poller = Poller[asyncio.Event](loop, "Changes", POLL_S, self._begin)
 
     async def events(
-        self, first: bytes, epoch: str, position: Position
+        self, first: bytes, epoch: str, position: Position, key: str
     ) -> AsyncGenerator[bytes]:
-        """Yield `first`, then the events after `position`.
+        """Yield `first`, then the events after `position`, with a `key` those of it.
 
         Ends if some were dropped, and with the epoch: its client then reconnects.
         """
         with self._poller.subscribed(asyncio.Event()) as changed:
             yield first
+            sent_at = time.monotonic()
             while True:
                 changed.clear()
                 buffer = self.buffer
@@ -123,17 +134,29 @@ class ChangeStream:
                 newer = buffer.after(position)[:SEND_BATCH] if buffer else []
                 if newer:
                     position = newer[-1].position
-                    yield b"".join(event.frame for event in newer)
+                    frames = [event.frame for event in newer if event.concerns(key)]
+                    if frames or time.monotonic() - sent_at > KEEP_ALIVE_S:
+                        yield b"".join(frames) or encode_position(epoch, position)
+                        sent_at = time.monotonic()
                 elif not await is_set_within(changed, KEEP_ALIVE_S):
-                    yield KEEP_ALIVE
+                    yield encode_position(epoch, position) if key else KEEP_ALIVE
+                    sent_at = time.monotonic()
 
-    async def wait_for_change(self, epoch: str, position: Position) -> None:
-        """Return when there is a change after `position`, or the epoch has ended."""
+    async def wait_for_change(self, epoch: str, position: Position, key: str) -> None:
+        """Return when there is a change after `position`, or the epoch has ended.
+
+        With a `key` that is one of that collection, or one that was dropped.
+        """
         with self._poller.subscribed(asyncio.Event()) as changed:
-            while (buffer := self.buffer) is None or (
-                buffer.epoch == epoch and buffer.end <= position
-            ):
+            while True:
                 changed.clear()
+                if buffer := self.buffer:
+                    if buffer.epoch != epoch or position < buffer.start:
+                        return
+                    newer = buffer.after(position)
+                    if any(event.concerns(key) for event in newer):
+                        return
+                    position = max(position, buffer.end)
                 await changed.wait()
 
     def _publish(self, events: list[ChangeEvent], new: EventBuffer | None) -> None:
@@ -189,29 +212,24 @@ running_stream = one_per_loop(ChangeStream)
 # --- for views
 
 
-def stream(epoch: str, position: Position) -> HttpResponse:
+def stream(epoch: str, position: Position, key: str = "") -> HttpResponse:
     """Return the changes after `position` as events, continued by new ones.
 
     A client that is far behind gets one page of them, and reconnects for the next.
     """
-    changes = feed.changes_after(position, PAGE)
-    page = [encode_event(epoch, change) for change in changes]
-    is_behind = len(page) == PAGE
-    if page:
-        position = page[-1].position
-    # An id without data is no event, but the client reconnects with it.
-    last_id = f"id: {feed.cursor_of(epoch, position)}\n\n".encode()
-    retry = RETRY_AT_ONCE if is_behind else RETRY
-    first = b"".join([retry, *(event.frame for event in page), last_id])
+    changes, position, is_all = feed.read(position, PAGE, key)
+    last_id = encode_position(epoch, position)
+    frames = (encode_event(epoch, change).frame for change in changes)
+    first = b"".join([RETRY if is_all else RETRY_AT_ONCE, *frames, last_id])
 
     def events() -> AsyncGenerator[bytes]:
-        return running_stream().events(first, epoch, position)
+        return running_stream().events(first, epoch, position, key)
 
-    return event_stream(first, None if is_behind else events)
+    return event_stream(first, events if is_all else None)
 
 
 def wait[R: HttpResponse](
-    response: R, epoch: str, position: Position, seconds: float, then: str
+    response: R, epoch: str, position: Position, key: str, seconds: float, then: str
 ) -> R:
     """Delay `response` until there is a change after `position`, or another epoch.
 
@@ -220,6 +238,6 @@ def wait[R: HttpResponse](
     # With an ETag, the conditional request would get its 304 at once.
     response["Cache-Control"] = "no-store"
     response.continuation = Wait(  # type: ignore[attr-defined]
-        lambda: running_stream().wait_for_change(epoch, position), seconds, then
+        lambda: running_stream().wait_for_change(epoch, position, key), seconds, then
     )
     return response

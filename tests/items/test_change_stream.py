@@ -131,8 +131,8 @@ def test_request_waits_only_when_there_are_no_changes(anonymous_api):
 async def test_wait_ends_for_clients_before_the_change():
     await make(id="a")
     place = await sync_to_async(feed.parse_cursor)("now", "")
-    waiting = asyncio.create_task(running_stream().wait_for_change(*place))
-    await running_stream().wait_for_change(place[0], START)
+    waiting = asyncio.create_task(running_stream().wait_for_change(*place, ""))
+    await running_stream().wait_for_change(place[0], START, "")
     assert not waiting.done()
     await make(id="b")
     await waiting
@@ -154,7 +154,7 @@ async def test_stream_continues_with_changes_as_they_are_made(
     await make(id="before")
     place = await sync_to_async(feed.parse_cursor)("now", "")
     await make(id="between")
-    async with aclosing(running_stream().events(b"begin", *place)) as events:
+    async with aclosing(running_stream().events(b"begin", *place, "")) as events:
         assert await anext(events) == b"begin"
         assert ids(await anext(events)) == ["between"]
         with monkeypatch.context() as deaf:
@@ -168,7 +168,7 @@ async def test_stream_continues_with_changes_as_they_are_made(
 async def test_purge_empties_the_buffer_and_is_streamed():
     await make(id="a", name="Confidential")
     place = await sync_to_async(feed.parse_cursor)("now", "")
-    async with aclosing(running_stream().events(b"begin", *place)) as events:
+    async with aclosing(running_stream().events(b"begin", *place, "")) as events:
         await anext(events)
         await make(id="b", name="Confidential")
         assert b"Confidential" in await anext(events)
@@ -196,7 +196,7 @@ async def test_purge_while_the_buffer_is_filled_empties_it(monkeypatch):
 
     place = await sync_to_async(feed.parse_cursor)("now", "")
     monkeypatch.setattr(feed, "last_changes", read_before_a_purge)
-    async with aclosing(running_stream().events(b"begin", *place)) as events:
+    async with aclosing(running_stream().events(b"begin", *place, "")) as events:
         await anext(events)
         [(_, data)] = shown(await anext(events))
         assert data["action"] == "purged"
@@ -208,11 +208,11 @@ async def test_purge_while_the_buffer_is_filled_empties_it(monkeypatch):
 async def test_streams_and_waits_end_with_the_epoch():
     await make(id="a")
     epoch, position = await sync_to_async(feed.parse_cursor)("now", "")
-    waiting = asyncio.create_task(running_stream().wait_for_change(epoch, position))
-    async with aclosing(running_stream().events(b"", epoch, position)) as events:
+    waiting = asyncio.create_task(running_stream().wait_for_change(epoch, position, ""))
+    async with aclosing(running_stream().events(b"", epoch, position, "")) as events:
         await anext(events)
         ending = asyncio.ensure_future(anext(events))
-        await running_stream().wait_for_change(epoch, START)
+        await running_stream().wait_for_change(epoch, START, "")
         assert not waiting.done()
         await sync_to_async(Epoch.objects.update)(value="another")
         with pytest.raises(StopAsyncIteration):
@@ -267,7 +267,7 @@ async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
     monkeypatch.setattr(feed, "last_changes", fail)
     await make(id="a")
     epoch = await sync_to_async(Epoch.current)()
-    async with aclosing(running_stream().events(b"", epoch, START)) as events:
+    async with aclosing(running_stream().events(b"", epoch, START, "")) as events:
         await anext(events)
         assert await anext(events) == KEEP_ALIVE
         failing.clear()
@@ -280,7 +280,7 @@ async def test_stream_is_kept_alive_while_the_database_fails(monkeypatch):
 async def test_slow_client_is_disconnected(monkeypatch):
     monkeypatch.setattr(stream, "BUFFER_BYTES", 1)  # but the newest event is kept
     epoch = await sync_to_async(Epoch.current)()
-    slow, fast = (running_stream().events(b"", epoch, START) for _ in range(2))
+    slow, fast = (running_stream().events(b"", epoch, START, "") for _ in range(2))
     async with aclosing(slow), aclosing(fast):
         await anext(slow)
         await anext(fast)
