@@ -54,7 +54,7 @@ class TaskViewSet(StrictView, ViewSet):
 
     @schema.task_listing
     def list(self, request: Request) -> Response:
-        rows: Any = [tasks[name] for name in sorted(tasks)]
+        rows: Any = [tasks[name] for name in sorted(tasks) if tasks[name].is_listed]
         context = {"user": request.user}
         found = TaskSerializer(rows, many=True, context=context)
         return Response({"results": found.data})

@@ -61,7 +61,8 @@ def _submissions(*, as_form: bool) -> PolymorphicProxySerializer:
         serializers={
             name: _submission(task, as_form=as_form)
             for name, task in tasks.items()
-            if as_form
+            if task.is_listed
+            and as_form
             == any(
                 isinstance(field, serializers.FileField)
                 for field in task.params().fields.values()

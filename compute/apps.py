@@ -7,10 +7,13 @@ class ComputeConfig(AppConfig):
 
     def ready(self) -> None:
         from compute import health, queue, registry
+        from compute.tasks import preview_import
+        from items.imports import previews
         from resilient_site.health import components
         from resilient_site.operations import clean_up, doctor
 
         registry.discover_tasks()
+        previews.register_job(preview_import.start)
         components.register(
             components.Component("compute", "Jobs", "component", health.check)
         )

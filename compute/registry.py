@@ -64,6 +64,7 @@ class Task:
     memory_mb: int
     retries: int
     may_run: Permission
+    is_listed: bool = True
     part_function: Function | None = field(default=None, init=False)
     merge_function: Function | None = field(default=None, init=False)
 
@@ -101,10 +102,12 @@ def task(
     memory_mb: int = 512,
     retries: int = 2,
     may_run: Permission = is_authenticated,
+    is_listed: bool = True,
 ) -> Callable[[Function], Task]:
     """Register a function as a task under the function's name.
 
-    `time_limit_s` and `memory_mb` apply to each process that runs it.
+    `time_limit_s` and `memory_mb` apply to each process that runs it. One that is not
+    listed is begun by a page of its own.
     """
 
     def register(function: Function) -> Task:
@@ -120,6 +123,7 @@ def task(
             memory_mb=memory_mb,
             retries=retries,
             may_run=may_run,
+            is_listed=is_listed,
         )
         return tasks[name]
 
@@ -135,8 +139,9 @@ def get_task(name: str) -> Task:
 
 
 def list_tasks_for(user: User | AnonymousUser) -> list[Task]:
-    """Return the tasks that `user` may run, by title."""
-    allowed = (task for task in tasks.values() if task.may_run(user))
+    """Return the tasks that are offered to `user`, by title."""
+    offered = (task for task in tasks.values() if task.is_listed)
+    allowed = (task for task in offered if task.may_run(user))
     return sorted(allowed, key=lambda task: task.title)
 
 

@@ -578,6 +578,8 @@ class ImportRun(models.Model):
     rejected = models.BigIntegerField(default=0)
     rejects_size = models.BigIntegerField(default=0)
     preview = models.JSONField(null=True)
+    # Identifies the latest preview: an earlier one that still runs has another.
+    preview_key = models.UUIDField(null=True, editable=False)
     # How the file is read: see items.imports.formats.FileFormat.
     format = models.JSONField(null=True)
     error = models.CharField(max_length=ERROR_MAX, blank=True, db_default="")
@@ -661,6 +663,68 @@ class ImportFileChunk(models.Model):
 
     def __str__(self) -> str:
         return f"{self.file_id} from {self.offset}"
+
+
+class PreviewRow(models.Model):
+    """Row of the preview of an import: what would happen to one item, or a reject."""
+
+    class Kind(models.TextChoices):
+        NEW = "new"
+        CHANGED = "changed"
+        UNCHANGED = "unchanged"
+        REJECTED = "rejected"
+        MISSING = "missing"  # from the file
+
+    run = models.ForeignKey(
+        ImportRun, on_delete=models.CASCADE, related_name="rows", db_index=False
+    )
+    # The key of the preview: that of its run, unless it is still being made.
+    preview = models.UUIDField()
+    kind = models.CharField(max_length=9, choices=Kind)
+    # From 1 on, of each kind.
+    number = models.PositiveIntegerField()
+    line = models.BigIntegerField(null=True)
+    # As the file has it, if the row was rejected.
+    item_id = models.CharField(max_length=rules.ID_MAX, blank=True)
+    name = models.CharField(max_length=rules.NAME_MAX, blank=True)
+    # Triples of field, old and new text.
+    cells = models.JSONField(default=list)
+    # Of a reject: why, and the row as it stands in the file.
+    reason = models.TextField(blank=True)
+    text = models.TextField(blank=True)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "preview", "kind", "number"], name="previewrow_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.number} of {self.run_id}"
+
+
+class ImportMapping(models.Model):
+    """What the columns of a collection's files are, as it was chosen last."""
+
+    COLUMNS_MAX = 500
+
+    collection = models.OneToOneField(
+        Collection,
+        on_delete=models.CASCADE,
+        primary_key=True,
+        related_name="+",
+        db_constraint=False,  # the release before deletes collections without it
+    )
+    # Column of a file, in lower case, to field; to nothing: it is left out.
+    columns = models.JSONField(default=dict)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"Columns of files of {self.collection_id}"
 
 
 class DeferredRow(models.Model):

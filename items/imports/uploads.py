@@ -15,10 +15,9 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError
 from django.utils import timezone
 
-from items.imports import importing
+from items.imports import importing, mapping, previews
 from items.imports.file_lines import open_lines, pieces
 from items.imports.formats import FileFormat, Unreadable
-from items.imports.recognition import recognize
 from items.imports.rejects import Rejects
 from items.models import ImportFile, ImportRun
 from resilient_site.accounts.actor import Actor
@@ -37,8 +36,12 @@ class FileMissing(Unreadable):
     )
 
 
-def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
+def receive(
+    upload: "UploadedFile[bytes]", *, collection: str = "", actor: Actor
+) -> ImportRun:
     """Store the file with a preview of its import.
+
+    `collection` is that of rows which name none.
 
     Raises Unreadable, and stores nothing, if it is not a file of items.
     """
@@ -53,7 +56,7 @@ def receive(upload: "UploadedFile[bytes]", *, actor: Actor) -> ImportRun:
     try:
         file = ImportFile(run=run, kind=ImportFile.Kind.UPLOAD)
         _write(file, upload.chunks())
-        return choose(run, FileFormat())
+        return choose(run, FileFormat(collection=collection), actor=actor)
     except BaseException:
         run.delete()
         raise
@@ -68,19 +71,9 @@ def _write(file: ImportFile, content: Iterable[bytes]) -> ImportFile:
     return file
 
 
-def choose(run: ImportRun, chosen: FileFormat) -> ImportRun:
+def choose(run: ImportRun, chosen: FileFormat, *, actor: Actor) -> ImportRun:
     """Preview the file again as `chosen` has it; raises Unreadable as `receive`."""
-    file, limit = _stored(run), settings.IMPORT_MAX_BYTES
-    with chunks.open_file(file) as stream:
-        form = recognize(stream, chosen, max_bytes=limit)
-        preview = importing.preview(stream, form, max_bytes=limit)
-    previewed = ImportRun.objects.filter(pk=run.pk, state=ImportRun.State.PREVIEWED)
-    previewed.update(
-        size=preview.bytes_read if preview.complete else file.size,
-        format=asdict(form),
-        preview=asdict(preview),
-    )
-    run.refresh_from_db()
+    previews.make(run, _stored(run), chosen, actor=actor)
     return run
 
 
@@ -90,6 +83,10 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
     A damaged file ends the import: its state and `error` say so.
     """
     file = _stored(run)
+    if run.state == ImportRun.State.PREVIEWED:
+        form = importing.format_of(run)
+        header = (run.preview or {}).get("columns", [])
+        mapping.remember(form.collection, header, form.columns)
     try:
         with chunks.open_file(_seekable(run, file)) as stream:
             importing.proceed(

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from items import catalogue
 from items.collections import editing
-from items.models import ImportRun
+from items.models import ImportRun, PreviewRow
 from tests.browser.conftest import LOOKS, Browsers, tab_to
 from tests.factories import TESTER, make_item, make_items
 
@@ -57,19 +57,31 @@ def fill_catalogue() -> None:
 
 
 def make_runs(user: User) -> dict[str, str]:
-    preview = {
-        "created": 1, "updated": 0, "unchanged": 0, "rejected": 1, "complete": False,
-        "rows": [["one", LONG, None, "metal"]], "rejects": [[3, "name: empty", LONG]],
-    }  # fmt: skip
-    return {
-        state: str(
-            ImportRun.objects.create(
-                id=uuid.uuid4(), source="units.csv", path="", state=state, actor=user,
-                preview=preview, created=2, rejected=1,
-            ).pk
+    numbers = {"created": 1, "updated": 1, "unchanged": 0, "rejected": 1, "missing": 2}
+    previews: dict[str, dict[str, object]] = {
+        "long": {"complete": False, "job": "/jobs/", "bytes_read": 40},
+        "equal": {"complete": True, "columns": ["Code", LONG]},
+        "problem": {"complete": True, "columns": ["Code", LONG], "problem": "Choose."},
+        "done": {},
+    }
+    form = {"kind": "csv", "encoding": "utf-8", "collection": "bolts"}
+    runs = {
+        name: ImportRun.objects.create(
+            id=uuid.uuid4(), source=f"{LONG}.csv", path="", size=99, actor=user,
+            state="done" if name == "done" else "previewed", created=2, rejected=1,
+            format=form | ({"missing": "retire"} if name == "equal" else {}),
+            preview=numbers | preview,
         )
-        for state in ("previewed", "done")
+        for name, preview in previews.items()
     }  # fmt: skip
+    cells = [["name", LONG, "New"], ["attributes.length", "", "9"], ["tags", LONG, ""]]
+    for number, kind in enumerate(PreviewRow.Kind.values, 1):
+        PreviewRow.objects.create(
+            run=runs["equal"], preview=uuid.uuid4(), kind=kind, number=number, line=7,
+            item_id="long", name=LONG, cells=cells,
+            reason=f"name: {LONG}", text=LONG * 3,
+        )  # fmt: skip
+    return {name: f"/items/-/import/{run.pk}/" for name, run in runs.items()}
 
 
 # Words that a line break divides; an id or another long one may be.
@@ -123,8 +135,10 @@ def test_no_page_has_a_fault(
         "/items/item-00001/delete/",
         "/items/-/changes/",
         "/items/-/import/",
-        f"/items/-/import/{runs['previewed']}/",
-        f"/items/-/import/{runs['done']}/",
+        runs["long"],
+        *(f"{runs['equal']}?show={kind}" for kind in PreviewRow.Kind.values),
+        runs["problem"],
+        runs["done"],
         "/collections/",
         "/collections/long/",
         "/collections/long/edit/",

@@ -29,7 +29,8 @@ def test_file_is_previewed_and_its_import_continues_when_the_server_was_down(
     file = {"name": "units.csv", "mimeType": "text/csv", "buffer": FILE}
     page.get_by_label("File", exact=True).set_input_files([file])
     page.get_by_role("button", name="Upload and preview").click()
-    bad = page.get_by_role("region", name="Rows that will be rejected")
+    page.get_by_role("link", name="Rejected").click()
+    bad = page.get_by_role("region", name="Rejected")
     expect(bad.get_by_role("row").nth(1)).to_contain_text("name: Must not be empty.")
     assert not Item.objects.exists()
     answers = iter([200, 503, 200, 200, 200])
@@ -41,7 +42,7 @@ def test_file_is_previewed_and_its_import_continues_when_the_server_was_down(
             route.continue_()
 
     page.route("**/items/-/import/*/", answer)
-    page.get_by_role("button", name="Import").click()
+    page.get_by_role("button", name="Import", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Trying again in 1 second")
     expect(page.get_by_role("button", name="Continue")).to_be_visible()
     expect(page.get_by_text("The import has finished")).to_be_visible()

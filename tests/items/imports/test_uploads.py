@@ -10,16 +10,16 @@ from unittest.mock import Mock
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from items import catalogue, fields
-from items.imports import file_lines, importing, uploads
-from items.models import ImportFile, ImportFileChunk, ImportRun, Item
+from items import catalogue
+from items.imports import file_lines, previews, uploads
+from items.models import ImportFile, ImportFileChunk, ImportRun, Item, PreviewRow
 from resilient_site.resilience import chunks
 from tests.factories import make_item
 from tests.items.imports.cases import CASES, Case, workbook
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
-NAME = [field.name for field in fields.FIELDS].index("name")
+OPTIONS = {"duplicates": "reject", "missing": "keep"}
 CSV = b"id,name,tags\n1,One,a b\n2,Two,\nbad id,Three,\n"
 
 
@@ -44,7 +44,8 @@ def test_upload_is_previewed_then_applied(editor_client, own_folder):
     preview = page.context["run"].preview
     numbers = [preview[k] for k in ("created", "updated", "unchanged", "rejected")]
     assert numbers == [1, 1, 0, 1]
-    assert "bad id" in page.content.decode()
+    rejected = editor_client.get(f"{response['Location']}?show=rejected")
+    assert "bad id" in rejected.content.decode()
     assert Item.objects.count() == 1
 
     response = editor_client.post(f"/items/-/import/{run.pk}/", follow=True)
@@ -108,10 +109,10 @@ def test_page_reads_files_as_others_write_them(
 def test_option_that_does_not_fit_the_file_leaves_the_preview(editor_client):
     location = upload(editor_client, b"name\n\x80\n")["Location"]
     for encoding, status in (("no such", 422), ("utf-16", 422), ("cp1251", 302)):
-        data = {"encoding": encoding, "duplicates": "reject", "column-0": "name"}
+        data = OPTIONS | {"encoding": encoding, "column-0": "name"}
         response = editor_client.post(f"{location}options/", data)
         assert response.status_code == status
-    assert ImportRun.objects.get().preview["rows"][0][NAME] == "Ђ"
+    assert PreviewRow.objects.get().name == "Ђ"
     editor_client.post(location)
     assert editor_client.post(f"{location}options/", data).status_code == 302
     assert ImportRun.objects.get().state == "done"
@@ -122,7 +123,8 @@ def test_file_that_turns_out_damaged_ends_the_import(editor_client, monkeypatch)
     monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
     rows = b"".join(b'{"name": "n%d"}' % n + b",\n" for n in range(9))
     content = b"[" + rows + b"{]"
-    monkeypatch.setattr(importing, "PREVIEW_S", -1)  # it does not come to the damage
+    # It does not come to the damage.
+    monkeypatch.setattr(previews, "INLINE_SECONDS", -1)
     location = upload(editor_client, content)["Location"]
     # Written out as lines, to the place of the damage, then not again for each slice.
     for _ in range(9):
@@ -152,7 +154,7 @@ def test_conversion_to_lines_leaves_nothing_when_it_fails(
     editor_client, monkeypatch, own_folder, settings
 ):
     """Because of the limit, and because the disk is full."""
-    monkeypatch.setattr(importing, "PREVIEW_S", -1)
+    monkeypatch.setattr(previews, "INLINE_SECONDS", -1)
     monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 1)
     rows = [["id", "name"], ["a", "a"], *[["b", "x" * 9_000]] * 200]
     location = upload(editor_client, workbook(rows), "x.xlsx")["Location"]
@@ -231,7 +233,7 @@ def test_upload_on_a_full_disk_is_503_and_deleted(editor_client, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(importing, "preview", fail)
+    monkeypatch.setattr("items.imports.importing.preview", fail)
     response = upload(editor_client, b"name\na\n")
     assert response.status_code == 503
     assert b"disk of the site is full" in response.content
