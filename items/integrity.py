@@ -486,28 +486,36 @@ def expect_unreferenced(item_ids: Several[str]) -> None:
         raise ItemReferenced(members=members)
 
 
-def references_to(item_ids: Several[str]) -> Iterator[dict[str, str]]:
-    """Yield the other items that refer to one of these, and by which field."""
+def references_to(
+    item_ids: Several[str], *, limit: int | None = REFERENCES_SHOWN + 1
+) -> Iterator[dict[str, str]]:
+    """Yield the other items that refer to one of these, and by which field.
+
+    Of each field, and each collection whose attributes refer to them, up to `limit`.
+    """
     for name in POINTERS:
         rows = Item.objects.filter(**{f"{name}__in": item_ids})
-        for referrer, target in _others(rows, item_ids, "pk", f"{name}_id"):
+        for referrer, target in _others(rows, item_ids, limit, "pk", f"{name}_id"):
             yield {"item": referrer, "field": name, "target": target}
     links = ItemLink.objects.filter(target__in=item_ids).exclude(item__in=item_ids)
     ends = links.order_by("item", "target").values_list("item_id", "target_id")
-    for referrer, target in ends[: REFERENCES_SHOWN + 1]:
+    for referrer, target in ends.iterator() if limit is None else ends[:limit]:
         yield {"item": referrer, "field": "links", "target": target}
-    yield from _references_by_code(item_ids, but_of=item_ids)
+    yield from _references_by_code(item_ids, but_of=item_ids, limit=limit)
 
 
 def _others(
-    rows: QuerySet[Item], item_ids: Several[str], *names: str
-) -> QuerySet[Item, Any]:
-    rows = rows.exclude(pk__in=item_ids).order_by("pk")
-    return rows.values_list(*names)[: REFERENCES_SHOWN + 1]
+    rows: QuerySet[Item], item_ids: Several[str], limit: int | None, *names: str
+) -> Iterator[Any]:
+    values = rows.exclude(pk__in=item_ids).order_by("pk").values_list(*names)
+    return values.iterator() if limit is None else iter(values[:limit])
 
 
 def _references_by_code(
-    item_ids: Several[str], *, but_of: Several[str]
+    item_ids: Several[str],
+    *,
+    but_of: Several[str],
+    limit: int | None = REFERENCES_SHOWN + 1,
 ) -> Iterator[dict[str, str]]:
     referring = [c for c in Collection.objects.all() if _references(c)]
     if not referring:
@@ -521,7 +529,8 @@ def _references_by_code(
             if key not in codes:
                 continue
             rows = having(collection.key, name, codes[key])
-            for referrer, attributes in _others(rows, but_of, "pk", "attributes"):
+            named = _others(rows, but_of, limit, "pk", "attributes")
+            for referrer, attributes in named:
                 target = codes[key][attributes[name]]
                 yield {"item": referrer, "field": name, "target": target}
 

@@ -577,6 +577,14 @@ class ImportRun(models.Model):
     unchanged = models.BigIntegerField(default=0)
     rejected = models.BigIntegerField(default=0)
     rejects_size = models.BigIntegerField(default=0)
+    # Rejected rows of which it is not known which items they are of.
+    unidentified = models.BigIntegerField(default=0, db_default=0)
+    # Items of the collection that no row is of, and what became of them.
+    missing = models.BigIntegerField(default=0, db_default=0)
+    retired = models.BigIntegerField(default=0, db_default=0)
+    deleted = models.BigIntegerField(default=0, db_default=0)
+    # Where it is among these, see items.imports.missing; None: before them.
+    sweep = models.JSONField(null=True)
     preview = models.JSONField(null=True)
     # Identifies the latest preview: an earlier one that still runs has another.
     preview_key = models.UUIDField(null=True, editable=False)

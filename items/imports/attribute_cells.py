@@ -41,7 +41,14 @@ class Attributes:
             for schema in reversed(schemas)
             for name, declared in schema.properties.items()
         }
+        self._is_closed = bool(schemas) and all(one.is_closed for one in schemas)
         self._found: dict[str, tuple[str, Declared | None]] = {}
+
+    def may_have(self, column: str) -> bool:
+        """Return whether an item can have what a column of this field is."""
+        field, _, member = column.partition(".")
+        is_attribute = field == "attributes" and member
+        return not (is_attribute and self._is_closed and self.find(member)[1] is None)
 
     def find(self, column: str) -> tuple[str, Declared | None]:
         """Return name and declaration of the attribute that a column means.

@@ -1,5 +1,6 @@
 """Batches of an import: rows cleaned, and each with the item that it is of."""
 
+import io
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from items import fields, integrity, rules
 from items.bulk.staging import BASE_VERSION
 from items.fields import ItemData
 from items.imports.attribute_cells import Attributes, combine, read_day, set_members
-from items.imports.file_parsing import Line, Rows
-from items.imports.formats import FileFormat
+from items.imports.columns import UnknownColumns
+from items.imports.file_parsing import Line, Rows, read_rows
+from items.imports.formats import FileFormat, Unreadable
 from items.imports.rejects import Reject
 from items.imports.seen_ids import SeenIds
 from items.integrity import derived_id, new_id, place_name
@@ -206,6 +208,40 @@ class Batch:
             self.replaced += row != data
             self.repeated += row == data
             self.rows[pk] = row
+
+
+def open_rows(
+    stream: io.BufferedReader,
+    form: FileFormat,
+    *,
+    offset: int = 0,
+    line: int = 0,
+    max_bytes: int | None = None,
+) -> Rows:
+    """Read the rows, as `read_rows`, of a file for the collection that is chosen.
+
+    Raises Unreadable also if there is none, and UnknownColumns if its items cannot have
+    the attribute of a column.
+    """
+    rows = read_rows(stream, form, offset=offset, line=line, max_bytes=max_bytes)
+    if not form.collection:
+        return rows
+    collection = Collection.objects.filter(pk=form.collection).first()
+    if collection is None:
+        raise Unreadable(
+            f"There is no collection “{form.collection[: rules.KEY_MAX]}”."
+        )
+    if "collection" not in rows.fields:
+        attributes = Attributes(collection)
+        for name, column in zip(rows.fields, rows.columns, strict=True):
+            if not attributes.may_have(name):
+                raise UnknownColumns(
+                    f"The items of “{collection.key}” cannot have the attribute of the "
+                    f"column “{column[:50]}”. Assign it to another one, or leave it "
+                    "out.",
+                    rows.columns,
+                )
+    return rows
 
 
 def limits() -> tuple[int, int]:

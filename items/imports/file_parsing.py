@@ -64,6 +64,7 @@ class Rows(NamedTuple):
     lines: Iterator[Line]
     columns: Sequence[str] = ()
     separator: str = ","
+    fields: Sequence[str] = ()  # of the columns, empty where they are left out
 
     @property
     def delimiter(self) -> str:
@@ -106,8 +107,9 @@ def read_rows(
     if form.is_json:
         return Rows(_read_objects(lines, form))
     if form.kind == "xlsx":
-        return Rows(_read_sheet(lines, columns), header)
-    return Rows(_read_csv(lines, separator, columns), header, separator)
+        return Rows(_read_sheet(lines, columns), header, fields=columns.fields)
+    found = _read_csv(lines, separator, columns)
+    return Rows(found, header, separator, columns.fields)
 
 
 class _Physical(NamedTuple):

@@ -10,10 +10,10 @@ import hashlib
 import io
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Set
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from itertools import islice, takewhile
+from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,184 +21,21 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from items import fields, integrity
 from items.bulk import staging
 from items.bulk.batches import begin_batch, finish_batch
-from items.bulk.staging import SET, Counts, Difference
-from items.fields import ItemData
-from items.imports import deferral
-from items.imports.batch import Batch, limits
-from items.imports.columns import UnknownColumns
-from items.imports.differences import (
-    CHANGED,
-    NEW,
-    REJECTED,
-    UNCHANGED,
-    OnRow,
-    PreviewRow,
-    from_json,
-    rejected_row,
-    row_of,
-    to_json,
-)
+from items.bulk.staging import Counts
+from items.imports import deferral, missing
+from items.imports.batch import Batch, limits, open_rows
 from items.imports.file_parsing import Rows, read_rows
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
 from items.imports.rejects import Rejects, WriteRejects
 from items.imports.seen_ids import SeenIds
-from items.models import ERROR_MAX, ChangeBatch, ImportRun, Item
+from items.models import ERROR_MAX, ChangeBatch, ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Conflict
 
-PREVIEW_ROWS = 20
-PREVIEW_REJECTS = 100
-PREVIEW_S = 20.0
 FINISHED = (ImportRun.State.DONE, ImportRun.State.FAILED)
-
-
-@dataclass
-class Preview:
-    """Result that an import would have, with its first rows and errors."""
-
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    rejected: int = 0
-    # Items of the collection that no row is of, and that would be retired or deleted.
-    missing: int = 0
-    # Why these would be left as they are.
-    missing_kept: str = ""
-    bytes_read: int = 0
-    complete: bool = True
-    # The cells of the first rows, in the order of the fields; None: as it is.
-    rows: list[list[str | None]] = field(default_factory=list)
-    rejects: list[tuple[int, str, str]] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
-    # What has to be chosen before the file can be imported.
-    problem: str = ""
-    delimiter: str = ""  # what was found between cells, one of DELIMITERS
-
-
-def preview(
-    stream: io.BufferedReader,
-    form: FileFormat,
-    *,
-    max_bytes: int | None = None,
-    seconds: float | None = None,
-    on_row: OnRow | None = None,
-    on_batch: Callable[[Preview], None] | None = None,
-) -> Preview:
-    """Read and compare `stream`, for some seconds, without changing anything.
-
-    `form` is recognized already. `on_row` is given a PreviewRow for each row as it is
-    read, but for those that refer to later ones, which come at the end: as many new,
-    changed, unchanged and rejected ones as the counts say, unless several rows of an
-    item are in one. Then those of what is missing from the file. `on_batch` is given
-    the result so far; `bytes_read` of it are read. PREVIEW_S is the time unless
-    `seconds` says another one; without an end, `math.inf`.
-
-    Raises Unreadable if it is not a file of items.
-    """
-    try:
-        rows = read_rows(stream, form, max_bytes=max_bytes)
-    except UnknownColumns as error:
-        return Preview(columns=error.columns, problem=error.detail)
-    result = Preview(columns=list(rows.columns), delimiter=rows.delimiter)
-    limit = PREVIEW_S if seconds is None else seconds
-    deadline = time.monotonic() + limit
-    unidentified = 0
-    with closing(SeenIds()) as ids:
-        while (batch := Batch(rows, form, result.bytes_read, ids)).line:
-            _compare(batch, result, ids, on_row)
-            unidentified += batch.unidentified
-            if on_batch:
-                on_batch(result)
-            if time.monotonic() > deadline:
-                result.complete = False
-                return result
-        _end_waiting(result, ids, on_row)
-    return result
-
-
-def _compare(batch: Batch, result: Preview, ids: SeenIds, on_row: OnRow | None) -> None:
-    found: dict[str, PreviewRow] = {}
-
-    def take(difference: Difference) -> None:
-        pk = difference.id
-        row = row_of(difference, batch.line_of(pk).number)
-        # The import itself generates another id.
-        found[pk] = row._replace(id="") if pk in batch.generated_ids else row
-
-    record = take if on_row else None
-    counts = staging.compare(list(batch.rows.values()), record=record)
-    for pk, absence in counts.absent.items():
-        lost = rejected_row(batch.line_of(pk), counts.rejected[pk])
-        kind = NEW if absence.is_new else CHANGED
-        row = found.pop(pk, lost._replace(kind=kind))
-        row = row._replace(reason=lost.reason, text=lost.text)
-        names = filter(None, map(integrity.id_of, absence.names))
-        ids.record_absent(pk, names, row.line, to_json(row))
-    batch.reject(
-        {pk: why for pk, why in counts.rejected.items() if pk not in counts.absent}
-    )
-    result.created += counts.created
-    result.updated += counts.updated + batch.replaced
-    result.unchanged += counts.unchanged + batch.repeated
-    result.rejected += len(batch.rejects)
-    for data in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
-        result.rows.append(_cells(data, batch))
-    rejected = [rejected_row(line, reason) for line, reason in batch.rejects]
-    _show_rejects(result, rejected)
-    result.bytes_read = batch.offset
-    if on_row:
-        same = _unchanged(batch, found.keys() | counts.absent.keys())
-        rows = [*found.values(), *rejected, *same]
-        for row in sorted(rows, key=lambda row: row.line):
-            on_row(row)
-
-
-def _unchanged(batch: Batch, others: Set[str]) -> list[PreviewRow]:
-    rows = {pk: row for pk, row in batch.rows.items() if pk not in others}
-    names = {pk: row["name"] for pk, row in rows.items() if "name" in row}
-    items = Item.objects.filter(pk__in=rows.keys() - names.keys())
-    names |= items.values_list("pk", "name")
-    return [
-        PreviewRow(UNCHANGED, batch.line_of(pk).number, pk, names.get(pk, ""))
-        for pk in rows
-    ]
-
-
-def _end_waiting(result: Preview, ids: SeenIds, on_row: OnRow | None) -> None:
-    """Count rows that refer to others as rejected if these did not come."""
-    for text, is_lost in ids.waiting():
-        row = from_json(text)
-        if is_lost:
-            result.created -= row.kind == NEW
-            result.updated -= row.kind == CHANGED
-            result.rejected += 1
-            row = row._replace(kind=REJECTED, name="", cells=())
-            _show_rejects(result, [row])
-        else:
-            row = row._replace(reason="", text="")
-        if on_row:
-            on_row(row)
-
-
-def _show_rejects(result: Preview, rejected: Iterable[PreviewRow]) -> None:
-    for row in islice(rejected, max(0, PREVIEW_REJECTS - len(result.rejects))):
-        result.rejects.append((row.line, row.reason, row.text))
-
-
-def _cells(row: ItemData, batch: Batch) -> list[str | None]:
-    row = dict(row)
-    for part, name in SET.items():
-        if part in row:
-            values = row.get(name, {}) | row[part]
-            row[name] = {n: one for n, one in values.items() if one is not None}
-    cells = [f.to_text(row[f.name]) if f.name in row else None for f in fields.FIELDS]
-    if row["id"] in batch.generated_ids:
-        cells[0] = ""  # the import itself generates another one
-    return cells
 
 
 def begin(*, source: str, path: str, actor: Actor, **values: Any) -> ImportRun:
@@ -264,29 +101,32 @@ def _import(
     """Yield after each transaction, the last of which has ended the import."""
     form, rows = format_of(run), Rows(iter(()))
     damage: Unreadable | None = None
-    try:
-        if not form.kind:
-            form = recognize(stream, form, max_bytes=max_bytes)
-            _advance(run, format=asdict(form))
-        if run.batch_id is None:
-            kind = ChangeBatch.Kind.IMPORT
-            _advance(run, batch=begin_batch(kind, run.source, actor=actor))
-            run.refresh_from_db()
-        with closing(SeenIds(ids_path)) as ids:
+    with closing(SeenIds(ids_path)) as ids:
+        try:
+            if not form.kind:
+                form = recognize(stream, form, max_bytes=max_bytes)
+                _advance(run, format=asdict(form))
+            if run.batch_id is None:
+                kind = ChangeBatch.Kind.IMPORT
+                _advance(run, batch=begin_batch(kind, run.source, actor=actor))
+                run.refresh_from_db()
             if form.needs_ids and ids.line < run.line:
                 _recollect(ids, read_rows(stream, form), form, run.line)
             seen = ids if form.needs_ids else None
-            rows = read_rows(
+            rows = open_rows(
                 stream, form, offset=run.offset, line=run.line, max_bytes=max_bytes
             )
             while (batch := Batch(rows, form, run.offset, seen)).line:
                 _apply(run, batch, rows, form, actor=actor, rejects=rejects)
                 yield
-    except Unreadable as error:
-        damage = error
-    while deferral.has_rows(run):
-        _retry(run, rows, form, actor=actor, rejects=rejects)
-        yield
+        except Unreadable as error:
+            damage = error
+        while deferral.has_rows(run):
+            _retry(run, rows, form, actor=actor, rejects=rejects)
+            yield
+        while not damage and _has_missing(run, form):
+            _sweep(run, ids, rows, form, actor=actor, rejects=rejects)
+            yield
     if damage:
         fail(run, damage)
         raise damage
@@ -355,7 +195,7 @@ def _apply(
         unchanged=counts.unchanged + batch.repeated,
     )
     rejected = Rejects(batch.rejects, rows.columns, rows.separator, form.is_json)
-    _record(run, counts, rejected, rejects)
+    _record(run, counts, rejected, rejects, unidentified=batch.unidentified)
 
 
 @transaction.atomic
@@ -378,8 +218,60 @@ def _retry(
     _record(run, counts, rejected, rejects)
 
 
+def _has_missing(run: ImportRun, form: FileFormat) -> bool:
+    """Return whether there may be more items to retire or delete."""
+    if form.missing_action == "keep" or run.sweep == missing.ENDED:
+        return False
+    return not missing_kept(run)
+
+
+def missing_kept(run: ImportRun) -> str:
+    """Return why what was to be retired or deleted is left as it is, if it is."""
+    rows = run.created + run.updated + run.unchanged + run.rejected
+    return missing.kept_because(
+        format_of(run), unidentified=run.unidentified, rows=rows
+    )
+
+
+@transaction.atomic
+def _sweep(
+    run: ImportRun,
+    ids: SeenIds,
+    rows: Rows,
+    form: FileFormat,
+    *,
+    actor: Actor,
+    rejects: WriteRejects,
+) -> None:
+    """Retire or delete items that are missing from the file."""
+    _advance(run, state=ImportRun.State.RUNNING)  # a second process waits here
+    run.refresh_from_db()  # it may have done a part
+    done = missing.step(
+        form,
+        ids,
+        run.sweep,
+        before=run.started_at,
+        batch_id=run.batch_id,
+        number=limits()[0],
+        actor=actor,
+    )
+    _advance(
+        run,
+        sweep=done.sweep,
+        missing=F("missing") + done.found,
+        retired=F("retired") + done.retired,
+        deleted=F("deleted") + done.deleted,
+    )
+    rejected = Rejects(done.rejects, rows.columns, rows.separator, form.is_json)
+    _record(run, Counts(0, 0, 0, {}, {}), rejected, rejects)
+
+
 def _record(
-    run: ImportRun, counts: Counts, rejected: Rejects, rejects: WriteRejects
+    run: ImportRun,
+    counts: Counts,
+    rejected: Rejects,
+    rejects: WriteRejects,
+    unidentified: int = 0,
 ) -> None:
     ImportRun.objects.filter(pk=run.pk).update(
         rejects_size=rejects(rejected, run.rejects_size),
@@ -387,6 +279,7 @@ def _record(
         updated=F("updated") + counts.updated,
         unchanged=F("unchanged") + counts.unchanged,
         rejected=F("rejected") + len(rejected.rows),
+        unidentified=F("unidentified") + unidentified,
     )
 
 

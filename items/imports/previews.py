@@ -16,11 +16,11 @@ from django.conf import settings
 from django.db import transaction
 
 from items import rules
-from items.imports import differences, importing
+from items.imports import comparing, differences, importing
+from items.imports.batch import open_rows
 from items.imports.columns import UnknownColumns
-from items.imports.file_parsing import read_rows
+from items.imports.comparing import Preview
 from items.imports.formats import FileFormat, Unreadable
-from items.imports.importing import Preview
 from items.imports.mapping import remembered_columns
 from items.imports.recognition import recognize
 from items.models import ImportFile, ImportRun, PreviewRow
@@ -82,7 +82,7 @@ def make(run: ImportRun, file: ImportFile, chosen: FileFormat, *, actor: Actor) 
 def _header(stream: io.BufferedReader, form: FileFormat) -> tuple[list[str], str]:
     """Return the names of the columns, and what is to be chosen for them first."""
     try:
-        rows = read_rows(stream, form, max_bytes=settings.IMPORT_MAX_BYTES)
+        rows = open_rows(stream, form, max_bytes=settings.IMPORT_MAX_BYTES)
         return list(rows.columns), ""
     except UnknownColumns as error:
         return error.columns, error.detail
@@ -97,7 +97,7 @@ def _read(
     on_batch: Callable[[Preview], None] | None = None,
 ) -> Preview:
     with chunks.open_file(file) as stream:
-        preview = importing.preview(
+        preview = comparing.preview(
             stream,
             form,
             max_bytes=settings.IMPORT_MAX_BYTES,

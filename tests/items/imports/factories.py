@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from items.imports import importing
+from items.imports import comparing, importing
 from items.imports.file_parsing import read_rows
 from items.imports.formats import FileFormat
 from items.imports.recognition import recognize
@@ -26,9 +26,9 @@ def lines(content: str | bytes, **options):
     return list(read_rows(file, form, **options).lines)
 
 
-def preview(content: str | bytes, **chosen) -> importing.Preview:
+def preview(content: str | bytes, **chosen) -> comparing.Preview:
     file = stream(content)
-    return importing.preview(file, recognize(file, FileFormat(**chosen)))
+    return comparing.preview(file, recognize(file, FileFormat(**chosen)))
 
 
 def begin(**chosen) -> ImportRun:

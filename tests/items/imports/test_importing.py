@@ -203,8 +203,8 @@ def test_preview_of_an_empty_file_shows_nothing(content):
 @pytest.mark.django_db
 def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
     monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
-    monkeypatch.setattr(importing, "PREVIEW_ROWS", 3)
-    monkeypatch.setattr(importing, "PREVIEW_REJECTS", 3)
+    monkeypatch.setattr("items.imports.comparing.PREVIEW_ROWS", 3)
+    monkeypatch.setattr("items.imports.comparing.PREVIEW_REJECTS", 3)
     content = "id,name\n" + "".join(
         f"{n},a\nbad id {n},{'x' * 900}\n" for n in range(9)
     )
@@ -214,7 +214,7 @@ def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
     assert [(line, text[:8]) for line, _, text in seen.rejects] == shown
     assert len(seen.rejects[0][2]) == TEXT_SHOWN
     assert (seen.created, seen.rejected, seen.bytes_read) == (9, 9, len(content))
-    monkeypatch.setattr(importing, "PREVIEW_S", -1)
+    monkeypatch.setattr("items.imports.comparing.PREVIEW_S", -1)
     seen = preview(content)
     assert (seen.created, seen.rejected, seen.complete) == (1, 1, False)
 

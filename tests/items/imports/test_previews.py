@@ -3,7 +3,7 @@
 import pytest
 
 from items import catalogue
-from items.imports import importing
+from items.imports import comparing
 from items.imports.differences import PreviewRow
 from items.imports.formats import FileFormat
 from items.imports.recognition import recognize
@@ -14,11 +14,11 @@ from tests.items.imports.factories import counts, load, stream
 pytestmark = pytest.mark.django_db
 
 
-def preview(content: str, **chosen) -> tuple[importing.Preview, list[PreviewRow]]:
+def preview(content: str, **chosen) -> tuple[comparing.Preview, list[PreviewRow]]:
     rows: list[PreviewRow] = []
     file = stream(content)
     form = recognize(file, FileFormat(**chosen))
-    return importing.preview(file, form, on_row=rows.append), rows
+    return comparing.preview(file, form, on_row=rows.append), rows
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_preview_of_a_row_of_an_older_version_is_a_conflict(
 def test_preview_reports_its_progress(items):
     found: list[tuple[int, int]] = []
     file = stream("id,name\n" + "".join(f"n{n},N\n" for n in range(7)))
-    importing.preview(
+    comparing.preview(
         file,
         recognize(file),
         on_batch=lambda now: found.append((now.created, now.bytes_read)),

@@ -233,7 +233,7 @@ def test_upload_on_a_full_disk_is_503_and_deleted(editor_client, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("items.imports.importing.preview", fail)
+    monkeypatch.setattr("items.imports.comparing.preview", fail)
     response = upload(editor_client, b"name\na\n")
     assert response.status_code == 503
     assert b"disk of the site is full" in response.content
