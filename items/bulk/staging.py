@@ -47,6 +47,9 @@ CHECKED = (
     "replaced_by", "links",
 )  # fmt: skip
 
+# What the search columns are made of, beside attributes.
+SEARCHED = {*(f.name for f in fields.SEARCHED_FIELDS), "collection", SET_LABELS}
+
 
 class Absence(NamedTuple):
     """What an item refers to and what does not exist, see `integrity.Absent`."""
@@ -127,9 +130,10 @@ class Batch:
         self.absent: dict[str, Absence] = {}
         self._absent_rows: dict[str, ItemData] = {}
         given = set.intersection(*(set(row) for row in rows)) if rows else set()
-        # What a row lacks, the search text is made of all the same.
+        # Whether the search columns are made anew: of what a row lacks all the same.
+        self.is_searched = self._is_searched()
         searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
-        needed = [f for f in searched if f.name not in given]
+        needed = [f for f in searched if self.is_searched and f.name not in given]
         needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
         names = [field.name for field in needed]
         columns = [field.column for field in needed]
@@ -159,6 +163,16 @@ class Batch:
             if expect:
                 break  # nothing is written: each error is one of its own row
         self.reject(unexpected)
+
+    def _is_searched(self) -> bool:
+        touched = {name for row in self.rows.values() for name in row}
+        if not touched.isdisjoint(SEARCHED):
+            return True
+        if touched.isdisjoint(("attributes", SET_ATTRIBUTES)):
+            return False
+        items = Item.objects.filter(pk__in=self.rows)
+        keys = items.order_by().values("collection").distinct()
+        return any(c.searchable for c in Collection.objects.filter(pk__in=keys))
 
     def include_absent(self) -> None:
         """Take back the rows that wait for what they refer to."""
@@ -290,9 +304,11 @@ class Batch:
         staged = []
         for pk, row in self.rows.items():
             texts = [to(row[name]) if name in row else None for name, to in columns]
-            state = self.states[pk]
-            searchable = self.collections[state["collection"]].searchable
-            derived = fields.search_columns(state, searchable).values()
+            derived: Iterable[str | None] = [None] * len(SEARCH_COLUMNS)
+            if self.is_searched:
+                state = self.states[pk]
+                searchable = self.collections[state["collection"]].searchable
+                derived = fields.search_columns(state, searchable).values()
             staged.append((pk, *texts, *derived, row.get(BASE_VERSION)))
         return staged
 
@@ -371,8 +387,7 @@ def apply(
         counts = _plan(cursor, batch)
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
-            given = _given(batch)
-            _write_items(cursor, given, now)
+            _write_items(cursor, batch, now)
             _write_tags(cursor)
             _write_links(cursor)
             _write_log(cursor, now, actor, batch_id)
@@ -456,7 +471,7 @@ def _conflicts(cursor: CursorWrapper) -> dict[str, ItemErrors]:
     return conflicts
 
 
-def _write_items(cursor: CursorWrapper, given: Iterable[ItemField], now: Any) -> None:
+def _write_items(cursor: CursorWrapper, batch: Batch, now: Any) -> None:
     kinds = _dialect().kinds
 
     def stored(field: ItemField) -> str:
@@ -474,12 +489,13 @@ def _write_items(cursor: CursorWrapper, given: Iterable[ItemField], now: Any) ->
         """,
         [now, now],
     )
-    changed = [f"{f.column} = {stored(f)}" for f in given if f.is_column]
-    changed += [f"{name} = p.{name}" for name in SEARCH_COLUMNS]
+    changed = [f"{f.column} = {stored(f)}" for f in _given(batch) if f.is_column]
+    if batch.is_searched:
+        changed += [f"{name} = p.{name}" for name in SEARCH_COLUMNS]
     cursor.execute(
         f"""
         UPDATE items_item
-        SET {", ".join(changed)}, version = p.version, updated_at = %s
+        SET {", ".join([*changed, "version = p.version"])}, updated_at = %s
         FROM items_plan p WHERE p.known AND items_item.id = p.id
         """,
         [now],

@@ -120,3 +120,28 @@ def test_row_below_one_in_a_circle_is_applied_without_that():
     assert [*Item.objects.order_by("pk").values_list("parent", flat=True)] == [
         None, "a", "b",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "lost"),
+    [
+        ({"name": "Nut"}, "nut", "brass"),
+        ({"set_labels": {"de": "Mutter"}}, "mutter", "schraube"),
+        ({"set_attributes": {"size": 71}}, "71", "68"),
+        ({"attributes": {"size": 71}}, "71", "68"),
+        ({"collection": "nuts"}, "brass", "68"),
+        ({"status": "retired", "add_tags": ["x"]}, "68", "71"),
+    ],
+)
+def test_search_finds_what_was_written(row, found, lost):
+    size = {"type": "integer", "x-searchable": True}
+    schema = {"properties": {"size": size}}
+    editing.create_collection({"key": "bolts", "name": "B", "schema": schema})
+    editing.create_collection({"key": "nuts", "name": "N"})
+    make_item(
+        id="b", collection="bolts", code="b", name="Brass bolt", description="",
+        labels={"de": "Schraube"}, attributes={"size": 68},
+    )  # fmt: skip
+    assert apply(id="b", **row).updated == 1
+    assert Item.objects.search(found).exists()
+    assert not Item.objects.search(lost).exists()
