@@ -123,20 +123,21 @@ def invalidate_items(
     `changes` are ids, each with the state before and after. With a link its target
     changes too, as it is followed in both directions.
     """
-    tags = {ITEMS}
+    tags, collections = {ITEMS}, set[str]()
     for item_id, before, after in changes:
         states = [state for state in (before, after) if state]
         tags.add(item_tag(item_id))
         places = {(state["collection"], state["code"]) for state in states}
         if len(states) == 1 or len(places) > 1:
-            tags.update(collection_tag(key) for key, _ in places)
-        links = Counter(
-            (link["relation"], link["target"])
-            for state in states
-            for link in state["links"]
-        )
-        tags.update(item_tag(target) for (_, target), n in links.items() if n == 1)
-    invalidate(*tags)
+            collections.update(key for key, _ in places)
+        if any(state["links"] for state in states):
+            links = Counter(
+                (link["relation"], link["target"])
+                for state in states
+                for link in state["links"]
+            )
+            tags.update(item_tag(target) for (_, target), n in links.items() if n == 1)
+    invalidate(*tags, *map(collection_tag, collections))
 
 
 def get_item(item_id: str) -> Item:

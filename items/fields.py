@@ -204,6 +204,15 @@ ABSENT_IF_NONE = ("id", "collection", "code")
 _KNOWN = {*(field.name for field in FIELDS), *READ_ONLY}
 _SEARCHED_TEXTS = [(field.name, field.to_search) for field in SEARCHED_FIELDS]
 
+_EMPTY = {field.name: field.empty() for field in STATE_FIELDS}
+# Each state has its own of these.
+_CONTAINERS = [(name, type(v)) for name, v in _EMPTY.items() if v == [] or v == {}]
+_SHOWN_OTHERWISE = [
+    (field.name, field.public)
+    for field in STATE_FIELDS
+    if type(field).public is not ItemField.public
+]
+
 # Values by field name. What is absent stays as it is.
 type ItemData = dict[str, Any]
 
@@ -242,11 +251,15 @@ def public_state(state: ItemData | None, item_id: str) -> ItemData | None:
     if state is None:
         return None
     state = empty_state() | {"code": item_id} | state
-    return {field.name: field.public(state[field.name]) for field in STATE_FIELDS}
+    shown = {name: state[name] for name in _EMPTY}
+    for name, public in _SHOWN_OTHERWISE:
+        if shown[name]:
+            shown[name] = public(shown[name])
+    return shown
 
 
 def empty_state() -> ItemData:
-    return {field.name: field.empty() for field in STATE_FIELDS}
+    return _EMPTY | {name: make() for name, make in _CONTAINERS}
 
 
 def replacement(data: ItemData) -> ItemData:

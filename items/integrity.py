@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from items import fields, rules
 from items.collections.attributes import AttributeValue
@@ -116,7 +116,8 @@ def derived_id(data: ItemData) -> str:
 
 def new_state(data: ItemData, collections: Mapping[str, Collection]) -> ItemData:
     """Return the state of a new item, with the defaults of its collection."""
-    state = fields.empty_state() | {n: v for n, v in data.items() if n != "id"}
+    empty = fields.empty_state()
+    state = empty | {name: data[name] for name in data if name in empty}
     collection = collections.get(state["collection"])
     if collection and collection.attributes.defaults:
         state["attributes"] = collection.attributes.defaults | state["attributes"]

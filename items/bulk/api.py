@@ -81,5 +81,5 @@ def _respond(written: Written, status: int = 200) -> Response:
         "batch": written.batch_id,
     }
     if written.items:
-        members = {"results": [item.as_json() for item in written.items]} | members
+        members = {"results": written.items} | members
     return Response(members, status)

@@ -45,6 +45,25 @@ def begin_batch(
     return batch
 
 
+def record_batch(
+    id: UUID, kind: ChangeBatch.Kind, title: str, *, actor: Actor, **counts: int
+) -> None:
+    """Record a batch that one transaction has made, in that transaction."""
+    now = timezone.now()
+    batch = ChangeBatch(
+        id=id,
+        kind=kind,
+        title=title[:255],
+        actor=actor.user,
+        actor_name=actor.name,
+        started_at=now,
+        finished_at=now,
+        **counts,
+    )
+    ChangeBatch.objects.bulk_create([batch])
+    invalidate(BATCHES)
+
+
 def count(
     batch_id: UUID | None, *, created: int = 0, updated: int = 0, deleted: int = 0
 ) -> None:

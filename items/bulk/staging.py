@@ -4,23 +4,27 @@ Items as they are, as far as the checks need them, come by one query. The rows g
 temporary table (by COPY on PostgreSQL), one statement compares them with the catalogue,
 and the rest is a handful of set-based statements whatever the number of rows. The SQL
 is made from the declared fields, and is the same for both databases but for a few
-functions. Every value is staged as text; NULL leaves an item's own.
+functions. Every value is staged as text; NULL leaves an item's own. Where all items are
+new there is nothing to compare: they are copied into their tables (`creation`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Max
 from django.utils import timezone
 
 from items import fields, integrity, rules
+from items.bulk import creation
 from items.bulk.batches import count
+from items.bulk.rows import insert_rows, is_any, texts
 from items.catalogue import invalidate_items
 from items.field_types import ItemField
 from items.fields import COLUMN_FIELDS, SEARCH_COLUMNS, STATE_FIELDS, ItemData
@@ -28,7 +32,6 @@ from items.integrity import ItemErrors, Write
 from items.models import Collection, Item, ItemChange, ItemTag
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Invalid
-from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 # Of a row: the version of the item that it was made of. It is no older one's to
@@ -111,39 +114,46 @@ class Dialect:
     relation: str  # the relation of such a `link`
     target: str  # and its target
     json_object: str  # builds the state from names and values
-    stage: Callable[[CursorWrapper, Sequence[tuple[Any, ...]]], None]
 
 
 # Called with a batch when its items are known. Rejects rows that cannot be written, and
-# returns what else is wrong with others. Then all rows are written or none.
+# returns what else is wrong with others.
 type Expect = Callable[["Batch"], dict[str, ItemErrors]]
 
 
 class Batch:
-    """Rows, with what is known of their items before they are staged."""
+    """Rows, with what is known of their items before they are staged.
+
+    With `locks` the items stay as they are until the transaction ends, on PostgreSQL.
+    `generated` are ids which no item has ever had.
+    With `expect` all errors are found at once, for a call that is all or none.
+    """
 
     def __init__(
-        self, rows: Sequence[ItemData], expect: "Expect | None" = None
+        self,
+        rows: Sequence[ItemData],
+        *,
+        locks: bool = False,
+        generated: Set[str] = frozenset(),
+        expect: Expect | None = None,
     ) -> None:
         self.rows = {row["id"]: row for row in rows}
+        self.generated = generated
         self.errors: dict[str, ItemErrors] = {}
         self.absent: dict[str, Absence] = {}
         self._absent_rows: dict[str, ItemData] = {}
+        # By id, where all items were new, once they are written.
+        self.created: dict[str, ItemData] = {}
         given = set.intersection(*(set(row) for row in rows)) if rows else set()
         # Whether the search columns are made anew: of what a row lacks all the same.
         self.is_searched = self._is_searched()
         searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
         needed = [f for f in searched if self.is_searched and f.name not in given]
         needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
-        names = [field.name for field in needed]
-        columns = [field.column for field in needed]
-        found = Item.objects.filter(pk__in=self.rows)
         self.known: dict[str, ItemData] = {}
         self.versions: dict[str, int] = {}
-        for pk, version, *values in found.values_list("pk", "version", *columns):
-            state = dict(zip(names, map(_as_cleaned, values), strict=True))
-            state["code"] = state["code"] or pk  # see `fields.CodeField.read`
-            self.known[pk], self.versions[pk] = state, version
+        if given_ids := self.rows.keys() - generated:
+            self._find(given_ids, needed, locks=locks)
         self._reject_deleted()
         unexpected = expect(self) if expect else {}
         self._merge()
@@ -177,6 +187,22 @@ class Batch:
     def include_absent(self) -> None:
         """Take back the rows that wait for what they refer to."""
         self.rows |= self._absent_rows
+
+    def _find(self, ids: Set[str], needed: Sequence[ItemField], *, locks: bool) -> None:
+        columns = ", ".join(field.column for field in needed)
+        sql = f"SELECT id, version, {columns} FROM items_item WHERE id {is_any()}"
+        if locks and connection.vendor == "postgresql":
+            # In the order of the ids, so that two imports wait and do not deadlock.
+            sql += " ORDER BY id FOR NO KEY UPDATE"
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [texts(ids)])
+            for pk, version, *values in cursor.fetchall():
+                state = {
+                    field.name: _as_cleaned(field, value)
+                    for field, value in zip(needed, values, strict=True)
+                }
+                state["code"] = state["code"] or pk  # see `fields.CodeField.read`
+                self.known[pk], self.versions[pk] = state, version
 
     def reject(self, errors: Mapping[str, ItemErrors]) -> None:
         for pk, found in errors.items():
@@ -313,7 +339,9 @@ class Batch:
         return staged
 
 
-def _as_cleaned(value: Any) -> Any:
+def _as_cleaned(field: ItemField, value: Any) -> Any:
+    if field.kind == "json":
+        return orjson.loads(value)
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -355,19 +383,22 @@ def _differences(
 
 @atomic_with_retries
 def apply(
-    rows: Sequence[ItemData],
-    *,
-    actor: Actor,
-    batch_id: UUID | None = None,
-    expect: Expect | None = None,
+    rows: Sequence[ItemData], *, actor: Actor, batch_id: UUID | None = None
 ) -> Counts:
     """Create and update items so that they are as `rows` say; ids are distinct.
 
     Fields that a row lacks stay as they are. One transaction, with its entries in the
     change log; left out are rows of an older version of their item, and those that
-    break a rule of the catalogue, such as a new item without a name. With `expect`
-    nothing is written if there is such a row.
+    break a rule of the catalogue, such as a new item without a name.
     """
+    counts = write(Batch(rows, locks=True), actor=actor, batch_id=batch_id)
+    if counts.created or counts.updated:
+        count(batch_id, created=counts.created, updated=counts.updated)
+    return counts
+
+
+def write(batch: Batch, *, actor: Actor, batch_id: UUID | None = None) -> Counts:
+    """Write what is right of a batch, in its transaction; see `apply`."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # Few rows against many: probe the indexes, whatever the statistics say.
@@ -375,15 +406,16 @@ def apply(
                 "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
                 "SET LOCAL statement_timeout = 0"
             )
-            # In the order of the ids, so that two imports wait and do not deadlock.
-            cursor.execute(
-                "SELECT COUNT(*) FROM (SELECT 1 FROM items_item WHERE id = ANY(%s) "
-                "ORDER BY id FOR NO KEY UPDATE) AS locked",
-                [[row["id"] for row in rows]],
+        if batch.rows and batch.known.keys().isdisjoint(batch.rows):
+            states = {pk: batch.states[pk] for pk in batch.rows}
+            batch.created = creation.create(
+                states,
+                batch.collections,
+                generated=batch.generated,
+                actor=actor,
+                batch_id=batch_id,
             )
-        batch = Batch(rows, expect)
-        if expect and batch.errors:
-            return Counts(0, 0, 0, batch.errors, batch.absent)
+            return Counts(len(states), 0, 0, batch.errors, batch.absent)
         counts = _plan(cursor, batch)
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
@@ -394,7 +426,6 @@ def apply(
             invalidate_items(
                 (pk, batch.known.get(pk), state) for pk, state in batch.states.items()
             )
-            count(batch_id, created=counts.created, updated=counts.updated)
         _drop(cursor)
     return counts
 
@@ -410,7 +441,7 @@ def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
     _drop(cursor)
     columns = ", ".join(f"{name} text" for name in STAGED)
     cursor.execute(f"CREATE TEMP TABLE items_stage ({columns}, {BASE_VERSION} bigint)")
-    sql.stage(cursor, batch.staged())
+    insert_rows(cursor, "items_stage", (*STAGED, BASE_VERSION), batch.staged())
     given = _given(batch)
     planned = []
     for field in STATE_FIELDS:
@@ -545,26 +576,19 @@ def _write_log(
     cursor: CursorWrapper, now: Any, actor: Actor, batch_id: UUID | None
 ) -> None:
     sql = _dialect()
+    made_by = creation.made_by(actor, batch_id)
     cursor.execute(
         f"""
-        INSERT INTO items_itemchange (item_id, version, action, before, after,
-                                      at, actor_id, actor_name, request_id,
-                                      client_request_id, batch)
+        INSERT INTO items_itemchange (item_id, version, action, before, after, at,
+                                      {", ".join(made_by)})
         SELECT p.id, p.version,
                CASE WHEN known THEN 'updated' ELSE 'created' END,
                CASE WHEN known THEN {_state(sql, "old_")} END,
                {_state(sql, "")},
-               %s, %s, %s, %s, %s, %s
+               %s, {", ".join(["%s"] * len(made_by))}
         FROM items_plan p
         """,
-        [
-            now,
-            actor.user.pk if actor.user else None,
-            actor.name,
-            current_own_id(),
-            offered_id(),
-            ItemChange._meta.get_field("batch").get_db_prep_value(batch_id, connection),
-        ],
+        [now, *made_by.values()],
     )
 
 
@@ -580,17 +604,6 @@ def _state(sql: Dialect, prefix: str) -> str:
 def _drop(cursor: CursorWrapper) -> None:
     for table in ("items_plan", "items_stage"):
         cursor.execute(f"DROP TABLE IF EXISTS {table}")
-
-
-def _copy(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    with cursor.copy("COPY items_stage FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(row)
-
-
-def _insert(cursor: CursorWrapper, rows: Sequence[tuple[Any, ...]]) -> None:
-    values = ", ".join(["%s"] * (len(STAGED) + 1))
-    cursor.executemany(f"INSERT INTO items_stage VALUES ({values})", rows)
 
 
 STAGED = ("id", *(field.name for field in STATE_FIELDS), *SEARCH_COLUMNS)
@@ -616,7 +629,6 @@ POSTGRESQL = Dialect(
     relation="link.relation",
     target="link.target",
     json_object="JSONB_BUILD_OBJECT",
-    stage=_copy,
 )
 SQLITE = Dialect(
     kinds={
@@ -634,7 +646,6 @@ SQLITE = Dialect(
     relation="link.value ->> 'relation'",
     target="link.value ->> 'target'",
     json_object="JSON_OBJECT",
-    stage=_insert,
 )
 
 

@@ -13,12 +13,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError
+from uuid_utils.compat import uuid7
 
 from items import catalogue, fields, integrity, rules
 from items.bulk import staging
-from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.batches import begin_batch, finish_batch, record_batch
 from items.bulk.staging import SET, Batch
 from items.catalogue import ItemExists
+from items.field_types import public_id
 from items.fields import ItemData
 from items.integrity import ItemErrors
 from items.models import ChangeBatch, Item
@@ -65,8 +67,8 @@ class Kind(NamedTuple):
 
 
 class Written(NamedTuple):
-    # In the order of the rows; none that were deleted.
-    items: list[Item]
+    # As REST shows them, in the order of the rows; none that were deleted.
+    items: list[ItemData]
     created: int = 0
     updated: int = 0
     unchanged: int = 0
@@ -129,6 +131,7 @@ class Located:
         kind = rows.kind
         self.errors: RowErrors = {}
         self.ids: dict[int, str] = {}
+        self.generated: set[str] = set()
         # Of the rows that name a code and no id.
         self.places: dict[int, Place] = {
             index: (names.get("collection", rules.GENERAL), names["code"])
@@ -146,7 +149,9 @@ class Located:
                     message = "An id is required, or a collection and a code."
                     self.errors[index] = {"id": [message]}
                 continue
-            pk = pk or integrity.derived_id(names) or integrity.new_id()
+            if not (pk := pk or integrity.derived_id(names)):
+                pk = integrity.new_id()
+                self.generated.add(pk)
             keys: list[str | Place] = [pk]
             if "collection" in names and "code" in names:
                 keys.append((names["collection"], names["code"]))
@@ -224,21 +229,36 @@ def write(rows: Rows, *, actor: Actor) -> Written:
         for index, pk in located.ids.items()
         if index in rows.data
     ]
-    if rows.errors or located.errors:
-        _reject(rows, located, Batch(staged, expect).errors)
-    batch = begin_batch(ChangeBatch.Kind.BULK, rows.kind.title, actor=actor)
-    counts = staging.apply(staged, actor=actor, batch_id=batch.pk, expect=expect)
-    if counts.errors:
-        _reject(rows, located, counts.errors)
-    finish_batch(batch.pk)
-    items = Item.objects.for_reading().in_bulk([row["id"] for row in staged])
+    batch = Batch(staged, locks=True, generated=located.generated, expect=expect)
+    if rows.errors or located.errors or batch.errors:
+        _reject(rows, located, batch.errors)
+    batch_id = uuid7()
+    counts = staging.write(batch, actor=actor, batch_id=batch_id)
+    done = {"created": counts.created, "updated": counts.updated}
+    if any(done.values()):
+        kind, title = ChangeBatch.Kind.BULK, rows.kind.title
+        record_batch(batch_id, kind, title, actor=actor, **done)
     return Written(
-        [items[row["id"]] for row in staged],
-        created=counts.created,
-        updated=counts.updated,
+        _shown(batch, [row["id"] for row in staged]),
+        **done,
         unchanged=counts.unchanged,
-        batch_id=batch.pk if counts.created or counts.updated else None,
+        batch_id=batch_id if any(done.values()) else None,
     )
+
+
+def _shown(batch: Batch, ids: list[str]) -> list[ItemData]:
+    """Return the items as REST shows them, without reading anew what is known."""
+    if batch.created:
+        return [
+            {
+                "id": public_id(pk),
+                **(fields.public_state(batch.states[pk], pk) or {}),
+                **batch.created[pk],
+            }
+            for pk in ids
+        ]
+    items = Item.objects.for_reading().in_bulk(ids)
+    return [items[pk].as_json() for pk in ids]
 
 
 def _reject(rows: Rows, located: Located, wrong: Mapping[str, ItemErrors]) -> NoReturn:

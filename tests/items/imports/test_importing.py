@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from items import catalogue, fields, rules
-from items.bulk import staging
+from items.bulk import creation, staging
 from items.imports import exporting, importing
 from items.imports.differences import TEXT_SHOWN
 from items.imports.file_lines import LINE_MAX_BYTES
@@ -586,7 +586,7 @@ def test_failed_batch_leaves_position_and_items_unchanged(tmp_path, monkeypatch)
     def fail(*args, **kwargs):
         raise RuntimeError("lost")
 
-    monkeypatch.setattr(staging, "_write_log", fail)
+    monkeypatch.setattr(creation, "invalidate_items", fail)
     run = begin()
     with pytest.raises(RuntimeError):
         proceed(run, "name\na\n", tmp_path)
