@@ -1,5 +1,6 @@
-from collections.abc import Sequence
-from dataclasses import asdict
+import dataclasses
+import math
+from collections.abc import Mapping
 from functools import partial
 from io import BufferedReader
 from typing import Any, cast
@@ -10,19 +11,23 @@ from rest_framework import serializers
 from compute import files
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
-from items.imports import importing
+from items.imports import comparing, importing
 from items.imports.columns import COLUMNS_MAX, parse_columns
+from items.imports.differences import difference_writer
 from items.imports.formats import (
     DELIMITERS,
     DUPLICATES,
     ENCODINGS,
+    MISSING,
+    MODES,
     FileFormat,
     Unreadable,
 )
+from items.imports.recognition import recognize
 from items.imports.rejects import Rejects
-from items.models import ImportRun
+from items.models import Collection, ImportRun
 from items.rules import KEY_MAX
-from resilient_site.errors import Invalid
+from resilient_site.errors import Invalid, NotAllowed
 
 CONTENT_TYPES = {
     "csv": "text/csv; charset=utf-8",
@@ -40,6 +45,19 @@ class Params(serializers.Serializer[Any]):
         allow_blank=True,
         max_length=KEY_MAX,
         help_text="The key of the collection of rows that name none.",
+    )
+    mode = serializers.ChoiceField(
+        list(MODES.items()),
+        default="merge",
+        help_text="Whether items of the collection that the file does not have are "
+        "retired.",
+    )
+    missing = serializers.ChoiceField(
+        list(MISSING.items()),
+        default="",
+        allow_blank=True,
+        help_text="What happens to these instead. Deleting them needs the permission "
+        "to delete items.",
     )
     encoding = serializers.ChoiceField(
         list(ENCODINGS.items()),
@@ -71,6 +89,22 @@ class Params(serializers.Serializer[Any]):
         default="reject",
         help_text="What happens to rows with the same id.",
     )
+    dry_run = serializers.BooleanField(
+        default=False,
+        help_text="Whether nothing is changed: the result is what would differ, also "
+        "as a file.",
+    )
+
+    def validate(self, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            chosen = _chosen(params)
+        except Invalid as error:
+            raise serializers.ValidationError(error.errors) from error
+        key = chosen.collection
+        if key and not Collection.objects.filter(pk=key).exists():
+            message = f"There is no collection “{key}”."
+            raise serializers.ValidationError({"collection": [message]})
+        return params
 
     def validate_columns(self, value: list[str]) -> list[str]:
         try:
@@ -78,6 +112,12 @@ class Params(serializers.Serializer[Any]):
         except Invalid as error:
             raise serializers.ValidationError(error.detail) from error
         return value
+
+
+def _chosen(params: Mapping[str, Any]) -> FileFormat:
+    names = {field.name for field in dataclasses.fields(FileFormat)}
+    given = {name: params[name] for name in names & params.keys()}
+    return FileFormat(**given | {"columns": parse_columns(given.get("columns", ()))})
 
 
 # Many retries, as each resumes where the last one stopped.
@@ -88,31 +128,16 @@ class Params(serializers.Serializer[Any]):
     retries=5,
     may_run=has_permissions("items.add_item", "items.change_item"),
 )
-def import_items(
-    context: TaskContext,
-    *,
-    file: str,
-    collection: str = "",
-    encoding: str = "",
-    delimiter: str = "",
-    sheet: str = "",
-    columns: Sequence[str] = (),
-    duplicates: str = "reject",
-) -> Any:
+def import_items(context: TaskContext, *, file: str, **params: Any) -> Any:
     """Import a file of items, however large.
 
     Rows are written in batches, each in one transaction. Invalid rows are skipped, and
     can be downloaded with their errors. An interrupted import resumes at its next
-    batch.
+    batch. With `dry_run` the file is only compared with the catalogue.
     """
-    chosen = FileFormat(
-        collection=collection,
-        encoding=encoding,
-        delimiter=delimiter,
-        sheet=sheet,
-        columns=parse_columns(columns),
-        duplicates=duplicates,
-    )
+    chosen = _chosen(params)
+    if params.get("dry_run"):
+        return _compare(context, file, chosen)
     position = _position(context, file, chosen)
     if position.state == ImportRun.State.FAILED:  # the job was killed after that
         raise _failed(position)
@@ -126,6 +151,52 @@ def import_items(
         "updated": position.updated,
         "unchanged": position.unchanged,
         "rejected": position.rejected,
+        "missing": position.missing,
+        "retired": position.retired,
+        "deleted": position.deleted,
+        "missing_items": importing.describe_missing(position),
+        "batch": str(position.batch_id) if position.batch_id else None,
+    }
+
+
+def _compare(context: TaskContext, source: str, chosen: FileFormat) -> Any:
+    """Return what an import would do, and write what would differ to a file."""
+    with context.input("file") as stream:
+        file = cast(BufferedReader, stream)
+        size = file.seek(0, 2)
+        file.seek(0)
+
+        def report(now: comparing.Preview) -> None:
+            done = now.created + now.updated + now.unchanged
+            share = file.tell() / size if size else 1
+            context.progress(share, f"{done:,} items, {now.rejected:,} rows rejected")
+
+        limit = settings.IMPORT_MAX_BYTES
+        try:
+            form = recognize(file, chosen, max_bytes=limit)
+            with context.file("differences.csv", CONTENT_TYPES["csv"]) as out:
+                result = comparing.preview(
+                    file,
+                    form,
+                    max_bytes=limit,
+                    seconds=math.inf,
+                    on_row=difference_writer(out.write),
+                    on_batch=report,
+                )
+        except Unreadable as error:
+            raise TaskFailed(error.detail) from error
+    if result.problem:
+        raise TaskFailed(result.problem)
+    return {
+        "source": source,
+        "format": form.description,
+        "dry_run": True,
+        "created": result.created,
+        "updated": result.updated,
+        "unchanged": result.unchanged,
+        "rejected": result.rejected,
+        "missing": result.missing,
+        "missing_items": comparing.describe_missing(result, form),
     }
 
 
@@ -141,7 +212,7 @@ def _position(context: TaskContext, source: str, chosen: FileFormat) -> ImportRu
         path="",
         actor=context.actor,
         fingerprint=fingerprint,
-        format=asdict(chosen),
+        format=dataclasses.asdict(chosen),
     )
 
 
@@ -166,6 +237,8 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
             )
         except Unreadable as error:
             raise _failed(position) from error
+        except NotAllowed as error:
+            raise TaskFailed(error.detail) from error
 
 
 def _write_rejects(context: TaskContext, rejects: Rejects, size: int) -> int:

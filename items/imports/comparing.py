@@ -190,6 +190,14 @@ def _find_missing(
                 on_row(missing.row_of(item, form))
 
 
+def describe_missing(result: Preview, form: FileFormat) -> str:
+    """Return what would become of items of the collection that no row is of."""
+    if form.missing_action == "keep" or result.missing_kept:
+        return result.missing_kept
+    done = {"retire": "retired", "delete": "deleted"}[form.missing_action]
+    return f"{result.missing:,} items are missing from the file, and would be {done}."
+
+
 def _show_rejects(result: Preview, rejected: Iterable[PreviewRow]) -> None:
     for row in islice(rejected, max(0, PREVIEW_REJECTS - len(result.rejects))):
         result.rejects.append((row.line, row.reason, row.text))

@@ -11,10 +11,12 @@ from items.field_types import ItemField
 from items.imports.attribute_cells import show
 from items.imports.columns import MEMBERS
 from items.imports.file_parsing import Line
+from resilient_site.api.csv_escaping import render_csv
 
 NEW, CHANGED, UNCHANGED = "new", "changed", "unchanged"
 REJECTED, MISSING = "rejected", "missing"
 TEXT_SHOWN = 500
+DIFFERENCE_COLUMNS = ("line", "id", "field", "old", "new")
 
 
 class PreviewRow(NamedTuple):
@@ -86,6 +88,25 @@ def rejected_row(line: Line, reason: str) -> PreviewRow:
 def _shown(text: str) -> str:
     # No database stores null characters, and no editor shows them.
     return text.replace("\0", "\\0")
+
+
+def difference_writer(write: Callable[[bytes], object]) -> OnRow:
+    """Return a function that writes rows as CSV: line, id, field, old, new.
+
+    Of a rejected row it has the reason, of a missing item that is deleted its id.
+    """
+    write(render_csv([DIFFERENCE_COLUMNS]))
+
+    def write_row(row: PreviewRow) -> None:
+        cells = row.cells
+        if row.kind == REJECTED:
+            cells = [("reject_reason", "", row.reason)]
+        elif row.kind == MISSING and not cells:
+            cells = [("id", row.id, "")]
+        if cells:
+            write(render_csv([row.line or "", row.id, *cell] for cell in cells))
+
+    return write_row
 
 
 def to_json(row: PreviewRow) -> str:

@@ -33,7 +33,7 @@ from items.imports.rejects import Rejects, WriteRejects
 from items.imports.seen_ids import SeenIds
 from items.models import ERROR_MAX, ChangeBatch, ImportRun
 from resilient_site.accounts.actor import Actor
-from resilient_site.errors import Conflict
+from resilient_site.errors import Conflict, NotAllowed
 
 FINISHED = (ImportRun.State.DONE, ImportRun.State.FAILED)
 
@@ -75,8 +75,12 @@ def proceed(
 
     The ids of the file are kept in `ids_path`, else only while this runs. Raises
     Unreadable if the file is damaged, and Conflict if another process works on the same
-    run; what was committed stays.
+    run; what was committed stays. Raises NotAllowed if items are to be deleted and
+    `actor` may not do that.
     """
+    may_delete = actor.user is None or actor.user.has_perm("items.delete_item")
+    if format_of(run).missing_action == "delete" and not may_delete:
+        raise NotAllowed("You are not allowed to delete items.")
     deadline = None if seconds is None else time.monotonic() + seconds
     steps = _import(run, stream, actor, rejects, ids_path, max_bytes)
     with closing(steps):
@@ -223,6 +227,18 @@ def _has_missing(run: ImportRun, form: FileFormat) -> bool:
     if form.missing_action == "keep" or run.sweep == missing.ENDED:
         return False
     return not missing_kept(run)
+
+
+def describe_missing(run: ImportRun) -> str:
+    """Return what became of the items of the collection that no row is of."""
+    if reason := missing_kept(run):
+        return reason
+    if format_of(run).missing_action == "keep":
+        return ""
+    left = run.missing - run.retired - run.deleted
+    done = f"{run.deleted:,} deleted" if run.deleted else f"{run.retired:,} retired"
+    listed = f", {left:,} left as others refer to them" if left else ""
+    return f"{run.missing:,} items are missing from the file: {done}{listed}."
 
 
 def missing_kept(run: ImportRun) -> str:

@@ -1,8 +1,9 @@
+import math
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,8 +14,19 @@ from django.db import DatabaseError
 
 from items.imports import importing
 from items.imports.columns import parse_columns
-from items.imports.formats import DELIMITERS, DUPLICATES, ENCODINGS, FileFormat
+from items.imports.comparing import describe_missing, preview
+from items.imports.differences import difference_writer
+from items.imports.formats import (
+    DELIMITERS,
+    DUPLICATES,
+    ENCODINGS,
+    MISSING,
+    MODES,
+    FileFormat,
+)
+from items.imports.recognition import recognize
 from items.imports.rejects import Rejects, write_rejects
+from items.integrity import describe
 from items.models import ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import SiteError
@@ -25,8 +37,8 @@ ACTOR = Actor(None, "import_items")
 class Command(BaseCommand):
     help = (
         "Import items from CSV, Excel (.xlsx), a JSON array or NDJSON, gzip or not "
-        "(recognized by the content). Items with a known id are updated; all others "
-        "are created."
+        "(recognized by the content). Items with a known id, or code, are updated; all "
+        "others are created."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -41,6 +53,24 @@ class Command(BaseCommand):
             default="",
             metavar="KEY",
             help="of the rows that name none",
+        )
+        parser.add_argument(
+            "--mode",
+            choices=MODES,
+            default="merge",
+            help="make_equal also retires the items of the collection that the file "
+            "does not have (default: merge)",
+        )
+        parser.add_argument(
+            "--missing",
+            choices=MISSING,
+            default="",
+            help="what happens to items of the collection that the file does not have",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="write what would differ to FILE.differences.csv, and change nothing",
         )
         parser.add_argument(
             "--delimiter",
@@ -78,15 +108,15 @@ class Command(BaseCommand):
         prefix = f"{path or name}.rejects"
         run: ImportRun | None = None
         try:
+            names = [field.name for field in fields(FileFormat)]
             chosen = FileFormat(
-                collection=options["collection"],
-                encoding=options["encoding"],
-                delimiter=options["delimiter"],
-                sheet=options["sheet"],
                 columns=parse_columns(options["column"]),
-                duplicates=options["duplicates"],
+                **{name: options[name] for name in names if name in options},
             )
             with open(path, "rb") if path else _standard_input() as file:
+                if options["dry_run"]:
+                    self._compare(file, chosen, Path(f"{path or name}.differences.csv"))
+                    return
                 run = self._begin(path, name, chosen, resume=options["resume"])
                 importing.proceed(
                     run,
@@ -98,7 +128,8 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError(f"Stopped.{_imported(run)}", returncode=130) from None
         except SiteError as error:
-            raise CommandError(f"{error.detail}{_imported(run)}") from error
+            detail = describe(error.errors) if error.errors else error.detail
+            raise CommandError(f"{detail}{_imported(run)}") from error
         except OSError as error:
             raise CommandError(f"{error}.{_imported(run)}") from error
         except DatabaseError as error:
@@ -111,9 +142,28 @@ class Command(BaseCommand):
             f"{run.created:,} items created, {run.updated:,} updated, "
             f"{run.unchanged:,} unchanged; {run.rejected:,} rows rejected."
         )
+        if described := importing.describe_missing(run):
+            self.stdout.write(described)
         if run.rejected:
             rejects = f"{prefix}.{'ndjson' if form.is_json else 'csv'}"
             self.stderr.write(f"Rejected rows, with line and reason: {rejects}")
+
+    def _compare(self, file: Any, chosen: FileFormat, path: Path) -> None:
+        form = recognize(file, chosen)
+        with open(path, "wb") as out:
+            write = difference_writer(out.write)
+            result = preview(file, form, seconds=math.inf, on_row=write)
+        if result.problem:
+            raise CommandError(result.problem)
+        self.stderr.write(f"Read as {form.description}.")
+        self.stdout.write(
+            f"Nothing was changed: {result.created:,} items would be created, "
+            f"{result.updated:,} updated, {result.unchanged:,} unchanged; "
+            f"{result.rejected:,} rows rejected."
+        )
+        if described := describe_missing(result, form):
+            self.stdout.write(described)
+        self.stderr.write(f"What would differ: {path}")
 
     def _begin(
         self, path: Path | None, name: str, chosen: FileFormat, *, resume: bool

@@ -13,7 +13,9 @@ from compute.outcomes import Failed, Lost
 from compute.registry import TaskFailed, get_task
 from compute.tasks.algorithms.primes import count_primes
 from items import catalogue
+from items.collections import editing
 from items.models import ChangeBatch, ImportRun, Item, ItemChange
+from resilient_site.errors import Invalid
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import TESTER, make_item, make_items
 from tests.items.imports.cases import CASES, Case
@@ -192,6 +194,55 @@ def test_interrupted_import_resumes_on_another_machine(editor, monkeypatch):
     assert ImportRun.objects.count() == 1
     # Killed between the last batch and the end of the job: there is nothing to do.
     assert task.main(again, **params) == result
+
+
+EQUAL = {"collection": "parts", "mode": "make_equal", "delimiter": ";"}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_import_makes_a_collection_equal_to_a_file(dry_run, editor):
+    editing.create_collection({"key": "parts", "name": "Parts"})
+    for code in "ABC":
+        make_item(id=f"parts.{code}", name=code, collection="parts", code=code)
+    file = upload("code;name;attributes.size\nA;New;12\nD;D;\n")
+    job = do("import_items", editor, file=file, dry_run=dry_run, **EQUAL)
+    result = job.result
+    found = [result[n] for n in ("created", "updated", "unchanged", "missing")]
+    assert found == [1, 1, 0, 2]
+    statuses = dict(Item.objects.values_list("code", "status"))
+    if dry_run:
+        assert statuses == dict.fromkeys("ABC", "active")
+        lines = content(job, "differences.csv").decode().splitlines()
+        assert "2,parts.A,attributes.size,,12" in lines
+        assert ",parts.B,status,active,retired" in lines
+        assert not ImportRun.objects.exists()
+    else:
+        assert statuses == {
+            "A": "active",
+            "B": "retired",
+            "C": "retired",
+            "D": "active",
+        }
+        assert (result["retired"], result["deleted"]) == (2, 0)
+        assert ChangeBatch.objects.get(pk=result["batch"]).updated == 3
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"mode": "make_equal"}, "collection"),
+        ({"collection": "nix"}, "collection"),
+        ({"delimiter": "x"}, "delimiter"),
+        ({"missing": "burn"}, "missing"),
+        ({"columns": ["a=attributes.b c"]}, "columns"),
+    ],
+)
+def test_import_with_wrong_parameters_is_not_begun(params, name, editor):
+    with pytest.raises(Invalid) as caught:
+        do("import_items", editor, file=upload(ROWS), **params)
+    assert name in str(caught.value.errors)
+    assert not Job.objects.exists()
 
 
 @pytest.mark.once

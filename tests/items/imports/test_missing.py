@@ -1,8 +1,11 @@
 """A collection made equal to a file: what is missing from it is retired or deleted."""
 
+import csv
 import json
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
 
 from items import catalogue
 from items.collections import editing
@@ -11,7 +14,8 @@ from items.imports.differences import PreviewRow
 from items.imports.formats import FileFormat, Unreadable
 from items.imports.recognition import recognize
 from items.models import ChangeBatch, ImportRun, Item, ItemChange
-from resilient_site.errors import Invalid
+from resilient_site.accounts.actor import Actor
+from resilient_site.errors import Invalid, NotAllowed
 from tests.factories import TESTER, changes_of, make_item
 from tests.items.imports.factories import begin, counts, load, proceed, rejects, stream
 
@@ -229,3 +233,61 @@ def test_rows_of_general_are_found_too(tmp_path):
     rows = json.dumps([{"code": "g1", "name": "New"}])
     load(rows, tmp_path, collection="general", missing="delete")
     assert set(Item.objects.filter(collection="general").values_list("pk")) == {("g1",)}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_command_makes_a_collection_equal(dry_run, tmp_path, capsys):
+    path = tmp_path / "parts.csv"
+    path.write_text("code;name\nA;New\nB;B\nH;H\nI;\n")
+    before = ItemChange.objects.count()
+    call_command(
+        "import_items",
+        str(path),
+        collection="parts",
+        mode="make_equal",
+        delimiter=";",
+        dry_run=dry_run,
+    )
+    output = capsys.readouterr().out
+    assert "1 updated, 1 unchanged; 1 rows rejected" in output
+    if not dry_run:
+        assert "5 items are missing from the file: 5 retired." in output
+        assert statuses()["C"] == "retired"
+        return
+    assert "1 items would be created" in output
+    assert "5 items are missing from the file, and would be retired." in output
+    assert ItemChange.objects.count() == before
+    with open(f"{path}.differences.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[:2] == [
+        ["line", "id", "field", "old", "new"],
+        ["2", "parts.A", "name", "A", "New"],
+    ]
+    assert ["5", "", "reject_reason", "", "name: Must not be empty."] in rows
+    assert ["", "parts.G", "status", "active", "retired"] in rows
+    assert ["4", "parts.H", "name", "", "H"] in rows
+
+
+def test_command_names_what_mode_and_collection_lack(tmp_path):
+    path = tmp_path / "parts.csv"
+    path.write_text("code,name\nA,New\n")
+    for options, message in (
+        ({"mode": "make_equal"}, "collection: Choose the collection"),
+        ({"collection": "nix"}, "There is no collection “nix”"),
+        ({"collection": "nix", "dry_run": True}, "There is no collection “nix”"),
+    ):
+        with pytest.raises(CommandError, match=message):
+            call_command("import_items", str(path), **options)
+
+
+def test_who_may_not_delete_items_deletes_none_by_an_import(tmp_path):
+    editor = User.objects.create_user("editor")
+    run = begin(collection="parts", missing="delete")
+    with pytest.raises(NotAllowed):
+        importing.proceed(
+            run,
+            stream("id,name\nparts.A,A\n"),
+            actor=Actor(editor, "editor"),
+            rejects=lambda rejects, size: size,
+        )
+    assert len(statuses()) == 7
