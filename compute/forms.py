@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from django import forms
 from rest_framework import serializers
 from rest_framework.fields import empty
@@ -109,6 +110,8 @@ def _label(parameter: Any, name: str) -> str:
 
 def _display(parameter: Any, value: Any) -> Any:
     choices = _choices(parameter)
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode()
     if isinstance(value, list):
         return ", ".join(str(choices.get(entry, entry)) for entry in value)
     return choices.get(value, value) if isinstance(value, str | int) else value
@@ -152,7 +155,9 @@ def _as_form_field(parameter: Any) -> forms.Field:
             return forms.FloatField(**options | _limits(parameter))
         case serializers.ListField() | serializers.JSONField():
             is_list = isinstance(parameter, serializers.ListField)
-            return (LinesField if is_list else JSONTextField)(**options)
+            field = (LinesField if is_list else JSONTextField)(**options)
+            field.widget.attrs |= parameter.style.get("attrs", {})
+            return field
         case _:
             longest = getattr(parameter, "max_length", None)
             widget = _text_widget(parameter)

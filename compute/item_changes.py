@@ -69,15 +69,19 @@ class Params(serializers.Serializer[Any]):
         help_text=f"Instead of a filter: up to {IDS_MAX:,} ids, one per line.",
     )
     all = serializers.BooleanField(
-        default=False, help_text="Instead of a filter: the whole catalogue."
+        default=False,
+        label="All items",
+        help_text="Instead of a filter: the whole catalogue.",
     )
     number = serializers.IntegerField(
         required=False,
         min_value=1,
-        help_text="How many items that are. If there are more, none is changed.",
+        label="Number of items",
+        help_text="How many these are. If there are more, none is changed.",
     )
     set_attributes = AttributesField(
         default=dict,
+        style={"attrs": {"rows": 5}},
         help_text="One per line: region = EMEA. Without a value, the attribute is "
         "removed. Or a JSON object, in which null removes.",
     )
@@ -86,7 +90,8 @@ class Params(serializers.Serializer[Any]):
     clear = serializers.MultipleChoiceField(
         choices=[(name, name.replace("_", " ").capitalize()) for name in CLEARABLE],
         default=set,
-        help_text="What the items shall have no more.",
+        label="Remove values",
+        help_text="What the items have no more.",
     )
     dry_run = serializers.BooleanField(
         default=False, help_text="Only show what would change."

@@ -29,6 +29,7 @@ SELECTION, REJECTS, DIFFERENCES = "selection.ndjson", "rejects.csv", "difference
 CSV, NDJSON = "text/csv; charset=utf-8", "application/x-ndjson"
 DIFFERENCES_MAX = 10_000
 DIFFERENCES_SHOWN = 100
+REJECTS_SHOWN = 20
 TEXT_SHOWN = 500
 DELETED = "The item was deleted meanwhile."
 
@@ -85,9 +86,11 @@ def change_items(context: TaskContext, **params: Any) -> Any:
         "rejected": state.rejected,
         "change": describe(change),
         "dry_run": state.is_dry,
+        "rejects": _first_rows(context, REJECTS, REJECTS_SHOWN),
     }
     if state.is_dry:
-        return result | {"differences": _shown(context)}
+        found = _first_rows(context, DIFFERENCES, DIFFERENCES_SHOWN)
+        return result | {"differences": found}
     return result | {"batch": context.job_id if state.changed else None}
 
 
@@ -203,15 +206,15 @@ def _finish(context: TaskContext, state: State) -> State:
     return state
 
 
-def _shown(context: TaskContext) -> list[dict[str, str]]:
-    """Return the first differences, as the page of the job shows them."""
-    file = _kept(context, DIFFERENCES)
+def _first_rows(context: TaskContext, name: str, number: int) -> list[dict[str, str]]:
+    """Return rows of a CSV file, as the page of the job shows them."""
+    file = _kept(context, name)
     if file is None:
         return []
     rows = csv.DictReader(TextIOWrapper(open_file(file), newline=""))
     return [
-        {name: unescape(cell)[:TEXT_SHOWN] for name, cell in row.items()}
-        for row in islice(rows, DIFFERENCES_SHOWN)
+        {column: unescape(cell)[:TEXT_SHOWN] for column, cell in row.items()}
+        for row in islice(rows, number)
     ]
 
 

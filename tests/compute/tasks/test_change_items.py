@@ -198,6 +198,8 @@ def test_items_that_break_a_rule_are_left_and_listed(bolts, editor, editor_clien
     assert "Must not be before" in reasons["nuts.n"]
     page = editor_client.get(job.get_absolute_url()).content.decode()
     assert "6 items were left as they are" in page
+    assert job.result["rejects"][0] == rows(job, module.REJECTS)[0]
+    assert "Must not be before" in page
     assert f"files/{module.REJECTS}" in page
 
 
