@@ -72,9 +72,12 @@ class ImportOptionsForm(forms.Form):
         self._add(
             "duplicates", "Rows with the same id", DUPLICATES.items(), form.duplicates
         )
-        missing = [("keep", MISSING["keep"])]
+        is_deleting = user.has_perm("items.delete_item")
+        missing = [
+            pair for pair in MISSING.items() if is_deleting or "delete" not in pair
+        ]
         self._add("missing", "What the import does", missing, form.missing_action)
-        self.fields["missing"].widget = forms.HiddenInput()
+        self.fields["missing"].widget = forms.RadioSelect(choices=missing)
         self._add_columns(run)
 
     def _add(self, name: str, label: str, choices: Any, initial: str) -> None:

@@ -123,6 +123,7 @@ def _render_run(
         "format": found,
         "collection": Collection.objects.filter(pk=found.collection or None).first(),
         "imported": importing.describe_imported(run),
+        "missing_kept": importing.missing_kept(run),
     }
     if run.state == ImportRun.State.PREVIEWED:
         context["form"] = form or ImportOptionsForm(run, request.user)

@@ -3,6 +3,7 @@
 from html import unescape
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from compute import completion
@@ -11,7 +12,7 @@ from compute.models import Job
 from compute.registry import get_task, list_tasks_for
 from items.collections import editing
 from items.imports import previews
-from items.models import ImportMapping, ImportRun, PreviewRow
+from items.models import ImportMapping, ImportRun, Item, PreviewRow
 from resilient_site.accounts.actor import Actor
 from tests.compute.factories import claim, end
 from tests.factories import make_item
@@ -131,6 +132,50 @@ def test_another_collection_or_separator_has_the_columns_chosen_anew(editor_clie
     assert page.context["preview"]["columns"] == ["Code;Länge;Werkstoff;name"]
 
 
+@pytest.mark.parametrize(("action", "left"), [("retire", 3), ("delete", 2)])
+def test_collection_is_made_equal_only_with_the_number_that_was_shown(
+    editor_client, action, left
+):
+    location = upload(editor_client, "code,name\nM8,M8\nM6,New\n")
+    page = choose(editor_client, location, missing=action)
+    assert f"Import, and {action} 1 item" in text_of(page)
+    missing = editor_client.get(f"{location}?show=missing").context["rows"]
+    assert [row.item_id for row, _ in missing] == ["bolts.M4"]
+
+    refused = editor_client.post(location, {"missing": "0"}, follow=True)
+    assert "Nothing was imported" in text_of(refused)
+    headers = {"HX-Request": "true"}
+    assert editor_client.post(location, headers=headers)["HX-Refresh"] == "true"
+    assert Item.objects.get(pk="bolts.M6").name == "M6"
+
+    editor_client.post(location, {"missing": "1"})
+    while ImportRun.objects.get().state == "running":
+        editor_client.post(location)
+    assert ImportRun.objects.get().state == "done"
+    assert Item.objects.count() == left
+    assert not Item.objects.filter(pk="bolts.M4", status="active").exists()
+    assert Item.objects.get(pk="bolts.M6").name == "New"
+
+
+def test_collection_has_to_be_chosen_to_be_made_equal(editor_client):
+    location = upload(editor_client, "code,name\nM8,M8\n", collection="")
+    page = choose(editor_client, location, missing="retire")
+    assert page.status_code == 422
+    assert "Choose the collection" in text_of(page)
+
+
+def test_missing_items_are_deleted_with_the_permission_only(editor_client, editor):
+    location = upload(editor_client, "code,name\nM8,M8\n")
+    choose(editor_client, location, missing="delete")
+    editor.groups.clear()
+    granted = ("add_item", "change_item")
+    editor.user_permissions.set(Permission.objects.filter(codename__in=granted))
+    assert editor_client.post(location, {"missing": "2"}).status_code == 403
+    page = choose(editor_client, upload(editor_client, "code\n"), missing="delete")
+    assert page.status_code == 422
+    assert Item.objects.count() == 3
+
+
 def test_preview_keeps_some_rows_of_each_kind_and_counts_all(
     editor_client, monkeypatch
 ):
@@ -243,6 +288,11 @@ def test_preview_is_of_the_first_part_while_the_queue_is_full(
     page = text_of(editor_client.get(location))
     assert "The queue of jobs is full" in page
     assert "lower bounds" in page
+    # What is missing from a file is not known before all of it was read.
+    choose(editor_client, location, missing="retire")
+    assert "when all of it has been read" in text_of(editor_client.get(location))
+    refused = editor_client.post(location, {"missing": "0"}, follow=True)
+    assert "Nothing was imported" in text_of(refused)
 
 
 def test_others_have_no_preview_of_it(editor_client, admin, long_file):
