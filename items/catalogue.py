@@ -107,7 +107,7 @@ class ChangePurged(Conflict):
 
 def item_tag(item_id: str) -> str:
     """Return the cache tag of an item, in letters that a header may have."""
-    return f"item:{iri_to_uri(item_id)}"
+    return f"item:{item_id if item_id.isascii() else iri_to_uri(item_id)}"
 
 
 def collection_tag(key: str) -> str:

@@ -144,7 +144,9 @@ class Batch:
         self._absent_rows: dict[str, ItemData] = {}
         # By id, where all items were new, once they are written.
         self.created: dict[str, ItemData] = {}
-        given = set.intersection(*(set(row) for row in rows)) if rows else set()
+        given = set(rows[0]) if rows else set()
+        for row in rows:
+            given &= row.keys()
         # Whether the search columns are made anew: of what a row lacks all the same.
         self.is_searched = self._is_searched()
         searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]

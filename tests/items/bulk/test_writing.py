@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from items import catalogue
+from items import catalogue, fields
 from items.bulk import writing
 from items.bulk.writing import (
     CHANGE,
@@ -21,7 +21,7 @@ from items.bulk.writing import (
     Written,
 )
 from items.integrity import ItemReferenced
-from items.models import ChangeBatch, Collection, Item, ItemChange
+from items.models import ChangeBatch, Collection, Item, ItemChange, ItemLink
 from resilient_site.errors import Invalid, PreconditionRequired, SiteError
 from tests.factories import TESTER, make_item
 from tests.threads import in_threads, while_uncommitted
@@ -91,6 +91,45 @@ def test_created_items_are_one_batch_and_come_in_the_order_of_the_rows(bolts):
     assert (batch.created, batch.updated, batch.deleted) == (4, 0, 0)
     assert batch.finished_at
     assert set(ItemChange.objects.values_list("batch", flat=True)) == {batch.pk}
+
+
+def test_new_items_are_written_as_one_by_one(bolts):
+    """Those of a call, which are copied into the tables, and those of single ones."""
+    make_item(id="gone")
+    catalogue.delete_item("gone", actor=TESTER)
+    rows = [
+        {"id": "gone", "name": "Äpfel", "tags": ["t", "dark red"], "version": 9,
+         "labels": {"de": "Ä"}},
+        {"id": "7", "name": r"x\t\N", "aliases": ["a\\b"], "valid_from": "2026-01-02"},
+        {"collection": "bolts", "code": "A/B", "id": "ab", "name": "n",
+         "attributes": {"size": 8, "article": "ü"}, "status": "draft"},
+        {"collection": "bolts", "code": "C", "name": "n", "parent": "ab",
+         "attributes": {"like": "A/B"}, "description": "a\nb",
+         "links": [{"relation": "exactMatch", "target": 7}]},
+    ]  # fmt: skip
+    write(CREATE, *rows)
+    many = stored()
+    write(DELETE, *Item.objects.values_list("pk", flat=True))
+    for row in rows:
+        catalogue.create_item(fields.clean(row, is_json=True), actor=TESTER)
+    assert [version for version, *_ in many.values()] == [1, 1, 1, 3]
+    assert stored() == {
+        pk: (version + 2, *others) for pk, (version, *others) in many.items()
+    }
+
+
+def stored() -> dict[str, Any]:
+    """Return what is stored of each item in its tables."""
+    found = {}
+    for item in Item.objects.order_by("pk"):
+        change = ItemChange.objects.filter(item_id=item.pk).latest("version")
+        links = [*ItemLink.objects.filter(item=item).values("relation", "target")]
+        found[item.pk] = (
+            item.version, item.state(), item.search_text, item.sort_key, links,
+            change.version - item.version, change.action, change.before, change.after,
+            change.actor_name, item.updated_at == change.at == item.created_at,
+        )  # fmt: skip
+    return found
 
 
 def test_replaced_items_have_the_state_of_their_row_alone(bolts):
@@ -353,10 +392,20 @@ def test_same_new_item_of_two_calls_is_created_once():
     assert [(o.created, o.updated) for o in outcomes] == [(1, 0), (0, 1)]
 
 
+# Of a call in which all is new, and of one in which something is known.
+TABLES = {
+    "post": ("items_item", "items_itemchange", "items_itemtag", "items_changebatch"),
+    "put": ("items_itemchange", "items_itemtag", "items_changebatch"),
+}
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.once
-@pytest.mark.parametrize("table", ["items_itemchange", "items_itemtag", "items_tag"])
-def test_nothing_is_half_written_when_the_database_is_lost(api, table):
+@pytest.mark.parametrize(
+    ("method", "table"),
+    [(method, table) for method, tables in TABLES.items() for table in tables],
+)
+def test_nothing_is_half_written_when_the_database_is_lost(api, method, table):
     """The connection ends in the middle of the transaction, at a write to a table."""
     make_item(id="a", tags=["old"])
     before = snapshot()
@@ -369,8 +418,9 @@ def test_nothing_is_half_written_when_the_database_is_lost(api, table):
             f"CREATE TRIGGER lose BEFORE INSERT ON {table} EXECUTE FUNCTION lose()"
         )
     try:
-        rows = [{"id": pk, "name": pk, "tags": ["new"]} for pk in "abc"]
-        response = api.put("/api/v1/items/-/bulk", rows)
+        names = "bc" if method == "post" else "abc"
+        rows = [{"id": pk, "name": pk, "tags": ["new"]} for pk in names]
+        response = getattr(api, method)("/api/v1/items/-/bulk", rows)
         assert (response.status_code, response.json()["code"]) == (503, "unavailable")
     finally:
         with connection.cursor() as cursor:

@@ -23,11 +23,14 @@ def rates(
     template_of: Template,
     goals: Mapping[str, Goal],
     own_goal: Goal | None = None,
+    turn_s: float = 0.0,
 ) -> Iterator[Table]:
     """Measure closed-loop rates; goals are ratios of this site to a peer.
 
-    `own_goal` is one for the rate of this site.
+    `own_goal` is one for the rate of this site; `turn_s` is how long a turn has to be
+    for some responses of the slowest.
     """
+    turn_s = max(turn_s, bench.scale.turn_s)
 
     def turn(peer: Peer, seconds: float) -> tuple[float, float]:
         """Return responses per second, and µs of processor time per response."""
@@ -37,10 +40,8 @@ def rates(
 
     for peer in peers.values():  # to warm up: a first response may take seconds
         bench.generator.call("one_by_one", template_of(peer), 5)
-        turn(peer, 1.0)
-    turns = {
-        name: partial(turn, peer, bench.scale.turn_s) for name, peer in peers.items()
-    }
+        turn(peer, max(1.0, turn_s / 2))
+    turns = {name: partial(turn, peer, turn_s) for name, peer in peers.items()}
     found = in_turns(bench.scale.rounds, turns)
     speeds = {name: [speed for speed, _ in of] for name, of in found.items()}
     own = {OURS: own_goal}

@@ -1,10 +1,11 @@
 """Items written, each write on the disk before it is answered."""
 
 from collections.abc import Iterator
+from operator import methodcaller
 
 from tests.load.bench import comparing
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peers import BULK, NINJA, OURS, REST, Peer, Running, running
+from tests.load.bench.peers import MANY, NINJA, OURS, REST, Peer, Running, running
 from tests.load.bench.results import Goal, Piece
 
 TITLE = "Writing items"
@@ -16,6 +17,14 @@ def measure(bench: Bench) -> Iterator[Piece]:
         for title, template, goals in (
             ("POST of an item", Peer.create, {REST: Goal("≥", 1)}),
             ("PUT of an item", Peer.update, {}),
-            (f"POST of {BULK} items at once", Peer.create_many, {}),
         ):
             yield from comparing.rates(bench, title, compared, template, goals)
+        for number in MANY:
+            yield from comparing.rates(
+                bench,
+                f"POST of {number:,} items at once",
+                compared,
+                methodcaller("create_many", number),
+                {REST: Goal("≥", 2)},
+                turn_s=number / 200,
+            )
