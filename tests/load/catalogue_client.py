@@ -13,6 +13,10 @@ from itertools import batched
 from django.db import connection, transaction
 from django.utils import timezone
 
+from compute.models import Job
+from compute.queue import Claim
+from compute.registry import get_task
+from compute.task_context import TaskContext
 from items import fields
 from items.changes import feed
 from items.collections import editing
@@ -35,7 +39,7 @@ COPY = """
 
 def empty() -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {TABLES}")
+        cursor.execute(f"TRUNCATE {TABLES} CASCADE")
     vacuum()
 
 
@@ -49,7 +53,8 @@ def copied_per_second(number: int) -> float:
     empty()
     now, ready = timezone.now(), []
     for pk, name, text, _ in rows(0, number):
-        derived = fields.search_columns({"name": name, "description": text})
+        state = fields.empty_state() | {"code": pk, "name": name, "description": text}
+        derived = fields.search_columns(state)
         ready.append((pk, name, text, 1, now, now, *derived.values()))
     begin = time.perf_counter()
     for batch in batched(ready, BATCH_ROWS, strict=False):
@@ -74,6 +79,20 @@ def imported_per_second(number: int) -> float:
     run = importing.proceed(run, file, actor=actor, rejects=lambda rejects, size: size)
     took = time.perf_counter() - begin
     assert run.created == number, run
+    return number / took
+
+
+def changed_per_second(number: int) -> float:
+    """Give all items another attribute, as the job does."""
+    imported_per_second(number)
+    vacuum()
+    task, params = get_task("change_items"), {"all": True, "set_attributes": {"x": "y"}}
+    job = Job.objects.create(task=task.name, params=params, state="running", epoch=1)
+    context = TaskContext(Claim.of(job), lambda fraction, message: None)
+    begin = time.perf_counter()
+    result = task.main(context, **params)
+    took = time.perf_counter() - begin
+    assert result["changed"] == number, result
     return number / took
 
 

@@ -381,9 +381,22 @@ def test_form_takes_lines_typed_by_the_schema(bolts, editor, editor_client):
 
 
 @pytest.mark.once
-def test_only_those_who_may_change_items_run_it(reader, editor):
-    task = get_task("change_items")
-    assert [task.may_run(user) for user in (reader, editor)] == [False, True]
+def test_job_is_submitted_over_rest_by_those_who_may_change_items(
+    bolts, reader, editor, api
+):
+    params = {"filter": {"tag": ["old"], "attributes.size__lte": 2}} | RETIRED
+    body = {"task": "change_items", "params": params}
+    wrong = api.post("/api/v1/jobs", body, format="json")
+    assert wrong.status_code == 400
+    assert "within one" in str(wrong.json()["errors"])
+    params["filter"]["collection"] = "bolts"
+    api.force_authenticate(reader)
+    assert api.post("/api/v1/jobs", body, format="json").status_code == 403
+    api.force_authenticate(editor)
+    assert api.post("/api/v1/jobs", body, format="json").status_code == 202
+    context = claim()
+    result = get_task("change_items").main(context, **context.claim.params)
+    assert result["changed"] == 2
 
 
 CHANGES = st.fixed_dictionaries(

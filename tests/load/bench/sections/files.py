@@ -11,6 +11,7 @@ from tests.load.rows import TAGS
 
 TITLE = "Import and export"
 COPY, IMPORT = "a bare COPY into the table of items", "an import, change log included"
+CHANGE = "an attribute of all these items, by the job change_items"
 # The same but for what the allocator happens to do.
 CONSTANT = Goal("≤", 1.1)
 
@@ -21,13 +22,15 @@ def measure(bench: Bench) -> Iterator[Piece]:
         turns = {
             COPY: partial(client.call, "copied_per_second", number),
             IMPORT: partial(client.call, "imported_per_second", number),
+            CHANGE: partial(client.call, "changed_per_second", number),
         }
         rates = in_turns(bench.scale.few_rounds, turns)
     title = f"{number:,} rows into an empty catalogue"
     rows = [Row(name, values) for name, values in rates.items()]
     yield Table(title, "rows a second", rows)
     ratio = Row("import to COPY", ratios(rates[IMPORT], rates[COPY]), Goal("≥", 0.3))
-    yield Table(title, RATIO, [ratio])
+    change = Row("change_items to COPY", ratios(rates[CHANGE], rates[COPY]))
+    yield Table(title, RATIO, [ratio, change])
     catalogue = bench.catalogue
     for size in bench.scale.sizes:
         catalogue.grow(size)
