@@ -6,6 +6,7 @@ import re
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from rest_framework.exceptions import ValidationError
 
 from compute import completion, files, queue
 from compute.models import Job
@@ -15,7 +16,6 @@ from compute.tasks.algorithms.primes import count_primes
 from items import catalogue
 from items.collections import editing
 from items.models import ChangeBatch, ImportRun, Item, ItemChange
-from resilient_site.errors import Invalid
 from tests.compute.factories import begin, claim, do, end
 from tests.factories import TESTER, make_item, make_items
 from tests.items.imports.cases import CASES, Case
@@ -239,9 +239,9 @@ def test_import_makes_a_collection_equal_to_a_file(dry_run, editor):
     ],
 )
 def test_import_with_wrong_parameters_is_not_begun(params, name, editor):
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ValidationError) as caught:
         do("import_items", editor, file=upload(ROWS), **params)
-    assert name in str(caught.value.errors)
+    assert caught.value.detail.keys() == {name}
     assert not Job.objects.exists()
 
 
