@@ -145,7 +145,9 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         name = request.query_params.get("format", "csv")
         if name not in FORMATS:
             raise Invalid(errors={"format": [f"Must be one of {', '.join(FORMATS)}."]})
-        return download(name, ListQuery.parse(request.query_params).items())
+        flat = parse_flag(request.query_params, "flat")
+        items = ListQuery.parse(request.query_params).items()
+        return download(name, items, flat=flat)
 
     @policy(shared=FACET_PARAMETERS)
     @schema.facets

@@ -234,6 +234,15 @@ deletion = operation(
 EXPORT = [
     *SELECTION,
     OpenApiParameter("format", OpenApiTypes.STR, enum=list(FORMATS), default="csv"),
+    OpenApiParameter(
+        "flat",
+        OpenApiTypes.BOOL,
+        description=(
+            "Whether each attribute and label has a column of its own, "
+            "`attributes.NAME` and `labels.LANGUAGE`. Not for NDJSON."
+        ),
+        default=False,
+    ),
 ]
 # Described elsewhere: an item may be called like the action.
 reading_or_export = operation(parameters=[*EXPORT, *PAST, *SHAPE])

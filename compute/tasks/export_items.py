@@ -15,10 +15,23 @@ class Params(SelectionParams):
     format = serializers.ChoiceField(
         [(name, form.label) for name, form in FORMATS.items()], default="csv"
     )
+    flat = serializers.BooleanField(
+        default=False,
+        help_text="Whether each attribute and label has a column of its own. Not for "
+        "NDJSON.",
+    )
+
+    def validate(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["flat"] and params["format"] == "ndjson":
+            message = "NDJSON has no columns. Leave this out."
+            raise serializers.ValidationError({"flat": [message]})
+        return super().validate(params)
 
 
 @task(params=Params, time_limit_s=1800)
-def export_items(context: TaskContext, *, format: str, search: str, tag: str) -> Any:
+def export_items(
+    context: TaskContext, *, format: str, search: str, tag: str, flat: bool = False
+) -> Any:
     """Export the catalogue, or a selection of it, to a compressed file."""
     items = selected_items({"search": search, "tag": tag})
     total, rows = items.count(), 0
@@ -28,7 +41,7 @@ def export_items(context: TaskContext, *, format: str, search: str, tag: str) ->
         rows += len(chunk)
         context.progress(rows / max(total, rows), f"{rows:,} of {total:,} items")
 
-    pieces = export(format, items, on_chunk=report)
+    pieces = export(format, items, flat=flat, on_chunk=report)
     name, content_type = f"items.{FORMATS[format].extension}", "application/gzip"
     try:
         if format == "xlsx":  # which is compressed

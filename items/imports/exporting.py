@@ -14,7 +14,7 @@ import orjson
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 
-from items import fields
+from items.imports.flat_columns import Layout, flat_layout, plain_layout
 from items.models import Item
 from resilient_site.api.csv_escaping import render_csv
 from resilient_site.api.downloads import stream_file
@@ -24,43 +24,35 @@ CHUNK_ROWS = 1_000
 PIECE_BYTES = 64 * 1024
 WORKBOOK_MAX_ITEMS = 1_048_575  # the rows of a sheet, less the names of the columns
 LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-COLUMNS = (*(field.name for field in fields.FIELDS), *fields.READ_ONLY)
 
 
 class Format(NamedTuple):
     label: str
     extension: str
     content_type: str
-    encode: Callable[[Iterable[list[Item]]], Iterator[bytes]]
+    encode: Callable[[Iterable[list[Item]], Layout], Iterator[bytes]]
 
 
-def _cells(item: Item) -> list[str | int]:
-    return [
-        *(field.to_text(field.read(item)) for field in fields.FIELDS),
-        item.version,
-        item.created_at.isoformat(),
-        item.updated_at.isoformat(),
-    ]
-
-
-def _encode_csv(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
-    yield ",".join(COLUMNS).encode() + b"\r\n"
+def _encode_csv(chunks: Iterable[list[Item]], layout: Layout) -> Iterator[bytes]:
+    yield ",".join(layout.names).encode() + b"\r\n"
     for items in chunks:
-        yield render_csv(map(_cells, items))
+        yield render_csv(map(layout.cells, items))
 
 
-def _encode_csv_for_excel(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+def _encode_csv_for_excel(
+    chunks: Iterable[list[Item]], layout: Layout
+) -> Iterator[bytes]:
     """Begin with the mark by which Excel knows UTF-8."""
     yield b"\xef\xbb\xbf"
-    yield from _encode_csv(chunks)
+    yield from _encode_csv(chunks, layout)
 
 
-def _encode_ndjson(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+def _encode_ndjson(chunks: Iterable[list[Item]], layout: Layout) -> Iterator[bytes]:
     for items in chunks:
         yield b"".join(orjson.dumps(i.as_json(), option=LINE_OPTIONS) for i in items)
 
 
-def _encode_xlsx(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
+def _encode_xlsx(chunks: Iterable[list[Item]], layout: Layout) -> Iterator[bytes]:
     import xlsxwriter
 
     # Each row is written to disk; texts stay texts: no numbers, links, formulas.
@@ -69,14 +61,14 @@ def _encode_xlsx(chunks: Iterable[list[Item]]) -> Iterator[bytes]:
             # No time of its own: the same items make the same file.
             workbook.set_properties({"created": datetime(2000, 1, 1, tzinfo=UTC)})
             sheet = workbook.add_worksheet("items")
-            _write_row(sheet, 0, COLUMNS)
+            _write_row(sheet, 0, layout.names)
             for number, item in enumerate(chain.from_iterable(chunks), 1):
                 if number > WORKBOOK_MAX_ITEMS:
                     raise Invalid(
                         f"A workbook has room for {WORKBOOK_MAX_ITEMS:,} items, and "
                         "this selection has more. Export it as CSV."
                     )
-                _write_row(sheet, number, _cells(item))
+                _write_row(sheet, number, layout.cells(item))
         file.seek(0)
         while piece := file.read(PIECE_BYTES):
             yield piece
@@ -109,17 +101,27 @@ def export(
     name: str,
     items: QuerySet[Item],
     *,
+    flat: bool = False,
     on_chunk: Callable[[list[Item]], None] | None = None,
 ) -> Iterator[bytes]:
-    """Yield the file of this format in pieces; raises Invalid if it has no room."""
-    return FORMATS[name].encode(chunks(items, on_chunk))
+    """Yield the file of this format in pieces; raises Invalid if it has no room.
+
+    With `flat` each attribute and label has a column of its own; raises Invalid if the
+    format has no columns.
+    """
+    if flat and name == "ndjson":
+        raise Invalid(errors={"flat": ["NDJSON has no columns. Leave this out."]})
+    layout = flat_layout(items) if flat else plain_layout()
+    return FORMATS[name].encode(chunks(items, on_chunk), layout)
 
 
-def download(name: str, items: QuerySet[Item]) -> StreamingHttpResponse:
-    """Return a response that streams the items as a file."""
+def download(
+    name: str, items: QuerySet[Item], *, flat: bool = False
+) -> StreamingHttpResponse:
+    """Return a response that streams the items as a file; raises as `export`."""
     form = FORMATS[name]
     return stream_file(
-        export(name, items),
+        export(name, items, flat=flat),
         content_type=form.content_type,
         filename=f"items.{form.extension}",
     )

@@ -36,6 +36,13 @@ SCHEMA = {
     }
 }
 
+# Formats, and whether each attribute and label has a column of its own.
+FILES = [
+    *((name, False) for name in sorted(exporting.FORMATS)),
+    ("csv", True),
+    ("xlsx", True),
+]
+
 ids = st.one_of(
     st.integers(0, rules.INTEGER_MAX),
     st.from_regex(rules.ID_PATTERN, fullmatch=True).filter(rules.is_legal_id),
@@ -138,8 +145,8 @@ class RoundTrip(TestCase):
         self.api.force_authenticate(User.objects.create_superuser("ada"))
 
     @settings(max_examples=10, suppress_health_check=list(HealthCheck))
-    @given(catalogues(), st.sampled_from(sorted(exporting.FORMATS)))
-    def test_items_come_back_as_they_were_given(self, bodies, name):
+    @given(catalogues(), st.sampled_from(FILES))
+    def test_items_come_back_as_they_were_given(self, bodies, file):
         """Also by a file, into the same catalogue or an empty one."""
         for number, body in enumerate(bodies):
             if number == 0:
@@ -152,7 +159,9 @@ class RoundTrip(TestCase):
             assert self.api.put(created["Location"], shown).json() == shown
 
         def exported() -> bytes:
-            return b"".join(exporting.export(name, Item.objects.for_reading()))
+            name, flat = file
+            items = Item.objects.for_reading()
+            return b"".join(exporting.export(name, items, flat=flat))
 
         content, number = exported(), len(bodies)
         folder = Path("/nonexistent")

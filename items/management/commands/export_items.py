@@ -27,18 +27,26 @@ class Command(BaseCommand):
         parser.add_argument(
             "--format", choices=FORMATS, help="by the name of the file, else csv"
         )
+        parser.add_argument(
+            "--flat",
+            action="store_true",
+            help="a column for each attribute and label",
+        )
+        parser.add_argument("--collection", action="append", default=[])
         parser.add_argument("--search", default="")
         parser.add_argument("--tag", action="append", default=[])
 
     def handle(self, *args: Any, **options: Any) -> None:
         name: str = options["file"]
-        query = urlencode({"search": options["search"], "tag": options["tag"]}, True)
+        names = ("search", "tag", "collection")
+        query = urlencode({name: options[name] for name in names}, True)
+        extension = Path(name.removesuffix(".gz")).suffix
+        form = options["format"] or BY_EXTENSION.get(extension, "csv")
         try:
             items = ListQuery.parse(QueryDict(query)).items()
+            pieces = export(form, items, flat=options["flat"])
         except Invalid as error:
             raise CommandError(f"{error.errors}") from error
-        extension = Path(name.removesuffix(".gz")).suffix
-        pieces = export(options["format"] or BY_EXTENSION.get(extension, "csv"), items)
         try:
             self._write(name, pieces)
         except Invalid as error:
