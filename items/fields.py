@@ -35,8 +35,8 @@ ID = IdField(
     help_text="How other systems name the item. Leave empty to generate one.",
     column_help=(
         f"How other systems name the item: up to {rules.ID_MAX} characters. An item "
-        "with this id is updated. Without an id a new item is created, and its id "
-        "generated."
+        "with this id is updated. Without an id it is the item with this code in its "
+        "collection, else a new one."
     ),
 )
 # In the order in which pages and files show them.

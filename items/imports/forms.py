@@ -17,7 +17,7 @@ from items.imports.formats import (
 from items.imports.mapping import ColumnTargets
 from items.models import Collection, ImportRun
 
-AS_THE_ROWS_SAY = ("", "As the rows say, else General")
+AS_THE_ROWS_SAY = ("", "As the rows say")
 LEFT_OUT = "-"
 # What happens to items that the file does not have: one choice for mode and missing.
 MISSING = {
@@ -42,7 +42,8 @@ class UploadForm(forms.Form):
     )
     collection = forms.ChoiceField(
         label="Collection",
-        help_text="Of rows that name none. Its attributes can then be columns.",
+        help_text="Of rows that name none; else these are in General. Its attributes "
+        "can be columns.",
         choices=collection_choices,
         required=False,
     )
