@@ -1,7 +1,7 @@
 """Writing of many items that are all new: straight into their tables."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 from uuid import UUID
 
@@ -38,31 +38,34 @@ def create(
 ) -> dict[str, ItemData]:
     """Create items with these states, by id, of which none exists.
 
-    `generated` are ids which no item has ever had.
-
-    Returns what the catalogue itself records of them. Raises IntegrityError if another
-    writer has created one meanwhile.
+    `generated` are ids which no item has ever had. Returns what the catalogue itself
+    records of them. Raises IntegrityError if another writer has created one meanwhile.
     """
     at = timezone.now()
     # As text: it is the same for all rows.
     now = str(connection.ops.adapt_datetimefield_value(at))
     by = made_by(actor, batch_id)
     versions = dict.fromkeys(states, 1) | _next_versions(states.keys() - generated)
-    items, changes = [], []
-    # In the order of the ids, so that two writers of the same ones wait, not deadlock.
-    for pk in sorted(states):
-        state, version = states[pk], versions[pk]
-        searchable = collections[state["collection"]].searchable
-        search = fields.search_columns(state, searchable)
-        columns = [state[name] for name in NAMES]
-        for place in JSON_PLACES:
-            columns[place] = _as_json(columns[place])
-        items.append((pk, *columns, *search.values(), version, now, now))
-        after = orjson.dumps(state).decode()
-        changes.append((pk, version, "created", after, now, *by.values()))
+
+    def items() -> Iterator[tuple[Any, ...]]:
+        # In the order of the ids, so that two writers of the same wait, not deadlock.
+        for pk in sorted(states):
+            state = states[pk]
+            searchable = collections[state["collection"]].searchable
+            search = fields.search_columns(state, searchable)
+            columns = [state[name] for name in NAMES]
+            for place in JSON_PLACES:
+                columns[place] = _as_json(columns[place])
+            yield (pk, *columns, *search.values(), versions[pk], now, now)
+
+    def changes() -> Iterator[tuple[Any, ...]]:
+        for pk in sorted(states):
+            after = orjson.dumps(states[pk]).decode()
+            yield (pk, versions[pk], "created", after, now, *by.values())
+
     with connection.cursor() as cursor:
-        insert_rows(cursor, "items_item", ITEM_COLUMNS, items)
-        insert_rows(cursor, "items_itemchange", (*CHANGE_COLUMNS, *by), changes)
+        insert_rows(cursor, "items_item", ITEM_COLUMNS, items())
+        insert_rows(cursor, "items_itemchange", (*CHANGE_COLUMNS, *by), changes())
         if tags := {pk: state["tags"] for pk, state in states.items() if state["tags"]}:
             _add_tags(cursor, tags)
         links = [

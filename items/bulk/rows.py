@@ -1,7 +1,7 @@
 """Many rows, or keys, in one statement."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from django.db import connection
@@ -31,7 +31,7 @@ def insert_rows(
     cursor: CursorWrapper,
     table: str,
     columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
+    rows: Iterable[Sequence[Any]],
 ) -> None:
     """Insert rows, by COPY on PostgreSQL; the names are ours."""
     names = ", ".join(columns)
@@ -45,4 +45,5 @@ def insert_rows(
                 copy.write_row(row)
     else:
         values = ", ".join(["%s"] * len(columns))
-        cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)
+        sql = f"INSERT INTO {table} ({names}) VALUES ({values})"
+        cursor.executemany(sql, rows)  # type: ignore[arg-type]

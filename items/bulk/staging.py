@@ -422,8 +422,11 @@ def write(batch: Batch, *, actor: Actor, batch_id: UUID | None = None) -> Counts
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
             _write_items(cursor, batch, now)
-            _write_tags(cursor)
-            _write_links(cursor)
+            given = {field.name for field in _given(batch)}
+            if "tags" in given:
+                _write_tags(cursor)
+            if "links" in given:
+                _write_links(cursor)
             _write_log(cursor, now, actor, batch_id)
             invalidate_items(
                 (pk, batch.known.get(pk), state) for pk, state in batch.states.items()
@@ -474,7 +477,8 @@ def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
     )
     unchanged = " AND ".join(f"{f.name} = old_{f.name}" for f in given) or "1 = 1"
     cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
-    batch.reject(_conflicts(cursor))
+    if any(BASE_VERSION in row for row in batch.rows.values()):
+        batch.reject(_conflicts(cursor))
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
         "COUNT(CASE WHEN known THEN 1 END) FROM items_plan"

@@ -6,7 +6,7 @@ is there, in which version, its values, what it must be to others. Rows may refe
 each other. The writing itself is that of imports (`staging`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
@@ -173,8 +173,6 @@ class Located:
         unexpected: RowErrors = {}
         stale: RowErrors = {}
         for index, pk in self.ids.items():
-            if index not in rows.data:
-                continue
             place, is_known = self.places.get(index), pk in places
             if place and rows.kind.changes:
                 is_known = place in self.known
@@ -214,13 +212,14 @@ def write(rows: Rows, *, actor: Actor) -> Written:
     UnknownField if rows are wrong in themselves.
     """
     located = Located(rows)
+    # Rows with errors are not staged, and may have others beside.
+    places, versions = _find(located.ids[n] for n in rows.errors if n in located.ids)
 
     def expect(batch: Batch) -> dict[str, ItemErrors]:
-        places = {
-            pk: (known["collection"], known["code"])
-            for pk, known in batch.known.items()
-        }
-        unexpected, stale = located.errors_of(rows, places, batch.versions)
+        for pk, known in batch.known.items():
+            places[pk] = known["collection"], known["code"]
+        versions.update(batch.versions)
+        unexpected, stale = located.errors_of(rows, places, versions)
         batch.reject({located.ids[index]: unexpected[index] for index in unexpected})
         return {located.ids[index]: stale[index] for index in stale}
 
@@ -286,12 +285,7 @@ def delete(rows: Rows, *, actor: Actor) -> Written:
     located = Located(rows)
     ids = list(located.ids.values())
     integrity.lock_wholly(ids)
-    found = Item.objects.filter(pk__in=ids)
-    places, versions = {}, {}
-    for pk, version, key, code in found.values_list(
-        "pk", "version", "collection_id", "code"
-    ):
-        places[pk], versions[pk] = (key, code or pk), version
+    places, versions = _find(ids)
     unexpected, stale = located.errors_of(rows, places, versions)
     errors = located.errors | stale | unexpected
     if rows.errors or errors:
@@ -304,6 +298,18 @@ def delete(rows: Rows, *, actor: Actor) -> Written:
     catalogue.delete_items(ids, actor=actor, batch_id=batch.pk)
     finish_batch(batch.pk)
     return Written([], deleted=len(ids), batch_id=batch.pk)
+
+
+def _find(item_ids: Iterable[str]) -> tuple[dict[str, Place], dict[str, int]]:
+    """Return the places and the versions of the items that there are."""
+    places: dict[str, Place] = {}
+    versions: dict[str, int] = {}
+    if item_ids := list(item_ids):
+        rows = Item.objects.filter(pk__in=item_ids)
+        columns = ("pk", "collection_id", "code", "version")
+        for pk, key, code, version in rows.values_list(*columns):
+            places[pk], versions[pk] = (key, code or pk), version
+    return places, versions
 
 
 def _clean(row: Any, ignores_unknown: bool) -> ItemData:

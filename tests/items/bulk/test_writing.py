@@ -242,6 +242,10 @@ BAD = {**ROOT, "code": "bad", "name": ""}
         (CREATE, [{"id": "a", **ROOT}, ROOT], {"1": {"code"}}),
         (CREATE, [{"id": "a", "name": ""}, {"id": "a", "name": "b"}],
          {"0": {"name"}, "1": {"id"}}),
+        # A row whose values are wrong is looked for too.
+        (CREATE, [{"id": "there", "name": ""}], {"0": {"id", "name"}}),
+        (CHANGE, [{"id": "no", "name": ""}, {"id": "x", "version": 2, "name": ""}],
+         {"0": {"id", "name"}, "1": {"version", "name"}}),
         (CHANGE, [{"id": "x"}, {"collection": "bolts", "code": "M8"}], {"1": {"code"}}),
         (CHANGE, [{"id": "there"}, {"code": "there"}], {"1": {"code"}}),
         (DELETE, ["x", {"collection": "bolts", "code": "M8"}], {"1": {"code"}}),
