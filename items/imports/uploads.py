@@ -27,6 +27,8 @@ RETENTION = timedelta(days=1)
 # A request imports for so long, then responds; the page continues by itself.
 SLICE_SECONDS = 2.0
 DELETE_BATCH = 10
+# Files of one person that wait to be imported; with more the oldest is deleted.
+WAITING_MAX = 10
 
 
 class FileMissing(Unreadable):
@@ -46,6 +48,11 @@ def receive(
     Raises Unreadable, and stores nothing, if it is not a file of items.
     """
     delete_abandoned()
+    waiting = ImportRun.objects.filter(
+        actor=actor.user, state=ImportRun.State.PREVIEWED, preview__isnull=False
+    )
+    latest = waiting.order_by("-started_at").values_list("pk", flat=True)
+    ImportRun.objects.filter(pk__in=list(latest[WAITING_MAX - 1 :])).delete()
     run = importing.begin(
         source=upload.name or "upload",
         path="",

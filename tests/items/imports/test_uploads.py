@@ -324,3 +324,13 @@ def test_abandoned_uploads_are_deleted(editor_client, own_folder, settings):
     upload(editor_client, b"name\nb\n")
     assert (old.exists(), new.exists()) == (False, True)
     assert ImportRun.objects.count() == ImportFileChunk.objects.count() == 1
+
+
+def test_files_of_one_person_that_wait_are_limited(editor_client, monkeypatch):
+    monkeypatch.setattr(uploads, "WAITING_MAX", 2)
+    done = upload(editor_client, b"id,name\na,a\n")["Location"]
+    editor_client.post(done)
+    places = [upload(editor_client, b"name\na\n")["Location"] for _ in range(3)]
+    assert editor_client.get(places[0]).status_code == 404
+    for place in (done, *places[1:]):
+        assert editor_client.get(place).status_code == 200
