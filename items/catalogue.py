@@ -215,10 +215,7 @@ def find_item_with_collection(item_id: str) -> Item | None:
 @atomic_with_retries
 def create_item(data: ItemData, *, actor: Actor) -> Item:
     """Raise ItemExists if the id is taken, Invalid if it breaks another rule."""
-    data = integrity.place(data)
-    if Item.objects.filter(pk=data["id"]).exists():
-        raise ItemExists(errors={"id": [ItemExists.detail]})
-    return _create(data, actor)
+    return _create(integrity.place(data), actor)
 
 
 # Called with the item when it is locked; raises PreconditionFailed.
