@@ -548,12 +548,11 @@ def _write_tags(cursor: CursorWrapper) -> None:
     )
     cursor.execute(
         f"""
-        DELETE FROM items_itemtag
-        WHERE item_id IN (SELECT id FROM items_plan WHERE known AND tags <> old_tags)
-          AND NOT EXISTS (
-            SELECT 1 FROM items_plan p, {sql.tags}
-            JOIN items_tag t ON t.name = tag.value
-            WHERE p.id = items_itemtag.item_id AND t.id = items_itemtag.tag_id)
+        DELETE FROM items_itemtag WHERE id IN (
+            SELECT l.id FROM items_plan p
+            JOIN items_itemtag l ON l.item_id = p.id JOIN items_tag t ON t.id = l.tag_id
+            WHERE p.known AND p.tags <> p.old_tags
+              AND NOT EXISTS (SELECT 1 FROM {sql.tags} WHERE tag.value = t.name))
         """
     )
     cursor.execute(
