@@ -14,6 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from items import rules
 from items.imports import comparing, differences, importing
@@ -37,6 +38,7 @@ INLINE_MAX_BYTES = 8 * 1024 * 1024
 ROWS_MAX = 10_000
 TEXT_MAX = 1_000
 WRITTEN_TOGETHER = 500
+STALLED_S = 60
 
 type StartJob = Callable[[ImportRun, uuid.UUID, Actor], str]
 
@@ -187,8 +189,15 @@ def _advance(
     own = ImportRun.objects.filter(
         pk=run.pk, preview_key=key, state=ImportRun.State.PREVIEWED
     )
-    if not own.update(preview=preview, **values):
+    at = timezone.now().timestamp()
+    if not own.update(preview=preview | {"at": at}, **values):
         raise Superseded
+
+
+def is_stalled(run: ImportRun) -> bool:
+    """Return whether the job has done nothing for a while: it waits, or has failed."""
+    at = (run.preview or {}).get("at")
+    return at is not None and timezone.now().timestamp() - at > STALLED_S
 
 
 def _as_json(preview: Preview) -> dict[str, Any]:

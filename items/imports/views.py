@@ -176,7 +176,9 @@ def _preview_context(request: HttpRequest, run: ImportRun) -> dict[str, Any]:
         "page": page,
         "rows": [(row, _cells(row, targets)) for row in page.rows],
         "rows_max": previews.ROWS_MAX,
-        "read_percent": preview.get("bytes_read", 0) * 100 // max(run.size, 1),
+        # Of a compressed file more is read than it has.
+        "read_percent": min(99, preview.get("bytes_read", 0) * 100 // max(run.size, 1)),
+        "is_stalled": previews.is_stalled(run),
         "has_effect": preview.get("created") or preview.get("updated") or is_missing,
     }
 

@@ -204,7 +204,7 @@ def long_file(monkeypatch):
     return "code,name\n" + "".join(f"N{n},n{n}\n" for n in range(7))
 
 
-def test_long_preview_is_made_by_a_job(editor_client, editor, long_file):
+def test_long_preview_is_made_by_a_job(editor_client, editor, long_file, monkeypatch):
     location = upload(editor_client, long_file)
     job = Job.objects.get()
     page = editor_client.get(location)
@@ -212,6 +212,11 @@ def test_long_preview_is_made_by_a_job(editor_client, editor, long_file):
     assert 'hx-trigger="every 2s"' in text_of(page)
     assert page.context["preview"]["created"] == 2
     assert get_task("preview_import") not in list_tasks_for(editor)
+
+    assert "has not gone on" not in text_of(page)
+    with monkeypatch.context() as patched:
+        patched.setattr(previews, "STALLED_S", -1)
+        assert "has not gone on" in text_of(editor_client.get(location))
 
     context = claim()
     result = get_task("preview_import").main(context, **context.claim.params)
