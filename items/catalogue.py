@@ -303,9 +303,20 @@ def delete_items(
 
     Raises ItemReferenced if others than these refer to one of them.
     """
-    item_ids, now = sorted(item_ids), timezone.now()
+    item_ids = sorted(item_ids)
     integrity.expect_unreferenced(item_ids)
-    for ids in batched(item_ids, DELETE_BATCH):
+    delete_unreferenced(item_ids, actor=actor, at=timezone.now(), batch_id=batch_id)
+
+
+def delete_unreferenced(
+    item_ids: Iterable[str],
+    *,
+    actor: Actor,
+    at: datetime,
+    batch_id: UUID | None = None,
+) -> None:
+    """Delete items to which nothing refers when the caller's transaction ends."""
+    for ids in batched(sorted(item_ids), DELETE_BATCH):
         rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
         items = list(rows.select_for_update())
         entries: list[Entry] = [
@@ -313,7 +324,7 @@ def delete_items(
             for item in items
         ]
         Item.objects.filter(pk__in=[item.pk for item in items]).delete()
-        _log(entries, actor, at=now, batch_id=batch_id)
+        _log(entries, actor, at=at, batch_id=batch_id)
 
 
 @atomic_with_retries

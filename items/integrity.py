@@ -7,13 +7,13 @@ what is referred to exists); here they become errors that name the field.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Collection as Several
-from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Min, Q, QuerySet
 from uuid_utils import uuid7
 
 from items import fields, rules
@@ -505,6 +505,33 @@ def references_to(
     yield from _references_by_code(item_ids, but_of=item_ids, limit=limit)
 
 
+def referrers(
+    item_ids: Several[str], is_outside: Callable[[str], Any]
+) -> dict[str, tuple[str, str]]:
+    """Return of those that items outside refer to one such item, and its field.
+
+    `is_outside` makes the condition for an item of the column with its id.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in POINTERS:
+        pointing = Item.objects.filter(is_outside("pk"), **{f"{name}__in": item_ids})
+        for target, referrer in pointing.values_list(f"{name}_id").annotate(Min("pk")):
+            found[target] = referrer, name
+    links = ItemLink.objects.filter(is_outside("item_id"), target__in=item_ids)
+    for target, referrer in links.values_list("target_id").annotate(Min("item_id")):
+        found.setdefault(target, (referrer, "links"))
+    referring = _referring()
+    codes = _codes_of(item_ids) if referring else {}
+    for collection in referring:
+        for name, key in sorted(_references(collection)):
+            if key not in codes:
+                continue
+            rows = having(collection.key, name, codes[key]).filter(is_outside("pk"))
+            for referrer, attributes in rows.values_list("pk", "attributes"):
+                found.setdefault(codes[key][attributes[name]], (referrer, name))
+    return found
+
+
 def _others(
     rows: QuerySet[Item], item_ids: Several[str], limit: int | None, *names: str
 ) -> Iterator[Any]:
@@ -518,13 +545,10 @@ def _references_by_code(
     but_of: Several[str],
     limit: int | None = REFERENCES_SHOWN + 1,
 ) -> Iterator[dict[str, str]]:
-    referring = [c for c in Collection.objects.all() if _references(c)]
+    referring = _referring()
     if not referring:
         return
-    codes: dict[str, dict[str, str]] = defaultdict(dict)
-    targets = Item.objects.filter(pk__in=item_ids)
-    for key, code, pk in targets.values_list("collection_id", "code", "pk"):
-        codes[key][code or pk] = pk
+    codes = _codes_of(item_ids)
     for collection in referring:
         for name, key in sorted(_references(collection)):
             if key not in codes:
@@ -534,6 +558,20 @@ def _references_by_code(
             for referrer, attributes in named:
                 target = codes[key][attributes[name]]
                 yield {"item": referrer, "field": name, "target": target}
+
+
+def _referring() -> list[Collection]:
+    """Return the collections whose attributes refer to codes."""
+    return [c for c in Collection.objects.all() if _references(c)]
+
+
+def _codes_of(item_ids: Several[str]) -> dict[str, dict[str, str]]:
+    """Return the ids of these items by collection and code."""
+    codes: dict[str, dict[str, str]] = defaultdict(dict)
+    targets = Item.objects.filter(pk__in=item_ids)
+    for key, code, pk in targets.values_list("collection_id", "code", "pk"):
+        codes[key][code or pk] = pk
+    return codes
 
 
 def having(key: str, attribute: str, values: Iterable[Any]) -> QuerySet[Item]:

@@ -546,6 +546,14 @@ class ChangeBatch(models.Model):
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.title} by {self.actor_name}"
 
+    @property
+    def changes(self) -> int:
+        """How many entries of the change log it has."""
+        return self.created + self.updated + self.deleted
+
+    def changes_in_log(self) -> ItemChangeQuerySet:
+        return ItemChange.objects.filter(batch=self.pk)
+
 
 ERROR_MAX = 500
 

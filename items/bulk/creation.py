@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -35,13 +36,14 @@ def create(
     generated: Set[str],
     actor: Actor,
     batch_id: UUID | None,
+    at: datetime | None = None,
 ) -> dict[str, ItemData]:
     """Create items with these states, by id, of which none exists.
 
     `generated` are ids which no item has ever had. Returns what the catalogue itself
     records of them. Raises IntegrityError if another writer has created one meanwhile.
     """
-    at = timezone.now()
+    at = at or timezone.now()
     # As text: it is the same for all rows.
     now = str(connection.ops.adapt_datetimefield_value(at))
     by = made_by(actor, batch_id)

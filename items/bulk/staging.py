@@ -11,7 +11,7 @@ new there is nothing to compare: they are copied into their tables (`creation`).
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -127,6 +127,7 @@ class Batch:
     With `locks` the items stay as they are until the transaction ends, on PostgreSQL.
     `generated` are ids which no item has ever had.
     With `expect` all errors are found at once, for a call that is all or none.
+    Rows that are whole states get no defaults of their collection.
     """
 
     def __init__(
@@ -136,7 +137,9 @@ class Batch:
         locks: bool = False,
         generated: Set[str] = frozenset(),
         expect: Expect | None = None,
+        is_whole: bool = False,
     ) -> None:
+        self.is_whole = is_whole
         self.rows = {row["id"]: row for row in rows}
         self.generated = generated
         self.errors: dict[str, ItemErrors] = {}
@@ -307,7 +310,8 @@ class Batch:
         """Return what is known of the state after the write."""
         row = self.rows[pk]
         if pk not in self.known:
-            state = integrity.new_state(row, self.collections)
+            defaults = {} if self.is_whole else self.collections
+            state = integrity.new_state(row, defaults)
             if state["attributes"]:
                 self.rows[pk] = row | {"attributes": state["attributes"]}
             return state
@@ -399,8 +403,17 @@ def apply(
     return counts
 
 
-def write(batch: Batch, *, actor: Actor, batch_id: UUID | None = None) -> Counts:
-    """Write what is right of a batch, in its transaction; see `apply`."""
+def write(
+    batch: Batch,
+    *,
+    actor: Actor,
+    batch_id: UUID | None = None,
+    at: datetime | None = None,
+) -> Counts:
+    """Write what is right of a batch, in its transaction; see `apply`.
+
+    `at` is the time of the changes, if it is that of others too.
+    """
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # Few rows against many: probe the indexes, whatever the statistics say.
@@ -416,11 +429,12 @@ def write(batch: Batch, *, actor: Actor, batch_id: UUID | None = None) -> Counts
                 generated=batch.generated,
                 actor=actor,
                 batch_id=batch_id,
+                at=at,
             )
             return Counts(len(states), 0, 0, batch.errors, batch.absent)
         counts = _plan(cursor, batch)
         if counts.created or counts.updated:
-            now = connection.ops.adapt_datetimefield_value(timezone.now())
+            now = connection.ops.adapt_datetimefield_value(at or timezone.now())
             _write_items(cursor, batch, now)
             given = {field.name for field in _given(batch)}
             if "tags" in given:
