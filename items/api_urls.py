@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from items.api import ChangeViewSet, ItemViewSet
 from items.bulk.api import BulkViewSet
+from items.bulk.batches_api import BatchViewSet
 from items.collections.api import CollectionViewSet
 from items.collections.lookup_api import LookupView, TranslateView
 from items.tags.api import TagViewSet
@@ -16,6 +17,7 @@ router.trailing_slash = "/?"
 router.register("items", ItemViewSet, "item")
 router.register("collections", CollectionViewSet, "collection")
 router.register("changes", ChangeViewSet, "change")
+router.register("batches", BatchViewSet, "batch")
 ITEM: dict[str, Any] = {
     "get": "retrieve",
     "put": "update",

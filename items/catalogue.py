@@ -305,18 +305,8 @@ def delete_items(
     """
     item_ids = sorted(item_ids)
     integrity.expect_unreferenced(item_ids)
-    delete_unreferenced(item_ids, actor=actor, at=timezone.now(), batch_id=batch_id)
-
-
-def delete_unreferenced(
-    item_ids: Iterable[str],
-    *,
-    actor: Actor,
-    at: datetime,
-    batch_id: UUID | None = None,
-) -> None:
-    """Delete items to which nothing refers when the caller's transaction ends."""
-    for ids in batched(sorted(item_ids), DELETE_BATCH):
+    now = timezone.now()
+    for ids in batched(item_ids, DELETE_BATCH):
         rows = Item.objects.for_reading().filter(pk__in=ids).order_by("pk")
         items = list(rows.select_for_update())
         entries: list[Entry] = [
@@ -324,7 +314,7 @@ def delete_unreferenced(
             for item in items
         ]
         Item.objects.filter(pk__in=[item.pk for item in items]).delete()
-        _log(entries, actor, at=at, batch_id=batch_id)
+        _log(entries, actor, at=now, batch_id=batch_id)
 
 
 @atomic_with_retries

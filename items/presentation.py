@@ -11,7 +11,7 @@ from items.collections.editing import COLLECTIONS
 from items.collections.schema import AttributeSchema, compile_schema
 from items.fields import ItemData
 from items.integrity import POINTERS, references_to
-from items.models import Collection, Item
+from items.models import ChangeBatch, Collection, Item, ItemChange
 
 # Links of which the page has the names of the targets; of more it has the ids.
 NAMED_MAX = 50
@@ -28,6 +28,14 @@ RELATION_NAMES = {
     "narrowMatch": "Narrower",
     "relatedMatch": "Related",
 }
+
+
+def name_batches(changes: Iterable[ItemChange]) -> None:
+    """Set `part_of`, the batch, of those that are part of one."""
+    changes = [change for change in changes if change.batch]
+    batches = ChangeBatch.objects.in_bulk({change.batch for change in changes})
+    for change in changes:
+        vars(change)["part_of"] = batches.get(change.batch)
 
 
 class ShownAttribute(NamedTuple):

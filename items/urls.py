@@ -1,6 +1,7 @@
 from django.urls import path
 
 from items import views
+from items.bulk import views as batches
 from items.imports import views as imports
 
 app_name = "items"
@@ -11,6 +12,9 @@ urlpatterns = [
     path("-/change-all/", views.change_all, name="change-all"),
     path("-/suggestions/", views.suggestion_list, name="suggestions"),
     path("-/changes/", views.change_list, name="changes"),
+    path("-/batches/", batches.batch_list, name="batches"),
+    path("-/batches/<uuid:pk>/", batches.batch_detail, name="batch"),
+    path("-/batches/<uuid:pk>/undo/", batches.batch_undo, name="batch-undo"),
     path("-/import/", imports.import_new, name="import"),
     path("-/import/<uuid:pk>/", imports.import_run, name="import-run"),
     path("-/import/<uuid:pk>/options/", imports.import_options, name="import-options"),

@@ -26,7 +26,7 @@ from items.highlighting import Highlighter
 from items.integrity import ItemReferenced
 from items.list_query import PARAMETERS, ListQuery
 from items.models import Item, ItemChange
-from items.presentation import ItemPage, Relations, references_of
+from items.presentation import ItemPage, Relations, name_batches, references_of
 from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import paginate
@@ -86,6 +86,7 @@ def item_detail(request: HttpRequest, id: str) -> HttpResponse:
     )
     if item is None and not history.rows:
         raise catalogue.ItemNotFound
+    name_batches(history.rows)
     # 410, not 404: the history of a deleted item stays, and can be undone.
     status = 200 if item else 410
     state = item.state() if item else history.rows[0].before
@@ -257,6 +258,7 @@ def change_list(request: HttpRequest) -> HttpResponse:
         cursor=request.GET.get("cursor"),
         size=PAGE_ROWS,
     )
+    name_batches(page.rows)
     response = render(request, "items/changes.html", {"page": page})
     share_with_anonymous(request, response, catalogue.ITEMS)
     return response

@@ -38,7 +38,8 @@ REST_PATH = "/api/"
 
 # All codes of problem documents, for the OpenAPI schema.
 CODES = (
-    "already_exists", "already_finished", "authentication_failed", "cancelled",
+    "already_exists", "already_finished", "authentication_failed",
+    "batch_changed_since", "batch_needs_job", "batch_not_found", "cancelled",
     "change_purged", "code_unknown", "collection_exists", "collection_in_use",
     "collection_not_found", "conflict", "csrf_failed", "deadline_passed",
     "epoch_changed", "error", "failed", "host", "idempotency_key_in_use",

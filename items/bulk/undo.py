@@ -11,12 +11,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from items import catalogue, integrity
 from items.bulk import staging
-from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.batches import begin_batch, count, finish_batch
 from items.bulk.undo_conflicts import (
     BatchChangedSince,
     Conflicts,
@@ -31,9 +31,18 @@ from items.bulk.undo_conflicts import (
 from items.models import ChangeBatch, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Conflict, NotFound
+from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
+# Undoing creates, changes and deletes items.
+PERMISSIONS = ("items.add_item", "items.change_item", "items.delete_item")
 CHANGES_AT_ONCE = 1_000
+# Those with the rows of an item, in the order in which they are deleted.
+TABLES = (
+    ("items_itemtag", "item_id"),
+    ("items_itemlink", "item_id"),
+    ("items_item", "id"),
+)
 PORTION = 5_000
 SQLITE_PORTION = 500  # no other writer is let in meanwhile
 
@@ -131,12 +140,16 @@ def begin_undo(
 # --- in portions
 
 
+def interrupted_undo(batch: ChangeBatch) -> ChangeBatch | None:
+    """Return the undo in portions that has not been completed, if there is one."""
+    begun = ChangeBatch.objects.filter(undoes=batch, position__isnull=False)
+    return begun.filter(finished_at=None).order_by("started_at").first()
+
+
 @transaction.atomic
 def begin_portions(batch: ChangeBatch, *, actor: Actor, id: UUID) -> ChangeBatch:
-    """Return the undo that was interrupted, or a new one, with this id."""
-    begun = ChangeBatch.objects.filter(undoes=batch, position__isnull=False)
-    found = begun.filter(Q(finished_at=None) | Q(pk=id)).order_by("started_at").first()
-    if found:
+    """Return the undo that was interrupted, or a new one with this id."""
+    if found := interrupted_undo(batch):
         return found
     _end_portions(batch)
     undo = begin_undo(batch, actor=actor, id=id)
@@ -203,7 +216,7 @@ def _undo(
 ) -> Conflicts:
     """Return what was left out of `steps`; raise BatchChangedSince unless it may be."""
     integrity.lock_wholly(list(steps))
-    conflicts = changed_since(batch, steps, undo.position)
+    conflicts = changed_since(batch, steps, undo)
     found, now = conflicts, timezone.now()
     while True:
         leave_out(steps, found)
@@ -225,9 +238,7 @@ def _write(
     rows = [{"id": pk} | s.before for pk, s in steps.items() if s.before is not None]
     with transaction.atomic():
         # First, as others take back their codes. What refers to them is written next.
-        catalogue.delete_unreferenced(
-            to_delete(steps), actor=actor, at=now, batch_id=undo.pk
-        )
+        _delete(undo, {pk: steps[pk] for pk in to_delete(steps)}, actor, now)
         counts = staging.apply(
             rows, actor=actor, batch_id=undo.pk, at=now, is_whole=True
         )
@@ -237,6 +248,42 @@ def _write(
         pk: Reason("invalid", why, steps[pk].version)
         for pk, why in counts.rejected.items()
     }
+
+
+def _delete(
+    undo: ChangeBatch, steps: dict[str, Step], actor: Actor, now: datetime
+) -> None:
+    """Delete the items; what they were is in the change log already."""
+    if not steps:
+        return
+    marks = ", ".join(["%s"] * len(steps))
+    stored = ItemChange._meta.get_field("batch").get_db_prep_value
+    values = [
+        connection.ops.adapt_datetimefield_value(now),
+        actor.user.pk if actor.user else None,
+        actor.name,
+        current_own_id(),
+        offered_id(),
+        stored(undo.pk, connection),
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            INSERT INTO items_itemchange
+                (item_id, version, action, before, at, actor_id, actor_name,
+                 request_id, client_request_id, batch)
+            SELECT i.id, i.version + 1, 'deleted', c.after, %s, %s, %s, %s, %s, %s
+            FROM items_item i
+            JOIN items_itemchange c ON c.item_id = i.id AND c.version = i.version
+            WHERE i.id IN ({marks}) ORDER BY i.id
+            """,
+            [*values, *steps],
+        )
+        deleted = cursor.rowcount
+        for table, column in TABLES:
+            cursor.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})", [*steps])
+    catalogue.invalidate_items((pk, step.after, None) for pk, step in steps.items())
+    count(undo.pk, deleted=deleted)
 
 
 def _mark_undone(undo: ChangeBatch) -> None:

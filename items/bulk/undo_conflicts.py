@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from itertools import batched
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from django.db import connection
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
@@ -16,7 +15,6 @@ from resilient_site.errors import Conflict
 
 CONFLICTS_SHOWN = 100
 CHECKED_AT_ONCE = 5_000
-CHANGED_SINCE = "It was changed since."
 PURGED = "Its contents were removed for good."
 
 
@@ -69,7 +67,7 @@ class BatchChangedSince(Conflict):
         shown = describe(conflicts, CONFLICTS_SHOWN)
         items = [conflict.as_json() for conflict in shown]
         super().__init__(members={"items": items, "count": len(conflicts)})
-        self.conflicts = shown
+        self.conflicts, self.found = shown, conflicts
 
 
 def steps_of(changes: QuerySet[ItemChange]) -> dict[str, Step]:
@@ -99,22 +97,26 @@ def find_conflicts(batch: ChangeBatch) -> Conflicts:
 
     Or cannot be deleted, as others refer to them.
     """
-    conflicts = changed_since(batch)
+    conflicts: Conflicts = {}
+    for found in batched(_changed_by_others(batch), CHECKED_AT_ONCE):
+        ids = [pk for pk, _, _ in found]
+        steps = steps_of(batch.changes_in_log().filter(item_id__in=ids))
+        conflicts |= changed_since(batch, steps)
     earlier = batch.changes_in_log().filter(
         item_id=OuterRef("item_id"), version__lt=OuterRef("version")
     )
     created = batch.changes_in_log().filter(~Exists(earlier), action="created")
-    ids = created.values_list("item_id", "version").iterator()
+    versions_of = created.values_list("item_id", "version").iterator()
     touched = batch.changes_in_log()
 
     def is_outside(column: str) -> Any:
         return ~Exists(touched.filter(item_id=OuterRef(column)))
 
-    for some in batched(ids, CHECKED_AT_ONCE):
+    for some in batched(versions_of, CHECKED_AT_ONCE):
         versions = dict(some)
-        found = integrity.referrers([*versions], is_outside)
-        for pk in found.keys() - conflicts:
-            conflicts[pk] = _reason(*found[pk], versions[pk])
+        referrers = integrity.referrers([*versions], is_outside)
+        for pk in referrers.keys() - conflicts:
+            conflicts[pk] = _reason(*referrers[pk], versions[pk])
     return conflicts
 
 
@@ -133,89 +135,97 @@ def _reason(referrer: str, field: str, version: int) -> Reason:
 
 
 def changed_since(
-    batch: ChangeBatch,
-    steps: dict[str, Step] | None = None,
-    position: int | None = None,
+    batch: ChangeBatch, steps: dict[str, Step], undo: ChangeBatch | None = None
 ) -> Conflicts:
-    """Return the items that others have changed since the batch first did.
+    """Return the items that are not as the batch has left them, or not by it alone.
 
-    With `steps` those alone, and without the steps of items that are as before already,
-    or were left out when changes from `position` on were undone.
+    Drops the steps of items that are as before already, or that `undo` has left out
+    when it undid later changes.
     """
-    family = _family(batch)
-    ids = None if steps is None else list(steps)
-    if ids == []:
+    if not steps:
         return {}
     conflicts = {
-        pk: Reason("changed_since", CHANGED_SINCE, version)
-        for pk, version in _changed_by_others(batch, family, ids)
+        pk: _changed(steps[pk].version)
+        for pk, first, last in _changed_by_others(batch, list(steps))
+        if first < last
     }
-    if steps is not None:
-        conflicts |= _left_otherwise(batch, steps, conflicts, position)
-        for pk in conflicts:
-            if steps[pk].is_purged:
-                conflicts[pk] = Reason("purged", PURGED, steps[pk].version)
-    return conflicts
+    purged = {
+        pk: Reason("purged", PURGED, step.version)
+        for pk, step in steps.items()
+        if step.is_purged
+    }
+    return conflicts | _left_otherwise(batch, steps, conflicts | purged, undo) | purged
 
 
-def _family(batch: ChangeBatch) -> list[UUID]:
-    """Return the batch, its undos, and theirs."""
-    family, found = [], [batch.pk]
-    while found:
-        family += found
-        children = ChangeBatch.objects.filter(undoes__in=found)
-        found = list(children.values_list("pk", flat=True))
-    return family
+def _changed(version: int) -> Reason:
+    return Reason("changed_since", "It was changed since.", version)
 
 
 def _changed_by_others(
-    batch: ChangeBatch, family: list[UUID], item_ids: list[str] | None
-) -> Iterator[tuple[str, int]]:
-    """Yield the ids, each with the last version that the batch has made."""
-    as_stored = ItemChange._meta.get_field("batch").get_db_prep_value
-    own = as_stored(batch.pk, connection)
-    params: list[Any] = [own]
+    batch: ChangeBatch, item_ids: list[str] | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Yield the ids of items that others have changed since the batch first did.
+
+    Each with their first version, and the last one of the batch.
+    """
+    own = ItemChange._meta.get_field("batch").get_db_prep_value(batch.pk, connection)
     among = ""
     if item_ids is not None:
-        marks = ", ".join(["%s"] * len(item_ids))
-        among, params = f"AND item_id IN ({marks})", [own, *item_ids]
-    outside = ", ".join(["%s"] * len(family))
+        among = f"AND item_id IN ({', '.join(['%s'] * len(item_ids))})"
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT t.item_id, t.last FROM (
-                SELECT item_id, MIN(version) AS first, MAX(version) AS last
-                FROM items_itemchange WHERE batch = %s {among} GROUP BY item_id
-            ) t JOIN items_itemchange c
-                ON c.item_id = t.item_id AND c.version > t.first
-            WHERE c.batch IS NULL OR c.batch NOT IN ({outside})
-            GROUP BY t.item_id, t.last
+            SELECT item_id, other, last FROM (
+                SELECT item_id, last, (
+                    SELECT MIN(c.version) FROM items_itemchange c
+                    WHERE c.item_id = t.item_id AND c.version > t.first
+                        AND (c.batch IS NULL OR c.batch <> %s)
+                ) AS other
+                FROM (
+                    SELECT item_id, MIN(version) AS first, MAX(version) AS last
+                    FROM items_itemchange WHERE batch = %s {among} GROUP BY item_id
+                ) t
+            ) found WHERE other IS NOT NULL
             """,
-            [*params, *(as_stored(pk, connection) for pk in family)],
+            [own, own, *(item_ids or ())],
         )
         yield from cursor.fetchall()
 
 
 def _left_otherwise(
-    batch: ChangeBatch, steps: dict[str, Step], known: Conflicts, position: int | None
+    batch: ChangeBatch,
+    steps: dict[str, Step],
+    known: Conflicts,
+    undo: ChangeBatch | None,
 ) -> Conflicts:
-    """Return the items that are not as the batch has left them."""
     own = [pk for pk in steps if pk not in known]
     changes = ItemChange.objects.filter(item_id__in=own).values_list("item_id")
     versions = changes.annotate(Max("version"))
+    later = [pk for pk, last in versions if last != steps[pk].version]
+    left_out = _left_out(batch, later, undo) if undo and undo.position else set()
     conflicts: Conflicts = {}
-    for change in _latest(pk for pk, last in versions if last != steps[pk].version):
-        step = steps[change.item_id]
-        if change.after == step.after:
+    for change in _latest(later):
+        pk, step = change.item_id, steps[change.item_id]
+        is_as_left = change.after == step.after
+        if pk in left_out and not (is_as_left and change.batch == batch.pk):
+            del steps[pk]
+        elif is_as_left:
             continue
-        if change.after == step.before or (
-            position and change.pk >= position and change.batch == batch.pk
-        ):
-            del steps[change.item_id]
+        elif change.after == step.before:
+            del steps[pk]
         else:
-            reason = Reason("changed_since", CHANGED_SINCE, step.version)
-            conflicts[change.item_id] = reason
+            conflicts[pk] = _changed(step.version)
     return conflicts
+
+
+def _left_out(batch: ChangeBatch, item_ids: list[str], undo: ChangeBatch) -> set[str]:
+    """Return the items of which `undo` has left out later changes."""
+    gone_through = batch.changes_in_log().filter(pk__gte=undo.position)
+    both = [
+        set(changes.filter(item_id__in=item_ids).values_list("item_id", flat=True))
+        for changes in (gone_through, undo.changes_in_log())
+    ]
+    return both[0] - both[1]
 
 
 def _latest(item_ids: Iterable[str]) -> Iterator[ItemChange]:

@@ -20,7 +20,7 @@ OPEN = {
 # For everyone in a public site.
 READABLE = {
     "/", "/items/", "/items/-/changes/", "/items/<id>/", "/items/<id>/relations/",
-    "/items/new/",
+    "/items/new/", "/items/-/batches/", "/items/-/batches/<pk>/",
     "/collections/", "/collections/<key>/",
     "/items/changes/", "/items/import/", "/items/import/<pk>/",
     "/items/import/<pk>/rejects/", "/admin/password_change/",
@@ -33,9 +33,11 @@ READABLE = {
     "/api/v1/collections", "/api/v1/collections/<key>",
     "/api/v1/collections/<key>/schema",
     "/api/v1/tags", "/api/v1/tags/<name>",
+    "/api/v1/batches", "/api/v1/batches/<id>", "/api/v1/batches/<id>/changes",
     "/api/v1/tasks", "/api/v1/tasks/<name>", "/api/v1/schema", "/api/v1/docs",
     # GET is none of their methods, and is answered so.
     "/api/v1/items/-/bulk", "/api/v1/tags/<name>/merge",
+    "/api/v1/batches/<id>/undo",
     "/account/sign-out/", "/admin/logout/",
 }  # fmt: skip
 
@@ -51,7 +53,7 @@ def routes(patterns: Any = None, before: str = "") -> Iterator[tuple[str, str]]:
             route = "/" + re.sub(r"<\w+:(\w+)>", r"<\1>", plain)
             route = route.replace("^", "").replace(r"\Z", "").removesuffix("$")
             route = route.removesuffix("/?")
-            address = route.replace("/jobs/<id>", f"/jobs/{UUID}")
+            address = re.sub("/(jobs|batches)/<id>", rf"/\1/{UUID}", route)
             yield (
                 route,
                 re.sub(r"<(\w+)>", lambda found: SAMPLES.get(found[1], "1"), address),

@@ -221,7 +221,20 @@ def test_plan_says_what_an_undo_does(family):
     assert planned[:3] == (1, 1, 1)
     assert {*planned.conflicts} == {"kin.old", "kin.p", "kin.c"}
     found = find_conflicts(family)
+    # What another item of the batch refers to is found when it comes to that.
     assert {pk: why.code for pk, why in found.items()} == {"kin.old": "changed_since"}
+
+
+def test_batches_are_undone_one_after_the_other_from_the_last():
+    make_item(id="a", name="0")
+    batches = [batch_of(applied({"id": "a", "name": name})) for name in "12"]
+    batches.append(batch_of(deleted("a")))
+    with pytest.raises(BatchChangedSince):
+        undone(batches[0])
+    for batch in batches[::-1]:
+        assert find_conflicts(batch) == {}
+        assert undone(batch).batch
+    assert states()["a"]["name"] == "0"
 
 
 REFERENCES = [
