@@ -275,6 +275,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "collections", "description": "Code lists, and lookup of codes."},
         {"name": "tags", "description": "Words that group items of any collection."},
         {"name": "changes", "description": "The change feed, to keep a copy by."},
+        {"name": "batches", "description": "Changes made, and undone, together."},
         {"name": "tasks", "description": "The kinds of heavy work."},
         {"name": "jobs", "description": "Runs of a task on the process pool."},
     ],

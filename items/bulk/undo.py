@@ -15,8 +15,9 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from items import catalogue, integrity
-from items.bulk import staging
+from items.bulk import creation, staging
 from items.bulk.batches import begin_batch, count, finish_batch
+from items.bulk.rows import is_any, texts
 from items.bulk.undo_conflicts import (
     BatchChangedSince,
     Conflicts,
@@ -31,7 +32,6 @@ from items.bulk.undo_conflicts import (
 from items.models import ChangeBatch, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Conflict, NotFound
-from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.resilience.transactions import atomic_with_retries
 
 # Undoing creates, changes and deletes items.
@@ -239,14 +239,17 @@ def _write(
     with transaction.atomic():
         # First, as others take back their codes. What refers to them is written next.
         _delete(undo, {pk: steps[pk] for pk in to_delete(steps)}, actor, now)
-        counts = staging.apply(
-            rows, actor=actor, batch_id=undo.pk, at=now, is_whole=True
+        restored = staging.Batch(
+            rows, locks=True, expect=lambda batch: {}, is_whole=True
         )
-        if counts.errors:
+        if restored.errors:
             transaction.set_rollback(True)
+        elif rows:
+            counts = staging.write(restored, actor=actor, batch_id=undo.pk, at=now)
+            count(undo.pk, created=counts.created, updated=counts.updated)
     return {
-        pk: Reason("invalid", why, steps[pk].version)
-        for pk, why in counts.rejected.items()
+        pk: Reason("invalid", integrity.describe(errors), steps[pk].version)
+        for pk, errors in restored.errors.items()
     }
 
 
@@ -256,32 +259,24 @@ def _delete(
     """Delete the items; what they were is in the change log already."""
     if not steps:
         return
-    marks = ", ".join(["%s"] * len(steps))
-    stored = ItemChange._meta.get_field("batch").get_db_prep_value
-    values = [
-        connection.ops.adapt_datetimefield_value(now),
-        actor.user.pk if actor.user else None,
-        actor.name,
-        current_own_id(),
-        offered_id(),
-        stored(undo.pk, connection),
-    ]
+    by = creation.made_by(actor, undo.pk)
+    at, ids = connection.ops.adapt_datetimefield_value(now), texts(steps)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             INSERT INTO items_itemchange
-                (item_id, version, action, before, at, actor_id, actor_name,
-                 request_id, client_request_id, batch)
-            SELECT i.id, i.version + 1, 'deleted', c.after, %s, %s, %s, %s, %s, %s
+                (item_id, version, action, before, at, {", ".join(by)})
+            SELECT i.id, i.version + 1, 'deleted', c.after, %s,
+                {", ".join(["%s"] * len(by))}
             FROM items_item i
             JOIN items_itemchange c ON c.item_id = i.id AND c.version = i.version
-            WHERE i.id IN ({marks}) ORDER BY i.id
+            WHERE i.id {is_any()} ORDER BY i.id
             """,
-            [*values, *steps],
+            [at, *by.values(), ids],
         )
         deleted = cursor.rowcount
         for table, column in TABLES:
-            cursor.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})", [*steps])
+            cursor.execute(f"DELETE FROM {table} WHERE {column} {is_any()}", [ids])
     catalogue.invalidate_items((pk, step.after, None) for pk, step in steps.items())
     count(undo.pk, deleted=deleted)
 

@@ -8,6 +8,7 @@ from django.db import connection
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
 from items import integrity
+from items.bulk.rows import is_any, texts
 from items.field_types import public_id
 from items.fields import ItemData
 from items.models import ChangeBatch, ItemChange
@@ -169,9 +170,9 @@ def _changed_by_others(
     Each with their first version, and the last one of the batch.
     """
     own = ItemChange._meta.get_field("batch").get_db_prep_value(batch.pk, connection)
-    among = ""
+    among, params = "", [own, own]
     if item_ids is not None:
-        among = f"AND item_id IN ({', '.join(['%s'] * len(item_ids))})"
+        among, params = f"AND item_id {is_any()}", [own, own, texts(item_ids)]
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -187,7 +188,7 @@ def _changed_by_others(
                 ) t
             ) found WHERE other IS NOT NULL
             """,
-            [own, own, *(item_ids or ())],
+            params,
         )
         yield from cursor.fetchall()
 

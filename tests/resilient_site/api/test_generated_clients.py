@@ -112,7 +112,8 @@ def test_python_client_goes_through_every_resource(
         assert call("items_bulk_update", body=body).updated == 1
         body = [models.ItemChangeRowRequest(id=made[0].id, tags=["t"])]
         assert call("items_bulk_partial_update", body=body).results[0].tags == ["t"]
-        assert call("items_bulk_destroy", body=[made[1].id]).deleted == 1
+        deleted = call("items_bulk_destroy", body=[made[1].id])
+        _batches(call, models, deleted.batch)
         assert "Cap" in call("items_export")
         call("items_destroy", 204, **one)
         _collections(call, models)
@@ -180,6 +181,15 @@ def _tags(call: Any, models: Any) -> None:
     assert call("tags_merge", name="crimson", body=body).name == "red"
     call("items_destroy", 204, id="py.tagged")
     call("tags_destroy", 204, name="red")
+
+
+def _batches(call: Any, models: Any, batch: Any) -> None:
+    assert call("batches_list", kind="bulk", page_size=1).results[0].id == batch
+    assert call("batches_retrieve", id=batch).deleted == 1
+    assert len(call("batches_changes", id=batch).results) == 1
+    body = models.UndoRequest(skip_conflicts=True)
+    undone = call("batches_undo", id=batch, body=body)
+    assert (undone.created, undone.conflicts) == (1, [])
 
 
 def test_typescript_client_goes_through_every_resource(
