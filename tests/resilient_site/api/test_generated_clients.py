@@ -184,7 +184,7 @@ def _tags(call: Any, models: Any) -> None:
 
 
 def _batches(call: Any, models: Any, batch: Any) -> None:
-    assert call("batches_list", kind="bulk", page_size=1).results[0].id == batch
+    assert call("batches_list", page_size=1).results[0].id == batch
     assert call("batches_retrieve", id=batch).deleted == 1
     assert len(call("batches_changes", id=batch).results) == 1
     body = models.UndoRequest(skip_conflicts=True)
