@@ -43,7 +43,6 @@ SET_ATTRIBUTES, SET_LABELS = "set_attributes", "set_labels"
 ADD_TAGS, REMOVE_TAGS = "add_tags", "remove_tags"
 SET = {SET_ATTRIBUTES: "attributes", SET_LABELS: "labels"}
 PARTIAL = {*SET, ADD_TAGS, REMOVE_TAGS}
-MERGED = (*SET.values(), "tags")
 # Fields whose values are checked against other items, or against the collection.
 CHECKED = (
     "collection", "code", "attributes", "valid_from", "valid_to", "parent",
@@ -243,20 +242,17 @@ class Batch:
             if row.keys().isdisjoint(PARTIAL):
                 continue
             whole = {name: row[name] for name in row if name not in PARTIAL}
-            known = {"tags": tags[pk]} | self.known.get(pk, {}) | whole
+            before, merged = self.known.get(pk, {}), dict[str, Any]()
             for part, name in SET.items():
                 if part in row:
-                    values = known.get(name, {}) | row[part]
-                    whole[name] = {n: v for n, v in values.items() if v is not None}
+                    values = whole.get(name, before.get(name, {})) | row[part]
+                    merged[name] = {n: v for n, v in values.items() if v is not None}
             if ADD_TAGS in row or REMOVE_TAGS in row:
-                kept = {*known["tags"]} - {*row.get(REMOVE_TAGS, ())}
-                whole["tags"] = [*kept, *row.get(ADD_TAGS, ())]
+                kept = {*whole.get("tags", tags[pk])} - {*row.get(REMOVE_TAGS, ())}
+                merged["tags"] = [*kept, *row.get(ADD_TAGS, ())]
             try:
-                self.rows[pk] = whole | fields.clean(
-                    {name: whole[name] for name in MERGED if name in whole},
-                    partial=True,
-                    is_json=True,
-                )
+                cleaned = fields.clean(merged, partial=True, is_json=True)
+                self.rows[pk] = whole | cleaned
             except Invalid as error:
                 wrong[pk] = dict(error.errors or {})
         self.reject(wrong)

@@ -18,6 +18,8 @@ from resilient_site.errors import Invalid
 
 type Declared = Mapping[str, Any]
 
+ATTRIBUTE = "attributes."
+
 # As people, and spreadsheets in some languages, write them.
 FLAGS = dict.fromkeys(
     ("true", "yes", "1", "wahr", "vrai", "verdadero", "verdadeiro", "vero"), True
@@ -46,21 +48,22 @@ class Attributes:
 
     def may_have(self, column: str) -> bool:
         """Return whether an item can have what a column of this field is."""
-        field, _, member = column.partition(".")
-        is_attribute = field == "attributes" and member
-        return not (is_attribute and self._is_closed and self.find(member)[1] is None)
+        is_attribute = column.startswith(ATTRIBUTE)
+        return not (is_attribute and self._is_closed and self.find(column)[1] is None)
 
     def find(self, column: str) -> tuple[str, Declared | None]:
-        """Return name and declaration of the attribute that a column means.
+        """Return name and declaration of the attribute of a column `attributes.NAME`.
 
         That is the one of this name, else the only one that differs by case alone.
         """
-        if column not in self._found:
-            names = [n for n in self._declared if n.lower() == column.lower()]
-            is_one = column not in self._declared and len(names) == 1
-            name = names[0] if is_one else column
-            self._found[column] = name, self._declared.get(name)
-        return self._found[column]
+        if found := self._found.get(column):
+            return found
+        name = column.removeprefix(ATTRIBUTE)
+        names = [n for n in self._declared if n.lower() == name.lower()]
+        if name not in self._declared and len(names) == 1:
+            name = names[0]
+        self._found[column] = found = name, self._declared.get(name)
+        return found
 
 
 def set_members(
@@ -78,12 +81,11 @@ def set_members(
     labels: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
     for column, cell in cells.items():
-        field, _, member = column.partition(".")
-        if field == "labels":
+        if not column.startswith(ATTRIBUTE):
             is_empty = isinstance(cell, str) and not cell.strip()
-            labels[member] = None if is_empty else cell
+            labels[column.removeprefix("labels.")] = None if is_empty else cell
             continue
-        name, declared = attributes.find(member)
+        name, declared = attributes.find(column)
         if name in values:
             errors[name] = ["There are two columns of this attribute."]
         try:

@@ -7,6 +7,7 @@ row, no comparison, no tags, no change log.
 
 import csv
 import io
+import json
 import time
 from itertools import batched
 
@@ -22,17 +23,23 @@ from items.changes import feed
 from items.collections import editing
 from items.imports import importing
 from items.imports.batch import BATCH_ROWS
-from items.models import Item, ItemChange
+from items.models import Collection, Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from resilient_site.models import Epoch
-from tests.load.rows import COLLECTIONS, COLUMNS, SCHEMA, rows
+from tests.load.rows import (
+    COLLECTIONS,
+    PLACED_COLUMNS,
+    SCHEMA,
+    attributes,
+    placed_rows,
+)
 
 TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"
 COPY = """
     COPY items_item
-        (id, name, description, version, created_at, updated_at, search_text,
-         sort_key)
+        (id, name, description, collection_id, code, attributes, version, created_at,
+         updated_at, search_text, sort_key)
     FROM STDIN
 """
 
@@ -51,11 +58,14 @@ def vacuum() -> None:
 
 def copied_per_second(number: int) -> float:
     empty()
+    make_collections()
     now, ready = timezone.now(), []
-    for pk, name, text, _ in rows(0, number):
-        state = fields.empty_state() | {"code": pk, "name": name, "description": text}
-        derived = fields.search_columns(state)
-        ready.append((pk, name, text, 1, now, now, *derived.values()))
+    for n, (pk, name, text, _, key, code, *_) in enumerate(placed_rows(0, number)):
+        state = {"code": code, "name": name, "description": text}
+        derived = fields.search_columns(fields.empty_state() | state)
+        values = json.dumps(attributes(n // len(COLLECTIONS)))
+        row = (pk, name, text, key, code, values, 1, now, now, *derived.values())
+        ready.append(row)
     begin = time.perf_counter()
     for batch in batched(ready, BATCH_ROWS, strict=False):
         with (
@@ -70,8 +80,9 @@ def copied_per_second(number: int) -> float:
 
 def imported_per_second(number: int) -> float:
     empty()
+    make_collections()
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([COLUMNS, *rows(0, number)])
+    csv.writer(text).writerows([PLACED_COLUMNS, *placed_rows(0, number)])
     file = io.BufferedReader(io.BytesIO(text.getvalue().encode()))
     actor = Actor(None, "bench")
     run = importing.begin(source="rows", path="-", actor=actor)
@@ -83,10 +94,11 @@ def imported_per_second(number: int) -> float:
 
 
 def changed_per_second(number: int) -> float:
-    """Give all items another attribute, as the job does."""
+    """Give all items another value of an attribute, as the job does."""
     imported_per_second(number)
     vacuum()
-    task, params = get_task("change_items"), {"all": True, "set_attributes": {"x": "y"}}
+    change = {"size": 5_000}  # which none of them has
+    task, params = get_task("change_items"), {"all": True, "set_attributes": change}
     job = Job.objects.create(task=task.name, params=params, state="running", epoch=1)
     context = TaskContext(Claim.of(job), lambda fraction, message: None)
     begin = time.perf_counter()
@@ -100,7 +112,8 @@ def changed_per_second(number: int) -> float:
 
 
 def make_collections() -> None:
-    for key in COLLECTIONS:
+    known = set(Collection.objects.values_list("pk", flat=True))
+    for key in sorted({*COLLECTIONS} - known):
         data = {"key": key, "name": key, "schema": SCHEMA}
         editing.create_collection(editing.clean(data))
 

@@ -1,8 +1,11 @@
 """Columns of single attributes and labels, typed by the schema of the collection."""
 
+import io
 import json
+from datetime import datetime
 from pathlib import Path
 
+import openpyxl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -287,3 +290,22 @@ class MergeProperty(TestCase):
             == attributes_of("whole")
             == dict(sorted(merged.items()))
         )
+
+
+@pytest.mark.parametrize("kind", ["workbook", "CSV"])
+def test_days_are_read_as_spreadsheets_write_them(kind, parts, tmp_path):
+    header = ["code", "name", "valid_from", "attributes.day", "attributes.at"]
+    if kind == "workbook":
+        book, day = openpyxl.Workbook(), datetime(2026, 12, 31)  # noqa: DTZ001
+        book.active.append(header)
+        book.active.append(["1", "A", day.date(), day, day.replace(hour=14)])
+        file = io.BytesIO()
+        book.save(file)
+        content = file.getvalue()
+    else:
+        row = ["1", "A", "31.12.2026", "31.12.2026", "31.12.2026 14:00"]
+        content = "\r\n".join(map(";".join, [header, row])).encode("cp1252")
+    assert load(content, tmp_path, collection="parts").rejected == 0
+    item = Item.objects.get()
+    assert str(item.valid_from) == "2026-12-31"
+    assert item.attributes == {"at": "2026-12-31T14:00:00Z", "day": "2026-12-31"}
