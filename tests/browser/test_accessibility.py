@@ -8,8 +8,11 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from items import catalogue
+from items.bulk import staging
+from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.undo import undo_batch
 from items.collections import editing
-from items.models import ImportRun, PreviewRow
+from items.models import ChangeBatch, ImportRun, PreviewRow
 from tests.browser.conftest import LOOKS, Browsers, tab_to
 from tests.factories import TESTER, make_item, make_items
 
@@ -84,6 +87,20 @@ def make_runs(user: User) -> dict[str, str]:
     return {name: f"/items/-/import/{run.pk}/" for name, run in runs.items()}
 
 
+def make_batches() -> list[str]:
+    """Batches with a long name, one of which conflicts with a later change."""
+    batch = begin_batch(ChangeBatch.Kind.IMPORT, f"{LONG}.csv", actor=TESTER)
+    rows = [
+        {"id": pk, "name": LONG, "tags": ["new"]} for pk in ("item-00002", "item-00003")
+    ]
+    staging.apply(rows, actor=TESTER, batch_id=batch.pk)
+    finish_batch(batch.pk)
+    done = f"/items/-/batches/{batch.pk}/"
+    catalogue.update_item("item-00002", {"name": "Mine"}, actor=TESTER)
+    undo_batch(batch.pk, actor=TESTER, skip_conflicts=True)
+    return ["/items/-/batches/", "/items/-/batches/?kind=job", done, f"{done}undo/"]
+
+
 # Words that a line break divides; an id or another long one may be.
 BROKEN_WORDS = """() => {
   const found = [], range = document.createRange();
@@ -116,7 +133,7 @@ def test_no_page_has_a_fault(
     browsers: Browsers, admin: User, scheme: str, width: int
 ) -> None:
     fill_catalogue()
-    runs = make_runs(admin)
+    runs, batches = make_runs(admin), make_batches()
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     page, anonymous = browsers.open(admin, **look), browsers.open(**look)
     for address in (
@@ -134,6 +151,7 @@ def test_no_page_has_a_fault(
         "/items/-/new/?collection=bolts",
         "/items/item-00001/delete/",
         "/items/-/changes/",
+        *batches,
         "/items/-/import/",
         runs["long"],
         *(f"{runs['equal']}?show={kind}" for kind in PreviewRow.Kind.values),
