@@ -116,3 +116,12 @@ def test_steward_brings_a_collection_in_line_with_a_yearly_list(
     assert dict(states) == {
         "M10": "active", "M4": "retired", "M6": "retired", "M8": "active"
     }  # fmt: skip
+
+    # All of it is taken back in one step.
+    page.get_by_role("link", name="Changes and undo").click()
+    page.get_by_role("link", name="Undo all").click()
+    page.get_by_role("button", name="Undo all", exact=True).click()
+    expect(page.get_by_role("button", name="Undo all")).to_have_count(0)
+    states = Item.objects.order_by("code").values_list("code", "status")
+    assert dict(states) == {"M4": "active", "M6": "active", "M8": "active"}
+    assert Item.objects.get(code="M8").attributes == {"length": 40}
