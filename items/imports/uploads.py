@@ -15,6 +15,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError
 from django.utils import timezone
 
+from items.bulk.batches import finish_batch
 from items.imports import importing, mapping, previews
 from items.imports.file_lines import open_lines, pieces
 from items.imports.formats import FileFormat, Unreadable
@@ -194,6 +195,9 @@ def delete_abandoned() -> int:
             if path.stat().st_mtime < limit.timestamp():
                 path.unlink()
     old = ImportRun.objects.filter(started_at__lt=limit, preview__isnull=False)
-    batch = old.order_by("started_at").values_list("pk", flat=True)[:DELETE_BATCH]
-    _, deleted = ImportRun.objects.filter(pk__in=list(batch)).delete()
-    return deleted.get(ImportRun._meta.label, 0)
+    runs = list(old.only("state", "batch").order_by("started_at")[:DELETE_BATCH])
+    for run in runs:
+        if run.state == ImportRun.State.RUNNING:  # interrupted for good
+            finish_batch(run.batch_id)
+    ImportRun.objects.filter(pk__in=[run.pk for run in runs]).delete()
+    return len(runs)

@@ -12,7 +12,14 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from items import catalogue
 from items.imports import file_lines, previews, uploads
-from items.models import ImportFile, ImportFileChunk, ImportRun, Item, PreviewRow
+from items.models import (
+    ChangeBatch,
+    ImportFile,
+    ImportFileChunk,
+    ImportRun,
+    Item,
+    PreviewRow,
+)
 from resilient_site.resilience import chunks
 from tests.factories import make_item
 from tests.items.imports.cases import CASES, Case, workbook
@@ -334,3 +341,19 @@ def test_files_of_one_person_that_wait_are_limited(editor_client, monkeypatch):
     assert editor_client.get(places[0]).status_code == 404
     for place in (done, *places[1:]):
         assert editor_client.get(place).status_code == 200
+
+
+@pytest.mark.parametrize(("content", "kept"), [(b"name\na\nb\n", 1), (b"id\n \n", 0)])
+def test_batch_of_an_import_that_is_abandoned_is_ended(
+    editor_client, monkeypatch, content, kept
+):
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 1)
+    monkeypatch.setattr(uploads, "SLICE_SECONDS", 0)
+    editor_client.post(upload(editor_client, content)["Location"])
+    run = ImportRun.objects.get()
+    assert run.state == "running"
+    assert run.batch.finished_at is None
+    ImportRun.objects.update(started_at=run.started_at - uploads.RETENTION)
+    assert uploads.delete_abandoned() == 1
+    assert ChangeBatch.objects.filter(finished_at__isnull=False).count() == kept
+    assert ChangeBatch.objects.count() == kept
