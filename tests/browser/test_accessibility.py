@@ -14,6 +14,7 @@ from items.bulk.undo import undo_batch
 from items.collections import editing
 from items.models import ChangeBatch, ImportRun, PreviewRow
 from tests.browser.conftest import LOOKS, Browsers, tab_to
+from tests.compute.factories import do
 from tests.factories import TESTER, make_item, make_items
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -134,6 +135,11 @@ def test_no_page_has_a_fault(
 ) -> None:
     fill_catalogue()
     runs, batches = make_runs(admin), make_batches()
+    attributes = {"length": 9, LONG[:50]: LONG, "coated": True}
+    dry_run = do(
+        "change_items", admin, all=True, dry_run=True, set_attributes=attributes,
+        valid_to="2030-01-01", replaced_by="bolts.M8",
+    )  # fmt: skip
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     page, anonymous = browsers.open(admin, **look), browsers.open(**look)
     for address in (
@@ -161,6 +167,8 @@ def test_no_page_has_a_fault(
         "/collections/long/",
         "/collections/long/edit/",
         "/collections/long/delete/",
+        "/jobs/new/change_items/?filter=tag%3Dmetal&number=4",
+        dry_run.get_absolute_url(),
     ):
         page.goto(address)
         check(page, width)
