@@ -7,8 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.urls import reverse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rest_framework.test import APIClient
 
 from compute import completion
 from compute.models import Job, JobFile
@@ -378,6 +380,20 @@ def test_form_takes_lines_typed_by_the_schema(bolts, editor, editor_client):
     assert 'value="4"' in again
     wrong = editor_client.post(address, sent | {"set_attributes": "size = big"})
     assert "size: Must be a whole number" in wrong.content.decode()
+
+
+def test_changes_of_a_job_are_undone_as_one(bolts, editor, editor_client):
+    before = states()
+    job = do("change_items", editor, filter="tag=old", remove_tags=["old"], **RETIRED)
+    batch = reverse("items:batch", args=[job.result["batch"]])
+    assert batch in editor_client.get(job.get_absolute_url()).content.decode()
+    assert "Change 5 items" in editor_client.get(batch).content.decode()
+    undo = f"/api/v1/batches/{job.result['batch']}/undo"
+    client = APIClient()
+    client.force_authenticate(editor)
+    response = client.post(undo, {}, format="json")
+    assert response.status_code in (200, 201), response.content
+    assert states() == before
 
 
 @pytest.mark.once
