@@ -1,5 +1,6 @@
 """What every test may use: people, clients, and settings that make tests fast."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,7 +21,10 @@ from resilient_site.edge.cache.invalidation import VOID_SLOT, invalidations
 from resilient_site.resilience import breakers
 
 # A loaded machine may take any time for an example.
-hypothesis.settings.register_profile("default", deadline=None)
+# CI judges a change by the same examples each time; others find new ones.
+hypothesis.settings.register_profile(
+    "default", deadline=None, derandomize="CI" in os.environ
+)
 hypothesis.settings.load_profile("default")
 
 
