@@ -25,6 +25,7 @@ from items.bulk.undo_conflicts import (
     Step,
     changed_since,
     leave_out,
+    parsed,
     referred_to,
     steps_of,
     to_delete,
@@ -235,7 +236,11 @@ def _write(
     """Write all of `steps`, or nothing and return what is in the way."""
     if found := referred_to(steps):
         return found
-    rows = [{"id": pk} | s.before for pk, s in steps.items() if s.before is not None]
+    rows = [
+        {"id": pk} | before
+        for pk, step in steps.items()
+        if (before := parsed(step.before)) is not None
+    ]
     with transaction.atomic():
         # First, as others take back their codes. What refers to them is written next.
         _delete(undo, {pk: steps[pk] for pk in to_delete(steps)}, actor, now)
@@ -277,7 +282,9 @@ def _delete(
         deleted = cursor.rowcount
         for table, column in TABLES:
             cursor.execute(f"DELETE FROM {table} WHERE {column} {is_any()}", [ids])
-    catalogue.invalidate_items((pk, step.after, None) for pk, step in steps.items())
+    catalogue.invalidate_items(
+        (pk, parsed(step.after), None) for pk, step in steps.items()
+    )
     count(undo.pk, deleted=deleted)
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from itertools import batched
 from typing import Any, NamedTuple
 
+import orjson
 from django.db import connection
-from django.db.models import Exists, Max, OuterRef, Q, QuerySet
+from django.db.models import Exists, Max, OuterRef, Q, QuerySet, TextField
+from django.db.models.functions import Cast
 
 from items import integrity
 from items.bulk.rows import is_any, texts
@@ -20,11 +22,14 @@ PURGED = "Its contents were removed for good."
 
 
 class Step(NamedTuple):
-    """What is to be undone of one item: the state before, and the one it left."""
+    """What is to be undone of one item: the state before, and the one it left.
+
+    As JSON, as most are not looked into; None where there is no item.
+    """
 
     version: int
-    before: ItemData | None
-    after: ItemData | None
+    before: str | None
+    after: str | None
     is_purged: bool = False
 
 
@@ -73,15 +78,21 @@ class BatchChangedSince(Conflict):
 
 def steps_of(changes: QuerySet[ItemChange]) -> dict[str, Step]:
     steps: dict[str, Step] = {}
-    for change in changes.order_by("item_id", "version"):
-        first = steps.get(change.item_id)
-        steps[change.item_id] = Step(
-            change.version,
-            first.before if first else change.before,
-            change.after,
-            change.is_purged or bool(first and first.is_purged),
+    states = (Cast(name, TextField()) for name in ("before", "after"))
+    rows = changes.order_by("item_id", "version")
+    for pk, version, before, after in rows.values_list("item_id", "version", *states):
+        first = steps.get(pk)
+        steps[pk] = Step(
+            version,
+            first.before if first else before,
+            after,
+            before is after is None or bool(first and first.is_purged),
         )
     return steps
+
+
+def parsed(state: str | None) -> ItemData | None:
+    return None if state is None else orjson.loads(state)
 
 
 def leave_out(steps: dict[str, Step], conflicts: Conflicts) -> None:
@@ -207,12 +218,12 @@ def _left_otherwise(
     conflicts: Conflicts = {}
     for change in _latest(later):
         pk, step = change.item_id, steps[change.item_id]
-        is_as_left = change.after == step.after
+        is_as_left = change.after == parsed(step.after)
         if pk in left_out and not (is_as_left and change.batch == batch.pk):
             del steps[pk]
         elif is_as_left:
             continue
-        elif change.after == step.before:
+        elif change.after == parsed(step.before):
             del steps[pk]
         else:
             conflicts[pk] = _changed(step.version)
