@@ -26,6 +26,8 @@ SQLITE_BATCH_ROWS = 500
 SQLITE_BATCH_MAX_BYTES = 512 * 1024
 VERSION_MAX = 2**31 - 1
 VERSION_DIGITS = len(str(VERSION_MAX))
+# Fields that say which item a row is of.
+NAMES = {"id", "code"}
 DAYS = [field.name for field in fields.FIELDS if field.kind == "date"]
 
 
@@ -54,7 +56,7 @@ class Batch:
         self.generated_ids: set[str] = set()
         # Rows that are in one with a later row: with other values, or the same.
         self.replaced = self.repeated = 0
-        # Rejected rows of which nothing says which item they are of.
+        # Rows of which nothing says which item they are of.
         self.unidentified = 0
         self._form, self._is_comma = form, rows.separator == ";"
         self._lines: dict[str, Line] = {}
@@ -134,6 +136,8 @@ class Batch:
                 self._take(line, data)
             except Invalid as error:
                 self._reject(line, integrity.describe(error.errors or {}))
+            else:
+                self.unidentified += not self._names[data["id"]]
 
     def _attributes(self, read: list[Row]) -> dict[str, Attributes]:
         """Return by item what its row may have, if it has cells that depend on it."""
@@ -221,11 +225,17 @@ def open_rows(
     """Read the rows, as `read_rows`, of a file for the collection that is chosen.
 
     Raises Unreadable also if there is none, and UnknownColumns if its items cannot have
-    the attribute of a column.
+    the attribute of a column, or if no column says what is missing from the file.
     """
     rows = read_rows(stream, form, offset=offset, line=line, max_bytes=max_bytes)
     if not form.collection:
         return rows
+    if form.missing_action != "keep" and rows.columns and not NAMES & {*rows.fields}:
+        raise UnknownColumns(
+            "No column is the id or the code: it is not known which items are missing "
+            "from the file. Assign one of its columns to it.",
+            rows.columns,
+        )
     collection = Collection.objects.filter(pk=form.collection).first()
     if collection is None:
         raise Unreadable(

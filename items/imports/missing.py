@@ -57,8 +57,8 @@ def kept_because(form: FileFormat, *, unidentified: int, rows: int) -> str:
         return "The file has no rows: the collection was left as it is."
     if unidentified:
         return (
-            f"Of {unidentified:,} rejected rows it is not known which items they are "
-            "of: what is missing from the file was left as it is."
+            f"Of {unidentified:,} rows it is not known which items they are of: what "
+            "is missing from the file was left as it is."
         )
     return ""
 

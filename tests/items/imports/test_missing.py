@@ -163,9 +163,11 @@ def test_rejected_rows_are_of_items_that_are_present(content, present, tmp_path)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("id,name\nparts.A,A\nbad id,B\n", "Of 1 rejected rows it is not known"),
-        ('id,name\nparts.A,A\nx,"B\n', "Of 1 rejected rows it is not known"),
-        ("name,id\nA,parts.A\n,\n,,more\n", "Of 1 rejected rows it is not known"),
+        ("id,name\nparts.A,A\nbad id,B\n", "Of 1 rows it is not known"),
+        ('id,name\nparts.A,A\nx,"B\n', "Of 1 rows it is not known"),
+        ("name,id\nA,parts.A\n,\n,,more\n", "Of 1 rows it is not known"),
+        ("code,name\nA,A\n,B\n,C\n", "Of 2 rows it is not known"),
+        ('[{"code": "A"}, {"name": "B"}]', "Of 1 rows it is not known"),
         ("id,name\n", "The file has no rows"),
         ("", "The file has no rows"),
     ],
@@ -179,6 +181,23 @@ def test_nothing_is_retired_if_the_file_may_lack_what_it_should_have(
     assert run.state == "done"
     assert set(statuses().values()) == {"active"}
     assert importing.missing_kept(run) == shown.missing_kept
+
+
+@pytest.mark.parametrize("missing", ["retire", "delete"])
+@pytest.mark.parametrize("key", ["parts", "general"])
+def test_table_without_a_column_for_id_or_code_shows_nothing_as_missing(
+    key, missing, tmp_path
+):
+    """Its rows would all be of new items, and all others would be missing."""
+    make_item(id="general-item")
+    run = begin(collection=key, missing=missing)
+    with pytest.raises(Unreadable, match="No column is the id or the code"):
+        proceed(run, "name,status\nA,active\n", tmp_path)
+    assert not Item.objects.filter(status="retired").exists()
+    assert Item.objects.count() == len(CODES) + 2
+    shown, _ = preview("name,status\nA,active\n", missing=missing)
+    assert shown.columns == ["name", "status"]
+    assert shown.problem.startswith("No column is the id or the code")
 
 
 def test_nothing_is_retired_by_a_damaged_file(tmp_path):
