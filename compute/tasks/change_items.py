@@ -15,7 +15,7 @@ from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items import fields, inputs, integrity
 from items.bulk import staging
-from items.bulk.batches import begin_batch, finish_batch, number_of_items
+from items.bulk.batches import BatchEnded, begin_batch, finish_batch, number_of_items
 from items.bulk.portions import portions
 from items.bulk.staging import Difference
 from items.fields import ItemData
@@ -73,7 +73,10 @@ def change_items(context: TaskContext, **params: Any) -> Any:
     saved = context.load_checkpoint()
     state = State(**saved) if saved else _begin(context, params, change)
     for ids, end in _portions(context, state.offset):
-        state = _proceed(context, state, ids, end, change)
+        try:
+            state = _proceed(context, state, ids, end, change)
+        except BatchEnded as error:
+            raise TaskFailed(error.detail) from error
         share = state.done / max(1, state.selected)
         message = f"{state.done:,} of {state.selected:,} items"
         context.progress(share, message)

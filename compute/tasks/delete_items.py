@@ -7,7 +7,7 @@ from compute.registry import TaskFailed, has_permissions, task
 from compute.selection import SelectionParams, selected_items
 from compute.task_context import TaskContext
 from items import catalogue, integrity
-from items.bulk.batches import begin_batch, finish_batch, number_of_items
+from items.bulk.batches import BatchEnded, begin_batch, finish_batch, number_of_items
 from items.models import ChangeBatch
 
 
@@ -60,6 +60,8 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
                 referred_to.append(portion)
                 first = error.members["references"][0]
                 continue
+            except BatchEnded as error:
+                raise TaskFailed(error.detail) from error
             done += len(portion)
             context.progress(done / number, f"{done:,} of {number:,} items")
         if len(referred_to) == len(portions):

@@ -11,6 +11,7 @@ from rest_framework import serializers
 from compute import files
 from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
+from items.bulk.batches import BatchEnded
 from items.imports import comparing, importing
 from items.imports.columns import COLUMNS_MAX, parse_columns
 from items.imports.differences import difference_writer
@@ -235,7 +236,7 @@ def _proceed(context: TaskContext, position: ImportRun) -> ImportRun:
                 max_bytes=settings.IMPORT_MAX_BYTES,
                 on_batch=report,
             )
-        except Unreadable as error:
+        except (Unreadable, BatchEnded) as error:
             raise _failed(position) from error
         except NotAllowed as error:
             raise TaskFailed(error.detail) from error

@@ -2,10 +2,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compute.registry import has_permissions, task
+from compute.registry import TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items import rules
-from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.batches import BatchEnded, begin_batch, finish_batch
 from items.models import ChangeBatch, ItemTag
 from items.tags import editing
 from resilient_site.errors import NotFound
@@ -61,8 +61,11 @@ def replace_tag(context: TaskContext, *, tag: str, into: str) -> Any:
     batch = begin_batch(
         ChangeBatch.Kind.JOB, title, actor=context.actor, id=context.job_id
     )
-    editing.replace_tag(
-        tag, into, actor=context.actor, batch_id=batch.pk, on_batch=report
-    )
+    try:
+        editing.replace_tag(
+            tag, into, actor=context.actor, batch_id=batch.pk, on_batch=report
+        )
+    except BatchEnded as error:
+        raise TaskFailed(error.detail) from error
     finish_batch(batch.pk)
     return {"tag": into, "items": done}

@@ -9,9 +9,14 @@ from uuid_utils.compat import uuid7
 from items.models import ChangeBatch
 from resilient_site.accounts.actor import Actor
 from resilient_site.edge.cache.invalidation import invalidate
+from resilient_site.errors import Conflict
 
 # Cache tag of all that shows batches themselves.
 BATCHES = "batches"
+
+
+class BatchEnded(Conflict):
+    detail = "The changes were undone before all of them were made: no more are made."
 
 
 def number_of_items(number: int) -> str:
@@ -31,7 +36,7 @@ def begin_batch(
 
     The batch of a job has the job's id: a job that is retried goes on with it.
     """
-    batch, _ = ChangeBatch.objects.get_or_create(
+    batch, is_new = ChangeBatch.objects.get_or_create(
         id=id or uuid7(),
         defaults={
             "kind": kind,
@@ -41,6 +46,8 @@ def begin_batch(
             "undoes": undoes,
         },
     )
+    if not is_new:  # the job may have been killed when it had completed the batch
+        ChangeBatch.objects.filter(pk=batch.pk, undone=False).update(finished_at=None)
     invalidate(BATCHES)
     return batch
 
@@ -67,13 +74,25 @@ def record_batch(
 def count(
     batch_id: UUID | None, *, created: int = 0, updated: int = 0, deleted: int = 0
 ) -> None:
-    """Add to the counts of a batch, in the transaction of the changes."""
-    if batch_id:
-        ChangeBatch.objects.filter(pk=batch_id).update(
-            created=F("created") + created,
-            updated=F("updated") + updated,
-            deleted=F("deleted") + deleted,
-        )
+    """Add to the counts of a batch, in the transaction of the changes.
+
+    Raises BatchEnded if it takes no more.
+    """
+    if batch_id is None:
+        return
+    found = ChangeBatch.objects.filter(pk=batch_id, finished_at=None).update(
+        created=F("created") + created,
+        updated=F("updated") + updated,
+        deleted=F("deleted") + deleted,
+    )
+    if not found:
+        raise BatchEnded
+
+
+def end_batch(batch_id: UUID) -> None:
+    """Let what makes the batch change nothing more: it is to be undone."""
+    batch = ChangeBatch.objects.filter(pk=batch_id, finished_at=None)
+    batch.update(finished_at=timezone.now())
 
 
 def finish_batch(batch_id: UUID | None) -> None:

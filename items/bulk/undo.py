@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from items import catalogue, integrity
 from items.bulk import creation, staging
-from items.bulk.batches import begin_batch, count, finish_batch
+from items.bulk.batches import begin_batch, count, end_batch, finish_batch
 from items.bulk.rows import is_any, texts
 from items.bulk.undo_conflicts import (
     BatchChangedSince,
@@ -104,7 +104,7 @@ def undo_batch(batch_id: UUID, *, actor: Actor, skip_conflicts: bool = False) ->
     batch = get_batch(batch_id)
     if needs_job(batch):
         raise BatchNeedsJob
-    _end_portions(batch)
+    end_batch(batch.pk)
     undo = begin_undo(batch, actor=actor)
     steps = steps_of(batch.changes_in_log())
     conflicts = _undo(batch, undo, steps, actor, skip_conflicts)
@@ -152,7 +152,7 @@ def begin_portions(batch: ChangeBatch, *, actor: Actor, id: UUID) -> ChangeBatch
     """Return the undo that was interrupted, or a new one with this id."""
     if found := interrupted_undo(batch):
         return found
-    _end_portions(batch)
+    end_batch(batch.pk)
     undo = begin_undo(batch, actor=actor, id=id)
     last = batch.changes_in_log().order_by("-pk").first()
     undo.position = last.pk + 1 if last else 0
@@ -197,12 +197,6 @@ def _start(left: QuerySet[ItemChange]) -> int:
         return above.pk
     below = others.filter(pk__lt=edge.pk).order_by("-pk").first()
     return below.pk + 1 if below else 0
-
-
-def _end_portions(batch: ChangeBatch) -> None:
-    """Let an undo that is not complete not go on: it is to be undone itself."""
-    rows = ChangeBatch.objects.filter(pk=batch.pk, position__isnull=False)
-    rows.filter(finished_at=None).update(finished_at=timezone.now())
 
 
 # --- what is done to the items of one transaction

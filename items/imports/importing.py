@@ -22,7 +22,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from items.bulk import staging
-from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.batches import BatchEnded, begin_batch, finish_batch
 from items.bulk.staging import Counts
 from items.imports import deferral, missing
 from items.imports.batch import Batch, limits, open_rows
@@ -76,20 +76,24 @@ def proceed(
     The ids of the file are kept in `ids_path`, else only while this runs. Raises
     Unreadable if the file is damaged, and Conflict if another process works on the same
     run; what was committed stays. Raises NotAllowed if items are to be deleted and
-    `actor` may not do that.
+    `actor` may not do that, and BatchEnded if what it has done was undone meanwhile.
     """
     may_delete = actor.user is None or actor.user.has_perm("items.delete_item")
     if format_of(run).missing_action == "delete" and not may_delete:
         raise NotAllowed("You are not allowed to delete items.")
     deadline = None if seconds is None else time.monotonic() + seconds
     steps = _import(run, stream, actor, rejects, ids_path, max_bytes)
-    with closing(steps):
-        for _ in steps:
-            run.refresh_from_db()
-            if on_batch:
-                on_batch(run)
-            if deadline is not None and time.monotonic() >= deadline:
-                break
+    try:
+        with closing(steps):
+            for _ in steps:
+                run.refresh_from_db()
+                if on_batch:
+                    on_batch(run)
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+    except BatchEnded as error:
+        fail(run, error)
+        raise
     run.refresh_from_db()
     return run
 
@@ -138,8 +142,8 @@ def _import(
     finish_batch(run.batch_id)
 
 
-def fail(run: ImportRun, error: Unreadable) -> None:
-    """End the import of a file that is damaged from its position on."""
+def fail(run: ImportRun, error: Unreadable | BatchEnded) -> None:
+    """End an import that cannot go on from its position."""
     _advance(
         run,
         state=ImportRun.State.FAILED,
@@ -158,6 +162,9 @@ def describe_imported(run: ImportRun) -> str:
     """Return what a failed import has done, and how to go on."""
     if not run.line:
         return "Nothing was imported."
+    undone = ChangeBatch.objects.filter(undone=True)
+    if run.batch_id and undone.filter(pk=run.batch_id).exists():
+        return "Import the file again if it is to be imported after all."
     return (
         f"The rows up to line {run.line:,} are in: {run.created:,} items created, "
         f"{run.updated:,} updated, {run.unchanged:,} unchanged; {run.rejected:,} rows "

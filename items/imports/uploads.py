@@ -15,7 +15,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError
 from django.utils import timezone
 
-from items.bulk.batches import finish_batch
+from items.bulk.batches import BatchEnded, finish_batch
 from items.imports import importing, mapping, previews
 from items.imports.file_lines import open_lines, pieces
 from items.imports.formats import FileFormat, Unreadable
@@ -106,7 +106,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
                 seconds=SLICE_SECONDS,
                 max_bytes=settings.IMPORT_MAX_BYTES,
             )
-    except Unreadable as error:
+    except (Unreadable, BatchEnded) as error:
         if run.state != ImportRun.State.FAILED:
             importing.fail(run, error)
     if run.state in importing.FINISHED:

@@ -19,6 +19,7 @@ from compute.task_context import ClaimLost
 from compute.tasks import change_items as module
 from items import catalogue
 from items.bulk import portions
+from items.bulk.undo import undo_batch
 from items.collections import editing
 from items.models import ChangeBatch, Item, ItemChange
 from resilient_site.errors import Invalid
@@ -260,6 +261,24 @@ def test_killed_job_goes_on_where_it_was(bolts, editor, monkeypatch, at, dry_run
         assert Item.objects.get(pk="later").valid_to is None
     kept = JobFile.objects.filter(job=job.pk).values_list("name", flat=True)
     assert module.SELECTION not in kept
+
+
+def test_job_that_is_undone_while_it_runs_changes_nothing_more(
+    bolts, editor, monkeypatch
+):
+    context = begin("change_items", editor, filter="tag=old", remove_tags=["old"])
+    calls: Iterator[int] = iter(range(100))
+
+    def undo(*args: Any) -> None:
+        if next(calls) == 0:
+            undo_batch(context.job_id, actor=context.actor)
+
+    monkeypatch.setattr(context, "progress", undo)
+    with pytest.raises(TaskFailed, match="undone before all"):
+        get_task("change_items").main(context, **context.claim.params)
+    assert ItemChange.objects.filter(batch=context.job_id).count() == 2
+    assert set(ChangeBatch.objects.values_list("undone", flat=True)) == {True, False}
+    assert Item.objects.filter(tags__name="old").count() == 5
 
 
 @pytest.mark.once

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from items import catalogue
 from items.bulk import staging, undo
-from items.bulk.batches import begin_batch, finish_batch
+from items.bulk.batches import BatchEnded, begin_batch, finish_batch
 from items.bulk.undo import undo_batch
 from items.bulk.undo_conflicts import BatchChangedSince, find_conflicts
 from items.fields import ItemData
@@ -374,6 +374,23 @@ def test_what_is_left_out_of_a_portion_is_left_out_of_all(kin, monkeypatch):
     assert states()["kin.a"]["name"] == "2"
     assert not Item.objects.filter(pk="kin.c").exists()
     assert ChangeBatch.objects.get(pk=made.pk).deleted == 1
+
+
+def test_batch_takes_no_more_changes_once_it_is_undone():
+    """An import or a job that is interrupted, undone and then goes on."""
+    make_items(2)
+    batch = begin_batch(ChangeBatch.Kind.JOB, "Test", actor=TESTER)
+    rows = [{"id": "item-00000", "name": "X"}]
+    staging.apply(rows, actor=TESTER, batch_id=batch.pk)
+    undone(batch)
+    rows = [{"id": "item-00001", "name": "X"}]
+    with pytest.raises(BatchEnded):
+        staging.apply(rows, actor=TESTER, batch_id=batch.pk)
+    with pytest.raises(BatchEnded):
+        catalogue.delete_items(["item-00001"], actor=TESTER, batch_id=batch.pk)
+    assert "X" not in {state["name"] for state in states().values()}
+    assert len(states()) == 2
+    assert batch.changes_in_log().count() == 1
 
 
 # --- others at the same time

@@ -19,6 +19,8 @@ from django.db import connection
 
 from items import catalogue, fields, rules
 from items.bulk import creation, staging
+from items.bulk.batches import BatchEnded
+from items.bulk.undo import undo_batch
 from items.imports import exporting, importing
 from items.imports.differences import TEXT_SHOWN
 from items.imports.file_lines import LINE_MAX_BYTES
@@ -663,3 +665,18 @@ def test_export_is_ordered_by_id_in_chunks(monkeypatch):
     exported = b"".join(exporting.export("ndjson", Item.objects.for_reading()))
     names = [json.loads(line)["id"] for line in exported.splitlines()]
     assert names == sorted("abcdefgh")
+
+
+@pytest.mark.django_db
+def test_interrupted_import_that_was_undone_does_not_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 1)
+    run = proceed(begin(), "id,name\na,A\nb,B\n", tmp_path, seconds=0)
+    assert run.state == "running"
+    undo_batch(run.batch_id, actor=TESTER)
+    with pytest.raises(BatchEnded):
+        proceed(run, "id,name\na,A\nb,B\n", tmp_path)
+    assert run.state == "failed"
+    assert "Import the file again" in importing.describe_imported(run)
+    assert not Item.objects.exists()
+    again = load("id,name\na,A\nb,B\n", tmp_path)
+    assert counts(again) == (2, 0, 0, 0)
