@@ -69,7 +69,8 @@ class BatchChangedSince(Conflict):
         "the others, send `skip_conflicts`."
     )
 
-    def __init__(self, conflicts: "Conflicts") -> None:
+    def __init__(self, conflicts: "Conflicts | None" = None) -> None:
+        conflicts = conflicts or {}
         shown = describe(conflicts, CONFLICTS_SHOWN)
         items = [conflict.as_json() for conflict in shown]
         super().__init__(members={"items": items, "count": len(conflicts)})
