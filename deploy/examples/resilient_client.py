@@ -36,7 +36,7 @@ from datetime import UTC, date, datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 TABLES = """
@@ -189,7 +189,8 @@ class Client:
         """
         with self._open() as copy:
             row = copy.execute("SELECT next FROM position").fetchone()
-        if row is None or starts_over:
+        of = parse_qs(urlsplit(row[0]).query).get("collection", [""]) if row else None
+        if starts_over or of != [self.collection]:  # or a copy of other items
             self._start_over()
             return
         page = self._get(row[0], Prefer=f"wait={wait_s}")

@@ -242,6 +242,16 @@ def test_copy_of_one_collection_has_what_moves_into_it_alone(client_of, codes):
     assert states(client_of).keys() == bolts.keys() - {draft} | {"nuts.n"}
 
 
+@pytest.mark.parametrize("key", ["nuts", ""])
+def test_copy_of_another_collection_is_made_anew(client_of, codes, key):
+    client_of.collection = "bolts"
+    catch_up(client_of)
+    client_of.collection = key
+    catch_up(client_of)
+    items = Item.objects.filter(collection=key) if key else Item.objects.all()
+    assert states(client_of).keys() == set(items.values_list("pk", flat=True))
+
+
 def command(client: Client, *given: str) -> tuple[str, str]:
     done = subprocess.run(
         [sys.executable, EXAMPLE, client.api.removesuffix("/api/v1/"), client.file,
