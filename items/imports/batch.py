@@ -10,6 +10,7 @@ from django.db import connection
 from items import fields, integrity, rules
 from items.bulk.staging import BASE_VERSION
 from items.fields import ItemData
+from items.imports import missing
 from items.imports.attribute_cells import Attributes, combine, read_day, set_members
 from items.imports.columns import UnknownColumns
 from items.imports.file_parsing import Line, Rows, read_rows
@@ -102,6 +103,8 @@ class Batch:
             places |= known
             places |= {p: pk for p, pk in derived.items() if pk and pk not in taken}
         for row in read:
+            if row.data.get("collection") == self._form.collection != "":
+                self._others.add(missing.row_of_collection(self._form))
             if "id" in row.data:
                 names = {row.data["id"]}
                 if "code" in row.data and self._form.missing_action != "keep":

@@ -174,7 +174,10 @@ def _find_missing(
     on_row: OnRow | None,
 ) -> None:
     rows = result.created + result.updated + result.unchanged + result.rejected
-    reason = missing.kept_because(form, unidentified=unidentified, rows=rows)
+    has_own = bool(ids.known([missing.row_of_collection(form)]))
+    reason = missing.kept_because(
+        form, unidentified=unidentified, rows=rows, has_own=has_own
+    )
     result.missing_kept = reason
     place: missing.Position | None = missing.START
     if reason or form.missing_action == "keep":

@@ -231,7 +231,7 @@ def _retry(
 
 def _has_missing(run: ImportRun, form: FileFormat) -> bool:
     """Return whether there may be more items to retire or delete."""
-    if form.missing_action == "keep" or run.sweep == missing.ENDED:
+    if form.missing_action == "keep" or (run.sweep or {}).get("ended"):
         return False
     return not missing_kept(run)
 
@@ -252,7 +252,10 @@ def missing_kept(run: ImportRun) -> str:
     """Return why what was to be retired or deleted is left as it is, if it is."""
     rows = run.created + run.updated + run.unchanged + run.rejected
     return missing.kept_because(
-        format_of(run), unidentified=run.unidentified, rows=rows
+        format_of(run),
+        unidentified=run.unidentified,
+        rows=rows,
+        has_own=run.sweep != missing.NONE_OF_COLLECTION,
     )
 
 

@@ -31,6 +31,8 @@ BEGIN: dict[str, Any] = {
     "after": START, "first": True, "lists": False, "deleted": 0, "left": 0,
 }  # fmt: skip
 ENDED = {"ended": True}
+# The same, when no row is of the collection: nothing was retired or deleted.
+NONE_OF_COLLECTION = ENDED | {"none": True}
 
 
 class Missing(NamedTuple):
@@ -49,8 +51,18 @@ class Done(NamedTuple):
     sweep: Mapping[str, Any]
 
 
-def kept_because(form: FileFormat, *, unidentified: int, rows: int) -> str:
-    """Return why items that are missing from the file stay as they are, if they do."""
+def row_of_collection(form: FileFormat) -> str:
+    """Return the name that SeenIds has if any row is of the collection."""
+    return integrity.place_name(form.collection, "")
+
+
+def kept_because(
+    form: FileFormat, *, unidentified: int, rows: int, has_own: bool
+) -> str:
+    """Return why items that are missing from the file stay as they are, if they do.
+
+    `has_own`: whether any row is of the collection, and not of another one by its cell.
+    """
     if form.missing_action == "keep":
         return ""
     if not rows:
@@ -60,6 +72,8 @@ def kept_because(form: FileFormat, *, unidentified: int, rows: int) -> str:
             f"Of {unidentified:,} rows it is not known which items they are of: what "
             "is missing from the file was left as it is."
         )
+    if not has_own:
+        return "No row of the file is of the collection: it was left as it is."
     return ""
 
 
@@ -114,6 +128,8 @@ def step(
 
     To be called in a transaction, with the `sweep` of the step before, None at first.
     """
+    if sweep is None and not ids.known([row_of_collection(form)]):
+        return Done(0, 0, 0, [], NONE_OF_COLLECTION)
     now: dict[str, Any] = {
         "after": START,
         "first": True,

@@ -170,6 +170,10 @@ def test_rejected_rows_are_of_items_that_are_present(content, present, tmp_path)
         ('[{"code": "A"}, {"name": "B"}]', "Of 1 rows it is not known"),
         ("id,name\n", "The file has no rows"),
         ("", "The file has no rows"),
+        (
+            "id,collection,name\nothers.A,others,A\nothers.B,others,B\n",
+            "No row of the file is of the collection",
+        ),
     ],
 )
 def test_nothing_is_retired_if_the_file_may_lack_what_it_should_have(
