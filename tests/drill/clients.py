@@ -81,6 +81,8 @@ class DrillClients:
         self.samples: list[Sample] = []
         self.submitted: dict[str, int] = {}  # the size of each job, by its id
         self.load = 1.0  # of READS_PER_S, and so much of the writes and jobs
+        # When the site began to have a stale response, by path and kind of client.
+        self.first_read: dict[tuple[str, ...], float] = {}
         self.stopping = asyncio.Event()
         self._connections = Connections(port)
         self._loop = asyncio.new_event_loop()
@@ -188,7 +190,6 @@ class Readers:
 
     def __init__(self, clients: DrillClients) -> None:
         self.clients, self.history = clients, clients.history
-        self._first_read: dict[tuple[str, ...], float] = {}
 
     async def run(self) -> None:
         await self._read_all_once()
@@ -255,9 +256,9 @@ class Readers:
         answer = await self.clients.send("GET", path, headers, due)
         outcome = judge(answer) if answer else Outcome.FAILED
         if outcome in IS_ANSWERED:
-            self._first_read.setdefault((path, *headers), monotonic())
+            self.clients.first_read.setdefault((path, *headers), monotonic())
         elif outcome is Outcome.REJECTED:
-            since = self._first_read.get((path, *headers), float("inf"))
+            since = self.clients.first_read.get((path, *headers), float("inf"))
             if since > monotonic() - KEPT_AFTER_S:
                 outcome = Outcome.UNREAD
         self.clients.record(due, "read", outcome, answer)

@@ -61,6 +61,7 @@ class Context:
     """State of one fault; the fault sets what comes after `generator`."""
 
     stack: Any
+    clients: Any
     seconds: float
     # A process beside this one, for the traffic of many clients.
     generator: Executor
@@ -187,7 +188,10 @@ def lock_table(context: Context) -> Iterator[None]:
 
 
 def put_network_between(context: Context) -> None:
-    context.stack.put_network_before_postgres()
+    if context.stack.put_network_before_postgres():
+        # A site that was down has no responses of single clients any more: who lost
+        # their rights meanwhile must not read them.
+        context.clients.first_read.clear()
 
 
 def lose_network(context: Context) -> Iterator[None]:

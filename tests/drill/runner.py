@@ -170,7 +170,7 @@ class FaultRunner:
         seconds = fault.seconds
         if self.seconds is not None and seconds > 1:
             seconds = self.seconds
-        context = Context(self.stack, seconds, generator)
+        context = Context(self.stack, self.clients, seconds, generator)
         fault.prepare(context)
         self._wait_for_calm(time.monotonic(), lambda: True)
         self._wait(BEFORE_S - CALM_S)

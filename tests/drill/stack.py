@@ -189,15 +189,19 @@ class Stack:
             self.missing.append(str(error))
             return None
 
-    def put_network_before_postgres(self) -> None:
-        """Restart what uses the database, so that it does through `to_postgres`."""
+    def put_network_before_postgres(self) -> bool:
+        """Have the database be used through `to_postgres`.
+
+        Return whether the sites were restarted for it.
+        """
         direct, port = self.postgres.url(), self.to_postgres.port
         url = direct.replace(f":{self.postgres.port}/", f":{port}/")
-        for site in reversed(self.sites):
-            if site.env["DATABASE_URL"] != url:
-                site.stop()
-                site.env["DATABASE_URL"] = url
-                site.start() if site is self.sites[0] else site.start_web()
+        others = [site for site in self.sites if site.env["DATABASE_URL"] != url]
+        for site in reversed(others):
+            site.stop()
+            site.env["DATABASE_URL"] = url
+            site.start() if site is self.sites[0] else site.start_web()
+        return bool(others)
 
     def web_processes(self) -> list[psutil.Process]:
         workers = self.sites[0].web_workers()
