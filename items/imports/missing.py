@@ -130,14 +130,7 @@ def step(
     """
     if sweep is None and not ids.known([row_of_collection(form)]):
         return Done(0, 0, 0, [], NONE_OF_COLLECTION)
-    now: dict[str, Any] = {
-        "after": START,
-        "first": True,
-        "lists": False,
-        "deleted": 0,
-        "left": 0,
-    }
-    now |= sweep or {}
+    now: dict[str, Any] = BEGIN | dict(sweep or {})
     found, place = find(
         form,
         ids,
