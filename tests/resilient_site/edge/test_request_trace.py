@@ -1,7 +1,7 @@
 """How many project files a request passes through: a hit, a miss and an update.
 
-Printed with `pytest -s`. The bounds only ever go down: a reader of the code has to
-follow a request through these files.
+Printed with `pytest -s`. A reader of the code has to follow a request through these
+files: a bound goes up only for what another file does better.
 """
 
 import json
