@@ -14,8 +14,8 @@ from tests.running import Site, admin_token
 
 # Longer: `SOAK_S=600 pytest tests/resilient_site/observability/test_memory_usage.py`
 SECONDS = float(os.environ.get("SOAK_S", "3"))
-# Caches fill and threads run each code path once: how long that takes depends on the machine.
-# So a process may grow at first, but not in every one of these turns.
+# Caches fill and threads run each code path once: how long that takes depends on the
+# machine. So a process may grow at first, but not in every one of these turns.
 TURNS = 8
 NOISE = 0.05
 SHARED_BYTES = 40 * 1024 * 1024
