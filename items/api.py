@@ -1,6 +1,6 @@
 """REST views of the catalogue, the change log and the change feed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,14 +36,23 @@ from items.suggestions import suggest
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.conditional import precondition_of
 from resilient_site.api.idempotency import idempotent
-from resilient_site.api.json_format import MergePatchParser, is_merge_patch
+from resilient_site.api.json_format import (
+    JSONRenderer,
+    MergePatchParser,
+    is_merge_patch,
+)
 from resilient_site.api.keyset import Page, paginate
 from resilient_site.api.pagination import list_response, parse_flag, parse_page_size
 from resilient_site.api.prefer import parse_prefer
 from resilient_site.api.views import StrictView, is_lenient
 from resilient_site.edge.policy import policy
 from resilient_site.errors import Invalid
-from resilient_site.resilience.cache_control import share, share_with_anonymous
+from resilient_site.resilience.cache_control import (
+    TAGS,
+    Part,
+    share,
+    share_with_anonymous,
+)
 
 READ_PARAMETERS = (*representation.PARAMETERS, *past.PARAMETERS)
 LIST_PARAMETERS = (
@@ -51,6 +60,26 @@ LIST_PARAMETERS = (
 )  # fmt: skip
 FACET_PARAMETERS = tuple(n for n in PARAMETERS if n not in ("ordering", "cursor"))
 PAGING = ("cursor", "page_size")
+
+
+def read_items(urls: Sequence[Mapping[str, str]]) -> list[Part | None]:
+    """Read many items as `ItemViewSet.retrieve` responds with each of them."""
+    found = catalogue.find_items([url["id"] for url in urls])
+    parts: list[Part | None] = []
+    for url in urls:
+        item = found.get(url["id"])
+        # A link needs the address of the site.
+        if item is None or item.replaced_by_id:
+            parts.append(None)
+            continue
+        response = HttpResponse()
+        share(response, item_tag(item.pk))
+        headers = [("ETag", item.etag), ("Cache-Control", response["Cache-Control"])]
+        if date := item.last_modified:
+            headers.append(("Last-Modified", date))
+        body = JSONRenderer().render(item.as_json())
+        parts.append(Part(200, body, [response[TAGS]], headers))
+    return parts
 
 
 class ItemViewSet(StrictView, GenericViewSet[Item]):
@@ -99,7 +128,7 @@ class ItemViewSet(StrictView, GenericViewSet[Item]):
         )
         return response
 
-    @policy(shared=READ_PARAMETERS)
+    @policy(shared=READ_PARAMETERS, read_many=read_items)
     @schema.reading
     def retrieve(self, request: Request, id: str) -> Response:
         if request.query_params:

@@ -7,7 +7,7 @@ body has at most MAX_BODY_BYTES, and requests are plain reads and writes.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from django.conf import settings
 from django.urls import Resolver404, ResolverMatch, resolve
 
 from resilient_site.api.unknown_names import prefixes_of
+from resilient_site.resilience.cache_control import Part
 
 # Names of routes beside the patterns of URLs, which are few; paths may be any number.
 UNKNOWN, STATIC, PROBE = "(unknown)", "(static)", "(probe)"
@@ -31,6 +32,9 @@ RELEVANT_HEADERS = frozenset(
     b"traceparent if-none-match if-modified-since if-match if-unmodified-since "
     b"origin".split()
 )
+# Takes what the URLs of several GETs name. Returns their responses, None for those that
+# are not plain; see `cache.grouped_reads`.
+type ReadMany = Callable[[Sequence[Mapping[str, str]]], Sequence[Part | None]]
 _parameter = re.compile(r"\(\?P<(\w+)>[^)]*\)|<(?:\w+:)?(\w+)>")
 
 
@@ -75,6 +79,8 @@ class Batch:
 class ViewPolicy:
     # None: responses are not the same for all clients.
     shared: Shared | None = None
+    # Reads the responses to several GETs without a query at once.
+    read_many: ReadMany | None = None
     # A POST that is a read, although its method is not safe.
     batch: Batch | None = None
     # Takes long, or keeps a thread for long: last in the queue, with a long deadline.
@@ -97,6 +103,7 @@ def policy[V: Callable[..., Any]](
     *,
     shared: tuple[str, ...] | None = None,
     shared_headers: tuple[str, ...] = (),
+    read_many: ReadMany | None = None,
     batch: Batch | None = None,
     is_heavy: bool = False,
     heavy_writes: bool = False,
@@ -108,7 +115,8 @@ def policy[V: Callable[..., Any]](
 
     `shared` names the parameters of the query that make a difference to responses that
     are the same for all clients without a session or token; `shared_headers` the
-    headers that do. `batch` makes a POST a read of many.
+    headers that do. `read_many` reads such responses for many requests together, and
+    `batch` makes a POST a read of many.
     """
     names = tuple(name.lower().encode() for name in shared_headers)
 
@@ -116,8 +124,9 @@ def policy[V: Callable[..., Any]](
         is_strict = hasattr(view, "query_parameters")
         differs_by = None if shared is None else Shared(shared, names, is_strict)
         view.policy = ViewPolicy(  # type: ignore[attr-defined]
-            differs_by, batch, is_heavy, heavy_writes, form_limit, read_rate, write_rate
-        )
+            differs_by, read_many, batch, is_heavy, heavy_writes, form_limit, read_rate,
+            write_rate,
+        )  # fmt: skip
         return view
 
     return decorate
@@ -149,7 +158,7 @@ def policy_at(path: str, method: str) -> ViewPolicy:
         return replace(DEFAULT, route=STATIC if is_static else UNKNOWN)
     stated = _policy_of_route(match.route, match.func, method)
     may_share = settings.READ_CACHE and settings.PUBLIC_READ
-    return stated if may_share else replace(stated, shared=None)
+    return stated if may_share else replace(stated, shared=None, read_many=None)
 
 
 @lru_cache(maxsize=1_024)

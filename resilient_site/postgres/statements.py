@@ -9,8 +9,8 @@ from django.db.models import AutoField, Model
 from django.db.models.expressions import DatabaseDefault
 
 
-def fetch_row(sql: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
-    """Return the first row of a query, which PostgreSQL plans once a connection.
+def fetch_rows(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of a query, which PostgreSQL plans once a connection.
 
     Django binds parameters on the client, so that each statement is planned anew: for a
     read by key that takes longer than to run it. A pooler in front of PostgreSQL must
@@ -28,8 +28,8 @@ def fetch_row(sql: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
                 cursor.execute(sql, params)
             finally:
                 driver.prepare_threshold = None
-            row: tuple[Any, ...] | None = cursor.fetchone()
-            return row
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
 
 
 def insert_together(*rows: Model) -> None:

@@ -99,12 +99,7 @@ class RateLimitMiddleware:
             raise MiddlewareNotUsed
         self.get_response = get_response
         self.next_log_at = 0.0
-        self.policies = {
-            (rate_class, client): Policy(name, quota, window_s)
-            for name, (rate_class, client, quota, window_s) in (
-                settings.RATE_LIMITS.items()
-            )
-        }
+        self.policies = policies()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         status = self._count_once(request)
@@ -154,6 +149,15 @@ class RateLimitMiddleware:
         return None
 
 
+def policies() -> dict[tuple[str, str], Policy]:
+    """Return the policies by class of requests and kind of client."""
+    limits = settings.RATE_LIMITS.items()
+    return {
+        (rate_class, client): Policy(name, quota, window_s)
+        for name, (rate_class, client, quota, window_s) in limits
+    }
+
+
 def get_status(
     request: HttpRequest, policy: Policy, key: str, *, increment: bool = True
 ) -> RateLimitStatus | None:
@@ -181,6 +185,18 @@ def count_by_name(
         return None
     _, _, quota, window_s = settings.RATE_LIMITS[name]
     return get_status(request, Policy(name, quota, window_s), key, increment=increment)
+
+
+def may_read(client: str) -> bool:
+    """Count a plain read of an EdgeRequest's client; return whether it may be made."""
+    kind = AUTHENTICATED if client.startswith("user ") else ANONYMOUS
+    status = None
+    with suppress(Exception):  # what cannot be counted is let through
+        known = policies()
+        policy = known.get((READ, kind)) or known.get((ANY_CLASS, kind))
+        if policy and client:
+            status = get_status(HttpRequest(), policy, client)
+    return status is None or not status.is_exceeded
 
 
 def count_unproven(address: str) -> None:

@@ -44,6 +44,8 @@ class Part(NamedTuple):
     status: int
     body: bytes
     tags: Collection[str]
+    # Those that are not the same for all results.
+    headers: Sequence[tuple[str, str]] = ()
 
 
 def share(

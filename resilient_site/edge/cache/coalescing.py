@@ -16,7 +16,7 @@ from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.admission import Rejected
 from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
-from resilient_site.edge.cache import batches, private_cache
+from resilient_site.edge.cache import batches, grouped_reads, private_cache
 from resilient_site.edge.cache.cached_response import (
     COLLAPSED,
     STORED,
@@ -102,7 +102,7 @@ async def answer(
     if copy and copy.is_fresh() and _is_for(request, copy):
         await copy.send(request, send, extra)
         return True
-    if not request.is_anonymous:
+    if not request.is_anonymous and not _may_be_grouped(request):
         return False
     if copy and copy.is_usable_while_revalidating():
         if not is_paused and not batches.fetch_with_others(request, key):
@@ -121,6 +121,13 @@ def _is_for(request: EdgeRequest, copy: CachedResponse) -> bool:
     )
 
 
+def _may_be_grouped(request: EdgeRequest) -> bool:
+    """Return whether its token is valid, and what it reads is the same for all."""
+    return request.policy.read_many is not None and any(
+        map(verified_tokens().is_valid, request.credentials)
+    )
+
+
 async def _answer_with_new(
     key: Key, request: EdgeRequest, receive: Receive, send: Send, extra: Headers
 ) -> bool:
@@ -133,6 +140,10 @@ async def _answer_with_new(
         if await send_stale_response(request, send, extra, isinstance(error, Rejected)):
             return True
         raise
+    if not request.is_anonymous and not (
+        isinstance(fetched, CachedResponse) and _is_for(request, fetched)
+    ):
+        return False
     if isinstance(fetched, CachedResponse):
         action = COLLAPSED if has_joined else STORED
         await fetched.send(request, send, extra, action)
@@ -193,7 +204,11 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         return found
     asked = request.as_shared(key.query, key.headers)
     try:
-        response = await run_django(asked, None, flight.context, _send_nothing)
+        response = await grouped_reads.read(request, flight.context)
+        if response is None:
+            response = await run_django(asked, None, flight.context, _send_nothing)
+            if response:
+                grouped_reads.learn_headers(asked, response)
     except SiteError:
         if not flight.is_given_up:
             paused[key] = time.monotonic() + PAUSE_S

@@ -7,7 +7,7 @@ from django.db import connection
 
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, store
+from resilient_site.edge.cache import coalescing, grouped_reads, store
 from resilient_site.edge.cache.invalidation import subscriber
 from resilient_site.edge.cache.store import response_store
 from tests.resilient_site.edge import views
@@ -30,6 +30,8 @@ def fresh_edge(settings, tmp_path, monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(wsgi_bridge, "admission", admission)
     coalescing.paused.clear()
     coalescing.in_flight.clear()
+    grouped_reads.readers.clear()
+    grouped_reads.common_headers.clear()
     policy.policy_at.cache_clear()
     policy.resolve_path.cache_clear()
     views.forget()

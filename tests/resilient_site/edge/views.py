@@ -1,6 +1,6 @@
 """Views that the edge is tested with: a test sets how they respond."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,9 @@ now = SimpleNamespace()
 
 def forget() -> None:
     vars(now).clear()
-    vars(now).update(asked=[], entered=Event(), go_on=Event(), respond=thing_now)
+    vars(now).update(
+        asked=[], groups=[], entered=Event(), go_on=Event(), respond=thing_now
+    )
     now.go_on.set()
 
 
@@ -169,7 +171,34 @@ class Words(APIView):
         return Part(200, orjson.dumps(result), [f"word:{word}"])
 
 
+def read_rows(urls: Sequence[Mapping[str, str]]) -> list[Part | None]:
+    now.groups.append([url["id"] for url in urls])
+    if now.respond is not thing_now:
+        now.respond(None)
+    return [None if url["id"].startswith("un") else row_part(url["id"]) for url in urls]
+
+
+def row_part(id: str) -> Part:
+    response = HttpResponse()
+    share(response, f"row:{id}")
+    headers = [("ETag", f'"{id}"'), ("Cache-Control", response["Cache-Control"])]
+    return Part(200, orjson.dumps({"id": id}), [f"row:{id}"], headers)
+
+
+@policy(shared=("q",), read_many=read_rows)
+def row(request: HttpRequest, id: str) -> HttpResponse:
+    note(request)
+    if id.startswith("un"):
+        raise NotFound
+    part = row_part(id)
+    response = HttpResponse(part.body, "application/json")
+    share(response, *part.tags)
+    response["ETag"] = part.headers[0][1]
+    return response
+
+
 urlpatterns = [
+    path("api/v1/rows/<str:id>", row),
     path("api/v1/words", Words.as_view()),
     path("thing", thing),
     path("thing/<path:id>", thing),

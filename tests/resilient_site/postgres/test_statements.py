@@ -5,7 +5,7 @@ from django.db import IntegrityError, ProgrammingError, connection, transaction
 
 from items.catalogue import find_item
 from items.models import Item, ItemChange
-from resilient_site.postgres.statements import fetch_row, insert_together
+from resilient_site.postgres.statements import fetch_rows, insert_together
 from tests.factories import make_item
 
 pytestmark = [
@@ -70,5 +70,5 @@ def test_statement_is_prepared_once_and_only_this_one():
 @pytest.mark.django_db
 def test_error_is_the_one_of_django():
     with pytest.raises(ProgrammingError), transaction.atomic():
-        fetch_row("SELECT unknown_column", [])
+        fetch_rows("SELECT unknown_column", [])
     assert connection.connection.prepare_threshold is None

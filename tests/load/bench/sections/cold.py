@@ -26,5 +26,5 @@ def measure(bench: Bench) -> Iterator[Piece]:
     with running(bench.testbed, *starts) as peers:
         compared = {name: peers[name] for name in (OURS, REST, NINJA)}
         for title, template in templates.items():
-            goals = {REST: Goal("≥", 1)}
+            goals = {REST: Goal("≥", 1.5)}
             yield from comparing.rates(bench, title, compared, template, goals)

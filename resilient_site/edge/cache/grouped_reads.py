@@ -1,0 +1,172 @@
+"""Grouped reads: what no cache has is read from the database together.
+
+A view that reads one row states in its policy how it reads many (`read_many`). While a
+group is read, the next one gathers, so that nothing waits for requests that may not
+come; a thread, a connection and a query serve all of a group. Django's own handling of
+requests is left out: the headers that all responses of the view have are those of its
+last one through Django. That answers whatever is not plain: the first request, rows
+that are absent, clients beyond their rate limit. A group that fails fails as a whole.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, close_old_connections
+
+from resilient_site.edge import wsgi_bridge
+from resilient_site.edge.asgi_types import Headers
+from resilient_site.edge.policy import ReadMany, resolve_path
+from resilient_site.edge.request import (
+    ClientGone,
+    EdgeRequest,
+    Priority,
+    RequestContext,
+)
+from resilient_site.edge.wsgi_bridge import Response
+from resilient_site.errors import as_site_error
+from resilient_site.observability.request_id import RequestIds, request_ids
+from resilient_site.ratelimit.middleware import may_read
+from resilient_site.resilience import deadlines
+from resilient_site.resilience.cache_control import Part
+
+logger = logging.getLogger(__name__)
+
+GROUP_MAX = 64
+# When a group takes longer, the next one is read beside it.
+ALONE_S = 0.02
+# Headers of one row; all others are the same for all.
+OF_ONE = {
+    b"content-length", b"etag", b"last-modified", b"link", b"cache-control",
+    b"cache-tag", b"x-request-id", b"ratelimit", b"ratelimit-policy", b"set-cookie",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Read:
+    """One row that is to be read; the response is None if Django has to make it."""
+
+    request: EdgeRequest
+    context: RequestContext
+    values: dict[str, str]
+    response: "asyncio.Future[Response | None]"
+
+
+@dataclass
+class Reader:
+    """The reads of one view in one class of priority."""
+
+    read_many: ReadMany
+    priority: Priority
+    waiting: deque[Read] = field(default_factory=deque)
+    task: "asyncio.Task[None] | None" = None
+
+    async def run(self) -> None:
+        while self.waiting:
+            number = min(len(self.waiting), GROUP_MAX)
+            group = [self.waiting.popleft() for _ in range(number)]
+            task = asyncio.create_task(self._read(group))
+            await asyncio.wait({task}, timeout=ALONE_S)
+        self.task = None
+
+    async def _read(self, group: Sequence[Read]) -> None:
+        for read in group:
+            if read.context.client_gone.is_set():
+                read.response.set_exception(ClientGone)
+        if not (group := [read for read in group if not read.response.done()]):
+            return
+        try:
+            parts = await self._run_in_thread(group)
+        except Exception as error:  # noqa: BLE001 - each of them waits for its end
+            for read in group:
+                read.response.set_exception(error)
+        else:
+            for read, part in zip(group, parts, strict=True):
+                read.response.set_result(_as_response(read.request, part))
+
+    async def _run_in_thread(self, group: Sequence[Read]) -> Sequence[Part | None]:
+        admission = wsgi_bridge.admission
+        # The site's own, whatever one of the clients asks for.
+        deadline = monotonic() + settings.DEADLINES_S["read"]
+        running = await admission.enter(self.priority, deadline, deadlines.never)
+        for read in group:
+            read.context.was_admitted = True
+        began, is_read = monotonic(), False
+        try:
+            loop, ids = asyncio.get_running_loop(), request_ids.get()
+            parts = await loop.run_in_executor(
+                wsgi_bridge.pool, _read_in_thread, self.read_many, group, deadline, ids
+            )
+            is_read = True
+            return parts
+        finally:
+            took_s = (monotonic() - began) / len(group) if is_read else None
+            admission.leave(self.priority, took_s, running)
+
+
+readers: dict[tuple[ReadMany, Priority], Reader] = {}
+# By route and scheme.
+common_headers: dict[tuple[str, str], Headers] = {}
+
+
+async def read(request: EdgeRequest, context: RequestContext) -> Response | None:
+    """Return the response; None if Django has to make it. Raises SiteError."""
+    read_many, match = request.policy.read_many, resolve_path(request.path)
+    if read_many is None or match is None or request.query:
+        return None
+    if (request.policy.route, request.scope["scheme"]) not in common_headers:
+        return None
+    name = read_many, request.priority
+    reader = readers.get(name)
+    if reader is None:
+        reader = readers[name] = Reader(*name)
+    loop = asyncio.get_running_loop()
+    one = Read(request, context, match.kwargs, loop.create_future())
+    reader.waiting.append(one)
+    if reader.task is None:
+        reader.task = loop.create_task(reader.run())
+    return await one.response
+
+
+def learn_headers(request: EdgeRequest, response: Response) -> None:
+    """Learn from a response of Django's which headers all responses here have."""
+    if request.policy.read_many is None or response.status != 200 or request.query:
+        return
+    common = [header for header in response.headers if header[0] not in OF_ONE]
+    common_headers[request.policy.route, request.scope["scheme"]] = common
+
+
+def _as_response(request: EdgeRequest, part: Part | None) -> Response | None:
+    if part is None:
+        return None
+    common = common_headers[request.policy.route, request.scope["scheme"]]
+    length = (b"content-length", b"%d" % len(part.body))
+    own = [(name.lower().encode(), v.encode("latin-1")) for name, v in part.headers]
+    return Response(
+        part.status, [*common, length, *own], " ".join(part.tags), part.body
+    )
+
+
+def _read_in_thread(
+    read_many: ReadMany, group: Sequence[Read], deadline: float, ids: RequestIds
+) -> Sequence[Part | None]:
+    lock_wait_s = settings.LOCK_WAITS_S["read"]
+    deadlines.current.set(deadlines.Deadline(deadline, lock_wait_s=lock_wait_s))
+    request_ids.set(ids)
+    close_old_connections()
+    try:
+        may = [may_read(read.request.client) for read in group]
+        found = read_many([read.values for read in group])
+        return [part if ok else None for part, ok in zip(found, may, strict=True)]
+    except (DatabaseError, InterfaceError) as error:
+        raise as_site_error(error) from error
+    except Exception:
+        # Django meets it too, and reports it with its request.
+        logger.exception("Reading many at once failed.")
+        return [None] * len(group)
+    finally:
+        close_old_connections()
