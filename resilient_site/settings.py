@@ -13,6 +13,7 @@ from typing import Any
 from django.utils.csp import CSP
 from environs import Env, validate
 
+from resilient_site.cache.redis_url import cache_options
 from resilient_site.observability import multiprocess
 from resilient_site.operations.secret_key import check_secret_key, load_secret_key
 from resilient_site.ratelimit.policies import (
@@ -175,7 +176,7 @@ CACHE_MEMORY_BYTES = env.int(
 
 def caches(url: str) -> dict[str, dict[str, Any]]:
     """Return CACHES for the Redis at `url`; for process memory without one."""
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "default": {},
         # A sign-out in another process is not seen in memory: the database decides.
         "sessions": {"MEMORY_BYTES": 0},
@@ -189,11 +190,12 @@ def caches(url: str) -> dict[str, dict[str, Any]]:
         },
     }
     backend = "backend.ResilientRedisCache" if url else "memory.MemoryCache"
+    location, of_redis = cache_options(url, CACHE_TIMEOUT_MS / 1000)
     return {
         alias: {
             "BACKEND": f"resilient_site.cache.{backend}",
-            "LOCATION": url or alias,
-            "OPTIONS": options[alias],
+            "LOCATION": location or alias,
+            "OPTIONS": of_redis | options[alias],
         }
         for alias in options
     }

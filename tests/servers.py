@@ -91,8 +91,10 @@ class Redis(Server):
 
     name = "redis"
 
-    def __init__(self) -> None:
+    def __init__(self, primary: Redis | None = None) -> None:
+        """Make one, or a replica of another one."""
         self.exe = within_reach(self.find())
+        self.primary = primary
         super().__init__()
 
     @staticmethod
@@ -106,6 +108,10 @@ class Redis(Server):
     def command(self) -> list[str]:
         listen = ["--bind", "127.0.0.1", "--port", str(self.port)]
         memory = ["--save", "", "--appendonly", "no", "--maxmemory", "64mb"]
+        # Else a replica waits for others before it is sent the data.
+        memory += ["--repl-diskless-sync-delay", "0"]
+        if self.primary:
+            memory += ["--replicaof", "127.0.0.1", str(self.primary.port)]
         return [str(self.exe), *listen, "--dir", str(self.dir), *memory]
 
     def ready(self) -> bool:
@@ -118,6 +124,26 @@ class Redis(Server):
 
     def url(self, db: int = 0) -> str:
         return f"redis://127.0.0.1:{self.port}/{db}"
+
+
+class Sentinel(Redis):
+    """Redis Sentinel, which knows a primary and its replicas as the service `main`."""
+
+    name = "sentinel"
+
+    def __init__(self, primary: Redis, quorum: int) -> None:
+        super().__init__()
+        config = self.dir / "sentinel.conf"
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\n"
+            f"sentinel monitor main 127.0.0.1 {primary.port} {quorum}\n"
+            "sentinel down-after-milliseconds main 1000\n"
+            "sentinel failover-timeout main 5000\n"
+        )
+        config.chmod(0o666)  # it keeps its state there
+
+    def command(self) -> list[str]:
+        return [str(self.exe), str(self.dir / "sentinel.conf"), "--sentinel"]
 
 
 def _which(name: str, product: str) -> str:

@@ -19,11 +19,13 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import filesizeformat
 
+from resilient_site.cache.redis_url import connect
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.breaker_overrides import describe_all
 from resilient_site.resilience.breakers import describe
 
 TIMEOUT_S = 5.0
+REDIS_TIMEOUT_S = 2.0
 LOW_DISK_BYTES = 1024**3
 FULL_DISK_BYTES = 100 * 1024**2
 NEARLY_FULL = 0.9
@@ -204,12 +206,8 @@ def shared_cache() -> Iterator[Finding]:
     if not settings.REDIS_URL:
         yield ok("REDIS_URL is not set: each process caches in its own memory.")
         return
-    from redis import Redis  # slow to import
-
     try:
-        redis = Redis.from_url(
-            settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2
-        )
+        redis = connect(REDIS_TIMEOUT_S)
     except ValueError:
         yield MALFORMED_URL
         return

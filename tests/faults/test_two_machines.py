@@ -9,18 +9,62 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 
-from tests.private_server import wait_for
+from resilient_site.resilience.cache_control import FRESH_S
+from tests.private_server import BUSY_S, wait_for
 from tests.running import Answer, Site
-from tests.servers import Postgres, Redis
+from tests.servers import Postgres, Redis, Sentinel
 from tests.services_plugin import running
 
 pytestmark = [pytest.mark.faults, pytest.mark.once, pytest.mark.timeout(400)]
 
+# What is promised, on a machine that may be busy.
+HEALED_S = 15 + BUSY_S
+# Below the ten seconds that it takes without pub/sub.
+RECEIVED_S = FRESH_S - 2
 CSRF = "c" * 32
 ROWS = b"id,name\n%(id)s,One\nbad id,Two\n"
+
+
+class Service:
+    """A primary of Redis, its replica, and three Sentinels, of which one may die."""
+
+    def __init__(self, closing: ExitStack) -> None:
+        first = closing.enter_context(contextmanager(running)(Redis))
+        self.servers = [first, Redis(first)]
+        self.sentinels = [Sentinel(first, 2) for _ in range(3)]
+        for server in (self.servers[1], *self.sentinels):
+            closing.callback(server.close)
+            server.start()
+        wait_for(self.is_complete)
+
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"sentinel://{hosts}/main/0"
+
+    def state(self, sentinel: Sentinel) -> dict[str, Any]:
+        with redis.Redis(port=sentinel.port) as client:
+            return client.sentinel_masters()["main"]
+
+    def is_complete(self) -> bool:
+        """Return whether each Sentinel can replace the primary by the replica."""
+        replicas = []
+        for sentinel in self.sentinels:
+            with redis.Redis(port=sentinel.port) as client:
+                replicas += client.sentinel_slaves("main")
+        known = [self.state(sentinel) for sentinel in self.sentinels]
+        return (
+            len(replicas) == len(known)
+            and all(one["master-link-status"] == "ok" for one in replicas)
+            and all(one["num-other-sentinels"] == len(known) - 1 for one in known)
+        )
+
+    def primary(self) -> Redis:
+        port = self.state(self.sentinels[-1])["port"]
+        return next(server for server in self.servers if server.port == port)
 
 
 @dataclass
@@ -29,6 +73,7 @@ class Machines:
 
     here: Site
     there: Site
+    redis: Service
     token: str
     session: str
 
@@ -49,7 +94,7 @@ def machines(tmp_path_factory) -> Iterator[Machines]:
     folder = tmp_path_factory.mktemp("machines")
     with ExitStack() as closing:
         postgres = closing.enter_context(contextmanager(running)(Postgres))
-        redis = closing.enter_context(contextmanager(running)(Redis))
+        redis = Service(closing)
         first, token, session = Site.on_postgres(
             postgres.url(), folder / "first", REDIS_URL=redis.url()
         )
@@ -63,7 +108,7 @@ def machines(tmp_path_factory) -> Iterator[Machines]:
             site.output_path = folder / f"output-{site.port}"
             closing.callback(site.stop)
             site.start(*options)
-        yield Machines(*sites, token, session)
+        yield Machines(*sites, redis, token, session)
 
 
 def file_of(item_id: str) -> SimpleUploadedFile:
@@ -125,6 +170,65 @@ def test_folder_of_a_machine_that_is_lost_is_made_anew(machines):
     there.start()
     page = machines.request(there, "GET", "/account/tokens/")
     assert page.status == 200  # still signed in
+
+
+def test_failover_of_redis_heals_by_itself(machines):
+    here, there, service = machines.here, machines.there, machines.redis
+    wait_for(lambda: all(is_using_redis(site) for site in (here, there)))
+    item = "failover"
+    write(machines, "POST", id=item, name="Before")
+    for site in (here, there):
+        wait_for(lambda site=site: name_of(site, item) == "Before")
+    failed, sentinel = service.primary(), service.sentinels[0]
+    sentinel.kill()
+    failed.kill()
+    try:
+        while service.primary() is failed:  # each read meanwhile is answered
+            assert {name_of(site, item) for site in (here, there)} == {"Before"}
+            assert machines.request(here, "GET", "/account/tokens/").status == 200
+        for site in (here, there):
+            wait_for(lambda site=site: is_using_redis(site), HEALED_S)
+        write(machines, "PATCH", item, name="After")
+        wait_for(lambda: name_of(there, item) == "After", RECEIVED_S)
+        wait_for(lambda: is_counted_together(machines))
+        assert machines.request(there, "GET", "/account/tokens/").status == 200
+    finally:
+        sentinel.start()
+        failed.start()  # as a primary, until a Sentinel makes it a replica
+    write(machines, "PATCH", item, name="Last")
+    wait_for(lambda: name_of(there, item) == "Last", RECEIVED_S)
+    assert all(is_using_redis(site) for site in (here, there))
+
+
+def write(machines: Machines, method: str, item: str = "", **body: str) -> None:
+    headers = {"Authorization": f"Token {machines.token}"}
+    path = f"/api/v1/items/{item}"
+    answer = machines.here.request(method, path, body, headers)
+    assert answer.status in (200, 201), answer.body
+
+
+def name_of(site: Site, item: str) -> str:
+    """Return the name that anyone is shown, of the cache if it is there."""
+    answer = site.get(f"/api/v1/items/{item}")
+    assert answer.status == 200, answer.body
+    return answer.json()["name"]
+
+
+def is_using_redis(site: Site) -> bool:
+    is_subscribed = b"redis_subscribed 1.0" in site.get("/metrics").body
+    return is_subscribed and site.get("/readyz").body == b"ok\n"
+
+
+def is_counted_together(machines: Machines) -> bool:
+    """Return whether requests to one machine count on the other one, too."""
+    sites = machines.here, machines.there, machines.here
+    answers = [
+        machines.request(site, "GET", "/api/v1/items/country/history") for site in sites
+    ]
+    left = [
+        int(a.headers["RateLimit"].partition("r=")[2].split(";")[0]) for a in answers
+    ]
+    return left == [left[0], left[0] - 1, left[0] - 2]
 
 
 def folder_of(site: Site) -> Path:

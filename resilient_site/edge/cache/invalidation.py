@@ -32,6 +32,7 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 
+from resilient_site.cache.redis_url import connect
 from resilient_site.resilience.cache_control import CREDENTIAL, PRIVATE
 
 if TYPE_CHECKING:
@@ -174,16 +175,6 @@ class Invalidations:
 # --- between machines
 
 
-def connect() -> "Redis":
-    from redis import Redis  # slow to import: only where there is a Redis
-
-    return Redis.from_url(
-        settings.REDIS_URL,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-    )
-
-
 class Publisher:
     """Publishes tags from a thread; those that cannot be are kept and tried again."""
 
@@ -229,7 +220,7 @@ class Publisher:
 
     def _run(self) -> None:
         """Publish until nothing is left."""
-        client = self._client = self._client or connect()
+        client = self._client = self._client or connect(TIMEOUT_S)
         while True:
             with self._lock:
                 tags, self._tags = self._tags, set()
@@ -284,7 +275,7 @@ class Subscriber:
                 self._stopping.wait(RETRY_S)
 
     def _receive(self) -> None:
-        with connect() as client, client.pubsub() as channel:
+        with connect(TIMEOUT_S) as client, client.pubsub() as channel:
             channel.subscribe(CHANNEL)
             is_silent = False
             while not self._stopping.is_set():
