@@ -42,7 +42,7 @@ test: .system ## Run the tests (ARGS: pytest's)
 .system: .venv/.dev
 	@sh deploy/system_packages.sh $(SYSTEM_PACKAGES)
 
-check: .venv/.dev ## Check format, lint, types, migrations and the API schema
+check: .venv/.dev ## Check format, lint, types, migrations, API schema and manifests
 	$(PYTHON_BIN) -m ruff format --check .
 	$(PYTHON_BIN) -m ruff check .
 	$(CLEAN_ENV) .venv/bin/lint-imports --no-cache
@@ -63,6 +63,7 @@ check: .venv/.dev ## Check format, lint, types, migrations and the API schema
 	$(PYTHON_BIN) deploy/write_configuration.py "$$tmp/configuration.md" && \
 	if ! diff -u deploy/CONFIGURATION.md "$$tmp/configuration.md"; then \
 		echo ".env.example has changed: run 'make configuration'" >&2; exit 1; fi
+	$(PYTHON_BIN) deploy/check_kubernetes.py
 
 drill: .venv/.dev ## Break what the site stands on and see what happens (ARGS: drill's)
 	@sh deploy/system_packages.sh nginx rabbitmq-server redis-server

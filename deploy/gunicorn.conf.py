@@ -70,6 +70,11 @@ def when_ready(server: Any) -> None:
     signal.setitimer(signal.ITIMER_REAL, STOPPED_CHECK_S, STOPPED_CHECK_S)
 
 
+def on_exit(server: Any) -> None:
+    # Python restores the handler before it ends: the signal would then kill it.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def kill_stopped(workers: Iterable[int], seen: set[int]) -> None:
     """Kill each worker that is stopped (SIGSTOP), as it was at the last check.
 

@@ -17,7 +17,7 @@ from tests.servers import _which
 
 CONFIG = ROOT / "deploy" / "nginx"
 
-MAIN = "pid nginx.pid;\nerror_log error.log info;\n"
+MAIN = "worker_processes auto;\npid nginx.pid;\nerror_log error.log info;\n"
 HTTP = """
 access_log access.log json;
 client_body_temp_path body;

@@ -299,5 +299,6 @@ def test_tls_is_current_and_its_scheme_is_passed_on(route: Route):
 
 def test_status_of_nginx_is_served_and_metrics_are_not(route: Route):
     assert b"Active connections" in Door(route.nginx.status).get("/nginx_status").body
-    assert route.site.get("/metrics").status == 404
+    for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics"):
+        assert route.site.get(path).status == 404
     assert route.requests == []

@@ -6,13 +6,11 @@ repair to the next one that needs it.
 
 from __future__ import annotations
 
-import http.client
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from tests.deploy.clients import Clients
 from tests.deploy.nginx import Door, Nginx
 from tests.private_server import wait_for
 from tests.running import ROOT, Answer, Site
@@ -227,53 +226,6 @@ def test_static_files_are_compressed_and_immutable(stack: Production):
     assert stack.site.get("/static/site.000000000000.css").status == 404
 
 
-class Clients:
-    """Readers and writers that keep their connections, and count the responses."""
-
-    def __init__(self, production: Production) -> None:
-        self.production = production
-        self.seen: Counter[str] = Counter()
-        self.ending = threading.Event()
-        # Each search is new, so nginx has no response to it.
-        read = lambda: ("GET", f"/api/v1/items?search={uuid4()}", None)  # noqa: E731
-        write = lambda: ("POST", "/api/v1/items/", b'{"name": "Written"}')  # noqa: E731
-        self.threads = [
-            threading.Thread(target=self._run, args=[next_request])
-            for next_request in [read] * 3 + [write] * 2
-        ]
-        for thread in self.threads:
-            thread.start()
-
-    def end(self) -> Counter[str]:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join(30)
-        return self.seen
-
-    def _run(self, next_request) -> None:
-        port = self.production.nginx.port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        headers = self.production.signed_in | {"Content-Type": "application/json"}
-        while not self.ending.wait(0.2):
-            method, path, body = next_request()
-            key = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
-            # nginx closes idle connections when it is reloaded, maybe under a request
-            # on its way: clients repeat what is safe to repeat (RFC 9110, 9.2.2).
-            for is_last in (connection.sock is None, True):
-                try:
-                    connection.request(method, path, body, headers | key)
-                    answer = connection.getresponse()
-                    answer.read()
-                    self.seen[f"{method} {answer.status}"] += 1
-                    break
-                except (OSError, http.client.HTTPException) as error:
-                    connection.close()
-                    if is_last:
-                        self.seen[f"{method} {error!r}"] += 1
-                        break
-        connection.close()
-
-
 def test_release_fails_no_request(stack: Production):
     assert [unit.is_old() for unit in stack.units] == [True, True]
     new = stack.folder / "new"
@@ -288,7 +240,7 @@ def test_release_fails_no_request(stack: Production):
     (stack.folder / "current").unlink()
     (stack.folder / "current").symlink_to(new)
 
-    clients = Clients(stack)
+    clients = Clients(stack.nginx.port, stack.signed_in)
     try:
         wait_for(lambda: clients.seen["GET 200"] > 20 and clients.seen["POST 201"] > 20)
         failed = stack.release(wait_s=3)

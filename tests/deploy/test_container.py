@@ -1,0 +1,121 @@
+"""The web processes as a pod runs them: on a read-only root, stopped under load.
+
+One file: its tests share the servers.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.deploy.clients import Clients
+from tests.deploy.nginx import Nginx
+from tests.deploy.pod import USER, Pod
+from tests.private_server import wait_for
+from tests.running import Site
+from tests.servers import Postgres, Redis
+from tests.services_plugin import _make as make
+from tests.services_plugin import running
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(200)]
+
+ITEMS = "/api/v1/items/"
+
+
+class Cluster:
+    """Two pods on one database and one Redis, and what a client needs."""
+
+    def __init__(self, folder, closing: ExitStack) -> None:
+        postgres = closing.enter_context(contextmanager(running)(Postgres))
+        redis = closing.enter_context(contextmanager(running)(Redis))
+        url, env = postgres.url(), {"REDIS_URL": redis.url(), "DEADLINE_READ_S": "4"}
+        site, token, _ = Site.on_postgres(url, folder / "prepared", **env)
+        self.headers = {"Authorization": f"Token {token}"}
+        names = "DATABASE_URL", "SECRET_KEY", "HTTPS", "ALLOWED_HOSTS"
+        env |= {name: site.env[name] for name in names}
+        env |= {"RATE_LIMITS": "off", "ADMISSION": "0"}  # the machine is busy
+        self.pods = [Pod(folder / f"pod{n}", **env) for n in (1, 2)]
+        for pod in self.pods:
+            closing.callback(pod.kill)
+            pod.start()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with ExitStack() as closing:
+        yield Cluster(tmp_path_factory.mktemp("cluster"), closing)
+
+
+def test_pod_serves_on_a_read_only_root(cluster: Cluster):
+    pod = cluster.pods[0]
+    (user,) = {process.uids().real for process in pod.processes()}
+    assert user == int(USER[-1])
+    wait_for(lambda: pod.get("/readyz").body == b"ok\n")
+    # Large enough to be put into a file on its way.
+    rows = [{"name": "Bolt", "description": "x" * 9_000} for _ in range(200)]
+    written = pod.request("POST", f"{ITEMS}-/bulk", rows, cluster.headers)
+    assert written.json()["created"] == len(rows)
+    item = written.json()["results"][0]["id"]
+    assert pod.get(f"{ITEMS}{item}").json()["name"] == "Bolt"
+    assert b"resilient_site_processes" in pod.get("/metrics").body
+    assert "Read-only file system" not in pod.output()
+    assert '"level":"error"' not in pod.output().replace(" ", "")
+
+
+def test_pod_stops_under_load_without_a_failed_request(cluster: Cluster):
+    """Even where nginx is not told: all that `preStop` waits for is missing here."""
+    pod = cluster.pods[1]
+    assert pod.process is not None
+    nginx = make(Nginx)
+    try:
+        nginx.serve(*(pod.port for pod in cluster.pods)).start()
+        with ExitStack() as closing:
+            clients = [
+                Clients(nginx.port, cluster.headers, 0.05, with_keys)
+                for with_keys in (True, False)
+            ]
+            for one in clients:
+                closing.callback(one.end)
+            wait_for(lambda: all(one.seen.total() > 50 for one in clients))
+            slow = SlowWrite(pod, cluster.headers)
+            pod.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: not pod.answers())  # it takes no connections any more
+            assert slow.end() == 201
+            assert pod.process.wait(20) == 0
+            before = [one.seen.total() for one in clients]
+            wait_for(
+                lambda: all(
+                    one.seen.total() > number + 50
+                    for one, number in zip(clients, before, strict=True)
+                )
+            )
+    finally:
+        nginx.close()
+    for one in clients:
+        assert set(one.seen) == {"GET 200", "POST 201"}, one.seen
+
+
+class SlowWrite:
+    """A request of which a part has come to the process."""
+
+    def __init__(self, pod: Pod, headers: dict[str, str]) -> None:
+        self.body = json.dumps({"name": "Written while the pod stopped"}).encode()
+        self.connection = http.client.HTTPConnection(pod.host, pod.port, timeout=30)
+        self.connection.putrequest("POST", ITEMS)
+        length = {"Content-Length": str(len(self.body))}
+        for header in (headers | length | {"Content-Type": "application/json"}).items():
+            self.connection.putheader(*header)
+        self.connection.endheaders(self.body[:10])
+        # One process serves both: it has begun when this is answered.
+        assert pod.get("/livez").status == 200
+
+    def end(self) -> int:
+        self.connection.send(self.body[10:])
+        status = self.connection.getresponse().status
+        self.connection.close()
+        return status
