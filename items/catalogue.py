@@ -15,7 +15,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, router
 from django.db.models import F, Max, OuterRef, StringAgg, Subquery, Value
 from django.utils import timezone
 from django.utils.encoding import iri_to_uri
@@ -170,7 +170,8 @@ def find_items(item_ids: Sequence[str]) -> dict[str, Item]:
     """Return those of the items that there are, with their tags, by one query."""
     sql, params = _find_items_sql()
     if connection.vendor == "postgresql":
-        rows = fetch_rows(sql.replace("IN (%s)", "= ANY(%s)"), [*params, [*item_ids]])
+        sql = sql.replace("IN (%s)", "= ANY(%s)")
+        rows = fetch_rows(sql, [*params, [*item_ids]], router.db_for_read(Item))
         found = [_with_tags(_from_row(row[:-1]), row[-1]) for row in rows]
     else:
         marks = ", ".join(["%s"] * len(item_ids))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from django.db import connection
+from django.db import connections, router
 from django.db.models import CharField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
@@ -88,7 +88,7 @@ def first_below(
         else "TRUE",
         order="DESC" if descending else "ASC",
     )
-    with connection.cursor() as cursor:
+    with connections[router.db_for_read(Item)].cursor() as cursor:
         cursor.execute(sql, [*item_ids, *(after or ()), limit])
         return [pk for (pk,) in cursor]
 

@@ -24,8 +24,8 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.api import conditional
-from resilient_site.edge.cache.invalidation import now
-from resilient_site.edge.policy import policy_of
+from resilient_site.edge.cache.invalidation import now, receives_all_invalidations
+from resilient_site.edge.policy import SAFE_METHODS, policy_of
 from resilient_site.edge.request import Identity, content_length, context_of
 from resilient_site.errors import (
     Invalid,
@@ -40,6 +40,7 @@ from resilient_site.errors import (
 )
 from resilient_site.observability import request_id
 from resilient_site.pages import sent_form
+from resilient_site.postgres.replicas import choose_replica, leave_replica
 from resilient_site.ratelimit.middleware import session_user_id
 from resilient_site.resilience.cache_control import OWN
 
@@ -183,6 +184,59 @@ class PrivateSiteMiddleware(LoginRequiredMiddleware):
             response = HttpResponseClientRefresh() if request.htmx else response
             add_never_cache_headers(response)
         return response
+
+
+class ReplicaMiddleware:
+    """Has the reads of a request go to a replica of the database, where that is fit.
+
+    Of views that share their responses, or would: what these show may be some seconds
+    old anyway. A cookie has a browser that has just written read from the primary,
+    as another machine may not know of the change yet. In `settings` with replicas only.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        # Browsers count whole seconds.
+        self.written_for_s = math.ceil(settings.DATABASE_REPLICA_MAX_LAG_S) + 1
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            response = self.get_response(request)
+        finally:
+            leave_replica()
+        match = request.resolver_match
+        is_write = request.method not in SAFE_METHODS and not (
+            match and policy_of(match.func, str(request.method)).batch
+        )
+        if is_write and response.status_code < 400:
+            response.set_cookie(
+                settings.WRITTEN_COOKIE_NAME,
+                "1",
+                max_age=self.written_for_s,
+                secure=settings.SESSION_COOKIE_SECURE,
+                httponly=True,
+                samesite="Lax",
+            )
+        return response
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> None:
+        context, stated = context_of(request), policy_of(view, request.method or "")
+        is_shared = request.method in SAFE_METHODS and stated.shared is not None
+        if context is None or not (is_shared or stated.batch):
+            return
+        context.as_of, context.is_stale = choose_replica(_may_miss_change(request))
+
+
+def _may_miss_change(request: HttpRequest) -> bool:
+    """Return whether its client may have written what is not known here yet."""
+    if settings.WRITTEN_COOKIE_NAME in request.COOKIES:
+        return True
+    has_credentials = "Authorization" in request.headers or (
+        settings.SESSION_COOKIE_NAME in request.COOKIES
+    )
+    return has_credentials and not receives_all_invalidations()
 
 
 class ErrorMiddleware:

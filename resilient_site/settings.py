@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dj_database_url
 from django.utils.csp import CSP
-from environs import Env, validate
+from environs import Env, ValidationError, validate
 
 from resilient_site.cache.redis_url import cache_options
 from resilient_site.observability import multiprocess
@@ -150,10 +151,37 @@ if EMBEDDED:
     }
 else:
     DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
-    DATABASES["default"].setdefault("OPTIONS", {})
-    if DATABASES["default"]["ENGINE"].endswith("postgresql"):
-        DATABASES["default"]["ENGINE"] = "resilient_site.postgres"
-        DATABASES["default"]["OPTIONS"] = {
+
+
+@env.parser_for("postgres_urls")
+def parse_postgres_urls(value: str) -> list[dict[str, Any]]:
+    try:
+        urls = filter(None, map(str.strip, value.split(",")))
+        found: list[dict[str, Any]] = [{**dj_database_url.parse(url)} for url in urls]
+    except ValueError as error:
+        raise ValidationError("Not valid database URLs.") from error
+    is_postgres = all(one["ENGINE"].endswith("postgresql") for one in found)
+    if found and (EMBEDDED or not is_postgres):
+        raise ValidationError("Replicas are those of a PostgreSQL in DATABASE_URL.")
+    return found
+
+
+# Standbys that reads may go to: see postgres/replicas.py.
+DATABASES |= {
+    f"replica-{n}": replica | {"TEST": {"MIRROR": "default"}}
+    for n, replica in enumerate(env.postgres_urls("DATABASE_REPLICA_URLS", ""), 1)
+}
+DATABASE_REPLICAS = [alias for alias in DATABASES if alias != "default"]
+DATABASE_REPLICA_MAX_LAG_S = env.float("DATABASE_REPLICA_MAX_LAG_S", 2.0)
+DATABASE_REPLICA_APPS = {"items"}
+if DATABASE_REPLICAS:
+    DATABASE_ROUTERS = ["resilient_site.postgres.replicas.ReplicaRouter"]
+    MIDDLEWARE.append("resilient_site.middleware.ReplicaMiddleware")
+for database in DATABASES.values():
+    database |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    if database["ENGINE"].endswith("postgresql"):
+        database["ENGINE"] = "resilient_site.postgres"
+        database["OPTIONS"] = {
             "connect_timeout": 5,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -162,8 +190,7 @@ else:
             # The last option ends queries of connections that have broken.
             "options": f"-c statement_timeout=30s -c lock_timeout={LOCK_WAIT_S:g}s"
             " -c client_connection_check_interval=1s",
-        } | DATABASES["default"]["OPTIONS"]
-DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+        } | database.get("OPTIONS", {})
 
 # --- cache: Redis by URL, else process memory
 
@@ -397,6 +424,8 @@ COOKIE_PREFIX = "__Host-" if HTTPS else ""
 SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
 CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
 DEVICE_COOKIE_NAME = f"{COOKIE_PREFIX}device"
+# Of a client that has written, where there are replicas.
+WRITTEN_COOKIE_NAME = f"{COOKIE_PREFIX}written"
 SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", 365 * 24 * 3600) if HTTPS else 0
 # HSTS for subdomains and preload lists is for the owner of the domain to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]

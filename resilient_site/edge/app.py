@@ -161,11 +161,21 @@ async def forward(
         return
     if response.status == 401 or context.has_dead_session:
         private_cache.void(request)
-    await response.send(send)
+    await send_response(request, response, read_at, send, extra)
     if request.method == "GET":
         store_response(request, context, response, read_at)
     elif asked:
         batches.store(request, asked, response, context.parts, read_at)
+
+
+async def send_response(
+    request: EdgeRequest, response: Response, read_at: int, send: Send, extra: Headers
+) -> None:
+    """Send the response; marked as stale if a replica stands in for the primary."""
+    copy = None
+    if response.is_stale:
+        copy = CachedResponse.from_response(response, read_at)
+    await (copy.send_stale(request, send, extra) if copy else response.send(send))
 
 
 async def answer_without_django(
@@ -186,6 +196,8 @@ def store_response(
     request: EdgeRequest, context: RequestContext, response: Response, read_at: int
 ) -> None:
     """Store the response for all clients or for this one, as its headers allow."""
+    if response.is_stale:
+        return  # what is stored may be newer
     if invalidates_cached_response(response.status):
         private_cache.forget(request)
     identity = context.identity

@@ -11,6 +11,7 @@ from resilient_site.edge.streaming import in_flight_responses
 from resilient_site.edge.wsgi_bridge import admission
 from resilient_site.health.components import CheckResult, Component, Status, register
 from resilient_site.health.monitor import health_monitor
+from resilient_site.postgres.replicas import replicas
 
 # How long after a rejection the site still counts as overloaded.
 OVERLOADED_FOR_S = 10.0
@@ -72,5 +73,7 @@ def register_all() -> None:
     # What was cached since the last check counts as well.
     health_monitor.on_epoch = response_store.follow_epoch
     health_monitor.has_stale_responses = lambda: (
-        edge.has_answers or len(response_store.memory) > 0
+        edge.has_answers
+        or len(response_store.memory) > 0
+        or any(replica.stale_as_of() for replica in replicas().values())
     )

@@ -19,6 +19,7 @@ from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import line_handler
 from resilient_site.observability.metrics import follow
 from resilient_site.postgres.heartbeat import heartbeat
+from resilient_site.postgres.replicas import replicas
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 from resilient_site.resilience.cache_control import PRIVATE
 
@@ -32,6 +33,8 @@ def start() -> None:
     tracing.start("web")
     if connection.vendor == "postgresql":
         heartbeat.start()
+        for replica in replicas().values():
+            replica.start()
     if settings.REDIS_URL:
         subscriber.start()
     # What has changed while no process was here is not known.
@@ -56,6 +59,8 @@ def stop() -> None:
     account_watch.stop()
     subscriber.stop()
     heartbeat.stop()
+    for replica in replicas().values():
+        replica.stop()
     with suppress(TimeoutError):  # a disk that does not answer
         response_store.flush().result(WRITE_TIMEOUT_S)
 
@@ -74,6 +79,9 @@ def sample() -> None:
     metrics.REDIS_SUBSCRIBED.set(subscriber.is_subscribed.is_set())
     metrics.CACHE_BYTES.labels("answers").set(response_store.memory.bytes)
     metrics.CACHE_BYTES.labels("memory").set(memory_usage().bytes)
+    for replica in replicas().values():
+        metrics.REPLICA_LAG.labels(replica.alias).set(replica.lag_s)
+        follow(metrics.REPLICA_READS.labels(replica.alias), replica.requests)
     if health_monitor.is_running:
         for status in health_monitor.report().components:
             is_up = status.status is Status.PASS

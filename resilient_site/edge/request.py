@@ -272,6 +272,10 @@ class RequestContext:
         self.identity: Identity | None = None
         # There is no user to the session that the request names.
         self.has_dead_session = False
+        # The moment of which the replica is that was read; 0: it was the primary.
+        self.as_of = 0
+        # The primary is away, so that there may be later changes.
+        self.is_stale = False
         self.continuation: Stream | Wait | None = None
         # The results of a batch, each to be stored by itself.
         self.parts: Sequence[Part] = ()

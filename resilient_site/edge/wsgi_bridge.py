@@ -73,6 +73,9 @@ class Response(NamedTuple):
     headers: Headers
     tags: str
     body: bytes
+    # See RequestContext.
+    as_of: int = 0
+    is_stale: bool = False
 
     async def send(self, send: Send, extra: Headers | None = None) -> None:
         headers = [*self.headers, *extra] if extra else self.headers
@@ -270,7 +273,9 @@ def _call_django(
 
     with closing(django(environ, start_response)) as content:
         if not context.is_streamed_by_thread:
-            return Response(status, headers, tags, b"".join(content))
+            body = b"".join(content)
+            of_replica = context.as_of, context.is_stale
+            return Response(status, headers, tags, body, *of_replica)
         start = {"type": "http.response.start", "status": status}
         send({**start, "headers": headers})
         if environ["REQUEST_METHOD"] != "HEAD":

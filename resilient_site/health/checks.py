@@ -1,5 +1,6 @@
 """Health checks of the database, the cache and operator overrides."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from django.template.defaultfilters import filesizeformat
 from resilient_site.cache.memory import memory_usage
 from resilient_site.health.components import CheckResult, Component, Status, register
 from resilient_site.postgres.heartbeat import heartbeat
+from resilient_site.postgres.replicas import replicas
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breaker_overrides import describe_all
 from resilient_site.resilience.breakers import State, describe
@@ -35,6 +37,10 @@ COMMITS_HANG = (
 DISK_FULL = (
     "The disk is full. Files cannot be uploaded, and some changes not be saved, until "
     "there is room again."
+)
+REPLICAS_UNUSED = (
+    "A replica of the database is not used. Pages may be a little slower; nothing is "
+    "lost."
 )
 CACHE_UNAVAILABLE = (
     "The shared cache does not answer. Pages may be a little slower; nothing is lost."
@@ -62,6 +68,23 @@ def database() -> CheckResult:
         return CheckResult(Status.WARN, DATABASE_DEGRADED, degradation)
     text = "The catalogue can be read and changed."
     return CheckResult(Status.PASS, text, figures=(("Kind", connection.vendor),))
+
+
+def of_replicas() -> CheckResult:
+    figures, errors = [], []
+    for alias, replica in replicas().items():
+        lag_s = replica.lag_s
+        known = f"{lag_s:.1f} s" if lag_s < math.inf else "unknown"
+        figures.append((alias, f"at most {known} behind, {replica.requests:,} reads"))
+        if replica.breaker.state is State.OPEN:
+            errors.append(f"{alias}: {replica.breaker.last_error or 'forced open'}")
+        elif replica.problem or replica.is_behind:
+            errors.append(f"{alias}: {replica.problem or 'It is too far behind.'}")
+    if errors:
+        error = " ".join(errors)
+        return CheckResult(Status.WARN, REPLICAS_UNUSED, error, tuple(figures))
+    text = "Reads go to the replicas of the database."
+    return CheckResult(Status.PASS, text, figures=tuple(figures))
 
 
 def cache() -> CheckResult:
@@ -106,6 +129,8 @@ def overrides() -> CheckResult:
 
 def register_all() -> None:
     register(Component(DATABASE, "Catalogue", "datastore", database))
+    if replicas():
+        register(Component("replicas", "Replicas", "datastore", of_replicas))
     register(Component("cache", "Cache", "datastore", cache))
     register(Component("disk", "Disk", "system", disk))
     register(Component("overrides", "Overrides", "system", overrides))

@@ -86,6 +86,13 @@ RATE_LIMITED = counter("rate_limited", "Requests rejected with 429.", "policy")
 DATABASE_CONNECTIONS = counter(
     "database_connections_opened", "Connections opened to the database."
 )
+REPLICA_LAG = gauge(
+    "replica_lag_seconds", "How far a replica of the database may be behind.",
+    "replica", mode="livemax",
+)  # fmt: skip
+REPLICA_READS = counter(
+    "replica_reads", "Requests whose reads went to a replica.", "replica"
+)
 REDIS_SUBSCRIBED = gauge(
     "redis_subscribed", "Processes subscribed to the invalidations of other machines."
 )

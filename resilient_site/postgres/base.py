@@ -6,11 +6,12 @@ wait ends at the deadline of the request, when the client has gone, or when the
 `heartbeat` of the server is lost: the request then gets 503 or a stale response. The
 connection is closed, and the server ends what it did for it
 (client_connection_check_interval). Whether a commit that was under way was made is
-unknown: `CommitUnknown`.
+unknown: `CommitUnknown`. What fails on a replica is repeated on the primary.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +28,9 @@ from resilient_site.postgres.connection import (
     WaitCancelled,
 )
 from resilient_site.postgres.heartbeat import heartbeat
+from resilient_site.postgres.replicas import execute_on_primary, replicas
 from resilient_site.resilience import breakers, deadlines
-from resilient_site.resilience.breakers import State
+from resilient_site.resilience.breakers import Breaker, State
 
 # PostgreSQL, appendix A: a server that is a standby now, and ended connections.
 READ_ONLY = "25006"
@@ -38,20 +40,50 @@ BROKEN = ("57P01", "57P02", "57P03", "08")
 class Connection(CancellableConnection):
     """Connection that also stops waiting when the circuit breaker opens."""
 
+    breaker = breakers.database
+
     @classmethod
     def check(cls) -> None:
-        if breakers.database.state is State.OPEN:
-            raise WaitCancelled("The circuit breaker for the database is open.")
+        if cls.breaker.state is State.OPEN:
+            raise WaitCancelled(f"The breaker for the {cls.breaker.name} is open.")
         super().check()
 
 
-class DatabaseWrapper(base.DatabaseWrapper):
-    # psycopg with such connections.
-    Database: Any = SimpleNamespace(**vars(psycopg) | {"connect": Connection.connect})
+@cache
+def driver_of(breaker: Breaker) -> Any:
+    """Return psycopg with connections that this breaker ends."""
+    connection: Any = type("Connection", (Connection,), {"breaker": breaker})
+    return SimpleNamespace(**vars(psycopg) | {"connect": connection.connect})
 
+
+class DatabaseWrapper(base.DatabaseWrapper):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.execute_wrappers.append(self._execute)
+        replica = replicas().get(self.alias)
+        self.heartbeat = replica or heartbeat
+        self.Database: Any = driver_of(self.heartbeat.breaker)
+        run = self._execute_on_replica if replica else self._execute
+        self.execute_wrappers.append(run)
+
+    def _execute_on_replica(
+        self,
+        execute: Callable[..., Any],
+        sql: Any,
+        params: Any,
+        many: bool,
+        context: Any,
+    ) -> Any:
+        """Execute a query; if that fails, on the primary, unless it took too long."""
+        try:
+            return execute(sql, params, many, context)
+        except (DatabaseError, InterfaceError) as error:
+            is_streamed = isinstance(context["cursor"].cursor, psycopg.ServerCursor)
+            is_slow = isinstance(error.__cause__, psycopg.errors.QueryCanceled)
+            if self.connection is not None and self.connection.closed:
+                self.close()
+            if is_streamed or is_slow or many or deadlines.is_expired():
+                raise
+        return execute_on_primary(context, sql, params)
 
     def _execute(
         self,
@@ -122,7 +154,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         if self.connection is None or self.connection.closed:
             return False
-        if self.connection.opened_at < heartbeat.lost_at:
+        if self.connection.opened_at < self.heartbeat.lost_at:
             return False
         return bool(self.connection.is_quiet(0))
 

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import AutoField, Model
 from django.db.models.expressions import DatabaseDefault
 
 
-def fetch_rows(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+def fetch_rows(
+    sql: str, params: Sequence[Any], using: str = DEFAULT_DB_ALIAS
+) -> list[tuple[Any, ...]]:
     """Return the rows of a query, which PostgreSQL plans once a connection.
 
     Django binds parameters on the client, so that each statement is planned anew: for a
     read by key that takes longer than to run it. A pooler in front of PostgreSQL must
     pass prepared statements on, as PgBouncer does from 1.21.
     """
+    connection = connections[using]
     with connection.cursor():  # connected, and known to be usable
         driver: psycopg.Connection[Any] = connection.connection
         is_logged = connection.queries_logged

@@ -250,7 +250,9 @@ database = Breaker("database")
 broker = Breaker("broker")
 # No call is rejected for it: it is degraded while it is full.
 disk = Breaker("disk")
+# Of the replicas of the database, in this process.
+of_replicas: list[Breaker] = []
 
 
 def all_breakers() -> tuple[Breaker, ...]:
-    return cache, database, broker
+    return cache, database, broker, *of_replicas

@@ -47,12 +47,27 @@ def test_deployment_check_passes_with_production_settings():
     [
         ("check", {"DATA_DIR": "/dev/null/x"}, "/dev/null/x"),
         ("check", {"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+        ("check", PRODUCTION | {"DATABASE_REPLICA_URLS": "x"}, "DATABASE_REPLICA_URLS"),
+        (
+            "check",
+            {"DATABASE_REPLICA_URLS": "postgres://site@db2/site"},
+            "of a Postgre",
+        ),
         ("check", {"DEBUG": "maybe"}, "DEBUG"),
         ("check", PRODUCTION | {"SECRET_KEY": ""}, "SECRET_KEY must be set"),
         ("check", PRODUCTION | {"SECRET_KEY": "change-me"}, "SECRET_KEY can be guess"),
         ("serve", {"WEB_THREADS": "0"}, "WEB_THREADS"),
     ],
-    ids=["folder", "url", "boolean", "secret", "guessable", "number"],
+    ids=[
+        "folder",
+        "url",
+        "replica",
+        "replica-of-none",
+        "boolean",
+        "secret",
+        "guessable",
+        "number",
+    ],
 )
 def test_wrong_setting_is_reported_in_one_line(command, wrong, text):
     result = manage(command, **wrong)

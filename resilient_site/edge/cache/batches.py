@@ -164,7 +164,8 @@ def store(
     read_at: int,
 ) -> None:
     """Store each of the `parts` of a response as that to the GET of its value."""
-    if response.status != 200 or len(parts) != len(asked.values) or request.has_cookie:
+    is_whole = response.status == 200 and len(parts) == len(asked.values)
+    if not is_whole or request.has_cookie or response.is_stale:
         return
     kept = [header for header in response.headers if header[0] not in OF_ONE]
     for key, part in zip(asked.keys, parts, strict=True):
@@ -173,7 +174,12 @@ def store(
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(part.body)),
         ]
-        whole = Response(part.status, kept + own, " ".join(part.tags), part.body)
+        whole = response._replace(
+            status=part.status,
+            headers=kept + own,
+            tags=" ".join(part.tags),
+            body=part.body,
+        )
         copy = CachedResponse.from_response(whole, read_at)
         if copy and may_be_shared(copy, key) and not copy.varies_by_token:
             response_store.renew(key, copy)

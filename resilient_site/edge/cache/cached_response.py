@@ -83,7 +83,10 @@ class CachedResponse:
 
     @classmethod
     def from_response(cls, response: Response, read_at: int) -> Self | None:
-        """Return what was read at the moment `read_at`, if it may be stored at all."""
+        """Return what was read at the moment `read_at`, if it may be stored at all.
+
+        What a replica has given is as old as that is.
+        """
         headers, body = response.headers, response.body
         # Without its length it cannot be known to be whole.
         is_whole = (b"content-length", b"%d" % len(body)) in headers
@@ -101,11 +104,13 @@ class CachedResponse:
         if "public" not in rules or cookies or rules.keys() & {"private", "no-cache"}:
             ages |= {"s-maxage": 0, "stale-while-revalidate": 0}
         kept = [(n, v) for n, v in headers if n not in NOT_STORED]
-        made_of = mark(read_at, response.tags.split())
+        made_of = mark(response.as_of or read_at, response.tags.split())
         fresh_s, revalidated_s, error_s = ages.values()
         copy = cls(
             kept, body, made_of, fresh_s, revalidated_s, error_s, response.status
         )
+        if response.as_of:
+            copy = replace(copy, stored=response.as_of / 1e9)
         is_usable = any(ages.values()) and "no-store" not in rules
         return copy if is_usable and b"*" not in copy.vary else None
 
@@ -180,6 +185,10 @@ class CachedResponse:
             and invalidations.is_current(self.mark)
             and receives_all_invalidations()
         )
+
+    def as_stale(self) -> Self:
+        """Return it for the time in which there is no fresh one."""
+        return replace(self, fresh_s=0, stale_while_revalidate_s=0)
 
     def is_usable_if_error(self) -> bool:
         voided_at = invalidations.voided_at

@@ -145,6 +145,9 @@ async def _answer_with_new(
     ):
         return False
     if isinstance(fetched, CachedResponse):
+        if not fetched.fresh_s:
+            await fetched.send_stale(request, send, extra)
+            return True
         action = COLLAPSED if has_joined else STORED
         await fetched.send(request, send, extra, action)
         return True
@@ -204,11 +207,7 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         return found
     asked = request.as_shared(key.query, key.headers)
     try:
-        response = await grouped_reads.read(request, flight.context)
-        if response is None:
-            response = await run_django(asked, None, flight.context, _send_nothing)
-            if response:
-                grouped_reads.learn_headers(asked, response)
+        response = await _read(request, asked, flight.context)
     except SiteError:
         if not flight.is_given_up:
             paused[key] = time.monotonic() + PAUSE_S
@@ -223,9 +222,25 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
         if copy or invalidates_cached_response(response.status):
             response_store.delete(key)
         return response
+    if response.is_stale:
+        copy = copy.as_stale()
+        paused[key] = time.monotonic() + PAUSE_S
+    else:
+        paused.pop(key, None)
     response_store.put(key, copy)
-    paused.pop(key, None)
     return copy
+
+
+async def _read(
+    request: EdgeRequest, asked: EdgeRequest, context: RequestContext
+) -> Response | None:
+    """Return the response to `request`: `asked` is what Django gets, if it is alone."""
+    response = await grouped_reads.read(request, context)
+    if response is None:
+        response = await run_django(asked, None, context, _send_nothing)
+        if response:
+            grouped_reads.learn_headers(asked, response)
+    return response
 
 
 async def _send_nothing(message: Message) -> None:

@@ -20,6 +20,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.asgi_types import Headers
+from resilient_site.edge.cache.invalidation import receives_all_invalidations
 from resilient_site.edge.policy import ReadMany, resolve_path
 from resilient_site.edge.request import (
     ClientGone,
@@ -30,6 +31,7 @@ from resilient_site.edge.request import (
 from resilient_site.edge.wsgi_bridge import Response
 from resilient_site.errors import as_site_error
 from resilient_site.observability.request_id import RequestIds, request_ids
+from resilient_site.postgres.replicas import choose_replica, leave_replica
 from resilient_site.ratelimit.middleware import may_read
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.cache_control import Part
@@ -86,7 +88,7 @@ class Reader:
                 read.response.set_exception(error)
         else:
             for read, part in zip(group, parts, strict=True):
-                read.response.set_result(_as_response(read.request, part))
+                read.response.set_result(_as_response(read, part))
 
     async def _run_in_thread(self, group: Sequence[Read]) -> Sequence[Part | None]:
         admission = wsgi_bridge.admission
@@ -140,15 +142,16 @@ def learn_headers(request: EdgeRequest, response: Response) -> None:
     common_headers[request.policy.route, request.scope["scheme"]] = common
 
 
-def _as_response(request: EdgeRequest, part: Part | None) -> Response | None:
+def _as_response(read: Read, part: Part | None) -> Response | None:
     if part is None:
         return None
+    request, context = read.request, read.context
     common = common_headers[request.policy.route, request.scope["scheme"]]
     length = (b"content-length", b"%d" % len(part.body))
     own = [(name.lower().encode(), v.encode("latin-1")) for name, v in part.headers]
-    return Response(
-        part.status, [*common, length, *own], " ".join(part.tags), part.body
-    )
+    headers, tags = [*common, length, *own], " ".join(part.tags)
+    of_replica = context.as_of, context.is_stale
+    return Response(part.status, headers, tags, part.body, *of_replica)
 
 
 def _read_in_thread(
@@ -158,6 +161,10 @@ def _read_in_thread(
     deadlines.current.set(deadlines.Deadline(deadline, lock_wait_s=lock_wait_s))
     request_ids.set(ids)
     close_old_connections()
+    is_of_user = not all(read.request.is_anonymous for read in group)
+    of_replica = choose_replica(is_of_user and not receives_all_invalidations())
+    for read in group:
+        read.context.as_of, read.context.is_stale = of_replica
     try:
         may = [may_read(read.request.client) for read in group]
         found = read_many([read.values for read in group])
@@ -169,4 +176,5 @@ def _read_in_thread(
         logger.exception("Reading many at once failed.")
         return [None] * len(group)
     finally:
+        leave_replica()
         close_old_connections()

@@ -17,7 +17,7 @@ from resilient_site.edge.cache.cached_response import (
     CachedResponse,
     invalidates_cached_response,
 )
-from resilient_site.edge.cache.invalidation import mark, now
+from resilient_site.edge.cache.invalidation import invalidations, mark, now, slot_of
 from resilient_site.edge.request import EdgeRequest
 from resilient_site.edge.wsgi_bridge import Response
 from tests.resilient_site.edge.clients import Answer
@@ -145,6 +145,24 @@ def stored(body: bytes, cache_control: str) -> CachedResponse | None:
         (b"cache-control", cache_control.encode()),
     ]
     return CachedResponse.from_response(Response(200, headers, "", body), 1)
+
+
+def test_response_of_a_replica_is_as_old_as_the_replica():
+    """Another machine may know of a change since, and take this one from Redis."""
+    as_of, headers = (
+        now() - 5 * 10**9,
+        [
+            (b"content-length", b"0"),
+            (b"cache-control", b"public, s-maxage=10"),
+        ],
+    )
+    for moment, is_fresh in ((as_of, False), (0, True)):
+        invalidations.slots[slot_of("a-replicated-item")] = as_of + 10**9
+        made = Response(200, headers, "a-replicated-item", b"", moment)
+        copy = CachedResponse.from_response(made, now())
+        assert copy is not None
+        assert copy.is_fresh() is is_fresh
+        assert (copy.age > 4) is not is_fresh
 
 
 def test_size_counts_every_byte(response):
