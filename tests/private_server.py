@@ -33,6 +33,7 @@ if os.geteuid() == 0:
     DEMOTE = {"user": _nobody.pw_uid, "group": _nobody.pw_gid, "extra_groups": []}
 
 
+LOOPBACK = "127.0.0.1"
 # How much a busy machine may add to any time.
 BUSY_S = 4.0
 
@@ -46,7 +47,7 @@ def free_port() -> int:
     while True:
         port = 15000 + secrets.randbelow(17000)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((LOOPBACK, port))
             return port
 
 
@@ -140,9 +141,9 @@ class Server(abc.ABC):
     name = "server"
     stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         """Create its directory, below `folder` if one is given."""
-        self.port = free_port()
+        self.host, self.port = host, free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.dir = _temp_dir(self.name, folder)
         self.env = {

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import psutil
 
-from tests.private_server import free_port, has_ended, wait_for
+from tests.private_server import LOOPBACK, free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,8 +84,8 @@ class Answer:
 class Site:
     """One running site; `env` is its whole environment but for the paths."""
 
-    def __init__(self, data_dir: Path, **env: str) -> None:
-        self.host, self.port = "127.0.0.1", free_port()
+    def __init__(self, data_dir: Path, host: str = LOOPBACK, **env: str) -> None:
+        self.host, self.port = host, free_port()
         kept = ("PATH", "HOME", "LANG", "TMPDIR")
         self.env = {name: os.environ[name] for name in kept if name in os.environ}
         self.env |= {

@@ -14,7 +14,14 @@ from typing import Self
 
 import psycopg
 
-from tests.private_server import DEMOTE, Server, free_port, in_package, within_reach
+from tests.private_server import (
+    DEMOTE,
+    LOOPBACK,
+    Server,
+    free_port,
+    in_package,
+    within_reach,
+)
 
 
 class Postgres(Server):
@@ -26,13 +33,13 @@ class Postgres(Server):
     name = "postgres"
     stop_signal = signal.SIGINT  # the fast way; SIGTERM waits for the clients
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         self.bin = within_reach(self.find()).parent
-        super().__init__(folder)
+        super().__init__(folder, host)
         self.password = secrets.token_hex(8)
         self.settings = {
             "port": self.port,
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": host,
             "unix_socket_directories": ".",  # the data
             "shared_buffers": "32MB",
             "fsync": "off",
@@ -72,6 +79,24 @@ class Postgres(Server):
             self.close()
             raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
+    def copy(self, primary: Postgres) -> None:
+        """Make its data those of a primary, which it follows from its start on."""
+        options = ["--pgdata=data", "--write-recovery-conf", "--checkpoint=fast"]
+        options += ["--no-sync"]
+        self.password = primary.password
+        done = subprocess.run(
+            [self.bin / "pg_basebackup", *options, f"--dbname={primary.url()}"],
+            env=self.env,
+            cwd=self.dir,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **DEMOTE,
+        )
+        if done.returncode != 0:
+            self.close()
+            raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}{done.stderr}")
+
     def command(self) -> list[str]:
         settings = (f"--{name}={value}" for name, value in self.settings.items())
         return [str(self.bin / "postgres"), "-D", str(self.dir / "data"), *settings]
@@ -83,7 +108,7 @@ class Postgres(Server):
         return False
 
     def url(self, db: str = "postgres") -> str:
-        return f"postgresql://site:{self.password}@127.0.0.1:{self.port}/{db}"
+        return f"postgresql://site:{self.password}@{self.host}:{self.port}/{db}"
 
 
 class Standby(Postgres):
@@ -93,23 +118,11 @@ class Standby(Postgres):
 
     def __init__(self, primary: Postgres) -> None:
         super().__init__()
-        self.primary, self.password = primary, primary.password
+        self.primary = primary
         self.settings |= {"log_statement": "all", "wal_retrieve_retry_interval": "100"}
 
     def _make_cluster(self) -> None:
-        options = ["--pgdata=data", "--write-recovery-conf", "--checkpoint=fast"]
-        options += ["--no-sync"]
-        done = subprocess.run(
-            [self.bin / "pg_basebackup", *options, f"--dbname={self.primary.url()}"],
-            env=self.env,
-            cwd=self.dir,
-            capture_output=True,
-            text=True,
-            **DEMOTE,
-        )
-        if done.returncode != 0:
-            self.close()
-            raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}{done.stderr}")
+        self.copy(self.primary)
 
     def rebuild(self) -> Self:
         """Make it anew of the primary, with the same port."""
@@ -131,11 +144,17 @@ class Redis(Server):
 
     name = "redis"
 
-    def __init__(self, primary: Redis | None = None) -> None:
+    def __init__(
+        self,
+        primary: Redis | None = None,
+        *,
+        folder: Path | None = None,
+        host: str = LOOPBACK,
+    ) -> None:
         """Make one, or a replica of another one."""
         self.exe = within_reach(self.find())
         self.primary = primary
-        super().__init__()
+        super().__init__(folder, host)
 
     @staticmethod
     def find() -> Path:
@@ -146,7 +165,9 @@ class Redis(Server):
         raise LookupError("no Redis or Valkey server on this machine")
 
     def command(self) -> list[str]:
-        listen = ["--bind", "127.0.0.1", "--port", str(self.port)]
+        listen = ["--bind", self.host, "--port", str(self.port)]
+        if self.host != LOOPBACK:
+            listen += ["--protected-mode", "no"]
         memory = ["--save", "", "--appendonly", "no", "--maxmemory", "64mb"]
         # Else a replica waits for others before it is sent the data.
         memory += ["--repl-diskless-sync-delay", "0"]
@@ -156,14 +177,14 @@ class Redis(Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(OSError):
-            address = ("127.0.0.1", self.port)
+            address = (self.host, self.port)
             with socket.create_connection(address, timeout=0.5) as client:
                 client.sendall(b"PING\r\n")
                 return client.recv(16).startswith(b"+PONG")
         return False
 
     def url(self, db: int = 0) -> str:
-        return f"redis://127.0.0.1:{self.port}/{db}"
+        return f"redis://{self.host}:{self.port}/{db}"
 
 
 class Sentinel(Redis):
@@ -199,9 +220,9 @@ class Epmd(Server):
 
     name = "epmd"
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.exe = _which("epmd", "RabbitMQ's Erlang")
-        super().__init__()
+        super().__init__(folder)
 
     def command(self) -> list[str]:
         return [self.exe, "-port", str(self.port), "-address", "127.0.0.1"]
@@ -218,15 +239,18 @@ class RabbitMQ(Server):
 
     name = "rabbitmq"
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         self.exe = self.find()
-        self.epmd = Epmd()
-        super().__init__()
-        (self.dir / "rabbitmq.conf").write_text("log.console.level = warning\n")
+        self.epmd = Epmd(folder)
+        super().__init__(folder, host)
+        config = "log.console.level = warning\n"
+        if host != LOOPBACK:
+            config += "loopback_users = none\n"
+        (self.dir / "rabbitmq.conf").write_text(config)
         (self.dir / "enabled_plugins").write_text("[].\n")
         self.env |= {
             "RABBITMQ_NODENAME": f"test{self.port}@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_IP_ADDRESS": host,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
@@ -264,7 +288,7 @@ class RabbitMQ(Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(OSError):
-            address = ("127.0.0.1", self.port)
+            address = (self.host, self.port)
             with socket.create_connection(address, timeout=2) as client:
                 # It listens before it can answer.
                 client.sendall(b"AMQP\x00\x00\x09\x01")
@@ -272,4 +296,4 @@ class RabbitMQ(Server):
         return False
 
     def url(self, vhost: str = "") -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost}"
+        return f"amqp://guest:guest@{self.host}:{self.port}/{vhost}"

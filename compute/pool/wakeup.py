@@ -18,6 +18,7 @@ import psycopg
 from django.db import DatabaseError, connection
 
 from compute.queue import CHANNEL
+from resilient_site.postgres.connection import CancellableConnection
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Wakeup:
             return False
         self._connect_at = time.monotonic() + RECONNECT_AFTER_S
         try:
-            listener = psycopg.connect(
+            listener = CancellableConnection.connect(
                 **connection.get_connection_params(), autocommit=True
             )
             listener.execute(f"LISTEN {CHANNEL}")

@@ -165,12 +165,14 @@ def _login() -> dict[str, str]:
     database: dict[str, Any] = connection.settings_dict
     options = database.get("OPTIONS", {})
     named = {
-        "PGHOST": database["HOST"],
-        "PGPORT": database["PORT"],
+        "PGHOST": database["HOST"] or options.get("host"),
+        "PGPORT": database["PORT"] or options.get("port"),
         "PGUSER": database["USER"],
         "PGPASSWORD": database["PASSWORD"],
         "PGDATABASE": database["NAME"],
         "PGSSLMODE": options.get("sslmode"),
         "PGSSLROOTCERT": options.get("sslrootcert"),
+        # Of several hosts the primary.
+        "PGTARGETSESSIONATTRS": options.get("target_session_attrs"),
     }
     return {name: str(value) for name, value in named.items() if value}

@@ -6,6 +6,10 @@ one at a time, whether it works on this one. If it does not, the connection is c
 
 The look-up of the server's host name can be cancelled, too; while the resolver does not
 answer, the last addresses of the name are used. A look-up that hangs keeps its thread.
+
+Of several hosts the last one that could be used is tried first, and next time the one
+after that if it is silent: libpq would begin with the first host of the list each time,
+and wait for it for longer than a request may take, when a standby has long replaced it.
 """
 
 import os
@@ -41,6 +45,8 @@ IS_AT_WORK = """
     FROM (SELECT %s::int AS pid) AS asked
     LEFT JOIN pg_stat_activity AS other USING (pid)
 """
+# With one of these only one host can be used at a time.
+OF_A_PRIMARY = ("read-write", "primary")
 # Held by the one that asks: a slow server does not get twice the connections.
 _asking = threading.Lock()
 
@@ -64,6 +70,8 @@ class CancellableConnection(psycopg.Connection[Any]):
     """Connection that waits until the deadline; psycopg's own waits for ever."""
 
     opened_at = 0.0
+    # Its several hosts, if there are any, as they were given.
+    _places: dict[str, Any] = {}
 
     @classmethod
     def check(cls) -> None:
@@ -73,15 +81,46 @@ class CancellableConnection(psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **options: Any) -> Self:
-        # A host that is a path, or several hosts, are left to psycopg.
         host = str(options.get("host") or "")
-        if host and not {"/", ","} & set(host) and "hostaddr" not in options:
+        if "," in host and "hostaddr" not in options:
+            return cls._connect_to_one(conninfo, options)
+        # A path is left to psycopg.
+        if host and "/" not in host and "hostaddr" not in options:
             addresses = cls._addresses(host)
             options["host"] = ",".join([host] * len(addresses))
             options["hostaddr"] = ",".join(addresses)
         made = super().connect(conninfo, **options)
         made.opened_at = time.monotonic()
         return made
+
+    @classmethod
+    def _connect_to_one(cls, conninfo: str, options: dict[str, Any]) -> Self:
+        """Connect to the first of several hosts that can be used."""
+        cls.check()
+        hosts = str(options["host"]).split(",")
+        ports = str(options.get("port") or "").split(",")
+        if len(ports) == 1:
+            ports *= len(hosts)
+        if len(ports) != len(hosts):
+            message = f"There are {len(hosts)} hosts and {len(ports)} ports."
+            raise psycopg.OperationalError(message)
+        places = tuple(zip(hosts, ports, strict=True))
+        first = _first_places.get(places, 0)
+        failure = psycopg.OperationalError()
+        for number in (*range(first, len(places)), *range(first)):
+            place = dict(zip(("host", "port"), places[number], strict=True))
+            _first_places[places] = (number + 1) % len(places)
+            try:
+                made = cls.connect(conninfo, **options | place)
+            except WaitCancelled:
+                raise
+            except psycopg.OperationalError as error:
+                failure = error
+            else:
+                _first_places[places] = number
+                made._places = {name: options.get(name) for name in place}
+                return made
+        raise failure
 
     @classmethod
     def _addresses(cls, host: str) -> list[str]:
@@ -140,8 +179,14 @@ class CancellableConnection(psycopg.Connection[Any]):
                 raise psycopg.errors.error_from_result(result)
 
     def _is_lost(self) -> bool:
-        """Return whether the server can be reached, but has nothing to do for this."""
-        options = self.info.get_parameters() | {"password": self.info.password}
+        """Return whether the server can be reached, but has nothing to do for this.
+
+        Or another one of several hosts has become the primary.
+        """
+        options: dict[str, Any] = self.info.get_parameters()
+        options |= {"password": self.info.password} | self._places
+        if self._places:
+            options.pop("hostaddr", None)
         pid = self.pgconn.backend_pid
         lost = self
 
@@ -157,6 +202,9 @@ class CancellableConnection(psycopg.Connection[Any]):
                 deadlines.within(ASK_TIMEOUT_S),
                 Asking.connect(**options, autocommit=True) as other,
             ):
+                here, there = self.info, other.info
+                if (here.host, here.port) != (there.host, there.port):
+                    return options.get("target_session_attrs") in OF_A_PRIMARY
                 ((own_pid, is_at_work),) = other.execute(IS_AT_WORK, [pid]).fetchall()
                 # A pooler in between gives connections pids of its own.
                 knows_pids = own_pid == other.pgconn.backend_pid
@@ -221,6 +269,8 @@ def _checked[W](
         return end.value
 
 
+# With which host the next connect begins, by all hosts and ports.
+_first_places: dict[tuple[tuple[str, str], ...], int] = {}
 _known_addresses: dict[str, list[str]] = {}
 _look_ups: dict[tuple[str, int], Future[list[str]]] = {}
 

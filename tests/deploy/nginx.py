@@ -8,10 +8,11 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.private_server import DEMOTE, Server, free_port
+from tests.private_server import DEMOTE, LOOPBACK, Server, free_port
 from tests.running import ROOT, Site
 from tests.servers import _which
 
@@ -31,7 +32,7 @@ limit_req_zone $client_network zone=requests:1m rate=2r/s;
 """
 SERVERS = """
 server {{
-    listen 127.0.0.1:{port};
+    listen {host}:{port};
     root public;
     include site/locations.conf;
 }}
@@ -71,25 +72,26 @@ class Nginx(Server):
     name = "nginx"
     stop_signal = signal.SIGTERM
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         self.exe = _which("nginx", "nginx")
-        super().__init__()
+        super().__init__(folder, host)
         self.narrow, self.secure, self.status = free_port(), free_port(), free_port()
         self.public = self.dir / "public"
         self.config = self.dir / "conf"
 
-    def serve(self, *ports: int) -> Self:
+    def serve(self, *ports: int, hosts: Sequence[str] = (LOOPBACK, LOOPBACK)) -> Self:
         """Write machine/ so that everything is below one folder."""
         shutil.copytree(CONFIG, self.config, dirs_exist_ok=True)
         upstream = (CONFIG / "machine" / "upstream.conf").read_text()
-        for given, port in zip(("8001", "8002"), ports, strict=True):
-            upstream = upstream.replace(f":{given} ", f":{port} ")
+        given = "127.0.0.1:8001", "127.0.0.1:8002"
+        for place, host, port in zip(given, hosts, ports, strict=True):
+            upstream = upstream.replace(f"{place} ", f"{host}:{port} ")
         doors = {name: getattr(self, name) for name in ("port", "narrow", "secure")}
         for name, text in {
             "main": MAIN,
             "http": HTTP,
             "upstream": upstream,
-            "servers": SERVERS.format(**doors, status=self.status),
+            "servers": SERVERS.format(host=self.host, **doors, status=self.status),
         }.items():
             (self.config / "machine" / f"{name}.conf").write_text(text)
         self._make_certificate()
@@ -117,7 +119,7 @@ class Nginx(Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), timeout=0.5).close()
+            socket.create_connection((self.host, self.port), timeout=0.5).close()
             return True
         return False
 

@@ -72,7 +72,9 @@ class Sample(NamedTuple):
 class DrillClients:
     """All load, from `start` to `end`, with a sample of each request."""
 
-    def __init__(self, port: int, history: History, token: str, session: str) -> None:
+    def __init__(
+        self, host: str, port: int, history: History, token: str, session: str
+    ) -> None:
         self.history = history
         self.token = {"Authorization": f"Token {token}"}
         self.session = {"Cookie": f"sessionid={session}"}
@@ -84,7 +86,7 @@ class DrillClients:
         # When the site began to have a stale response, by path and kind of client.
         self.first_read: dict[tuple[str, ...], float] = {}
         self.stopping = asyncio.Event()
-        self._connections = Connections(port)
+        self._connections = Connections(port, host)
         self._loop = asyncio.new_event_loop()
         self._thread = ThreadPoolExecutor(1)
 

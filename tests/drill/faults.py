@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.drill.clients import ITEMS
+from tests.drill.clients import ITEMS, JOBS
 from tests.drill.stack import Stack
 from tests.load import load_generator
 from tests.load.connections import Answer, Connections, request_bytes
@@ -92,6 +92,8 @@ class Fault:
     needs: str = ""
     # Called before the load is measured.
     prepare: Callable[[Context], None] = lambda context: None
+    # Called after the recovery, for the faults that follow.
+    clean_up: Callable[[Context], None] = lambda context: None
     is_quick: bool = False
 
     def is_possible(self, stack: Stack) -> bool:
@@ -197,21 +199,26 @@ def put_network_between(context: Context) -> None:
 def lose_network(context: Context) -> Iterator[None]:
     """Lose all connections without a word; a job that is submitted then must end."""
     context.stack.to_postgres.lose()
+    context.is_recovered = job_of(context)
+    yield
+
+
+def job_of(context: Context) -> Callable[[], bool]:
+    """Return what submits a job, and then returns whether it is done."""
     send = sender(context)
     job = {"task": "heavy_computation", "params": {"size": 1_000}}
     path = ""
 
-    def has_done_a_job() -> bool:
+    def has_done_it() -> bool:
         nonlocal path
         if not path:
-            answer = send("POST", "/api/v1/jobs/", job)
+            answer = send("POST", JOBS, job)
             if answer.status != 202:
                 return False
-            path = f"/api/v1/jobs/{answer.json()['id']}"
+            path = f"{JOBS}{answer.json()['id']}"
         return send("GET", path).json().get("state") == "succeeded"
 
-    context.is_recovered = has_done_a_job
-    yield
+    return has_done_it
 
 
 def move_away(context: Context) -> Iterator[None]:
@@ -324,8 +331,8 @@ def kill_one(
 def submit_job(task: str, context: Context) -> Iterator[None]:
     """Submit a job that ends badly."""
     send = sender(context)
-    job = send("POST", "/api/v1/jobs/", {"task": task}).json()["id"]
-    path = f"/api/v1/jobs/{job}"
+    job = send("POST", JOBS, {"task": task}).json()["id"]
+    path = f"{JOBS}{job}"
     context.is_recovered = lambda: send("GET", path).json().get("state") == "failed"
     yield
 
@@ -338,7 +345,7 @@ def sender(context: Context) -> Callable[..., Any]:
 def start_processes(context: Context) -> None:
     """Submit a job, and wait until it has started its processes."""
     task = {"task": "leave_processes", "params": {"end": "loop"}}
-    context.job = sender(context)("POST", "/api/v1/jobs/", task).json()["id"]
+    context.job = sender(context)("POST", JOBS, task).json()["id"]
     wait_for(lambda: len(processes_of_job(context)) == 3)
 
 
@@ -369,7 +376,7 @@ def kill_supervisor_of_processes(context: Context) -> Iterator[None]:
     yield from kill_supervisor(context)
     is_replaced = context.is_recovered
     context.is_recovered = lambda: is_replaced() and not alive(started)
-    sender(context)("POST", f"/api/v1/jobs/{context.job}/cancel")
+    sender(context)("POST", f"{JOBS}{context.job}/cancel")
 
 
 # --- traffic

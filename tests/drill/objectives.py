@@ -23,9 +23,17 @@ KNOWN = {
                       lambda r: 100 * r.during.stale / max(r.during.reads, 1)),
     "noticed_s": ("detected after", MOST, " s", lambda r: r.noticed_s),
     "recovered_s": ("recovered after", MOST, " s", lambda r: r.recovered_s),
+    "waited_s": ("longest wait", MOST, " s", lambda r: r.during.slowest_s),
     "delivered": ("changes delivered", LEAST, "",
                   lambda r: r.measured.get("delivered")),
     "goodput": ("goodput", LEAST, "", lambda r: r.measured.get("goodput")),
+    "seen_s": ("change seen after", MOST, " s", lambda r: r.measured.get("seen_s")),
+    "carried_over": ("carried over", LEAST, "",
+                     lambda r: r.measured.get("carried_over")),
+    "writers_back_s": ("writers back after", MOST, " s",
+                       lambda r: r.measured.get("writers_back_s")),
+    "taken_over_s": ("job taken over after", MOST, " s",
+                     lambda r: r.measured.get("taken_over_s")),
 }  # fmt: skip
 
 

@@ -22,6 +22,11 @@ MEASURED = {
     "goodput": "{:.0%} of that is answered within a second each during the overload",
     "answered": "{:.0f} of them were answered",
     "fetched": "{:.0f} request(s) reached Django",
+    "seen_s": "the other machine shows a change after {:.2f} s at most",
+    "carried_over": "{:.0%} of what was begun on one machine goes on on the other",
+    "promoted_s": "the standby is promoted after {:.1f} s",
+    "writers_back_s": "the first write is confirmed {:.1f} s after that",
+    "taken_over_s": "the other worker has the job after {:.1f} s",
 }
 
 BAR, HEIGHT = 4, 120  # pixels

@@ -97,7 +97,9 @@ def run(
     begin = time.monotonic()
     print(f"{stack.name}: starting", flush=True)
     with stack.running():
-        clients = DrillClients(stack.port, stack.history(), stack.token, stack.session)
+        clients = DrillClients(
+            stack.host, stack.port, stack.history(), stack.token, stack.session
+        )
         runner = FaultRunner(stack, clients, objectives, seconds)
         started = time.monotonic()
         clients.start()
@@ -183,6 +185,7 @@ class FaultRunner:
             ended if fault.seconds else started, context.is_recovered
         )
         calm_at = time.monotonic()
+        fault.clean_up(context)
         samples = self.clients.since(started - BEFORE_S)
         # An instantaneous fault lasts until the recovery.
         end = ended if fault.seconds else calm_at

@@ -26,7 +26,7 @@ from tests.drill.history import (
 )
 from tests.events import Consumer
 from tests.faults.proxy import Proxy
-from tests.private_server import Server, wait_for
+from tests.private_server import LOOPBACK, Server, wait_for
 from tests.running import Site
 from tests.servers import Postgres, RabbitMQ, Redis
 
@@ -38,6 +38,15 @@ JOBS_END_S = 60
 EVENTS_END_S = 20
 # All load comes from one address: requests are counted, but no limit is reached.
 RATES = "anonymous-read read anonymous-write write anonymous-heavy heavy unproven-token"
+SETTINGS = {
+    "SECRET_KEY": "the-drill-of-the-site-" * 3,
+    "HTTPS": "0",
+    "RATE_LIMITS": ",".join(f"{name}=1000000/s" for name in RATES.split()),
+    "COMPUTE_TASKS": "tests.compute.faults",
+    # As deploy/systemd/environment has it.
+    "DEADLINE_READ_S": "4",
+    "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills
+}
 # Settings that disable a mechanism.
 OFF = {
     "edge": {
@@ -93,6 +102,7 @@ class Stack:
     def __init__(self, without: str = "") -> None:
         self.without = without
         self.name = f"without {without}" if without else "ours"
+        self.host = LOOPBACK
         # Parts that the machine lacks.
         self.missing: list[str] = []
 
@@ -154,7 +164,10 @@ class Stack:
             self.nginx.serve(*(site.port for site in self.sites)).start()
         # Where clients connect.
         self.port = (self.nginx or first).port
-        # The start of this drill in the change log.
+        self._mark_start()
+
+    def _mark_start(self) -> None:
+        """Remember where this drill starts in the change log."""
         self._begin = self._get("/api/v1/changes?since=now")["next"]
 
     def _start_broker(self, cleanup: ExitStack) -> None:
@@ -163,23 +176,23 @@ class Stack:
             return
         cleanup.callback(self.rabbitmq.close)
         self.rabbitmq.start()
+        self._receive_events(cleanup)
+
+    def _receive_events(self, cleanup: ExitStack) -> None:
         self.events = Consumer(self.rabbitmq.url())
         cleanup.callback(self.events.close)
 
     def environment(self) -> dict[str, str]:
-        return {
-            "DATABASE_URL": self.postgres.url(),
-            "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
-            "SECRET_KEY": "the-drill-of-the-site-" * 3,
-            "HTTPS": "0",
-            "ALLOWED_HOSTS": "127.0.0.1",
-            "RATE_LIMITS": ",".join(f"{name}=1000000/s" for name in RATES.split()),
-            "COMPUTE_TASKS": "tests.compute.faults",
-            "RECORD": str(self.disk.folder / "record"),
-            # As deploy/systemd/environment has it.
-            "DEADLINE_READ_S": "4",
-            "PROMETHEUS_MULTIPROC_DIR": "",  # the default: not on the disk that fills
-        } | OFF.get(self.without, {})
+        return (
+            SETTINGS
+            | {
+                "DATABASE_URL": self.postgres.url(),
+                "REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
+                "ALLOWED_HOSTS": "127.0.0.1",
+                "RECORD": str(self.disk.folder / "record"),
+            }
+            | OFF.get(self.without, {})
+        )
 
     def _create_if_installed[S: Server](self, kind: Callable[[], S]) -> S | None:
         """Return a server; None, and a note, if the machine has no such program."""

@@ -9,6 +9,7 @@ from tests.drill import report
 from tests.drill.clients import Sample
 from tests.drill.faults import FAULTS
 from tests.drill.history import Findings, Outcome
+from tests.drill.machine_faults import MACHINE_FAULTS
 from tests.drill.objectives import FILE, Objectives
 from tests.drill.runner import Result, Run
 from tests.drill.windows import Window, percent, rates_of
@@ -62,7 +63,8 @@ def test_objectives_of_a_fault_override_the_common_ones(tmp_path):
 
 
 def test_supplied_objectives_name_existing_faults():
-    assert Objectives(FILE).faults.keys() <= {fault.name for fault in FAULTS}
+    known = {fault.name for fault in (*FAULTS, *MACHINE_FAULTS)}
+    assert Objectives(FILE).faults.keys() <= known
 
 
 def make_run(name: str, **more: object) -> Run:

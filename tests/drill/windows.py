@@ -24,8 +24,9 @@ class Window:
     read_p99_ms: float = 0.0
     write_p50_ms: float = 0.0
     write_p99_ms: float = 0.0
-    # The longest wait of an unanswered request.
+    # The longest wait of an unanswered request, and of any read or write.
     slowest_rejection_s: float = 0.0
+    slowest_s: float = 0.0
     stale: int = 0
     oldest_s: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class Window:
         window.slowest_rejection_s = max(
             (one.took_s for one in samples if one.outcome not in IS_ANSWERED), default=0
         )
+        waits = (one.took_s for one in samples if one.kind != "job")
+        window.slowest_s = max(waits, default=0)
         return window
 
     @property

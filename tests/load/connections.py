@@ -72,10 +72,10 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """Pool of connections to a port of this machine."""
+    """Pool of connections to a port, of this machine unless `host` is given."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, host: str = HOST) -> None:
+        self.host, self.port = host, port
         self._idle: list[Connection] = []
         self._in_use = 0
 
@@ -113,7 +113,7 @@ class Connections:
             if not connection.transport.is_closing():
                 return connection
         loop = asyncio.get_running_loop()
-        return (await loop.create_connection(Connection, HOST, self.port))[1]
+        return (await loop.create_connection(Connection, self.host, self.port))[1]
 
     def close(self) -> None:
         for connection in self._idle:

@@ -231,3 +231,58 @@ def test_one_connection_at_a_time_asks(monkeypatch):
             done.result()
         assert len(asked) == 1
         has_asked.set()
+
+
+# --- several hosts
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A port that takes connections, and does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        yield silent
+
+
+def connect_to(*ports: int, **options: Any) -> CancellableConnection:
+    places = {
+        "host": ",".join(["127.0.0.1"] * len(ports)),
+        "port": ",".join(map(str, ports)),
+        "target_session_attrs": "read-write",
+    }
+    params = connection.get_connection_params() | places | {"autocommit": True}
+    return CancellableConnection.connect(**params | options)
+
+
+def test_silent_host_is_left_for_the_next_one(silent):
+    ports = silent.getsockname()[1], int(connection.get_connection_params()["port"])
+    with deadlines.within(0.2), pytest.raises(WaitCancelled):
+        connect_to(*ports)
+    silent.accept()[0].close()
+    silent.settimeout(0)
+    for _ in range(2):
+        with connect_to(*ports) as made:
+            assert made.info.port == ports[1]
+    # Nor is it asked again while another one works.
+    with pytest.raises(BlockingIOError):
+        silent.accept()
+
+
+def test_error_of_several_hosts_is_that_of_the_last():
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        connect_to(9, 9)
+    with pytest.raises(psycopg.OperationalError, match="2 hosts and 3 ports"):
+        connect_to(9, 9, port="1,2,3")
+
+
+def test_wait_ends_when_another_host_has_become_the_primary(network, monkeypatch):
+    for name in ("ASK_AFTER_S", "ASK_TIMEOUT_S"):
+        monkeypatch.setattr(f"resilient_site.postgres.connection.{name}", 0.2)
+    port = int(connection.get_connection_params()["port"])
+    with closing(connect_to(network.port, port)) as made:
+        assert made.info.port == network.port
+        network.hold()
+        with pytest.raises(WaitCancelled, match="network has lost"):
+            made.execute("SELECT 1")
+    with connect_to(network.port, port) as made:
+        assert made.info.port == port

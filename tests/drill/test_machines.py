@@ -1,0 +1,196 @@
+"""The machines of the drill, and a site on some of them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from resilient_site.resilience.cache_control import FRESH_S
+from tests.drill import command, machine_faults, machines
+from tests.drill.faults import Context
+from tests.drill.machines import Machine, Network, Unavailable
+from tests.drill.machines_stack import MachinesStack
+from tests.private_server import BUSY_S, alive, wait_for
+from tests.running import ROOT, Answer, Site
+
+pytestmark = [pytest.mark.faults, pytest.mark.once]
+
+PORT = 7000
+# Ends a wait for what is lost; what is not lost arrives in less than a millisecond.
+SILENCE_S = 0.3
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    try:
+        network = Network()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    yield network
+    network.close()
+
+
+@contextmanager
+def listening(machine: Machine) -> Iterator[None]:
+    with machine.entered():
+        server = socket.create_server((machine.address, PORT))
+    with server:
+        yield
+
+
+def reaches(here: Machine, there: Machine) -> bool:
+    """Return whether a connection can be made; it waits as long as it has to."""
+    with here.entered():
+        try:
+            socket.create_connection((there.address, PORT), SILENCE_S).close()
+        except TimeoutError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["silence", "unplug", "part"])
+def test_cut_link_loses_everything_until_it_is_repaired(network, how):
+    one, other, third = map(network.add, ("one", "other", "third"))
+    cuts = {
+        "silence": (other.silence, other.repair),
+        "unplug": (other.unplug, other.plug_in),
+        "part": (lambda: network.part(one, other), lambda: network.join(one, other)),
+    }
+    cut, repair = cuts[how]
+    with listening(other):
+        assert reaches(one, other)
+        cut()
+        assert not reaches(one, other)
+        # One pair alone is parted.
+        assert reaches(third, other) is (how == "part")
+        repair()
+        wait_for(lambda: reaches(one, other))
+
+
+def test_process_runs_on_the_machine_that_was_entered(network):
+    machine, show = network.add("one"), ["readlink", "/proc/self/ns/net"]
+    with machine.entered():
+        there = subprocess.run(show, capture_output=True).stdout
+    assert there != subprocess.run(show, capture_output=True).stdout
+    machine.set_sysctl("net.ipv4.tcp_retries2", 3)
+    with machine.entered(), open("/proc/sys/net/ipv4/tcp_retries2") as value:
+        assert value.read() == "3\n"
+
+
+def test_next_network_removes_what_a_killed_process_has_left(network):
+    leave = (
+        "import os, subprocess; from tests.drill.machines import Network;"
+        "network = Network(); machine = network.add('one')\n"
+        "with machine.entered(): left = subprocess.Popen(\n"
+        "    ['sleep', '600'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "print(network.prefix, network.folder, left.pid, flush=True); os._exit(1)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", leave], env=env, capture_output=True, text=True
+    )
+    prefix, folder, pid = done.stdout.split()
+    assert len(machines.namespaces(prefix)) == 2
+
+    machines.remove_leftovers()
+
+    assert machines.namespaces(prefix) == []
+    assert not os.path.exists(folder)
+    assert alive([int(pid)]) == []
+    # Those of a living process stay.
+    assert machines.namespaces(network.prefix)
+
+
+def test_drill_without_machines_says_why(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["drill", "--machines", f"--output={tmp_path}"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert command.main() == command.NOT_RUN
+    assert "only root may make network namespaces" in capsys.readouterr().err
+
+
+# --- a site
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[MachinesStack]:
+    stack = MachinesStack(is_small=True)
+    running = stack.running()
+    try:
+        running.__enter__()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    try:
+        yield stack
+    finally:
+        print(stack.output()[-5_000:])  # shown when a test has failed
+        running.__exit__(None, None, None)
+    assert machines.namespaces(stack.network.prefix) == []
+
+
+@pytest.fixture
+def context(stack) -> Context:
+    return Context(stack, clients=None, seconds=0, generator=None)
+
+
+def test_change_is_seen_on_another_machine(context):
+    next(machine_faults.see_changes(context))
+    assert context.measured["seen_s"] < FRESH_S - 2
+
+
+def test_import_is_confirmed_on_another_machine(context):
+    next(machine_faults.confirm_elsewhere(context))
+    assert context.measured["carried_over"] == 1
+
+
+def test_machine_without_redis_shows_changes_when_what_it_has_expires(stack, context):
+    here, there = stack.sites
+    path = f"/api/v1/items/{machine_faults.create_item(context)}"
+    by_token = {"Authorization": f"Token {stack.token}"}
+    cutting = machine_faults.cut(machine_faults.between("web-2", "redis"), context)
+    next(cutting)
+    there.get(path, **by_token)
+
+    assert here.request("PATCH", path, {"name": "new"}, by_token).status == 200
+    changed_at = time.monotonic()
+    wait_for(lambda: there.get(path, **by_token).json()["name"] == "new")
+
+    assert time.monotonic() - changed_at < FRESH_S + BUSY_S
+    next(cutting, None)
+
+
+def test_machine_without_database_answers_stale_while_another_writes(stack, context):
+    here, there = stack.sites
+    path = f"/api/v1/items/{machine_faults.create_item(context)}"
+    wait_for(lambda: there.get(path).status == 200)
+    pairs = machine_faults.databases_of("web-2", context)
+    cutting = machine_faults.cut(lambda _: pairs, context)
+    next(cutting)
+    wait_for(lambda: is_stale(there, path))
+    by_token = {"Authorization": f"Token {stack.token}"}
+    assert here.request("PATCH", path, {"name": "newer"}, by_token).status == 200
+    assert there.request("PATCH", path, {"name": "x"}, by_token).status == 503
+    next(cutting, None)
+    wait_for(lambda: there.get(path).json()["name"] == "newer")
+
+
+def is_stale(site: Site, path: str) -> bool:
+    return "detail=origin-failed" in site.get(path).headers["Cache-Status"]
+
+
+def test_writers_go_on_at_the_standby(stack, context):
+    stack.database.primary.machine.silence()
+    stack.database.promote()
+    for site in stack.sites:
+        wait_for(lambda s=site: write(s, stack.token).status == 201)
+    stack.database.rejoin()
+    assert machine_faults.create_item(context)
+
+
+def write(site: Site, token: str) -> Answer:
+    body, by_token = {"name": "after the failover"}, {"Authorization": f"Token {token}"}
+    return site.request("POST", "/api/v1/items/", body, by_token)
