@@ -7,7 +7,7 @@ Data comes in as `fields.clean` returns it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from functools import cache
 from itertools import batched
@@ -45,7 +45,11 @@ from resilient_site.errors import (
 )
 from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.operations.epoch import void_caches_with_commit
-from resilient_site.postgres.statements import fetch_rows, insert_together
+from resilient_site.postgres.statements import (
+    fetch_rows,
+    insert_together,
+    update_together,
+)
 from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action
@@ -59,6 +63,17 @@ READ_COLUMNS = [
 JSON_COLUMNS = [
     READ_COLUMNS.index(f.name) for f in fields.COLUMN_FIELDS if f.kind == "json"
 ]
+COLLECTION_COLUMNS = [field.attname for field in Collection._meta.concrete_fields]
+# What every write needs, compiled once.
+LOCK_ITEM = f"""
+    SELECT {", ".join(READ_COLUMNS)} FROM items_item WHERE id = %s FOR NO KEY UPDATE
+"""  # noqa: S608 - put together of constants
+TAGS_AND_COLLECTION = f"""
+    SELECT (SELECT string_agg(t.name, E'\n') FROM items_itemtag l
+            JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = %s),
+           {", ".join(COLLECTION_COLUMNS)}
+    FROM items_collection WHERE key = %s
+"""  # noqa: S608
 DELETE_BATCH = 1_000
 RETAGGED_MAX = 1_000
 # Cache tag of all lists of items.
@@ -277,7 +292,10 @@ def update_item(
         setattr(item, name, text)
     item.version += 1
     item.updated_at = timezone.now()
-    item.save()
+    changed = {f.name for f in fields.COLUMN_FIELDS if after[f.name] != before[f.name]}
+    entry: Entry = (item.pk, item.version, Action.UPDATED, before, after)
+    [change] = _changes([entry], actor, at=item.updated_at)
+    _save(item, {*changed, *fields.SEARCH_COLUMNS, "version", "updated_at"}, change)
     if after["tags"] != before["tags"]:
         removed = set(before["tags"]) - set(after["tags"])
         ItemTag.objects.filter(item=item, tag__name__in=removed).delete()
@@ -285,8 +303,6 @@ def update_item(
     if after["links"] != before["links"]:
         ItemLink.objects.filter(item=item).delete()
         _add_links({item.pk: after})
-    entry: Entry = (item.pk, item.version, Action.UPDATED, before, after)
-    _log([entry], actor, at=item.updated_at)
     return item
 
 
@@ -476,6 +492,14 @@ def _insert(item: Item, change: ItemChange) -> None:
         raise  # another writer was faster: the whole write starts again
 
 
+def _save(item: Item, names: Set[str], change: ItemChange) -> None:
+    if connection.vendor == "postgresql":
+        update_together(item, names, change)
+    else:
+        item.save(update_fields=names)
+        change.save(force_insert=True)
+
+
 def _is_about_id(error: IntegrityError) -> bool:
     table = Item._meta.db_table
     diagnostic = getattr(error.__cause__, "diag", None)
@@ -485,19 +509,35 @@ def _is_about_id(error: IntegrityError) -> bool:
 
 
 def _lock(item_id: str, precondition: Precondition | None) -> Item:
-    item = (
-        Item.objects.for_reading()
-        .select_related("collection")
-        # Without the key: others may go on referring to it.
-        .select_for_update(of=("self",), no_key=True)
-        .filter(pk=item_id)
-        .first()
-    )
+    """Return the item as it is now, with its tags and collection, locked for a write.
+
+    Others may go on referring to it: its key is not locked.
+    """
+    if connection.vendor == "postgresql":
+        item = _lock_row(item_id)
+    else:
+        rows = Item.objects.for_reading().select_related("collection")
+        item = rows.filter(pk=item_id).first()
     if item is None:
         raise ItemNotFound
     if precondition:
         precondition(item)
     return item
+
+
+def _lock_row(item_id: str) -> Item | None:
+    """By two statements: the second sees what was written while the first waited."""
+    found = fetch_rows(LOCK_ITEM, [item_id])
+    if not found:
+        return None
+    item = _from_row(found[0])
+    [(tags, *values)] = fetch_rows(TAGS_AND_COLLECTION, [item_id, item.collection_id])
+    for name in ("schema", "next_schema"):
+        place = COLLECTION_COLUMNS.index(name)
+        values[place] = values[place] and orjson.loads(values[place])
+    collection: Any = Collection.from_db(DEFAULT_DB_ALIAS, COLLECTION_COLUMNS, values)
+    item.collection = collection
+    return _with_tags(item, tags)
 
 
 def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:

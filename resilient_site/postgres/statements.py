@@ -1,6 +1,6 @@
 """Statements that Django does not make: a prepared read, an INSERT into many tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -42,24 +42,45 @@ def insert_together(*rows: Model) -> None:
     Django takes as long to compile it as the database to run it. The rows do not learn
     what the database generates (keys, defaults).
     """
-    inserts, params = [], []
-    for row in rows:
-        fields = [
-            field
-            for field in row._meta.concrete_fields
-            if not field.generated
-            and not isinstance(field, AutoField)
-            and not isinstance(getattr(row, field.attname), DatabaseDefault)
-        ]
-        columns = ", ".join(f'"{field.column}"' for field in fields)
-        values = ", ".join(["%s"] * len(fields))
-        table = row._meta.db_table
-        inserts.append(f'INSERT INTO "{table}" ({columns}) VALUES ({values})')  # noqa: S608
-        params += [
-            field.get_db_prep_save(field.pre_save(row, add=True), connection)
-            for field in fields
-        ]
-    *before, last = inserts
-    named = ", ".join(f"row_{n} AS ({insert})" for n, insert in enumerate(before))
+    *before, last = [_insert(row) for row in rows]
+    _execute_together(before, last)
+
+
+def update_together(changed: Model, names: Collection[str], *rows: Model) -> None:
+    """Update the fields `names` of a row, and insert new rows, likewise."""
+    fields = [field for field in changed._meta.concrete_fields if field.name in names]
+    values = ", ".join(f'"{field.column}" = %s' for field in fields)
+    meta = changed._meta
+    sql = f'UPDATE "{meta.db_table}" SET {values} WHERE "{meta.pk.column}" = %s'  # noqa: S608
+    params = [*_values(changed, fields, add=False), changed.pk]
+    _execute_together([_insert(row) for row in rows], (sql, params))
+
+
+def _insert(row: Model) -> tuple[str, list[Any]]:
+    fields = [
+        field
+        for field in row._meta.concrete_fields
+        if not field.generated
+        and not isinstance(field, AutoField)
+        and not isinstance(getattr(row, field.attname), DatabaseDefault)
+    ]
+    columns = ", ".join(f'"{field.column}"' for field in fields)
+    values = ", ".join(["%s"] * len(fields))
+    sql = f'INSERT INTO "{row._meta.db_table}" ({columns}) VALUES ({values})'  # noqa: S608
+    return sql, _values(row, fields, add=True)
+
+
+def _values(row: Model, fields: Iterable[Any], *, add: bool) -> list[Any]:
+    return [
+        field.get_db_prep_save(field.pre_save(row, add=add), connection)
+        for field in fields
+    ]
+
+
+def _execute_together(
+    before: Sequence[tuple[str, list[Any]]], last: tuple[str, list[Any]]
+) -> None:
+    named = ", ".join(f"row_{n} AS ({sql})" for n, (sql, _) in enumerate(before))
+    params = [value for _, values in (*before, last) for value in values]
     with connection.cursor() as cursor:
-        cursor.execute(f"WITH {named} {last}", params)
+        cursor.execute(f"WITH {named} {last[0]}", params)

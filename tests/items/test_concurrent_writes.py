@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from items import catalogue
 from items.bulk import staging
 from items.integrity import POINTERS
-from items.models import Collection, Item
+from items.models import Collection, Item, ItemChange
 from resilient_site.errors import SiteError
 from tests.factories import TESTER, make_item
 from tests.threads import while_uncommitted
@@ -53,6 +53,24 @@ def test_hierarchy_has_no_circle_after_moves_at_one_time(moves, others):
             for _ in CODES:
                 at = above[at] if at else None
             assert at is None, above
+
+
+def test_write_that_waited_sees_all_that_the_other_one_wrote():
+    for key in ("here", "there"):
+        Collection.objects.create(key=key, name=key)
+    make_item(id="a", collection="here", code="a", tags=["old"])
+
+    def write(changes: dict[str, Any]) -> None:
+        catalogue.update_item("a", changes, actor=TESTER)
+
+    moved = {"collection": "there", "tags": ["new", "newer"]}
+    while_uncommitted(partial(write, moved), partial(write, {"name": "Later"}))
+    item = Item.objects.get()
+    assert (item.name, item.collection_id, item.version) == ("Later", "there", 3)
+    last = ItemChange.objects.latest("version")
+    assert last.before
+    assert last.before["tags"] == ["new", "newer"]
+    assert last.after == last.before | {"name": "Later"}
 
 
 # --- nothing refers to what is not there
