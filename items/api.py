@@ -14,7 +14,7 @@ from rest_framework.reverse import reverse
 from rest_framework.viewsets import GenericViewSet
 
 from items import api_schema as schema
-from items import catalogue, facets, fields, past, relations, representation
+from items import catalogue, facets, fields, past, reading, relations, representation
 from items.catalogue import ITEMS, item_tag
 from items.changes import feed, stream
 from items.collections.editing import COLLECTIONS
@@ -64,7 +64,7 @@ PAGING = ("cursor", "page_size")
 
 def read_items(urls: Sequence[Mapping[str, str]]) -> list[Part | None]:
     """Read many items as `ItemViewSet.retrieve` responds with each of them."""
-    found = catalogue.find_items([url["id"] for url in urls])
+    found = reading.find_items([url["id"] for url in urls])
     parts: list[Part | None] = []
     for url in urls:
         item = found.get(url["id"])

@@ -7,20 +7,18 @@ Data comes in as `fields.clean` returns it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
-from functools import cache
 from itertools import batched
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
-import orjson
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, router
-from django.db.models import F, Max, OuterRef, StringAgg, Subquery, Value
+from django.db import IntegrityError, connection
+from django.db.models import F, Max
 from django.utils import timezone
 from django.utils.encoding import iri_to_uri
 
-from items import fields, integrity
+from items import fields, integrity, reading
 from items.bulk.batches import count
 from items.fields import ItemData
 from items.integrity import Write
@@ -29,7 +27,6 @@ from items.models import (
     Item,
     ItemChange,
     ItemLink,
-    ItemQuerySet,
     ItemTag,
     Tag,
     Versioned,
@@ -46,34 +43,12 @@ from resilient_site.errors import (
 from resilient_site.observability.request_id import current_own_id, offered_id
 from resilient_site.operations.epoch import void_caches_with_commit
 from resilient_site.postgres.statements import (
-    fetch_rows,
     insert_together,
     update_together,
 )
 from resilient_site.resilience.transactions import atomic_with_retries
 
 Action = ItemChange.Action
-# In the order of the columns that `_find_items_sql` selects.
-READ_COLUMNS = [
-    field.attname
-    for field in Item._meta.concrete_fields
-    if field.name not in fields.SEARCH_COLUMNS
-]
-# Where those are that psycopg hands on as text.
-JSON_COLUMNS = [
-    READ_COLUMNS.index(f.name) for f in fields.COLUMN_FIELDS if f.kind == "json"
-]
-COLLECTION_COLUMNS = [field.attname for field in Collection._meta.concrete_fields]
-# What every write needs, compiled once.
-LOCK_ITEM = f"""
-    SELECT {", ".join(READ_COLUMNS)} FROM items_item WHERE id = %s FOR NO KEY UPDATE
-"""  # noqa: S608 - put together of constants
-TAGS_AND_COLLECTION = f"""
-    SELECT (SELECT string_agg(t.name, E'\n') FROM items_itemtag l
-            JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = %s),
-           {", ".join(COLLECTION_COLUMNS)}
-    FROM items_collection WHERE key = %s
-"""  # noqa: S608
 DELETE_BATCH = 1_000
 RETAGGED_MAX = 1_000
 # Cache tag of all lists of items.
@@ -157,7 +132,7 @@ def invalidate_items(
 
 def get_item(item_id: str) -> Item:
     """Raise ItemDeleted if there is none any more, ItemNotFound if there never was."""
-    item = find_item(item_id)
+    item = reading.find_item(item_id)
     if item is None:
         deleted_at = _deleted_at(item_id)
         if deleted_at is None:
@@ -174,68 +149,6 @@ def _deleted_at(item_id: str) -> datetime | None:
             break
         at = change.at
     return at
-
-
-def find_item(item_id: str) -> Item | None:
-    """Return the item with its tags, by one query."""
-    return find_items([item_id]).get(item_id)
-
-
-def find_items(item_ids: Sequence[str]) -> dict[str, Item]:
-    """Return those of the items that there are, with their tags, by one query."""
-    sql, params = _find_items_sql()
-    if connection.vendor == "postgresql":
-        sql = sql.replace("IN (%s)", "= ANY(%s)")
-        rows = fetch_rows(sql, [*params, [*item_ids]], router.db_for_read(Item))
-        found = [_with_tags(_from_row(row[:-1]), row[-1]) for row in rows]
-    else:
-        marks = ", ".join(["%s"] * len(item_ids))
-        raw = Item.objects.raw(
-            sql.replace("IN (%s)", f"IN ({marks})"), [*params, *item_ids]
-        )
-        found = [_with_tags(item, vars(item)["tag_names_in_row"]) for item in raw]
-    return {item.pk: item for item in found}
-
-
-def _with_tags(item: Item, names: str | None) -> Item:
-    item.set_loaded_tags([Tag(name=name) for name in (names or "").split("\n") if name])
-    return item
-
-
-def _from_row(row: Sequence[Any]) -> Item:
-    values = list(row)
-    for place in JSON_COLUMNS:
-        values[place] = orjson.loads(values[place])
-    return Item.from_db(DEFAULT_DB_ALIAS, READ_COLUMNS, values)
-
-
-@cache
-def _find_items_sql() -> tuple[str, tuple[object, ...]]:
-    """Return the SQL for one id, and its parameters before that.
-
-    Every read that misses the cache needs it. Compiling it each time, and fetching the
-    tags by a second query, takes six times as long as running it.
-    """
-    sql, params = _with_tag_names().filter(pk__in=[""]).query.sql_with_params()
-    return sql, params[:-1]
-
-
-def _with_tag_names() -> ItemQuerySet:
-    names = (
-        ItemTag.objects.filter(item=OuterRef("pk"))
-        .values("item")
-        .annotate(names=StringAgg("tag__name", Value("\n")))
-        .values("names")
-    )
-    rows = Item.objects.defer(*fields.SEARCH_COLUMNS)
-    return rows.annotate(tag_names_in_row=Subquery(names))
-
-
-def find_item_with_collection(item_id: str) -> Item | None:
-    """Return the item with its tags and its collection, by one query."""
-    rows = _with_tag_names().select_related("collection")
-    item = rows.filter(pk=item_id).first()
-    return _with_tags(item, vars(item)["tag_names_in_row"]) if item else None
 
 
 @atomic_with_retries
@@ -454,13 +367,12 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
 def _create(data: ItemData, actor: Actor) -> Item:
     """Raise Invalid, or ItemExists."""
     pk, key = data["id"], data["collection"]
-    collections = Collection.objects.in_bulk([key])
+    # An id that was deleted continues with the next version.
+    collection, last = reading.find_collection_and_last_version(key, pk)
+    collections = {key: collection} if collection else {}
     state = integrity.new_state(data, collections)
     if errors := integrity.check([Write(pk, None, state)], collections).get(pk):
         raise (ItemExists if "id" in errors else Invalid)(errors=errors)
-    # An id that was deleted continues with the next version.
-    changes_before = ItemChange.objects.filter(item_id=pk)
-    last = changes_before.aggregate(last=Max("version"))["last"] or 0
     now = timezone.now()
     item = Item(
         id=pk,
@@ -509,35 +421,12 @@ def _is_about_id(error: IntegrityError) -> bool:
 
 
 def _lock(item_id: str, precondition: Precondition | None) -> Item:
-    """Return the item as it is now, with its tags and collection, locked for a write.
-
-    Others may go on referring to it: its key is not locked.
-    """
-    if connection.vendor == "postgresql":
-        item = _lock_row(item_id)
-    else:
-        rows = Item.objects.for_reading().select_related("collection")
-        item = rows.filter(pk=item_id).first()
+    item = reading.lock_item(item_id)
     if item is None:
         raise ItemNotFound
     if precondition:
         precondition(item)
     return item
-
-
-def _lock_row(item_id: str) -> Item | None:
-    """By two statements: the second sees what was written while the first waited."""
-    found = fetch_rows(LOCK_ITEM, [item_id])
-    if not found:
-        return None
-    item = _from_row(found[0])
-    [(tags, *values)] = fetch_rows(TAGS_AND_COLLECTION, [item_id, item.collection_id])
-    for name in ("schema", "next_schema"):
-        place = COLLECTION_COLUMNS.index(name)
-        values[place] = values[place] and orjson.loads(values[place])
-    collection: Any = Collection.from_db(DEFAULT_DB_ALIAS, COLLECTION_COLUMNS, values)
-    item.collection = collection
-    return _with_tags(item, tags)
 
 
 def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:

@@ -17,7 +17,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import urlencode
 from django.views.decorators.http import require_POST, require_safe
 
-from items import catalogue, facets, fields
+from items import catalogue, facets, fields, reading
 from items.catalogue import ItemExists
 from items.collections.editing import COLLECTIONS
 from items.filter_controls import FilterControls
@@ -77,7 +77,7 @@ def item_list(request: HtmxRequest) -> HttpResponse:
 @policy(shared=("cursor",))
 @require_safe
 def item_detail(request: HttpRequest, id: str) -> HttpResponse:
-    item = catalogue.find_item_with_collection(id)
+    item = reading.find_item_with_collection(id)
     history = paginate(
         ItemChange.objects.filter(item_id=id),
         ordering="-version",

@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from items import catalogue
+from items import catalogue, reading
 from items.collections import editing
 from items.imports import comparing, importing
 from items.imports.differences import PreviewRow
@@ -94,7 +94,7 @@ def test_items_that_no_row_is_of_are_deleted_with_what_refers_to_them(tmp_path):
     run = load(content, tmp_path, collection="parts", missing="delete")
     assert results(run) == (6, 0, 3)
     assert statuses().keys() == {*"ADEF"}
-    assert catalogue.find_item("others.A")
+    assert reading.find_item("others.A")
     reasons = {row["reject_row"]: row["reject_reason"] for row in rejects(tmp_path)}
     assert reasons.pop("") == "code: This field is required."
     assert reasons == {

@@ -3,8 +3,8 @@
 import pytest
 from django.db import IntegrityError, ProgrammingError, connection, transaction
 
-from items.catalogue import find_item
 from items.models import Item, ItemChange
+from items.reading import find_item
 from resilient_site.postgres.statements import fetch_rows, insert_together
 from tests.factories import make_item
 
