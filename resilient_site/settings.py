@@ -172,7 +172,10 @@ DATABASES |= {
     for n, replica in enumerate(env.postgres_urls("DATABASE_REPLICA_URLS", ""), 1)
 }
 DATABASE_REPLICAS = [alias for alias in DATABASES if alias != "default"]
-DATABASE_REPLICA_MAX_LAG_S = env.float("DATABASE_REPLICA_MAX_LAG_S", 2.0)
+# What is asked five times a second is not known to be any younger than that.
+DATABASE_REPLICA_MAX_LAG_S = env.float(
+    "DATABASE_REPLICA_MAX_LAG_S", 2.0, validate=validate.Range(min=1)
+)
 DATABASE_REPLICA_APPS = {"items"}
 if DATABASE_REPLICAS:
     DATABASE_ROUTERS = ["resilient_site.postgres.replicas.ReplicaRouter"]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import WARNING, run_checks
-from django.db import connection
+from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import filesizeformat
 
@@ -182,6 +182,39 @@ def _sequences_behind() -> Iterator[tuple[str, str, int, int]]:
                     yield table, column, unused, largest
 
 
+REPLICA = """SELECT pg_is_in_recovery(), count(*), count(received_tli)
+    FROM pg_stat_wal_receiver"""
+
+
+def replicas() -> Iterator[Finding]:
+    for alias in settings.DATABASE_REPLICAS:
+        replica = connections[alias]
+        try:
+            with replica.cursor() as cursor:
+                cursor.execute(REPLICA)
+                is_standby, receivers, known = cursor.fetchone()
+        except DatabaseError as error:
+            yield failure(f"{alias}: {describe(error)}", UNREACHABLE)
+            continue
+        finally:
+            replica.close()
+        if not is_standby:
+            todo = (
+                "Point DATABASE_URL at it if it is the primary now, or build it anew."
+            )
+            yield failure(f"{alias} is no standby.", todo)
+        elif not receivers:
+            todo = (
+                "See its log: primary_conninfo, pg_hba.conf of the primary, its slot."
+            )
+            yield warning(f"{alias} receives nothing from its primary.", todo)
+        elif not known:
+            text = f"After a failover it takes minutes until {alias} is used."
+            yield warning(text, "GRANT pg_monitor TO the role of the site.")
+        else:
+            yield ok(f"{alias} answers, and follows its primary.")
+
+
 def repair_sequences() -> None:
     """Move the sequences that are behind their tables."""
     if connection.vendor != "postgresql":
@@ -300,5 +333,7 @@ def register_all() -> None:
     register("machine", machine)
     register("folder", folder)
     register("database", database)
+    if settings.DATABASE_REPLICAS:
+        register("replicas", replicas)
     register("cache", shared_cache)
     register("overrides", overrides)

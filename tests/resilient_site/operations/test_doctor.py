@@ -192,3 +192,11 @@ def test_changes_that_are_not_published_are_a_failure(settings, redis_server):
     assert levels(health.examine) == {"ok"}
     lease.record_failure("TimeoutError: timed out")
     assert list(health.examine())[1].todo == "TimeoutError: timed out"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="of PostgreSQL")
+def test_replica_that_is_no_standby_is_a_failure(settings):
+    settings.DATABASE_REPLICAS = ["default"]
+    (found,) = doctor.replicas()
+    assert (found.level, found.what) == (Level.FAILURE, "default is no standby.")
