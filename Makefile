@@ -3,7 +3,7 @@ PORT ?= 8000
 DATA_DIR ?= var
 ARGS ?=
 # What the tests use beside the Python packages; empty installs nothing.
-SYSTEM_PACKAGES ?= chromium nginx rabbitmq-server redis-server
+SYSTEM_PACKAGES ?= chromium nginx pgbouncer rabbitmq-server redis-server
 
 PYTHON_BIN := .venv/bin/python
 # The shell's own settings must not decide what a check finds.

@@ -68,7 +68,7 @@ install_missing() {
 # Nor are they to start with the machine: the tests start their own.
 enabled() {
     for unit in nginx.service redis-server.service rabbitmq-server.service epmd.service \
-        epmd.socket prometheus.service; do
+        epmd.socket pgbouncer.service prometheus.service; do
         if systemctl is-enabled --quiet "$unit" 2>/dev/null; then echo "$unit"; fi
     done
 }

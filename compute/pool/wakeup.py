@@ -19,6 +19,7 @@ from django.db import DatabaseError, connection
 
 from compute.queue import CHANNEL
 from resilient_site.postgres.connection import CancellableConnection
+from resilient_site.postgres.direct import directly
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ class Wakeup:
             return False
         self._connect_at = time.monotonic() + RECONNECT_AFTER_S
         try:
-            listener = CancellableConnection.connect(
-                **connection.get_connection_params(), autocommit=True
-            )
+            with directly():
+                params = connection.get_connection_params()
+            listener = CancellableConnection.connect(**params, autocommit=True)
             listener.execute(f"LISTEN {CHANNEL}")
         except (psycopg.Error, OSError):
             return False

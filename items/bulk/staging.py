@@ -10,13 +10,14 @@ new there is nothing to compare: they are copied into their tables (`creation`).
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Max
 from django.utils import timezone
@@ -358,7 +359,12 @@ def compare(
     """
     batch = Batch(rows)
     batch.include_absent()
-    with connection.cursor() as cursor:
+    # A pooler has temporary tables in a transaction; that of SQLite would keep writers.
+    is_postgresql = connection.vendor == "postgresql"
+    with (
+        transaction.atomic() if is_postgresql else nullcontext(),
+        connection.cursor() as cursor,
+    ):
         counts = _plan(cursor, batch)
         if record and (counts.created or counts.updated):
             for difference in _differences(cursor, _given(batch)):

@@ -16,6 +16,7 @@ from django.db.models import F, Index, Q
 from items.collections.attributes import AttributeValue
 from items.models import Collection, Item
 from resilient_site.operations import doctor
+from resilient_site.postgres.direct import directly
 
 # Of the names; the hash has the number of the definition, for when that changes.
 PREFIX = "item_attr_"
@@ -73,7 +74,7 @@ def synchronize(limit_s: float = LARGE_INDEX_S) -> int:
 
     None while another process does so. `limit_s` is for each of them.
     """
-    with _alone() as is_alone:
+    with directly(), _alone() as is_alone:
         if not is_alone:
             return 0
         want, have = wanted(), existing()

@@ -17,6 +17,7 @@ from typing import IO, Any
 from django.db import connection
 
 from resilient_site.models import Epoch, random_epoch
+from resilient_site.postgres.direct import direct_settings
 
 
 class BackupFailed(Exception):
@@ -162,7 +163,7 @@ def _find(program: str) -> str:
 
 def _login() -> dict[str, str]:
     """Return libpq's environment variables, which `ps` does not show."""
-    database: dict[str, Any] = connection.settings_dict
+    database = direct_settings()
     options = database.get("OPTIONS", {})
     named = {
         "PGHOST": database["HOST"] or options.get("host"),

@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.redis_url import connect
+from resilient_site.postgres.direct import directly
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.breaker_overrides import describe_all
 from resilient_site.resilience.breakers import describe
@@ -142,6 +143,7 @@ def _postgresql() -> Iterator[Finding]:
         yield warning(text, "Raise max_connections, or lower WEB_THREADS.")
     else:
         yield ok(text)
+    yield from _pooler()
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         if _ask(f"SHOW {setting}") == "off":
             yield failure(
@@ -161,6 +163,22 @@ def _postgresql() -> Iterator[Finding]:
         )
 
 
+def _pooler() -> Iterator[Finding]:
+    """Check what the site cannot set itself where a pooler is in front."""
+    if "DIRECT" not in connection.settings_dict:
+        return
+    with directly():
+        _ask("SELECT 1")
+    yield ok("The database itself answers, too, at DATABASE_DIRECT_URL.")
+    for setting in ("statement_timeout", "lock_timeout", CHECK_INTERVAL):
+        if _ask(f"SHOW {setting}") == "0":
+            yield warning(
+                f"{setting} is 0: what a client waits for no more goes on.",
+                f"ALTER ROLE ... SET {setting}, as deploy/README.md has it.",
+            )
+
+
+CHECK_INTERVAL = "client_connection_check_interval"
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
 LONG_IDLE = """SELECT count(*) FROM pg_stat_activity
     WHERE state LIKE 'idle in transaction%' AND now() - xact_start > interval '1 h'"""

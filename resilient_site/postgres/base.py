@@ -137,13 +137,30 @@ class DatabaseWrapper(base.DatabaseWrapper):
         is_streamed = isinstance(cursor, psycopg.ServerCursor)
         return not (is_open or is_streamed or deadlines.is_expired()) and is_request
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler gives each transaction another session (PgBouncer)."""
+        return "DIRECT" in self.settings_dict
+
     def get_connection_params(self) -> dict[str, Any]:
         """Return them; in a request a read outside a transaction waits as a reader."""
         params: dict[str, Any] = super().get_connection_params()
-        if deadlines.lock_wait_s() != deadlines.LOCK_WAIT_S:
+        is_other = deadlines.lock_wait_s() != deadlines.LOCK_WAIT_S
+        if is_other and not self.is_pooled:
             limit = f" -c lock_timeout={settings.LOCK_WAITS_S['read'] * 1000:.0f}"
             params["options"] = params.get("options", "") + limit
         return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        connection = super().get_new_connection(conn_params)
+        connection.is_pooled = self.is_pooled
+        return connection
+
+    def chunked_cursor(self) -> Any:
+        """Return a cursor of the server, which a pooler has in a transaction alone."""
+        if self.is_pooled and not self.in_atomic_block:
+            return self.cursor()
+        return super().chunked_cursor()
 
     def is_usable(self) -> bool:
         """Return whether the socket is quiet, without a query.

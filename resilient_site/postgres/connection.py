@@ -72,6 +72,8 @@ class CancellableConnection(psycopg.Connection[Any]):
     opened_at = 0.0
     # Its several hosts, if there are any, as they were given.
     _places: dict[str, Any] = {}
+    # Whether the session is another one in each transaction.
+    is_pooled = False
 
     @classmethod
     def check(cls) -> None:
@@ -165,15 +167,24 @@ class CancellableConnection(psycopg.Connection[Any]):
             raise
 
     def _start_query(self) -> PQGen[None]:
-        """Begin a transaction with the lock_timeout of the request, in one trip."""
+        """Begin a transaction with the time limits of the request, in one trip."""
         wait_s = deadlines.lock_wait_s()
         is_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
-        if self._autocommit or not is_idle or wait_s == deadlines.LOCK_WAIT_S:
+        has_limits = wait_s == deadlines.LOCK_WAIT_S and not self.is_pooled
+        if self._autocommit or not is_idle or has_limits:
             yield from super()._start_query()
             return
+        limits = [f"SET LOCAL lock_timeout = {wait_s * 1000:.0f}"]
+        if self.is_pooled:
+            limit_ms = deadlines.STATEMENT_S * 1000
+            limits += [f"SET LOCAL statement_timeout = {limit_ms:.0f}"]
+        if self._pipeline:  # of many rows, whose statements are sent together anyway
+            yield from super()._start_query()
+            for limit in limits:
+                yield from self._exec_command(limit.encode())
+            return
         begin = self._get_tx_start_command().decode()
-        limit = f"SET LOCAL lock_timeout = {wait_s * 1000:.0f}"
-        self.pgconn.send_query(f"{begin}; {limit}".encode())
+        self.pgconn.send_query("; ".join([begin, *limits]).encode())
         for result in (yield from generators.execute(self.pgconn)):
             if result.status != ExecStatus.COMMAND_OK:
                 raise psycopg.errors.error_from_result(result)

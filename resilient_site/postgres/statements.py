@@ -8,6 +8,8 @@ from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import AutoField, Model
 from django.db.models.expressions import DatabaseDefault
 
+from resilient_site.postgres.connection import CancellableConnection
+
 
 def fetch_rows(
     sql: str, params: Sequence[Any], using: str = DEFAULT_DB_ALIAS
@@ -15,18 +17,18 @@ def fetch_rows(
     """Return the rows of a query, which PostgreSQL plans once a connection.
 
     Django binds parameters on the client, so that each statement is planned anew: for a
-    read by key that takes longer than to run it. A pooler in front of PostgreSQL must
-    pass prepared statements on, as PgBouncer does from 1.21.
+    read by key that takes longer than to run it. Behind a pooler it does so, too: only
+    some pass prepared statements on.
     """
     connection = connections[using]
     with connection.cursor():  # connected, and known to be usable
-        driver: psycopg.Connection[Any] = connection.connection
+        driver: CancellableConnection = connection.connection
         is_logged = connection.queries_logged
         wrapped = connection.make_debug_cursor if is_logged else connection.make_cursor
         own: Any = psycopg.Cursor(driver)
         with wrapped(own) as cursor:
             # Django turns them off for a connection: its own statements all differ.
-            driver.prepare_threshold = 0
+            driver.prepare_threshold = None if driver.is_pooled else 0
             try:
                 cursor.execute(sql, params)
             finally:

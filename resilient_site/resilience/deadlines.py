@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 
 # Of what is no request, such as jobs and commands.
 LOCK_WAIT_S = 10.0
+# Of a statement in the database, unless it says otherwise.
+STATEMENT_S = 30.0
 
 
 def never() -> bool:
