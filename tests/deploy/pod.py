@@ -50,8 +50,11 @@ class Pod(Site):
         self.env["LD_LIBRARY_PATH"] = "/mnt/python/lib"
         del self.env["PROMETHEUS_MULTIPROC_DIR"]
 
-    def start_isolated(self, *command: str) -> Self:
-        """Run Python with these arguments; skips where that cannot be done."""
+    def isolated(self, *command: str) -> list[str]:
+        """Return the command of Python with these arguments; skips where it cannot be.
+
+        That is where this process may make no mount namespace.
+        """
         parts = {
             "app": str(ROOT),
             "python": sys.base_prefix,
@@ -67,13 +70,20 @@ class Pod(Site):
         except (OSError, subprocess.CalledProcessError) as error:
             why = getattr(error, "stderr", "").strip() or error
             pytest.skip(f"no mount namespaces here: {why}")
-        with self.output_path.open("ab") as output:
-            streams = {"stdout": output, "stderr": output}
-            return self.run([*prefix, f"/mnt/python/{python}", *command], **streams)
+        return [*prefix, f"/mnt/python/{python}", *command]
 
     def start(self) -> Self:  # type: ignore[override]
         """Start it as deploy/kubernetes/base/web.yaml does."""
         bind = f"{self.host}:{self.port}"
-        return self.start_isolated(
-            "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
-        )
+        command = "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", bind
+        with self.output_path.open("ab") as output:
+            return self.run(self.isolated(*command), stdout=output, stderr=output)
+
+    def start_worker(self) -> Self:
+        """Start the pool of jobs as workers.yaml does."""
+        with self.output_path.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.isolated("manage.py", "compute"),
+                env=self.env, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        return self

@@ -40,6 +40,8 @@ class Cluster:
         env |= {name: site.env[name] for name in names}
         env |= {"RATE_LIMITS": "off", "ADMISSION": "0"}  # the machine is busy
         self.pods = [Pod(folder / f"pod{n}", **env) for n in (1, 2)]
+        self.worker = Pod(folder / "worker", **env)
+        closing.callback(self.worker.kill)
         for pod in self.pods:
             closing.callback(pod.kill)
             pod.start()
@@ -65,6 +67,24 @@ def test_pod_serves_on_a_read_only_root(cluster: Cluster):
     assert b"resilient_site_processes" in pod.get("/metrics").body
     assert "Read-only file system" not in pod.output()
     assert '"level":"error"' not in pod.output().replace(" ", "")
+
+
+def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster):
+    pod, worker = cluster.pods[0], cluster.worker.start_worker()
+    answers = [
+        pod.request("POST", "/api/v1/jobs", {"task": task}, cluster.headers)
+        for task in ("catalogue_report", "export_items")
+    ]
+    urls = [answer.headers["Location"] for answer in answers]
+
+    def states() -> set[str]:
+        return {pod.get(url, **cluster.headers).json()["state"] for url in urls}
+
+    wait_for(lambda: states() == {"succeeded"})
+    assert worker.process is not None
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(30) == 0
+    wait_for(lambda: not worker.processes())
 
 
 def test_pod_stops_under_load_without_a_failed_request(cluster: Cluster):
