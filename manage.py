@@ -19,6 +19,11 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except (ImproperlyConfigured, EnvError) as error:
         sys.exit(f"Configuration: {error}")
+    except ValueError as error:
+        # As environs raises it for a file that cannot be read.
+        if not isinstance(error.__cause__, OSError):
+            raise
+        sys.exit(f"Configuration: {error}")
     except (OperationalError, InterfaceError) as error:
         sys.exit(f"The database does not answer: {error}")
     except BrokenPipeError:

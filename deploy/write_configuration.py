@@ -9,6 +9,7 @@ VARIABLE = re.compile(r"# ([A-Z][A-Z0-9_]+)=(.*)")
 HEAD = """# Configuration
 
 Environment variables are the only configuration; none has to be set to try the site.
+A secret may be in a file, which the variable with `_FILE` names: `DATABASE_URL_FILE`.
 A value shown is the default or an example. Made from `.env.example` by
 `make configuration`.
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import dj_database_url
 from django.utils.csp import CSP
-from environs import Env, ValidationError, validate
+from environs import FileAwareEnv, ValidationError, validate
 
 from resilient_site.cache.redis_url import cache_options
 from resilient_site.observability import multiprocess
@@ -28,7 +28,8 @@ from resilient_site.ratelimit.policies import (
 )
 from resilient_site.resilience.deadlines import LOCK_WAIT_S, STATEMENT_S
 
-env = Env()
+# A secret may be in a file, which NAME_FILE names.
+env = FileAwareEnv(strip_whitespace=True)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.str("DATA_DIR", "") or BASE_DIR / "var").resolve()

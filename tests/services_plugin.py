@@ -45,6 +45,7 @@ private = pytest.StashKey[servers.Postgres]()
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     for name in SETTINGS:
         os.environ.pop(name, None)
+        os.environ.pop(f"{name}_FILE", None)
     os.environ.update(ENVIRONMENT)
     os.environ["DATA_DIR"] = _make_folder(early_config)
     is_worker = "PYTEST_XDIST_WORKER" in os.environ

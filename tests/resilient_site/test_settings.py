@@ -54,6 +54,7 @@ def test_deployment_check_passes_with_production_settings():
             "of a Postgre",
         ),
         ("check", {"DEBUG": "maybe"}, "DEBUG"),
+        ("check", {"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE"),
         ("check", PRODUCTION | {"SECRET_KEY": ""}, "SECRET_KEY must be set"),
         ("check", PRODUCTION | {"SECRET_KEY": "change-me"}, "SECRET_KEY can be guess"),
         ("serve", {"WEB_THREADS": "0"}, "WEB_THREADS"),
@@ -64,6 +65,7 @@ def test_deployment_check_passes_with_production_settings():
         "replica",
         "replica-of-none",
         "boolean",
+        "file",
         "secret",
         "guessable",
         "number",
@@ -75,6 +77,20 @@ def test_wrong_setting_is_reported_in_one_line(command, wrong, text):
     (line,) = result.stderr.splitlines()
     assert line.startswith("Configuration: ")
     assert text in line
+
+
+def test_settings_are_read_from_the_files_that_are_named(tmp_path):
+    of_files = {**PRODUCTION, "DATABASE_REPLICA_URLS": "postgres://a/x, postgres://b/x"}
+    for name, value in of_files.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    script = """
+from django.conf import settings
+print(settings.ALLOWED_HOSTS, [one["HOST"] for one in settings.DATABASES.values()])
+"""
+    env = {f"{name}_FILE": str(tmp_path / name) for name in of_files}
+    done = manage("shell", "-v0", "-c", script, **env)
+    expected = "['catalogue.example'] ['db.example', 'a', 'b']"
+    assert done.stdout.strip() == expected, done
 
 
 def test_unavailable_database_is_reported_in_one_line():
