@@ -21,6 +21,7 @@ OURS = "this site"
 FASTAPI = "FastAPI, a dictionary"
 NINJA = "Django Ninja, gunicorn"
 REST = "DRF ModelViewSet, gunicorn"
+REST_BY_ROW = "DRF ModelViewSet with many=True, row by row"
 BARE = "bare ASGI answer"
 COPY = "bare ASGI answer with this site's headers"
 NGINX = "nginx's cache before this site"
@@ -41,6 +42,7 @@ class Peer:
     slash: str = ""  # at the end of paths below items
     lookup: str = "/lookup"
     authorization: str = ""
+    bulk: str = "bulk"
 
     def busy_s(self) -> float:
         """Return the processor time of its processes.
@@ -85,7 +87,7 @@ class Peer:
         return replace(template, numbers=numbers)
 
     def create_many(self, number: int) -> RequestTemplate:
-        return self._write("POST", f"bulk{self.slash}", [ITEM] * number)
+        return self._write("POST", f"{self.bulk}{self.slash}", [ITEM] * number)
 
     def _write(self, method: str, path: str, content: object) -> RequestTemplate:
         headers = {"Authorization": self.authorization}

@@ -1,11 +1,21 @@
 """Items written, each write on the disk before it is answered."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import methodcaller
 
 from tests.load.bench import comparing
 from tests.load.bench.measuring import Bench
-from tests.load.bench.peers import MANY, NINJA, OURS, REST, Peer, Running, running
+from tests.load.bench.peers import (
+    MANY,
+    NINJA,
+    OURS,
+    REST,
+    REST_BY_ROW,
+    Peer,
+    Running,
+    running,
+)
 from tests.load.bench.results import Goal, Piece
 
 TITLE = "Writing items"
@@ -28,3 +38,15 @@ def measure(bench: Bench) -> Iterator[Piece]:
                 {REST: Goal("≥", 2)},
                 turn_s=number / 200,
             )
+        by_row = {
+            OURS: peers[OURS],
+            REST_BY_ROW: replace(peers[REST], bulk="documented"),
+        }
+        yield from comparing.rates(
+            bench,
+            f"POST of {MANY[0]:,} items at once, beside what DRF's documentation has",
+            by_row,
+            methodcaller("create_many", MANY[0]),
+            {REST_BY_ROW: Goal("≥", 2)},
+            turn_s=5,
+        )
