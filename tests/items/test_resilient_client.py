@@ -23,6 +23,7 @@ from resilient_site.models import ApiToken, Epoch, random_epoch
 from tests.factories import TESTER, change_items, make_item, make_items
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
+from tests.running import Site, admin_token
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
@@ -275,3 +276,38 @@ def test_commands_are_those_of_the_class(client_of, codes, network):
     listed, _ = command(client_of, "writes")
     assert [json.loads(line)["status"] for line in listed.splitlines()] == [201, None]
     assert "resilient_client.py SITE FILE" in command(client_of, "nix")[1]
+
+
+def test_site_is_killed_and_an_older_backup_restored_under_it(tmp_path):
+    site, backup = Site(tmp_path / "site", RATE_LIMITS="off"), str(tmp_path / "backup")
+
+    def create(code: str) -> None:
+        client.write("POST", "items", {"id": code, "name": code})
+
+    def is_found(code: str) -> bool:
+        return client.lookup("general", code)["found"]
+
+    try:
+        site.start_web()
+        url = f"http://{site.host}:{site.port}"
+        client = Client(url, str(tmp_path / "copy"), token=admin_token())
+        create("kept")
+        assert client.send() == 1
+        assert site.manage("backup", backup).returncode == 0
+        create("lost")
+        assert client.send() == 1
+        catch_up(client)
+        site.kill()
+        create("queued")
+        with pytest.raises(Unavailable):
+            client.send()
+        assert is_found("lost")
+        assert site.manage("restore", "--yes", backup).returncode == 0
+        site.start_web()
+        assert client.send() == 1
+        with pytest.raises(Rejected):  # as `follow` does
+            client.update(wait_s=0)
+        client.update(starts_over=True)
+        assert [is_found(c) for c in ("kept", "lost", "queued")] == [True, False, True]
+    finally:
+        site.stop()
