@@ -2,17 +2,15 @@
 
 import io
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Set
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 
 from django.utils import timezone
 
-from items import fields, integrity
+from items import integrity
 from items.bulk import staging
-from items.bulk.staging import SET, Difference
-from items.fields import ItemData
+from items.bulk.staging import Difference
 from items.imports import missing
 from items.imports.batch import Batch, limits, open_rows
 from items.imports.columns import UnknownColumns
@@ -32,14 +30,12 @@ from items.imports.formats import FileFormat
 from items.imports.seen_ids import SeenIds
 from items.models import Item
 
-PREVIEW_ROWS = 20
-PREVIEW_REJECTS = 100
 PREVIEW_S = 20.0
 
 
 @dataclass
 class Preview:
-    """Result that an import would have, with its first rows and errors."""
+    """Result that an import would have."""
 
     created: int = 0
     updated: int = 0
@@ -51,9 +47,6 @@ class Preview:
     missing_kept: str = ""
     bytes_read: int = 0
     complete: bool = True
-    # The cells of the first rows, in the order of the fields; None: as it is.
-    rows: list[list[str | None]] = field(default_factory=list)
-    rejects: list[tuple[int, str, str]] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     # What has to be chosen before the file can be imported.
     problem: str = ""
@@ -127,12 +120,9 @@ def _compare(batch: Batch, result: Preview, ids: SeenIds, on_row: OnRow | None) 
     result.updated += counts.updated + batch.replaced
     result.unchanged += counts.unchanged + batch.repeated
     result.rejected += len(batch.rejects)
-    for data in list(batch.rows.values())[: PREVIEW_ROWS - len(result.rows)]:
-        result.rows.append(_cells(data, batch))
-    rejected = [rejected_row(line, reason) for line, reason in batch.rejects]
-    _show_rejects(result, rejected)
     result.bytes_read = batch.offset
     if on_row:
+        rejected = [rejected_row(line, reason) for line, reason in batch.rejects]
         same = _unchanged(batch, found.keys() | counts.absent.keys())
         rows = [*found.values(), *rejected, *same]
         for row in sorted(rows, key=lambda row: row.line):
@@ -159,7 +149,6 @@ def _end_waiting(result: Preview, ids: SeenIds, on_row: OnRow | None) -> None:
             result.updated -= row.kind == CHANGED
             result.rejected += 1
             row = row._replace(kind=REJECTED, name="", cells=())
-            _show_rejects(result, [row])
         else:
             row = row._replace(reason="", text="")
         if on_row:
@@ -199,20 +188,3 @@ def describe_missing(result: Preview, form: FileFormat) -> str:
         return result.missing_kept
     done = {"retire": "retired", "delete": "deleted"}[form.missing_action]
     return f"{result.missing:,} items are missing from the file, and would be {done}."
-
-
-def _show_rejects(result: Preview, rejected: Iterable[PreviewRow]) -> None:
-    for row in islice(rejected, max(0, PREVIEW_REJECTS - len(result.rejects))):
-        result.rejects.append((row.line, row.reason, row.text))
-
-
-def _cells(row: ItemData, batch: Batch) -> list[str | None]:
-    row = dict(row)
-    for part, name in SET.items():
-        if part in row:
-            values = row.get(name, {}) | row[part]
-            row[name] = {n: one for n, one in values.items() if one is not None}
-    cells = [f.to_text(row[f.name]) if f.name in row else None for f in fields.FIELDS]
-    if row["id"] in batch.generated_ids:
-        cells[0] = ""  # the import itself generates another one
-    return cells

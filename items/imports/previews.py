@@ -158,7 +158,7 @@ def _show(
 ) -> None:
     """Have this preview take the place of the one before."""
     shown = ImportRun.objects.filter(pk=run.pk, state=ImportRun.State.PREVIEWED).update(
-        preview=_as_json(preview),
+        preview=asdict(preview),
         preview_key=rows.key,
         format=asdict(form),
         size=preview.bytes_read if preview.complete else file.size,
@@ -200,13 +200,6 @@ def is_stalled(run: ImportRun) -> bool:
     return at is not None and timezone.now().timestamp() - at > STALLED_S
 
 
-def _as_json(preview: Preview) -> dict[str, Any]:
-    """Return what the run keeps; the rows are in a table of their own."""
-    kept = asdict(preview)
-    del kept["rows"], kept["rejects"]
-    return kept
-
-
 def finish(
     run_id: uuid.UUID,
     key: uuid.UUID,
@@ -232,7 +225,7 @@ def finish(
     rows.delete()  # those of the request, or of an attempt that was interrupted
 
     def advance(preview: Preview) -> None:
-        _advance(run, key, _as_json(preview) | job | {"complete": False})
+        _advance(run, key, asdict(preview) | job | {"complete": False})
         on_batch(preview.bytes_read, file.size)
 
     try:
@@ -246,8 +239,8 @@ def finish(
             )
         except Unreadable as error:  # damaged further down
             preview = Preview(problem=error.detail)
-        _advance(run, key, _as_json(preview), size=preview.bytes_read or file.size)
+        _advance(run, key, asdict(preview), size=preview.bytes_read or file.size)
     except Superseded:
         rows.delete()
         return None
-    return _as_json(preview)
+    return asdict(preview)

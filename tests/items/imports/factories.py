@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from items.imports import comparing, importing
+from items.imports.differences import PreviewRow
 from items.imports.file_parsing import read_rows
 from items.imports.formats import FileFormat
 from items.imports.recognition import recognize
@@ -29,6 +30,12 @@ def lines(content: str | bytes, **options):
 def preview(content: str | bytes, **chosen) -> comparing.Preview:
     file = stream(content)
     return comparing.preview(file, recognize(file, FileFormat(**chosen)))
+
+
+def preview_rows(content: str | bytes, **chosen) -> list[PreviewRow]:
+    file, rows = stream(content), list[PreviewRow]()
+    comparing.preview(file, recognize(file, FileFormat(**chosen)), on_row=rows.append)
+    return rows
 
 
 def begin(**chosen) -> ImportRun:

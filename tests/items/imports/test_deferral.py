@@ -18,6 +18,7 @@ from tests.items.imports.factories import (
     counts,
     load,
     preview,
+    preview_rows,
     proceed,
     rejects,
 )
@@ -137,8 +138,11 @@ def test_preview_finds_what_a_row_of_another_batch_refers_to(tmp_path):
     for duplicates in ("reject", "last"):
         seen = preview(content, duplicates=duplicates)
         assert (seen.created, seen.updated, seen.rejected) == (3, 1, 2)
-        assert [line for line, *_ in seen.rejects] == [4, 5]
-        assert seen.rejects[0][1:] == ("parent: There is no item “nix”.", "c, C, nix")
+        shown = preview_rows(content, duplicates=duplicates)
+        lost = [row for row in shown if row.kind == "rejected"]
+        assert [row.line for row in lost] == [4, 5]
+        assert lost[0].reason == "parent: There is no item “nix”."
+        assert lost[0].text == "c, C, nix"
     assert counts(load(content, tmp_path)) == (3, 1, 0, 2)
     assert {row["id"] for row in rejects(tmp_path)} == {"a", "c"}
 

@@ -17,7 +17,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from items import catalogue, fields, rules
+from items import catalogue, rules
 from items.bulk import creation, staging
 from items.bulk.batches import BatchEnded
 from items.bulk.undo import undo_batch
@@ -39,13 +39,13 @@ from tests.items.imports.factories import (
     lines,
     load,
     preview,
+    preview_rows,
     proceed,
     rejects,
     stream,
 )
 
 DONE = ImportRun.State.DONE
-NAME = [field.name for field in fields.FIELDS].index("name")
 
 
 # --- files as other programs write them
@@ -177,19 +177,20 @@ def test_preview_is_what_the_import_does(
         make_item(id=pk, name=pk.capitalize())
     catalogue.update_item("newer", {"name": "Of another"}, actor=TESTER)
     seen = preview(PREVIEWED, duplicates=duplicates)
+    rows = preview_rows(PREVIEWED, duplicates=duplicates)
     assert Item.objects.count() == 3
     run = load(PREVIEWED, tmp_path, duplicates=duplicates)
     shown = (seen.created, seen.updated, seen.unchanged, seen.rejected)
     assert shown == counts(run) == expected
-    assert [line for line, _, _ in seen.rejects] == rejected
+    assert [row.line for row in rows if row.kind == "rejected"] == rejected
     # In the order of the file, whatever found them.
     assert [int(row["reject_line"]) for row in rejects(tmp_path)] == rejected
-    assert [[row[0], row[NAME]] for row in seen.rows] == [
-        ["old", name],
-        ["", "Generated"],
-        ["new", "New"],
-        ["same", "Same"],
-    ]
+    assert {(row.id, row.name) for row in rows if row.kind != "rejected"} == {
+        ("old", name),
+        ("", "Generated"),
+        ("new", "New"),
+        ("same", "Same"),
+    }
     assert (seen.columns, seen.complete) == (["id", "name", "version"], True)
     assert Item.objects.get(pk="old").name == name
     assert f"{run.created} items created" in importing.describe_imported(run)
@@ -199,23 +200,19 @@ def test_preview_is_what_the_import_does(
 @pytest.mark.parametrize("content", ["", workbook([])], ids=["CSV", "workbook"])
 def test_preview_of_an_empty_file_shows_nothing(content):
     seen = preview(content)
-    assert (seen.columns, seen.rows, seen.problem) == ([], [], "")
+    assert (seen.columns, preview_rows(content), seen.problem) == ([], [], "")
 
 
 @pytest.mark.django_db
-def test_preview_shows_the_first_rows_and_rejects_and_counts_all(monkeypatch):
+def test_preview_ends_in_time_and_says_so(monkeypatch):
     monkeypatch.setattr("items.imports.batch.BATCH_ROWS", 2)
-    monkeypatch.setattr("items.imports.comparing.PREVIEW_ROWS", 3)
-    monkeypatch.setattr("items.imports.comparing.PREVIEW_REJECTS", 3)
     content = "id,name\n" + "".join(
         f"{n},a\nbad id {n},{'x' * 900}\n" for n in range(9)
     )
     seen = preview(content)
-    assert [row[0] for row in seen.rows] == ["0", "1", "2"]
-    shown = [(3, "bad id 0"), (5, "bad id 1"), (7, "bad id 2")]
-    assert [(line, text[:8]) for line, _, text in seen.rejects] == shown
-    assert len(seen.rejects[0][2]) == TEXT_SHOWN
     assert (seen.created, seen.rejected, seen.bytes_read) == (9, 9, len(content))
+    rejected = [row for row in preview_rows(content) if row.kind == "rejected"]
+    assert {len(row.text) for row in rejected} == {TEXT_SHOWN}
     monkeypatch.setattr("items.imports.comparing.PREVIEW_S", -1)
     seen = preview(content)
     assert (seen.created, seen.rejected, seen.complete) == (1, 1, False)
