@@ -12,14 +12,9 @@ class Clients:
     """Readers and writers that keep their connections, and count the responses."""
 
     def __init__(
-        self,
-        port: int,
-        headers: dict[str, str],
-        pause_s: float = 0.2,
-        with_keys: bool = True,
+        self, port: int, headers: dict[str, str], pause_s: float = 0.2
     ) -> None:
-        self.port, self.headers = port, headers
-        self.pause_s, self.with_keys = pause_s, with_keys
+        self.port, self.headers, self.pause_s = port, headers, pause_s
         self.seen: Counter[str] = Counter()
         self.ending = threading.Event()
         # Each search is new, so nginx has no response to it.
@@ -43,11 +38,10 @@ class Clients:
         headers = self.headers | {"Content-Type": "application/json"}
         while not self.ending.wait(self.pause_s):
             method, path, body = next_request()
-            has_key = method == "POST" and self.with_keys
-            key = {"Idempotency-Key": str(uuid4())} if has_key else {}
+            key = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
             # nginx closes idle connections when it is reloaded, maybe under a request
             # on its way: clients repeat what is safe to repeat (RFC 9110, 9.2.2).
-            for is_last in (connection.sock is None or not self.with_keys, True):
+            for is_last in (connection.sock is None, True):
                 try:
                     connection.request(method, path, body, headers | key)
                     answer = connection.getresponse()

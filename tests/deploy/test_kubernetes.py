@@ -213,7 +213,7 @@ def test_nginx_serves_by_its_configuration(manifests: list[dict[str, Any]]):
     nginx = make(Nginx)
     here = {
         "/var/cache/nginx|/tmp": str(nginx.dir),
-        r"^resolver .*| resolve\b|ssl_certificate_cache.*": "",
+        r"^resolver .*| resolve\b|ssl_certificate_cache.*|http2 on;": "",
         r"web\.resilient-site\.svc\.cluster\.local": "127.0.0.1",
         "/etc/nginx/tls": str(nginx.config),
         r"/tls\.crt": "/certificate.pem",
