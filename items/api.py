@@ -351,7 +351,7 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         header = request.headers.get("Prefer", "")
         preference = parse_prefer(header, stream.WAIT_MAX_S)
         since = request.query_params.get("since")
-        key = feed.parse_collection(request.query_params.get("collection"))
+        key = feed.parse_collection(request.query_params.getlist("collection"))
         epoch, position = feed.parse_cursor(since, "since")
         size = parse_page_size(request.query_params)
         changes, position, is_all = feed.read(position, size, key)
@@ -377,7 +377,7 @@ class ChangeViewSet(StrictView, GenericViewSet[ItemChange]):
         named, cursor = "since", request.query_params.get("since")
         if last_event_id := request.headers.get("Last-Event-ID"):
             named, cursor = "Last-Event-ID", last_event_id
-        key = feed.parse_collection(request.query_params.get("collection"))
+        key = feed.parse_collection(request.query_params.getlist("collection"))
         return stream.stream(*feed.parse_cursor(cursor, named), key)
 
 

@@ -4,7 +4,12 @@ from typing import Any
 from rest_framework import serializers
 
 from compute.registry import TaskFailed, task
-from compute.selection import SelectionParams, selected_items
+from compute.selection import (
+    FilterField,
+    SelectionParams,
+    filtered_items,
+    selected_items,
+)
 from compute.task_context import TaskContext
 from items.imports.exporting import FORMATS, export
 from items.models import Item
@@ -12,6 +17,11 @@ from resilient_site.errors import Invalid
 
 
 class Params(SelectionParams):
+    filter = FilterField(
+        default="",
+        help_text="Instead of words and a tag: the parameters of a list, such as "
+        "collection=country&status=active, or the address of a list.",
+    )
     format = serializers.ChoiceField(
         [(name, form.label) for name, form in FORMATS.items()], default="csv"
     )
@@ -25,15 +35,27 @@ class Params(SelectionParams):
         if params["flat"] and params["format"] == "ndjson":
             message = "NDJSON has no columns. Leave this out."
             raise serializers.ValidationError({"flat": [message]})
+        if params["filter"] and (params["search"] or params["tag"]):
+            message = "Words and tags belong into the filter, if there is one."
+            raise serializers.ValidationError({"filter": [message]})
         return super().validate(params)
 
 
 @task(params=Params, time_limit_s=1800)
 def export_items(
-    context: TaskContext, *, format: str, search: str, tag: str, flat: bool = False
+    context: TaskContext,
+    *,
+    format: str,
+    search: str,
+    tag: str,
+    flat: bool = False,
+    filter: str = "",
 ) -> Any:
     """Export the catalogue, or a selection of it, to a compressed file."""
-    items = selected_items({"search": search, "tag": tag})
+    if filter:
+        items = filtered_items(filter)
+    else:
+        items = selected_items({"search": search, "tag": tag})
     total, rows = items.count(), 0
 
     def report(chunk: list[Item]) -> None:

@@ -5,6 +5,7 @@ its position misses none and sees none twice. A position holds for one epoch of 
 database: a cursor names both.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import Case, F, TextField, Value, When
@@ -146,12 +147,17 @@ def parse_cursor(text: str | None, named: str) -> tuple[str, Position]:
     return epoch, position
 
 
-def parse_collection(key: str | None) -> str:
+def parse_collection(values: Sequence[str]) -> str:
     """Return the key of a collection, empty for all; raises Invalid if it is none."""
+    keys = {*filter(None, values)}
+    if len(keys) > 1:
+        message = "The changes are those of one collection, or of all."
+        raise Invalid(errors={"collection": [message]})
+    key = keys.pop() if keys else ""
     if key and not Collection.objects.filter(pk=key).exists():
         message = f"There is no collection “{key[:100]}”."
         raise Invalid(errors={"collection": [message]})
-    return key or ""
+    return key
 
 
 def _is_known(position: Position) -> bool:

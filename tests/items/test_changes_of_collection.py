@@ -103,6 +103,12 @@ def test_unknown_collection_is_named(anonymous_api, path):
 
 
 @pytest.mark.once
+def test_changes_are_of_one_collection_at_a_time(anonymous_api):
+    response = anonymous_api.get(f"{OF_BOLTS}&collection=general")
+    assert (response.status_code, [*response.json()["errors"]]) == (400, ["collection"])
+    assert anonymous_api.get(f"{OF_BOLTS}&collection=bolts").status_code == 200
+
+
 def test_stream_begins_with_the_changes_of_the_collection(anonymous_api, monkeypatch):
     monkeypatch.setattr(feed, "SCANNED_MAX", 2)
     bolt(code="a")

@@ -1,6 +1,7 @@
 """What the tasks do, called as the plain functions they are."""
 
 import gzip
+import json
 import random
 import re
 
@@ -71,9 +72,33 @@ def test_export_has_the_selected_items(reader):
 
 
 @pytest.mark.once
+def test_export_has_what_a_filter_selects(reader):
+    make_items(3, tags=["t"])
+    make_item(id="old", status="retired")
+    job = do("export_items", reader, format="ndjson", filter="status=retired")
+    packed = content(job, "items.ndjson.gz")
+    [line] = gzip.decompress(packed).splitlines()
+    assert json.loads(line)["id"] == "old"
+
+
+@pytest.mark.once
+def test_export_takes_words_or_a_filter():
+    params = get_task("export_items").params(data={"filter": "tag=t", "search": "x"})
+    assert not params.is_valid()
+    assert set(params.errors) == {"filter"}
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     "data",
-    [{"format": "xml"}, {"search": "w " * 20}, {"tag": "?"}, {"tag": "unknown"}],
+    [
+        {"format": "xml"},
+        {"search": "w " * 20},
+        {"tag": "?"},
+        {"tag": "unknown"},
+        {"filter": "colection=a"},
+        {"filter": {"status": "no"}},
+    ],
     ids=str,
 )
 @pytest.mark.django_db
