@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -92,6 +92,15 @@ def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:
             ],
         )
         return int(cursor.rowcount)
+
+
+def finish_or_fail(claim: Claim, outcome: Outcome) -> None:
+    """Complete a run; fail its job if the database rejects the result."""
+    try:
+        finish_all([(claim, outcome)])
+    except DataError as error:
+        detail = f"The result cannot be stored: {error}"
+        finish_all([(claim, Failed(ErrorCode.ERROR, detail))])
 
 
 def finish(claim: Claim, outcome: Outcome) -> bool:

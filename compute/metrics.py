@@ -3,8 +3,6 @@
 A web process sets those of the queue once a second, in the health check of jobs.
 """
 
-from compute.outcomes import Outcome
-from compute.queue import Claim
 from compute.registry import tasks
 from resilient_site.observability.metrics import counter, gauge, histogram
 
@@ -22,9 +20,10 @@ POOL_PROCESSES_STARTED = counter(
 )
 
 
-def record_run(claim: Claim, outcome: Outcome, seconds: float) -> None:
-    task = claim.task if claim.task in tasks else UNKNOWN
-    JOBS_ENDED.labels(task, type(outcome).__name__.lower()).inc()
+def record_run(task: str, outcome: str, seconds: float) -> None:
+    """Count a run; `outcome` is the name of its class."""
+    task = task if task in tasks else UNKNOWN
+    JOBS_ENDED.labels(task, outcome.lower()).inc()
     JOB_DURATION.labels(task).observe(seconds)
 
 

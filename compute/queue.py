@@ -4,6 +4,8 @@ A claim increments the job's epoch, and every later write of its worker names th
 epoch (see compute.completion), so a worker that has lost its job can write nothing.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -11,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
 
@@ -19,7 +21,14 @@ from compute.models import MESSAGE_MAX, Job, JobFile, JobQuerySet
 from compute.registry import tasks
 
 CHANNEL = "compute_jobs"
+# The key of an advisory lock in PostgreSQL.
+PUBLISHER_LOCK = 0x72656C6179
 LEASE_S = 10
+# A job that was published so long ago, and is still waiting, was lost if the broker's
+# queue is empty.
+LOST_AFTER = timedelta(seconds=10)
+# The same for a queue that is never empty.
+LOST_FOR_CERTAIN_AFTER = timedelta(minutes=15)
 # A larger batch would delay the supervisor's renewal of leases.
 DELETE_BATCH = 500
 
@@ -77,6 +86,10 @@ class Claim:
             parent_id=job.parent_id,
             step=step,
         )
+
+    @property
+    def key(self) -> str:
+        return f"{self.job_id}:{self.epoch}"
 
 
 def anonymous_max() -> int:
@@ -147,19 +160,20 @@ def as_column(job_id: UUID) -> Any:
 
 def renew_leases(worker: str) -> list[Claim]:
     """Renew the leases of `worker`; return all its claims."""
-    held = _held_by(worker)
+    held = held_by(worker)
     held.update(lease_until=Now() + timedelta(seconds=LEASE_S))
     return [Claim.of(job) for job in held]
 
 
 def get_cancelled(worker: str) -> list[Claim]:
     """Return the claims of `worker` on jobs whose cancellation is requested."""
-    return [Claim.of(job) for job in _held_by(worker).filter(cancel_requested=True)]
+    return [Claim.of(job) for job in held_by(worker).filter(cancel_requested=True)]
 
 
-def _held_by(worker: str) -> JobQuerySet:
+def held_by(worker: str) -> JobQuerySet:
+    """Filter to the jobs that a worker holds, or processes whose names begin so."""
     held = Job.objects.filter(
-        worker=worker, state=Job.State.RUNNING, lease_until__isnull=False
+        worker__startswith=worker, state=Job.State.RUNNING, lease_until__isnull=False
     )
     return held.defer("result")
 
@@ -220,6 +234,58 @@ def delete_orphaned_files() -> int:
     batch = JobFile.objects.filter(unused, kind=JobFile.Kind.OUTPUT).values("pk")
     _, deleted = JobFile.objects.filter(pk__in=batch[:DELETE_BATCH]).delete()
     return deleted.get(JobFile._meta.label, 0)
+
+
+# --- publication, where a broker distributes the jobs
+
+
+def find_unpublished(limit: int) -> list[Job]:
+    """Return due jobs to publish: those of anonymous clients last, and few at a time.
+
+    A broker delivers in order, so that later jobs of people would wait for them.
+    """
+    due = Job.objects.claimable().filter(handed_over_at=None).defer("result")
+    batch = list(due.of_people()[:limit])
+    published = Job.objects.unfinished().anonymous().exclude(handed_over_at=None)
+    # A job in parts has been handed over, and waits for them.
+    left = anonymous_max() - published.exclude(parts_left__gt=0).count()
+    if left > 0 and len(batch) < limit:
+        batch += due.anonymous()[:left]
+    return batch
+
+
+def find_undelivered(*, is_queue_empty: bool) -> JobQuerySet:
+    """Filter to the jobs whose messages the broker must have lost."""
+    after = LOST_AFTER if is_queue_empty else LOST_FOR_CERTAIN_AFTER
+    return Job.objects.claimable().filter(handed_over_at__lt=Now() - after)
+
+
+def mark_published(jobs: Iterable[Job], *, published: bool = True) -> int:
+    """Mark those of `jobs` that have not been claimed meanwhile, and are not locked."""
+    epochs = {job.pk: job.epoch for job in jobs}
+    if not epochs:
+        return 0
+    with transaction.atomic(savepoint=False):
+        queued = Job.objects.filter(pk__in=epochs, state=Job.State.QUEUED)
+        locked = queued.select_for_update(skip_locked=True).values_list("pk", "epoch")
+        same = [pk for pk, epoch in locked if epochs[pk] == epoch]
+        moment = Now() if published else None
+        return Job.objects.filter(pk__in=same).update(handed_over_at=moment)
+
+
+@contextmanager
+def publisher_lock() -> Iterator[bool]:
+    """Try to take the lock of the one who publishes; yield whether it was free.
+
+    Rows are not locked during publication, as they may be claimed and cancelled. On
+    SQLite, which has one machine only, jobs are at worst published twice.
+    """
+    if connection.vendor != "postgresql":
+        yield True
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [PUBLISHER_LOCK])
+        yield cursor.fetchone()[0]
 
 
 def notify_workers() -> None:

@@ -73,6 +73,53 @@ COMPUTE_KEEP_DAYS = env.int("COMPUTE_KEEP_DAYS", 30, validate=at_least_one)
 COMPUTE_TASKS: list[str] = env.list("COMPUTE_TASKS", [])
 EVENTS_URL = env.str("EVENTS_URL", "")
 
+# --- Celery, with COMPUTE_BACKEND=celery
+
+CELERY_BROKER_URL = BROKER_URL
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # for ever
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_TIMEOUT = 3
+# A broker that is silent for twice as long is connected to anew: the network may have
+# lost the connection without a word.
+CELERY_BROKER_HEARTBEAT = 4
+# Celery declares 28 queues for delayed messages beside a quorum queue; none is used.
+CELERY_BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE = "classic"
+CELERY_BROKER_TRANSPORT_OPTIONS = (
+    {
+        "socket_timeout": 3,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 4,
+    }
+    if BROKER_URL.startswith("redis")
+    # A message is on the broker's disk when it has been published.
+    else {"confirm_publish": True, "read_timeout": 3, "write_timeout": 3}
+)
+# An exclusive queue would be locked after a loss of the network, and RabbitMQ 4 has no
+# others that are not durable.
+CELERY_CONTROL_QUEUE_EXCLUSIVE = False
+CELERY_CONTROL_QUEUE_DURABLE = True
+CELERY_DB_REUSE_MAX = 1_000_000  # else each job opens a connection anew
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "topic"  # for delayed messages
+CELERY_TASK_DEFAULT_QUEUE = "compute"
+CELERY_TASK_DEFAULT_QUEUE_TYPE = "quorum"  # of RabbitMQ
+CELERY_TASK_IGNORE_RESULT = True  # it is in the database
+CELERY_WORKER_CONCURRENCY = COMPUTE_PROCESSES
+CELERY_WORKER_LOST_WAIT = 1  # for the result of a process that was killed
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = 768 * 1024  # KiB; then it is replaced
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SEND_TASK_EVENTS = True
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # without a file
+CELERY_BEAT_SCHEDULE = {
+    "clean up": {
+        "task": "compute.clean_up",
+        "schedule": 600,
+        "options": {"expires": 600, "time_limit": 600},
+    }
+}
+
 # --- applications, middleware, templates
 
 INSTALLED_APPS = [
@@ -522,6 +569,9 @@ LOGGING = {
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         # Anyone can send any host name; the answer is 400, without a traceback.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
+        # Lines about each message.
+        "celery.app.trace": {"level": "ERROR"},
+        "celery.worker.strategy": {"level": "WARNING"},
         # Uvicorn's worker copies its handlers.
         "gunicorn.error": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },

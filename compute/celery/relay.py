@@ -6,37 +6,28 @@ and the reverse order could lose it.
 """
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
-from amqp.exceptions import ChannelError
-from django.db import DatabaseError, InterfaceError, connection, transaction
-from django.db.models.functions import Now
+from amqp.exceptions import AMQPError, ChannelError, MessageNacked
+from django.db import DatabaseError, InterfaceError, connection
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
-from compute import queue
-from compute.celery.app import BROKER_ERRORS, QUEUE, app, connect, retry_delay_s, run
+from compute import completion, queue
+from compute.celery.tasks import run
 from compute.models import Job
 from compute.pool.supervisor import POLL_S, Interval
 from compute.pool.wakeup import Wakeup
+from compute.running import HARD_LIMIT_S
+from resilient_site.celery import app
 from resilient_site.resilience import breakers
-from resilient_site.resilience.breakers import State
 
 logger = logging.getLogger(__name__)
 
-BATCH = 50
-# A batch is marked after this time, however slow the broker is.
-BATCH_MAX_S = 0.5
-# A job that was published so long ago, and is still waiting, was lost if the broker's
-# queue is empty.
-LOST_AFTER = timedelta(seconds=10)
-# The same for a queue that is never empty.
-LOST_FOR_CERTAIN_AFTER = timedelta(minutes=15)
-# The key of an advisory lock in PostgreSQL.
-LOCK = 0x72656C6179
+BROKER_ERRORS = (OSError, AMQPError, MessageNacked, KombuError, RedisError)
+BATCH = 20
+RETRY_S = 1.0
 
 
 class Relay:
@@ -44,107 +35,74 @@ class Relay:
         self.wakeup = Wakeup()
         self._stopping = False
         self._broker: Any = None
-        self._may_have_jobs = True
-        self._failures, self._missing = 0, ""
-        self._retry_at = 0.0
-        self._poll = Interval(POLL_S)
-        self._search = Interval(LOST_AFTER.total_seconds() / 4)
+        self._renewal = Interval(queue.LEASE_S / 4)
 
-    def run(self) -> None:
+    def run(self, is_needed: Callable[[], bool] = lambda: True) -> None:
         """Publish jobs until `stop` is called."""
-        while not self._stopping:
-            self._may_have_jobs |= self._poll.is_due()
-            if self._may_have_jobs and time.monotonic() >= self._retry_at:
-                self.turn()
-            pause_s = self._poll.every_s
-            if self._may_have_jobs:
-                pause_s = max(0, self._retry_at - time.monotonic())
-            self._may_have_jobs |= self.wakeup.wait([], pause_s)
-        self._disconnect()
-        self.wakeup.close()
-        connection.close()
+        while is_needed() and not self._stopping:
+            self.wakeup.wait([], POLL_S if self.turn() else RETRY_S)
 
     def stop(self) -> None:
         self._stopping = True
         self.wakeup.wake()
 
-    def turn(self) -> None:
-        """Publish the due jobs, unless the broker or the database fails."""
-        if breakers.broker.forced is State.OPEN:
-            self._retry_at = time.monotonic() + self._poll.every_s
-            return
+    def turn(self) -> bool:
+        """Publish the due jobs; return whether broker and database were available."""
         try:
-            while not self._stopping and self.publish_due():
+            if is_due := self._renewal.is_due():
+                completion.requeue_lost()
+                completion.cancel_unawaited()
+            if breakers.broker.forced is breakers.State.OPEN:
+                return False
+            while not self._stopping and self.publish_due() == BATCH:
                 pass
-            if self._missing:
-                self._connected()
-            if self._search.is_due():
-                self.requeue_lost()
+            if is_due and queue.find_undelivered(is_queue_empty=True).exists():
+                self.requeue_undelivered()
         except (DatabaseError, InterfaceError) as error:
+            logger.error("Jobs are not published: %s", error)
             connection.close()
-            self._failed("database", error)
+            return False
         except BROKER_ERRORS as error:
-            self._disconnect()
+            self.disconnect()
             breakers.broker.trip(error)
-            self._failed("broker", error)
-        else:
-            self._may_have_jobs = False
-            breakers.broker.reset()
-            self._succeeded()
+            return False
+        breakers.broker.reset()
+        return True
 
     def publish_due(self) -> int:
         """Publish a batch of the due jobs; return how many."""
-        published: dict[UUID, int] = {}
+        published: list[Job] = []
         failure: Exception | None = None
-        with _relay_lock() as has_lock:
-            batch = self._due() if has_lock else []
-            end = time.monotonic() + BATCH_MAX_S
+        with queue.publisher_lock() as is_ours:
             try:
-                for job_id, epoch in batch:
-                    self._publish(job_id)
-                    published[job_id] = epoch
-                    if time.monotonic() > end:
-                        break
+                for job in queue.find_unpublished(BATCH) if is_ours else []:
+                    self._publish(job)
+                    published.append(job)
             except BROKER_ERRORS as error:
                 failure = error
-            _mark(published, handed_over_at=Now())
+            queue.mark_published(published)
         if failure:
             raise failure
         return len(published)
 
-    def _due(self) -> list[tuple[UUID, int]]:
-        """Return jobs to publish: those of anonymous clients last, and few at a time.
-
-        A broker delivers in order, so that later jobs of people would wait for them.
-        """
-        due = Job.objects.claimable().filter(handed_over_at=None)
-        batch = list(due.of_people().values_list("pk", "epoch")[:BATCH])
-        published = Job.objects.unfinished().anonymous().exclude(handed_over_at=None)
-        # A job in parts has been handed over, and waits for them.
-        left = queue.anonymous_max() - published.exclude(parts_left__gt=0).count()
-        if left > 0 and len(batch) < BATCH:
-            batch += due.anonymous().values_list("pk", "epoch")[:left]
-        return batch
-
-    def requeue_lost(self) -> None:
+    def requeue_undelivered(self) -> None:
         """Mark jobs whose messages the broker has lost to be published again."""
-        lost = Job.objects.claimable().filter(handed_over_at__lt=Now() - LOST_AFTER)
-        if not lost.exists():
-            return
-        if self._messages():
-            latest = Now() - LOST_FOR_CERTAIN_AFTER
-            lost = lost.filter(handed_over_at__lt=latest)
-        with transaction.atomic():
-            number = _mark(dict(lost.values_list("pk", "epoch")), handed_over_at=None)
-        if number:
-            logger.warning(
-                "%d jobs were not delivered, and are published again.", number
-            )
+        lost = queue.find_undelivered(is_queue_empty=not self._messages())
+        if number := queue.mark_published(lost, published=False):
+            logger.warning("%d jobs were not delivered: published again.", number)
 
-    def _publish(self, job_id: UUID) -> None:
+    def disconnect(self) -> None:
+        if self._broker is not None:
+            self._broker.collect()  # unlike `close` it does not wait for a reply
+            self._broker = None
+
+    def _publish(self, job: Job) -> None:
+        limit_s = job.spec.time_limit_s if job.spec else None
         run.apply_async(
-            (str(job_id),),
-            task_id=str(job_id),
+            (str(job.pk),),
+            task_id=str(job.pk),
+            soft_time_limit=limit_s,
+            time_limit=limit_s and limit_s + HARD_LIMIT_S,
             producer=self._connected().Producer(auto_declare=False),
             retry=False,
             # Else the broker would confirm and drop a message without a queue.
@@ -153,66 +111,17 @@ class Relay:
 
     def _messages(self) -> int:
         """Return how many messages wait in the queue."""
-        channel = self._connected().default_channel
+        name = app.conf.task_default_queue
         try:
-            found = channel.queue_declare(queue=QUEUE, passive=True)
+            found = self._connected().default_channel.queue_declare(name, passive=True)
         except ChannelError:
-            self._disconnect()
+            self.disconnect()
             return 0  # there is no queue
         return int(found.message_count)
 
     def _connected(self) -> Any:
         if self._broker is None:
             self._broker = app.connection_for_write()
-            connect(self._broker)
-            # No worker may have declared it yet.
-            app.amqp.queues[QUEUE].bind(self._broker.default_channel).declare()
+            # Each of the brokers in BROKER_URL once.
+            self._broker.ensure_connection(max_retries=len(self._broker.alt or [1]) - 1)
         return self._broker
-
-    def _disconnect(self) -> None:
-        if self._broker is not None:
-            # Unlike `close` it does not wait for a reply.
-            self._broker.collect()
-            self._broker = None
-
-    def _succeeded(self) -> None:
-        if self._missing:
-            logger.warning("Jobs are published again.")
-        self._failures, self._missing = 0, ""
-
-    def _failed(self, what: str, error: Exception) -> None:
-        """Delay the next attempt, unless it is the first failure of a connection."""
-        self._failures += 1
-        if self._failures == 1:
-            self._retry_at = 0
-            return
-        if what != self._missing:
-            logger.error("Jobs are not published, the %s failed: %s", what, error)
-        self._missing = what
-        self._retry_at = time.monotonic() + retry_delay_s(self._failures)
-
-
-@contextmanager
-def _relay_lock() -> Iterator[bool]:
-    """Try to take the lock of the one relay that publishes; yield whether it has it.
-
-    Rows are not locked during publication, as they may be claimed and cancelled. On
-    SQLite, which has one machine only, jobs are at worst published twice.
-    """
-    if connection.vendor != "postgresql":
-        yield True
-        return
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
-        yield cursor.fetchone()[0]
-
-
-def _mark(epochs: Mapping[UUID, int], **changes: Any) -> int:
-    """Update those jobs that have not been claimed meanwhile, and are not locked."""
-    if not epochs:
-        return 0
-    with transaction.atomic(savepoint=False):
-        queued = Job.objects.filter(pk__in=epochs, state=Job.State.QUEUED)
-        locked = queued.select_for_update(skip_locked=True).values_list("pk", "epoch")
-        same = [pk for pk, epoch in locked if epochs[pk] == epoch]
-        return Job.objects.filter(pk__in=same).update(**changes)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-# What the kernel sends to the fork server when the supervisor dies.
-SUPERVISOR_DIED = signal.SIGUSR1
+# What the kernel sends to the fork server when the supervisor dies. Not SIGUSR1, which
+# Celery uses.
+SUPERVISOR_DIED = signal.SIGUSR2
 # So long is waited for processes that are killed: some cannot be.
 END_S = 5.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -30,9 +31,10 @@ def adopt_orphans() -> None:
 
 
 def end_with_supervisor() -> None:
-    """Have this process, the fork server, end with its parent, and all below it.
+    """Have this process end with its parent, and all below it.
 
-    It would end by itself once a pipe is closed, but a job may have handed that on.
+    A fork server ends by itself once a pipe is closed, but a job may have handed that
+    on.
     """
 
     def end_all(*_: object) -> None:
@@ -78,6 +80,24 @@ def kill_strays(server: int, workers: Collection[int]) -> bool:
     for stray in strays:
         _kill(_tree(stray))
     return bool(strays)
+
+
+def kill_adopted(own: Collection[int], before: Collection[int]) -> set[int]:
+    """Kill what this process has adopted: children that are not its `own`.
+
+    They are not killed at once, but if they were among `before`, the return value of
+    the last call: one that has just been started is not known to be its own yet.
+    """
+    adopted = {child for child in _children(os.getpid()) if child not in own}
+    for child in adopted.intersection(before):
+        _kill(_tree(child))
+        with suppress(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
+    return adopted
+
+
+def children_of_self() -> list[int]:
+    return _children(os.getpid())
 
 
 def _kill(processes: Iterable[int]) -> None:

@@ -14,13 +14,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
 from django.conf import settings
 from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
 
 from compute import completion, queue
-from compute.outcomes import Cancelled, ErrorCode, Failed, Outcome, Released
+from compute.outcomes import Cancelled, Outcome, Released
 from compute.pool.process_tree import kill_strays
 from compute.pool.wakeup import Wakeup
 from compute.pool.worker_handle import WorkerHandle
@@ -47,29 +46,6 @@ BATCH_S = 0.02
 PREFETCH_S = 0.25
 
 
-class ClaimSource(Protocol):
-    """Source of claims."""
-
-    # Whether it may be asked for more claims than there are free processes.
-    allows_prefetch: bool
-
-    def take(self, worker: str, limit: int, anonymous: int) -> list[Claim]: ...
-
-    def on_completed(self, claim: Claim) -> None: ...
-
-
-class DatabaseQueue:
-    """Source of claims on any job that is due in the database."""
-
-    allows_prefetch = True
-
-    def take(self, worker: str, limit: int, anonymous: int) -> list[Claim]:
-        return queue.claim(worker, limit, anonymous=anonymous)
-
-    def on_completed(self, claim: Claim) -> None:
-        """Do nothing: there is no message to acknowledge."""
-
-
 class Interval:
     """A repeated action that is due every `every_s` seconds, and at first at once."""
 
@@ -85,9 +61,9 @@ class Interval:
 
 
 class Supervisor:
-    def __init__(self, *, source: ClaimSource, wakeup: Wakeup) -> None:
+    def __init__(self) -> None:
         self.worker_id = f"{socket.gethostname()[:50]}:{os.getpid()}:{uuid.uuid4().hex}"
-        self.source, self.wakeup = source, wakeup
+        self.wakeup = Wakeup()
         self.workers = [WorkerHandle() for _ in range(settings.COMPUTE_PROCESSES)]
         self._stops: list[float] = []  # when it was called
         self._prefetched: deque[Claim] = deque()
@@ -205,7 +181,7 @@ class Supervisor:
         if self._stop_at is not None:
             return 0
         free = sum(worker.is_free for worker in self.workers)
-        may_prefetch = self.source.allows_prefetch and self._last_duration_s < SHORT_S
+        may_prefetch = self._last_duration_s < SHORT_S
         return free + PREFETCH_MAX if free and may_prefetch else free
 
     def _write_and_claim(self, wanted: int) -> list[Claim]:
@@ -224,22 +200,17 @@ class Supervisor:
         held = [worker.claim for worker in self.workers if worker.claim]
         anonymous = sum(claim.is_anonymous for claim in [*held, *self._prefetched])
         left = queue.anonymous_max() - anonymous
-        return self.source.take(self.worker_id, wanted, left)
+        return queue.claim(self.worker_id, wanted, anonymous=left)
 
     def _write_one_by_one(self) -> None:
         """Fail the job whose result the database rejects, and write the others."""
         for claim, outcome in self._unwritten:
-            try:
-                completion.finish_all([(claim, outcome)])
-            except DataError as error:
-                detail = f"The result cannot be stored: {error}"
-                completion.finish_all([(claim, Failed(ErrorCode.ERROR, detail))])
+            completion.finish_or_fail(claim, outcome)
         self._forget_written()
 
     def _forget_written(self) -> None:
         for claim, _ in self._unwritten:
             self._reported.pop(claim, None)
-            self.source.on_completed(claim)
         self._unwritten.clear()
 
     def _renew_leases(self) -> None:

@@ -15,23 +15,18 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from compute import metrics
+from compute import metrics, running
 from compute.outcomes import ErrorCode, Failed, Outcome
 from compute.pool import process_tree, worker_process
 from compute.pool.worker_process import Done, Progress
 from compute.queue import Claim
-from compute.registry import tasks
 
 logger = logging.getLogger(__name__)
 
 # A process ends itself at its time limit; one that cannot (it is suspended) is killed.
 LIMIT_MARGIN_S = 1.0
-# How often the memory of a job's processes is added up.
-MEMORY_INTERVAL_S = 0.5
 # A process that ends before it has run a job is not replaced at once.
 RESTART_DELAY_S = 1.0
-
-MiB = 1024 * 1024
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["compute.pool.preload"])
@@ -45,9 +40,8 @@ class WorkerHandle:
         # The fork server that may have adopted what the last process left behind.
         self.left_to = 0
         self._kill_outcome: Outcome | None = None
-        self._deadline = self._started_at = 0.0
+        self._limits: running.Limits | None = None
         self._start_at = 0.0
-        self._memory_limit, self._measure_at = 0, 0.0
         self._has_run_job = False
         self._server = 0
         self._process: Any = None
@@ -86,14 +80,7 @@ class WorkerHandle:
 
     def run(self, claim: Claim) -> None:
         self.claim, self.progress = claim, None
-        task = tasks.get(claim.task)
-        limit_s = task.time_limit_s if task else 0
-        self._started_at = time.monotonic()
-        self._deadline = self._started_at + limit_s + LIMIT_MARGIN_S
-        self._measure_at = self._started_at + MEMORY_INTERVAL_S
-        self._memory_limit = process_tree.resident_bytes(self.pid or 0) + (
-            task.memory_mb * MiB if task else 0
-        )
+        self._limits = running.Limits(claim, self.pid or 0, LIMIT_MARGIN_S)
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
@@ -107,15 +94,10 @@ class WorkerHandle:
 
     def enforce_limits(self) -> None:
         """Kill the process at its limit of time, or of memory with its descendants."""
-        now = time.monotonic()
-        if self.claim is None or self._kill_outcome:
-            return
-        if now > self._deadline:
-            self.kill(_time_limit_exceeded(self.claim))
-        elif now > self._measure_at:
-            self._measure_at = now + MEMORY_INTERVAL_S
-            if process_tree.is_tree_larger(self.pid or 0, self._memory_limit):
-                self.kill(worker_process.memory_limit_exceeded(self.claim))
+        is_running = self.claim is not None and self._kill_outcome is None
+        outcome = self._limits.find_exceeded() if is_running and self._limits else None
+        if outcome:
+            self.kill(outcome)
 
     def waitables(self) -> list[Any]:
         if self._process is None:
@@ -158,8 +140,8 @@ class WorkerHandle:
             return  # the process has ended: its sentinel is ready
 
     def _finished(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
-        self.duration_s = time.monotonic() - self._started_at
-        metrics.record_run(claim, outcome, self.duration_s)
+        self.duration_s = self._limits.elapsed_s if self._limits else 0
+        metrics.record_run(claim.task, type(outcome).__name__, self.duration_s)
         return claim, outcome
 
     def _handle_exit(self) -> Iterator[tuple[Claim, Outcome]]:
@@ -179,7 +161,7 @@ class WorkerHandle:
 
 def _crashed(exitcode: int | None, claim: Claim) -> Outcome:
     if exitcode == -signal.SIGALRM:
-        return _time_limit_exceeded(claim)
+        return running.time_limit_exceeded(claim)
     if exitcode is not None and exitcode < 0:
         name = signal.strsignal(-exitcode) or -exitcode
         how = f"Its process was ended by a signal: {name}"
@@ -188,9 +170,3 @@ def _crashed(exitcode: int | None, claim: Claim) -> Outcome:
     else:
         how = f"Its process exited (status {exitcode})"
     return Failed(ErrorCode.CRASHED, f"{how}.", retry=True)
-
-
-def _time_limit_exceeded(claim: Claim) -> Outcome:
-    task = tasks.get(claim.task)
-    limit = f"time limit of {task.time_limit_s:g} s" if task else "time limit"
-    return Failed(ErrorCode.TIME_LIMIT, f"It exceeded its {limit}.")

@@ -30,13 +30,7 @@ if poll_s := os.environ.get("TEST_POLL_S"):
 if jobs_max := os.environ.get("TEST_JOBS_MAX"):
     worker_process.JOBS_MAX = int(jobs_max)
 if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
-    from celery.signals import worker_init
-
-    @worker_init.connect(weak=False)
-    def shorten_wait_for_lost_messages(**options: Any) -> None:
-        from compute.celery import relay
-
-        relay.LOST_AFTER = timedelta(seconds=float(lost_after_s))
+    queue.LOST_AFTER = timedelta(seconds=float(lost_after_s))
 
 
 class Seconds(serializers.Serializer[Any]):
@@ -86,6 +80,12 @@ def recorded(context: TaskContext, *, number: int, seconds: float, gate: str) ->
 def endless_c_loop(context: TaskContext) -> Any:
     """Loop in C for ever, holding the interpreter's lock."""
     return sum(iter(int, 1))
+
+
+@task(time_limit_s=1)
+def too_long(context: TaskContext) -> Any:
+    """Take too much time, in a way that can be interrupted."""
+    time.sleep(60)
 
 
 @task(time_limit_s=1)

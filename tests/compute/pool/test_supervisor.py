@@ -14,8 +14,7 @@ from django.utils import timezone
 from compute import jobs
 from compute.models import Job
 from compute.pool import supervisor as module
-from compute.pool.supervisor import DatabaseQueue, Supervisor
-from compute.pool.wakeup import Wakeup
+from compute.pool.supervisor import Supervisor
 from resilient_site.models import IdempotencyRecord
 from tests.compute import factories
 from tests.compute.conftest import (
@@ -32,7 +31,7 @@ JOBS = 60
 @pytest.fixture
 def supervisor(shared_database) -> Iterator[Supervisor]:
     """One in this process, without processes of its own."""
-    supervisor = Supervisor(source=DatabaseQueue(), wakeup=Wakeup())
+    supervisor = Supervisor()
     yield supervisor
     supervisor.wakeup.close()
 
