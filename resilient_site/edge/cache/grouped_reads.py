@@ -106,7 +106,9 @@ class Reader:
             is_read = True
             return parts
         finally:
-            took_s = (monotonic() - began) / len(group) if is_read else None
+            # What a larger group takes says little about the load.
+            is_typical = is_read and len(group) == 1
+            took_s = monotonic() - began if is_typical else None
             admission.leave(self.priority, took_s, running)
 
 
