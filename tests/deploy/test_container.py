@@ -69,8 +69,11 @@ def test_pod_serves_on_a_read_only_root(cluster: Cluster):
     assert '"level":"error"' not in pod.output().replace(" ", "")
 
 
-def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster):
-    pod, worker = cluster.pods[0], cluster.worker.start_worker()
+@pytest.mark.parametrize("backend", ["pool", "celery"])
+def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster, backend: str):
+    pod, worker = cluster.pods[0], cluster.worker
+    worker.env |= {"COMPUTE_BACKEND": backend, "BROKER_URL": worker.env["REDIS_URL"]}
+    worker.start_worker()
     answers = [
         pod.request("POST", "/api/v1/jobs", {"task": task}, cluster.headers)
         for task in ("catalogue_report", "export_items")

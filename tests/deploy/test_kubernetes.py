@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
 from django.core.management import get_commands
 
 from deploy import check_kubernetes as check
@@ -111,8 +112,7 @@ def test_error_in_a_manifest_is_found(
 
 
 def test_settings_are_those_that_the_code_reads(manifests: list[dict[str, Any]]):
-    settings = settings_of(manifests)
-    assert settings.keys() <= SETTINGS
+    assert settings_of(manifests).keys() <= SETTINGS
     for source in (*BASE.parent.rglob("*.yaml"), BASE.parent / "README.md"):
         text = source.read_text()
         assert set(re.findall(r"- ([A-Z_]+)=", text)) <= SETTINGS, source
@@ -193,17 +193,15 @@ def test_pods_write_where_the_image_does(manifests: list[dict[str, Any]]):
 
 
 def test_scaling_is_by_the_queue_of_the_jobs(manifests: list[dict[str, Any]]):
-    from compute.celery.app import QUEUE
-
     scaling = named(manifests, "ScaledObject", "workers")["spec"]
     (trigger,) = scaling["triggers"]
-    assert trigger["metadata"]["queueName"] == QUEUE
+    assert trigger["metadata"]["queueName"] == settings.CELERY_TASK_DEFAULT_QUEUE
     # The pods publish the jobs, too.
     assert scaling["minReplicaCount"] >= 1
-    settings = settings_of(manifests)
-    assert settings["COMPUTE_BACKEND"] == "celery"
+    given = settings_of(manifests)
+    assert given["COMPUTE_BACKEND"] == "celery"
     each = int(trigger["metadata"]["value"])
-    assert each == 2 * int(settings["COMPUTE_PROCESSES"])
+    assert each == 2 * int(given["COMPUTE_PROCESSES"])
     workers = named(manifests, "Deployment", "workers")["spec"]
     assert "replicas" not in workers
 
