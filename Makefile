@@ -85,6 +85,8 @@ lock: .venv/.dev ## Write the lock files from pyproject.toml (ARGS=--upgrade: ne
 	$(COMPILE) --constraint requirements-dev.txt --extra otel \
 		--prerelease if-necessary-or-explicit \
 		--output-file requirements-otel.txt pyproject.toml
+	$(COMPILE) --constraint requirements-dev.txt --extra s3 \
+		--output-file requirements-s3.txt pyproject.toml
 
 schema: .venv/.dev ## Write resilient_site/openapi.yaml from the code
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && trap 'exit 130' INT TERM && \

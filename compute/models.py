@@ -231,7 +231,7 @@ class Job(models.Model):
 
 
 class JobFile(models.Model):
-    """A file of a job, stored in the database, where every machine can read it.
+    """A file of a job, stored where every machine can read it.
 
     Output of an interrupted attempt is identified by its epoch.
     """
@@ -251,6 +251,8 @@ class JobFile(models.Model):
     content_type = models.CharField(max_length=100)
     size = models.BigIntegerField(default=0)
     complete = models.BooleanField(default=False)
+    # Its name in the storage of files; "": the content is in the database.
+    location = models.CharField(max_length=200, blank=True, default="", db_default="")
 
     class Meta:
         constraints = [

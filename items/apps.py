@@ -21,9 +21,12 @@ class ItemsConfig(AppConfig):
         from items.changes import health as feed_health
         from items.collections import editing, indexes
         from items.imports import uploads
+        from items.models import ImportFile
         from resilient_site.operations import clean_up, doctor
+        from resilient_site.storage import files
 
         clean_up.register("abandoned uploads", uploads.delete_abandoned)
+        files.register(ImportFile)
         # Meanwhile the supervisor of the pool renews no leases.
         renew = partial(search_columns.renew, for_s=1)
         clean_up.register("outdated search texts", renew)

@@ -631,7 +631,7 @@ class ImportRun(models.Model):
 
 
 class ImportFile(models.Model):
-    """A file of an import, stored in the database, where every machine can read it."""
+    """A file of an import, stored where every machine can read it."""
 
     class Kind(models.TextChoices):
         UPLOAD = "upload"
@@ -646,6 +646,8 @@ class ImportFile(models.Model):
     size = models.BigIntegerField(default=0)
     # Files of interrupted requests stay incomplete, and are deleted with the run.
     complete = models.BooleanField(default=False)
+    # Its name in the storage of files; "": the content is in the database.
+    location = models.CharField(max_length=200, blank=True, default="", db_default="")
 
     class Meta:
         default_permissions = ()

@@ -27,6 +27,7 @@ from resilient_site.ratelimit.policies import (
     override_policies,
 )
 from resilient_site.resilience.deadlines import LOCK_WAIT_S, STATEMENT_S
+from resilient_site.storage.urls import parse_storage
 
 # A secret may be in a file, which NAME_FILE names.
 env = FileAwareEnv(strip_whitespace=True)
@@ -514,13 +515,17 @@ STATIC_URL = "static/"
 # for ever.
 STATIC_ROOT = env.str("STATIC_ROOT", "") or None
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
-if STATIC_ROOT:
-    STORAGES = {
-        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-        "staticfiles": {
-            "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
-        },
-    }
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if STATIC_ROOT
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+# Uploads and files of jobs, if they are not in the database.
+if storage_of_files := parse_storage(env.str("FILES_URL", "")):
+    STORAGES["files"] = storage_of_files
 
 # --- observability
 

@@ -140,6 +140,7 @@ class Server(abc.ABC):
 
     name = "server"
     stop_signal = signal.SIGTERM
+    demoted = DEMOTE
 
     def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         """Create its directory, below `folder` if one is given."""
@@ -173,7 +174,7 @@ class Server(abc.ABC):
                 stdout=log,
                 stderr=log,
                 **options,
-                **DEMOTE,
+                **self.demoted,
             )
         deadline = time.monotonic() + timeout
         try:

@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import psycopg
 
@@ -219,6 +221,26 @@ class Redis(Server):
 
     def url(self, db: int = 0) -> str:
         return f"redis://{self.host}:{self.port}/{db}"
+
+
+class S3(Server):
+    """The S3 of moto, in memory; anyone may do anything."""
+
+    name = "s3"
+    demoted: ClassVar[dict[str, Any]] = {}  # nobody may not run our Python
+
+    def command(self) -> list[str]:
+        moto = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        return [sys.executable, *moto]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(self.endpoint(), timeout=5).close()
+            return True
+        return False
+
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class Sentinel(Redis):

@@ -22,7 +22,6 @@ from items.fields import ItemData
 from items.models import ChangeBatch, Item
 from resilient_site.api.csv_escaping import render_csv, unescape
 from resilient_site.errors import Invalid
-from resilient_site.resilience.chunks import open_file
 from resilient_site.resilience.transactions import atomic_with_retries
 
 SELECTION, REJECTS, DIFFERENCES = "selection.ndjson", "rejects.csv", "differences.csv"
@@ -130,11 +129,11 @@ def _portions(context: TaskContext, offset: int) -> Iterator[tuple[list[str], in
     file = _kept(context, SELECTION)
     if file is None:
         return
-    stream = open_file(file)
-    stream.seek(offset)
-    for line in stream:
-        offset += len(line)
-        yield orjson.loads(line), offset
+    with files.open_file(file) as stream:
+        stream.seek(offset)
+        for line in stream:
+            offset += len(line)
+            yield orjson.loads(line), offset
 
 
 @atomic_with_retries
@@ -214,11 +213,12 @@ def _first_rows(context: TaskContext, name: str, number: int) -> list[dict[str, 
     file = _kept(context, name)
     if file is None:
         return []
-    rows = csv.DictReader(TextIOWrapper(open_file(file), newline=""))
-    return [
-        {column: unescape(cell)[:TEXT_SHOWN] for column, cell in row.items()}
-        for row in islice(rows, number)
-    ]
+    with files.open_file(file) as stream:
+        rows = csv.DictReader(TextIOWrapper(stream, newline=""))
+        return [
+            {column: unescape(cell)[:TEXT_SHOWN] for column, cell in row.items()}
+            for row in islice(rows, number)
+        ]
 
 
 def _kept(context: TaskContext, name: str) -> JobFile | None:

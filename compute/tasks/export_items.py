@@ -81,4 +81,5 @@ def export_items(
                 packed.writelines(pieces)
     except Invalid as error:
         raise TaskFailed(error.detail) from error
-    return {"file": name, "rows": rows, "bytes": file.file.size}
+    size = context.job.files.get(epoch=context.job.epoch, name=name).size
+    return {"file": name, "rows": rows, "bytes": size}

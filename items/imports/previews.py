@@ -27,7 +27,7 @@ from items.imports.recognition import recognize
 from items.models import ImportFile, ImportRun, PreviewRow
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Conflict, Overloaded, TooManyRequests
-from resilient_site.resilience import chunks
+from resilient_site.storage import files
 
 # The longest preview that a request waits for, without jobs and with them, and the
 # largest file of one.
@@ -61,7 +61,7 @@ def make(run: ImportRun, file: ImportFile, chosen: FileFormat, *, actor: Actor) 
     Raises Unreadable, and leaves the preview before, if it is not a file of items.
     """
     limit = settings.IMPORT_MAX_BYTES
-    with chunks.open_file(file) as stream:
+    with files.open_file(file) as stream:
         form = recognize(stream, chosen, max_bytes=limit)
         header, problem = _header(stream, form)
         if not form.columns and (known := remembered_columns(form.collection, header)):
@@ -98,7 +98,7 @@ def _read(
     seconds: float,
     on_batch: Callable[[Preview], None] | None = None,
 ) -> Preview:
-    with chunks.open_file(file) as stream:
+    with files.open_file(file) as stream:
         preview = comparing.preview(
             stream,
             form,

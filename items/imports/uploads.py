@@ -1,6 +1,6 @@
 """Uploaded import files, from the preview to the last batch.
 
-They are in the database, so that any machine can go on with what another has begun.
+Any machine can go on with what another has begun (see resilient_site/storage).
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from items.imports.rejects import Rejects
 from items.models import ImportFile, ImportRun
 from resilient_site.accounts.actor import Actor
 from resilient_site.resilience import chunks
+from resilient_site.storage import files
 
 RETENTION = timedelta(days=1)
 # A request imports for so long, then responds; the page continues by itself.
@@ -72,10 +73,9 @@ def receive(
 
 def _write(file: ImportFile, content: Iterable[bytes]) -> ImportFile:
     file.save()
-    writer = chunks.Writer(file)
-    for piece in content:
-        writer.write(piece)
-    writer.close()
+    with files.writing(file) as writer:
+        for piece in content:
+            writer.write(piece)
     return file
 
 
@@ -96,7 +96,7 @@ def proceed(run: ImportRun, *, actor: Actor) -> ImportRun:
         header = (run.preview or {}).get("columns", [])
         mapping.remember(form.collection, header, form.columns)
     try:
-        with chunks.open_file(_seekable(run, file)) as stream:
+        with files.open_file(_seekable(run, file)) as stream:
             importing.proceed(
                 run,
                 stream,
@@ -148,7 +148,7 @@ def _prepare(run: ImportRun, file: ImportFile, form: FileFormat) -> ImportFile:
     limit = settings.IMPORT_MAX_BYTES
     prepared = ImportFile(run=run, kind=ImportFile.Kind.LINES)
     try:
-        with chunks.open_file(file) as stream:
+        with files.open_file(file) as stream:
             content, _ = open_lines(stream, form, max_bytes=limit)
             return _write(prepared, pieces(content, limit))
     except IntegrityError:  # another request was faster

@@ -21,7 +21,7 @@ from resilient_site.api.keyset import paginate
 from resilient_site.edge.policy import policy
 from resilient_site.errors import NotAllowed, NotFound
 from resilient_site.pages import HtmxRequest, form_methods, require_permissions
-from resilient_site.resilience import chunks
+from resilient_site.storage import files
 
 EDITING = ("items.add_item", "items.change_item")
 PAGE_ROWS = 50
@@ -197,7 +197,7 @@ def import_rejects(request: HttpRequest, pk: str) -> StreamingHttpResponse:
         raise NotFound("This import has no rejected rows.")
     extension = "ndjson" if importing.format_of(run).is_json else "csv"
     return stream_file(
-        chunks.read(file),
+        files.read(file),
         content_type=exporting.FORMATS[extension].content_type,
         filename=f"{run.source}.rejects.{extension}",
     )

@@ -5,7 +5,8 @@ complete, and `chunks`, each with its offset and data.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 CHUNK_BYTES = 1024 * 1024
@@ -16,6 +17,7 @@ class StoredFile(Protocol):
 
     size: Any
     complete: Any
+    location: Any
 
     @property
     def chunks(self) -> Any: ...
@@ -75,7 +77,14 @@ def read(file: StoredFile, start: int = 0, end: int | None = None) -> Iterator[b
 
 def open_file(file: StoredFile) -> io.BufferedReader:
     """Return a seekable stream of the content, which holds one chunk in memory."""
-    return io.BufferedReader(_Reader(file))
+    return seekable(file.size, partial(_chunk_at, file))
+
+
+def seekable(
+    size: int, piece_at: Callable[[int], tuple[int, memoryview]]
+) -> io.BufferedReader:
+    """Return a stream of pieces: `piece_at` has that of a place, and its offset."""
+    return io.BufferedReader(_Reader(size, piece_at))
 
 
 def _chunk_at(file: StoredFile, place: int) -> tuple[int, memoryview]:
@@ -89,8 +98,10 @@ def _chunk_at(file: StoredFile, place: int) -> tuple[int, memoryview]:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, file: StoredFile) -> None:
-        self._file, self._place = file, 0
+    def __init__(
+        self, size: int, piece_at: Callable[[int], tuple[int, memoryview]]
+    ) -> None:
+        self._size, self._piece_at, self._place = size, piece_at, 0
         self._offset, self._data = 0, memoryview(b"")
 
     def readable(self) -> bool:
@@ -100,15 +111,15 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}
         self._place = max(0, base[whence] + place)
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        if self._place >= self._file.size:
+        if self._place >= self._size:
             return 0
         if not 0 <= self._place - self._offset < len(self._data):
-            self._offset, self._data = _chunk_at(self._file, self._place)
+            self._offset, self._data = self._piece_at(self._place)
         start = self._place - self._offset
         piece = self._data[start : start + len(buffer)]
         buffer[: len(piece)] = piece

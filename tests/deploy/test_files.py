@@ -98,7 +98,8 @@ def test_image_is_made_of_existing_files():
     text = (DEPLOY / "Dockerfile").read_text()
     copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).+", text, re.M)]
     names = {name for line in copied for name in line} - {"$LOCK"}
-    names |= {"requirements.txt", "requirements-otel.txt"}  # what LOCK may be
+    # What LOCK may be.
+    names |= {"requirements.txt", "requirements-otel.txt", "requirements-s3.txt"}
     assert all((ROOT / name).exists() for name in names)
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text()
     assert set(re.findall(r"^!(\S+)", ignored, re.M)) == names

@@ -55,6 +55,8 @@ def test_deployment_check_passes_with_production_settings():
         ),
         ("check", {"DEBUG": "maybe"}, "DEBUG"),
         ("check", {"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE"),
+        ("check", {"REDIS_URL": "sentinel://one"}, "REDIS_URL"),
+        ("check", {"FILES_URL": "ftp://one"}, "FILES_URL"),
         ("check", PRODUCTION | {"SECRET_KEY": ""}, "SECRET_KEY must be set"),
         ("check", PRODUCTION | {"SECRET_KEY": "change-me"}, "SECRET_KEY can be guess"),
         ("serve", {"WEB_THREADS": "0"}, "WEB_THREADS"),
@@ -66,6 +68,8 @@ def test_deployment_check_passes_with_production_settings():
         "replica-of-none",
         "boolean",
         "file",
+        "sentinels",
+        "storage",
         "secret",
         "guessable",
         "number",
@@ -109,7 +113,7 @@ from django.core.cache import caches
 from django.urls import reverse
 assert [cache.set("a", 1) for cache in caches.all()]
 optional = "sentry_sdk", "redis", "django_redis", "celery", "opentelemetry.sdk", \\
-    "opentelemetry.exporter", "opentelemetry.instrumentation"
+    "opentelemetry.exporter", "opentelemetry.instrumentation", "boto", "storages"
 print([name for name in sys.modules if name.startswith(optional)])
 print(reverse("admin:login"))
 from django.conf import settings
