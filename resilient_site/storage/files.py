@@ -25,7 +25,7 @@ from django.db.models.signals import post_delete
 from django.utils import timezone
 
 from resilient_site.errors import Unavailable
-from resilient_site.operations import clean_up
+from resilient_site.operations import clean_up, doctor
 from resilient_site.resilience import chunks
 from resilient_site.resilience.chunks import CHUNK_BYTES, StoredFile
 
@@ -128,8 +128,25 @@ def _opened(file: StoredFile) -> Iterator[BufferedReader]:
 def register(model: type[models.Model]) -> None:
     """Delete objects with the rows of `model`, and those that never had one."""
     post_delete.connect(_on_deleted, sender=model)
+    doctor.register("files", examine)
     name = f"objects without a {model._meta.verbose_name}"
     clean_up.register(name, partial(delete_orphans, model))
+
+
+def examine() -> Iterator[doctor.Finding]:
+    """Report for `manage.py doctor` whether the storage answers."""
+    if not is_external():
+        yield doctor.ok("Uploads and files of jobs are in the database.")
+        return
+    try:
+        storages[ALIAS].listdir("")
+    except FileNotFoundError:
+        pass  # a directory is made with the first file
+    except OSError as error:
+        todo = "Check FILES_URL, the credentials and the network."
+        yield doctor.failure(f"The storage of files fails: {error}", todo)
+        return
+    yield doctor.ok("The storage of files answers.")
 
 
 _paused_until = 0.0

@@ -278,6 +278,14 @@ def test_job_is_deleted_while_the_bucket_is_away_and_its_object_later(
     assert objects(storage) == []
 
 
+def test_doctor_reports_whether_the_storage_answers(away):
+    with ExitStack() as stack:
+        away(stack)
+        (found,) = files.examine()
+        assert (found.level, "FILES_URL" in found.todo) == ("failure", True)
+    assert [one.level for one in files.examine()] == ["ok"]
+
+
 # --- the setting
 
 
