@@ -224,8 +224,9 @@ class Site:
         return found
 
     def supervisor(self) -> psutil.Process:
-        # A process that it has just forked looks the same.
+        # A process that it has just forked looks the same; what holds it names it, too.
         found = self._having("supervisor.supervisord")
+        found = [one for one in found if not str(one.cmdline()).count("hold.py")]
         return min(found, key=psutil.Process.create_time)
 
     def web_master(self) -> psutil.Process:

@@ -12,14 +12,15 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.load import load_generator
-from tests.load.bench import comparing, report
+from tests.load.bench import comparing, picture, report
 from tests.load.bench.command import run
 from tests.load.bench.measuring import QUICK, Bench, in_turns
-from tests.load.bench.peers import BARE, Peer, Running, running
+from tests.load.bench.peers import BARE, OURS, Peer, Running, running
 from tests.load.bench.results import (
     RATIO,
     Curves,
@@ -137,6 +138,23 @@ def test_report_has_goals_and_values():
     assert "| us | 90.00 | 100 | 120 |" in markdown
     assert "| us | 2.00 (1.00 – 3.00) | 4.00 |" in markdown
     assert "- nginx: it is not installed" in markdown
+
+
+def test_report_begins_with_a_picture_of_the_rates():
+    rates = [Row(OURS, [1000, 3000, 2000]), Row("R&D", [500]), Row(BARE, [4000])]
+    pieces = [
+        Table("GET", "responses a second", rates),
+        Table("Alone", "responses a second", rates[:1]),
+        Table("GET", RATIO, [Row("ours to theirs", [4])]),
+    ]
+    results = Report({}, {"reads": Section("Reading", pieces)})
+    drawn = ElementTree.fromstring(picture.draw(results))
+    bars = [one for one in drawn.iter() if one.tag.endswith("rect")][1:]
+    widths = [int(bar.attrib["width"]) for bar in bars]
+    assert [round(width / widths[2], 2) for width in widths] == [0.5, 0.12, 1]
+    texts = [one.text for one in drawn.iter() if one.tag.endswith("text")]
+    assert texts == ["GET", OURS, "2,000", "R&D", "500", BARE, "4,000"]
+    assert "(report.svg)" in report.as_markdown(results).partition("## Goals")[0]
 
 
 # --- the command

@@ -4,9 +4,7 @@ import errno
 import os
 import secrets
 import shlex
-import signal
 import socket
-import subprocess
 import sys
 from functools import cache
 from typing import Any, NoReturn
@@ -19,6 +17,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from resilient_site.observability import multiprocess
+from resilient_site.operations import hold
 
 ADMINISTRATOR = "admin"
 BACKLOG = 2048  # gunicorn's own
@@ -98,10 +97,7 @@ def web_command(bind: str) -> list[str]:
 
 
 def supervise(listener: socket.socket) -> NoReturn:
-    """Run supervisord until it ends. Ctrl-C and a closed terminal stop it.
-
-    It is a child in a process group of its own, as it takes SIGHUP for a restart.
-    """
+    """Become what runs supervisord. Ctrl-C and a closed terminal stop it."""
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     environment = {
         "LOG_FORMAT": settings.LOG_FORMAT,
@@ -117,17 +113,13 @@ def supervise(listener: socket.socket) -> NoReturn:
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
     if not os.geteuid():
         command += ["-u", "root"]  # else it warns of being root
-    supervisord = subprocess.Popen(  # noqa: S603 - nothing from outside
-        ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 5>&2 </dev/null', "sh", *tied(command)],
-        stdin=listener.fileno(),
-        process_group=0,
-        env=os.environ | environment,
-    )
+    os.environ |= environment
+    os.dup2(listener.fileno(), 0)
     listener.close()
-    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(signum, lambda *_: supervisord.terminate())
-    sys.exit(supervisord.wait())
+    sh = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 5>&2 </dev/null', "sh"]
+    os.execv(  # noqa: S606 - our own interpreter, no shell wanted
+        sys.executable, [sys.executable, "-IS", hold.__file__, *sh, *tied(command)]
+    )
 
 
 @cache

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from tests.load.bench import machine, places, report
+from tests.load.bench import machine, picture, places, report
 from tests.load.bench.measuring import QUICK, Bench, Scale, print_progress
 from tests.load.bench.results import Missing, Report, Section
 from tests.load.bench.sections import SECTIONS
@@ -43,6 +43,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / "report.md"
     file.write_text(report.as_markdown(results))
+    (options.output / "report.svg").write_text(picture.draw(results))
     print(report.goals_table(results))
     print_progress(f"See {file}")
     return 0 if is_complete else 1

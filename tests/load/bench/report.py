@@ -35,6 +35,7 @@ def as_markdown(report: Report) -> str:
 
 def _paragraphs(report: Report) -> Iterator[str]:
     yield "# Benchmarks\n"
+    yield "![Responses a second: this site, its peers, the limit](report.svg)\n"
     yield from (f"- {name}: {value}" for name, value in report.machine.items())
     yield "\n## Goals\n"
     yield goals_table(report)

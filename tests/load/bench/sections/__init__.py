@@ -4,7 +4,7 @@ from importlib import import_module
 
 NAMES = (
     "reads", "lookups", "cold", "writes", "overload", "jobs", "delays", "cores",
-    "beside", "growth", "lists", "files",
+    "beside", "footprint", "growth", "lists", "files",
 )  # fmt: skip
 # Each has a TITLE, and `measure(bench)`, which yields what it finds.
 SECTIONS = {name: import_module(f"{__name__}.{name}") for name in NAMES}
