@@ -129,7 +129,7 @@ def register(model: type[models.Model]) -> None:
     """Delete objects with the rows of `model`, and those that never had one."""
     post_delete.connect(_on_deleted, sender=model)
     doctor.register("files", examine)
-    name = f"objects without a {model._meta.verbose_name}"
+    name = f"stored objects of no {model._meta.verbose_name}"
     clean_up.register(name, partial(delete_orphans, model))
 
 

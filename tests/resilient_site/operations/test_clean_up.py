@@ -59,6 +59,8 @@ def test_clean_up_deletes_only_what_has_expired(django_user_model):
         "expired sessions": 1,
         "stored responses to writes": 1,
         "abandoned uploads": 0,
+        "stored objects of no import file": 0,
+        "stored objects of no job file": 0,
         "outdated search texts": 0,
         "abandoned schemas": 0,
         "old jobs": 1,
