@@ -28,3 +28,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
         for title, template in templates.items():
             goals = {REST: Goal("≥", 1.5)}
             yield from comparing.rates(bench, title, compared, template, goals)
+        title = f"A search of {ITEMS:,} items that nobody has made before"
+        compared = {name: peers[name] for name in (OURS, REST)}
+        goals = {REST: Goal("≥", 1)}
+        yield from comparing.rates(bench, title, compared, Peer.search, goals)

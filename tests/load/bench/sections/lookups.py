@@ -22,7 +22,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
     with running(bench.testbed, *starts) as peers:
         fetch_all(peers[OURS])
         one = partial(Peer.look_up, numbers=CODES)
-        title, goals = f"GET of one of {CODES:,} codes", {FASTAPI: Goal("≥", 1)}
+        title, goals = f"GET of one of {CODES:,} codes", {FASTAPI: Goal("≥", 1.5)}
         yield from comparing.rates(bench, title, peers, one, goals)
         many = partial(Peer.look_up_many, number=BATCH, numbers=CODES)
         title = f"POST of {BATCH} of {CODES:,} codes"

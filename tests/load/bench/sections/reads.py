@@ -35,7 +35,7 @@ def measure(bench: Bench) -> Iterator[Piece]:
     with running(bench.testbed, *starts) as peers:
         for why in peers.missing:
             yield Missing(NGINX, why)
-        title, goals = "GET of a hot item, anonymous", {FASTAPI: Goal("≥", 2.5)}
+        title, goals = "GET of a hot item, anonymous", {FASTAPI: Goal("≥", 2.7)}
         compared = {name: peers[name] for name in ALL if name in peers}
         yield from comparing.rates(bench, title, compared, Peer.read, goals)
         title = f"{title}, {LATENCY_PER_S} a second"
