@@ -5,12 +5,10 @@ with CELERY_; it matters only with COMPUTE_BACKEND=celery.
 
 import logging.config
 import os
-import warnings
 from functools import partialmethod
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import setup_logging
 from django.conf import settings
 from kombu import Connection
@@ -33,5 +31,3 @@ app.autodiscover_tasks(related_name="celery")
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def set_up_logging(**options: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
-    # A long text at each lost connection, on a setting of which we want the default.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)

@@ -73,6 +73,8 @@ COMPUTE_MAX_QUEUED_PER_OWNER = env.int(
 COMPUTE_KEEP_DAYS = env.int("COMPUTE_KEEP_DAYS", 30, validate=at_least_one)
 COMPUTE_TASKS: list[str] = env.list("COMPUTE_TASKS", [])
 EVENTS_URL = env.str("EVENTS_URL", "")
+# Functions with the decorator of django.tasks run as jobs.
+TASKS = {"default": {"BACKEND": "compute.django_tasks.JobBackend"}}
 
 # --- Celery, with COMPUTE_BACKEND=celery
 

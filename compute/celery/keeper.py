@@ -14,12 +14,14 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from contextlib import suppress
 from typing import Any
 
 import orjson
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
@@ -30,6 +32,7 @@ from compute.outcomes import Cancelled, ErrorCode, Failed, Outcome, Released
 from compute.pool import process_tree
 from compute.pool.supervisor import Interval
 from compute.queue import Claim
+from compute.running import Limits
 from resilient_site.errors import Conflict
 
 logger = logging.getLogger(__name__)
@@ -57,10 +60,12 @@ class Keeper:
         self._pool = sender.pool
         self._own = process_tree.children_of_self()
         self._adopted: set[int] = set()
-        self._limits: dict[Claim, running.Limits] = {}
+        self._limits: dict[Claim, Limits] = {}
         self._renew = Interval(queue.LEASE_S / 4)
         # Not a daemon: it ends after the main thread, and releases what is left.
         threading.Thread(target=self._run, name="keeper").start()
+        # A long text at each lost connection, about a setting that has its default.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         logger.info("%d processes are waiting for jobs.", self._pool.num_processes)
 
     def stop(self, how: str, **options: Any) -> None:
@@ -91,18 +96,16 @@ class Keeper:
         return progress
 
     def _run(self) -> None:
-        while threading.main_thread().is_alive():
-            self._try_turn()
+        is_last = False
+        while not is_last:
             time.sleep(TURN_S)
-        self._stop_at = 0
-        self._try_turn()
-
-    def _try_turn(self) -> None:
-        try:
-            self._turn()
-        except (DatabaseError, InterfaceError) as error:
-            logger.error("The database is unavailable: %s", error)
-            connection.close()
+            if is_last := not threading.main_thread().is_alive():
+                self._stop_at = 0
+            try:
+                self._turn()
+            except (DatabaseError, InterfaceError) as error:
+                logger.error("The database is unavailable: %s", error)
+                connection.close()
 
     def _turn(self) -> None:
         progress = self._read_reports()
@@ -116,9 +119,10 @@ class Keeper:
         limits, self._limits = self._limits, {}
         for job in queue.held_by(self.node):
             claim, pid = Claim.of(job), int(job.worker.rpartition(":")[2])
-            limit = limits.get(claim) or running.Limits(claim, pid, KILL_AFTER_S)
+            limit = limits.get(claim) or Limits(claim, pid, KILL_AFTER_S)
             self._limits[claim] = limit
             outcome = self._outcome(job, limit, is_living=pid in living)
+            # First, as the process may take the next job at any moment.
             if outcome and completion.finish(claim, outcome):
                 self._pool.terminate_job(pid, signal.SIGKILL)
                 metrics.record_run(job.task, type(outcome).__name__, limit.elapsed_s)
@@ -131,9 +135,7 @@ class Keeper:
         own = [*self._own, *living]
         self._adopted = process_tree.kill_adopted(own, self._adopted)
 
-    def _outcome(
-        self, job: Job, limits: running.Limits, *, is_living: bool
-    ) -> Outcome | None:
+    def _outcome(self, job: Job, limits: Limits, *, is_living: bool) -> Outcome | None:
         """Return how a run ends from without, if it does."""
         if job.cancel_requested:
             return Cancelled()
@@ -141,16 +143,13 @@ class Keeper:
             return Released()
         if is_living:
             return limits.find_exceeded()
-        match self._errors.pop(str(job.pk), None):
-            case None:
-                return None  # Celery has not noticed yet
-            case TimeLimitExceeded():
-                return running.time_limit_exceeded(limits.claim)
-            case error:
-                how = str(error).partition(" Job:")[0]
-                return Failed(
-                    ErrorCode.CRASHED, f"Its process ended: {how}.", retry=True
-                )
+        error = self._errors.pop(str(job.pk), None)
+        if error is None:
+            return None  # Celery has not noticed yet
+        if isinstance(error, TimeLimitExceeded):
+            return running.time_limit_exceeded(limits.claim)
+        how = f"Its process ended: {str(error).partition(' Job:')[0]}."
+        return Failed(ErrorCode.CRASHED, how, retry=True)
 
 
 keeper = Keeper()

@@ -11,6 +11,8 @@ from uuid import UUID
 from billiard.pool import soft_timeout_sighandler
 from celery import shared_task, signals
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.worker import request
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
 from compute import completion, queue, running
@@ -24,7 +26,20 @@ from resilient_site.operations import clean_up as expired
 DATABASE_RETRY_S = 0.5
 
 
-@shared_task(name="compute.run")  # type: ignore[untyped-decorator]
+class Request(request.Request):  # type: ignore[misc]
+    """A message; one that Redis cannot acknowledge ends the connection.
+
+    kombu counts it as unacknowledged for ever: after as many as a worker may hold, it
+    would stop consuming. A new connection begins a new count.
+    """
+
+    def __init__(self, *args: Any, connection_errors: Any = (), **options: Any) -> None:
+        if settings.BROKER_URL.startswith("redis"):
+            connection_errors = ()  # those that are logged, and nothing else is done
+        super().__init__(*args, connection_errors=connection_errors, **options)
+
+
+@shared_task(name="compute.run", Request=Request)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Run the job, if it can be claimed: the message may be late, or the second."""
     worker = f"{keeper.node}:{os.getpid()}"
