@@ -1,7 +1,7 @@
 """Clean-up: deletes rows that have expired, and renews what is outdated.
 
-Apps register their tasks when they are ready. The supervisor of the pool runs all of
-them now and then; `manage.py clean_up` does so where there is no pool.
+Apps register their tasks when they are ready. The supervisor of the pool, or Celery's
+beat, runs all of them now and then; `manage.py clean_up` does so where there is none.
 """
 
 from collections.abc import Callable

@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from compute import jobs
 from compute.models import Job
+from resilient_site.celery import app
+from resilient_site.models import IdempotencyRecord
 from tests.compute.celery.conftest import process_of
 from tests.compute.conftest import (
     all_ended,
@@ -160,3 +162,15 @@ def test_jobs_survive_kills_of_their_processes(worker, submit):
 
 def test_pool_processes_have_a_low_priority(worker, submit):
     assert process_of(running(submit("nap", seconds=60))).nice() == 19
+
+
+def test_beat_has_expired_rows_deleted(worker, owner, monkeypatch):
+    IdempotencyRecord.objects.create(
+        owner=owner, key="k", status=204, headers=[], body=b"",
+        created_at=timezone.now() - timedelta(hours=25),
+    )  # fmt: skip
+    monkeypatch.setattr(app.conf, "broker_url", worker.env["BROKER_URL"])
+    [entry] = app.conf.beat_schedule.values()
+    with app.connection_for_write() as connection:
+        app.send_task(entry["task"], connection=connection, **entry["options"])
+    wait_for(lambda: not IdempotencyRecord.objects.exists())
