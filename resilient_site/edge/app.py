@@ -43,6 +43,9 @@ from resilient_site.edge.wsgi_bridge import (
 from resilient_site.errors import SiteError
 from resilient_site.observability.request_id import choose_id, start_request
 
+# What some clients say of a GET, where others say nothing.
+NO_BODY = b"content-length", b"0"
+
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
@@ -71,7 +74,9 @@ async def send_cache_hit(scope: Message, send: Send) -> bool:
             offered_id = value
         elif name == b"traceparent":
             traceparent = value
-        elif name != b"cookie" or identifies_client(value):
+        elif (name, value) != NO_BODY and (
+            name != b"cookie" or identifies_client(value)
+        ):
             return False  # conditional, authenticated, with a body, or of htmx
     counting = query_of(query, shared) if query else ""
     if counting is None:

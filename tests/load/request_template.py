@@ -23,6 +23,7 @@ function request()
   end
   local path = ({path}):gsub("{{%a+}}", values)
   local body = ({body}):gsub("{{%a+}}", values)
+  if body == "" then body = nil end  -- else it has a Content-Length
   return wrk.format(nil, path, nil, body)
 end
 """
