@@ -111,10 +111,12 @@ class CancellableConnection(psycopg.Connection[Any]):
         failure = psycopg.OperationalError()
         for number in (*range(first, len(places)), *range(first)):
             place = dict(zip(("host", "port"), places[number], strict=True))
-            _first_places[places] = (number + 1) % len(places)
             try:
                 made = cls.connect(conninfo, **options | place)
             except WaitCancelled:
+                # Unless another thread has found one meanwhile.
+                if _first_places.get(places, 0) == number:
+                    _first_places[places] = (number + 1) % len(places)
                 raise
             except psycopg.OperationalError as error:
                 failure = error

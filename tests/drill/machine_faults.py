@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 
 from resilient_site.resilience.cache_control import FRESH_S
 from tests.drill.clients import ITEMS, JOBS
-from tests.drill.faults import BROKER, CACHE, DATABASE, Context, Fault, job_of, sender
+from tests.drill.faults import BROKER, CACHE, DATABASE, Context, Fault, job_of
 from tests.drill.history import IS_ANSWERED, SEEN_WITHIN_S
 from tests.drill.machines import Machine
 from tests.private_server import wait_for
@@ -22,10 +23,14 @@ from tests.running import Answer, Site
 # From the loss of the primary until an operator, or their tool, promotes the standby.
 DECISION_S = 1.0
 FLAP_S = 0.5
+# A round trip to the database of another city, and the share of packets that is lost.
+DISTANCE_S, LOST = 0.05, 0.01
 CHANGES = 20
 POLL_S = 0.005
 CSRF = "c" * 32
 BOUNDARY = "boundary-of-a-form"
+REJECTED = (409, 429, 503)
+DONE, GZIP = "succeeded", b"\x1f\x8b"
 
 
 # --- across machines
@@ -34,32 +39,54 @@ BOUNDARY = "boundary-of-a-form"
 def see_changes(context: Context) -> Iterator[None]:
     """Change an item on one machine, and read it on the other until it has changed."""
     here, there = context.stack.sites
-    by_token = {"Authorization": f"Token {context.stack.token}"}
+    token = by_token(context)
     item = f"{ITEMS}{create_item(context)}/"
     took = []
     for number in range(CHANGES):
-        for headers in ({}, by_token):
-            wait_for(lambda h=headers: there.get(item, **h).status == 200)
+        for headers in ({}, token):
+            send(there, "GET", item, headers=headers)  # cached from now on
         body = {"name": f"seen {number}"}
-        assert_done(here.request("PATCH", item, body, by_token))
+        send(here, "PATCH", item, body, token)
         changed = time.monotonic()
-        for headers in ({}, by_token):
-            while there.get(item, **headers).json()["name"] != body["name"]:
+        for headers in ({}, token):
+            while (
+                send(there, "GET", item, headers=headers).json()["name"] != body["name"]
+            ):
                 time.sleep(POLL_S)
         took.append(time.monotonic() - changed)
     context.measured["seen_s"] = max(took)
     yield
 
 
-def create_item(context: Context) -> str:
-    answer = assert_done(sender(context)("POST", ITEMS, {"name": "across machines"}))
-    return str(answer.json()["id"])
+def by_token(context: Context) -> dict[str, str]:
+    return {"Authorization": f"Token {context.stack.token}"}
 
 
-def assert_done(answer: Answer) -> Answer:
-    if answer.status not in (200, 201, 202, 302):
-        raise RuntimeError(f"{answer.status}: {answer.body!r}")
+def send(
+    site: Site,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """Send a request, again while it is rejected. Raises RuntimeError for an error."""
+    headers = dict(headers or {})
+    if method == "POST":
+        headers["Idempotency-Key"] = uuid4().hex
+
+    def answered() -> Answer | None:
+        answer = site.request(method, path, body, headers)
+        return None if answer.status in REJECTED else answer
+
+    answer = wait_for(answered)
+    if answer.status >= 400:
+        raise RuntimeError(f"{path}: {answer.status} {answer.body!r}")
     return answer
+
+
+def create_item(context: Context) -> str:
+    here, item = context.stack.sites[0], {"name": "across machines"}
+    return str(send(here, "POST", ITEMS, item, by_token(context)).json()["id"])
 
 
 def confirm_elsewhere(context: Context) -> Iterator[None]:
@@ -67,14 +94,14 @@ def confirm_elsewhere(context: Context) -> Iterator[None]:
     here, there = context.stack.sites
     code = uuid4().hex
     content = f"id,name\r\n{code},Uploaded\r\n"
-    page = assert_done(send_form(context, here, "/items/-/import/", content))
-    run = page.headers["Location"]
+    run = send_form(context, here, "/items/-/import/", content).headers["Location"]
     cookie = {"Cookie": f"sessionid={context.stack.session}"}
-    if code.encode() not in assert_done(there.get(run, **cookie)).body:
+    if code.encode() not in send(there, "GET", run, headers=cookie).body:
         raise RuntimeError("The other machine does not show the preview.")
-    assert_done(send_form(context, there, run))
-    found = [site.get(f"{ITEMS}{code}/").status for site in (there, here)]
-    context.measured["carried_over"] = found.count(200) / len(found)
+    send_form(context, there, run)
+    found = [send(site, "GET", f"{ITEMS}{code}/").json() for site in (there, here)]
+    carried_over = sum(item["name"] == "Uploaded" for item in found)
+    context.measured["carried_over"] = carried_over / len(found)
     yield
 
 
@@ -91,20 +118,18 @@ def send_form(context: Context, site: Site, path: str, file: str = "") -> Answer
         "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
     }
     body = "".join(lines) + f"--{BOUNDARY}--\r\n"
-    return site.request("POST", path, body.encode(), headers)
+    return send(site, "POST", path, body.encode(), headers)
 
 
 def read_files_elsewhere(context: Context) -> Iterator[None]:
     """Submit a job on one machine, and read its file on the other."""
     here, there = context.stack.sites
-    by_token = {"Authorization": f"Token {context.stack.token}"}
+    token = by_token(context)
     task = {"task": "export_items", "params": {"format": "csv"}}
-    wait = by_token | {"Prefer": "wait=20"}
-    job = assert_done(here.request("POST", JOBS, task, wait)).json()
-    found = assert_done(there.get(f"{JOBS}{job['id']}/", **by_token)).json()
-    file = there.get(f"{JOBS}{job['id']}/files/items.csv.gz", **by_token)
-    is_read = found["state"] == "succeeded" and file.body.startswith(b"\x1f\x8b")
-    context.measured["carried_over"] = float(is_read)
+    path = f"{JOBS}{send(here, 'POST', JOBS, task, token).json()['id']}/"
+    wait_for(lambda: send(there, "GET", path, headers=token).json()["state"] == DONE)
+    file = send(there, "GET", f"{path}files/items.csv.gz", headers=token)
+    context.measured["carried_over"] = float(file.body.startswith(GZIP))
     yield
 
 
@@ -139,12 +164,12 @@ def cut_redis_off(context: Context) -> Iterator[None]:
     item = f"{ITEMS}{create_item(context)}/"
 
     def is_seen_at_once() -> bool:
-        body = {"name": uuid4().hex}
-        by_token = {"Authorization": f"Token {context.stack.token}"}
-        here.get(item, **by_token)
-        there.request("PATCH", item, body, by_token)
+        body, token = {"name": uuid4().hex}, by_token(context)
+        here.get(item, **token)
+        there.request("PATCH", item, body, token)
         time.sleep(SEEN_WITHIN_S / 2)
-        return bool(here.get(item, **by_token).json()["name"] == body["name"])
+        answer = here.get(item, **token)
+        return answer.status == 200 and bool(answer.json()["name"] == body["name"])
 
     context.is_recovered = is_seen_at_once
 
@@ -160,6 +185,12 @@ def silence(which: Callable[[Context], Machine], context: Context) -> Iterator[N
     yield
     context.is_recovered = job_of(context)
     machine.repair()
+
+
+def slow_down(context: Context) -> Iterator[None]:
+    primary(context).slow_down(DISTANCE_S / 2, LOST)
+    yield
+    primary(context).repair()
 
 
 def cut_broker_off(context: Context) -> Iterator[None]:
@@ -232,12 +263,11 @@ def lose_web(context: Context) -> Iterator[None]:
 
 def lose_worker(context: Context) -> Iterator[None]:
     """Lose the machine that runs a job, which the other one takes over."""
-    stack, send = context.stack, sender(context)
+    stack, here = context.stack, context.stack.sites[0]
     gate = Path(stack.folder / "gate")
     gate.unlink(missing_ok=True)
     task = {"task": "nap", "params": {"seconds": 60, "gate": str(gate)}}
-    path = f"{JOBS}{assert_done(send('POST', JOBS, task)).json()['id']}"
-    job_id = path.removeprefix(JOBS)
+    job_id = send(here, "POST", JOBS, task, by_token(context)).json()["id"]
     name = wait_for(partial(worker_of, context, job_id))
     stack.lost_worker = name
     lost_at = time.monotonic()
@@ -246,11 +276,11 @@ def lose_worker(context: Context) -> Iterator[None]:
         command.kill()
 
     def is_recovered() -> bool:
-        job = send("GET", path).json()
+        job = here.get(f"{JOBS}{job_id}/", **by_token(context)).json()
         if job.get("attempts", 0) > 1 and "taken_over_s" not in context.measured:
             context.measured["taken_over_s"] = time.monotonic() - lost_at
             gate.touch()
-        return bool(job.get("state") == "succeeded")
+        return bool(job.get("state") == DONE)
 
     context.is_recovered = is_recovered
     yield
@@ -280,15 +310,15 @@ def primary(context: Context) -> Machine:
 
 MACHINE_FAULTS = (
     Fault(
-        "changes-elsewhere", "A change is read on another machine", 0, see_changes,
-        is_quick=True,
+        "changes-elsewhere", "A change is read on another machine", 0.01,
+        see_changes, is_quick=True,
     ),
     Fault(
-        "import-elsewhere", "An upload is confirmed on another machine", 0,
+        "import-elsewhere", "An upload is confirmed on another machine", 0.01,
         confirm_elsewhere,
     ),
     Fault(
-        "files-elsewhere", "The file of a job is read on another machine", 0,
+        "files-elsewhere", "The file of a job is read on another machine", 0.01,
         read_files_elsewhere,
     ),
     Fault(
@@ -315,6 +345,11 @@ MACHINE_FAULTS = (
     Fault(
         "primary-cut-off", "PostgreSQL is cut off from all", 6,
         partial(silence, primary), DATABASE,
+    ),
+    Fault(
+        "database-slow",
+        f"The link of PostgreSQL takes {DISTANCE_S * 1000:.0f} ms and loses {LOST:.0%}",
+        6, slow_down,
     ),
     Fault(
         "standby-promoted", "The primary is lost, and the standby promoted", 0,

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,7 @@ PREFIX = "rs-machines-"
 NETWORK = "10.99.0"
 # On the switch and on machines.
 BRIDGE, LINK = "br0", "eth0"
+SLOW_LINK = str(Path(__file__).parent / "slow_link.py")
 # No machine has it: a frame to it arrives nowhere.
 NOWHERE = "02:00:00:00:00:01"
 
@@ -39,6 +40,20 @@ def run(*command: str) -> str:
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+@contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """Have this thread, and what it starts, run in a namespace."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        here = os.open(NAMES / namespace, os.O_RDONLY)
+        os.setns(here, os.CLONE_NEWNET)
+        os.close(here)
+        yield
+    finally:
+        os.setns(before, os.CLONE_NEWNET)
+        os.close(before)
 
 
 class Network:
@@ -83,6 +98,8 @@ class Network:
 
     def close(self) -> None:
         """Remove all; what runs on the machines has to be stopped before."""
+        for machine in self.machines:
+            machine.end_slow_link()
         for name in namespaces(self.prefix):
             run("ip", "netns", "delete", name)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -93,6 +110,7 @@ class Machine:
 
     def __init__(self, network: Network, name: str, address: str) -> None:
         self.name, self.address = name, address
+        self._slow_link: subprocess.Popen[bytes] | None = None
         self.namespace, self._switch = f"{network.prefix}{name}", network.switch
         run("ip", "netns", "add", self.namespace)
         peer = "peer", "name", name, "netns", self._switch
@@ -106,18 +124,9 @@ class Machine:
         shown = run("ip", "-n", self.namespace, "-brief", "link", "show", LINK)
         self.hardware_address = shown.split()[2]
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> AbstractContextManager[None]:
         """Have this thread, and what it starts, run on this machine."""
-        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        try:
-            here = os.open(NAMES / self.namespace, os.O_RDONLY)
-            os.setns(here, os.CLONE_NEWNET)
-            os.close(here)
-            yield
-        finally:
-            os.setns(before, os.CLONE_NEWNET)
-            os.close(before)
+        return entered(self.namespace)
 
     def unplug(self) -> None:
         """Take the cable out: the machine sees that it has no carrier."""
@@ -130,9 +139,30 @@ class Machine:
         """Lose all that it sends and is sent; its link seems to work."""
         run("ip", "-n", self._switch, "link", "set", "dev", self.name, "nomaster")
 
+    def slow_down(self, delay_s: float, lost: float) -> None:
+        """Delay what passes its link in each direction, and lose a share of it."""
+        near, far = f"{self.name}-n", f"{self.name}-f"
+        peer = "peer", "name", far
+        run("ip", "-n", self._switch, "link", "add", near, "type", "veth", *peer)
+        run("ip", "-n", self._switch, "link", "set", "dev", near, "up")
+        run("ip", "-n", self._switch, "link", "set", "dev", far, "master", BRIDGE, "up")
+        self.silence()
+        command = [sys.executable, SLOW_LINK, self.name, near, str(delay_s), str(lost)]
+        with entered(self._switch):
+            self._slow_link = subprocess.Popen(command)
+
     def repair(self) -> None:
-        """End `silence`."""
+        """End `silence` and `slow_down`."""
+        self.end_slow_link()
         run("ip", "-n", self._switch, "link", "set", "dev", self.name, "master", BRIDGE)
+
+    def end_slow_link(self) -> None:
+        if self._slow_link:
+            self._slow_link.kill()
+            self._slow_link.wait()
+            self._slow_link = None
+            near = f"{self.name}-n"
+            run("ip", "-n", self._switch, "link", "delete", "dev", near)
 
     def set_neighbour(self, other: "Machine", hardware_address: str) -> None:
         entry = other.address, "lladdr", hardware_address, "dev", LINK

@@ -16,7 +16,7 @@ from tests.servers import RabbitMQ, Redis
 
 # How often nginx's machine sends again what is not acknowledged: for three seconds, in
 # place of a quarter of an hour, as deploy/README.md has it.
-TCP_RETRIES = 3
+TCP_RETRIES = 2
 
 
 class Command(Site):

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,11 +37,11 @@ def network() -> Iterator[Network]:
 
 
 @contextmanager
-def listening(machine: Machine) -> Iterator[None]:
+def listening(machine: Machine) -> Iterator[socket.socket]:
     with machine.entered():
         server = socket.create_server((machine.address, PORT))
     with server:
-        yield
+        yield server
 
 
 def reaches(here: Machine, there: Machine) -> bool:
@@ -70,6 +71,24 @@ def test_cut_link_loses_everything_until_it_is_repaired(network, how):
         assert reaches(third, other) is (how == "part")
         repair()
         wait_for(lambda: reaches(one, other))
+
+
+def test_slow_link_delays_large_and_small_pieces(network):
+    here, there = network.add("here"), network.add("there")
+    there.slow_down(0.05, lost=0)
+    sent = os.urandom(300_000)
+    with listening(there) as server:
+        with here.entered():
+            client = socket.create_connection((there.address, PORT))
+        peer, _ = server.accept()
+    with client, peer:
+        began = time.monotonic()
+        threading.Thread(target=client.sendall, args=[sent]).start()
+        received = b""
+        while len(received) < len(sent):
+            received += peer.recv(65536)
+        assert time.monotonic() - began >= 0.05
+    assert received == sent
 
 
 def test_process_runs_on_the_machine_that_was_entered(network):
