@@ -16,6 +16,8 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 def main(command: list[str]) -> int:
     # Until there are handlers a signal would end this process alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # If it was ignored by who started this, a child leaves no status to wait for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if not (child := os.fork()):
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

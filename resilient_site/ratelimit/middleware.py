@@ -9,7 +9,7 @@ address, as behind a Unix socket, have no limits.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -187,8 +187,11 @@ def count_by_name(
     return get_status(request, Policy(name, quota, window_s), key, increment=increment)
 
 
-def may_read(client: str) -> bool:
-    """Count a plain read of an EdgeRequest's client; return whether it may be made."""
+def may_read(scope: MutableMapping[str, Any], client: str) -> bool:
+    """Count a plain read of an EdgeRequest's client; return whether it may be made.
+
+    It is counted in its scope: if Django has to answer it, that counts it no more.
+    """
     kind = AUTHENTICATED if client.startswith("user ") else ANONYMOUS
     status = None
     with suppress(Exception):  # what cannot be counted is let through
@@ -196,6 +199,7 @@ def may_read(client: str) -> bool:
         policy = known.get((READ, kind)) or known.get((ANY_CLASS, kind))
         if policy and client:
             status = get_status(HttpRequest(), policy, client)
+            scope[STATUS_KEY] = status
     return status is None or not status.is_exceeded
 
 

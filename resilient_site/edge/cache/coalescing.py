@@ -205,9 +205,8 @@ def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
 async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
     if found := await response_store.find_fresh_in_redis(key):
         return found
-    asked = request.as_shared(key.query, key.headers)
     try:
-        response = await _read(request, asked, flight.context)
+        response = await _read(key, request, flight.context)
     except SiteError:
         if not flight.is_given_up:
             paused[key] = time.monotonic() + PAUSE_S
@@ -232,11 +231,12 @@ async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
 
 
 async def _read(
-    request: EdgeRequest, asked: EdgeRequest, context: RequestContext
+    key: Key, request: EdgeRequest, context: RequestContext
 ) -> Response | None:
-    """Return the response to `request`: `asked` is what Django gets, if it is alone."""
     response = await grouped_reads.read(request, context)
     if response is None:
+        # Made now: it takes over how the request was counted in the group.
+        asked = request.as_shared(key.query, key.headers)
         response = await run_django(asked, None, context, _send_nothing)
         if response:
             grouped_reads.learn_headers(asked, response)

@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import (
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    close_old_connections,
+)
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.asgi_types import Headers
@@ -122,6 +127,8 @@ async def read(request: EdgeRequest, context: RequestContext) -> Response | None
     read_many, match = request.policy.read_many, resolve_path(request.path)
     if read_many is None or match is None or request.query:
         return None
+    if "\0" in request.path:  # PostgreSQL would refuse the query of the whole group
+        return None
     if (request.policy.route, request.scope["scheme"]) not in common_headers:
         return None
     name = read_many, request.priority
@@ -168,10 +175,10 @@ def _read_in_thread(
     for read in group:
         read.context.as_of, read.context.is_stale = of_replica
     try:
-        may = [may_read(read.request.client) for read in group]
+        may = [may_read(read.request.scope, read.request.client) for read in group]
         found = read_many([read.values for read in group])
         return [part if ok else None for part, ok in zip(found, may, strict=True)]
-    except (DatabaseError, InterfaceError) as error:
+    except (OperationalError, InternalError, InterfaceError) as error:
         raise as_site_error(error) from error
     except Exception:
         # Django meets it too, and reports it with its request.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
@@ -146,6 +146,32 @@ async def test_error_of_the_view_itself_is_met_by_django(caplog):
 
 
 @run
+async def test_value_that_the_database_refuses_fails_no_other_read(monkeypatch, caplog):
+    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    await learn()
+
+    def refuse() -> None:
+        raise DataError("one of the values")
+
+    hold(then=refuse)
+    tasks = await read("a", "b")
+    now.go_on.set()
+    assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_connection_stays")
+@run
+async def test_null_character_in_an_id_fails_no_other_read():
+    await elsewhere(make_item, id="bolt")
+    await elsewhere(make_item, id="nut")
+    await get("/api/v1/items/bolt")
+    ids = ["nut", "nut%00"]
+    both = await asyncio.gather(*[get(f"/api/v1/items/{n}") for n in ids])
+    assert [answer.status for answer in both] == [200, 404]
+
+
+@run
 async def test_request_after_a_change_starts_a_read_of_its_own(monkeypatch):
     await learn()
     hold()
@@ -191,8 +217,31 @@ async def test_client_beyond_its_quota_is_rejected_by_django(settings):
     assert (await get("/api/v1/rows/a")).status == 200
     assert (await get("/api/v1/rows/b")).status == 200
     assert len(now.asked) == 1
-    await get("/api/v1/rows/c")
-    assert len(now.asked) == 2
+    assert (await get("/api/v1/rows/c")).status == 429
+    assert len(now.asked) == 1
+
+
+@run
+async def test_absent_row_is_counted_once():
+    await learn()
+    answers = [await get(f"/api/v1/rows/un{n}") for n in "ab"]
+    left = [int(a.headers["ratelimit"].split(";")[1][2:]) for a in answers]
+    assert left[0] - left[1] == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_connection_stays")
+@run
+async def test_user_beyond_its_quota_has_none_of_its_address(reader: User, settings):
+    settings.RATE_LIMITS = {"read": ("read", "authenticated", 1, 3600)}
+    await learn()
+    _, token = await elsewhere(ApiToken.objects.create, reader)
+    header = f"Token {token}"
+    await elsewhere(verified_tokens().verify, header.encode(), "")
+    answers = [await get(f"/api/v1/rows/{n}", authorization=header) for n in "abc"]
+    assert [answer.status for answer in answers] == [200, 429, 429]
+    # Neither was counted again by Django, nor read.
+    assert (answers[2].headers["ratelimit"][:10], len(now.asked)) == ('"read";r=0', 1)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -24,6 +24,7 @@ import psutil
 import pytest
 from django.core.management import CommandError, call_command
 
+from resilient_site.operations import hold
 from resilient_site.resilience.deadlines import LOCK_WAIT_S
 from tests.event_streams import parse_events
 from tests.private_server import has_ended, wait_for
@@ -169,6 +170,13 @@ def test_killed_compute_restarts_and_the_web_goes_on(site):
     assert site.get("/api/v1/items").status == 200
     wait_for(site.pool)
     assert (site.web_master(), site.web_workers()) == web
+
+
+def test_status_of_the_site_is_known_where_ends_of_children_were_ignored():
+    held = [sys.executable, "-IS", hold.__file__, "/bin/sh", "-c", "exit 3"]
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    ignoring += "os.execv(sys.argv[1], sys.argv[1:])"
+    assert subprocess.call([sys.executable, "-c", ignoring, *held]) == 3
 
 
 def test_compute_does_not_hold_the_port(site):

@@ -301,7 +301,24 @@ def test_url_names_the_storage():
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://", "s3:///prefix", "file://relative", "file:", "ftp://h", "s3://b?x=1"],
+    [
+        "s3://",
+        "s3:///prefix",
+        "file://relative",
+        "file:",
+        "ftp://h",
+        "s3://b?x=1",
+        "s3://b?region_name",
+        "s3://key:secret@b",
+        "s3://[b",
+        "s3://b/a//b",
+        "s3://b/../a",
+        "s3://b?endpoint_url=h:1",
+        "s3://b?addressing_style=x",
+        "file:///a#b",
+        "file:///a?b=c",
+        "file:///a%00b",
+    ],  # fmt: skip
 )
 def test_malformed_url_is_reported_by_the_name_of_its_setting(url):
     with pytest.raises(ImproperlyConfigured, match="FILES_URL"):
