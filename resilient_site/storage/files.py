@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.core.files import File
-from django.core.files.storage import storages
+from django.core.files.storage import InvalidStorageError, storages
 from django.db import models, transaction
 from django.db.models.signals import post_delete
 from django.utils import timezone
@@ -51,8 +51,8 @@ class FilesUnavailable(Unavailable):
 def _available() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in FULL:
+    except (OSError, InvalidStorageError) as error:  # the latter without FILES_URL
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         logger.warning("The storage of files does not answer: %s", error)
         raise FilesUnavailable from error

@@ -210,6 +210,17 @@ def test_object_of_a_transaction_that_was_rolled_back_is_cleaned_up(
     assert objects(storage) == [kept.location]
 
 
+def test_file_is_unavailable_once_its_storage_is_no_longer_set(
+    kept_in, settings, api, editor
+):
+    kept_in("file")
+    job = make_job("succeeded", owner=editor)
+    stored(job=job)
+    settings.STORAGES = as_started.STORAGES
+    read = api.get(f"/api/v1/jobs/{job.pk}/files/out")
+    assert (read.status_code, read.json()["code"]) == (503, "files_unavailable")
+
+
 # --- a bucket that does not answer
 
 
