@@ -87,15 +87,15 @@ class Reader:
         if not (group := [read for read in group if not read.response.done()]):
             return
         try:
-            parts = await self._run_in_thread(group)
+            responses = await self._run_in_thread(group)
         except Exception as error:  # noqa: BLE001 - each of them waits for its end
             for read in group:
                 read.response.set_exception(error)
         else:
-            for read, part in zip(group, parts, strict=True):
-                read.response.set_result(_as_response(read, part))
+            for read, response in zip(group, responses, strict=True):
+                read.response.set_result(response)
 
-    async def _run_in_thread(self, group: Sequence[Read]) -> Sequence[Part | None]:
+    async def _run_in_thread(self, group: Sequence[Read]) -> Sequence[Response | None]:
         admission = wsgi_bridge.admission
         # The site's own, whatever one of the clients asks for.
         deadline = monotonic() + settings.DEADLINES_S["read"]
@@ -105,11 +105,11 @@ class Reader:
         began, is_read = monotonic(), False
         try:
             loop, ids = asyncio.get_running_loop(), request_ids.get()
-            parts = await loop.run_in_executor(
+            responses = await loop.run_in_executor(
                 wsgi_bridge.pool, _read_in_thread, self.read_many, group, deadline, ids
             )
             is_read = True
-            return parts
+            return responses
         finally:
             # What a larger group takes says little about the load.
             is_typical = is_read and len(group) == 1
@@ -151,9 +151,7 @@ def learn_headers(request: EdgeRequest, response: Response) -> None:
     common_headers[request.policy.route, request.scope["scheme"]] = common
 
 
-def _as_response(read: Read, part: Part | None) -> Response | None:
-    if part is None:
-        return None
+def _as_response(read: Read, part: Part) -> Response:
     request, context = read.request, read.context
     common = common_headers[request.policy.route, request.scope["scheme"]]
     length = (b"content-length", b"%d" % len(part.body))
@@ -165,7 +163,7 @@ def _as_response(read: Read, part: Part | None) -> Response | None:
 
 def _read_in_thread(
     read_many: ReadMany, group: Sequence[Read], deadline: float, ids: RequestIds
-) -> Sequence[Part | None]:
+) -> Sequence[Response | None]:
     lock_wait_s = settings.LOCK_WAITS_S["read"]
     deadlines.current.set(deadlines.Deadline(deadline, lock_wait_s=lock_wait_s))
     request_ids.set(ids)
@@ -177,7 +175,10 @@ def _read_in_thread(
     try:
         may = [may_read(read.request.scope, read.request.client) for read in group]
         found = read_many([read.values for read in group])
-        return [part if ok else None for part, ok in zip(found, may, strict=True)]
+        return [
+            _as_response(read, part) if part and ok else None
+            for read, part, ok in zip(group, found, may, strict=True)
+        ]
     except (OperationalError, InternalError, InterfaceError) as error:
         raise as_site_error(error) from error
     except Exception:

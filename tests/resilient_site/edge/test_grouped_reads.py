@@ -172,6 +172,18 @@ async def test_null_character_in_an_id_fails_no_other_read():
 
 
 @run
+async def test_header_that_cannot_be_sent_keeps_no_read_waiting(monkeypatch):
+    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    await learn()
+    hold()
+    # The ETag of such a row has its id.
+    tasks = await read("\u4f60", "a")
+    now.go_on.set()
+    *_, a = await asyncio.gather(*tasks)
+    assert a.status == 200
+
+
+@run
 async def test_request_after_a_change_starts_a_read_of_its_own(monkeypatch):
     await learn()
     hold()

@@ -172,11 +172,12 @@ def test_killed_compute_restarts_and_the_web_goes_on(site):
     assert (site.web_master(), site.web_workers()) == web
 
 
-def test_status_of_the_site_is_known_where_ends_of_children_were_ignored():
-    held = [sys.executable, "-IS", hold.__file__, "/bin/sh", "-c", "exit 3"]
+@pytest.mark.parametrize(("end", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_status_of_the_site_is_known_where_ends_of_children_were_ignored(end, status):
+    held = [sys.executable, "-IS", hold.__file__, "/bin/sh", "-c", end]
     ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
     ignoring += "os.execv(sys.argv[1], sys.argv[1:])"
-    assert subprocess.call([sys.executable, "-c", ignoring, *held]) == 3
+    assert subprocess.call([sys.executable, "-c", ignoring, *held]) == status
 
 
 def test_compute_does_not_hold_the_port(site):
