@@ -226,7 +226,7 @@ def test_events_are_checked_only_with_a_broker(settings, monkeypatch):
         settings.EVENTS_URL = url
         apps.get_app_config("items").ready()
         assert [one.name for one in components.all_components()] == ["feed", *names]
-        assert list(doctor._checks) == ["feed", "indexes", *names]
+        assert list(doctor._checks) == ["files", "feed", "indexes", *names]
 
 
 def test_relay_needs_a_broker():

@@ -20,6 +20,7 @@ from items.tags import editing
 from resilient_site.edge import cors as cors_headers_module
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Rejected
+from resilient_site.edge.cache import grouped_reads
 from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.edge.cache.store import ResponseStore, response_store
 from resilient_site.health.monitor import health_monitor
@@ -239,6 +240,7 @@ async def test_unsafe_method_is_not_answered_by_a_copy(
         monkeypatch.setattr(wsgi_bridge.admission, "check", reject)
     if state == "outage":
         monkeypatch.setattr(wsgi_bridge.django, "resolve_request", no_database)
+        monkeypatch.setattr(grouped_reads, "may_read", no_database)
     for target in (ITEM, "/items/bolt/"):
         for who in clients:
             if state != "fresh":

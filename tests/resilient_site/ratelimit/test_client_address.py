@@ -1,5 +1,6 @@
 """The address of a client comes from the network and never from its headers."""
 
+import os
 import runpy
 
 import pytest
@@ -40,6 +41,8 @@ def test_default_trusts_a_proxy_of_this_machine_with_a_database_alone(
     settings, monkeypatch, is_embedded, trusted
 ):
     monkeypatch.setattr(multiprocess, "share", lambda data_dir: None)
+    # That of this process is also of the servers that later tests start.
+    monkeypatch.setattr(os, "umask", lambda mask: mask)
     settings.EMBEDDED = is_embedded
     config = runpy.run_path(str(ROOT / "deploy" / "gunicorn.conf.py"))
     assert config["forwarded_allow_ips"] == trusted
