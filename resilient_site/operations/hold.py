@@ -9,6 +9,7 @@ standard input, which is closed here: it is the socket of the site.
 import os
 import signal
 import sys
+from contextlib import suppress
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
@@ -24,9 +25,14 @@ def main(command: list[str]) -> int:
         os.execv(command[0], command)  # noqa: S606 - what serve gives
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
+
+    def stop(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(child, signal.SIGTERM)
+
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
+            signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)

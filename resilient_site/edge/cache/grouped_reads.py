@@ -169,10 +169,10 @@ def _read_in_thread(
     request_ids.set(ids)
     close_old_connections()
     is_of_user = not all(read.request.is_anonymous for read in group)
-    of_replica = choose_replica(is_of_user and not receives_all_invalidations())
-    for read in group:
-        read.context.as_of, read.context.is_stale = of_replica
     try:
+        of_replica = choose_replica(is_of_user and not receives_all_invalidations())
+        for read in group:
+            read.context.as_of, read.context.is_stale = of_replica
         may = [may_read(read.request.scope, read.request.client) for read in group]
         found = read_many([read.values for read in group])
         return [
