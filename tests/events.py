@@ -9,7 +9,15 @@ import kombu
 
 from items.events.publisher import ERRORS, EXCHANGE
 
-QUEUE = kombu.Queue("copies", EXCHANGE, routing_key="resilient-site.item.*")
+# One consumer at a time: else what a lost connection has not acknowledged comes after
+# what the next one takes. So the broker has to notice that a connection is lost.
+QUEUE = kombu.Queue(
+    "copies",
+    EXCHANGE,
+    routing_key="resilient-site.item.*",
+    queue_arguments={"x-single-active-consumer": True},
+)
+HEARTBEAT_S = 2
 
 
 @dataclass
@@ -29,11 +37,13 @@ class Consumer:
 
     def _run(self) -> None:
         while not self.stopping.is_set():
-            with suppress(*ERRORS), kombu.Connection(self.url) as broker:
+            options = {"heartbeat": HEARTBEAT_S}
+            with suppress(*ERRORS), kombu.Connection(self.url, **options) as broker:
                 broker.ensure_connection(timeout=2)
                 queue = QUEUE.bind(broker.default_channel)
                 with kombu.Consumer(broker, [queue], on_message=self._take):
                     while not self.stopping.is_set():
+                        broker.heartbeat_check()
                         with suppress(TimeoutError):
                             broker.drain_events(timeout=0.2)
             self.stopping.wait(0.1)
