@@ -10,7 +10,7 @@ from tests.load.bench.results import Report, Table
 
 RATES = "responses a second"
 LIMIT = (BARE,)
-WIDTH, LABELS, BAR, GAP, HEAD = 900, 310, 16, 6, 30
+WIDTH, LABELS, BAR, GAP, HEAD = 940, 350, 16, 6, 30
 COLOURS = {"ours": "#1d6fd8", "limit": "#c7cdd6", "peer": "#8a94a3"}
 
 
