@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -157,7 +157,14 @@ def make_pool(make_pools) -> Callable[..., Pool]:
 @pytest.fixture(scope="module")
 def module_pool(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Pool]:
     folder = tmp_path_factory.mktemp("pool")
-    pool = Pool(environment(folder) | database_of_tests(), folder)
+    with running_pool(environment(folder) | database_of_tests(), folder) as pool:
+        yield pool
+
+
+@contextmanager
+def running_pool(env: dict[str, str], folder: Path) -> Iterator[Pool]:
+    """Run `manage.py compute` in the block, which begins when it is ready."""
+    pool = Pool(env, folder)
     try:
         wait_for(pool.start().is_ready)
         yield pool

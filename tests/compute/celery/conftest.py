@@ -11,7 +11,12 @@ import pytest
 
 from compute.models import Job
 from resilient_site.celery import app
-from tests.compute.conftest import Pool, database_of_tests, environment
+from tests.compute.conftest import (
+    Pool,
+    database_of_tests,
+    environment,
+    running_pool,
+)
 from tests.private_server import wait_for
 from tests.running import ROOT
 from tests.servers import RabbitMQ, Redis
@@ -70,12 +75,8 @@ def module_worker(
     broker = request.getfixturevalue(getattr(request, "param", "rabbitmq"))
     env = environment(folder) | database_of_tests()
     env |= environment_of_celery(broker.url(), COMPUTE_PROCESSES="4")
-    pool = Pool(env, folder)
-    try:
-        wait_for(pool.start().is_ready)
+    with running_pool(env, folder) as pool:
         yield pool
-    finally:
-        pool.close()
 
 
 @pytest.fixture
