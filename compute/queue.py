@@ -246,7 +246,9 @@ def find_unpublished(limit: int) -> list[Job]:
     """
     due = Job.objects.claimable().filter(handed_over_at=None).defer("result")
     batch = list(due.of_people()[:limit])
-    published = Job.objects.unfinished().anonymous().exclude(handed_over_at=None)
+    unfinished = Job.objects.unfinished().anonymous()
+    # One whose message seemed lost may run all the same.
+    published = unfinished.exclude(state=Job.State.QUEUED, handed_over_at=None)
     # A job in parts has been handed over, and waits for them.
     left = anonymous_max() - published.exclude(parts_left__gt=0).count()
     if left > 0 and len(batch) < limit:

@@ -89,6 +89,10 @@ def test_anonymous_jobs_are_published_last_and_few_at_a_time(
     [claim] = queue.claim("someone", 1, anonymous[0].pk)
     one.turn()
     assert job_ids() == []  # it runs
+    # Its message seemed lost while the job was claimed.
+    Job.objects.filter(pk=claim.job_id).update(handed_over_at=None)
+    one.turn()
+    assert job_ids() == []
     completion.finish(claim, Succeeded())
     one.turn()
     assert job_ids() == [str(anonymous[2].pk)]
