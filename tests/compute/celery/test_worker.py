@@ -138,9 +138,9 @@ def test_job_of_a_person_runs_while_anonymous_jobs_wait(worker, submit, gate):
             Job.objects.create(
                 task="nap", params=params, anonymous_client="somebody", **awaited
             )
-    wait_for(lambda: Job.objects.filter(state="running").exists())
-    assert ended(submit("echo", number=1)).state == "succeeded"
     naps = Job.objects.filter(task="nap")
+    wait_for(lambda: naps.filter(state="running").count() == 2)
+    assert ended(submit("echo", number=1)).state == "succeeded"
     assert sorted(naps.values_list("state", flat=True)) == [
         "queued", "queued", "running", "running",
     ]  # fmt: skip
