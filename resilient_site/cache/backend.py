@@ -22,7 +22,8 @@ byte; the timeouts of sockets bound neither. django-redis's own methods (`ttl`, 
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, wraps
 from inspect import signature
 from typing import Any
@@ -171,21 +172,27 @@ class ResilientRedisCache(RedisCache):  # type: ignore[misc]
         self.server_state.needs_new_generation = True
         self.ping()
 
-    def get_with_time(self, key: Any) -> tuple[Any, float | None]:
-        """Return the value and the time of the server's clock; (None, None) without."""
+    def get_many_with_time(
+        self, keys: Sequence[Any]
+    ) -> tuple[dict[Any, Any], float | None]:
+        """Return the values, and the time of the server's clock; ({}, None) without."""
         try:
-            value, clock_s = self._call(self._get_with_time, key)
-            return value, clock_s
+            values, clock_s = self._call(self._get_many_with_time, keys)
+            return values, clock_s
         except Exception:  # noqa: BLE001 - nothing that Redis does may get out
             self.server_state.fallbacks += 1
-            return None, None
+            return {}, None
 
-    def _get_with_time(self, key: Any) -> tuple[Any, float]:
-        name = self.client.make_key(key)
-        with self.client.get_client(write=True).pipeline() as pipeline:
-            data, (seconds, microseconds) = pipeline.get(name).time().execute()
-        value = None if data is None else self.client.decode(data)
-        return value, seconds + microseconds / 1e6
+    def _get_many_with_time(self, keys: Sequence[Any]) -> tuple[dict[Any, Any], float]:
+        names = [self.client.make_key(key) for key in keys]
+        with self.client.get_client(write=True).pipeline(transaction=False) as pipeline:
+            found, (seconds, microseconds) = pipeline.mget(names).time().execute()
+        values = {}
+        for key, data in zip(keys, found, strict=True):
+            if data is not None:
+                with suppress(*NOT_DECODED):
+                    values[key] = self.client.decode(data)
+        return values, seconds + microseconds / 1e6
 
     # --- Redis, or else process memory
 

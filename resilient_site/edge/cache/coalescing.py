@@ -19,6 +19,7 @@ from resilient_site.edge.asgi_types import Headers, Message, Receive, Send
 from resilient_site.edge.cache import batches, grouped_reads, private_cache
 from resilient_site.edge.cache.cached_response import (
     COLLAPSED,
+    HIT,
     STORED,
     CachedResponse,
     invalidates_cached_response,
@@ -48,6 +49,7 @@ class Flight:
     read_at: int = field(default_factory=now)
     context: RequestContext = field(default_factory=lambda: RequestContext(True))
     waiting: int = 0
+    action: str = STORED  # for the first of them
 
     @property
     def is_given_up(self) -> bool:
@@ -148,7 +150,7 @@ async def _answer_with_new(
         if not fetched.fresh_s:
             await fetched.send_stale(request, send, extra)
             return True
-        action = COLLAPSED if has_joined else STORED
+        action = COLLAPSED if has_joined else flight.action
         await fetched.send(request, send, extra, action)
         return True
     if fetched.status >= 500:
@@ -204,6 +206,7 @@ def _join_or_start(key: Key, request: EdgeRequest) -> tuple[Flight, bool]:
 
 async def _fetch(key: Key, request: EdgeRequest, flight: Flight) -> Fetched:
     if found := await response_store.find_fresh_in_redis(key):
+        flight.action = HIT
         return found
     try:
         response = await _read(key, request, flight.context)

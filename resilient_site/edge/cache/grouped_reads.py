@@ -1,18 +1,17 @@
 """Grouped reads: what no cache has is read from the database together.
 
 A view that reads one row states in its policy how it reads many (`read_many`). While a
-group is read, the next one gathers, so that nothing waits for requests that may not
-come; a thread, a connection and a query serve all of a group. Django's own handling of
-requests is left out: the headers that all responses of the view have are those of its
-last one through Django. That answers whatever is not plain: the first request, rows
-that are absent, clients beyond their rate limit. A group that fails fails as a whole.
+group is read, the next one gathers; a thread, a connection and a query serve all of it.
+Django's own handling of requests is left out: the headers that all responses of the
+view have are those of its last one through Django. That answers whatever is not plain:
+the first request, rows that are absent, clients beyond their rate limit. A group that
+fails fails as a whole.
 """
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from django.conf import settings
@@ -25,6 +24,7 @@ from django.db import (
 
 from resilient_site.edge import wsgi_bridge
 from resilient_site.edge.asgi_types import Headers
+from resilient_site.edge.cache.gathering import Gatherer
 from resilient_site.edge.cache.invalidation import receives_all_invalidations
 from resilient_site.edge.policy import ReadMany, resolve_path
 from resilient_site.edge.request import (
@@ -43,9 +43,6 @@ from resilient_site.resilience.cache_control import Part
 
 logger = logging.getLogger(__name__)
 
-GROUP_MAX = 64
-# When a group takes longer, the next one is read beside it.
-ALONE_S = 0.02
 # Headers of one row; all others are the same for all.
 OF_ONE = {
     b"content-length", b"etag", b"last-modified", b"link", b"cache-control",
@@ -69,16 +66,9 @@ class Reader:
 
     read_many: ReadMany
     priority: Priority
-    waiting: deque[Read] = field(default_factory=deque)
-    task: "asyncio.Task[None] | None" = None
 
-    async def run(self) -> None:
-        while self.waiting:
-            number = min(len(self.waiting), GROUP_MAX)
-            group = [self.waiting.popleft() for _ in range(number)]
-            task = asyncio.create_task(self._read(group))
-            await asyncio.wait({task}, timeout=ALONE_S)
-        self.task = None
+    def __post_init__(self) -> None:
+        self.reads = Gatherer(self._read)
 
     async def _read(self, group: Sequence[Read]) -> None:
         for read in group:
@@ -135,11 +125,10 @@ async def read(request: EdgeRequest, context: RequestContext) -> Response | None
     reader = readers.get(name)
     if reader is None:
         reader = readers[name] = Reader(*name)
-    loop = asyncio.get_running_loop()
-    one = Read(request, context, match.kwargs, loop.create_future())
-    reader.waiting.append(one)
-    if reader.task is None:
-        reader.task = loop.create_task(reader.run())
+    one = Read(
+        request, context, match.kwargs, asyncio.get_running_loop().create_future()
+    )
+    reader.reads.add(one)
     return await one.response
 
 

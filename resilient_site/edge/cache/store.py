@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +31,7 @@ from django.conf import settings
 from django.core.cache import caches
 
 from resilient_site.edge.cache.cached_response import CachedResponse
+from resilient_site.edge.cache.gathering import Gatherer
 from resilient_site.edge.cache.invalidation import (
     EVERYTHING,
     VOID,
@@ -67,6 +68,7 @@ SAMPLE_EVERY = 16
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 type AnyKey = Key | PrivateKey
+type Asked = tuple[Key, asyncio.Future[CachedResponse | None]]
 
 
 class Change(NamedTuple):
@@ -164,6 +166,7 @@ class ResponseStore:
         self.reads = 0  # under way
         self._disk_readers = DaemonThreads(4, "stale-disk-reader")
         self._redis_readers = DaemonThreads(4, "stale-redis-reader")
+        self._asked = Gatherer[Asked](self._read_group)
         self._writer = DaemonThreads(1, "stale-writer")
         self._pending: dict[AnyKey, Change] = {}
         self._writing: dict[AnyKey, Change] = {}
@@ -234,7 +237,9 @@ class ResponseStore:
         if is_in_vain or self._redis is None or self._unwritten(key):
             return None
         pending = self._pending
-        found = await self._in_thread(self._redis_readers, self._read_fresh, key)
+        found = await self._find_in_redis(key)
+        if not (found and found.is_fresh() and may_be_shared(found, key)):
+            found = None
         self._found_share += ((found is not None) - self._found_share) * MIN_FOUND
         if found is None or self._unwritten(key):  # deleted meanwhile
             return None
@@ -251,10 +256,11 @@ class ResponseStore:
         if found or unwritten or in_memory_only:
             return found or (unwritten.response if unwritten else None)
         pending = self._pending
-        found = await self._in_thread(self._disk_readers, self._read_disk, key)
+        read = asyncio.wrap_future(self._disk_readers.submit(self._read_disk, key))
+        found = await self._within_time(read)
         is_on_disk = found is not None
         if not is_on_disk and isinstance(key, Key):
-            found = await self._in_thread(self._redis_readers, self._read_redis, key)
+            found = await self._find_in_redis(key)
         if unwritten := self._unwritten(key):
             return unwritten.response  # stored or deleted meanwhile
         if found and isinstance(key, Key) and pending is self._pending:
@@ -305,13 +311,23 @@ class ResponseStore:
 
     # --- reading
 
-    async def _in_thread[K](
-        self, threads: DaemonThreads, read: Callable[[K], CachedResponse | None], key: K
-    ) -> CachedResponse | None:
+    async def _find_in_redis(self, key: Key) -> CachedResponse | None:
+        found = asyncio.get_running_loop().create_future()
+        self._asked.add((key, found))
+        return await self._within_time(found)
+
+    async def _read_group(self, asked: Sequence[Asked]) -> None:
+        keys = [key for key, _ in asked]
+        read = asyncio.wrap_future(self._redis_readers.submit(self._read_redis, keys))
+        found = await self._within_time(read) or {}
+        for key, future in asked:
+            if not future.done():
+                future.set_result(found.get(key))
+
+    async def _within_time[T](self, read: asyncio.Future[T]) -> T | None:
         self.reads += 1
         try:
-            found = asyncio.wrap_future(threads.submit(read, key))
-            return await asyncio.wait_for(found, READ_TIMEOUT_S)
+            return await asyncio.wait_for(read, READ_TIMEOUT_S)
         except TimeoutError:
             return None
         finally:
@@ -322,23 +338,24 @@ class ResponseStore:
         data = self._on_disk(lambda disk: disk.get(name))
         return CachedResponse.decode(name, data, time.time(), 0) if data else None
 
-    def _read_fresh(self, key: Key) -> CachedResponse | None:
-        found = self._read_redis(key)
-        is_usable = found and found.is_fresh() and may_be_shared(found, key)
-        return found if is_usable else None
-
-    def _read_redis(self, key: Key) -> CachedResponse | None:
+    def _read_redis(self, keys: Sequence[Key]) -> dict[Key, CachedResponse]:
         if self._redis is None:
-            return None
-        moment, name = now(), repr(key)
-        data, clock_s = self._redis.get_with_time(self._slot(name))
-        if not isinstance(data, str) or clock_s is None:
-            return None
-        encoded = data.encode("latin-1", "replace")
-        found = CachedResponse.decode(name, encoded, clock_s, moment)
-        if found and not subscriber.was_subscribed_at(found.mark.at):
-            # A change of what it shows may have been missed here: it is outdated.
-            return replace(found, mark=Mark(0, found.mark.slots))
+            return {}
+        moment, names = now(), {key: repr(key) for key in keys}
+        slots = {key: self._slot(name) for key, name in names.items()}
+        values, clock_s = self._redis.get_many_with_time([*slots.values()])
+        found = {}
+        for key, name in names.items():
+            data = values.get(slots[key])
+            if not isinstance(data, str) or clock_s is None:
+                continue
+            encoded = data.encode("latin-1", "replace")
+            response = CachedResponse.decode(name, encoded, clock_s, moment)
+            if response and not subscriber.was_subscribed_at(response.mark.at):
+                # A change of what it shows may have been missed here: it is outdated.
+                response = replace(response, mark=Mark(0, response.mark.slots))
+            if response:
+                found[key] = response
         return found
 
     # --- writing
@@ -381,7 +398,7 @@ class ResponseStore:
         ]
         self._redis.delete_many(deleted)
         # Clocks of machines differ: ages are counted by the clock of Redis.
-        _, clock_s = self._redis.get_with_time(NOT_EMPTY)
+        _, clock_s = self._redis.get_many_with_time([NOT_EMPTY])
         if clock_s is None:
             return
         stored = {

@@ -123,8 +123,8 @@ class Running(dict[str, Peer]):
         text = "\n".join(["id,name,description", *rows])
         self.site.manage("import_items", "-", input=text, check=True)
 
-    def start_ours(self, items: int = ITEMS) -> None:
-        self.start_site("--no-compute")
+    def start_ours(self, items: int = ITEMS, **settings: str) -> None:
+        self.start_site("--no-compute", **settings)
         self.fill_ours(items)
 
     def start_fastapi(self) -> None:

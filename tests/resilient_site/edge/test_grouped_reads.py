@@ -9,7 +9,7 @@ from django.db import DataError, OperationalError
 
 from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge import wsgi_bridge
-from resilient_site.edge.cache import coalescing, grouped_reads
+from resilient_site.edge.cache import coalescing, gathering, grouped_reads
 from resilient_site.edge.cache.invalidation import invalidations
 from resilient_site.models import ApiToken
 from tests.factories import make_item
@@ -52,7 +52,7 @@ async def read(*ids: str, **headers: str) -> list[asyncio.Task[Answer]]:
 
 @run
 async def test_reads_that_gather_are_one_group(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     await learn()
     hold()
     tasks = await read("a", "b", "a", "c")
@@ -67,8 +67,8 @@ async def test_reads_that_gather_are_one_group(monkeypatch):
 
 @run
 async def test_group_is_as_large_as_a_query_may_be(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
-    monkeypatch.setattr(grouped_reads, "GROUP_MAX", 2)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "GROUP_MAX", 2)
     await learn()
     hold()
     tasks = await read("a", "b", "c")
@@ -79,7 +79,7 @@ async def test_group_is_as_large_as_a_query_may_be(monkeypatch):
 
 @run
 async def test_slow_group_holds_up_no_later_one(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 0)
+    monkeypatch.setattr(gathering, "ALONE_S", 0)
     await learn()
     hold()
     held, *_ = await read()
@@ -118,7 +118,7 @@ async def test_query_is_answered_by_django():
 
 @run
 async def test_failure_of_the_database_is_that_of_the_whole_group(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     await learn()
     await get("/api/v1/rows/known")
     invalidations.record(["row:known"])
@@ -147,7 +147,7 @@ async def test_error_of_the_view_itself_is_met_by_django(caplog):
 
 @run
 async def test_value_that_the_database_refuses_fails_no_other_read(monkeypatch, caplog):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     await learn()
 
     def refuse() -> None:
@@ -173,7 +173,7 @@ async def test_null_character_in_an_id_fails_no_other_read():
 
 @run
 async def test_header_that_cannot_be_sent_keeps_no_read_waiting(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     await learn()
     hold()
     # The ETag of such a row has its id.
@@ -198,7 +198,7 @@ async def test_request_after_a_change_starts_a_read_of_its_own(monkeypatch):
 
 @run
 async def test_abandoned_read_is_not_made(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     monkeypatch.setattr(coalescing, "ABANDONED_GRACE_S", 0)
     await learn()
     hold()
@@ -276,7 +276,7 @@ async def test_client_with_a_valid_token_is_in_a_group(reader: User):
 
 @run
 async def test_impatient_client_ends_no_read_of_others(monkeypatch):
-    monkeypatch.setattr(grouped_reads, "ALONE_S", 90)
+    monkeypatch.setattr(gathering, "ALONE_S", 90)
     await learn()
     hold()
     tasks = await read("a")

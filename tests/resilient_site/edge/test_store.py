@@ -475,8 +475,8 @@ async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
     is_read, is_deleted = threading.Event(), threading.Event()
     read = elsewhere._read_redis
 
-    def read_slowly(key):
-        found = read(key)
+    def read_slowly(keys):
+        found = read(keys)
         is_read.set()
         assert is_deleted.wait(90)
         return found
@@ -509,13 +509,39 @@ async def test_disk_that_hangs_does_not_hide_what_is_in_redis(
     assert found.body == b"body"
 
 
+@run
+async def test_responses_are_looked_up_in_redis_together(
+    store, elsewhere, server, monkeypatch
+):
+    keys = [shared(str(n)) for n in range(5)]
+    for key in keys[:-1]:
+        await asyncio.to_thread(put, store, key)
+    await asyncio.to_thread(server.set, *not_a_response(store, server, keys[0]))
+    calls, read = [], elsewhere._read_redis
+
+    def read_and_count(group):
+        calls.append(len(group))
+        return read(group)
+
+    monkeypatch.setattr(elsewhere, "_read_redis", read_and_count)
+    found = await asyncio.gather(*map(elsewhere.find_fresh_in_redis, keys))
+    assert [response is not None for response in found] == [False, *[True] * 3, False]
+    assert calls == [5]
+
+
+def not_a_response(store, server, key):
+    """Return the name of the slot of `key` in Redis, and what nobody can decode."""
+    [name] = server.keys(f"*{store._slot(repr(key))}")
+    return name, b"\x00damaged"
+
+
 def test_response_that_is_being_deleted_is_not_found_in_redis(store, elsewhere):
     put(store)
     elsewhere.delete(KEY)
     assert asyncio.run(elsewhere.find_fresh_in_redis(KEY)) is None
     assert body_in(elsewhere) is None
     elsewhere.flush().result()
-    assert store._read_redis(KEY) is None
+    assert store._read_redis([KEY]) == {}
 
 
 def test_response_read_before_this_process_listens_is_outdated(
@@ -523,7 +549,7 @@ def test_response_read_before_this_process_listens_is_outdated(
 ):
     put(store)
     monkeypatch.setattr(subscriber, "_subscribed_at", now())
-    found = elsewhere._read_redis(KEY)
+    found = elsewhere._read_redis([KEY])[KEY]
     assert not found.is_fresh()
     assert found.is_usable_if_error()
 
@@ -537,7 +563,7 @@ def test_age_does_not_depend_on_the_clocks_of_machines(
     monkeypatch.setattr(cached_response, "boot_id", lambda: "another")
     monkeypatch.setattr(module, "now", lambda: now() + skew_s * 10**9)
     with time_machine.travel(1_700_000_000 + skew_s, tick=True):
-        found = elsewhere._read_redis(KEY)
+        found = elsewhere._read_redis([KEY])[KEY]
     assert 0 < found.age < 5
     # Never taken to be read later than it was.
     latest = read_at + skew_s * 10**9
@@ -578,9 +604,9 @@ def test_lookups_that_find_nothing_become_rare_and_come_back(
 ):
     made, found, numbers = [], None, count()
 
-    def read(key):
-        made.append(key)
-        return found
+    def read(keys):
+        made.extend(keys)
+        return dict.fromkeys(keys, found) if found else {}
 
     monkeypatch.setattr(store, "_read_redis", read)
 
@@ -614,3 +640,4 @@ async def test_fresh_response_of_another_machine_spares_the_origin(server, is_ch
     view.respond = lambda request: HttpResponse("from the origin")
     answer = await get()
     assert (answer.body == first.body) == (not is_changed)
+    assert answer.is_hit == (not is_changed)
