@@ -200,6 +200,8 @@ def _submit(request: Request) -> Job:
     name, data = _task_and_params(request)
     if name not in tasks:
         raise Invalid(errors={"task": ["There is no such task."]})
+    # First: its parameters may say how many items there are.
+    jobs.expect_allowed(tasks[name], request.user)
     params = tasks[name].params(data=data)
     unknown = {} if is_lenient(request) else find_unknown(data, params.fields)
     if not params.is_valid() or unknown:

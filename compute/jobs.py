@@ -93,8 +93,7 @@ def submit(
     Raises NotSignedIn, NotAllowed, KeyReused, QueueFull and TooManyJobs.
     """
     user = owner or AnonymousUser()
-    if not task.may_run(user):
-        raise NotAllowed if user.is_authenticated else NotSignedIn
+    expect_allowed(task, user)
     uploads = {n: v for n, v in params.items() if isinstance(v, UploadedFile)}
     plain = {n: v.name if n in uploads else v for n, v in params.items()}
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
@@ -114,11 +113,16 @@ def submit(
     )
 
 
+def expect_allowed(task: Task, user: User | AnonymousUser) -> None:
+    """Raise NotSignedIn or NotAllowed unless `user` may run the task."""
+    if not task.may_run(user):
+        raise NotAllowed if user.is_authenticated else NotSignedIn
+
+
 def run_again(job: Job, *, owner: User, idempotency_key: str = "") -> Job:
     """Queue a new job with the task, parameters and files of `job`."""
     task = get_task(job.task)
-    if not task.may_run(owner):
-        raise NotAllowed
+    expect_allowed(task, owner)
     fingerprint = hashlib.sha256(job.pk.bytes).hexdigest() if idempotency_key else ""
     inputs = [
         (file.name, file.content_type, files.read(file))

@@ -71,5 +71,4 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
                 f"items refer, such as “{first['item']}” to “{first['target']}”."
             )
         portions = referred_to  # what referred to them may have gone
-    finish_batch(batch_id)
-    return {"deleted": done}
+    return {"deleted": done, "batch": finish_batch(batch_id)}

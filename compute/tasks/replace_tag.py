@@ -67,5 +67,4 @@ def replace_tag(context: TaskContext, *, tag: str, into: str) -> Any:
         )
     except BatchEnded as error:
         raise TaskFailed(error.detail) from error
-    finish_batch(batch.pk)
-    return {"tag": into, "items": done}
+    return {"tag": into, "items": done, "batch": finish_batch(batch.pk)}

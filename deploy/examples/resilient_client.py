@@ -424,7 +424,10 @@ def main(site: str, file: str, command: str, *given: str) -> None:
         case "translate", [collection, code, to]:
             print(json.dumps(client.translate(collection, code, to)))
         case "write", [method, path, *body] if len(body) <= 1:
-            number = client.write(method, path, *map(json.loads, body))
+            try:
+                number = client.write(method, path, *map(json.loads, body))
+            except ValueError as error:
+                sys.exit(f"The body is not JSON: {error}")
             try:
                 client.send()
             except Unavailable as error:

@@ -95,10 +95,12 @@ def end_batch(batch_id: UUID) -> None:
     batch.update(finished_at=timezone.now())
 
 
-def finish_batch(batch_id: UUID | None) -> None:
-    """Record that it is complete; one that changed nothing is deleted."""
-    if batch_id:
-        batch = ChangeBatch.objects.filter(pk=batch_id)
-        batch.filter(created=0, updated=0, deleted=0).delete()
-        batch.update(finished_at=timezone.now())
-        invalidate(BATCHES)
+def finish_batch(batch_id: UUID | None) -> UUID | None:
+    """Record that it is complete; one that changed nothing is deleted: None."""
+    if batch_id is None:
+        return None
+    batch = ChangeBatch.objects.filter(pk=batch_id)
+    batch.filter(created=0, updated=0, deleted=0).delete()
+    is_kept = batch.update(finished_at=timezone.now())
+    invalidate(BATCHES)
+    return batch_id if is_kept else None

@@ -85,16 +85,18 @@ UNKNOWN = {"task": ["There is no such task."]}
     ],
     ids=str,
 )
-def test_invalid_submission_names_its_errors(api, body, errors):
-    response = api.post(JOBS, body)
+def test_invalid_submission_names_its_errors(editor, body, errors):
+    response = client_of(editor).post(JOBS, body)
     assert response.status_code == 400
     assert response.json().get("errors") == errors
     assert not Job.objects.exists()
 
 
 def test_client_without_permission_is_401_or_403(anonymous_api, api):
-    response = submit(api, "for_editors")
-    assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+    for params in ({}, {"unknown": 1}):
+        response = submit(api, "for_editors", **params)
+        assert response.status_code == 403
+        assert response.json()["code"] == "permission_denied"
     for url in (JOBS, f"{JOBS}{uuid.uuid4()}"):
         assert anonymous_api.get(url).status_code == 401
     # DRF raises the error of those above, the site this one.

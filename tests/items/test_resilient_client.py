@@ -266,6 +266,7 @@ def test_commands_are_those_of_the_class(client_of, codes, network):
     catch_up(client_of)
     written, _ = command(client_of, "write", "POST", "items", '{"name": "A"}')
     assert json.loads(written)["status"] == 201
+    assert "not JSON" in command(client_of, "write", "POST", "items", "{name}")[1]
     found, _ = command(client_of, "lookup", "bolts", "a", "de", "2019-01-01")
     assert json.loads(found)["label"] == "Schraube"
     found, _ = command(client_of, "translate", "nuts", "n", "bolts")

@@ -35,8 +35,9 @@ def test_replacement_goes_on_after_a_kill(editor):
         task.main(context, **params)
     assert ItemTag.objects.filter(tag__name="dark red").count() == 2
     context._on_progress = lambda fraction, message: None
-    assert task.main(context, **params) == {"tag": "dark red", "items": 3}
-    assert task.main(context, **params) == {"tag": "dark red", "items": 0}
+    for left in (3, 0):
+        result = task.main(context, **params)
+        assert result == {"tag": "dark red", "items": left, "batch": context.job_id}
     assert {*Tag.objects.values_list("name", flat=True)} == {"blue", "dark red"}
     batch = ChangeBatch.objects.get()
     assert (batch.title, batch.updated) == ("Replace tag red by dark red", 5)
@@ -48,7 +49,7 @@ def test_replacement_goes_on_after_a_kill(editor):
 def test_tag_is_merged_by_a_job(editor):
     make_items(3, tags=["red", "blue"])
     job = do("replace_tag", editor, tag="red", into="blue")
-    assert job.result == {"tag": "blue", "items": 3}
+    assert job.result == {"tag": "blue", "items": 3, "batch": str(job.pk)}
     assert Tag.objects.get().name == "blue"
     assert Item.objects.first().tag_names() == ["blue"]
 

@@ -140,7 +140,7 @@ def test_deletion_goes_on_after_a_kill_and_takes_no_more_than_was_confirmed(
         task.main(context, **params)
     catalogue.delete_items(["new", "newer", "newest"], actor=TESTER)
     context._on_progress = lambda fraction, message: None
-    assert task.main(context, **params) == {"deleted": 5}
+    assert task.main(context, **params) == {"deleted": 5, "batch": context.job_id}
     assert Item.objects.get().pk == "other"
     deleted = ItemChange.objects.filter(action="deleted", actor=editor)
     assert deleted.count() == 5
@@ -164,7 +164,7 @@ def test_deletion_takes_what_is_referred_to_after_what_refers_to_it(
     with pytest.raises(TaskFailed, match="2 of 3 items were deleted.*“other” to “c”"):
         task.main(context, **params)
     catalogue.delete_item("other", actor=TESTER)
-    assert task.main(context, **params) == {"deleted": 3}
+    assert task.main(context, **params)["deleted"] == 3
     assert not Item.objects.exists()
 
 
