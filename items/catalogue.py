@@ -431,6 +431,10 @@ def _lock(item_id: str, precondition: Precondition | None) -> Item:
 
 def _set_tags(items: Iterable[Item], tags_of: dict[str, list[str]]) -> None:
     names = sorted({name for tags in tags_of.values() for name in tags})
+    if not names:
+        for item in items:
+            item.set_loaded_tags([])
+        return
     Tag.objects.bulk_create([Tag(name=n) for n in names], ignore_conflicts=True)
     known = {tag.name: tag for tag in Tag.objects.filter(name__in=names)}
     if len(known) < len(names):

@@ -1,6 +1,7 @@
-"""Statements that Django does not make: a prepared read, an INSERT into many tables."""
+"""Statements that Django does not make: prepared ones, an INSERT into many tables."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -14,27 +15,33 @@ from resilient_site.postgres.connection import CancellableConnection
 def fetch_rows(
     sql: str, params: Sequence[Any], using: str = DEFAULT_DB_ALIAS
 ) -> list[tuple[Any, ...]]:
-    """Return the rows of a query, which PostgreSQL plans once a connection.
+    """Return the rows of a query, which PostgreSQL plans once a connection."""
+    with _execute_prepared(sql, params, using) as cursor:
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
-    Django binds parameters on the client, so that each statement is planned anew: for a
-    read by key that takes longer than to run it. Behind a pooler it does so, too: only
-    some pass prepared statements on.
+
+@contextmanager
+def _execute_prepared(
+    sql: str, params: Sequence[Any], using: str = DEFAULT_DB_ALIAS
+) -> Iterator[Any]:
+    """Execute a statement with a cursor that binds parameters on the server.
+
+    Django binds them on the client, so that each statement is planned anew: for a read
+    by key that takes longer than to run it, for a write as long. Behind a pooler it is
+    planned anew, too: only some pass prepared statements on.
     """
     connection = connections[using]
-    with connection.cursor():  # connected, and known to be usable
+    with connection.cursor() as cursor:
         driver: CancellableConnection = connection.connection
-        is_logged = connection.queries_logged
-        wrapped = connection.make_debug_cursor if is_logged else connection.make_cursor
-        own: Any = psycopg.Cursor(driver)
-        with wrapped(own) as cursor:
-            # Django turns them off for a connection: its own statements all differ.
-            driver.prepare_threshold = None if driver.is_pooled else 0
-            try:
-                cursor.execute(sql, params)
-            finally:
-                driver.prepare_threshold = None
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
-            return rows
+        cursor.cursor = psycopg.Cursor(driver)
+        # Django turns them off for a connection: its own statements all differ.
+        driver.prepare_threshold = None if driver.is_pooled else 0
+        try:
+            cursor.execute(sql, params)
+        finally:
+            driver.prepare_threshold = None
+        yield cursor
 
 
 def insert_together(*rows: Model) -> None:
@@ -84,5 +91,5 @@ def _execute_together(
 ) -> None:
     named = ", ".join(f"row_{n} AS ({sql})" for n, (sql, _) in enumerate(before))
     params = [value for _, values in (*before, last) for value in values]
-    with connection.cursor() as cursor:
-        cursor.execute(f"WITH {named} {last[0]}", params)
+    with _execute_prepared(f"WITH {named} {last[0]}", params):
+        pass

@@ -1,4 +1,4 @@
-"""Rows of several tables by one statement, and reads that are planned once."""
+"""Rows of several tables by one statement, and what is planned once."""
 
 import pytest
 from django.db import IntegrityError, ProgrammingError, connection, transaction
@@ -37,6 +37,16 @@ def test_rows_are_inserted_with_their_values_by_one_statement(
     assert (logged.item_id, logged.version, logged.action) == ("a", 1, "created")
     assert (logged.before, logged.after, logged.at) == (None, AFTER, change.at)
     assert logged.transaction > 0  # which the database has a default for
+
+
+@pytest.mark.django_db
+def test_insert_is_prepared_once():
+    for pk in ("a", "b"):
+        insert_together(*rows(pk))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        assert len([text for (text,) in cursor if "INSERT" in text]) == 1
+    assert connection.connection.prepare_threshold is None
 
 
 @pytest.mark.django_db(transaction=True)
