@@ -18,7 +18,8 @@ if url := os.environ.get("RESPONSE_OF"):
         HEADERS = [
             (name.lower().encode(), value.encode())
             for name, value in response.headers.items()
-            if name.lower() not in ("date", "server")  # the server sends its own
+            # The server sends its own; `urlopen` asks to close the connection.
+            if name.lower() not in ("date", "server", "connection")
         ]
 
 
