@@ -34,7 +34,7 @@ class Override:
 class BreakerOverrides:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._version = (0, 0)
+        self._version = (0, 0, 0)
         self._overrides: dict[str, Override] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -90,9 +90,11 @@ class BreakerOverrides:
         with self._lock:
             try:
                 status = self.path.stat()
-                version = status.st_mtime_ns, status.st_ino
+                # The size, too: what an editor has emptied and written at once may
+                # have been read in between.
+                version = status.st_mtime_ns, status.st_ino, status.st_size
             except OSError:
-                version = 0, 0
+                version = 0, 0, 0
             if version != self._version:
                 self._version, self._overrides = version, self._read()
             now = datetime.now(UTC)

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -81,6 +82,16 @@ def test_override_is_applied_by_other_and_later_processes(tmp_path, two, monkeyp
     next_one.start()
     next_one.stop()
     assert two[1].state is State.OPEN
+
+
+def test_file_that_was_read_before_it_was_filled_is_read_again(tmp_path, two):
+    """An editor empties and fills it within one tick of the file system's clock."""
+    overrides, tick = BreakerOverrides(tmp_path / "breakers.json"), time.time_ns()
+    for content, forced in (("", None), ('{"cache": {"state": "open"}}', State.OPEN)):
+        overrides.path.write_text(content)
+        os.utime(overrides.path, ns=(tick, tick))
+        overrides.apply()
+        assert two[0].forced is forced
 
 
 @pytest.mark.parametrize(
