@@ -42,6 +42,8 @@ class Request(request.Request):  # type: ignore[misc]
 @shared_task(name="compute.run", Request=Request)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Run the job, if it can be claimed: the message may be late, or the second."""
+    # Else a claim that waits for the database could be cut off by the time limit.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     worker = f"{keeper.node}:{os.getpid()}"
     for claim in _retry(lambda: queue.claim(worker, 1, UUID(job_id))):
         began = time.monotonic()
