@@ -16,7 +16,7 @@ def in_asyncio(test):
     @functools.wraps(test)
     def synchronous(**fixtures):
         async def limited():
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 await test(**fixtures)
 
         async_to_sync(limited)()
@@ -38,5 +38,5 @@ def poller_threads(name: str) -> list[threading.Thread]:
 def join_pollers(name: str) -> None:
     """Wait for the ends of the pollers, which are without subscribers."""
     for thread in poller_threads(name):
-        thread.join(30)
+        thread.join(90)
         assert not thread.is_alive()

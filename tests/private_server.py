@@ -36,18 +36,25 @@ if os.geteuid() == 0:
 LOOPBACK = "127.0.0.1"
 # How much a busy machine may add to any time.
 BUSY_S = 4.0
+# Below the ephemeral range, inside which a client that calls a killed server can be
+# given the server's own port as its source, and so connect to itself. The workers of a
+# run share them out: a port may be free for a while before or between uses.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PORTS = range(15_000 + WORKER, 32_000, WORKERS)
+
+_given_ports: set[int] = set()
 
 
 def free_port() -> int:
-    """A free port below the ephemeral range.
-
-    Inside that range a client that calls a killed server can be given the server's
-    own port as its source, and so connect to itself.
-    """
+    """A free port, which no other test is given."""
     while True:
-        port = 15000 + secrets.randbelow(17000)
+        port = secrets.choice(PORTS)
+        if port in _given_ports:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
+            _given_ports.add(port)
             return port
 
 
@@ -162,7 +169,7 @@ class Server(abc.ABC):
     def ready(self) -> bool:
         """Return whether it responds; an exception means not yet."""
 
-    def start(self, timeout: float = 30) -> Self:
+    def start(self, timeout: float = 90) -> Self:
         prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
         # A session of its own: Ctrl-C is for pytest, which then stops the server.
         options: dict[str, Any] = {"cwd": self.dir, "start_new_session": True}
@@ -193,7 +200,7 @@ class Server(abc.ABC):
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def stop(self, timeout: float = 15) -> None:
+    def stop(self, timeout: float = 60) -> None:
         """Stop it in an orderly way, also when it is paused."""
         if self.process and self.running():
             self._signal(signal.SIGCONT)
@@ -207,7 +214,7 @@ class Server(abc.ABC):
         """Kill it with SIGKILL."""
         if self.process and self.running():
             killed = self._signal(signal.SIGKILL)
-            self.process.wait(15)
+            self.process.wait(60)
             wait_for(lambda: all(map(has_ended, killed)))
 
     def pause(self) -> None:

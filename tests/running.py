@@ -202,7 +202,7 @@ class Site:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(60)
 
     def processes(self) -> list[psutil.Process]:
         """List its processes, orphans included."""
@@ -216,17 +216,12 @@ class Site:
         return [process for process in ours if not has_ended(process)]
 
     def _having(self, word: str) -> list[psutil.Process]:
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if word in process.cmdline():
-                    found.append(process)
-        return found
+        return [process for process in self.processes() if word in _command(process)]
 
     def supervisor(self) -> psutil.Process:
         # A process that it has just forked looks the same; what holds it names it, too.
         found = self._having("supervisor.supervisord")
-        found = [one for one in found if not str(one.cmdline()).count("hold.py")]
+        found = [one for one in found if not str(_command(one)).count("hold.py")]
         return min(found, key=psutil.Process.create_time)
 
     def web_master(self) -> psutil.Process:
@@ -234,7 +229,7 @@ class Site:
         return self._child_of_supervisor("gunicorn")
 
     def web_workers(self) -> list[psutil.Process]:
-        return self.web_master().children()
+        return _children(self.web_master())
 
     def compute(self) -> psutil.Process:
         """Return the supervisor of the pool; waits for it if it has just died."""
@@ -243,9 +238,9 @@ class Site:
     def pool(self) -> list[psutil.Process]:
         """Return the processes that run jobs, which the fork server forks."""
         server = [
-            p for p in self.compute().children() if "forkserver" in str(p.cmdline())
+            p for p in _children(self.compute()) if "forkserver" in str(_command(p))
         ]
-        return [process for parent in server for process in parent.children()]
+        return [process for parent in server for process in _children(parent)]
 
     def _child_of_supervisor(self, word: str) -> psutil.Process:
         parent = self.supervisor().pid
@@ -281,9 +276,22 @@ class Site:
     def raw(self, data: bytes, source: str = "") -> bytes:
         """Send bytes unchanged, and return the whole response."""
         server, client = (self.host, self.port), (source, 0)
-        with socket.create_connection(server, 20, client) as peer:
+        with socket.create_connection(server, 90, client) as peer:
             peer.sendall(data)
             received = b""
             while part := peer.recv(65536):
                 received += part
             return received
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Return its command line; none of a process that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children()
+    return []

@@ -59,7 +59,7 @@ class Postgres(Server):
             return versions[max(versions)]
         raise LookupError("no PostgreSQL server, 15 or newer, on this machine")
 
-    def start(self, timeout: float = 30) -> Self:
+    def start(self, timeout: float = 90) -> Self:
         if not (self.dir / "data").exists():
             self._make_cluster()
         return super().start(timeout)
@@ -92,7 +92,7 @@ class Postgres(Server):
             cwd=self.dir,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             **DEMOTE,
         )
         if done.returncode != 0:
