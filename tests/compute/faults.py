@@ -1,8 +1,9 @@
 """Tasks that misbehave, and some that do nothing: COMPUTE_TASKS names this module.
 
-It also shortens the times after which a lease expires and a message is lost, in the
-pools of tests that wait for that (TEST_LEASE_S, TEST_LOST_AFTER_S), and lets a pool
-poll as good as never (TEST_POLL_S).
+It also shortens the time after which a message is lost, in the workers of tests that
+wait for that (TEST_LOST_AFTER_S), lets a pool poll as good as never (TEST_POLL_S) and
+end a process after few jobs (TEST_JOBS_MAX), and takes longer jobs for short ones
+(TEST_SHORT_S).
 """
 
 import ctypes
@@ -23,10 +24,10 @@ from compute.task_context import TaskContext
 
 ON_FILE = "Written in attempt {}\n"
 
-if lease_s := os.environ.get("TEST_LEASE_S"):
-    queue.LEASE_S = float(lease_s)
 if poll_s := os.environ.get("TEST_POLL_S"):
     supervisor.POLL_S = float(poll_s)
+if short_s := os.environ.get("TEST_SHORT_S"):
+    supervisor.SHORT_S = float(short_s)
 if jobs_max := os.environ.get("TEST_JOBS_MAX"):
     worker_process.JOBS_MAX = int(jobs_max)
 if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
@@ -159,7 +160,7 @@ def leave_processes(context: TaskContext, *, end: str) -> Any:
     return sum(iter(int, 1)) if end == "loop" else end
 
 
-@task(retries=0, time_limit_s=3)
+@task(retries=0, time_limit_s=6)
 def leave_processes_too_long(context: TaskContext) -> Any:
     """Start processes, and exceed the time limit."""
     start_processes(context)

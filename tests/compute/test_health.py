@@ -14,11 +14,18 @@ from resilient_site.resilience.breakers import Breaker
 
 pytestmark = pytest.mark.django_db
 
-LATE = timedelta(seconds=6)
+LATE = timedelta(hours=2)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """The check has time, and nothing is late that this test has just made."""
+    monkeypatch.setattr(health, "TIMEOUT_S", 90)
+    monkeypatch.setattr(health, "CLAIMED_WITHIN", timedelta(hours=1))
 
 
 def make_job(state: str = "queued", **fields: object) -> Job:
-    """A job that was queued, and due, six seconds ago."""
+    """A job that was queued, and due, two hours ago."""
     values = {"queued_at": timezone.now() - LATE} | fields
     return Job.objects.create(task="primes", state=state, **values)
 

@@ -157,7 +157,7 @@ async def test_subscribers_share_one_query_and_none_costs_none(reads):
     await asyncio.gather(*ends, return_exceptions=True)
     for stream in streams:
         await stream.aclose()
-    await asyncio.to_thread(thread.join, 10)
+    await asyncio.to_thread(thread.join, 90)
     assert not thread.is_alive()
     before = len(reads)
 

@@ -543,7 +543,7 @@ def test_workers_are_notified_of_what_they_can_claim_or_have_to_stop(
     other_connection.execute(f"LISTEN {queue.CHANNEL}")
 
     def is_notified() -> bool:
-        return any(other_connection.notifies(timeout=10, stop_after=1))
+        return any(other_connection.notifies(timeout=60, stop_after=1))
 
     job = submit(reader, "in_parts")
     assert is_notified()

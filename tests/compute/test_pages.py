@@ -250,9 +250,10 @@ def test_number_of_shown_parts_is_limited(member, reader):
 
 
 def test_facts_explain_a_late_start_and_several_attempts(member, reader):
+    began = timezone.now()
     job = make_job(
         "running", owner=reader, attempts=4, failures=2,
-        created_at=timezone.now() - timedelta(seconds=40),
+        created_at=began - timedelta(seconds=40), started_at=began,
     )  # fmt: skip
     for state, code, lost in (
         ("running", "", 1),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from socket import gethostname
 from typing import Any
 
 import psutil
@@ -84,8 +85,11 @@ def control(module_worker) -> Callable[..., Any]:
     """Run a command of Celery, such as `inspect active`; return its reply."""
 
     def control(*command: str) -> Any:
+        name = f"compute-{main_process(module_worker).pid}@{gethostname()}"
+        # Until it replies, rather than for a second.
+        options = "--destination", name, "--timeout", "90", "--json"
         done = subprocess.run(
-            [sys.executable, *CELERY, *command, "--json"],
+            [sys.executable, *CELERY, *command[:1], *options, *command[1:]],
             cwd=ROOT, env=module_worker.env, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from tests.compute.conftest import (
     assert_each_completed_once,
     assert_jobs_go_on,
     ended,
+    expire_leases,
     processes_of,
     running,
 )
@@ -68,7 +69,7 @@ def make_workers(server, make_pools):
 
 def test_jobs_of_a_killed_worker_run_on_another(make_workers, submit, record, tmp_path):
     """One has a relay, the other is started by Celery's own command."""
-    worker, other = make_workers((*CELERY, "worker"), TEST_LEASE_S="2")
+    worker, other = make_workers((*CELERY, "worker"))
 
     # The parts of a job run on both.
     gate = tmp_path / "parts"
@@ -87,11 +88,13 @@ def test_jobs_of_a_killed_worker_run_on_another(make_workers, submit, record, tm
         for number in range(3):
             submit("recorded", number=number, seconds=300, gate=str(gate))
         family = psutil.Process(worker.pid).children(recursive=True)
+        holder = main_process(worker).pid
         victim.kill()
         worker.wait()
         # Also a process in a loop in C, and what its job has started.
-        assert not psutil.wait_procs(family, timeout=30)[1]
+        assert not psutil.wait_procs(family, timeout=90)[1]
         wait_for(lambda started=started: not alive(started))
+        expire_leases(worker, holder)
         gate.touch()
         worker.start()
         wait_for(lambda loop=loop: running(loop).attempts > 1)
@@ -126,12 +129,12 @@ def test_broker_that_is_cut_off_or_killed_loses_no_job_and_duplicates_none(
         unpublished = Job.objects.filter(state="queued", handed_over_at=None)
         wait_for(lambda: not unpublished.exists())
         server.kill()
-        for number in range(10, 20):
-            submit("recorded", number=number)
+        during = [submit("recorded", number=number) for number in range(10, 20)]
         # Their messages cannot be acknowledged, and are all that the worker may hold.
         gate.touch()
         assert {job.state for job in all_ended(busy)} == {"succeeded"}
-        assert unpublished.count() == 10
+        # Others may have seemed lost, and been about to be published again.
+        assert set(during) <= set(unpublished.all())
         server.start()
         assert_each_completed_once(record)
         assert [job.attempts for job in all_ended(busy)] == [1, 1]
@@ -162,12 +165,15 @@ def test_stopped_worker_finishes_or_returns_its_jobs(
     wait_for(lambda: len(processes_of(loop, worker)) == 3)
     family = psutil.Process(worker.pid).children(recursive=True)
     server.pause()
-    gate.touch()
+    if grace_s == 1:  # in which it might not end
+        gate.touch()
+        ended(short)
     worker.process.terminate()
+    gate.touch()
     assert ended(short).state == "succeeded"
     # Of another kind: two of one could be merged.
     assert (worker.stop(signal.SIGINT) if grace_s > 1 else worker.wait()) == 0
-    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert not psutil.wait_procs(family, timeout=90)[1]
     loop.refresh_from_db()
     assert (loop.state, loop.attempts) == ("queued", 0)
     assert not alive(processes_of(loop, worker))

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from compute import jobs
@@ -18,10 +18,13 @@ from compute.pool.supervisor import Supervisor
 from resilient_site.models import IdempotencyRecord
 from tests.compute import factories
 from tests.compute.conftest import (
+    all_ended,
     assert_each_completed_once,
     ended,
+    expire_leases,
     processes_of,
     running,
+    runs_on,
 )
 from tests.private_server import alive, wait_for
 
@@ -140,9 +143,30 @@ def test_pool_is_woken_by_what_is_submitted_retried_and_cancelled(make_pool, sub
 
 
 @pytest.mark.once
+def test_short_jobs_are_prefetched_but_none_behind_a_long_one(make_pool, submit):
+    make_pool(TEST_SHORT_S="600")  # on a slow machine none is as short as it should be
+    ended(submit("echo"))
+    with transaction.atomic():
+        first = [submit("echo", number=number) for number in range(12)]
+        naps = [submit("nap", seconds=500) for _ in range(2)]
+        last = [submit("echo", number=number) for number in range(12)]
+    all_ended(first)
+    claimed = Job.objects.filter(state=Job.State.RUNNING)
+    wait_for(lambda: set(claimed.all()) == set(naps))
+    assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
+    for nap in naps:
+        jobs.cancel(nap)
+    last = all_ended(last)
+    assert {(job.state, job.attempts) for job in last} == {("succeeded", 1)}
+    # Some were claimed before, and released.
+    assert max(job.epoch for job in last) > 1
+    assert {job.state for job in all_ended(naps)} == {"cancelled"}
+
+
+@pytest.mark.once
 def test_stop_lets_running_jobs_finish_until_a_second_signal(make_pool, submit, gate):
     pool = make_pool(COMPUTE_GRACE_S="600")
-    short, long = submit("nap", seconds=60, gate=str(gate)), submit("nap", seconds=60)
+    short, long = submit("nap", seconds=500, gate=str(gate)), submit("nap", seconds=500)
     running(short)
     running(long)
     waiting = submit("echo", number=1)
@@ -158,11 +182,12 @@ def test_stop_lets_running_jobs_finish_until_a_second_signal(make_pool, submit, 
 def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
     make_pools, submit, record, gate
 ):
-    one, other = pools = make_pools(2, TEST_LEASE_S="1")
+    one, other = pools = make_pools(2)
     if connection.vendor == "postgresql":  # in a transaction, it would lock SQLite
-        job = running(submit("nap", seconds=60, gate=str(gate)))
-        sleeper = one if f":{one.pid}:" in job.worker else other
+        job = running(submit("nap", seconds=500, gate=str(gate)))
+        sleeper = one if runs_on(job, one) else other
         os.kill(sleeper.pid, signal.SIGSTOP)
+        expire_leases(sleeper)
         wait_for(lambda: epoch(job) > job.epoch)
         gate.touch()  # for the processes of both
         os.kill(sleeper.pid, signal.SIGCONT)
@@ -178,7 +203,7 @@ def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
     loop = running(loop)
     started = processes_of(loop, one)
     for turn, victim in enumerate(
-        sorted(pools, key=lambda pool: f":{pool.pid}:" not in loop.worker)
+        sorted(pools, key=lambda pool: not runs_on(loop, pool))
     ):
         submit_many(submit)
         family = psutil.Process(victim.pid).children(recursive=True)
@@ -187,6 +212,7 @@ def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
         _, still_alive = psutil.wait_procs(family, timeout=90)
         assert not still_alive
         wait_for(lambda: not alive(started))
+        expire_leases(victim)
         if not turn:
             wait_for(lambda: epoch(loop) > loop.epoch)
             jobs.cancel(loop)
@@ -212,7 +238,7 @@ def test_jobs_survive_outages_of_the_database(
         wait_for(lambda before=before: finished() == before + JOBS)
     assert_each_completed_once(record)
 
-    job = running(submit("nap", seconds=60))
+    job = running(submit("nap", seconds=500))
     # Two signals at once, of two kinds: those of one could be merged.
     pool.process.terminate()
     assert pool.stop(signal.SIGINT) == 0

@@ -13,6 +13,7 @@ from django.utils import timezone
 from compute import jobs
 from compute.models import Job
 from tests.compute.conftest import (
+    Pool,
     all_ended,
     assert_each_completed_once,
     ended,
@@ -52,7 +53,7 @@ def test_jobs_succeed_with_their_results(pool, submit):
 
 
 def test_bad_jobs_fail_with_their_reasons_while_others_run(pool, submit):
-    neighbour = running(submit("nap", seconds=60))
+    neighbour = running(submit("nap", seconds=500))
     bad = [submit(task) for task in FAILURES]
     good = [submit("echo", number=number) for number in range(len(FAILURES))]
     for job in all_ended(bad):
@@ -89,27 +90,8 @@ def test_fork_of_a_job_does_not_end_it(pool, submit):
     assert (job.state, job.result) == ("succeeded", "parent")
 
 
-def test_short_jobs_are_prefetched_but_none_behind_a_long_one(pool, submit):
-    all_ended([submit("echo", number=number) for number in range(30)])
-    with transaction.atomic():
-        first = [submit("echo", number=number) for number in range(12)]
-        naps = [submit("nap", seconds=50) for _ in range(2)]
-        last = [submit("echo", number=number) for number in range(12)]
-    all_ended(first)
-    claimed = Job.objects.filter(state=Job.State.RUNNING)
-    wait_for(lambda: set(claimed.all()) == set(naps))
-    assert Job.objects.filter(state=Job.State.QUEUED).count() == len(last)
-    for nap in naps:
-        jobs.cancel(nap)
-    last = all_ended(last)
-    assert {(job.state, job.attempts) for job in last} == {("succeeded", 1)}
-    # Some were claimed before, and released.
-    assert max(job.epoch for job in last) > 1
-    assert {job.state for job in all_ended(naps)} == {"cancelled"}
-
-
 def test_job_of_a_person_runs_while_anonymous_jobs_wait(pool, submit, gate):
-    params = {"seconds": 60, "gate": str(gate)}
+    params = {"seconds": 500, "gate": str(gate)}
     awaited = {"created_at": timezone.now() + timedelta(hours=1)}
     with transaction.atomic():
         for _ in range(3):
@@ -132,7 +114,7 @@ def test_running_job_is_killed_when_it_is_cancelled(pool, submit):
 
 
 def test_progress_is_stored_while_the_job_runs(pool, submit):
-    job = submit("nap", seconds=50)
+    job = submit("nap", seconds=500)
     seen = set()
 
     def has_progressed() -> bool:
@@ -154,7 +136,7 @@ def test_result_has_only_the_file_of_the_last_attempt(pool, submit):
 
 
 def test_parts_run_at_the_same_time(pool, submit, gate):
-    job = submit("in_parts", parts=3, seconds=60, gate=str(gate))
+    job = submit("in_parts", parts=3, seconds=500, gate=str(gate))
     # What waits behind a job is claimed, too, but has no message.
     busy = job.parts.filter(state="running").exclude(message="")
     wait_for(lambda: busy.count() == 2)
@@ -164,8 +146,14 @@ def test_parts_run_at_the_same_time(pool, submit, gate):
 
 
 def test_pool_processes_have_a_low_priority(pool):
-    wait_for(lambda: [worker.nice() for worker in pool.workers()] == [19, 19])
+    wait_for(lambda: priorities(pool) == [19, 19])
     assert psutil.Process(pool.pid).nice() == os.nice(0)
+
+
+def priorities(pool: Pool) -> list[int]:
+    with suppress(psutil.NoSuchProcess):  # it has just been replaced
+        return [worker.nice() for worker in pool.workers()]
+    return []
 
 
 def test_idle_process_that_is_killed_is_replaced(pool, submit):
@@ -173,6 +161,7 @@ def test_idle_process_that_is_killed_is_replaced(pool, submit):
     before = wait_for(lambda: len(pool.workers()) == 2 and pool.workers())
     for worker in before:
         worker.kill()
+    assert not psutil.wait_procs(before, timeout=90)[1]
     after = all_ended([submit("echo", number=n) for n in range(4)])
     assert {job.state for job in after} == {"succeeded"}
     assert not set(before) & set(pool.workers())
@@ -201,8 +190,9 @@ def test_jobs_survive_kills_of_their_processes(pool, submit):
 
 
 def test_fork_server_that_is_killed_is_replaced(pool, submit, gate):
-    job = running(submit("nap", seconds=60, gate=str(gate)))
-    server = wait_for(lambda: [w.parent() for w in pool.workers()])[0]
+    job = running(submit("nap", seconds=500, gate=str(gate)))
+    # It runs in one of its processes.
+    [server] = [p for p in psutil.Process(pool.pid).children() if p.children()]
     server.kill()
     gate.touch()
     assert ended(job).state == "succeeded"
