@@ -95,6 +95,7 @@ def test_directory_is_private_and_in_memory_if_that_can_be_used(tmp_path, monkey
 
 def test_file_that_another_process_has_just_opened_is_waited_for(monkeypatch, tmp_path):
     monkeypatch.setenv(multiprocess.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(metrics, "READS_MAX", 6_000)
     file = tmp_path / "counter_1.db"
     file.touch()
     writing = threading.Timer(0.03, lambda: MmapedDict(str(file)).close())

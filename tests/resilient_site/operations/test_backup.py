@@ -48,7 +48,7 @@ def restored(tmp_path: Path) -> Iterator[Site]:
     url = urlsplit(os.environ["DATABASE_URL"])._replace(path="/restored").geturl()
     yield Site(folder, DATABASE_URL=url, SECRET_KEY="tests-of-a-site-" * 4, HTTPS="0")
     with connection.cursor() as cursor:
-        cursor.execute("DROP DATABASE restored")
+        cursor.execute("DROP DATABASE restored WITH (FORCE)")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from compute import jobs
 from compute.models import Job
 from compute.registry import get_task
 from items.events import health
+from items.events import lease as lease_module
 from items.events.lease import Lease
 from items.models import ItemChange
 from resilient_site.models import Epoch
@@ -126,7 +127,8 @@ def test_dump_without_its_sequences_is_named_and_repaired(api):
     assert Epoch.current() != epoch
 
 
-def test_redis_without_eviction_is_a_warning(settings, redis_server):
+def test_redis_without_eviction_is_a_warning(settings, redis_server, monkeypatch):
+    monkeypatch.setattr(doctor, "REDIS_TIMEOUT_S", 60)
     settings.REDIS_URL = redis_server.url()
     assert levels(doctor.shared_cache) == {"ok", "warning"}
 
@@ -156,11 +158,15 @@ def test_low_hard_limit_on_open_files_is_a_warning():
     assert levels == ["ok", "warning"]
 
 
-def test_jobs_without_a_pool_are_a_failure_and_a_full_queue_a_warning(settings, editor):
+def test_jobs_without_a_pool_are_a_failure_and_a_full_queue_a_warning(
+    settings, editor, monkeypatch
+):
+    monkeypatch.setattr(job_health, "TIMEOUT_S", 60)
+    monkeypatch.setattr(job_health, "CLAIMED_WITHIN", timedelta(hours=1))
     assert levels(job_health.find_problems) == {"ok"}
     jobs.submit(task=get_task("heavy_computation"), params={}, owner=editor)
     assert levels(job_health.find_problems) == {"ok"}
-    Job.objects.update(queued_at=timezone.now() - timedelta(minutes=1))
+    Job.objects.update(queued_at=timezone.now() - timedelta(hours=2))
     assert levels(job_health.find_problems) == {"failure"}
     settings.COMPUTE_MAX_QUEUED = 1
     Job.objects.update(queued_at=timezone.now())
@@ -181,7 +187,10 @@ def test_each_url_of_a_list_is_checked(redis_server):
     assert reach(f"{nowhere};{nowhere}").level is Level.FAILURE
 
 
-def test_changes_that_are_not_published_are_a_failure(settings, redis_server):
+def test_changes_that_are_not_published_are_a_failure(
+    settings, redis_server, monkeypatch
+):
+    monkeypatch.setattr(lease_module, "LEASE_S", 600.0)
     settings.EVENTS_URL = f"amqp://127.0.0.1:{redis_server.port}//"
     broker, relay = health.examine()
     assert broker.level is Level.OK
