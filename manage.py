@@ -12,6 +12,9 @@ def main() -> None:
     from django.db import InterfaceError, OperationalError
     from environs import EnvError
 
+    # Its processes share their metrics: prometheus_client has to know from the start.
+    if sys.argv[1:2] == ["serve"]:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", "")
     # What it writes is for its user alone; nginx reads static files.
     if "collectstatic" not in sys.argv:
         os.umask(0o077)

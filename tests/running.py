@@ -215,14 +215,12 @@ class Site:
                     ours.append(process)
         return [process for process in ours if not has_ended(process)]
 
-    def _having(self, word: str) -> list[psutil.Process]:
-        return [process for process in self.processes() if word in _command(process)]
+    def _having(self, name: str) -> list[psutil.Process]:
+        return [process for process in self.processes() if _name(process) == name]
 
     def supervisor(self) -> psutil.Process:
-        # A process that it has just forked looks the same; what holds it names it, too.
-        found = self._having("supervisor.supervisord")
-        found = [one for one in found if not str(_command(one)).count("hold.py")]
-        return min(found, key=psutil.Process.create_time)
+        # A process that it has just forked looks the same.
+        return min(self._having("serve"), key=psutil.Process.create_time)
 
     def web_master(self) -> psutil.Process:
         """Return gunicorn's master; waits for it if it has just died."""
@@ -242,10 +240,10 @@ class Site:
         ]
         return [process for parent in server for process in _children(parent)]
 
-    def _child_of_supervisor(self, word: str) -> psutil.Process:
+    def _child_of_supervisor(self, name: str) -> psutil.Process:
         parent = self.supervisor().pid
         return wait_for(
-            lambda: next((p for p in self._having(word) if p.ppid() == parent), None)
+            lambda: next((p for p in self._having(name) if p.ppid() == parent), None)
         )
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -289,6 +287,12 @@ def _command(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()
     return []
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -531,11 +531,11 @@ FAULTS = (
     ),
     Fault(
         "supervisor-killed", "The supervisor of the pool is killed", 0,
-        kill_supervisor, r"exited: compute", is_quick=True,
+        kill_supervisor, r"compute ended", is_quick=True,
     ),
     Fault(
         "job-processes", "The supervisor is killed while a job has processes", 0,
-        kill_supervisor_of_processes, r"exited: compute", prepare=start_processes,
+        kill_supervisor_of_processes, r"compute ended", prepare=start_processes,
     ),
     Fault(
         "pool-killed", "A process of the pool is killed", 0,

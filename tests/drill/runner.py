@@ -246,10 +246,7 @@ class FaultRunner:
         for line in self.stack.output().splitlines():
             if not re.search(pattern, line):
                 continue
-            if line.startswith("{"):
-                logged = datetime.fromisoformat(json.loads(line)["timestamp"])
-            else:  # supervisord's own
-                logged = datetime.fromisoformat(line[:23].replace(",", "."))
+            logged = datetime.fromisoformat(json.loads(line)["timestamp"])
             moment = logged.timestamp() - self._clock
             if moment >= started - 0.01:
                 return max(moment - started, 0.0)

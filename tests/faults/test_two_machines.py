@@ -164,7 +164,7 @@ def test_folder_of_a_machine_that_is_lost_is_made_anew(machines):
     """All that lies in it is a copy, or is about this machine alone."""
     there = machines.there
     found = {path.name.partition("-")[0] for path in folder_of(there).iterdir()}
-    assert found <= {"epoch", "imports", "invalidations", "stale", "supervisord.pid"}
+    assert found <= {"epoch", "imports", "invalidations", "stale"}
     there.stop()
     folder_of(there).rename(folder_of(there).with_name("lost"))
     there.start()

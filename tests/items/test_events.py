@@ -2,7 +2,6 @@
 
 import json
 import threading
-from configparser import RawConfigParser
 from datetime import timedelta
 
 import pytest
@@ -31,7 +30,6 @@ from resilient_site.health.components import Status
 from resilient_site.operations import doctor
 from tests.clock import Clock
 from tests.factories import make_item
-from tests.running import ROOT
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -232,11 +230,3 @@ def test_events_are_checked_only_with_a_broker(settings, monkeypatch):
 def test_relay_needs_a_broker():
     with pytest.raises(CommandError, match="EVENTS_URL"):
         call_command("relay_events")
-
-
-def test_serve_restarts_the_relay_like_the_pool():
-    config = RawConfigParser()
-    config.read(ROOT / "deploy" / "supervisord.conf")
-    relay, pool = config["program:events"], config["program:compute"]
-    for option in ("autorestart", "startsecs"):
-        assert relay[option] == pool[option]

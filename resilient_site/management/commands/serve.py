@@ -3,11 +3,11 @@
 import errno
 import os
 import secrets
-import shlex
 import socket
 import sys
-from functools import cache
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -16,11 +16,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from resilient_site.observability import multiprocess
-from resilient_site.operations import hold
+from resilient_site.operations import supervision
+from resilient_site.operations.supervision import Program
 
 ADMINISTRATOR = "admin"
 BACKLOG = 2048  # gunicorn's own
+WEB_STOP_S = 25  # longer than graceful_timeout in gunicorn.conf.py
+COMPUTE_END_S = 5  # for what follows the grace time
+EVENTS_STOP_S = 10  # longer than it waits for a broker that does not answer
 
 
 class Command(BaseCommand):
@@ -42,15 +45,18 @@ class Command(BaseCommand):
         with listen(host, port) as listener:
             self.check()
             if settings.EMBEDDED:
-                self._prepare()
-            connection.close()
-            multiprocess.share(settings.DATA_DIR)
+                in_a_child(self._prepare)
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             self.stdout.write(f"Serving on http://{address}/ - Ctrl-C stops it.")
             sys.stdout.flush()
-            if options["compute"]:
-                supervise(listener)
-        become(web_command(address))
+            # For Python processes that ours start.
+            os.environ["PYTHONPATH"] = python_path()
+            if not options["compute"]:
+                supervision.set_name("gunicorn")
+                run_web(listener)
+            # In the process of a program, what it is.
+            elif run_program := supervision.supervise(programs(listener)):
+                run_program()
 
     def _prepare(self) -> None:
         """Create the database, the sample and the administrator if they are missing."""
@@ -68,6 +74,18 @@ class Command(BaseCommand):
             f"Administrator: {ADMINISTRATOR}   Password: {password}\n"
             "Keep it: it is shown only now (manage.py changepassword makes a new one)."
         )
+
+
+def in_a_child(function: Callable[[], None]) -> None:
+    """Call a function; what it loads is then not kept by all processes of the site."""
+    parent = os.getpid()
+    if not (child := os.fork()):
+        supervision.end_with(parent)
+        function()
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -91,57 +109,36 @@ def listen(host: str, port: int) -> socket.socket:
         raise CommandError(f"{port} is not a port: 1 to 65535.") from None
 
 
-def web_command(bind: str) -> list[str]:
+def programs(listener: socket.socket) -> list[Program]:
+    stops_s = {"compute": settings.COMPUTE_GRACE_S + COMPUTE_END_S}
+    if settings.EVENTS_URL:
+        stops_s["relay_events"] = EVENTS_STOP_S
+    return [
+        Program("gunicorn", partial(run_web, listener), WEB_STOP_S),
+        *(Program(it, partial(run, listener, it), stops_s[it]) for it in stops_s),
+    ]
+
+
+def run_web(listener: socket.socket) -> None:
+    """Run gunicorn in this process."""
+    from gunicorn import __main__ as main
+    from gunicorn.app import wsgiapp
+
     config = settings.BASE_DIR / "deploy" / "gunicorn.conf.py"
-    return [sys.executable, "-m", "gunicorn", "-c", str(config), "-b", bind]
+    bind = f"fd://{listener.fileno()}"
+    # What it starts itself by at SIGUSR2.
+    sys.argv = [str(main.__file__), "-c", str(config), "-b", bind]
+    wsgiapp.run()
 
 
-def supervise(listener: socket.socket) -> NoReturn:
-    """Become what runs supervisord. Ctrl-C and a closed terminal stop it."""
-    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-    environment = {
-        "LOG_FORMAT": settings.LOG_FORMAT,
-        "PYTHONPATH": python_path(),
-        "SERVE_PIDFILE": str(settings.DATA_DIR / "supervisord.pid"),
-        "SERVE_WEB": shlex.join(tied(web_command("fd://3"))),
-        "SERVE_COMPUTE": shlex.join(tied([*manage, "compute"])),
-        "SERVE_COMPUTE_STOP_S": str(settings.COMPUTE_GRACE_S + 5),
-        "SERVE_EVENTS": shlex.join(tied([*manage, "relay_events"])),
-        "SERVE_HAS_EVENTS": "true" if settings.EVENTS_URL else "false",
-    }
-    config = settings.BASE_DIR / "deploy" / "supervisord.conf"
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
-    if not os.geteuid():
-        command += ["-u", "root"]  # else it warns of being root
-    os.environ |= environment
-    os.dup2(listener.fileno(), 0)
-    listener.close()
-    sh = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 5>&2 </dev/null', "sh"]
-    os.execv(  # noqa: S606 - our own interpreter, no shell wanted
-        sys.executable, [sys.executable, "-IS", hold.__file__, *sh, *tied(command)]
-    )
-
-
-@cache
-def setpriv() -> list[str]:
-    """Return the command that has Linux end a process with its parent, or []."""
-    command = ["setpriv", "--pdeathsig", "TERM"]
-    check = shlex.join([*command, "true"]) + " 2>/dev/null"
-    return [] if os.system(check) else command  # noqa: S605 - nothing from outside
-
-
-def tied(command: list[str]) -> list[str]:
-    """Return the command as one that gets SIGTERM when its parent has died."""
-    return [*setpriv(), *command]
+def run(listener: socket.socket, command: str) -> None:
+    """Run a management command in this process."""
+    listener.close()  # the port is free as soon as the web has stopped
+    sys.argv = [str(settings.BASE_DIR / "manage.py"), command]
+    call_command(command)
 
 
 def python_path() -> str:
     """Return a PYTHONPATH with our packages, wherever this was started."""
     path = [str(settings.BASE_DIR), os.environ.get("PYTHONPATH", "")]
     return os.pathsep.join(filter(None, path))
-
-
-def become(command: list[str]) -> NoReturn:
-    """Replace this process by the command, which then gets every signal."""
-    os.environ["PYTHONPATH"] = python_path()
-    os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell wanted
