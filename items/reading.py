@@ -27,18 +27,21 @@ JSON_COLUMNS = [
     READ_COLUMNS.index(f.name) for f in fields.COLUMN_FIELDS if f.kind == "json"
 ]
 COLLECTION_COLUMNS = [field.attname for field in Collection._meta.concrete_fields]
+# With what the statement saw before it waited for the lock, if it had to.
 LOCK_ITEM = f"""
-    SELECT {", ".join(READ_COLUMNS)} FROM items_item WHERE id = %s FOR NO KEY UPDATE
+    SELECT {", ".join(f"i.{name}" for name in READ_COLUMNS)},
+        {", ".join(f"c.{name}" for name in COLLECTION_COLUMNS)},
+        (SELECT string_agg(t.name, E'\n') FROM items_itemtag l
+            JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id),
+        (SELECT version FROM items_item WHERE id = i.id)
+    FROM items_item i LEFT JOIN items_collection c ON c.key = i.collection_id
+    WHERE i.id = %s FOR NO KEY UPDATE OF i
 """  # noqa: S608 - put together of constants
-COLLECTION_AND = f"""
-    SELECT {", ".join(COLLECTION_COLUMNS)}, ({{}})
+COLLECTION_AND_LAST_VERSION = f"""
+    SELECT {", ".join(COLLECTION_COLUMNS)},
+        (SELECT MAX(version) FROM items_itemchange WHERE item_id = %s)
     FROM items_collection WHERE key = %s
 """  # noqa: S608
-LAST_VERSION = "SELECT MAX(version) FROM items_itemchange WHERE item_id = %s"
-TAG_NAMES = """
-    SELECT string_agg(t.name, E'\n') FROM items_itemtag l
-    JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = %s
-"""
 
 
 def find_item(item_id: str) -> Item | None:
@@ -106,41 +109,38 @@ def find_item_with_collection(item_id: str) -> Item | None:
 def lock_item(item_id: str) -> Item | None:
     """Return the item as it is now, with its tags and collection, locked for a write.
 
-    Others may go on referring to it: its key is not locked. There are two statements,
-    as the second sees what was written while the first waited.
+    Others may go on referring to it: its key is not locked.
     """
     if connection.vendor != "postgresql":
         rows = Item.objects.for_reading().select_related("collection")
         return rows.filter(pk=item_id).first()
-    found = fetch_rows(LOCK_ITEM, [item_id])
-    if not found:
-        return None
-    item = _from_row(found[0])
-    key = str(item.collection_id)
-    item.collection, tags = _collection_and(TAG_NAMES, item_id, key)
-    return _with_tags(item, tags)
+    while found := fetch_rows(LOCK_ITEM, [item_id]):
+        *values, tags, version_seen = found[0]
+        item = _from_row(values[: len(READ_COLUMNS)])
+        # Else it was changed while this waited: its tags and collection are seen now.
+        if item.version == version_seen:
+            item.collection = _collection_from_row(values[len(READ_COLUMNS) :])
+            return _with_tags(item, tags)
+    return None
 
 
 def find_collection_and_last_version(
     key: str, item_id: str
 ) -> tuple[Collection | None, int]:
     """Return the collection, and the last version of the item in the change log."""
-    if connection.vendor == "postgresql":
-        collection, last = _collection_and(LAST_VERSION, item_id, key)
-    else:
+    if connection.vendor != "postgresql":
         collection = Collection.objects.filter(pk=key).first()
         changes = ItemChange.objects.filter(item_id=item_id)
-        last = changes.aggregate(last=Max("version"))["last"]
-    return collection, last or 0
-
-
-def _collection_and(what: str, item_id: str, key: str) -> tuple[Any, Any]:
-    """Return the collection, None if there is none, with the value of a subquery."""
-    found = fetch_rows(COLLECTION_AND.format(what), [item_id, key])
+        return collection, changes.aggregate(last=Max("version"))["last"] or 0
+    found = fetch_rows(COLLECTION_AND_LAST_VERSION, [item_id, key])
     if not found:
-        return None, None
-    *values, value = found[0]
+        return None, 0
+    *values, last = found[0]
+    return _collection_from_row(values), last or 0
+
+
+def _collection_from_row(values: list[Any]) -> Any:
     for name in ("schema", "next_schema"):
         place = COLLECTION_COLUMNS.index(name)
         values[place] = values[place] and orjson.loads(values[place])
-    return Collection.from_db(DEFAULT_DB_ALIAS, COLLECTION_COLUMNS, values), value
+    return Collection.from_db(DEFAULT_DB_ALIAS, COLLECTION_COLUMNS, values)
