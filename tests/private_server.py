@@ -100,7 +100,7 @@ def within_reach(exe: Path) -> Path:
 
 
 @functools.cache
-def _dies_with_parent(signal_name: str) -> tuple[str, ...]:
+def dies_with_parent(signal_name: str) -> tuple[str, ...]:
     """Return a command prefix that ends the server even if this process is killed.
 
     The kernel means the starting thread: start a server in the main one.
@@ -170,7 +170,7 @@ class Server(abc.ABC):
         """Return whether it responds; an exception means not yet."""
 
     def start(self, timeout: float = 90) -> Self:
-        prefix = _dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
+        prefix = dies_with_parent(self.stop_signal.name.removeprefix("SIG"))
         # A session of its own: Ctrl-C is for pytest, which then stops the server.
         options: dict[str, Any] = {"cwd": self.dir, "start_new_session": True}
         with (self.dir / "log").open("ab") as log:

@@ -15,9 +15,8 @@ from typing import Self
 import psutil
 import psycopg
 
-from resilient_site.management.commands.serve import tied
 from tests.load.remote_process import RemoteProcess
-from tests.private_server import has_ended, wait_for
+from tests.private_server import dies_with_parent, has_ended, wait_for
 from tests.running import ROOT
 from tests.servers import Postgres, Redis
 
@@ -110,7 +109,7 @@ class Program:
     def __enter__(self) -> Self:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                tied([sys.executable, *self.command]),
+                [*dies_with_parent("TERM"), sys.executable, *self.command],
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
