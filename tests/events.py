@@ -17,7 +17,7 @@ QUEUE = kombu.Queue(
     routing_key="resilient-site.item.*",
     queue_arguments={"x-single-active-consumer": True},
 )
-HEARTBEAT_S = 2
+HEARTBEAT_S = 60
 
 
 @dataclass
@@ -25,6 +25,8 @@ class Consumer:
     """Takes what comes, in a thread, through any outage of the broker."""
 
     url: str
+    # Twice as long without one, and the broker sends again what is not acknowledged.
+    heartbeat_s: int = HEARTBEAT_S
     bodies: list[dict] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
 
@@ -37,7 +39,7 @@ class Consumer:
 
     def _run(self) -> None:
         while not self.stopping.is_set():
-            options = {"heartbeat": HEARTBEAT_S}
+            options = {"heartbeat": self.heartbeat_s}
             with suppress(*ERRORS), kombu.Connection(self.url, **options) as broker:
                 broker.ensure_connection(timeout=2)
                 queue = QUEUE.bind(broker.default_channel)

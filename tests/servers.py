@@ -254,7 +254,8 @@ class Sentinel(Redis):
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\n"
             f"sentinel monitor main 127.0.0.1 {primary.port} {quorum}\n"
-            "sentinel down-after-milliseconds main 1000\n"
+            # A pause of a busy machine is no failure.
+            "sentinel down-after-milliseconds main 3000\n"
             "sentinel failover-timeout main 5000\n"
         )
         config.chmod(0o666)  # it keeps its state there

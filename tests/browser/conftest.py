@@ -27,7 +27,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.compute.conftest import module_pool, pool  # noqa: F401 - fixtures
+from tests.compute.conftest import gate, module_pool, pool  # noqa: F401 - fixtures
 
 # Playwright runs an event loop in this thread, where Django would refuse the database.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
@@ -42,7 +42,7 @@ ARGS = [
     "--disable-dev-shm-usage",
 ]
 # What a loaded machine may take.
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 90_000
 expect.set_options(timeout=TIMEOUT_MS)
 # What a page is looked at in: each scheme of colours, and each width.
 LOOKS = [("light", 1280), ("dark", 320)]
@@ -68,7 +68,9 @@ def browser() -> Iterator[Browser]:
     # Chromium's own sandbox does not work for root.
     args = [*ARGS, "--no-sandbox"] if os.geteuid() == 0 else ARGS
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=args)
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=args, timeout=TIMEOUT_MS
+        )
         yield browser
         browser.close()
 

@@ -29,7 +29,7 @@ def start(page: Page, task: str, **fields: str) -> None:
 
 
 def expect_state(page: Page, name: str) -> None:
-    expect(page.locator(".standing .state")).to_have_text(name, timeout=30_000)
+    expect(page.locator(".standing .state")).to_have_text(name)
 
 
 def test_double_click_starts_one_job(person_page: Page) -> None:

@@ -1,5 +1,7 @@
 """Jobs in a browser, run by a real pool."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -25,15 +27,18 @@ def announcements(page: Page) -> list[str]:
     return page.evaluate("window.said")
 
 
-def test_job_is_followed_to_its_result(pool: Pool, person_page: Page) -> None:
+def test_job_is_followed_to_its_result(
+    pool: Pool, person_page: Page, gate: Path
+) -> None:
     page = person_page
     record_announcements(page)
-    start(page, "Nap", seconds="5")
+    start(page, "Nap", seconds="120", gate=str(gate))
     expect_state(page, "Running")
     bar = page.get_by_role("progressbar", name="Progress")
     value = bar.evaluate("bar => bar.value")
     expect(bar).not_to_have_js_property("value", value)
     expect(page.locator("[data-message]")).to_contain_text("s left")
+    gate.touch()
     expect_state(page, "Succeeded")
     result = page.get_by_role("region", name="Result")
     expect(result).to_contain_text("Attempt")

@@ -30,11 +30,11 @@ class Clients:
     def end(self) -> Counter[str]:
         self.ending.set()
         for thread in self.threads:
-            thread.join(30)
+            thread.join(120)
         return self.seen
 
     def _run(self, next_request) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         headers = self.headers | {"Content-Type": "application/json"}
         while not self.ending.wait(self.pause_s):
             method, path, body = next_request()

@@ -28,7 +28,7 @@ uwsgi_temp_path uwsgi;
 scgi_temp_path scgi;
 proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
     use_temp_path=off;
-limit_req_zone $client_network zone=requests:1m rate=2r/s;
+limit_req_zone $client_network zone=requests:1m rate=1r/m;
 """
 SERVERS = """
 server {{

@@ -82,7 +82,7 @@ def test_redis_asks_for_its_password(compose: dict[str, Any], tmp_path: Path):
             client.ping()
         # `exec`: the signal of a stop is for the server itself.
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(90) == 0
     finally:
         server.kill()
         server.wait()

@@ -86,7 +86,7 @@ def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster, backend: str):
     wait_for(lambda: states() == {"succeeded"})
     assert worker.process is not None
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(30) == 0
+    assert worker.process.wait(90) == 0
     wait_for(lambda: not worker.processes())
 
 
@@ -104,7 +104,7 @@ def test_pod_stops_under_load_without_a_failed_request(cluster: Cluster):
             pod.process.send_signal(signal.SIGTERM)
             wait_for(lambda: not pod.answers())  # it takes no connections any more
             assert slow.end() == 201
-            assert pod.process.wait(20) == 0
+            assert pod.process.wait(90) == 0
             enough = clients.seen.total() + 100
             wait_for(lambda: clients.seen.total() > enough)
         finally:
@@ -119,7 +119,7 @@ class SlowWrite:
 
     def __init__(self, pod: Pod, headers: dict[str, str]) -> None:
         self.body = json.dumps({"name": "Written while the pod stopped"}).encode()
-        self.connection = http.client.HTTPConnection(pod.host, pod.port, timeout=30)
+        self.connection = http.client.HTTPConnection(pod.host, pod.port, timeout=90)
         self.connection.putrequest("POST", ITEMS)
         length = {"Content-Length": str(len(self.body))}
         for header in (headers | length | {"Content-Type": "application/json"}).items():

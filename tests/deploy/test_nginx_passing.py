@@ -17,6 +17,7 @@ import pytest
 from tests.deploy.nginx import CONFIG, Door, Nginx
 from tests.deploy.upstream import scripted
 from tests.private_server import wait_for
+from tests.running import Answer
 from tests.services_plugin import _make as make
 
 pytestmark = pytest.mark.faults
@@ -119,10 +120,12 @@ def test_rejection_is_passed_on_and_is_no_failure(route: Route):
 
 
 def test_deleted_resource_is_not_served_stale(route: Route):
-    assert route.site.get("/gone").status == 200
-    assert route.site.get("/gone").status == 200
-    assert route.requests == [("GET", "/gone")]
-    wait_for(lambda: route.site.get("/gone").status == 404)
+    def get() -> Answer:
+        return route.site.get("/deletable")
+
+    wait_for(lambda: get().headers["Cache-Status"] == "nginx; hit")
+    assert route.site.request("DELETE", "/deletable").status == 404
+    wait_for(lambda: get().status == 404)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +133,8 @@ def test_deleted_resource_is_not_served_stale(route: Route):
 )
 def test_response_to_a_session_is_not_cached(route: Route, name: str, times: int):
     for _ in range(2):
-        route.site.get(f"/gone/{name}", Cookie=f"a=b; {name}=x")
-    assert route.requests == [("GET", f"/gone/{name}")] * times
+        route.site.get(f"/kept/{name}", Cookie=f"a=b; {name}=x")
+    assert route.requests == [("GET", f"/kept/{name}")] * times
 
 
 def test_forwarding_headers_of_a_client_are_dropped(route: Route):
@@ -153,7 +156,7 @@ def test_request_id_is_accepted_or_generated(route: Route):
 
 
 def test_event_is_passed_on_at_once(route: Route):
-    with socket.create_connection(("127.0.0.1", route.nginx.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", route.nginx.port), timeout=90) as peer:
         peer.sendall(EVENTS)
         received = b""
         # The stream has no end, so nothing can wait for it.
@@ -171,7 +174,7 @@ def test_event_is_passed_on_at_once(route: Route):
     ],
 )  # fmt: skip
 def test_malformed_request_is_rejected(route: Route, line: str, status: int):
-    with socket.create_connection(("127.0.0.1", route.nginx.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", route.nginx.port), timeout=90) as peer:
         peer.sendall(f"{line}\r\nHost: x\r\n\r\n".encode())
         answer = http.client.HTTPResponse(peer)
         answer.begin()
@@ -202,7 +205,7 @@ def test_cached_response_is_kept_apart_by_origin(route: Route):
 
 def begin(route: Route, path: str, *headers: str) -> socket.socket:
     """Send the head of a request, and nothing of its body."""
-    peer = socket.create_connection(("127.0.0.1", route.nginx.port), timeout=60)
+    peer = socket.create_connection(("127.0.0.1", route.nginx.port), timeout=90)
     head = [f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]
     peer.sendall("\r\n".join(head).encode())
     return peer
@@ -246,7 +249,7 @@ def test_large_body_is_not_kept_by_nginx(route: Route, headers: tuple[str, ...])
 @pytest.mark.usefixtures("counting")
 def test_large_bodies_of_a_client_at_a_time_are_limited(route: Route):
     peers = [begin(route, "/echo", "Content-Length: 2000000", TOKEN) for _ in range(16)]
-    wait_for(lambda: len(route.requests) == 16, 30)
+    wait_for(lambda: len(route.requests) == 16)
     assert (
         read_answer(begin(route, "/api/v1/jobs/", "Content-Length: 2000000", TOKEN))[0]
         == 429
@@ -273,6 +276,7 @@ def test_addresses_of_one_ipv6_network_are_one_client(route: Route):
 def test_request_rate_is_limited(route: Route):
     answers = [route.narrow.get("/api/v1/echo") for _ in range(8)]
     rejected = [answer for answer in answers if answer.status != 200]
+    assert rejected
     assert len(route.requests) == 8 - len(rejected) >= 3
     for answer in rejected:
         assert answer.status == 429

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEEP = "public, s-maxage=1, stale-while-revalidate=1, stale-if-error=86400"
+# Longer than a test takes.
+KEEP_LONG = "public, s-maxage=3600"
 
 
 class Scripted(ThreadingHTTPServer):
@@ -43,9 +45,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send(503, b"busy")
         elif self.path.startswith("/origin"):
             self.send(200, self.headers.get("Origin", "").encode(), KEEP, "Origin")
-        elif self.path.startswith("/gone"):
-            known = len(self.server.requests) == 1
-            self.send(200, b"here", KEEP) if known else self.send(404, b"gone")
+        elif self.path.startswith("/kept"):
+            self.send(200, b"here", KEEP_LONG)
+        elif self.path == "/deletable":
+            is_deleted = ("DELETE", self.path) in self.server.requests
+            self.send(404, b"gone") if is_deleted else self.send(200, b"here", KEEP)
         else:
             headers = json.dumps(dict(self.headers.items())).encode()
             self.send(200, headers)

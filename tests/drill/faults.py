@@ -24,6 +24,7 @@ import psutil
 import psycopg
 
 from tests.drill.clients import ITEMS, JOBS
+from tests.drill.history import Outcome
 from tests.drill.stack import Stack
 from tests.load import load_generator
 from tests.load.connections import Answer, Connections, request_bytes
@@ -46,6 +47,9 @@ CACHE = r"breaker for the cache opened"
 DATABASE = r"breaker for the database opened"
 LOCK = r"calls of the database fail.*lock timeout"
 BROKER = r"breaker for the broker opened"
+
+# What clients meet while there is no database.
+AWAY = frozenset({("read", Outcome.STALE), ("write", Outcome.REJECTED)})
 
 # What a fault needs in the stack.
 NEEDS = {
@@ -90,6 +94,8 @@ class Fault:
     # Its pattern in the log of the site; "": none.
     log_pattern: str = ""
     needs: str = ""
+    # What the clients must have met before it is healed, however busy the machine is.
+    shows: frozenset[tuple[str, Outcome]] = frozenset()
     # Called before the load is measured.
     prepare: Callable[[Context], None] = lambda context: None
     # Called after the recovery, for the faults that follow.
@@ -490,15 +496,16 @@ FAULTS = (
     ),
     Fault(
         "postgres-killed", "PostgreSQL is killed", 4,
-        lambda c: end(c.stack.postgres, Server.kill), DATABASE, is_quick=True,
+        lambda c: end(c.stack.postgres, Server.kill), DATABASE, shows=AWAY,
+        is_quick=True,
     ),
     Fault(
         "postgres-stopped", "PostgreSQL hangs (SIGSTOP)", 4,
-        lambda c: pause(c.stack.postgres), DATABASE,
+        lambda c: pause(c.stack.postgres), DATABASE, shows=AWAY,
     ),
     Fault(
         "both-stopped", "Redis and PostgreSQL hang", 4,
-        lambda c: pause(c.stack.redis, c.stack.postgres), DATABASE,
+        lambda c: pause(c.stack.redis, c.stack.postgres), DATABASE, shows=AWAY,
     ),
     Fault(
         "postgres-restarted", "PostgreSQL is restarted", 0.01,

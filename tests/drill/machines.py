@@ -36,7 +36,7 @@ class Unavailable(Exception):
 
 def run(*command: str) -> str:
     """Run a command of iproute2. Raises OSError."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
@@ -16,6 +16,7 @@ from tests.drill.history import Findings, Outcome
 from tests.drill.objectives import Objectives
 from tests.drill.stack import Stack
 from tests.drill.windows import Window, milliseconds, rates_of
+from tests.private_server import wait_for
 
 WARM_UP_S = 4.0
 # The load is such that 95 % of reads take at most so long without a fault. A machine
@@ -27,6 +28,8 @@ BEFORE_S = 2.0
 # Recovered: all requests have been answered normally for so long.
 CALM_S = 1.0
 RECOVERY_MAX_S = 20.0
+# For so much longer a fault lasts at most, until clients have met what it shows.
+SHOWN_MAX_S = 10.0
 TICK_S = 0.05
 
 
@@ -180,6 +183,7 @@ class FaultRunner:
         with contextmanager(fault.inject)(context):
             left = (context.complete_at or started) + seconds - time.monotonic()
             self._wait(left, context.sustain)
+            self._wait_until_shown(fault, started)
         ended = time.monotonic()
         recovered = self._wait_for_calm(
             ended if fault.seconds else started, context.is_recovered
@@ -212,6 +216,14 @@ class FaultRunner:
         while (left := end - time.monotonic()) > 0:
             sustain()
             time.sleep(min(left, TICK_S))
+
+    def _wait_until_shown(self, fault: Fault, started: float) -> None:
+        def is_shown() -> bool:
+            seen = self.clients.since(started)
+            return fault.shows <= {(one.kind, one.outcome) for one in seen}
+
+        with suppress(TimeoutError):  # a mechanism may be off
+            wait_for(is_shown, SHOWN_MAX_S)
 
     def _wait_for_calm(
         self, moment: float, is_recovered: Callable[[], bool]

@@ -179,7 +179,7 @@ class Stack:
         self._receive_events(cleanup)
 
     def _receive_events(self, cleanup: ExitStack) -> None:
-        self.events = Consumer(self.rabbitmq.url())
+        self.events = Consumer(self.rabbitmq.url(), heartbeat_s=2)
         cleanup.callback(self.events.close)
 
     def environment(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ SETTINGS = {
     "ADMISSION_PATIENCE_WRITE_S": "60",
     "DEADLINE_READ_S": "120",
     "DEADLINE_WRITE_S": "120",
+    "HEARTBEAT_TIMEOUT_S": "3",
     "LAST_KNOWN_REDIS_BYTES": str(2**35),  # so that no two share a slot
 }
 

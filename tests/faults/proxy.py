@@ -32,14 +32,14 @@ class Proxy:
 
     def hold(self) -> None:
         """Take connections and what is sent, and pass nothing on until `let_go`."""
-        self._loop.call_soon_threadsafe(self._flowing.clear)
+        self._call(self._flowing.clear)
 
     def let_go(self) -> None:
-        self._loop.call_soon_threadsafe(self._flowing.set)
+        self._call(self._flowing.set)
 
     def lose(self) -> None:
         """Pass nothing on for the present connections any more; new ones work."""
-        self._loop.call_soon_threadsafe(self._lost.update, self._writers)
+        self._call(self._lost.update, self._writers)
 
     def close(self) -> None:
         self.let_go()
@@ -50,7 +50,15 @@ class Proxy:
         self._loop.close()
 
     def _do(self, coroutine) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(90)
+
+    def _call(self, function, *args) -> None:
+        """Call it in the loop; what is sent after the return meets its effect."""
+
+        async def call() -> None:
+            function(*args)
+
+        self._do(call())
 
     async def _accept(self) -> None:
         if self._server is None:

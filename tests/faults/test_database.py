@@ -239,16 +239,19 @@ def test_far_database_is_not_taken_for_dead(site, far):
     assert "breaker_opened" not in site.output()[before:]
 
 
+HANGING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
 @contextmanager
-def hanging_commits(postgres: Postgres) -> Iterator[None]:
-    """Have them wait for a synchronous standby that is not there."""
+def hanging_commits(postgres: Postgres) -> Iterator[Callable[[], int]]:
+    """Have them wait for a synchronous standby that is not there; count them."""
     with administering(postgres) as execute:
         execute("SET synchronous_commit = local")
         execute("ALTER SYSTEM SET synchronous_standby_names = 'none'")
         execute("SELECT pg_reload_conf()")
         try:
             wait_for(lambda: execute("SHOW synchronous_standby_names").fetchone()[0])
-            yield
+            yield lambda: execute(HANGING).fetchone()[0]
         finally:
             execute("ALTER SYSTEM RESET synchronous_standby_names")
             execute("SELECT pg_reload_conf()")
@@ -257,7 +260,8 @@ def hanging_commits(postgres: Postgres) -> Iterator[None]:
 def test_commit_that_hangs_ends_at_the_deadline_of_its_write(site, postgres):
     write(site)
     with hanging_commits(postgres):
-        headers = site.headers | {"X-Request-Timeout": "1s"}
+        # Time for all that comes before the commit.
+        headers = site.headers | {"X-Request-Timeout": "5s"}
         answer = site.request("POST", ITEMS, ITEM, headers)
         assert answer.status == 503
         assert "Check whether it was" in answer.json()["detail"]
@@ -268,8 +272,9 @@ def test_commit_that_hangs_shows_and_lets_no_other_begin(site, postgres):
     write(site)
     wait_for(lambda: degraded(site) == "ok\n")
     with ThreadPoolExecutor(1) as pool:
-        with hanging_commits(postgres):
+        with hanging_commits(postgres) as count:
             first = pool.submit(site.request, "POST", ITEMS, ITEM, site.headers)
+            wait_for(count)
             wait_for(lambda: "degraded: database" in degraded(site))
             other = site.request("POST", ITEMS, ITEM, site.headers)
             assert (other.status, first.done()) == (503, False)

@@ -182,7 +182,7 @@ def test_network_that_loses_connections_to_the_broker_stops_no_events(
         for number in range(3):
             make_item(id=f"{kind}-{number}")
             log = set(logged())
-            wait_for(lambda log=log: log <= set(consumer.ids()), 40)
+            wait_for(lambda log=log: log <= set(consumer.ids()))
             network.lose()
 
 

@@ -50,7 +50,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def read(file: Path, query: str) -> list[tuple]:
     """Return the rows; none while there is no such table yet."""
-    with closing(sqlite3.connect(file)) as copy, suppress(sqlite3.OperationalError):
+    copied = sqlite3.connect(file, timeout=90)  # a busy follower holds it for long
+    with closing(copied) as copy, suppress(sqlite3.OperationalError):
         return copy.execute(query).fetchall()
     return []
 

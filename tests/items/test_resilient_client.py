@@ -165,7 +165,7 @@ def test_wait_is_random_and_at_least_what_the_site_asks_for(monkeypatch):
 
 
 def rows(client: Client, query: str) -> list[tuple]:
-    with closing(sqlite3.connect(client.file)) as copy:
+    with closing(sqlite3.connect(client.file, timeout=90)) as copy:
         return copy.execute(query).fetchall()
 
 

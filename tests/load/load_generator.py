@@ -90,13 +90,15 @@ def in_open_loop(
 def in_closed_loop(
     template: RequestTemplate, clients: int, seconds: float
 ) -> list[Sample]:
-    """Have each client send its next request after the response."""
+    """Have each client send its next request after the response, and at least one."""
 
     async def load(send: Send) -> None:
         end = monotonic() + seconds
 
         async def client() -> None:
-            while (now := monotonic()) < end:
+            is_first = True
+            while (now := monotonic()) < end or is_first:
+                is_first = False
                 if not (await send(now)).is_answered:
                     await asyncio.sleep(PAUSE_S)
 
@@ -176,6 +178,7 @@ def rate(template: RequestTemplate, seconds: float) -> float:
 def _rate_by_wrk(template: RequestTemplate, seconds: float) -> float:
     # wrk takes whole seconds.
     command = ["wrk", "-t1", f"-c{RATE_CLIENTS}", f"-d{max(round(seconds), 1)}s"]
+    command += ["--timeout", "30s"]  # else it counts what is late as failed
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         if template.is_constant:
             for name, value in template.headers.items():

@@ -182,7 +182,7 @@ def test_stopped_log_reader_and_collector_hold_up_no_request_and_no_exit(
         finally:
             reader.send_signal(signal.SIGCONT)
             site.kill()
-            reader.wait(10)
+            reader.wait(90)
 
 
 # --- metrics

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import count
 
 import pytest
 from django.db import connection, transaction
@@ -183,12 +184,16 @@ def test_writers_during_changes_leave_no_item_that_breaks_the_schema(bolts):
         writers = [pool.submit(write, name) for name in "abc"]
         adopted = 0
         try:
-            for _ in range(12):
+            # The writers come to an end, after which a schema is adopted.
+            for number in count(1):
+                have_ended = all(writer.done() for writer in writers)
                 with contextlib.suppress(SchemaBreaksItems, Conflict):
                     change(SMALL_SIZES)
                     adopted += 1
                     assert not Item.objects.filter(collection="bolts").exists()
                     change(SIZES)
+                if number >= 12 and (have_ended or (adopted and written)):
+                    break
         finally:
             over.set()
         for writer in writers:
@@ -207,13 +212,13 @@ def test_change_waits_for_a_transaction_that_has_not_seen_it(bolts):
             with transaction.atomic():
                 Collection.objects.get(pk="bolts")
                 has_read.set()
-                assert may_write.wait(30)
+                assert may_write.wait(90)
         finally:
             connection.close()
 
     with ThreadPoolExecutor(1) as pool:
         writer = pool.submit(write)
-        assert has_read.wait(30)
+        assert has_read.wait(90)
         try:
             with pytest.raises(OthersAreWriting):
                 change(SMALL_SIZES, patience_s=0)
@@ -221,7 +226,7 @@ def test_change_waits_for_a_transaction_that_has_not_seen_it(bolts):
         finally:
             may_write.set()
         writer.result()
-    change(SMALL_SIZES, patience_s=30)
+    change(SMALL_SIZES, patience_s=90)
     assert schemas() == (SMALL_SIZES, None)
 
 

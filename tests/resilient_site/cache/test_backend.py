@@ -219,6 +219,7 @@ def test_cache_treats_a_value_it_cannot_decode_as_a_miss(patient, admin, poison)
 def test_cache_takes_the_options_of_django_redis(redis_own, admin):
     cache = connect(
         redis_own.url(),
+        **PATIENT["OPTIONS"],
         SERIALIZER="django_redis.serializers.json.JSONSerializer",
         COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
         CONNECTION_POOL_KWARGS={"max_connections": 7},
@@ -398,29 +399,38 @@ def test_values_do_not_count_when_the_generation_was_evicted(patient, admin):
     ],
     ids=["one", "many", "clear"],
 )
-def test_lost_write_voids_what_it_changed(cache, redis_own, monkeypatch, write, left):
+def test_lost_write_voids_what_it_changed(
+    cache, patient, redis_own, monkeypatch, write, left
+):
     monkeypatch.setattr(backend, "MAX_MISSED", 1)
-    cache.set_many(dict.fromkeys("abc", "old"))
+    patient.set_many(dict.fromkeys("abc", "old"))
     redis_own.pause()
     write(cache)
     assert cache.is_degraded
     redis_own.resume()
     recover(cache)
-    assert cache.get_many("abc") == left
+    assert patient.get_many("abc") == left
 
 
 def test_processes_see_each_others_sign_outs_after_a_timeout(redis_own, monkeypatch):
     """Each takes up a new generation only after a time: one timeout must make none."""
     monkeypatch.setattr(backend, "REFRESH_S", 1_000)
-    options = {"MEMORY_BYTES": 0, "SOCKET_TIMEOUT": 0.5}
-    here = connect(redis_own.url(), **options)
-    backend.server_state.cache_clear()  # as in another process
-    there = connect(redis_own.url(), **options)
-    for first, second in [(here, there), (there, here)]:
+    url, patience = redis_own.url(), PATIENT["OPTIONS"]
+
+    def process():
+        """Return its cache, and the same one with a short timeout."""
+        backend.server_state.cache_clear()
+        return connect(url, MEMORY_BYTES=0, **patience), connect(url, MEMORY_BYTES=0)
+
+    (here, hasty_here), (there, hasty_there) = process(), process()
+    for first, hasty, second in (
+        (here, hasty_here, there),
+        (there, hasty_there, here),
+    ):
         first.set("session", "signed in")
         assert second.get("session") == "signed in"
         redis_own.pause()
-        first.delete("session")
+        hasty.delete("session")
         redis_own.resume()
         recover(first)
         assert second.get("session") is None
@@ -431,7 +441,8 @@ def test_processes_see_each_others_sign_outs_after_a_timeout(redis_own, monkeypa
 
 def test_lost_write_of_a_counter_voids_nothing(redis_own):
     counters = connect(redis_own.url(), USES_GENERATION=False)
-    counters.set("a", 1)
+    patience = PATIENT["OPTIONS"]
+    connect(redis_own.url(), USES_GENERATION=False, **patience).set("a", 1)
     redis_own.pause()
     counters.set("a", 2)
     redis_own.resume()

@@ -169,7 +169,8 @@ async def test_older_values_are_sent_while_they_are_fetched_together(
     fetched = len(now.asked)
     for words in (["a", "b"], ["c"], ["a"]):
         answer = await post({"words": words})
-        assert (answer.is_hit, answer.headers["age"]) == (True, str(FRESH_S + 1))
+        assert answer.is_hit
+        assert int(answer.headers["age"]) > FRESH_S
     await becomes(lambda: not batches._fetches)
     (together,) = now.asked[fetched:]
     assert together["words"] == ["a", "b", "c"]

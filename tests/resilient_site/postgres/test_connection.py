@@ -1,11 +1,12 @@
 """Cancellable connections to PostgreSQL."""
 
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +18,14 @@ import pytest
 from django.db import connection
 from psycopg.pq import TransactionStatus
 
+from resilient_site.postgres import connection as module
 from resilient_site.postgres import heartbeat
 from resilient_site.postgres.base import DatabaseWrapper
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import deadlines
 from tests.clock import Clock
 from tests.faults.proxy import Proxy
+from tests.private_server import wait_for
 
 pytestmark = [
     pytest.mark.once,
@@ -44,7 +47,7 @@ class Names:
     def look_up(self, host: str, *args: Any, **options: Any) -> list[Any]:
         if host != self.host:
             return self._real(host, *args, **options)
-        assert self.answers.wait(20)
+        assert self.answers.wait(90)
         if isinstance(self.found, OSError):
             raise self.found
         return self.found
@@ -154,6 +157,38 @@ def test_time_without_the_processor_is_not_taken_for_silence(monkeypatch):
 # --- a network that loses connections without a word
 
 
+class Locks:
+    """Locks of the database, by which the test holds statements up."""
+
+    def __init__(self, holder: psycopg.Connection[Any]) -> None:
+        self.holder = holder
+
+    def hold(self, number: int) -> None:
+        self.holder.execute("SELECT pg_advisory_lock(%s)", [number])
+
+    def let_go(self, number: int) -> None:
+        self.holder.execute("SELECT pg_advisory_unlock(%s)", [number])
+
+    def waiting(self, number: int) -> int:
+        """Return how many statements wait for it."""
+        found = self.holder.execute(
+            "SELECT count(*) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND objid = %s AND NOT granted",
+            [number],
+        ).fetchone()
+        return found[0] if found else 0
+
+
+@pytest.fixture
+def locks() -> Iterator[Locks]:
+    params = connection.get_connection_params() | {"autocommit": True}
+    with psycopg.connect(**params) as holder:
+        yield Locks(holder)
+
+
+WAIT = "SELECT pg_advisory_lock_shared(1)"
+
+
 @pytest.fixture
 def network() -> Iterator[Proxy]:
     port = int(connection.get_connection_params()["port"])
@@ -184,10 +219,19 @@ def test_wait_on_a_lost_connection_ends(network, through_network):
     assert through_network.closed
 
 
-def test_wait_for_an_answer_that_is_lost_ends(network, through_network):
-    threading.Timer(0.1, network.lose).start()
-    with pytest.raises(WaitCancelled, match="network has lost"):
-        through_network.execute("SELECT pg_sleep(0.5)")
+def test_wait_for_an_answer_that_is_lost_ends(network, through_network, locks):
+    locks.hold(1)
+
+    def lose_answer() -> None:
+        wait_for(lambda: locks.waiting(1))
+        network.lose()
+        locks.let_go(1)
+
+    with ThreadPoolExecutor(1) as beside:
+        losing = beside.submit(lose_answer)
+        with pytest.raises(WaitCancelled, match="network has lost"):
+            through_network.execute(WAIT)
+        losing.result()
 
 
 @pytest.mark.usefixtures("tracking")
@@ -203,34 +247,80 @@ def test_wait_goes_on_while_the_server_cannot_be_asked(network, through_network)
     assert through_network.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_server_is_not_asked_while_its_answer_arrives(through_network, monkeypatch):
-    monkeypatch.setattr("resilient_site.postgres.connection.ASK_AFTER_S", 1)
-    monkeypatch.setattr(CancellableConnection, "_is_lost", lambda self: True)
-    rows = "repeat('x', 100000) || pg_sleep(0.3) FROM generate_series(1, 5)"
-    assert len(through_network.execute(f"SELECT {rows}").fetchall()) == 5
+def test_server_is_not_asked_while_its_answer_arrives(
+    through_network, monkeypatch, locks
+):
+    """The rows together take longer than it waits, and each of them less."""
+    numbers, clock, checks = range(1, 6), Clock(), 0
+
+    def now() -> float:
+        nonlocal checks
+        checks += 1
+        return clock()
+
+    def is_quiet(self: CancellableConnection) -> bool:
+        return self.is_quiet(0)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(module, "ASK_AFTER_S", 1)
+    monkeypatch.setattr(CancellableConnection, "_is_lost", is_quiet)
+    for number in numbers:
+        locks.hold(number)
+
+    def let_rows_go() -> None:
+        for number in numbers:
+            wait_for(lambda number=number: locks.waiting(number))
+            clock.now += 0.6
+            seen = checks
+            wait_for(lambda seen=seen: checks > seen + 1)
+            locks.let_go(number)
+
+    with ThreadPoolExecutor(1) as beside:
+        letting = beside.submit(let_rows_go)
+        # Large ones, which are sent at once.
+        rows = "repeat('x', 100000), pg_advisory_lock_shared(n)"
+        query = f"SELECT {rows} FROM generate_series(1, {len(numbers)}) AS n"
+        assert len(through_network.execute(query).fetchall()) == len(numbers)
+        letting.result()
 
 
-def test_one_connection_at_a_time_asks(monkeypatch):
+def test_one_connection_at_a_time_asks(monkeypatch, locks):
     asked, has_asked = [], threading.Event()
+    refused: set[int] = set()
 
     def ask(self: CancellableConnection) -> bool:
         asked.append(self)
-        return not has_asked.wait(20)
+        return not has_asked.wait(90)
 
-    monkeypatch.setattr("resilient_site.postgres.connection.ASK_AFTER_S", 0.1)
+    @contextmanager
+    def turn_to_ask() -> Iterator[bool]:
+        with real_turn() as is_mine:
+            if not is_mine:
+                refused.add(threading.get_ident())
+            yield is_mine
+
+    real_turn = module._turn_to_ask
+    monkeypatch.setattr(module, "_turn_to_ask", turn_to_ask)
+    monkeypatch.setattr(module, "ASK_AFTER_S", 0.1)
     monkeypatch.setattr(CancellableConnection, "_is_lost", ask)
 
     def work() -> None:
         params = connection.get_connection_params()
         with CancellableConnection.connect(**params) as made:
-            made.execute("SELECT pg_sleep(0.5)")
+            made.execute(WAIT)
 
+    locks.hold(1)
     with ThreadPoolExecutor(3) as pool:
         working = [pool.submit(work) for _ in range(3)]
-        for _, done in zip(range(2), as_completed(working, 20), strict=False):
-            done.result()
-        assert len(asked) == 1
-        has_asked.set()
+        try:
+            wait_for(lambda: len(refused) == 2)
+            locks.let_go(1)
+            for _, done in zip(range(2), as_completed(working, 90), strict=False):
+                done.result()
+            assert len(asked) == 1
+        finally:
+            locks.let_go(1)
+            has_asked.set()
 
 
 # --- several hosts
@@ -240,7 +330,7 @@ def test_one_connection_at_a_time_asks(monkeypatch):
 def silent() -> Iterator[socket.socket]:
     """A port that takes connections, and does not answer."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(20)
+        silent.settimeout(90)
         yield silent
 
 
@@ -256,7 +346,11 @@ def connect_to(*ports: int, **options: Any) -> CancellableConnection:
 
 def test_silent_host_is_left_for_the_next_one(silent):
     ports = silent.getsockname()[1], int(connection.get_connection_params()["port"])
-    with deadlines.within(0.2), pytest.raises(WaitCancelled):
+
+    def is_asked() -> bool:
+        return bool(select.select([silent], [], [], 0)[0])
+
+    with deadlines.until(is_asked), pytest.raises(WaitCancelled):
         connect_to(*ports)
     silent.accept()[0].close()
     silent.settimeout(0)
