@@ -235,9 +235,7 @@ class Site:
 
     def pool(self) -> list[psutil.Process]:
         """Return the processes that run jobs, which the fork server forks."""
-        server = [
-            p for p in _children(self.compute()) if "forkserver" in str(_command(p))
-        ]
+        server = [p for p in _children(self.compute()) if _name(p) == "fork-server"]
         return [process for parent in server for process in _children(parent)]
 
     def _child_of_supervisor(self, name: str) -> psutil.Process:

@@ -1,7 +1,6 @@
 """Preload of the fork server: what every pool process starts with."""
 
 import gc
-import os
 import signal
 import warnings
 
@@ -9,6 +8,10 @@ import django
 from django.db import connections
 
 from compute.pool import process_tree
+from resilient_site.observability import multiprocess
+from resilient_site.operations import supervision
+
+supervision.set_name("fork-server")
 
 # A SIGTERM to the process group is for the supervisor, which lets running jobs finish.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -18,8 +21,8 @@ process_tree.adopt_orphans()
 process_tree.end_with_supervisor()
 warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
 
-# Pool processes come and go: none leaves a file of metrics behind.
-os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+# Pool processes come and go: what they count would stay behind.
+multiprocess.keep_apart()
 django.setup()
 
 # Excluded from garbage collection, so that the pages stay shared between processes.

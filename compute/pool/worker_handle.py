@@ -17,9 +17,10 @@ from typing import Any
 
 from compute import metrics, running
 from compute.outcomes import ErrorCode, Failed, Outcome
-from compute.pool import process_tree, worker_process
+from compute.pool import fork_server, process_tree, worker_process
 from compute.pool.worker_process import Done, Progress
 from compute.queue import Claim
+from resilient_site.observability import multiprocess
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ LIMIT_MARGIN_S = 1.0
 RESTART_DELAY_S = 1.0
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["compute.pool.preload"])
+context.set_forkserver_preload([fork_server.PRELOAD])
 
 
 class WorkerHandle:
@@ -129,6 +130,7 @@ class WorkerHandle:
         self._process.kill()  # a process that retires may hang
         self._process.join()
         self._process.close()
+        multiprocess.remove_dead()
         self._process = self._pipe = None
         self.left_to, self._server = self._server, 0
 

@@ -21,6 +21,7 @@ from compute.pool import process_tree
 from compute.registry import tasks
 from resilient_site.observability import tracing
 from resilient_site.observability.memory_usage import resident_bytes
+from resilient_site.operations import supervision
 
 # A process is replaced after so many jobs, or when it remains larger than this.
 JOBS_MAX = 500
@@ -68,6 +69,7 @@ def main(pipe: "Connection[Any, Any]") -> None:
 
 def _set_up_process() -> None:
     _exit_with_supervisor()
+    supervision.set_name("pool")
     process_tree.adopt_orphans()
     signal.signal(process_tree.SUPERVISOR_DIED, signal.SIG_DFL)
     tracing.start("job")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+APART = "apart"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
@@ -30,6 +31,15 @@ def share(data_dir: Path) -> None:
                 return
 
 
+def keep_apart() -> None:
+    """Have this process and its children write theirs where none reads them."""
+    if directory := os.environ.get(VARIABLE):
+        apart = Path(directory, APART)
+        with suppress(OSError):
+            apart.mkdir(mode=0o700, exist_ok=True)
+        os.environ[VARIABLE] = str(apart)
+
+
 def remove_dead(*, is_ending: bool = False) -> None:
     """Remove the gauges of processes that have ended, and all once none is alive.
 
@@ -44,6 +54,9 @@ def remove_dead(*, is_ending: bool = False) -> None:
     }
     ended = {str(os.getpid())} if is_ending else set()
     alive = {pid for pid in files.values() if _is_alive(pid)} - ended
+    for path in Path(directory, APART).glob("*.db"):
+        if not _is_alive(path.stem.rpartition("_")[2]):
+            path.unlink(missing_ok=True)
     for path, pid in files.items():
         if not alive or (pid not in alive and path.name.startswith("gauge_live")):
             path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from compute.pool import process_tree
+from compute.pool import fork_server, process_tree
 from compute.pool.supervisor import Supervisor
 from resilient_site.observability import metrics, tracing
 from resilient_site.observability.logging import line_handler
@@ -27,6 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.COMPUTE_BACKEND == "celery":
             run_celery()
+        fork_server.start()
         start_threads()
         supervisor = Supervisor()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -193,7 +193,10 @@ def test_fork_server_that_is_killed_is_replaced(pool, submit, gate):
     job = running(submit("nap", seconds=500, gate=str(gate)))
     # It runs in one of its processes.
     [server] = [p for p in psutil.Process(pool.pid).children() if p.children()]
+    assert server.cmdline() == server.parent().cmdline()  # forked: it shares its memory
     server.kill()
     gate.touch()
     assert ended(job).state == "succeeded"
     assert ended(submit("echo", number=1)).state == "succeeded"
+    [server] = [p for p in psutil.Process(pool.pid).children() if p.children()]
+    assert "forkserver" in str(server.cmdline())

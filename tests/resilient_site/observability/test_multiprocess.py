@@ -80,6 +80,17 @@ def test_start_empties_the_directory_after_a_kill(directory):
     assert not list(directory.iterdir())
 
 
+def test_files_kept_apart_are_removed_once_their_process_has_ended(directory):
+    multiprocess.keep_apart()
+    apart = Path(os.environ[multiprocess.VARIABLE])
+    os.environ[multiprocess.VARIABLE] = str(directory)
+    for pid in (os.getpid(), 4194305):
+        MmapedDict(str(apart / f"counter_{pid}.db")).close()
+    assert metrics.render() == b""
+    multiprocess.remove_dead()
+    assert [file.name for file in apart.iterdir()] == [f"counter_{os.getpid()}.db"]
+
+
 def test_directory_is_private_and_in_memory_if_that_can_be_used(tmp_path, monkeypatch):
     usable = tmp_path / "shm"
     usable.mkdir()
