@@ -71,6 +71,8 @@ class Nginx(Server):
 
     name = "nginx"
     stop_signal = signal.SIGTERM
+    # For how long it waits for the answer to a read, before it asks another process.
+    read_timeout_s = 5
 
     def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         self.exe = _which("nginx", "nginx")
@@ -94,6 +96,10 @@ class Nginx(Server):
             "servers": SERVERS.format(host=self.host, **doors, status=self.status),
         }.items():
             (self.config / "machine" / f"{name}.conf").write_text(text)
+        locations = self.config / "site" / "locations.conf"
+        wait = f"proxy_read_timeout {self.read_timeout_s}s;"
+        text = locations.read_text().replace("proxy_read_timeout 5s;", wait)
+        locations.write_text(text)
         self._make_certificate()
         self._hand_over()
         return self

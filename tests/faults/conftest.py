@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.nginx import Nginx
 from tests.drill.stack import Stack
 from tests.servers import RabbitMQ
 
@@ -40,6 +41,8 @@ def stack() -> Iterator[PatientStack]:
     with pytest.MonkeyPatch.context() as patched:
         # Its start would take the most time.
         patched.setattr(RabbitMQ, "find", staticmethod(find_no_broker))
+        # A process of a busy machine has not failed.
+        patched.setattr(Nginx, "read_timeout_s", 60)
         patched.setattr("tempfile.tempdir", str(folder))
         running = stack.running()
         running.__enter__()
