@@ -143,6 +143,8 @@ def running(tmp_path_factory, database) -> Iterator[Site]:
         FORWARDED_ALLOW_IPS="",
         WEB_THREADS=str(THREADS),
         COMPUTE_TASKS="tests.compute.faults",
+        # A server that a busy machine lets wait has not failed.
+        HEARTBEAT_TIMEOUT_S="3",
         # So many requests from one address would be rejected.
         ADMISSION="0",
         RATE_LIMITS="off",
