@@ -28,6 +28,8 @@ def go_on():
     while True:
         time.sleep(600)
 
+# A shell ignores it in what runs in the background, as these tests may.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 run = supervise([Program(sys.argv[1], globals()[sys.argv[1]], 0.1)])
 run() if run else print("ended", flush=True)
 """
