@@ -26,6 +26,12 @@ REFERENCES_SHOWN = 20
 # Levels of a hierarchy, so that an item's ancestors can be shown.
 DEPTH_MAX = 50
 POINTERS = ("parent", "replaced_by")
+PLACE = {"collection", "code"}
+# Fields whose values are checked against other items, or against the collection.
+CHECKED = (
+    "collection", "code", "attributes", "valid_from", "valid_to", "parent",
+    "replaced_by", "links",
+)  # fmt: skip
 
 
 class ItemReferenced(Conflict):
@@ -45,8 +51,13 @@ class Write(NamedTuple):
 
     def changes(self, *names: str) -> bool:
         """Return whether one of these fields is to be another one."""
-        before = self.before
-        return before is None or any(self.after[n] != before[n] for n in names)
+        before, after = self.before, self.after
+        if before is None:
+            return True
+        for name in names:  # a loop, as it is asked of every row of an import
+            if after[name] is not before[name] and after[name] != before[name]:
+                return True
+        return False
 
     @property
     def gives_up_code(self) -> bool:
@@ -200,40 +211,62 @@ def check(
 ) -> dict[str, ItemErrors]:
     """Return what is wrong with each item, by id; locks what the answer depends on."""
     errors: dict[str, ItemErrors] = defaultdict(dict)
-    _lock(writes, collections)
+    changed = _changed(writes)
+    _lock(writes, collections, changed)
     known = [write for write in writes if write.after["collection"] in collections]
     for write in writes:
-        found = errors[write.id]
         if write.after["collection"] not in collections:
             message = f"There is no collection “{write.after['collection']}”."
-            found["collection"] = [message]
+            errors[write.id]["collection"] = [message]
         start, end = write.after["valid_from"], write.after["valid_to"]
         if start and end and start > end:
-            found["valid_to"] = ["Must not be before the first valid day."]
-    _check_attributes(known, collections, errors)
-    _check_codes(known, errors)
-    _check_unique(known, collections, errors)
-    _check_targets(known, errors)
-    _check_codes_referred_to(known, collections, errors)
-    _check_departures(known, errors)
-    _check_codes_given_up(known, errors)
-    _check_circles([w for w in known if not errors[w.id]], errors)
+            message = "Must not be before the first valid day."
+            errors[write.id]["valid_to"] = [message]
+    if changed & {"attributes", "collection"}:
+        _check_attributes(known, collections, errors)
+        _check_unique(known, collections, errors)
+        _check_codes_referred_to(known, collections, errors)
+    if changed & PLACE:
+        _check_codes(known, errors)
+        _check_departures(known, errors)
+        _check_codes_given_up(known, errors)
+    if changed & {*POINTERS, "links", "collection"}:
+        _check_targets(known, errors)
+        _check_circles([w for w in known if not errors.get(w.id)], errors)
     return {item_id: found for item_id, found in errors.items() if found}
 
 
-def _lock(writes: Iterable[Write], collections: Mapping[str, Collection]) -> None:
+def _changed(writes: Iterable[Write]) -> set[str]:
+    """Return the fields that are to be others of any of the items."""
+    changed, left = set[str](), list(CHECKED)
+    for write in writes:
+        found = [name for name in left if write.changes(name)]
+        if found:
+            changed.update(found)
+            left = [name for name in left if name not in changed]
+    return changed
+
+
+def _lock(
+    writes: Iterable[Write],
+    collections: Mapping[str, Collection],
+    changed: set[str],
+) -> None:
     """Let no one else change the hierarchy, or unique values, of these collections.
 
     Else two moves could make a circle together, of which each sees one half. Nor refer
     to a code that an item gives up.
     """
-    lock_wholly([write.id for write in writes if write.gives_up_code])
+    if changed & PLACE:
+        lock_wholly([write.id for write in writes if write.gives_up_code])
+    unique = {key for key in collections if _unique(collections[key])}
+    if not (unique or changed & {*POINTERS, "collection"}):
+        return
     keys = set()
     for write in writes:
-        collection = collections.get(write.after["collection"])
         has_moved = any(write.after[n] for n in POINTERS) and write.changes(*POINTERS)
         has_left = write.before and write.changes("collection")
-        if has_moved or has_left or (collection and _unique(collection)):
+        if has_moved or has_left or write.after["collection"] in unique:
             keys |= {write.after["collection"]}
             keys |= {write.before["collection"]} if write.before else set()
     if keys:
@@ -302,10 +335,13 @@ def _check_unique(
     errors: dict[str, ItemErrors],
 ) -> None:
     given: dict[tuple[str, str], dict[Any, str]] = defaultdict(dict)
+    unique = {key: names for key in collections if (names := _unique(collections[key]))}
+    if not unique:
+        return
     own = {write.id for write in writes}  # what they have now, they may give up
     for write in writes:
         key = write.after["collection"]
-        for name in _unique(collections[key]):
+        for name in unique.get(key, ()):
             value = write.after["attributes"].get(name)
             if value is None or not write.changes("collection", "attributes"):
                 continue
@@ -364,9 +400,12 @@ def _check_codes_referred_to(
     errors: dict[str, ItemErrors],
 ) -> None:
     """Find attributes with the code of no item of the collection they refer to."""
+    references = {key: _references(collections[key]) for key in collections}
+    if not any(references.values()):
+        return
     wanted: dict[str, set[str]] = defaultdict(set)
     for write in writes:
-        for _, key, code in _codes_in(write, collections):
+        for _, key, code in _codes_in(write, references):
             wanted[key].add(code)
     known = {
         (key, code)
@@ -377,7 +416,7 @@ def _check_codes_referred_to(
         known -= {_place_of(w.before) for w in writes if w.before and w.gives_up_code}
         known |= {_place_of(w.after) for w in writes}
     for write in writes:
-        for name, key, code in _codes_in(write, collections):
+        for name, key, code in _codes_in(write, references):
             if (key, code) not in known:
                 message = f"There is no code “{code}” in the collection “{key}”."
                 absent = Absent(message, [place_name(key, code)])
@@ -385,13 +424,16 @@ def _check_codes_referred_to(
 
 
 def _codes_in(
-    write: Write, collections: Mapping[str, Collection]
+    write: Write, references: Mapping[str, set[tuple[str, str]]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield attribute, collection and code of what the attributes refer to."""
-    references = _references(collections[write.after["collection"]])
-    if not references or not write.changes("attributes", "collection"):
+    """Yield attribute, collection and code of what the attributes refer to.
+
+    `references` are those of each collection, see `_references`.
+    """
+    named = references[write.after["collection"]]
+    if not named or not write.changes("attributes", "collection"):
         return
-    for name, key in references:
+    for name, key in named:
         code = write.after["attributes"].get(name)
         if isinstance(code, str):
             yield name, key, code

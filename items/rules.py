@@ -7,7 +7,7 @@ can be imported again. `items.fields` says which rule applies to which field.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -201,8 +201,7 @@ def clean_attributes(value: object) -> dict[str, Any]:
     value = {} if value is None else value
     if not isinstance(value, Mapping):
         raise ValueError("Must be an object of values by name.")
-    if len(value) > ATTRIBUTES_MAX:
-        raise ValueError(f"An item may have at most {ATTRIBUTES_MAX} attributes.")
+    _expect_few(value)
     attributes = {}
     for name in sorted(value, key=str):
         clean_attribute_name(name)
@@ -212,9 +211,31 @@ def clean_attributes(value: object) -> dict[str, Any]:
             raise ValueError(f"{name}: {error}") from error
         if content is not None:
             attributes[name] = content
-    if attributes and len(orjson.dumps(attributes)) > ATTRIBUTES_MAX_BYTES:
-        raise ValueError(f"May have at most {ATTRIBUTES_MAX_BYTES:,} bytes as JSON.")
+    if attributes:
+        _expect_short(attributes)
     return attributes
+
+
+def merge_attributes(
+    kept: Mapping[str, Any], given: Mapping[str, Any], removed: Iterable[str]
+) -> dict[str, Any]:
+    """Return attributes with others set and removed; both are cleaned already."""
+    attributes = {**kept, **given}
+    for name in removed:
+        attributes.pop(name, None)
+    _expect_few(attributes)
+    _expect_short(attributes)
+    return dict(sorted(attributes.items()))
+
+
+def _expect_few(attributes: Sized) -> None:
+    if len(attributes) > ATTRIBUTES_MAX:
+        raise ValueError(f"An item may have at most {ATTRIBUTES_MAX} attributes.")
+
+
+def _expect_short(attributes: Mapping[str, Any]) -> None:
+    if len(orjson.dumps(attributes)) > ATTRIBUTES_MAX_BYTES:
+        raise ValueError(f"May have at most {ATTRIBUTES_MAX_BYTES:,} bytes as JSON.")
 
 
 def clean_attribute_name(name: object) -> str:

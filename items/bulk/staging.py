@@ -30,7 +30,7 @@ from items.catalogue import invalidate_items
 from items.field_types import ItemField
 from items.fields import COLUMN_FIELDS, SEARCH_COLUMNS, STATE_FIELDS, ItemData
 from items.integrity import ItemErrors, Write
-from items.models import Collection, Item, ItemChange, ItemTag
+from items.models import Collection, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.errors import Invalid
 from resilient_site.resilience.transactions import atomic_with_retries
@@ -44,14 +44,10 @@ SET_ATTRIBUTES, SET_LABELS = "set_attributes", "set_labels"
 ADD_TAGS, REMOVE_TAGS = "add_tags", "remove_tags"
 SET = {SET_ATTRIBUTES: "attributes", SET_LABELS: "labels"}
 PARTIAL = {*SET, ADD_TAGS, REMOVE_TAGS}
-# Fields whose values are checked against other items, or against the collection.
-CHECKED = (
-    "collection", "code", "attributes", "valid_from", "valid_to", "parent",
-    "replaced_by", "links",
-)  # fmt: skip
-
 # What the search columns are made of, beside attributes.
 SEARCHED = {*(f.name for f in fields.SEARCHED_FIELDS), "collection", SET_LABELS}
+SEARCHED_COLUMNS = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
+CHECKED_COLUMNS = [f for f in COLUMN_FIELDS if f.name in integrity.CHECKED]
 
 
 class Absence(NamedTuple):
@@ -147,18 +143,24 @@ class Batch:
         self._absent_rows: dict[str, ItemData] = {}
         # By id, where all items were new, once they are written.
         self.created: dict[str, ItemData] = {}
-        given = set(rows[0]) if rows else set()
+        # Names that each row has, and that any of them has.
+        common = set(rows[0]) if rows else set()
+        self.named: set[str] = set()
         for row in rows:
-            given &= row.keys()
-        # Whether the search columns are made anew: of what a row lacks all the same.
-        self.is_searched = self._is_searched()
-        searched = [f for f in COLUMN_FIELDS if f.name in fields.SEARCHED]
-        needed = [f for f in searched if self.is_searched and f.name not in given]
-        needed += [f for f in COLUMN_FIELDS if f.name in CHECKED and f not in needed]
+            common &= row.keys()
+            self.named |= row.keys()
         self.known: dict[str, ItemData] = {}
         self.versions: dict[str, int] = {}
+        # Whether the search columns are made anew: of what a row lacks all the same.
+        self.is_searched = not self.named.isdisjoint(SEARCHED)
+        lacking = [f for f in SEARCHED_COLUMNS if f.name not in common]
         if given_ids := self.rows.keys() - generated:
-            self._find(given_ids, needed, locks=locks)
+            needed = [f for f in lacking if f not in CHECKED_COLUMNS]
+            searched = needed if self.is_searched else []
+            self._find(given_ids, [*CHECKED_COLUMNS, *searched], locks=locks)
+            if not self.is_searched and self._has_searched_attributes():
+                self.is_searched = True
+                self._find(given_ids, [*CHECKED_COLUMNS, *needed], locks=False)
         self._reject_deleted()
         unexpected = expect(self) if expect else {}
         self._merge()
@@ -179,14 +181,10 @@ class Batch:
                 break  # nothing is written: each error is one of its own row
         self.reject(unexpected)
 
-    def _is_searched(self) -> bool:
-        touched = {name for row in self.rows.values() for name in row}
-        if not touched.isdisjoint(SEARCHED):
-            return True
-        if touched.isdisjoint(("attributes", SET_ATTRIBUTES)):
+    def _has_searched_attributes(self) -> bool:
+        if self.named.isdisjoint(("attributes", SET_ATTRIBUTES)):
             return False
-        items = Item.objects.filter(pk__in=self.rows)
-        keys = items.order_by().values("collection").distinct()
+        keys = {state["collection"] for state in self.known.values()}
         return any(c.searchable for c in Collection.objects.filter(pk__in=keys))
 
     def include_absent(self) -> None:
@@ -194,6 +192,8 @@ class Batch:
         self.rows |= self._absent_rows
 
     def _find(self, ids: Set[str], needed: Sequence[ItemField], *, locks: bool) -> None:
+        self.known.clear()
+        self.versions.clear()
         columns = ", ".join(field.column for field in needed)
         sql = f"SELECT id, version, {columns} FROM items_item WHERE id {is_any()}"
         if locks and connection.vendor == "postgresql":
@@ -201,11 +201,12 @@ class Batch:
             sql += " ORDER BY id FOR NO KEY UPDATE"
         with connection.cursor() as cursor:
             cursor.execute(sql, [texts(ids)])
-            for pk, version, *values in cursor.fetchall():
-                state = {
-                    field.name: _as_cleaned(field, value)
-                    for field, value in zip(needed, values, strict=True)
-                }
+            names = [field.name for field in needed]
+            read = [(f.name, _READ[f.kind]) for f in needed if f.kind in _READ]
+            for pk, version, *values in cursor:
+                state = dict(zip(names, values, strict=True))
+                for name, cleaned in read:
+                    state[name] = cleaned(state[name])
                 state["code"] = state["code"] or pk  # see `fields.CodeField.read`
                 self.known[pk], self.versions[pk] = state, version
 
@@ -238,24 +239,34 @@ class Batch:
 
     def _merge(self) -> None:
         """Make whole values of rows that change only members of them."""
+        if self.named.isdisjoint(PARTIAL):
+            return
         tags, wrong = self._known_tags(), dict[str, ItemErrors]()
+        members: Any = None
+        cleaned = _Members({}, [])
         for pk, row in self.rows.items():
             if row.keys().isdisjoint(PARTIAL):
                 continue
             whole = {name: row[name] for name in row if name not in PARTIAL}
-            before, merged = self.known.get(pk, {}), dict[str, Any]()
-            for part, name in SET.items():
-                if part in row:
-                    values = whole.get(name, before.get(name, {})) | row[part]
-                    merged[name] = {n: v for n, v in values.items() if v is not None}
-            if ADD_TAGS in row or REMOVE_TAGS in row:
-                kept = {*whole.get("tags", tags[pk])} - {*row.get(REMOVE_TAGS, ())}
-                merged["tags"] = [*kept, *row.get(ADD_TAGS, ())]
+            before = self.known.get(pk, {}) | whole
+            errors: ItemErrors = {}
+            if SET_ATTRIBUTES in row:
+                try:
+                    if row[SET_ATTRIBUTES] is not members:  # often that of all rows
+                        cleaned = _clean_members(row[SET_ATTRIBUTES])
+                        members = row[SET_ATTRIBUTES]
+                    kept = before.get("attributes", {})
+                    whole["attributes"] = rules.merge_attributes(kept, *cleaned)
+                except ValueError as error:
+                    errors["attributes"] = [str(error)]
             try:
-                cleaned = fields.clean(merged, partial=True, is_json=True)
-                self.rows[pk] = whole | cleaned
+                if merged := _merged(row, before, tags[pk]):
+                    whole |= fields.clean(merged, partial=True, is_json=True)
             except Invalid as error:
-                wrong[pk] = dict(error.errors or {})
+                errors |= error.errors or {}
+            if errors:
+                wrong[pk] = errors
+            self.rows[pk] = whole
         self.reject(wrong)
 
     def _known_tags(self) -> dict[str, list[str]]:
@@ -264,13 +275,20 @@ class Batch:
         ]
         tags: dict[str, list[str]] = defaultdict(list)
         if changed:
-            rows = ItemTag.objects.filter(item__in=changed)
-            for pk, name in rows.values_list("item_id", "tag__name"):
-                tags[pk].append(name)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"SELECT l.item_id, t.name FROM items_itemtag l "
+                    f"JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id {is_any()}",
+                    [texts(changed)],
+                )
+                for pk, name in cursor:
+                    tags[pk].append(name)
         return tags
 
     def _move(self) -> None:
         """Give items that go to another collection the code that they have there."""
+        if self.named.isdisjoint(integrity.PLACE):
+            return
         wrong: dict[str, ItemErrors] = {}
         for pk, row in self.rows.items():
             before = self.known.get(pk)
@@ -323,29 +341,64 @@ class Batch:
         writes = []
         for pk, row in self.rows.items():
             before = self.known.get(pk)
-            if before is None or not row.keys().isdisjoint(CHECKED):
+            if before is None or not row.keys().isdisjoint(integrity.CHECKED):
                 writes.append(Write(pk, before, self.states[pk]))
         return integrity.check(writes, self.collections)
 
-    def staged(self) -> list[tuple[str | int | None, ...]]:
-        """Return the rows of the staging table, with their search columns."""
-        columns = [(field.name, field.to_staging) for field in STATE_FIELDS]
-        staged = []
+    def staged(self, given: Sequence[ItemField]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of the staging table, with the search columns if made anew."""
+        columns = [(field.name, _staged(field)) for field in given]
+        derived: Iterable[str] = ()
         for pk, row in self.rows.items():
             texts = [to(row[name]) if name in row else None for name, to in columns]
-            derived: Iterable[str | None] = [None] * len(SEARCH_COLUMNS)
             if self.is_searched:
                 state = self.states[pk]
                 searchable = self.collections[state["collection"]].searchable
                 derived = fields.search_columns(state, searchable).values()
-            staged.append((pk, *texts, *derived, row.get(BASE_VERSION)))
-        return staged
+            yield (pk, *texts, *derived, row.get(BASE_VERSION))
 
 
-def _as_cleaned(field: ItemField, value: Any) -> Any:
-    if field.kind == "json":
-        return orjson.loads(value)
+def _merged(row: ItemData, before: ItemData, tags: Iterable[str]) -> ItemData:
+    """Return the labels and the tags whole, not cleaned, if the row changes some."""
+    merged: ItemData = {}
+    if SET_LABELS in row:
+        labels = before.get("labels", {}) | row[SET_LABELS]
+        merged["labels"] = {n: v for n, v in labels.items() if v is not None}
+    if ADD_TAGS in row or REMOVE_TAGS in row:
+        kept = {*before.get("tags", tags)} - {*row.get(REMOVE_TAGS, ())}
+        merged["tags"] = [*kept, *row.get(ADD_TAGS, ())]
+    return merged
+
+
+class _Members(NamedTuple):
+    """Attributes that an item is given, cleaned, and names of those it loses."""
+
+    given: ItemData
+    removed: list[str]
+
+
+def _clean_members(members: Mapping[str, Any]) -> _Members:
+    given = {name: value for name, value in members.items() if value is not None}
+    return _Members(rules.clean_attributes(given), [*(members.keys() - given.keys())])
+
+
+def _staged(field: ItemField) -> Callable[[Any], str]:
+    """Return what makes the text of a value that is staged."""
+    if field.kind == "json" and connection.vendor == "postgresql":
+        return _as_json
+    return field.to_staging  # as Django stores it: SQLite compares texts
+
+
+def _as_json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _as_date(value: date | str | None) -> str | None:
     return value.isoformat() if isinstance(value, date) else value
+
+
+# How values of the database become those of a state, by the kind of their field.
+_READ: dict[str, Callable[[Any], Any]] = {"json": orjson.loads, "date": _as_date}
 
 
 def compare(
@@ -365,9 +418,10 @@ def compare(
         transaction.atomic() if is_postgresql else nullcontext(),
         connection.cursor() as cursor,
     ):
-        counts = _plan(cursor, batch)
+        given = _given(batch)
+        counts = _plan(cursor, batch, given)
         if record and (counts.created or counts.updated):
-            for difference in _differences(cursor, _given(batch)):
+            for difference in _differences(cursor, given):
                 record(difference)
         _drop(cursor)
     absent = {pk: batch.absent[pk] for pk in batch.absent if pk in batch.rows}
@@ -378,7 +432,9 @@ def _differences(
     cursor: CursorWrapper, given: Sequence[ItemField]
 ) -> Iterator[Difference]:
     columns = ", ".join(f"old_{field.name}, {field.name}" for field in given)
-    cursor.execute(f"SELECT id, known, name, {columns} FROM items_plan ORDER BY id")
+    shown = "name" if any(f.name == "name" for f in given) else "old_name"
+    sql = f"SELECT id, known, {shown}, {columns} FROM items_plan ORDER BY id"
+    cursor.execute(sql)
     for pk, known, name, *values in cursor:
         before, after = {}, {}
         pairs = zip(values[::2], values[1::2], strict=True)
@@ -434,16 +490,20 @@ def write(
                 at=at,
             )
             return Counts(len(states), 0, 0, batch.errors, batch.absent)
-        counts = _plan(cursor, batch)
+        given = _given(batch)
+        counts = _plan(cursor, batch, given)
         if counts.created or counts.updated:
             now = connection.ops.adapt_datetimefield_value(at or timezone.now())
-            _write_items(cursor, batch, now)
-            given = {field.name for field in _given(batch)}
-            if "tags" in given:
+            if counts.created:
+                _create_items(cursor, given, now)
+            if counts.updated:
+                _update_items(cursor, batch, given, now)
+            names = {field.name for field in given}
+            if "tags" in names:
                 _write_tags(cursor)
-            if "links" in given:
+            if "links" in names:
                 _write_links(cursor)
-            _write_log(cursor, now, actor, batch_id)
+            _write_log(cursor, given, now, actor, batch_id)
             invalidate_items(
                 (pk, batch.known.get(pk), state) for pk, state in batch.states.items()
             )
@@ -457,14 +517,16 @@ def _given(batch: Batch) -> list[ItemField]:
     return [field for field in STATE_FIELDS if field.name in names]
 
 
-def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
+def _plan(cursor: CursorWrapper, batch: Batch, given: Sequence[ItemField]) -> Counts:
+    """Make the table with what differs; without those fields no row has any of."""
     sql = _dialect()
     _drop(cursor)
-    columns = ", ".join(f"{name} text" for name in STAGED)
+    derived = SEARCH_COLUMNS if batch.is_searched else ()
+    texts = ("id", *(field.name for field in given), *derived)
+    columns = ", ".join(f"{name} text" for name in texts)
     cursor.execute(f"CREATE TEMP TABLE items_stage ({columns}, {BASE_VERSION} bigint)")
-    insert_rows(cursor, "items_stage", (*STAGED, BASE_VERSION), batch.staged())
-    given = _given(batch)
-    planned = []
+    insert_rows(cursor, "items_stage", (*texts, BASE_VERSION), batch.staged(given))
+    planned = [f"s.{name}" for name in derived]
     for field in STATE_FIELDS:
         kind = sql.kinds[field.kind]
         column = f"i.{field.column}" if field.is_column else sql.current_tags
@@ -474,13 +536,10 @@ def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
         if field in given:
             staged = kind.staged.format(f"s.{field.name}")
             planned.append(f"COALESCE({staged}, {old}) AS {field.name}")
-        else:
-            planned.append(f"{old} AS {field.name}")
-    derived = ", ".join(f"s.{name}" for name in SEARCH_COLUMNS)
     cursor.execute(
         f"""
         CREATE TEMP TABLE items_plan AS
-        SELECT s.id, {derived}, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
+        SELECT s.id, s.{BASE_VERSION}, i.id IS NOT NULL AS known,
                {", ".join(planned)},
                COALESCE(
                    i.version,
@@ -493,7 +552,7 @@ def _plan(cursor: CursorWrapper, batch: Batch) -> Counts:
     )
     unchanged = " AND ".join(f"{f.name} = old_{f.name}" for f in given) or "1 = 1"
     cursor.execute(f"DELETE FROM items_plan WHERE known AND {unchanged}")
-    if any(BASE_VERSION in row for row in batch.rows.values()):
+    if BASE_VERSION in batch.named:
         batch.reject(_conflicts(cursor))
     cursor.execute(
         "SELECT COUNT(CASE WHEN known THEN NULL ELSE 1 END), "
@@ -524,15 +583,20 @@ def _conflicts(cursor: CursorWrapper) -> dict[str, ItemErrors]:
     return conflicts
 
 
-def _write_items(cursor: CursorWrapper, batch: Batch, now: Any) -> None:
-    kinds = _dialect().kinds
+def _planned(field: ItemField, given: Sequence[ItemField]) -> str:
+    """Return the column of the plan `p` with what an item is to have."""
+    return f"p.{field.name}" if field in given else f"p.old_{field.name}"
 
-    def stored(field: ItemField) -> str:
-        return kinds[field.kind].stored.format(f"p.{field.name}")
 
+def _stored(field: ItemField, given: Sequence[ItemField]) -> str:
+    stored = _dialect().kinds[field.kind].stored
+    return stored.format(_planned(field, given))
+
+
+def _create_items(cursor: CursorWrapper, given: Sequence[ItemField], now: Any) -> None:
     derived = ", ".join(SEARCH_COLUMNS)
     columns = ", ".join(field.column for field in COLUMN_FIELDS)
-    values = ", ".join(map(stored, COLUMN_FIELDS))
+    values = ", ".join(_stored(field, given) for field in COLUMN_FIELDS)
     cursor.execute(
         f"""
         INSERT INTO items_item
@@ -542,7 +606,12 @@ def _write_items(cursor: CursorWrapper, batch: Batch, now: Any) -> None:
         """,
         [now, now],
     )
-    changed = [f"{f.column} = {stored(f)}" for f in _given(batch) if f.is_column]
+
+
+def _update_items(
+    cursor: CursorWrapper, batch: Batch, given: Sequence[ItemField], now: Any
+) -> None:
+    changed = [f"{f.column} = {_stored(f, given)}" for f in given if f.is_column]
     if batch.is_searched:
         changed += [f"{name} = p.{name}" for name in SEARCH_COLUMNS]
     cursor.execute(
@@ -594,9 +663,14 @@ def _write_links(cursor: CursorWrapper) -> None:
 
 
 def _write_log(
-    cursor: CursorWrapper, now: Any, actor: Actor, batch_id: UUID | None
+    cursor: CursorWrapper,
+    given: Sequence[ItemField],
+    now: Any,
+    actor: Actor,
+    batch_id: UUID | None,
 ) -> None:
-    sql = _dialect()
+    before = _state([(f, f"p.old_{f.name}") for f in STATE_FIELDS])
+    after = _state([(f, _planned(f, given)) for f in STATE_FIELDS])
     made_by = creation.made_by(actor, batch_id)
     cursor.execute(
         f"""
@@ -604,8 +678,8 @@ def _write_log(
                                       {", ".join(made_by)})
         SELECT p.id, p.version,
                CASE WHEN known THEN 'updated' ELSE 'created' END,
-               CASE WHEN known THEN {_state(sql, "old_")} END,
-               {_state(sql, "")},
+               CASE WHEN known THEN {before} END,
+               {after},
                %s, {", ".join(["%s"] * len(made_by))}
         FROM items_plan p
         """,
@@ -613,11 +687,12 @@ def _write_log(
     )
 
 
-def _state(sql: Dialect, prefix: str) -> str:
-    """Return the SQL of an item's state as JSON, from the plan's columns."""
+def _state(columns: Sequence[tuple[ItemField, str]]) -> str:
+    """Return the SQL of an item's state as JSON, from columns of the plan."""
+    sql = _dialect()
     values = []
-    for field in STATE_FIELDS:
-        value = sql.kinds[field.kind].in_json.format(f"p.{prefix}{field.name}")
+    for field, column in columns:
+        value = sql.kinds[field.kind].in_json.format(column)
         values.append(f"'{field.name}', {value}")
     return f"{sql.json_object}({', '.join(values)})"
 
@@ -627,7 +702,6 @@ def _drop(cursor: CursorWrapper) -> None:
         cursor.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-STAGED = ("id", *(field.name for field in STATE_FIELDS), *SEARCH_COLUMNS)
 _TAGS = "items_itemtag l JOIN items_tag t ON t.id = l.tag_id WHERE l.item_id = i.id"
 _TEXT = Kind("{0}", "{0}")
 _KEY = Kind("{0}", "{0}", stored="NULLIF({0}, '')", in_json="NULLIF({0}, '')")

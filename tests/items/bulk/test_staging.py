@@ -2,6 +2,7 @@
 
 import pytest
 
+from items import rules
 from items.bulk import staging
 from items.collections import editing
 from items.models import Item, ItemChange
@@ -62,6 +63,19 @@ def test_members_that_break_a_rule_are_errors_of_their_field(bolt):
     )
     assert counts.errors["bolt"].keys() == {"attributes", "labels", "tags"}
     assert ItemChange.objects.count() == 1
+
+
+@pytest.mark.parametrize("given", [{"new": 1}, {"a0": "x" * 4_000}])
+def test_attributes_are_limited_with_those_that_an_item_has(given):
+    full = {f"a{n}": "" for n in range(rules.ATTRIBUTES_MAX)}
+    long = {f"a{n}": "x" * 3_990 for n in range(1, 17)}
+    make_item(id="full", attributes=full if "new" in given else long)
+    make_item(id="bolt", attributes={"a1": 1})
+    rows = [{"id": pk, "set_attributes": given} for pk in ("bolt", "full")]
+    counts = staging.apply(rows, actor=TESTER)
+    assert (counts.updated, [*counts.errors]) == (1, ["full"])
+    assert "at most" in counts.errors["full"]["attributes"][0]
+    assert Item.objects.get(pk="bolt").attributes == {"a1": 1} | given
 
 
 @pytest.mark.parametrize(
