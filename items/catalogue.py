@@ -351,17 +351,27 @@ def undo(change: ItemChange, *, actor: Actor) -> Item | None:
 
     This is an edit like any other, with its own entry in the change log.
     """
-    change.refresh_from_db()  # it may have been purged since
-    if change.is_purged:
-        raise ChangePurged
+    _expect_contents(change)
     exists = Item.objects.filter(pk=change.item_id).exists()
     if change.before is None:
         if exists:
             delete_item(change.item_id, actor=actor)
         return None
     if exists:
-        return update_item(change.item_id, change.before, actor=actor)
-    return create_item({"id": change.item_id} | change.before, actor=actor)
+        item = update_item(change.item_id, change.before, actor=actor)
+    else:
+        data = {"id": change.item_id} | change.before
+        item = create_item(data, actor=actor)
+    # A purge that was faster is seen now; another one waits, or has to start again.
+    _expect_contents(change)
+    return item
+
+
+def _expect_contents(change: ItemChange) -> None:
+    """Raise ChangePurged if it was purged since it was read."""
+    change.refresh_from_db()
+    if change.is_purged:
+        raise ChangePurged
 
 
 def _create(data: ItemData, actor: Actor) -> Item:

@@ -335,6 +335,25 @@ def test_purge_beside_other_writers_leaves_no_contents():
     assert rows_with(SECRET) == []
 
 
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+def test_undo_restores_nothing_of_what_is_purged_meanwhile(monkeypatch):
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    make_secret_items()
+    deletion, create = changes_of("gone")[0], catalogue.create_item
+    purge = partial(catalogue.purge_items, ["gone", "bolt"], actor=TESTER)
+
+    def create_later(*args, **kwargs) -> Item:
+        assert in_threads(purge) == [2]
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(catalogue, "create_item", create_later)
+    with pytest.raises(catalogue.ChangePurged):
+        catalogue.undo(deletion, actor=TESTER)
+    assert rows_with(SECRET) == []
+
+
 @pytest.fixture
 def full_disk(transactional_db):
     """SQLite refuses to grow its file, with the error that a full disk makes."""
