@@ -16,6 +16,7 @@ from tests.drill import command, machine_faults, machines
 from tests.drill.faults import Context
 from tests.drill.machines import Machine, Network, Unavailable
 from tests.drill.machines_stack import MachinesStack
+from tests.load.connections import HOST
 from tests.private_server import alive, wait_for
 from tests.running import ROOT, Answer, Site
 
@@ -201,8 +202,26 @@ def test_machine_without_database_answers_stale_while_another_writes(stack, cont
     wait_for(lambda: there.get(path).json()["name"] == "newer")
 
 
-def is_stale(site: Site, path: str) -> bool:
-    return "detail=origin-failed" in site.get(path).headers["Cache-Status"]
+def is_stale(site: Site, path: str, **headers: str) -> bool:
+    status = site.get(path, **headers).headers.get("Cache-Status", "")
+    return "detail=origin-failed" in status
+
+
+def test_machine_without_database_sends_a_client_what_another_has_sent_it(
+    stack, context
+):
+    here, there = stack.sites
+    # By one address, as nginx passes it on.
+    cookie = {"Cookie": f"sessionid={stack.session}", "Host": HOST}
+    path = f"/items/{machine_faults.create_item(context)}/"
+    assert there.get("/items/", **cookie).status == 200  # it knows the client
+    assert here.get(path, **cookie).status == 200
+    pairs = machine_faults.databases_of("web-2", context)
+    cutting = contextmanager(machine_faults.cut)
+    with cutting(lambda _: pairs, context):
+        wait_for(lambda: is_stale(there, path, **cookie))
+        assert there.get(path, Host=HOST).status == 503  # nobody else was sent it
+    wait_for(lambda: there.get(path, Host=HOST).status == 200)
 
 
 def test_writers_go_on_at_the_standby(stack, context):

@@ -172,7 +172,7 @@ async def send_stale_response(
     """
     if not request.is_safe:
         return False
-    copy = await private_cache.find(request)
+    copy = await private_cache.find(request, is_overload)
     if copy is None or not copy.is_usable_if_error():
         key = key_of(request)
         in_memory_only = is_overload and response_store.reads > 0

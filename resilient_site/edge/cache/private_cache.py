@@ -3,11 +3,14 @@
 Django names with each response whose it is (`RequestContext.identity`). An entry ends
 with the session or token, with any change of the user or of a group, and when a change
 may have been missed: when a process starts, and while other machines cannot be heard.
+What another machine has sent, which is in Redis, is for clients that this process has
+found valid itself lately: it watches their accounts (`accounts.watch`).
 """
 
 import time
 from dataclasses import replace
 
+from resilient_site.accounts.verified_tokens import verified_tokens
 from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import (
     Mark,
@@ -56,11 +59,20 @@ def forget(request: EdgeRequest) -> None:
         response_store.delete(key)
 
 
-async def find(request: EdgeRequest) -> CachedResponse | None:
-    """Return the last response to this client; None if it has signed out since."""
+async def find(
+    request: EdgeRequest, is_overload: bool = False
+) -> CachedResponse | None:
+    """Return the last response to this client; None if it has signed out since.
+
+    In an overload Redis is not asked for it: most clients have none there.
+    """
     key = private_key_of(request)
-    copy = await response_store.find_stale(key) if key else None
+    if key is None:
+        return None
+    is_known = all(map(verified_tokens().is_recognized, request.credentials))
+    in_redis = is_known and not is_overload
+    copy = await response_store.find_stale(key, in_redis=in_redis)
     if copy is None or not invalidations.is_current(copy.mark):
         return None
-    is_known = receives_all_invalidations() or copy.age < FRESH_S
-    return copy if is_known else None
+    is_heard = receives_all_invalidations() or copy.age < FRESH_S
+    return copy if is_heard else None

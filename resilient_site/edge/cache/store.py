@@ -1,9 +1,9 @@
 """Store of cached responses: in process memory, in Redis, and in a cache on disk.
 
-Memory holds what this process sends. Redis holds public responses for all machines;
-fresh ones spare them the database. The disk holds those and private ones for the
-processes of this machine. With PostgreSQL and Redis both unavailable, a reader still
-gets what any process of the machine has sent within 24 hours, marked as stale.
+Memory holds what this process sends. Redis holds responses for all machines; fresh
+ones, which are public, spare them the database. The disk holds them for the processes
+of this machine. With PostgreSQL unavailable, a reader gets what any machine has sent
+within 24 hours, marked as stale; with Redis unavailable too, what this machine has.
 
 Redis and disk are written behind the answer; what exceeds the queue is dropped. A
 damaged database is replaced, and one that cannot be written costs nothing else.
@@ -21,8 +21,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -31,6 +29,7 @@ from django.conf import settings
 from django.core.cache import caches
 
 from resilient_site.edge.cache.cached_response import CachedResponse
+from resilient_site.edge.cache.daemon_threads import DaemonThreads
 from resilient_site.edge.cache.gathering import Gatherer
 from resilient_site.edge.cache.invalidation import (
     EVERYTHING,
@@ -53,12 +52,14 @@ DELETION_BYTES = 1024
 WRITE_PERIOD_S = 0.2
 # Small against the time for which they are usable.
 WRITTEN_EVERY_S = 600
-# Two look-ups make a stale response at most half a second late.
+# Of one look-up; two of them make a stale response at most half a second late.
 READ_TIMEOUT_S = 0.25
 LOCK_TIMEOUT_S = 1
 # Redis has a fixed number of slots, and the last response of a slot stays: that bounds
 # the room. So large is the average response there, and at most 16 times that.
 SLOT_BYTES = 4 * 1024
+# Private ones have one slot in so many: there may be many more of them.
+PRIVATE_SHARE = 4
 MAX_REDIS_BYTES = 64 * 1024
 NOT_EMPTY = "not-empty"
 # When fewer fresh responses are found in Redis, only one in so many is looked up.
@@ -68,7 +69,7 @@ SAMPLE_EVERY = 16
 DAMAGED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 type AnyKey = Key | PrivateKey
-type Asked = tuple[Key, asyncio.Future[CachedResponse | None]]
+type Asked = tuple[AnyKey, asyncio.Future[CachedResponse | None]]
 
 
 class Change(NamedTuple):
@@ -112,50 +113,8 @@ class ResponseCache:
             self.bytes -= old.size
 
 
-class DaemonThreads:
-    """Pool of threads that do not hold the process when the disk does not answer.
-
-    ThreadPoolExecutor's are joined when the interpreter exits.
-    """
-
-    def __init__(self, size: int, name: str) -> None:
-        self._size, self._name = size, name
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._started = 0
-
-    def __del__(self) -> None:
-        for _ in range(self._started):
-            self._calls.put(None)
-
-    def submit[**P, T](
-        self, function: Callable[P, T], *args: P.args, **options: P.kwargs
-    ) -> Future[T]:
-        future = Future[T]()
-
-        def call() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*args, **options))
-                except Exception as error:  # noqa: BLE001 - it is the caller's
-                    future.set_exception(error)
-
-        if self._started < self._size:
-            Thread(
-                target=_run_all, args=(self._calls,), name=self._name, daemon=True
-            ).start()
-            self._started += 1
-        self._calls.put(call)
-        return future
-
-
-def _run_all(calls: "SimpleQueue[Callable[[], None] | None]") -> None:
-    while call := calls.get():
-        call()
-        del call  # with what it refers to
-
-
 class ResponseStore:
-    """The three tiers. What has a `PrivateKey` is on disk alone."""
+    """The three tiers. What has a `PrivateKey` is not in memory."""
 
     def __init__(
         self, folder: Path, memory_bytes: int, redis_bytes: int, disk_bytes: int
@@ -180,7 +139,7 @@ class ResponseStore:
 
     @cached_property
     def _redis(self) -> Any:
-        """The cache of public responses in Redis; None without one.
+        """The cache of responses in Redis; None without one.
 
         One object for all threads: Django would make one for each task of asyncio.
         """
@@ -248,7 +207,7 @@ class ResponseStore:
         return found
 
     async def find_stale(
-        self, key: AnyKey, in_memory_only: bool = False
+        self, key: AnyKey, in_memory_only: bool = False, in_redis: bool = True
     ) -> CachedResponse | None:
         """Return the response however old it is: from memory, disk, or else Redis."""
         found = self.memory.get(key) if isinstance(key, Key) else None
@@ -259,7 +218,7 @@ class ResponseStore:
         read = asyncio.wrap_future(self._disk_readers.submit(self._read_disk, key))
         found = await self._within_time(read)
         is_on_disk = found is not None
-        if not is_on_disk and isinstance(key, Key):
+        if not is_on_disk and in_redis:
             found = await self._find_in_redis(key)
         if unwritten := self._unwritten(key):
             return unwritten.response  # stored or deleted meanwhile
@@ -311,7 +270,7 @@ class ResponseStore:
 
     # --- reading
 
-    async def _find_in_redis(self, key: Key) -> CachedResponse | None:
+    async def _find_in_redis(self, key: AnyKey) -> CachedResponse | None:
         found = asyncio.get_running_loop().create_future()
         self._asked.add((key, found))
         return await self._within_time(found)
@@ -338,13 +297,13 @@ class ResponseStore:
         data = self._on_disk(lambda disk: disk.get(name))
         return CachedResponse.decode(name, data, time.time(), 0) if data else None
 
-    def _read_redis(self, keys: Sequence[Key]) -> dict[Key, CachedResponse]:
+    def _read_redis(self, keys: Sequence[AnyKey]) -> dict[AnyKey, CachedResponse]:
         if self._redis is None:
             return {}
         moment, names = now(), {key: repr(key) for key in keys}
-        slots = {key: self._slot(name) for key, name in names.items()}
+        slots = {key: self._slot(key) for key in keys}
         values, clock_s = self._redis.get_many_with_time([*slots.values()])
-        found = {}
+        found: dict[AnyKey, CachedResponse] = {}
         for key, name in names.items():
             data = values.get(slots[key])
             if not isinstance(data, str) or clock_s is None:
@@ -378,37 +337,43 @@ class ResponseStore:
             self._pending_bytes += size
 
     def _write(self, changes: Mapping[AnyKey, Change]) -> None:
-        public = {
-            repr(key): change.response
+        for_redis = {
+            key: change.response
             for key, change in changes.items()
-            if isinstance(key, Key) and change.is_for_redis
+            if change.is_for_redis
         }
-        if public and self._redis:
-            self._write_redis(public)
+        if for_redis and self._redis:
+            self._write_redis(for_redis)
         self._write_disk(changes)
         if self._writing is changes:
             self._writing = {}
 
-    def _slot(self, name: str) -> str:
-        return f"response:{crc32(name.encode()) % self.slots}"
+    def _slot(self, key: AnyKey) -> str:
+        check = crc32(repr(key).encode())
+        if isinstance(key, PrivateKey):
+            return f"response:private:{check % max(self.slots // PRIVATE_SHARE, 1)}"
+        return f"response:{check % self.slots}"
 
-    def _write_redis(self, public: dict[str, CachedResponse | None]) -> None:
-        deleted = [
-            self._slot(name) for name, response in public.items() if not response
-        ]
+    def _write_redis(self, responses: Mapping[AnyKey, CachedResponse | None]) -> None:
+        deleted = [self._slot(key) for key, one in responses.items() if one is None]
         self._redis.delete_many(deleted)
         # Clocks of machines differ: ages are counted by the clock of Redis.
         _, clock_s = self._redis.get_many_with_time([NOT_EMPTY])
         if clock_s is None:
             return
-        stored = {
-            self._slot(name): response.encode(name, clock_s).decode("latin-1")
-            for name, response in public.items()
-            # What was changed while it waited would replace what is newer.
-            if response
-            and response.size <= MAX_REDIS_BYTES
-            and invalidations.is_current(response.mark)
-        }
+        stored: dict[str, str | int] = {}
+        for key, one in responses.items():
+            if not one or one.size > MAX_REDIS_BYTES or not one.is_usable_if_error():
+                continue
+            is_current = invalidations.is_current(one.mark)
+            kept = one if is_current else one.as_stale()
+            data = kept.encode(repr(key), clock_s).decode("latin-1")
+            if is_current:
+                stored[self._slot(key)] = data
+            elif isinstance(key, Key):
+                # It was changed while it waited: what is there may be newer, but
+                # nothing would be worse in an outage.
+                self._redis.add(self._slot(key), data, STALE_IF_ERROR_S)
         if stored:
             self._redis.set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
 

@@ -250,6 +250,61 @@ async def test_private_response_is_not_sent_where_other_machines_are_not_heard(
     assert (await get(PAGE, Cookie=cookie)).status == 503
 
 
+async def fetch_elsewhere(cookie: str) -> None:
+    """Fetch the page from another machine, which keeps nothing that this one finds."""
+    assert (await fetch(Cookie=cookie)).body == b"of rita"
+    response_store.max_disk_bytes = 0
+    fail()
+
+
+@pytest.mark.usefixtures("server", "listening")
+@run
+async def test_private_response_of_another_machine_is_sent_to_its_own_client(
+    cookie, editor
+):
+    await fetch_elsewhere(cookie)
+    after = await get(PAGE, Cookie=cookie)
+    assert (after.status, after.body, after.is_hit) == (200, b"of rita", True)
+    theirs = await elsewhere(cookie_of, editor)
+    for headers in ({}, {"Cookie": theirs}, {"Cookie": "sessionid=x"}):
+        assert (await get(PAGE, **headers)).status == 503
+
+
+@pytest.mark.usefixtures("server", "listening")
+@run
+async def test_change_of_a_user_voids_their_responses_of_other_machines():
+    for change in CHANGES_OF_A_USER:
+        response_store.max_disk_bytes, now.respond = 2**20, thing_now
+        user = await elsewhere(member, f"{change.__name__} there")
+        cookie = await elsewhere(cookie_of, user)
+        token = await elsewhere(token_of, user)
+        assert (await fetch(Cookie=cookie)).status == 200
+        assert (await fetch(REST, Authorization=token)).status == 200
+        response_store.max_disk_bytes = 0
+        await elsewhere(change, user, cookie)
+        fail()
+        assert (await get(PAGE, Cookie=cookie)).status == 503
+        assert (await get(REST, Authorization=token)).status in (401, 503)
+
+
+@pytest.mark.usefixtures("server", "listening")
+@pytest.mark.parametrize("missing", ["recognized", "heard since", "heard now"])
+@run
+async def test_private_response_of_another_machine_is_for_clients_known_here(
+    cookie, missing, settings, monkeypatch
+):
+    """What this machine cannot know to hold still, it does not send."""
+    settings.EMBEDDED = False
+    await fetch_elsewhere(cookie)
+    if missing == "recognized":
+        verified_tokens()._entries.clear()
+    elif missing == "heard since":
+        monkeypatch.setattr(subscriber, "_subscribed_at", moment())
+    else:
+        subscriber.is_subscribed.clear()
+    assert (await get(PAGE, Cookie=cookie)).status == 503
+
+
 @run
 async def test_private_response_expires_with_its_token(reader):
     expiry = timedelta(seconds=30)

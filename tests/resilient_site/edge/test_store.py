@@ -8,24 +8,22 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count
 
 import pytest
-import redis
 import time_machine
-from django.core.cache import caches
 from django.http import HttpResponse
-from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_site import settings as as_started
 from resilient_site.edge.cache import cached_response
 from resilient_site.edge.cache import store as module
 from resilient_site.edge.cache.cached_response import CachedResponse
 from resilient_site.edge.cache.invalidation import (
+    EVERYTHING,
     VOID,
     Mark,
     invalidations,
@@ -35,6 +33,7 @@ from resilient_site.edge.cache.invalidation import (
 )
 from resilient_site.edge.cache.keys import Key, PrivateKey
 from resilient_site.edge.cache.store import (
+    PRIVATE_SHARE,
     SAMPLE_EVERY,
     SLOT_BYTES,
     ResponseCache,
@@ -47,7 +46,7 @@ from tests.resilient_site.edge.clients import get, run
 from tests.resilient_site.edge.views import now as view
 from tests.running import ROOT
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("listening")]
 
 MAX_BYTES = 1024 * 1024
 REDIS_BYTES = 16 * SLOT_BYTES
@@ -417,25 +416,6 @@ def test_any_response_survives_encoding(body, headers, limit, slots):
 
 
 @pytest.fixture
-def server(redis_server, request):
-    """Redis with nothing in it, in a database of its own: its timeouts are long."""
-    aliases = as_started.caches(redis_server.url(5))
-    for alias in aliases.values():
-        alias["OPTIONS"] |= {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}
-    client = redis.Redis.from_url(redis_server.url(5))
-    with override_settings(CACHES=aliases):
-        caches["responses"].clear()
-        yield client
-    client.close()
-
-
-@pytest.fixture(autouse=True)
-def listening(monkeypatch):
-    """All changes from here on are received."""
-    monkeypatch.setattr(subscriber, "_subscribed_at", -(2**62))
-
-
-@pytest.fixture
 def elsewhere(server, store, tmp_path):
     """The store of another machine."""
     return make_store(tmp_path / "elsewhere")
@@ -531,7 +511,7 @@ async def test_responses_are_looked_up_in_redis_together(
 
 def not_a_response(store, server, key):
     """Return the name of the slot of `key` in Redis, and what nobody can decode."""
-    [name] = server.keys(f"*{store._slot(repr(key))}")
+    [name] = server.keys(f"*{store._slot(key)}")
     return name, b"\x00damaged"
 
 
@@ -570,19 +550,57 @@ def test_age_does_not_depend_on_the_clocks_of_machines(
     assert latest - 300 * 10**9 < found.mark.at <= latest
 
 
-def test_response_changed_before_it_is_written_is_not_in_redis(store, elsewhere):
+@pytest.mark.parametrize("is_known", [False, True])
+def test_response_changed_before_it_is_written_is_in_redis_as_stale_alone(
+    store, elsewhere, is_known
+):
+    """Another machine shows it in an outage, unless there is something newer."""
+    if is_known:
+        put(elsewhere, response=make_response(b"newer"))
     store.put(KEY, make_response(mark=mark(now() - 10**9, ["x"])))
     invalidations.record(["x"])
     store.flush().result()
-    assert body_in(store) == b"body"
-    assert body_in(elsewhere) is None
+    found = elsewhere._read_redis([KEY])[KEY]
+    assert found.is_usable_if_error()
+    assert (found.body, found.fresh_s) == ((b"newer", 10) if is_known else (b"body", 0))
 
 
-def test_private_responses_are_not_in_redis(store, server):
-    store.put(PRIVATE, make_response())
+def test_response_read_before_a_void_is_not_written_to_redis(store, elsewhere):
+    store.put(KEY, make_response(stored=time.monotonic() - 1))
+    invalidations.record([VOID, EVERYTHING])
     store.flush().result()
-    assert body_in(store, PRIVATE) == b"body"
-    assert server.keys("*response*") == []
+    assert elsewhere._read_redis([KEY]) == {}
+
+
+def test_private_responses_have_a_bounded_room_of_their_own_in_redis(
+    store, elsewhere, server
+):
+    for n in range(3 * store.slots):
+        store.put(shared(str(n)), make_response())
+        store.put(PRIVATE._replace(path=f"/{n}"), make_response(b"%d" % n))
+    store.put(PRIVATE, make_response(b"mine"))
+    store.flush().result()
+    private = set(server.keys("*response:private:*"))
+    assert 0 < len(private) <= store.slots / PRIVATE_SHARE
+    assert len(set(server.keys("*response:*")) - private) <= store.slots
+    assert body_in(elsewhere, PRIVATE) == b"mine"
+    assert asyncio.run(elsewhere.find_stale(PRIVATE, in_redis=False)) is None
+    # Nothing else finds it, and it goes no further than to Redis.
+    assert body_in(elsewhere, PRIVATE._replace(credentials=("other",))) is None
+    elsewhere.flush().result()
+    assert elsewhere.disk_usage()[0] == 0
+    store.delete(PRIVATE)
+    store.flush().result()
+    assert body_in(elsewhere, PRIVATE) is None
+
+
+def test_private_response_is_not_in_redis_after_a_change_of_its_client(
+    store, elsewhere
+):
+    store.put(PRIVATE, make_response(mark=mark(now() - 10**9, ["user:1"])))
+    invalidations.record(["user:1"])
+    store.flush().result()
+    assert body_in(elsewhere, PRIVATE) is None
 
 
 def test_redis_holds_a_bounded_number_of_responses(store, elsewhere, server):
