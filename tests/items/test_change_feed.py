@@ -91,6 +91,7 @@ def test_transaction_that_holds_the_feed_back_is_named(monkeypatch, is_prepared)
     ours = connection.settings_dict["NAME"]
     epochs: list[str] = []
     monkeypatch.setattr(health_monitor, "on_epoch", epochs.append)
+    monkeypatch.setattr(health, "PATIENCE_S", 60)
     monkeypatch.setattr(health, "STANDING_STILL", timedelta(hours=1))
     assert health.check().status is Status.PASS
     assert epochs == [Epoch.current()]
