@@ -125,7 +125,7 @@ def run_web(listener: socket.socket) -> None:
     from gunicorn.app import wsgiapp
 
     config = settings.BASE_DIR / "deploy" / "gunicorn.conf.py"
-    bind = f"fd://{listener.fileno()}"
+    bind = f"fd://{listener.detach()}"  # which gunicorn closes
     # What it starts itself by at SIGUSR2.
     sys.argv = [str(main.__file__), "-c", str(config), "-b", bind]
     wsgiapp.run()

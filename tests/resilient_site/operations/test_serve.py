@@ -70,6 +70,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
             wait_for(lambda: not site.processes())
         else:
             assert site.stop() == 0
+        assert "Traceback" not in site.output()
     finally:
         site.kill()
 
