@@ -27,7 +27,7 @@ from compute.outcomes import (
     Split,
     Succeeded,
 )
-from compute.queue import NOW, Claim, as_column, notify_workers, record_parts_progress
+from compute.queue import NOW, Claim, as_column, notify_workers
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,12 @@ LOST_MAX = 10
 UNAWAITED_AFTER_S = 40
 
 
+@transaction.atomic(savepoint=False)
 def finish_all(finished: Iterable[tuple[Claim, Outcome]]) -> None:
     """Complete these runs; drop the outcomes of those whose claim had been lost."""
     succeeded, others = [], []
     for claim, outcome in finished:
-        if isinstance(outcome, Succeeded) and not claim.parent_id:
+        if isinstance(outcome, Succeeded):
             succeeded.append((claim, outcome))
         else:
             others.append((claim, outcome))
@@ -71,6 +72,11 @@ def _lost(succeeded: Sequence[tuple[Claim, Succeeded]]) -> list[UUID]:
 def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:
     """Complete many runs at a time; return how many had not been lost."""
     result = Job._meta.get_field("result")
+    parents = {claim.parent_id for claim, _ in finished if claim.parent_id}
+    if parents:
+        # Lock order: jobs in parts before their parts, as two parts may finish at once.
+        in_order = Job.objects.filter(pk__in=parents).order_by("pk")
+        list(in_order.select_for_update().values_list("pk"))
     with connection.cursor() as cursor:
         cursor.executemany(
             f"""
@@ -91,7 +97,34 @@ def _succeed(finished: Sequence[tuple[Claim, Succeeded]]) -> int:
                 for claim, outcome in finished
             ],
         )
-        return int(cursor.rowcount)
+        completed = int(cursor.rowcount)
+    for parent_id in parents:
+        _count_parts(parent_id)
+    return completed
+
+
+def _count_parts(parent_id: UUID) -> None:
+    """Update a locked job some parts of which have succeeded; requeue it after all."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE compute_job
+            SET fraction = 0.1 + 0.8 * parts.progress, parts_left = parts.unfinished
+            FROM (
+                SELECT avg(fraction) AS progress,
+                       count(*) FILTER (WHERE state <> 'succeeded') AS unfinished
+                FROM compute_job WHERE parent_id = %s
+            ) AS parts
+            WHERE id = %s AND state = 'running' AND parts_left > 0
+            RETURNING parts_left
+            """,
+            [as_column(parent_id)] * 2,
+        )
+        is_last = cursor.fetchone() == (0,)
+    if is_last:
+        again = _requeued_fields(attempts=F("attempts") - 1)
+        Job.objects.filter(pk=parent_id).update(**again)
+        notify_workers()
 
 
 def finish_or_fail(claim: Claim, outcome: Outcome) -> None:
@@ -103,23 +136,21 @@ def finish_or_fail(claim: Claim, outcome: Outcome) -> None:
         finish_all([(claim, Failed(ErrorCode.ERROR, detail))])
 
 
+@transaction.atomic(savepoint=False)
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Complete a run of a job; return False if the claim had been lost."""
-    if isinstance(outcome, Succeeded) and not claim.parent_id:
+    if isinstance(outcome, Succeeded):
         return _succeed([(claim, outcome)]) > 0
-    with transaction.atomic():
-        # Lock order: the job in parts before its part, as two parts may finish at once.
-        parent = _lock(pk=claim.parent_id) if claim.parent_id else None
-        # A lease renewed in the meantime is not lost.
-        expired = {"lease_until__lt": Now()} if isinstance(outcome, Lost) else {}
-        job = _lock(
-            pk=claim.job_id, epoch=claim.epoch, state=Job.State.RUNNING, **expired
-        )
-        if job is None:
-            return False
-        _apply(job, outcome)
-        if parent and parent.state == Job.State.RUNNING:
-            _update_parent(parent, job)
+    # In the lock order of `_succeed`.
+    parent = _lock(pk=claim.parent_id) if claim.parent_id else None
+    # A lease renewed in the meantime is not lost.
+    expired = {"lease_until__lt": Now()} if isinstance(outcome, Lost) else {}
+    job = _lock(pk=claim.job_id, epoch=claim.epoch, state=Job.State.RUNNING, **expired)
+    if job is None:
+        return False
+    _apply(job, outcome)
+    if parent and parent.state == Job.State.RUNNING:
+        _end_with(job, parent)
     return True
 
 
@@ -129,10 +160,6 @@ def _lock(**filters: Any) -> Job | None:
 
 def _apply(job: Job, outcome: Outcome) -> None:
     match outcome:
-        case Succeeded():
-            changes = _finished_fields(Job.State.SUCCEEDED)
-            changes |= {"fraction": 1.0, "message": ""}
-            changes |= {} if outcome.stored else {"result": outcome.result}
         case Split():
             changes = _split(job, outcome)
         case _ if job.cancel_requested:
@@ -219,24 +246,17 @@ def _failed_fields(job: Job, failure: Failed) -> dict[str, Any]:
     )
 
 
-def _update_parent(parent: Job, part: Job) -> None:
-    """Update a job in parts after one of its parts has finished."""
-    changes: dict[str, Any] = {}
-    if part.state == Job.State.SUCCEEDED:
-        record_parts_progress(parent.pk)
-        changes = {"parts_left": F("parts_left") - 1}
-        if parent.parts_left == 1:
-            changes |= _requeued_fields(attempts=parent.attempts - 1)
-            notify_workers()
-    elif part.state == Job.State.FAILED:
+def _end_with(part: Job, parent: Job) -> None:
+    """End a job in parts if one of them has ended without success."""
+    if part.state == Job.State.FAILED:
         detail = f"Part {(part.part or 0) + 1}: {part.error_detail}"
         changes = _finished_fields(Job.State.FAILED, ErrorCode.PART_FAILED, detail)
-        cancel_parts(parent.pk)
     elif part.state == Job.State.CANCELLED:
         changes = _finished_fields(Job.State.CANCELLED)
-        cancel_parts(parent.pk)
-    if changes:
-        Job.objects.filter(pk=parent.pk).update(**changes)
+    else:
+        return
+    Job.objects.filter(pk=parent.pk).update(**changes)
+    cancel_parts(parent.pk)
 
 
 def cancel_parts(parent_id: UUID) -> None:

@@ -525,6 +525,18 @@ def test_job_in_parts_is_merged_after_all_parts(reader):
     assert {job.parent for job in Job.objects.visible_to(reader)} == {None}
 
 
+def test_parts_that_succeed_together_are_counted_without_lost_ones(reader):
+    job = split(reader, 3)
+    claims = claim_jobs(3)
+    completion.finish(claims[0], Released())
+    completion.finish_all([(claim, Succeeded(1)) for claim in claims])
+    assert (stored(job).state, stored(job).parts_left) == ("running", 1)
+    (again,) = claim_jobs(1)
+    completion.finish_all([(again, Succeeded(1))])
+    (merge,) = claim_jobs(1)
+    assert (merge.job_id, merge.step) == (job.pk, "merge")
+
+
 def test_result_that_is_stored_before_the_end_is_kept(reader):
     job = split(reader, 1)
     for claim in claim_jobs():  # the part and another job

@@ -1,5 +1,6 @@
 """Baselines without the site: process pools, commits and computation."""
 
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
@@ -11,6 +12,8 @@ import psycopg
 from compute.tasks.algorithms.primes import count_primes
 
 PROCESSES = 2
+# As compute.running has it, which needs Django's settings.
+NICENESS = 19
 
 
 def echo(number: int) -> dict[str, int]:
@@ -18,10 +21,15 @@ def echo(number: int) -> dict[str, int]:
 
 
 class Pool:
-    """Pool of the standard library."""
+    """Pool of the standard library, at the low priority of jobs."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(PROCESSES, get_context("forkserver"))
+        self._pool = ProcessPoolExecutor(
+            PROCESSES,
+            get_context("forkserver"),
+            initializer=os.nice,
+            initargs=(NICENESS,),
+        )
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
