@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from compute.selection import FilterField, filtered_items
 from items import fields, inputs, integrity, rules
-from items.bulk.staging import ADD_TAGS, REMOVE_TAGS, SET_ATTRIBUTES
+from items.bulk.checking import ADD_TAGS, REMOVE_TAGS, SET_ATTRIBUTES
 from items.fields import ItemData
 from items.models import Collection, Item, ItemQuerySet
 from resilient_site.errors import Invalid

@@ -17,6 +17,7 @@ from django.utils import timezone
 from items import catalogue, integrity
 from items.bulk import creation, staging
 from items.bulk.batches import begin_batch, count, end_batch, finish_batch
+from items.bulk.checking import Batch
 from items.bulk.rows import is_any, texts
 from items.bulk.undo_conflicts import (
     BatchChangedSince,
@@ -238,9 +239,7 @@ def _write(
     with transaction.atomic():
         # First, as others take back their codes. What refers to them is written next.
         _delete(undo, {pk: steps[pk] for pk in to_delete(steps)}, actor, now)
-        restored = staging.Batch(
-            rows, locks=True, expect=lambda batch: {}, is_whole=True
-        )
+        restored = Batch(rows, locks=True, expect=lambda batch: {}, is_whole=True)
         if restored.errors:
             transaction.set_rollback(True)
         elif rows:

@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 from items import catalogue, fields, integrity, rules
 from items.bulk import staging
 from items.bulk.batches import begin_batch, finish_batch, record_batch
-from items.bulk.staging import SET, Batch
+from items.bulk.checking import SET, Batch
 from items.catalogue import ItemExists
 from items.field_types import public_id
 from items.fields import ItemData

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from items.bulk.staging import SET_ATTRIBUTES, SET_LABELS
+from items.bulk.checking import SET_ATTRIBUTES, SET_LABELS
 from items.fields import ItemData
 from items.models import Collection
 from resilient_site.errors import Invalid

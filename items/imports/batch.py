@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from items import fields, integrity, rules
-from items.bulk.staging import BASE_VERSION
+from items.bulk.checking import BASE_VERSION
 from items.fields import ItemData
 from items.imports import missing
 from items.imports.attribute_cells import Attributes, combine, read_day, set_members

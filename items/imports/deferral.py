@@ -13,7 +13,8 @@ import orjson
 from django.db.models import F, Min
 
 from items.bulk import staging
-from items.bulk.staging import BASE_VERSION, Absence, Counts
+from items.bulk.checking import BASE_VERSION, Absence
+from items.bulk.staging import Counts
 from items.fields import ItemData
 from items.imports.file_parsing import Line
 from items.imports.rejects import Reject
