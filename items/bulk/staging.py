@@ -85,6 +85,7 @@ class Dialect:
     relation: str  # the relation of such a `link`
     target: str  # and its target
     json_object: str  # builds the state from names and values
+    one_of: str  # whether a column is in a subquery, which runs once
 
 
 def _rows(batch: Batch, given: Sequence[ItemField]) -> Iterator[tuple[Any, ...]]:
@@ -341,15 +342,13 @@ def _write_tags(cursor: CursorWrapper) -> None:
         f"SELECT DISTINCT tag.value, '' FROM items_plan p, {sql.tags} "
         f"WHERE p.tags <> p.old_tags ORDER BY 1 ON CONFLICT DO NOTHING"
     )
-    cursor.execute(
-        f"""
-        DELETE FROM items_itemtag WHERE id IN (
-            SELECT l.id FROM items_plan p
-            JOIN items_itemtag l ON l.item_id = p.id JOIN items_tag t ON t.id = l.tag_id
-            WHERE p.known AND p.tags <> p.old_tags
-              AND NOT EXISTS (SELECT 1 FROM {sql.tags} WHERE tag.value = t.name))
-        """
-    )
+    gone = f"""
+        SELECT l.id FROM items_plan p
+        JOIN items_itemtag l ON l.item_id = p.id JOIN items_tag t ON t.id = l.tag_id
+        WHERE p.known AND p.tags <> p.old_tags
+          AND NOT EXISTS (SELECT 1 FROM {sql.tags} WHERE tag.value = t.name)
+    """
+    cursor.execute(f"DELETE FROM items_itemtag WHERE id {sql.one_of.format(gone)}")
     cursor.execute(
         f"INSERT INTO items_itemtag (item_id, tag_id) "
         f"SELECT p.id, t.id FROM items_plan p, {sql.tags} "
@@ -361,10 +360,9 @@ def _write_tags(cursor: CursorWrapper) -> None:
 
 def _write_links(cursor: CursorWrapper) -> None:
     sql = _dialect()
-    cursor.execute(
-        "DELETE FROM items_itemlink WHERE item_id IN "
-        "(SELECT id FROM items_plan WHERE known AND links <> old_links)"
-    )
+    changed = "SELECT id FROM items_plan WHERE known AND links <> old_links"
+    one_of = sql.one_of.format(changed)
+    cursor.execute(f"DELETE FROM items_itemlink WHERE item_id {one_of}")
     cursor.execute(
         f"INSERT INTO items_itemlink (item_id, relation, target_id) "
         f"SELECT p.id, {sql.relation}, {sql.target} FROM items_plan p, {sql.links} "
@@ -434,6 +432,8 @@ POSTGRESQL = Dialect(
     relation="link.relation",
     target="link.target",
     json_object="JSONB_BUILD_OBJECT",
+    # A subquery after IN may run once a row, where statistics say that there are none.
+    one_of="= ANY(ARRAY({0}))",
 )
 SQLITE = Dialect(
     kinds={
@@ -451,6 +451,7 @@ SQLITE = Dialect(
     relation="link.value ->> 'relation'",
     target="link.value ->> 'target'",
     json_object="JSON_OBJECT",
+    one_of="IN ({0})",
 )
 
 

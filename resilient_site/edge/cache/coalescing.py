@@ -106,7 +106,9 @@ async def answer(
         return True
     if not request.is_anonymous and not _may_be_grouped(request):
         return False
-    if copy and copy.is_usable_while_revalidating():
+    # An older one may lack a change that a machine without Redis has confirmed; one who
+    # may have made it is not sent that.
+    if request.is_anonymous and copy and copy.is_usable_while_revalidating():
         if not is_paused and not batches.fetch_with_others(request, key):
             _join_or_start(key, request)
         await copy.send(request, send, extra)

@@ -11,8 +11,8 @@ than needed.
 Other machines learn of invalidations by pub/sub of Redis, from a thread: a commit waits
 for nothing. Without Redis they see a change when their responses are no longer fresh
 (`cache_control.FRESH_S`). Where Redis fails for the changing machine alone, the others
-do not know that they miss messages: they may send a response that is outdated once
-more, while they revalidate it.
+do not know that they miss messages: they may send an anonymous client, and in a batch,
+a response that is outdated once more, while they revalidate it.
 """
 
 import atexit
