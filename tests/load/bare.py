@@ -1,6 +1,5 @@
 """Baselines without the site: process pools, commits and computation."""
 
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
@@ -12,8 +11,6 @@ import psycopg
 from compute.tasks.algorithms.primes import count_primes
 
 PROCESSES = 2
-# As compute.running has it, which needs Django's settings.
-NICENESS = 19
 
 
 def echo(number: int) -> dict[str, int]:
@@ -21,15 +18,10 @@ def echo(number: int) -> dict[str, int]:
 
 
 class Pool:
-    """Pool of the standard library, at the low priority of jobs."""
+    """Pool of the standard library."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(
-            PROCESSES,
-            get_context("forkserver"),
-            initializer=os.nice,
-            initargs=(NICENESS,),
-        )
+        self._pool = ProcessPoolExecutor(PROCESSES, get_context("forkserver"))
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
