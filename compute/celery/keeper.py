@@ -43,6 +43,9 @@ KILL_AFTER_S = 2 * running.HARD_LIMIT_S
 # So long the worker may take to stop when the jobs have ended.
 EXIT_S = 5.0
 PIPE_BYTES = 65536
+# Celery reports within ten seconds that a process has ended. But of one that ended at
+# once it may give the message to another, which cannot claim the job.
+UNREPORTED_S = 15.0
 
 
 class Keeper:
@@ -61,6 +64,8 @@ class Keeper:
         self._own = process_tree.children_of_self()
         self._adopted: set[int] = set()
         self._limits: dict[Claim, Limits] = {}
+        # Since when the process of a claim is seen to have ended.
+        self._ended: dict[Claim, float] = {}
         self._renew = Interval(queue.LEASE_S / 4)
         # Not a daemon: it ends after the main thread, and releases what is left.
         threading.Thread(target=self._run, name="keeper").start()
@@ -128,6 +133,7 @@ class Keeper:
                 metrics.record_run(job.task, type(outcome).__name__, limit.elapsed_s)
             elif report := progress.get(claim.key):
                 queue.record_progress(claim, *report)
+        self._ended = {c: at for c, at in self._ended.items() if c in self._limits}
         if self._limits or self._stop_at == math.inf:
             self._exit_at = time.monotonic() + EXIT_S
         elif time.monotonic() > self._exit_at:
@@ -143,13 +149,14 @@ class Keeper:
             return Released()
         if is_living:
             return limits.find_exceeded()
+        ended_at = self._ended.setdefault(limits.claim, time.monotonic())
         error = self._errors.pop(str(job.pk), None)
-        if error is None:
-            return None  # Celery has not noticed yet
+        if error is None and time.monotonic() < ended_at + UNREPORTED_S:
+            return None
         if isinstance(error, TimeLimitExceeded):
             return running.time_limit_exceeded(limits.claim)
-        how = f"Its process ended: {str(error).partition(' Job:')[0]}."
-        return Failed(ErrorCode.CRASHED, how, retry=True)
+        why = str(error).partition(" Job:")[0] if error else "it was not reported why"
+        return Failed(ErrorCode.CRASHED, f"Its process ended: {why}.", retry=True)
 
 
 keeper = Keeper()

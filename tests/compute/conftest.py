@@ -223,7 +223,10 @@ def ended(job: Job) -> Job:
 
 def all_ended(jobs: Iterable[Job]) -> list[Job]:
     started = Job.objects.filter(pk__in=[job.pk for job in jobs])
-    wait_for(lambda: not started.unfinished().exists())
+    try:
+        wait_for(lambda: not started.unfinished().exists())
+    except TimeoutError:
+        raise AssertionError([*started.unfinished().values()]) from None
     return list(started)
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from compute import jobs
+from compute import jobs, queue
 from compute.models import Job
 from resilient_site.celery import app
 from resilient_site.models import IdempotencyRecord
@@ -69,6 +69,15 @@ def test_bad_jobs_fail_with_their_reasons_while_others_run(worker, submit, gate)
         assert text in job.error_detail
     gate.touch()
     assert ended(neighbour).result == {"attempt": 1}
+
+
+def test_job_of_a_process_whose_end_is_not_reported_runs_again(worker, submit, gate):
+    node = running(submit("nap", seconds=500, gate=str(gate))).worker.rpartition(":")[0]
+    with transaction.atomic():  # not delivered before it is claimed
+        job = submit("echo", number=1)
+        [claim] = queue.claim(f"{node}:{2**22 + 1}", 1, job.pk)
+    job = ended(job)
+    assert (job.state, job.attempts, claim.attempt) == ("succeeded", 2, 1)
 
 
 def test_progress_is_stored_while_the_job_runs(worker, submit):

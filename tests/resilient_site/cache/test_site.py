@@ -17,21 +17,26 @@ pytestmark = [
 ]  # fmt: skip
 
 
-def cached_in(server):
+def cached_in(server, db=0):
     """Settings as they are with REDIS_URL, which is read when the site starts."""
-    return override_settings(CACHES=as_started.caches(server.url()))
+    return override_settings(CACHES=as_started.caches(server.url(db)))
 
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Have Redis be given more time than a busy machine takes."""
+    """Have Redis be given more time than a busy machine takes.
+
+    In a database of its own: connections are kept by URL, with their timeouts.
+    """
     monkeypatch.setattr(as_started, "CACHE_TIMEOUT_MS", 10_000)
+    return 7
 
 
-@pytest.mark.usefixtures("patient")
-def test_tag_counts_are_stored_in_redis(redis_server, django_assert_num_queries):
+def test_tag_counts_are_stored_in_redis(
+    redis_server, patient, django_assert_num_queries
+):
     make_item(tags=["metal"])
-    with cached_in(redis_server):
+    with cached_in(redis_server, patient):
         caches["default"].clear()
         assert [tuple(pair) for pair in popular_tags()] == [("metal", 1)]
         with django_assert_num_queries(0):
@@ -54,9 +59,8 @@ def is_signed_in(client):
     return client.get("/account/tokens/").status_code == 200
 
 
-@pytest.mark.usefixtures("patient")
-def test_session_is_read_from_redis(redis_server, editor_client):
-    with cached_in(redis_server):
+def test_session_is_read_from_redis(redis_server, patient, editor_client):
+    with cached_in(redis_server, patient):
         caches["sessions"].clear()
         assert is_signed_in(editor_client)
         Session.objects.all().delete()
