@@ -55,6 +55,8 @@ def site(tmp_path_factory, postgres, redis_server, collector) -> Iterator[Site]:
         "FORWARDED_ALLOW_IPS": "127.0.0.1, 10.0.0.0/8, 2001:db8:f::/48",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        # A busy machine takes longer than half a second for an answer.
+        "HEARTBEAT_TIMEOUT_S": "3",
         "PYTHONPATH": "",  # the extra `otel` needs requests
     }  # fmt: skip
     try:
