@@ -7,7 +7,6 @@ supervisor dies, the fork server does. Not handled: a fork server that is killed
 one of the two, processes of another user, and other systems than Linux.
 """
 
-import ctypes
 import os
 import signal
 import time
@@ -15,7 +14,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from resilient_site.operations.supervision import PR_SET_PDEATHSIG, prctl
+
 PR_SET_CHILD_SUBREAPER = 36
 # What the kernel sends to the fork server when the supervisor dies. Not SIGUSR1, which
 # Celery uses.
@@ -27,7 +27,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def adopt_orphans() -> None:
     """Become the parent of those descendants whose parent ends."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_supervisor() -> None:
@@ -42,12 +42,7 @@ def end_with_supervisor() -> None:
         os._exit(0)
 
     signal.signal(SUPERVISOR_DIED, end_all)
-    _prctl(PR_SET_PDEATHSIG, SUPERVISOR_DIED)
-
-
-def _prctl(option: int, value: int) -> None:
-    with suppress(AttributeError):  # on another system
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    prctl(PR_SET_PDEATHSIG, SUPERVISOR_DIED)
 
 
 def end_descendants() -> bool:

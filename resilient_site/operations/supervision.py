@@ -113,7 +113,12 @@ def set_name(name: str) -> None:
 
 def end_with(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when its parent ends, on Linux."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        signal.raise_signal(signal.SIGTERM)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process, on Linux: see prctl(2)."""
     with suppress(AttributeError):  # on another system
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the kernel was asked
-            signal.raise_signal(signal.SIGTERM)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
