@@ -33,16 +33,19 @@ def create(
         yield writer
 
 
-def append(job: Job, name: str, content_type: str, data: bytes) -> int:
+def append(
+    job: Job, name: str, content_type: str, data: bytes, *, head: bytes = b""
+) -> int:
     """Append to a file that grows across attempts; return its new size.
 
-    In the caller's transaction, so in the database: no other storage has a part in it.
+    A new one begins with `head`. In the caller's transaction, so in the database: no
+    other storage has a part in it. Parts of a job may append to the same one.
     """
-    file, _ = JobFile.objects.get_or_create(
+    file, is_new = JobFile.objects.select_for_update().get_or_create(
         job=job,
         kind=JobFile.Kind.KEPT,
         epoch=0,
         name=name,
         defaults={"content_type": content_type, "complete": True},
     )
-    return chunks.append(file, data)
+    return chunks.append(file, head + data if is_new else data)

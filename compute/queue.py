@@ -18,7 +18,6 @@ from django.db.models import Avg, F, Q
 from django.db.models.functions import Now
 
 from compute.models import MESSAGE_MAX, Job, JobFile, JobQuerySet
-from compute.registry import tasks
 
 CHANNEL = "compute_jobs"
 # The key of an advisory lock in PostgreSQL.
@@ -183,18 +182,11 @@ def record_progress(claim: Claim, fraction: float, message: str) -> None:
     fraction = min(max(fraction, 0.0), 1.0)
     if claim.step is Step.MERGE:
         fraction = 0.9 + 0.1 * fraction
-    elif claim.step is Step.MAIN and _has_parts(claim):
-        fraction = 0.1 * fraction
     written = claimed_row(claim).update(
         fraction=fraction, message=message[:MESSAGE_MAX]
     )
     if written and claim.parent_id:
         record_parts_progress(claim.parent_id, message)
-
-
-def _has_parts(claim: Claim) -> bool:
-    task = tasks.get(claim.task)
-    return task is not None and task.has_parts
 
 
 def record_parts_progress(parent_id: UUID, message: str | None = None) -> None:

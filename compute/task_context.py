@@ -50,6 +50,11 @@ class TaskContext:
         return job
 
     @cached_property
+    def whole_job(self) -> Job:
+        """The job itself, or the one of which it is a part."""
+        return self.job.parent or self.job
+
+    @cached_property
     def actor(self) -> Actor:
         if self.claim.owner_id is None:
             return Actor(None, "anonymous")

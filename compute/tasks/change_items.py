@@ -1,17 +1,18 @@
 import csv
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import batched, chain, islice
 from typing import Any
 
 import orjson
-from django.db import transaction
+from django.db import connection, transaction
 
 from compute import files
 from compute.item_changes import Params, change_of, describe, selected_items
-from compute.models import JobFile
-from compute.registry import TaskFailed, has_permissions, task
+from compute.models import Job, JobFile
+from compute.registry import Parts, TaskFailed, has_permissions, task
 from compute.task_context import TaskContext
 from items import fields, inputs, integrity
 from items.bulk import staging
@@ -31,11 +32,23 @@ DIFFERENCES_SHOWN = 100
 REJECTS_SHOWN = 20
 TEXT_SHOWN = 500
 DELETED = "The item was deleted meanwhile."
+COUNTS = ("changed", "unchanged", "rejected")
+# From this number of items on, parts are worth starting them.
+DIVIDED_FROM = 20_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """Portions of the selection, by their place in its file."""
+
+    begin: int
+    end: int
+    selected: int
 
 
 @dataclass(frozen=True)
 class State:
-    """How far the job is: `offset` in the file with the selection, by portions."""
+    """How far the job, or a part, is: `offset` in the file with the selection."""
 
     selected: int
     is_dry: bool
@@ -46,6 +59,8 @@ class State:
     # Lines in the file of differences.
     listed: int = 0
     is_finished: bool = False
+    # What each part changes, if it is done in parts.
+    shares: Sequence[Mapping[str, int]] = ()
 
     @property
     def done(self) -> int:
@@ -71,42 +86,45 @@ def change_items(context: TaskContext, **params: Any) -> Any:
     change = change_of(params)
     saved = context.load_checkpoint()
     state = State(**saved) if saved else _begin(context, params, change)
-    for ids, end in _portions(context, state.offset):
-        try:
-            state = _proceed(context, state, ids, end, change)
-        except BatchEnded as error:
-            raise TaskFailed(error.detail) from error
-        share = state.done / max(1, state.selected)
-        message = f"{state.done:,} of {state.selected:,} items"
-        context.progress(share, message)
-    if not state.is_finished:
-        state = _finish(context, state)
-    result = {
-        "selected": state.selected,
-        "changed": state.changed,
-        "unchanged": state.unchanged,
-        "rejected": state.rejected,
-        "change": describe(change),
-        "dry_run": state.is_dry,
-        "rejects": _first_rows(context, REJECTS, REJECTS_SHOWN),
-    }
-    if state.is_dry:
-        found = _first_rows(context, DIFFERENCES, DIFFERENCES_SHOWN)
-        return result | {"differences": found}
-    return result | {"batch": context.job_id if state.changed else None}
+    if state.shares:
+        return Parts([params | {"share": share} for share in state.shares])
+    state = _change(context, state, change)
+    return _finish(context, state, change)
+
+
+@change_items.part
+def change_share(
+    context: TaskContext, *, share: Mapping[str, int], **params: Any
+) -> Any:
+    saved, own = context.load_checkpoint(), Share(**share)
+    state = State(own.selected, is_dry=False, offset=own.begin)
+    state = State(**saved) if saved else state
+    state = _change(context, state, change_of(params), own.end)
+    return {name: getattr(state, name) for name in COUNTS}
+
+
+@change_items.merge
+def merge_shares(
+    context: TaskContext, parts: list[dict[str, Any]], **params: Any
+) -> Any:
+    state = State(**context.load_checkpoint() or {})
+    sums = {name: sum(part[name] for part in parts) for name in COUNTS}
+    return _finish(context, replace(state, **sums), change_of(params))
 
 
 def _begin(context: TaskContext, params: Mapping[str, Any], change: ItemData) -> State:
     """Store which items are to be changed: what is changed may be selected no more."""
     try:
         items = selected_items(params)
-        selected = 0
+        selected = place = 0
+        found: list[Share] = []
         with files.create(
             context.job, SELECTION, NDJSON, kind=JobFile.Kind.KEPT
         ) as file:
             for ids in portions(items, together="collection" in change):
-                file.write(orjson.dumps(ids, option=orjson.OPT_APPEND_NEWLINE))
-                selected += len(ids)
+                begin, selected = place, selected + len(ids)
+                place += file.write(orjson.dumps(ids, option=orjson.OPT_APPEND_NEWLINE))
+                found.append(Share(begin, place, len(ids)))
     except Invalid as error:
         raise TaskFailed(integrity.describe(error.errors or {})) from error
     if selected > params.get("number", selected):
@@ -114,7 +132,10 @@ def _begin(context: TaskContext, params: Mapping[str, Any], change: ItemData) ->
             f"There are {selected:,} items in this selection now, not "
             f"{params['number']:,}. Nothing was changed."
         )
-    state = State(selected, params.get("dry_run", False))
+    is_dry = params.get("dry_run", False)
+    number = 1 if is_dry or selected < DIVIDED_FROM else _parts(context, change)
+    shares = list(map(asdict, _divided(found, number))) if number > 1 else []
+    state = State(selected, is_dry, shares=shares)
     with transaction.atomic():
         if not state.is_dry:
             title = f"Change {number_of_items(selected)}: {describe(change)}"
@@ -124,21 +145,60 @@ def _begin(context: TaskContext, params: Mapping[str, Any], change: ItemData) ->
     return state
 
 
-def _portions(context: TaskContext, offset: int) -> Iterator[tuple[list[str], int]]:
-    """Yield the ids of each portion after `offset`, and where it ends."""
-    file = _kept(context, SELECTION)
+def _parts(context: TaskContext, change: ItemData) -> int:
+    """Return into how many parts the change can be divided."""
+    if connection.vendor == "sqlite":
+        return 1  # which has one writer at a time
+    # Items in two parts that refer to each other would wait for each other.
+    is_linked = not {"collection", *integrity.POINTERS}.isdisjoint(change)
+    return 1 if is_linked else context.processes
+
+
+def _divided(found: list[Share], number: int) -> Iterator[Share]:
+    """Put portions that follow each other together, as many for each part."""
+    for portion in batched(found, math.ceil(len(found) / number)):
+        selected = sum(share.selected for share in portion)
+        yield Share(portion[0].begin, portion[-1].end, selected)
+
+
+def _change(
+    context: TaskContext, state: State, change: ItemData, end: int | None = None
+) -> State:
+    """Change what is left of the portions, up to `end` in the file of the selection."""
+    job = context.whole_job
+    for ids, offset in _portions(job, state.offset, end):
+        try:
+            state = _proceed(context, job, state, ids, offset, change)
+        except BatchEnded as error:
+            raise TaskFailed(error.detail) from error
+        share = state.done / max(1, state.selected)
+        message = f"{state.done:,} of {state.selected:,} items"
+        context.progress(share, message)
+    return state
+
+
+def _portions(
+    job: Job, offset: int, end: int | None
+) -> Iterator[tuple[list[str], int]]:
+    """Yield the ids of each portion from `offset` to `end`, and where it ends."""
+    file = _kept(job, SELECTION)
     if file is None:
         return
     with files.open_file(file) as stream:
         stream.seek(offset)
-        for line in stream:
+        while offset != end and (line := stream.readline()):
             offset += len(line)
             yield orjson.loads(line), offset
 
 
 @atomic_with_retries
 def _proceed(
-    context: TaskContext, state: State, ids: list[str], end: int, change: ItemData
+    context: TaskContext,
+    job: Job,
+    state: State,
+    ids: list[str],
+    offset: int,
+    change: ItemData,
 ) -> State:
     rows = [{"id": pk} | change for pk in ids]
     differences: list[Difference] = []
@@ -150,17 +210,17 @@ def _proceed(
     if state.is_dry:
         counts = staging.compare(rows, record=record)
     else:
-        counts = staging.apply(rows, actor=context.actor, batch_id=context.job_id)
+        counts = staging.apply(rows, actor=context.actor, batch_id=job.pk)
     if counts.rejected:
-        _list_rejected(context, state, counts.rejected)
+        _list_rejected(job, counts.rejected)
     lines = list(chain.from_iterable(map(_cells, differences)))
     lines = lines[: DIFFERENCES_MAX - state.listed]
     if lines:
-        names = [] if state.listed else [["id", "name", "field", "before", "after"]]
-        files.append(context.job, DIFFERENCES, CSV, render_csv([*names, *lines]))
+        names = render_csv([["id", "name", "field", "before", "after"]])
+        files.append(job, DIFFERENCES, CSV, render_csv(lines), head=names)
     state = replace(
         state,
-        offset=end,
+        offset=offset,
         changed=state.changed + counts.updated,
         unchanged=state.unchanged + counts.unchanged,
         rejected=state.rejected + len(counts.rejected),
@@ -170,13 +230,11 @@ def _proceed(
     return state
 
 
-def _list_rejected(
-    context: TaskContext, state: State, rejected: Mapping[str, str]
-) -> None:
+def _list_rejected(job: Job, rejected: Mapping[str, str]) -> None:
     found = set(Item.objects.filter(pk__in=rejected).values_list("pk", flat=True))
     rows = [[pk, reason if pk in found else DELETED] for pk, reason in rejected.items()]
-    names = [] if state.rejected else [["id", "reject_reason"]]
-    files.append(context.job, REJECTS, CSV, render_csv([*names, *rows]))
+    names = render_csv([["id", "reject_reason"]])
+    files.append(job, REJECTS, CSV, render_csv(rows), head=names)
 
 
 def _cells(difference: Difference) -> Iterator[list[str]]:
@@ -197,20 +255,31 @@ def _cells(difference: Difference) -> Iterator[list[str]]:
                 yield [difference.id, difference.name, f"{name}.{member}", *texts]
 
 
-@transaction.atomic
-def _finish(context: TaskContext, state: State) -> State:
-    if not state.is_dry:
-        finish_batch(context.job_id)
-    if selection := _kept(context, SELECTION):
-        selection.delete()
-    state = replace(state, is_finished=True)
-    context.save_checkpoint(asdict(state))
-    return state
+def _finish(context: TaskContext, state: State, change: ItemData) -> dict[str, Any]:
+    """End the batch, and return the result."""
+    if not state.is_finished:
+        with transaction.atomic():
+            if not state.is_dry:
+                finish_batch(context.job_id)
+            if selection := _kept(context.job, SELECTION):
+                selection.delete()
+            context.save_checkpoint(asdict(replace(state, is_finished=True)))
+    result = {
+        "selected": state.selected,
+        **{name: getattr(state, name) for name in COUNTS},
+        "change": describe(change),
+        "dry_run": state.is_dry,
+        "rejects": _first_rows(context.job, REJECTS, REJECTS_SHOWN),
+    }
+    if state.is_dry:
+        found = _first_rows(context.job, DIFFERENCES, DIFFERENCES_SHOWN)
+        return result | {"differences": found}
+    return result | {"batch": context.job_id if state.changed else None}
 
 
-def _first_rows(context: TaskContext, name: str, number: int) -> list[dict[str, str]]:
+def _first_rows(job: Job, name: str, number: int) -> list[dict[str, str]]:
     """Return rows of a CSV file, as the page of the job shows them."""
-    file = _kept(context, name)
+    file = _kept(job, name)
     if file is None:
         return []
     with files.open_file(file) as stream:
@@ -221,6 +290,5 @@ def _first_rows(context: TaskContext, name: str, number: int) -> list[dict[str, 
         ]
 
 
-def _kept(context: TaskContext, name: str) -> JobFile | None:
-    kept = JobFile.objects.filter(kind=JobFile.Kind.KEPT, name=name)
-    return kept.filter(job=context.job_id).first()
+def _kept(job: Job, name: str) -> JobFile | None:
+    return JobFile.objects.filter(job=job, kind=JobFile.Kind.KEPT, name=name).first()

@@ -15,9 +15,6 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from compute.models import Job
-from compute.queue import Claim
-from compute.registry import get_task
-from compute.task_context import TaskContext
 from items import fields
 from items.changes import feed
 from items.collections import editing
@@ -27,6 +24,7 @@ from items.models import Collection, Item, ItemChange
 from resilient_site.accounts.actor import Actor
 from resilient_site.api.keyset import Cursor
 from resilient_site.models import Epoch
+from tests.load import job_client
 from tests.load.rows import (
     COLLECTIONS,
     PLACED_COLUMNS,
@@ -34,7 +32,9 @@ from tests.load.rows import (
     attributes,
     placed_rows,
 )
+from tests.private_server import wait_for
 
+CHANGE_MAX_S = 600
 TABLES = "items_itemtag, items_itemchange, items_item, items_tag, items_importrun"
 COPY = """
     COPY items_item
@@ -94,18 +94,16 @@ def imported_per_second(number: int) -> float:
 
 
 def changed_per_second(number: int) -> float:
-    """Give all items another value of an attribute, as the job does."""
+    """Give all items another value of an attribute, by a job of the pool."""
     imported_per_second(number)
     vacuum()
     change = {"size": 5_000}  # which none of them has
-    task, params = get_task("change_items"), {"all": True, "set_attributes": change}
-    job = Job.objects.create(task=task.name, params=params, state="running", epoch=1)
-    context = TaskContext(Claim.of(job), lambda fraction, message: None)
-    begin = time.perf_counter()
-    result = task.main(context, **params)
-    took = time.perf_counter() - begin
-    assert result["changed"] == number, result
-    return number / took
+    job = job_client.submit("change_items", all=True, set_attributes=change)
+    wait_for(lambda: Job.objects.get(pk=job.pk).finished_at, CHANGE_MAX_S)
+    job.refresh_from_db()
+    assert job.state == Job.State.SUCCEEDED, job.error_detail
+    assert job.result["changed"] == number, job.result
+    return number / (job.finished_at - job.started_at).total_seconds()
 
 
 # --- the growing catalogue

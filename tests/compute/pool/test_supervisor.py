@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
+from django.contrib.auth.models import Permission
 from django.db import connection, transaction
 from django.utils import timezone
 
@@ -15,6 +16,8 @@ from compute import jobs
 from compute.models import Job
 from compute.pool import supervisor as module
 from compute.pool.supervisor import Supervisor
+from compute.tasks import change_items
+from items.models import ChangeBatch, Item, ItemChange
 from resilient_site.models import IdempotencyRecord
 from tests.compute import factories
 from tests.compute.conftest import (
@@ -26,6 +29,7 @@ from tests.compute.conftest import (
     running,
     runs_on,
 )
+from tests.factories import make_items
 from tests.private_server import alive, wait_for
 
 JOBS = 60
@@ -218,6 +222,41 @@ def test_jobs_of_suspended_and_killed_supervisors_complete_once_on_others(
             jobs.cancel(loop)
             victim.start()
     assert_each_completed_once(record)
+
+
+def sessions_that_wait() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return cursor.fetchone()[0]
+
+
+@pytest.mark.once
+def test_items_that_two_processes_change_are_changed_once_though_both_are_killed(
+    make_pool, submit, owner
+):
+    number = change_items.DIVIDED_FROM
+    make_items(number)
+    owner.user_permissions.set(Permission.objects.filter(codename="change_item"))
+    pool = make_pool()
+    change = {"add_tags": ["new", "newer"], "status": "retired"}
+    job = submit("change_items", all=True, **change)
+    wait_for(ChangeBatch.objects.exists)
+    with transaction.atomic():
+        ChangeBatch.objects.select_for_update().get()
+        # Both have changed items, and cannot commit.
+        wait_for(lambda: sessions_that_wait() == 2)
+        for process in pool.workers():
+            process.kill()
+    job = ended(job)
+    assert (job.state, job.result["changed"]) == ("succeeded", number)
+    assert max(job.parts.values_list("attempts", flat=True)) > 1
+    changed = ItemChange.objects.filter(batch=job.pk, version=2)
+    assert changed.count() == ItemChange.objects.count() - number == number
+    assert ChangeBatch.objects.get().updated == number
+    assert Item.objects.tagged(["new", "newer"]).count() == number
 
 
 @pytest.mark.once

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from rest_framework.test import APIClient
 
 from compute import completion
 from compute.models import Job, JobFile
+from compute.outcomes import Split
 from compute.registry import TaskFailed, get_task
 from compute.task_context import ClaimLost
 from compute.tasks import change_items as module
@@ -37,6 +39,9 @@ SCHEMA = {
     }
 }
 RETIRED = {"status": "retired"}
+on_postgresql = pytest.mark.skipif(
+    connection.vendor == "sqlite", reason="it has one writer at a time"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +284,99 @@ def test_job_that_is_undone_while_it_runs_changes_nothing_more(
     assert ItemChange.objects.filter(batch=context.job_id).count() == 2
     assert set(ChangeBatch.objects.values_list("undone", flat=True)) == {True, False}
     assert Item.objects.filter(tags__name="old").count() == 5
+
+
+@pytest.fixture
+def in_parts(settings, monkeypatch) -> None:
+    settings.COMPUTE_PROCESSES = 2
+    monkeypatch.setattr(module, "DIVIDED_FROM", 2)
+
+
+@on_postgresql
+def test_parts_of_a_job_make_one_batch_and_one_list_of_reasons(
+    bolts, editor, in_parts, editor_client
+):
+    for code in "xyz":
+        make_item(collection="bolts", code=code, valid_from="2030-01-01", tags=["old"])
+    catalogue.update_item("bolts.a", {"valid_to": "2026-12-31"}, actor=TESTER)
+    before = states()
+    job = do("change_items", editor, filter="tag=old", valid_to="2026-12-31")
+    assert [
+        part.params["share"]["selected"] for part in job.parts.order_by("part")
+    ] == [
+        4,
+        4,
+    ]
+    names = ("selected", "changed", "unchanged", "rejected")
+    assert [job.result[name] for name in names] == [8, 4, 1, 3]
+    listed = rows(job, module.REJECTS)
+    assert {row["id"] for row in listed} == {"bolts.x", "bolts.y", "bolts.z"}
+    assert job.result["rejects"] == listed
+    batch = ChangeBatch.objects.get()
+    assert (str(batch.pk), batch.updated) == (job.result["batch"], 4)
+    assert batch.finished_at
+    assert not JobFile.objects.filter(name=module.SELECTION).exists()
+    page = editor_client.get(job.get_absolute_url()).content.decode()
+    assert "4 of 8 items were changed" in page
+    undo_batch(batch.pk, actor=TESTER)
+    assert states() == before
+
+
+@on_postgresql
+@pytest.mark.parametrize("at", ["save_checkpoint", "progress"])
+def test_killed_part_goes_on_where_it_was(bolts, editor, in_parts, at):
+    """Before a portion is committed, or after it."""
+    for code in "wxyz":
+        make_item(collection="bolts", code=code, tags=["old"])
+    make_item(collection="bolts", code="f", valid_from="2030-01-01", tags=["old"])
+    change = {"valid_to": "2026-12-31", "remove_tags": ["old"]}
+    context = begin("change_items", editor, filter="tag=old", **change)
+    task, params = get_task("change_items"), context.claim.params
+    split = task.main(context, **params)
+    assert task.main(context, **params) == split  # killed at its very end
+    completion.finish(context.claim, Split(split.params))
+    calls: Iterator[int] = iter(range(100))
+    part = claim()
+    original = getattr(part, at)
+
+    def fail(*args: Any) -> None:
+        original(*args)
+        if next(calls) == 1:
+            raise PowerCut
+
+    setattr(part, at, fail)
+    with pytest.raises(PowerCut):
+        task.part_function(part, **part.claim.params)
+    Job.objects.filter(pk=part.job_id).update(lease_until="2000-01-01T00:00Z")
+    assert completion.requeue_lost() == 1
+    make_item(id="later", tags=["old"])
+    for _ in split.params:
+        part = claim()
+        result = task.part_function(part, **part.claim.params)
+        assert task.part_function(part, **part.claim.params) == result
+        end(part, result)
+    merging = claim()
+    done = merging.part_results()
+    result = task.merge_function(merging, done, **params)
+    assert task.merge_function(merging, done, **params) == result
+    assert (result["changed"], result["rejected"]) == (9, 1)
+    assert len(rows(end(merging, result), module.REJECTS)) == 1
+    assert ItemChange.objects.filter(version=2).count() == 9
+    assert ChangeBatch.objects.get().updated == 9
+    assert Item.objects.get(pk="later").tags.exists()
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "change",
+    [{"parent": "bolts.a"}, {"clear": ["replaced_by"]}, {"collection": "nuts"},
+     {"dry_run": True, **RETIRED}],
+    ids=str,
+)  # fmt: skip
+def test_change_that_links_items_is_not_divided(bolts, editor, in_parts, change):
+    job = do("change_items", editor, filter="tag=old", **change)
+    assert job.result["selected"] == 5
+    assert not job.parts.exists()
 
 
 @pytest.mark.once

@@ -21,6 +21,7 @@ class Scale:
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     requests: int = 15  # in a round, where the cost of one response is measured
     imported: int = 50_000
+    changed: int = 200_000
     heavy: int = 800_000_000
     delays: int = 40
     loads: tuple[float, ...] = (1, 2, 3, 5)
@@ -38,6 +39,7 @@ QUICK = Scale(
     sizes=(1_000, 10_000, 30_000),
     requests=5,
     imported=10_000,
+    changed=20_000,
     heavy=200_000_000,
     delays=15,
     loads=(1, 5),
