@@ -361,6 +361,16 @@ def test_search_indexes_exist_and_are_used(some_items):
         assert connection.vendor == "sqlite" or "item_by_trigram" in plan
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it has no such list")
+def test_search_reads_a_short_list_of_what_was_just_imported():
+    text = " ".join(f"word{n}" for n in range(100))
+    make_items(1_500, description=text)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT gin_clean_pending_list('item_by_trigram')")
+        (pages,) = cursor.fetchone()
+    assert pages <= 64  # of 8 KB; more than 300 were written
+
+
 def test_popular_tags_are_the_most_frequent():
     names = [f"t{n:02}" for n in range(MAX_POPULAR_TAGS + 1)]
     for tags in (names[:30], names[30:60], names[60:], names[5:6], names[60:]):
