@@ -73,6 +73,11 @@ class ListQuery:
         ancestors = tuple(rules.clean_id(one) for one in above)
         return cls(search, by_field, conditions, ordering, ancestors)
 
+    @property
+    def is_filtered(self) -> bool:
+        """Return whether it selects by more than the search."""
+        return bool(self.conditions) or any(self.filters.values())
+
     def items(self) -> ItemQuerySet:
         rows = Item.objects.search(self.search).for_reading()
         for name, values in self.filters.items():

@@ -7,7 +7,7 @@ of a misspelled word is often right. Of their names the most similar ones are ta
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain
 from statistics import fmean
 
 from items.list_query import ListQuery
@@ -30,27 +30,35 @@ def suggest(query: ListQuery) -> list[str]:
     words = search_words(query.search).split()
     if not words:
         return []
-    candidates = {item.pk: item for item in _candidates(query, words)}
-    within = replace(query, search="").items()
-    kept = within.filter(pk__in=list(candidates)).values_list("pk", flat=True)
-    names = dict.fromkeys(name for pk in kept for name in _names(candidates[pk]))
+    candidates = dict(_candidates(query, words))
+    if query.is_filtered:
+        within = replace(query, search="").items().order_by()
+        kept = within.filter(pk__in=list(candidates)).values_list("pk", flat=True)
+        candidates = {pk: candidates[pk] for pk in kept}
+    names = dict.fromkeys(chain.from_iterable(candidates.values()))
     similarities = {name: _similarity(words, name) for name in names}
     closest = sorted(names, key=lambda name: (-similarities[name], name))
     least = max(SIMILARITY_MIN, max(similarities.values(), default=0) - SPREAD)
     return [name for name in closest if similarities[name] >= least][:SUGGESTED_MAX]
 
 
-def _candidates(query: ListQuery, words: Sequence[str]) -> Iterator[Item]:
-    rows = Item.objects.only("name", "labels", "aliases")
+def _candidates(
+    query: ListQuery, words: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield ids of items, with their names."""
+    rows = Item.objects.all()
     keys = query.filters["collection"]
     if len(keys) == 1:  # its items have an index by name
         rows = rows.filter(collection=keys[0])
     key = sort_key(query.search)
-    yield from rows.filter(sort_key__gte=key).order_by("sort_key", "pk")[:NEIGHBOURS]
-    before = rows.filter(sort_key__lt=key).order_by("-sort_key", "-pk")
-    yield from before[:NEIGHBOURS]
+    after = rows.filter(sort_key__gte=key).order_by("sort_key", "pk")[:NEIGHBOURS]
+    before = rows.filter(sort_key__lt=key).order_by("-sort_key", "-pk")[:NEIGHBOURS]
+    some = [after, before]
     if halves := [parts for word in words if (parts := _halves(word))]:
-        yield from with_a_part_of_each(rows, halves, CANDIDATES_MAX)
+        some.append(with_a_part_of_each(rows, halves, CANDIDATES_MAX))
+    for found in some:
+        for pk, *names in found.values_list("pk", "name", "labels", "aliases"):
+            yield pk, _names(*names)
 
 
 def _halves(word: str) -> list[str]:
@@ -60,9 +68,8 @@ def _halves(word: str) -> list[str]:
     return [half for half in halves if len(half) >= TRIGRAM]
 
 
-def _names(item: Item) -> Iterator[str]:
-    names = (item.name, *item.labels.values(), *item.aliases)
-    return islice(names, NAMES_MAX)
+def _names(name: str, labels: dict[str, str], aliases: list[str]) -> list[str]:
+    return [name, *labels.values(), *aliases][:NAMES_MAX]
 
 
 def _similarity(words: Sequence[str], name: str) -> float:
