@@ -145,7 +145,7 @@ async def send_stale(
     is_overload: bool = False,
 ) -> bool:
     """Send the batch however old it is; return False if a part was never fetched."""
-    in_memory_only = is_overload and response_store.reads > 0
+    in_memory_only = is_overload and response_store.is_busy()
     found = await asyncio.gather(
         *(response_store.find_stale(key, in_memory_only) for key in asked.keys)
     )

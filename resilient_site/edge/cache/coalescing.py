@@ -167,17 +167,13 @@ async def _answer_with_new(
 async def send_stale_response(
     request: EdgeRequest, send: Send, extra: Headers, is_overload: bool = False
 ) -> bool:
-    """Send a reader its own stale response, or else the shared one; return whether.
-
-    In an overload at most one of these searches the disk at a time: to do that in vain
-    costs more than a rejection.
-    """
+    """Send a reader its own stale response, or else the shared one; return whether."""
     if not request.is_safe:
         return False
-    copy = await private_cache.find(request, is_overload)
+    in_memory_only = is_overload and response_store.is_busy()
+    copy = await private_cache.find(request, in_redis=not in_memory_only)
     if copy is None or not copy.is_usable_if_error():
         key = key_of(request)
-        in_memory_only = is_overload and response_store.reads > 0
         copy = await response_store.find_stale(key, in_memory_only) if key else None
     if copy is None or not copy.is_usable_if_error():
         return False

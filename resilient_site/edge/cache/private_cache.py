@@ -59,19 +59,13 @@ def forget(request: EdgeRequest) -> None:
         response_store.delete(key)
 
 
-async def find(
-    request: EdgeRequest, is_overload: bool = False
-) -> CachedResponse | None:
-    """Return the last response to this client; None if it has signed out since.
-
-    In an overload Redis is not asked for it: most clients have none there.
-    """
+async def find(request: EdgeRequest, *, in_redis: bool = True) -> CachedResponse | None:
+    """Return the last response to this client; None if it has signed out since."""
     key = private_key_of(request)
     if key is None:
         return None
     is_known = all(map(verified_tokens().is_recognized, request.credentials))
-    in_redis = is_known and not is_overload
-    copy = await response_store.find_stale(key, in_redis=in_redis)
+    copy = await response_store.find_stale(key, in_redis=is_known and in_redis)
     if copy is None or not invalidations.is_current(copy.mark):
         return None
     is_heard = receives_all_invalidations() or copy.age < FRESH_S

@@ -62,6 +62,8 @@ SLOT_BYTES = 4 * 1024
 PRIVATE_SHARE = 4
 MAX_REDIS_BYTES = 64 * 1024
 NOT_EMPTY = "not-empty"
+# In an overload no more are under way: to search in vain costs more than a rejection.
+OVERLOAD_READS = 4
 # When fewer fresh responses are found in Redis, only one in so many is looked up.
 MIN_FOUND = 1 / 50
 SAMPLE_EVERY = 16
@@ -225,6 +227,10 @@ class ResponseStore:
         if found and isinstance(key, Key) and pending is self._pending:
             self._put_found(key, found, is_on_disk)  # with its age
         return found
+
+    def is_busy(self) -> bool:
+        """Return whether nothing but memory should be searched in an overload."""
+        return self.reads >= OVERLOAD_READS
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to show; waits for disk and Redis."""
