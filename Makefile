@@ -29,10 +29,10 @@ run: export DATA_DIR := $(DATA_DIR)
 run: .venv/.run ## Start the site (HOST, PORT, DATA_DIR)
 	@exec $(PYTHON_BIN) manage.py serve
 
-# Three at a time on two cores, as tests also wait; hash seed: all name the tests alike;
+# Four at a time on two cores, as tests also wait; hash seed: all name the tests alike;
 # bytecode: else each of them compiles all tests anew.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE PYTHONHASHSEED=0 TEST_DB=$(1) \
-	$(PYTHON_BIN) -m pytest -n 3 --dist loadfile \
+	$(PYTHON_BIN) -m pytest -n 4 --dist loadfile \
 	--no-loadscope-reorder -m $(2) $(ARGS) || { code=$$?; [ -n "$(strip $(ARGS))" ] && [ $$code -eq 5 ]; }
 
 test: .system ## Run the tests (ARGS: pytest's)

@@ -2,8 +2,8 @@
 
 It also shortens the time after which a message is lost, in the workers of tests that
 wait for that (TEST_LOST_AFTER_S), lets a pool poll as good as never (TEST_POLL_S) and
-end a process after few jobs (TEST_JOBS_MAX), and takes longer jobs for short ones
-(TEST_SHORT_S).
+end a process after few jobs (TEST_JOBS_MAX), takes longer jobs for short ones
+(TEST_SHORT_S), and changes few items already in parts (TEST_PORTION).
 """
 
 import ctypes
@@ -21,6 +21,8 @@ from compute import queue
 from compute.pool import supervisor, worker_process
 from compute.registry import Parts, TaskFailed, has_permissions, is_authenticated, task
 from compute.task_context import TaskContext
+from compute.tasks import change_items
+from items.bulk import portions
 
 ON_FILE = "Written in attempt {}\n"
 
@@ -30,6 +32,9 @@ if short_s := os.environ.get("TEST_SHORT_S"):
     supervisor.SHORT_S = float(short_s)
 if jobs_max := os.environ.get("TEST_JOBS_MAX"):
     worker_process.JOBS_MAX = int(jobs_max)
+if portion := os.environ.get("TEST_PORTION"):
+    portions.PORTION = int(portion)
+    change_items.DIVIDED_FROM = 2 * portions.PORTION
 if lost_after_s := os.environ.get("TEST_LOST_AFTER_S"):
     queue.LOST_AFTER = timedelta(seconds=float(lost_after_s))
 
