@@ -35,6 +35,8 @@ DELETED = "The item was deleted meanwhile."
 COUNTS = ("changed", "unchanged", "rejected")
 # From this number of items on, parts are worth starting them.
 DIVIDED_FROM = 20_000
+# Each keeps a core of the database busy: more would leave less to all others.
+PARTS_MAX = 2
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _parts(context: TaskContext, change: ItemData) -> int:
         return 1  # which has one writer at a time
     # Items in two parts that refer to each other would wait for each other.
     is_linked = not {"collection", *integrity.POINTERS}.isdisjoint(change)
-    return 1 if is_linked else context.processes
+    return 1 if is_linked else min(context.processes, PARTS_MAX)
 
 
 def _divided(found: list[Share], number: int) -> Iterator[Share]:

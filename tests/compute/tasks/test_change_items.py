@@ -288,7 +288,7 @@ def test_job_that_is_undone_while_it_runs_changes_nothing_more(
 
 @pytest.fixture
 def in_parts(settings, monkeypatch) -> None:
-    settings.COMPUTE_PROCESSES = 2
+    settings.COMPUTE_PROCESSES = 8
     monkeypatch.setattr(module, "DIVIDED_FROM", 2)
 
 
