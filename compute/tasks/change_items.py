@@ -175,7 +175,7 @@ def _change(
             raise TaskFailed(error.detail) from error
         share = state.done / max(1, state.selected)
         message = f"{state.done:,} of {state.selected:,} items"
-        context.progress(share, message)
+        context.progress(share, f"{message} of a part" if end else message)
     return state
 
 
