@@ -6,6 +6,8 @@ set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 lock=${1:-${LOCK:-requirements.txt}}
+# Without this, uv knows only its own certificates, not those of a company's proxy.
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 venv=.venv
 python=$venv/bin/python
 unfinished=$venv/.unfinished
@@ -92,7 +94,12 @@ make_venv() {
         fi
     fi
     if ! accept "$python" >/dev/null && [ -n "$base" ]; then
-        "$base" -m venv "$venv" >/dev/null 2>&1 ||
+        # Copying pip into it takes as long as installing everything with uv.
+        if "$base" -m pip --python "$base" --version >/dev/null 2>&1; then
+            "$base" -m venv --without-pip "$venv" >/dev/null 2>&1 || :
+        fi
+        accept "$python" >/dev/null ||
+            "$base" -m venv "$venv" >/dev/null 2>&1 ||
             give_up "$base cannot make a virtual environment: install its venv module (Debian: apt-get install python3-venv), or uv."
     fi
     if ! accept "$python" >/dev/null; then
@@ -103,9 +110,21 @@ make_venv() {
     say "Made $venv with $("$python" --version)"
 }
 
+# The pip of .venv, else that of the interpreter outside.
+find_pip() {
+    for one in "$python" "$(accept "$python")"; do
+        if "$one" -m pip --python "$python" --version >/dev/null 2>&1; then
+            say "$one"
+            return 0
+        fi
+    done
+    return 1
+}
+
 pip_install() {
-    "$python" -m pip install -qq --no-input --disable-pip-version-check \
-        --require-hashes "$@"
+    pip=$(find_pip) &&
+        "$pip" -m pip --python "$python" install -qq --no-input \
+            --disable-pip-version-check --require-hashes "$@"
 }
 
 # uv from the development lock, by its hash.
@@ -132,11 +151,10 @@ say "Installing $lock"
 if ! uv=$(find_uv) && install_uv; then uv=$venv/bin/uv; fi
 if [ -z "$uv" ] ||
     ! "$uv" pip install -q --python "$python" --require-hashes -r "$lock"; then
-    if "$python" -m pip --version >/dev/null 2>&1; then
-        pip_install -r "$lock"
-    else
-        say "uv could not install $lock" >&2
+    if ! find_pip >/dev/null; then
+        say "Neither uv nor pip could install $lock" >&2
         exit 1
     fi
+    pip_install -r "$lock"
 fi
 rm -f "$unfinished" "$venv/.uv.txt"
