@@ -56,7 +56,7 @@ def placed_rows(start: int, stop: int) -> Iterator[tuple[str, ...]]:
             for one in attributes(number).values()
         )
         yield (
-            *row, COLLECTIONS[place], str(n), *cells,
+            *row, COLLECTIONS[place], str(number), *cells,
             "" if parent is None else f"load-{parent}",
         )  # fmt: skip
 

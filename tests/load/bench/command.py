@@ -30,6 +30,8 @@ def main() -> int:
     scale = QUICK if options.quick else Scale()
     if options.rounds:
         scale = replace(scale, rounds=options.rounds)
+    if options.size:
+        scale = replace(scale, sizes=tuple(options.size))
     results = Report(machine.describe())
     begin = time.monotonic()
     try:
@@ -97,5 +99,9 @@ def _options() -> argparse.Namespace:
         "--only", action="append", choices=SECTIONS, help="may be repeated"
     )
     parser.add_argument("--rounds", type=int, help="5, with --quick 2")
+    parser.add_argument(
+        "--size", action="append", type=int, metavar="ITEMS",
+        help="of the growing catalogue, may be repeated; smallest first",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("var/bench"))
     return parser.parse_args()
