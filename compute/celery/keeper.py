@@ -94,10 +94,10 @@ class Keeper:
         with suppress(BlockingIOError):
             for line in os.read(self._reader, PIPE_BYTES).splitlines():
                 match orjson.loads(line):
-                    case [claim, float(fraction), text]:
+                    case [task, str(how), seconds]:
+                        metrics.record_run(task, how, seconds)
+                    case [claim, fraction, text]:
                         progress[claim] = fraction, text
-                    case ended:
-                        metrics.record_run(*ended)
         return progress
 
     def _run(self) -> None:
@@ -111,6 +111,9 @@ class Keeper:
             except (DatabaseError, InterfaceError) as error:
                 logger.error("The database is unavailable: %s", error)
                 connection.close()
+            except Exception:
+                # Without this thread no lease is renewed.
+                logger.exception("The keeper of jobs failed.")
 
     def _turn(self) -> None:
         progress = self._read_reports()

@@ -69,6 +69,7 @@ def take_time(context: TaskContext, seconds: float, gate: str = "") -> None:
 @task(params=Seconds)
 def nap(context: TaskContext, *, seconds: float, gate: str = "") -> Any:
     """Take some time, with progress."""
+    context.progress(0)  # a whole number, as tasks may well report
     take_time(context, seconds, gate)
     return {"attempt": context.claim.attempt}
 
