@@ -19,7 +19,7 @@ OVERLAY = FOLDER / "overlays" / "production"
 # Of the lowest and the highest release of Kubernetes that the manifests are for.
 VERSIONS = ("1.34", "1.37")
 # What others define; no schema of these is at hand.
-CUSTOM = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor"}
+CUSTOM = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor", "PodMonitor"}
 # README.md has them created by hand: nothing secret is in the repository.
 SECRETS = {"resilient-site", "resilient-site-tls"}
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.utils.csp import CSP
@@ -543,7 +544,21 @@ LOG_FORMAT = env.str(
 ACCESS_LOG = env.str("ACCESS_LOG", "1", validate=validate.OneOf(["0", "1", "all"]))
 # Behind a proxy it is the address that the proxy names which counts.
 METRICS_ALLOW: list[str] = env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1"])
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+
+
+@env.parser_for("host_and_port")
+def parse_host_and_port(value: str) -> tuple[str, int] | None:
+    if not value:
+        return None
+    with suppress(ValueError):
+        url = urlsplit(f"//{value}")
+        if url.hostname and url.port and url.netloc == value:
+            return url.hostname, url.port
+    raise ValidationError("Not an address and port, such as 0.0.0.0:9464.")
+
+
+METRICS_BIND: tuple[str, int] | None = env.host_and_port("METRICS_BIND", "")
+if METRICS_BIND or "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     multiprocess.share(DATA_DIR)  # before anything imports prometheus_client
 LOGGING = {
     "version": 1,

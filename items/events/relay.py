@@ -16,11 +16,13 @@ from items.events.lease import Lease, LeaseLost
 from items.events.ordering import Batch, next_batch
 from items.events.publisher import ERRORS, Publisher
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
+from resilient_site.observability.metrics import counter
 from resilient_site.resilience import breakers
 from resilient_site.resilience.breakers import State, describe
 
 logger = logging.getLogger(__name__)
 
+EVENTS_PUBLISHED = counter("events_published", "Changes published to the broker.")
 BATCH = 500
 LOOK_S = 0.05
 READ_EVERY_S = 0.2
@@ -58,6 +60,7 @@ class Relay:
             while not self._stopping and (batch := self._next_batch()):
                 self._publisher.publish(batch, self._lease.check)
                 self._lease.save(batch)
+                EVENTS_PUBLISHED.inc(len(batch.changes))
                 self._record_success()
         except (DatabaseError, InterfaceError) as error:
             connection.close()

@@ -25,6 +25,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    start_http_server,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -131,10 +132,7 @@ def follow(counter: Counter, total: float) -> None:
 def render() -> bytes:
     """Return the page of all processes that share their metrics."""
     _sample()
-    if not os.path.isdir(os.environ.get(multiprocess.VARIABLE, "")):
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry(auto_describe=False)
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry = _registry()
     for _ in range(READS_MAX):
         try:
             return generate_latest(registry)
@@ -142,6 +140,27 @@ def render() -> bytes:
             # A process has just opened a file that is still empty, or removed one.
             time.sleep(READ_AGAIN_S)
     return generate_latest(registry)
+
+
+def _registry() -> CollectorRegistry:
+    """Return that of all processes which share their metrics, else that of this one."""
+    if not os.path.isdir(os.environ.get(multiprocess.VARIABLE, "")):
+        return REGISTRY
+    registry = CollectorRegistry(auto_describe=False)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def listen(address: tuple[str, int] | None) -> None:
+    """Serve the page at this address, in a thread, where no web process does."""
+    if address is None:
+        return
+    host, port = address
+    try:
+        start_http_server(port, host, _registry())
+    except OSError as error:
+        # The work goes on; another program of this machine may serve them.
+        logger.warning("Metrics are not served at %s:%d: %s", host, port, error)
 
 
 def start(role: str) -> None:

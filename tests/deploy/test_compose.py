@@ -36,7 +36,7 @@ def test_metrics_are_for_a_network_without_nginx(compose: dict[str, Any]):
     inside = {
         name for name in services if "metrics" in services[name].get("networks", ())
     }
-    assert inside == {"web1", "web2"}
+    assert inside == {"web1", "web2", "compute", "events"}
     assert networks["metrics"]["internal"] is True
     subnets = {
         name: ipaddress.ip_network(network["ipam"]["config"][0]["subnet"])

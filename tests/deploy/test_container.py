@@ -73,6 +73,7 @@ def test_pod_serves_on_a_read_only_root(cluster: Cluster):
 def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster, backend: str):
     pod, worker = cluster.pods[0], cluster.worker
     worker.env |= {"COMPUTE_BACKEND": backend, "BROKER_URL": worker.env["REDIS_URL"]}
+    worker.env["METRICS_BIND"] = f"{worker.host}:{worker.port}"
     worker.start_worker()
     answers = [
         pod.request("POST", "/api/v1/jobs", {"task": task}, cluster.headers)
@@ -84,6 +85,8 @@ def test_worker_runs_jobs_on_a_read_only_root(cluster: Cluster, backend: str):
         return {pod.get(url, **cluster.headers).json()["state"] for url in urls}
 
     wait_for(lambda: states() == {"succeeded"})
+    ended = b'jobs_ended_total{how="succeeded",task="catalogue_report"} 1.0\n'
+    wait_for(lambda: ended in worker.get("/metrics").body)
     assert worker.process is not None
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(90) == 0

@@ -156,6 +156,23 @@ def test_probes_and_ports_are_those_of_the_web_processes(
     assert f"server {host}:{port['containerPort']} resolve" in upstream
 
 
+def test_workers_and_relay_are_scraped_where_they_serve_metrics(
+    manifests: list[dict[str, Any]],
+):
+    port = int(settings_of(manifests)["METRICS_BIND"].rpartition(":")[2])
+    monitor = named(manifests, "PodMonitor", "workers")["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    (scraped,) = monitor["selector"]["matchExpressions"]
+    policy = named(manifests, "NetworkPolicy", "metrics")["spec"]
+    assert policy["podSelector"]["matchExpressions"] == [scraped]
+    assert policy["ingress"][0]["ports"] == [{"port": endpoint["port"]}]
+    for name in scraped["values"]:
+        (container,) = check.pod_of(named(manifests, "Deployment", name))["spec"][
+            "containers"
+        ]
+        assert container["ports"] == [{"name": endpoint["port"], "containerPort": port}]
+
+
 def test_pods_are_given_the_time_to_stop(manifests: list[dict[str, Any]]):
     def times(name: str) -> tuple[int, int]:
         pod = check.pod_of(named(manifests, "Deployment", name))["spec"]

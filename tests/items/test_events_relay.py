@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import kombu
 import pytest
@@ -22,7 +23,7 @@ from tests.compute.conftest import database_of_tests, environment
 from tests.events import QUEUE, Consumer
 from tests.factories import change_items, make_item
 from tests.faults.proxy import Proxy
-from tests.private_server import wait_for
+from tests.private_server import LOOPBACK, free_port, wait_for
 from tests.running import ROOT
 from tests.servers import RabbitMQ
 
@@ -34,7 +35,7 @@ class RunningRelay:
     """One `manage.py relay_events`."""
 
     def __init__(self, env: dict[str, str], output: Path) -> None:
-        self.path = output
+        self.path, self.page = output, f"http://{env['METRICS_BIND']}/metrics"
         with output.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "relay_events"],
@@ -43,6 +44,10 @@ class RunningRelay:
 
     def output(self) -> str:
         return self.path.read_text()
+
+    def metrics(self) -> str:
+        with urlopen(self.page, timeout=60) as response:
+            return response.read().decode()
 
     def holds_lease(self) -> bool:
         holder = f":{self.process.pid}:"
@@ -55,6 +60,7 @@ def make_relays(transactional_db, tmp_path) -> Iterator[Callable[..., list]]:
 
     def make(number: int, url: str) -> list[RunningRelay]:
         env = environment(tmp_path) | database_of_tests() | {"EVENTS_URL": url}
+        env["METRICS_BIND"] = f"{LOOPBACK}:{free_port()}"  # one of several gets it
         for one in range(number):
             relays.append(RunningRelay(env, tmp_path / f"relay-{one}.log"))
         return relays
@@ -146,6 +152,8 @@ def test_outages_of_broker_and_database_lose_no_change(
     wait_for_all(consumer)
     change_items(range(50, 100))
     assert_equal_and_in_order(consumer)
+    published = f"resilient_site_events_published_total {len(logged())}.0\n"
+    wait_for(lambda: published in relay.metrics())
 
     received = len(consumer.bodies)
     with changing_items(range(100, 250)):
@@ -205,4 +213,5 @@ def test_hung_relay_is_replaced_and_no_change_is_lost(
         make_item(id="after-the-pause")
         wait_for_all(consumer)
         assert second.holds_lease()
+    assert sum("Metrics are not served at" in one.output() for one in relays) == 1
     assert_equal_and_in_order(consumer, duplicates=BATCH)

@@ -38,6 +38,7 @@ class Command(BaseCommand):
 
 def start_threads() -> None:
     metrics.start("compute")
+    metrics.listen(settings.METRICS_BIND)
     tracing.start("compute")
     breaker_overrides.start()
     line_handler().start()

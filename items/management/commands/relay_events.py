@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from resilient_site.observability import metrics
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ class Command(BaseCommand):
         # Imported here, as no other process needs kombu.
         from items.events.relay import Relay
 
+        metrics.start("relay")
+        metrics.listen(settings.METRICS_BIND)
         breaker_overrides.start()
         relay = Relay(settings.EVENTS_URL)
         for number in (signal.SIGTERM, signal.SIGINT):
