@@ -1,15 +1,13 @@
-from itertools import pairwise
 from typing import Any
 
 from rest_framework import serializers
 
 from compute.registry import Parts, anyone, task
 from compute.task_context import TaskContext
-from compute.tasks.algorithms.primes import count_primes
+from compute.tasks.algorithms.primes import SPAN, count_primes
 
 # A smaller part would not be worth the cost of its claim.
 PART_MIN = 20_000_000
-PARTS_PER_PROCESS = 2
 
 
 class Params(serializers.Serializer[Any]):
@@ -27,16 +25,19 @@ def heavy_computation(context: TaskContext, *, size: int) -> Any:
 
     A demonstration: the default takes one core about two seconds.
     """
-    number = min(context.processes * PARTS_PER_PROCESS, size // PART_MIN)
-    if context.processes == 1 or number < 2:
+    number = min(context.processes, size // PART_MIN)
+    if number < 2:
         return _result(size, [count_primes(0, size, context.progress)])
-    bounds = [size * part // number for part in range(number + 1)]
-    return Parts([{"start": a, "stop": b} for a, b in pairwise(bounds)])
+    # Each has small and large numbers, which take longest: they end at the same time.
+    starts = (2 + part * SPAN for part in range(number))
+    return Parts([{"start": it, "stop": size, "every": number} for it in starts])
 
 
 @heavy_computation.part
-def count(context: TaskContext, *, start: int, stop: int) -> tuple[int, int]:
-    return count_primes(start, stop, context.progress)
+def count(
+    context: TaskContext, *, start: int, stop: int, every: int = 1
+) -> tuple[int, int]:
+    return count_primes(start, stop, context.progress, every)
 
 
 @heavy_computation.merge

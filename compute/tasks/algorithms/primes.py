@@ -5,16 +5,23 @@ from math import isqrt
 
 # Odd numbers in one segment, which fits into a processor's cache.
 SEGMENT = 1 << 19
+SPAN = 2 * SEGMENT  # of all numbers
 
 
 def count_primes(
-    start: int, stop: int, on_progress: Callable[[float], None] | None = None
+    start: int,
+    stop: int,
+    on_progress: Callable[[float], None] | None = None,
+    every: int = 1,
 ) -> tuple[int, int]:
-    """Return the number of primes p with start <= p < stop, and the largest (or 0)."""
+    """Return the number of primes p with start <= p < stop, and the largest (or 0).
+
+    With `every`, only those of one segment of so many: SPAN numbers from the start on.
+    """
     count, largest = (1, 2) if start <= 2 < stop else (0, 0)
     first = max(start, 3) | 1
     divisors = _odd_primes_below(isqrt(max(stop - 1, 0)) + 1)
-    for low in range(first, stop, 2 * SEGMENT):
+    for low in range(first, stop, SPAN * every):
         size = min(SEGMENT, (stop - low + 1) // 2)
         is_prime = _sieve(low, size, divisors)
         if found := is_prime.count(1):

@@ -47,7 +47,7 @@ def test_primes_are_counted_in_any_range():
 def test_heavy_computation_is_split_and_merged(reader, settings):
     settings.COMPUTE_PROCESSES = 3
     job = do("heavy_computation", reader, size=100_000_000)
-    assert job.parts.count() == 5
+    assert job.parts.count() == 3
     assert job.result == {
         "message": "Heavy computation finished",
         "size": 100_000_000,
