@@ -36,10 +36,12 @@ DATABASE_RETRY_S = 0.5
 CLEAN_S = 3600
 # After a run that found something: it may have left some.
 CLEAN_AGAIN_S = 30
-# Behind a job that took less than this, so many are prefetched: claimed before a
-# process is free, as the database takes longer than they do.
+# Behind a job that took less than this, others are prefetched: claimed before a process
+# is free, as the database takes longer than they do. If they are as short, they are
+# done within PREFETCHED_S.
 SHORT_S = 0.01
-PREFETCH_MAX = 16
+PREFETCHED_S = 0.1
+PREFETCH_MAX = 64
 # Outcomes are written together, with the next claim, for so long.
 BATCH_S = 0.02
 # Claims that wait longer, behind jobs that turn out long, are released.
@@ -181,8 +183,10 @@ class Supervisor:
         if self._stop_at is not None:
             return 0
         free = sum(worker.is_free for worker in self.workers)
-        may_prefetch = self._last_duration_s < SHORT_S
-        return free + PREFETCH_MAX if free and may_prefetch else free
+        if not free or self._last_duration_s >= SHORT_S:
+            return free
+        in_time = len(self.workers) * PREFETCHED_S / max(self._last_duration_s, 0.001)
+        return free + min(int(in_time), PREFETCH_MAX)
 
     def _write_and_claim(self, wanted: int) -> list[Claim]:
         """Write outcomes and claim new jobs in one transaction."""

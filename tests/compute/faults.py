@@ -29,7 +29,7 @@ ON_FILE = "Written in attempt {}\n"
 if poll_s := os.environ.get("TEST_POLL_S"):
     supervisor.POLL_S = float(poll_s)
 if short_s := os.environ.get("TEST_SHORT_S"):
-    supervisor.SHORT_S = float(short_s)
+    supervisor.SHORT_S = supervisor.PREFETCHED_S = float(short_s)
 if jobs_max := os.environ.get("TEST_JOBS_MAX"):
     worker_process.JOBS_MAX = int(jobs_max)
 if portion := os.environ.get("TEST_PORTION"):
