@@ -95,11 +95,7 @@ make_venv() {
     fi
     if ! accept "$python" >/dev/null && [ -n "$base" ]; then
         # Copying pip into it takes as long as installing everything with uv.
-        if "$base" -m pip --python "$base" --version >/dev/null 2>&1; then
-            "$base" -m venv --without-pip "$venv" >/dev/null 2>&1 || :
-        fi
-        accept "$python" >/dev/null ||
-            "$base" -m venv "$venv" >/dev/null 2>&1 ||
+        "$base" -m venv --without-pip "$venv" >/dev/null 2>&1 ||
             give_up "$base cannot make a virtual environment: install its venv module (Debian: apt-get install python3-venv), or uv."
     fi
     if ! accept "$python" >/dev/null; then
@@ -110,21 +106,23 @@ make_venv() {
     say "Made $venv with $("$python" --version)"
 }
 
-# The pip of .venv, else that of the interpreter outside.
+# Installs into .venv with the pip of the given interpreter.
+pip_install() {
+    pip=$1
+    shift
+    "$pip" -m pip --python "$python" install -qq --no-input \
+        --disable-pip-version-check --require-hashes "$@"
+}
+
+# Prints the first interpreter that has a pip for .venv: itself, or the one outside.
 find_pip() {
-    for one in "$python" "$(accept "$python")"; do
-        if "$one" -m pip --python "$python" --version >/dev/null 2>&1; then
-            say "$one"
+    for pip in "$python" "$(accept "$python")"; do
+        if "$pip" -m pip --python "$python" --version >/dev/null 2>&1; then
+            say "$pip"
             return 0
         fi
     done
-    return 1
-}
-
-pip_install() {
-    pip=$(find_pip) &&
-        "$pip" -m pip --python "$python" install -qq --no-input \
-            --disable-pip-version-check --require-hashes "$@"
+    "$python" -m ensurepip >/dev/null 2>&1 && say "$python"
 }
 
 # uv from the development lock, by its hash.
@@ -132,7 +130,10 @@ install_uv() {
     awk '/^uv==/ { on = 1; print; next } on && /^ / { print; next } { on = 0 }' \
         requirements-dev.txt >"$venv/.uv.txt" &&
         [ -s "$venv/.uv.txt" ] &&
-        pip_install --no-deps -r "$venv/.uv.txt" >/dev/null 2>&1
+        {
+            pip_install "$(accept "$python")" --no-deps -r "$venv/.uv.txt" ||
+                { pip=$(find_pip) && pip_install "$pip" --no-deps -r "$venv/.uv.txt"; }
+        } >/dev/null 2>&1
 }
 
 if [ ! -f "$lock" ]; then
@@ -151,10 +152,10 @@ say "Installing $lock"
 if ! uv=$(find_uv) && install_uv; then uv=$venv/bin/uv; fi
 if [ -z "$uv" ] ||
     ! "$uv" pip install -q --python "$python" --require-hashes -r "$lock"; then
-    if ! find_pip >/dev/null; then
-        say "Neither uv nor pip could install $lock" >&2
+    if ! pip=$(find_pip); then
+        say "There is neither uv nor pip to install $lock: install one (Debian: apt-get install python3-pip)." >&2
         exit 1
     fi
-    pip_install -r "$lock"
+    pip_install "$pip" -r "$lock"
 fi
 rm -f "$unfinished" "$venv/.uv.txt"
