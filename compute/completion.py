@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import DataError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from compute.models import ERROR_MAX, MESSAGE_MAX, Job
 from compute.outcomes import (
@@ -26,6 +27,7 @@ from compute.outcomes import (
     Released,
     Split,
     Succeeded,
+    Unsupported,
 )
 from compute.queue import NOW, Claim, as_column, notify_workers
 
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 BACKOFF_MAX_S = 60
 # A lost worker is not a failure of its job, but some jobs kill their worker.
 LOST_MAX = 10
+# During a release, workers of the old version claim jobs of tasks that it lacks.
+UNSUPPORTED_FOR = timedelta(hours=1)
+UNSUPPORTED_DELAY_S = 5
 # An anonymous client waits for its job for half a minute.
 UNAWAITED_AFTER_S = 40
 
@@ -168,6 +173,8 @@ def _apply(job: Job, outcome: Outcome) -> None:
             changes = _finished_fields(Job.State.CANCELLED)
         case Released():
             changes = _requeued_fields(attempts=job.attempts - 1)
+        case Unsupported():
+            changes = _unsupported_fields(job)
         case Lost():
             changes = _lost_fields(job)
         case Failed():
@@ -219,6 +226,17 @@ def _requeued_fields(delay_s: float = 0, **more: Any) -> dict[str, Any]:
         "handed_over_at": None,
         **more,
     }
+
+
+def _unsupported_fields(job: Job) -> dict[str, Any]:
+    if job.created_at < timezone.now() - UNSUPPORTED_FOR:
+        detail = "This version of the site has no such task."
+        return _finished_fields(Job.State.FAILED, ErrorCode.TASK_UNKNOWN, detail)
+    return _requeued_fields(
+        UNSUPPORTED_DELAY_S,
+        attempts=job.attempts - 1,
+        message="Waits for a worker of the version that has this task.",
+    )
 
 
 def _lost_fields(job: Job) -> dict[str, Any]:

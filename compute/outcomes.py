@@ -50,8 +50,13 @@ class Released:
 
 
 @dataclass(frozen=True)
+class Unsupported:
+    """The worker is of another version of the site, which has no such task."""
+
+
+@dataclass(frozen=True)
 class Lost:
     """The worker has not renewed its lease in time."""
 
 
-type Outcome = Succeeded | Split | Failed | Cancelled | Released | Lost
+type Outcome = Succeeded | Split | Failed | Cancelled | Released | Unsupported | Lost

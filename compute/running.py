@@ -16,7 +16,7 @@ import orjson
 from django.db import close_old_connections
 
 from compute import queue
-from compute.outcomes import ErrorCode, Failed, Outcome, Split, Succeeded
+from compute.outcomes import ErrorCode, Failed, Outcome, Split, Succeeded, Unsupported
 from compute.pool import process_tree
 from compute.queue import Claim, Step
 from compute.registry import Parts, Task, TaskFailed, tasks
@@ -56,9 +56,8 @@ def execute(
 ) -> Outcome:
     """Run the job, and return how that ended; `time_limit_errors` mean too late."""
     task = tasks.get(claim.task)
-    if task is None:
-        detail = "This version of the site has no such task."
-        return Failed(ErrorCode.TASK_UNKNOWN, detail)
+    if task is None or (claim.step is not Step.MAIN and not task.has_parts):
+        return Unsupported()
     request_id.set_request_id(claim.request_id)
     breaker_overrides.apply()
     close_old_connections()
@@ -96,13 +95,11 @@ def _call(task: Task, context: TaskContext) -> Any:
 
 def _call_step(task: Task, context: TaskContext) -> Any:
     step, params = context.claim.step, context.claim.params
-    if step is Step.MAIN:
-        return task.main(context, **params)
-    if task.part_function is None or task.merge_function is None:
-        raise TaskFailed("This version of the task has no parts.")
-    if step is Step.PART:
+    if step is Step.PART and task.part_function:
         return task.part_function(context, **params)
-    return task.merge_function(context, context.part_results(), **params)
+    if step is Step.MERGE and task.merge_function:
+        return task.merge_function(context, context.part_results(), **params)
+    return task.main(context, **params)
 
 
 def _as_outcome(claim: Claim, result: Any) -> Outcome:

@@ -167,6 +167,22 @@ def test_short_jobs_are_prefetched_but_none_behind_a_long_one(make_pool, submit)
 
 
 @pytest.mark.once
+def test_job_of_a_task_that_a_worker_lacks_waits_for_one_that_has_it(make_pool, submit):
+    old_version = make_pool(COMPUTE_TASKS="")
+    with transaction.atomic():
+        job, aged = submit("echo", number=3), submit("echo")
+        hours_ago = timezone.now() - timedelta(hours=2)
+        Job.objects.filter(pk=aged.pk).update(created_at=hours_ago)
+    assert ended(aged).error_code == "task_unknown"
+    wait_for(lambda: Job.objects.filter(pk=job.pk, message__contains="version"))
+    assert old_version.stop() == 0
+    Job.objects.filter(pk=job.pk).update(run_after=None)
+    make_pool()
+    job = ended(job)
+    assert (job.state, job.attempts, job.failures) == ("succeeded", 1, 0)
+
+
+@pytest.mark.once
 def test_stop_lets_running_jobs_finish_until_a_second_signal(make_pool, submit, gate):
     pool = make_pool(COMPUTE_GRACE_S="600")
     short, long = submit("nap", seconds=500, gate=str(gate)), submit("nap", seconds=500)
