@@ -22,7 +22,7 @@ FEW = 1_000
 # Of attributes with these types: others have too many values to choose from.
 DECODERS: Mapping[str, Callable[[str], Any]] = {
     "boolean": BOOLEANS.__getitem__,
-    "integer": int,
+    "integer": lambda text: int(float(text)),  # 5.0 is a whole number in JSON
     "string": str,
 }
 # With one item more than are counted.

@@ -5,6 +5,7 @@ Import files are staged as text, whatever the type (see `items.bulk.staging`).
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -183,7 +184,7 @@ class ItemField:
 
     def parse_filter(self, values: Sequence[str]) -> tuple[str, ...]:
         """Return the values of the query parameter; raise ValueError."""
-        return tuple(self.clean(value) for value in values if value)
+        return tuple(self.clean(value) for value in values if value.strip())
 
     def filter(self, rows: "ItemQuerySet", values: Sequence[str]) -> "ItemQuerySet":
         return rows.filter(**{f"{self.column}__in": values}) if values else rows
@@ -296,7 +297,7 @@ class CodeField(TextField):
 
     def clean(self, value: Any) -> str | None:  # type: ignore[override]
         line = None if value is None else super().clean(value)
-        return line or None
+        return unicodedata.normalize("NFC", line) if line else None  # as ids are
 
     def to_search(self, value: str) -> str:
         return "" if _is_uuid(value) else value

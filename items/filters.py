@@ -28,7 +28,9 @@ RANGES = ("gt", "gte", "lt", "lte")
 LOOKUPS = (*RANGES, "in", "isnull")
 # Values of one parameter.
 VALUES_MAX = 100
-_is_number = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,17})?", re.ASCII).fullmatch
+_is_number = re.compile(
+    r"-?[0-9]{1,17}(\.[0-9]{1,17})?([eE][-+]?[0-9]{1,3})?", re.ASCII
+).fullmatch
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -83,7 +85,7 @@ def parse(
     conditions: list[Condition] = []
     errors: dict[str, list[str]] = {}
     for name, declared in FILTERS.items():
-        values = [value for value in query.getlist(name) if value]
+        values = [value for value in query.getlist(name) if value.strip()]
         if not values:
             continue
         try:

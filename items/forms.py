@@ -136,7 +136,8 @@ class ItemPageForm(ItemForm):
         super().__init__(data, instance=instance)
         own = self.instance.collection_id if self.is_edit() else key or rules.GENERAL
         sent = data.get("collection", own) if data is not None else own
-        self.key = sent or rules.GENERAL
+        # No database takes a null character; the field itself refuses it.
+        self.key = (sent or rules.GENERAL).replace("\0", "")
         self.chosen = Collection.objects.filter(pk=self.key).first()
         self.schema = self.chosen.attributes if self.chosen else NO_SCHEMA
         # What was typed for another schema stands for itself.
@@ -319,7 +320,8 @@ class RetireForm(ItemPageForm):
 def find_id(key: str, text: str) -> str:
     """Return the id of the item of this collection that has this id or code."""
     named = Item.objects.filter(collection=key).filter(Q(pk=text) | Q(code=text))
-    found = list(named.values_list("pk", flat=True)[:2]) if text else []
+    is_possible = text and "\0" not in text
+    found = list(named.values_list("pk", flat=True)[:2]) if is_possible else []
     return text if text in found or not found else found[0]
 
 

@@ -264,9 +264,11 @@ def show_any(value: Any) -> str:
 def read_any(text: str) -> Any:
     """Return what a text says as JSON; text that is no JSON is itself."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = orjson.loads(text)
+        orjson.dumps(value)  # it writes fewer levels than it reads
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return text
+    return value
 
 
 def _lines(text: str) -> list[str]:

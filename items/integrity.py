@@ -339,17 +339,20 @@ def _check_unique(
     if not unique:
         return
     own = {write.id for write in writes}  # what they have now, they may give up
-    for write in writes:
+    changed = {w.id for w in writes if w.changes("collection", "attributes")}
+    # First those that keep their value: it is the others that cannot have it.
+    for write in sorted(writes, key=lambda w: w.id in changed):
         key = write.after["collection"]
         for name in unique.get(key, ()):
             value = write.after["attributes"].get(name)
-            if value is None or not write.changes("collection", "attributes"):
+            if value is None:
                 continue
             first = given[key, name].setdefault(value, write.id)
-            if first != write.id:
+            if first != write.id and write.id in changed:
                 _add(errors[write.id], name, first)
     for (key, name), ids in given.items():
-        found = having(key, name, ids).values_list("attributes", "pk")
+        values = [value for value, pk in ids.items() if pk in changed]
+        found = having(key, name, values).values_list("attributes", "pk")
         for attributes, item_id in found:
             if item_id not in own:
                 _add(errors[ids[attributes[name]]], name, item_id)

@@ -34,7 +34,6 @@ from resilient_site.errors import (
     SiteError,
     TooLarge,
     as_site_error,
-    is_rest,
     is_unexpected,
     respond,
 )
@@ -253,9 +252,14 @@ class ErrorMiddleware:
         # No database accepts a null character, and no URL of the site has one.
         if "\0" in request.path:
             return respond(request, NotFound())
-        # REST views name the parameter in their errors.
-        if "%00" in request.META["QUERY_STRING"] and not is_rest(request):
-            return respond(request, Invalid("The address has a null character."))
+        if "%00" in request.META["QUERY_STRING"]:
+            errors = {
+                name: ["Must not contain a null character."]
+                for name, values in request.GET.lists()
+                if "\0" in "".join((name, *values))
+            }
+            detail = "The address has a null character."
+            return respond(request, Invalid(detail, errors=errors))
         response = self.get_response(request)
         return _sign_in_and_send_again(request, response) or response
 

@@ -6,6 +6,7 @@ successors. Results are as REST shows them, with the cache tags of what they dep
 """
 
 import math
+import unicodedata
 from collections.abc import Collection as Several
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -161,10 +162,20 @@ def _links(ids: Several[str], to: str) -> Iterator[tuple[str, str, Row]]:
 
 def _by_code(key: str, codes: Sequence[str]) -> dict[str, Row]:
     """Return the items by the code as it was given, by one query."""
-    cleaned = {code: clean for code in codes if (clean := _clean(code))}
-    rows = Item.objects.with_codes(key, set(cleaned.values())).values(*COLUMNS)
+    # Releases before this one stored codes in either form of Unicode.
+    forms = {
+        code: (unicodedata.normalize("NFC", clean), clean)
+        for code in codes
+        if (clean := _clean(code))
+    }
+    possible = {form for both in forms.values() for form in both}
+    rows = Item.objects.with_codes(key, possible).values(*COLUMNS)
     by_code = {_code_of(row): row for row in rows}
-    return {code: by_code[c] for code, c in cleaned.items() if c in by_code}
+    return {
+        code: by_code[composed if composed in by_code else given]
+        for code, (composed, given) in forms.items()
+        if composed in by_code or given in by_code
+    }
 
 
 def _clean(code: str) -> str:

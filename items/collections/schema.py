@@ -8,6 +8,7 @@ attributes in their order, as JSON objects have none. Without a schema, `{}`, it
 have any attributes.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
@@ -24,7 +25,10 @@ type Schema = Mapping[str, Any]
 TEXT = {"type": "string", "maxLength": 1_000}
 FLAG = {"type": "boolean"}
 SIZE = {"type": "integer", "minimum": 0, "maximum": 100_000}
-NUMBER = {"type": "number"}
+# As attributes are bounded: of a larger one JSONB makes what orjson cannot write.
+NUMBER = {
+    "type": "number", "minimum": -rules.INTEGER_MAX, "maximum": rules.INTEGER_MAX,
+}  # fmt: skip
 FORMATS = ("date", "date-time", "uri", "email")
 SCALARS: dict[str, dict[str, Any]] = {
     "string": {
@@ -232,11 +236,12 @@ class AttributeSchema:
 
 def compile_schema(schema: Schema) -> AttributeSchema:
     """Return the schema compiled, which is kept: it is used for every item."""
-    return _compile(orjson.dumps(schema))
+    # A number that JSONB has written out may be too long for orjson.
+    return _compile(json.dumps(schema))
 
 
 @lru_cache(256)
-def _compile(schema: bytes) -> AttributeSchema:
+def _compile(schema: str) -> AttributeSchema:
     return AttributeSchema(orjson.loads(schema))
 
 
@@ -246,13 +251,21 @@ def clean_schema(schema: Any) -> Schema:
     Raises Invalid with what is not.
     """
     errors: dict[str, list[str]] = {}
-    if _has_null_character(orjson.dumps(schema)):
+    try:
+        text = orjson.dumps(schema)
+    except orjson.JSONEncodeError as error:  # too deep, or no Unicode
+        raise Invalid(errors={"schema": {"schema": [f"{error}."]}}) from error
+    if _has_null_character(text):
         errors["schema"] = ["Must not contain a null character."]
     for path, message in _faults(schema):
         errors.setdefault(path, []).append(message)
     if errors:
         raise Invalid(errors={"schema": errors})
-    return in_order(schema)
+    cleaned = in_order(schema)
+    for declared in cleaned.get("properties", {}).values():
+        if "default" in declared:  # 5.0 is 5, as in attributes
+            declared["default"] = rules.clean_attribute(declared["default"])
+    return cleaned
 
 
 def _faults(schema: Any) -> Iterator[tuple[str, str]]:
@@ -268,7 +281,7 @@ def _faults(schema: Any) -> Iterator[tuple[str, str]]:
         yield from _faults_of(f"properties.{name}", declared)
     required = schema.get("required")
     for name in required if isinstance(required, list) else ():
-        if name not in properties:
+        if isinstance(name, str) and name not in properties:
             yield "required", f"There is no attribute “{name}”."
 
 
@@ -279,9 +292,22 @@ def _faults_of(place: str, declared: Any) -> Iterator[tuple[str, str]]:
         return
     faults = list(_found(_subset_by_type[kind], declared, place))
     yield from faults
-    if "default" in declared and not faults:
-        kept = {k: v for k, v in declared.items() if k != "default"}
-        if not _validator(kept).is_valid(declared["default"]):
+    if faults:
+        return
+    kept = {k: v for k, v in declared.items() if k != "default"}
+    try:
+        validator = _validator(kept)
+    except ValueError:  # what only the linear engine refuses: (?=a), \\1, too long
+        yield f"{place}.pattern", "Is no regular expression that can be used here."
+        return
+    if "default" not in declared:
+        return
+    try:
+        rules.clean_attribute(declared["default"])
+    except ValueError as error:
+        yield f"{place}.default", str(error)
+    else:
+        if not validator.is_valid(declared["default"]):
             yield f"{place}.default", "Does not conform to the attribute itself."
 
 

@@ -78,8 +78,11 @@ def _write_row(sheet: Any, number: int, cells: Iterable[str | int]) -> None:
     for column, cell in enumerate(cells):
         if isinstance(cell, int):
             sheet.write_number(number, column, cell)
-        elif cell:
-            sheet.write_string(number, column, cell)
+        elif cell and sheet.write_string(number, column, cell):
+            raise Invalid(
+                "A cell of a workbook has room for 32,767 characters, and an item has "
+                "more. Export it as CSV, or with a column for each attribute."
+            )
 
 
 FORMATS = {

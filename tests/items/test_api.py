@@ -5,6 +5,7 @@ import io
 import json
 import re
 from datetime import datetime, timedelta
+from urllib.parse import quote, unquote
 
 import pytest
 from django.db import connection
@@ -523,6 +524,32 @@ def test_list_searches_filters_and_orders(anonymous_api):
 def test_bad_query_is_400_and_names_the_parameter(anonymous_api, query, field):
     response = anonymous_api.get(f"{ITEMS}?{query}")
     assert field in assert_problem(response, 400, "invalid")["errors"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["changes?collection=%00", "tags?search=%00", "items?a%00b=1", "jobs?task=%00"],
+)
+def test_null_character_in_a_query_is_400_and_names_the_parameter(api, path):
+    errors = assert_problem(api.get(f"/api/v1/{path}"), 400, "invalid")["errors"]
+    assert list(errors) == [unquote(path).partition("?")[2].partition("=")[0]]
+
+
+def test_workbook_has_no_cell_that_is_cut_off(api):
+    attributes = {f"a{n}": "x" * 3_900 for n in range(12)}
+    make_item(id="long", attributes=attributes)
+    response = api.get(f"{ITEMS}/-/export?format=xlsx")
+    assert "32,767" in assert_problem(response, 400, "invalid")["detail"]
+    assert api.get(f"{ITEMS}/-/export?format=csv").status_code == 200
+
+
+def test_code_and_the_id_made_of_it_are_in_one_form_of_unicode(api):
+    made = api.post(ITEMS, {"code": "cafe\u0301", "name": "Café"}).json()
+    assert (made["id"], made["code"]) == ("caf\xe9", "caf\xe9")
+    path = f"{ITEMS}/{quote(made['id'])}"
+    assert api.put(path, api.get(path).json()).status_code == 200
+    child = api.post(ITEMS, {"id": "x", "name": "x", "parent": "cafe\u0301"})
+    assert child.json()["parent"] == made["id"]
 
 
 # --- bulk, export, history, changes

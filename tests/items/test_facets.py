@@ -6,7 +6,7 @@ from django.http import QueryDict
 from items import facets, fields
 from items.facets import VALUES_MAX
 from items.list_query import ListQuery
-from items.models import Collection
+from items.models import Collection, Item
 from tests.factories import create_items, make_item
 
 pytestmark = pytest.mark.django_db
@@ -126,3 +126,9 @@ def test_facets_answer_at_their_short_address_too(anonymous_api, bolts):
     assert short.json() == anonymous_api.get(f"{FACETS}?status=retired").json()
     make_item(id="facets", name="Item")
     assert anonymous_api.get("/api/v1/items/facets").json()["name"] == "Item"
+
+
+def test_whole_number_may_be_stored_as_a_fraction(anonymous_api, bolts):
+    Item.objects.filter(pk="bolts.a").update(attributes={"size": 8.0})
+    found = counts(anonymous_api.get(f"{FACETS}?collection=bolts"))
+    assert found["attributes.size"] == {8: 1, 10: 1, -5: 1}

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from django.utils import timezone
 
 from items import list_query
 from items.models import Collection, Item
@@ -82,6 +83,17 @@ def test_items_are_filtered_by_typed_attributes(anonymous_api, bolts, query, exp
     assert found.json()["total"] == len(expected)
 
 
+@pytest.mark.parametrize("name", ["valid_on", "code", "status", "updated_since"])
+def test_filter_of_spaces_alone_is_none(anonymous_api, client, name):
+    make_item(id="bolt")
+    now = timezone.now().isoformat().replace("+00:00", "Z")
+    for more in ("", f"&as_of={now}") if name != "updated_since" else ("",):
+        response = anonymous_api.get(f"{ITEMS}?{name}=%20{more}")
+        assert [one["id"] for one in response.json()["results"]] == ["bolt"]
+    assert client.get(f"/items/?{name}=%20").status_code == 200
+    assert anonymous_api.get(f"{ITEMS}/-/facets?{name}=%20").json()["counted"] == 1
+
+
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
@@ -103,6 +115,7 @@ def test_items_are_filtered_by_typed_attributes(anonymous_api, bolts, query, exp
         ("collection=bolts&attributes.size__in=1,x", "attributes.size__in"),
         ("collection=bolts&attributes.rate=nan", "attributes.rate"),
         ("collection=bolts&attributes.rate=1_0", "attributes.rate"),
+        ("collection=bolts&attributes.rate=1e999", "attributes.rate"),
         ("collection=bolts&attributes.rate=99999999999999999", "attributes.rate"),
         ("collection=bolts&attributes.is_old=1", "attributes.is_old"),
         ("collection=bolts&attributes.is_old__gt=true", "attributes.is_old__gt"),

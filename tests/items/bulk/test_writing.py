@@ -430,3 +430,22 @@ def test_nothing_is_half_written_when_the_database_is_lost(api, method, table):
         with connection.cursor() as cursor:
             cursor.execute("DROP FUNCTION lose() CASCADE")
     assert snapshot() == before
+
+
+def test_value_that_another_item_keeps_is_not_unique(bolts):
+    """The other one may be in the same call, as it is."""
+    write(
+        CREATE,
+        *(
+            {"collection": "bolts", "code": code, "name": code,
+             "attributes": {"article": code.lower()}}
+            for code in "AB"
+        ),
+    )  # fmt: skip
+    kept = {"id": "bolts.A", "attributes": {"article": "a"}}
+    taken = {"id": "bolts.B", "attributes": {"article": "a"}}
+    assert list(errors_of(CHANGE, kept, taken)) == ["1"]
+    assert list(errors_of(CHANGE, taken, kept)) == ["0"]
+    # What one gives up, the other may have.
+    write(CHANGE, {"id": "bolts.A", "attributes": {"article": "c"}}, taken)
+    assert state("bolts.B")["attributes"] == {"article": "a"}

@@ -115,6 +115,26 @@ def test_attributes_keep_the_order_they_were_given_in(api, order, expected):
             {"schema": {"properties": {"a": {"type": "string", "x-reference": "no"}}}},
             ["schema", "properties.a.x-reference"],
         ),
+        *(
+            (
+                {"schema": {"properties": {"a": {"type": "string", "pattern": text}}}},
+                ["schema", "properties.a.pattern"],
+            )
+            # What JSON Schema allows, and an engine without backtracking does not.
+            for text in ("(?!0)a", r"(a)\1", "(a{1000}){1000}", r"\p{Foo}")
+        ),
+        *(
+            (
+                {"schema": {"properties": {"a": {"type": "number", name: 1e20}}}},
+                ["schema", f"properties.a.{name}"],
+            )
+            for name in ("maximum", "default")
+        ),
+        (
+            {"schema": {"properties": [[[] for _ in range(3)]]}},
+            ["schema", "properties"],
+        ),
+        ({"schema": {"required": [{}]}}, ["schema", "required.0"]),
         ({"schema": {"properties": {}, "required": ["a"]}}, ["schema", "required"]),
         ({"schema": {"required": ["a"]}}, ["schema", "required"]),
     ],
@@ -127,6 +147,31 @@ def test_error_names_its_place(api, wrong, place):
         assert list(found) == [name]
         found = found[name]
     assert all(isinstance(message, str) for message in found)
+
+
+def test_schema_that_is_nested_too_deep_is_an_error(api):
+    deep = "[" * 400 + "]" * 400
+    body = f'{{"key": "deep", "name": "Deep", "schema": {deep}}}'
+    response = api.post(COLLECTIONS, body, content_type="application/json")
+    assert "schema" in assert_problem(response, 400, "invalid")["errors"]["schema"]
+
+
+def test_numbers_that_the_database_writes_out_are_read_again(api):
+    """JSONB keeps 1e20 as a whole number of 21 digits."""
+    api.post(COLLECTIONS, {"key": "bolts", "name": "Bolts"})
+    limits = {"properties": {"size": {"type": "number", "maximum": 1e20}}}
+    Collection.objects.filter(pk="bolts").update(schema=limits)
+    assert api.get(COLLECTIONS).status_code == 200
+    make_item(id="other")
+    assert api.delete("/api/v1/items/other").status_code == 204
+    assert api.patch(BOLTS, {"schema": {}}).status_code == 200
+
+
+def test_default_is_stored_as_an_attribute_is(api):
+    number = {"type": "integer", "default": 5.0, "x-filterable": True}
+    body = {"key": "bolts", "name": "Bolts", "schema": {"properties": {"n": number}}}
+    shown = api.post(COLLECTIONS, body).json()["schema"]["properties"]["n"]
+    assert repr(shown["default"]) == "5"
 
 
 @pytest.mark.once

@@ -38,6 +38,15 @@ def found(*codes: str, day: date = DAY, key: str = "codes", **more: Any) -> list
     return [one.result for one in look_up(key, codes, day=day, **more)]
 
 
+def test_code_is_found_in_either_form_of_unicode():
+    composed, decomposed = "caf\xe9", "cafe\u0301"
+    pk = make(composed)
+    assert [one["id"] for one in found(composed, decomposed)] == [pk, pk]
+    # As a release before this one has stored it.
+    Item.objects.filter(pk=pk).update(code=decomposed)
+    assert [one and one["id"] for one in found(composed, decomposed)] == [None, pk]
+
+
 def test_lookup_says_what_a_code_means():
     make("A00/B99", labels={"de": "Ahorn"}, aliases=["Maple"])
     expected = {
