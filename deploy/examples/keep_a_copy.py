@@ -9,8 +9,10 @@ older backup was restored there it starts over: a newer version may be one that 
 
 import json
 import os
+import shutil
 import sqlite3
 import sys
+import tempfile
 import time
 from http.client import HTTPException
 from typing import Any
@@ -47,10 +49,14 @@ def put(item_id: object, version: int, state: dict[str, Any] | None) -> None:
 def export() -> str:
     """Copy all items; return the position in the change feed before the copy."""
     position = json.load(get(API + "changes?since=now"))["next"]
-    for line in get(API + "items/-/export?format=ndjson"):
-        item = json.loads(line)
-        state = {name: item[name] for name in item.keys() - NOT_STATE}
-        put(item["id"], item["version"], state)
+    with tempfile.TemporaryFile() as lines:
+        # Whole first: read by lines, a connection that breaks looks like the end.
+        shutil.copyfileobj(get(API + "items/-/export?format=ndjson"), lines)
+        lines.seek(0)
+        for line in lines:
+            item = json.loads(line)
+            state = {name: item[name] for name in item.keys() - NOT_STATE}
+            put(item["id"], item["version"], state)
     return str(position)
 
 

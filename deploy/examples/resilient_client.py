@@ -37,7 +37,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlencode, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 TABLES = """
     CREATE TABLE IF NOT EXISTS item (
@@ -331,7 +331,7 @@ class Client:
         url = path if "://" in path else self.api + path
         data = None if body is None else body.encode()
         try:
-            response: HTTPResponse = urlopen(
+            response: HTTPResponse = _opener.open(
                 Request(url, data, headers, method=method), timeout=90
             )
         except HTTPError as error:
@@ -349,6 +349,16 @@ class Client:
                 yield copy
         finally:
             copy.close()
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Followed, a POST would become a GET, and the token go to another site."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_opener = build_opener(_NoRedirects)
 
 
 def _failure(error: HTTPError) -> Unavailable | Rejected:

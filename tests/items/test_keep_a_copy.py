@@ -4,8 +4,10 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,41 @@ def test_copy_starts_over_after_an_older_dump_was_put_back(
 
     wait_for(has_started_over)
     wait_until_equal(copy, client)
+
+
+class BrokenExport(BaseHTTPRequestHandler):
+    """A site whose export breaks between two chunks, as when its database is lost."""
+
+    protocol_version = "HTTP/1.1"
+    exports = 0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if "export" in self.path:
+            BrokenExport.exports += 1
+            line = b'{"id": "first", "version": 1, "name": "First"}\n'
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        else:
+            self.end_headers()
+            self.wfile.write(b'{"next": "http://127.0.0.1/none"}')
+        self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_export_that_breaks_off_is_no_copy(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), BrokenExport) as site:
+        threading.Thread(target=site.serve_forever).start()
+        url = f"http://127.0.0.1:{site.server_port}"
+        command = [sys.executable, str(EXAMPLE), url, str(tmp_path / "copy")]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: BrokenExport.exports > 1)
+            assert read(tmp_path / "copy", POSITION) == []
+            assert read(tmp_path / "copy", "SELECT id FROM item") == []
+        finally:
+            kill(process)
+            site.shutdown()
