@@ -9,6 +9,9 @@ from django.core.cache import caches
 
 from resilient_site.resilience.cache_control import FRESH_S
 
+# In the cache, for as long as a request may still read what the session was.
+ENDED = "ended"
+
 
 class SessionStore(db.SessionStore):
     """Asks the database every `FRESH_S`, as a machine without Redis deletes only there.
@@ -23,12 +26,16 @@ class SessionStore(db.SessionStore):
         if not self.session_key:
             return {}
         name = _cache_key(self.session_key)
-        data: dict[str, Any] | None = self._cache.get(name)
+        data: Any = self._cache.get(name)
+        if data == ENDED:
+            self._session_key = None
+            return {}
         if data is None:
             data = super().load()
             if self.session_key:  # else there is no such session
-                self._cache.set(name, data, FRESH_S)
-        return data
+                # Not in place of what was stored since: it may have ended.
+                self._cache.add(name, data, FRESH_S)
+        return dict(data)
 
     def save(self, must_create: bool = False) -> None:
         super().save(must_create)
@@ -39,7 +46,7 @@ class SessionStore(db.SessionStore):
     def delete(self, session_key: str | None = None) -> None:
         super().delete(session_key)
         if key := session_key or self.session_key:
-            self._cache.delete(_cache_key(key))
+            self._cache.set(_cache_key(key), ENDED, FRESH_S)
 
     @property
     def _cache(self) -> Any:

@@ -4,8 +4,11 @@ import re
 from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
@@ -180,7 +183,7 @@ def test_person_signs_out_everywhere(editor_client, editor, has_password):
 def test_session_key_is_hashed_in_the_cache(editor_client, monkeypatch):
     stored = []
     cache = SimpleNamespace(
-        get=lambda name: None, set=lambda *call: stored.append(call)
+        get=lambda name: None, add=lambda *call: stored.append(call)
     )
     monkeypatch.setattr(SessionStore, "_cache", cache)
     assert editor_client.get(TOKENS).status_code == 200
@@ -188,6 +191,26 @@ def test_session_key_is_hashed_in_the_cache(editor_client, monkeypatch):
     assert data["_auth_user_id"]
     assert editor_client.cookies["sessionid"].value not in name + str(data)
     assert seconds == FRESH_S
+
+
+def test_session_does_not_come_back_by_a_request_that_has_read_it(db, monkeypatch):
+    monkeypatch.setattr(SessionStore, "_cache", LocMemCache("sessions", {}))
+    session = SessionStore()
+    session["_auth_user_id"] = "1"
+    session.save()
+    SessionStore._cache.clear()  # its seconds there are over
+    load = DatabaseSession.load
+
+    def load_and_sign_out(self: SessionStore) -> dict[str, Any]:
+        data = load(self)
+        SessionStore(session.session_key).delete()  # by another request
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatabaseSession, "load", load_and_sign_out)
+        SessionStore(session.session_key).load()
+    late = SessionStore(session.session_key)
+    assert (late.load(), late.session_key) == ({}, None)
 
 
 def test_tokens_of_a_person_are_bounded(editor_client, editor, reader, monkeypatch):
