@@ -139,7 +139,8 @@ class Throttle(logging.Filter):
             began, count = self._clock(), 0
         self._seen[key] = began, count + 1
         if len(self._seen) > KEYS_MAX:
-            self._seen.pop(next(iter(self._seen)), None)
+            with suppress(RuntimeError, StopIteration):  # another thread does the same
+                self._seen.pop(next(iter(self._seen)), None)
         return count < SAME_MAX
 
 

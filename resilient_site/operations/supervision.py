@@ -90,7 +90,11 @@ def _kill_group(program: Program) -> None:
 def _fork(program: Program, blocked: set[signal.Signals]) -> bool:
     """Start a program; return whether this is its process."""
     program.started, parent = time.monotonic(), os.getpid()
-    program.pid = os.fork()
+    try:
+        program.pid = os.fork()
+    except OSError as error:  # no memory or process is left: tried again soon
+        logger.error("%s cannot be started: %s", program.name, error)
+        return False
     if program.pid:
         return False
     # A group of its own: Ctrl-C in a terminal is for the parent alone.

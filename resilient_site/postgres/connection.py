@@ -306,5 +306,9 @@ def _look_up(host: str) -> Future[list[str]]:
                 _look_ups.pop(name, None)
                 found.set_result(addresses)
 
-        threading.Thread(target=run, daemon=True).start()
+        try:
+            threading.Thread(target=run, daemon=True).start()
+        except RuntimeError as error:  # no thread is left; the next call tries again
+            _look_ups.pop(name, None)
+            found.set_exception(OSError(str(error)))
     return found

@@ -13,6 +13,7 @@ under way are counted, and while one hangs no other begins. For the replicas it 
 what had been committed at which moment.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import breakers, deadlines
 from resilient_site.resilience.breakers import Breaker
+
+logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.2
 TRIPS = 4
@@ -120,6 +123,11 @@ class Heartbeat:
                 return self._beat()  # the server may have restarted
             if error.sqlstate != TOO_MANY_CONNECTIONS:
                 self.breaker.trip(error)
+        except Exception as error:  # noqa: BLE001 - no file or thread is left, say
+            # Without this thread the breaker would stay as it is. Those that are
+            # connected are served, as with too many connections.
+            self._close()
+            logger.warning("The heartbeat of %s failed: %r", self.alias, error)
         else:
             self.breaker.reset()
 

@@ -152,7 +152,11 @@ class ResponseStore:
         while True:
             await asyncio.sleep(WRITE_PERIOD_S)
             if self._pending:
-                await asyncio.wrap_future(self.flush())
+                try:
+                    await asyncio.wrap_future(self.flush())
+                except Exception as error:  # noqa: BLE001 - the next ones may do better
+                    self._writing = {}
+                    logger.warning("Responses could not be written: %s", error)
 
     def flush(self) -> Future[None]:
         """Have written what is pending."""

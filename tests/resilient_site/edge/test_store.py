@@ -659,3 +659,26 @@ async def test_fresh_response_of_another_machine_spares_the_origin(server, is_ch
     answer = await get()
     assert (answer.body == first.body) == (not is_changed)
     assert answer.is_hit == (not is_changed)
+
+
+def test_writing_goes_on_after_a_write_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WRITE_PERIOD_S", 0.01)
+    store = ResponseStore(tmp_path / "disk", 10**6, 0, 10**6)
+    written = []
+
+    def write(changes) -> None:
+        written.append(changes)
+        if len(written) == 1:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(store, "_write", write)
+
+    async def run() -> None:
+        task = asyncio.create_task(store.write_behind())
+        while len(written) < 2 and not task.done():
+            store._pending = {"key": module.Change(None)}
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(run())

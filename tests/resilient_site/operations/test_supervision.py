@@ -28,6 +28,16 @@ def go_on():
     while True:
         time.sleep(600)
 
+def start_late():
+    fail()
+
+def fork(real=os.fork):
+    os.fork = real
+    raise OSError("no memory")
+
+if sys.argv[1] == "start_late":
+    os.fork = fork
+
 # A shell ignores it in what runs in the background, as these tests may.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 run = supervise([Program(sys.argv[1], globals()[sys.argv[1]], 0.1)])
@@ -54,6 +64,15 @@ def test_program_that_fails_is_started_until_the_stop(start):
     assert output.endswith("ended\n")
     assert errors.startswith("fail ended (3): restart.\n" * 2)
     assert start.returncode == 0
+
+
+@pytest.mark.parametrize("start", ["start_late"], indirect=True)
+def test_program_that_cannot_be_forked_is_started_later(start):
+    assert start.stdout.readline() == "failed\n"
+    start.terminate()
+    output, errors = start.communicate(timeout=90)
+    assert output.endswith("ended\n")
+    assert errors.startswith("start_late cannot be started: no memory\n")
 
 
 @pytest.mark.parametrize("start", ["go_on"], indirect=True)

@@ -1,5 +1,6 @@
 """Cancellable connections to PostgreSQL."""
 
+import errno
 import select
 import socket
 import threading
@@ -23,6 +24,7 @@ from resilient_site.postgres import heartbeat
 from resilient_site.postgres.base import DatabaseWrapper
 from resilient_site.postgres.connection import CancellableConnection, WaitCancelled
 from resilient_site.resilience import deadlines
+from resilient_site.resilience.breakers import Breaker, State
 from tests.clock import Clock
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
@@ -380,3 +382,36 @@ def test_wait_ends_when_another_host_has_become_the_primary(network, monkeypatch
             made.execute("SELECT 1")
     with connect_to(network.port, port) as made:
         assert made.info.port == port
+
+
+def test_look_up_is_made_again_if_its_thread_could_not_start(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail_without_threads)
+        with pytest.raises(psycopg.OperationalError, match="new thread"):
+            CancellableConnection._addresses("localhost")
+    with deadlines.within(90):
+        assert CancellableConnection._addresses("localhost")
+
+
+def fail_without_threads(*args: Any) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_heartbeat_goes_on_after_an_error_of_the_system(monkeypatch):
+    """Such as that no file is left, which is none of psycopg's errors."""
+    breaker = Breaker("test")
+    beat = heartbeat.Heartbeat("default", breaker)
+    found: list[Exception | None] = [
+        psycopg.OperationalError("down"), OSError(errno.EMFILE, "too many files"), None,
+    ]  # fmt: skip
+
+    def query() -> None:
+        if error := found.pop(0) if found else None:
+            raise error
+
+    monkeypatch.setattr(heartbeat, "PERIOD_S", 0.01)
+    monkeypatch.setattr(beat, "_query", query)
+    beat.start()
+    wait_for(lambda: not found and breaker.state is State.CLOSED)
+    assert beat.is_running
+    beat.stop()
