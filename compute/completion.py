@@ -229,7 +229,8 @@ def _requeued_fields(delay_s: float = 0, **more: Any) -> dict[str, Any]:
 
 
 def _unsupported_fields(job: Job) -> dict[str, Any]:
-    if job.created_at < timezone.now() - UNSUPPORTED_FOR:
+    since = job.started_at or job.created_at
+    if since < timezone.now() - UNSUPPORTED_FOR:
         detail = "This version of the site has no such task."
         return _finished_fields(Job.State.FAILED, ErrorCode.TASK_UNKNOWN, detail)
     return _requeued_fields(

@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 
 from compute import queue
 from compute.models import Job
+from compute.registry import OtherVersion
 
 TASK = "django_task"
 STATUSES = {
@@ -89,7 +90,10 @@ def _errors(job: Job) -> list[TaskError]:
 
 def call(job: Job) -> Any:
     """Call the function of a job, in the process that has claimed it."""
-    result = as_result(job)
+    try:
+        result = as_result(job)
+    except ImportError as error:
+        raise OtherVersion from error
     arguments = result.args
     if result.task.takes_context:
         arguments = [TaskContext(task_result=result), *arguments]

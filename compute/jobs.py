@@ -99,7 +99,7 @@ def submit(
     fingerprint = _fingerprint(task, plain, uploads) if idempotency_key else ""
     account = user if isinstance(user, User) else None
     inputs = [
-        (name, upload.content_type or "application/octet-stream", upload.chunks())
+        (name, _content_type(upload), upload.chunks())
         for name, upload in uploads.items()
     ]
     return _create_once(
@@ -111,6 +111,13 @@ def submit(
         inputs,
         "" if account else _address_digest(address),
     )
+
+
+def _content_type(upload: "UploadedFile[Any]") -> str:
+    """Return what the client says, if that can be stored."""
+    kind = upload.content_type or ""
+    is_possible = kind.isascii() and kind.isprintable() and 0 < len(kind) <= 100
+    return kind if is_possible else "application/octet-stream"
 
 
 def expect_allowed(task: Task, user: User | AnonymousUser) -> None:
@@ -179,16 +186,19 @@ def _create_once(
 def cancel(job: Job) -> Job:
     """Cancel `job`: at once if it is queued, else once its process is killed.
 
-    Idempotent. Raises Conflict if the job has finished otherwise.
+    A part is cancelled with its whole, which cannot succeed without it. Idempotent.
+    Raises Conflict if the job has finished otherwise.
     """
-    locked = Job.objects.select_for_update().get(pk=job.pk)
+    # In the order of locks: the whole before its parts.
+    parent_id = Job.objects.values_list("parent", flat=True).get(pk=job.pk)
+    locked = Job.objects.select_for_update().get(pk=parent_id or job.pk)
     if locked.state == Job.State.CANCELLED:
         return locked
     if locked.is_finished:
         raise Conflict(f"The job has {locked.state} already.", code="already_finished")
     completion.request_cancel(locked)
     completion.cancel_parts(locked.pk)
-    return Job.objects.get(pk=job.pk)
+    return Job.objects.get(pk=locked.pk)
 
 
 def cancel_unawaited(job_id: UUID) -> None:

@@ -18,6 +18,8 @@ from compute.registry import Task, tasks
 
 MESSAGE_MAX = 200
 ERROR_MAX = 2_000
+# A job that is due later than this is no part of the queue; a retry is due sooner.
+DEFERRED = timedelta(minutes=2)
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -38,8 +40,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.exclude(anonymous_client="")
 
     def waiting(self) -> JobQuerySet:
-        """Filter to the jobs in the queue, without parts."""
-        return self.filter(state=Job.State.QUEUED, parent=None)
+        """Filter to the jobs in the queue, without parts and those of a later day.
+
+        What a task has deferred would leave no room for others. Retries stay.
+        """
+        queued = self.filter(state=Job.State.QUEUED, parent=None)
+        return queued.exclude(run_after__gt=Now() + DEFERRED)
 
     def claimable(self) -> JobQuerySet:
         """Filter to the jobs that are due, in queue order."""

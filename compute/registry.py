@@ -34,6 +34,10 @@ class TaskFailed(Exception):
     """
 
 
+class OtherVersion(Exception):
+    """Raised for a job that only another version of the site can run."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Returned by a task to be split: the parameters of each part."""
@@ -114,6 +118,8 @@ def task(
         name = function.__name__
         if name in tasks and tasks[name].main.__module__ != function.__module__:
             raise ValueError(f"Two tasks are called {name!r}.")
+        # So that what does not fit when it runs is of another version of the site.
+        inspect.signature(function).bind(None, **params().fields)
         tasks[name] = Task(
             name=name,
             main=function,

@@ -4,11 +4,14 @@ A limit on the data of the process makes allocations beyond it fail (MemoryError
 else ends a run early is the caller's: its time limit, and its memory with descendants.
 """
 
+import inspect
 import logging
 import os
+import re
 import resource
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from compute import queue
 from compute.outcomes import ErrorCode, Failed, Outcome, Split, Succeeded, Unsupported
 from compute.pool import process_tree
 from compute.queue import Claim, Step
-from compute.registry import Parts, Task, TaskFailed, tasks
+from compute.registry import OtherVersion, Parts, Task, TaskFailed, tasks
 from compute.task_context import ProgressCallback, TaskContext
 from resilient_site.observability import request_id, tracing
 from resilient_site.resilience.breaker_overrides import breaker_overrides
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 NICENESS = 19
 # When memory runs out, the kernel kills these before other processes of the site.
 OOM_SCORE = 700
+# After an even number of backslashes; after an odd one it is six letters.
+_has_null_character = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 RESULT_MAX_BYTES = 256 * 1024
 # A pipe takes this much at once: a process suspended within a larger message would
 # block the supervisor.
@@ -62,12 +67,18 @@ def execute(
     breaker_overrides.apply()
     close_old_connections()
     context = TaskContext(
-        claim, lambda fraction, text: on_progress(fraction, _storable(text[:200]))
+        claim,
+        # NaN is 0 here, and what is no number ends this run, not its supervisor.
+        lambda fraction, text: on_progress(
+            min(max(0.0, float(fraction)), 1.0), _storable(text[:200])
+        ),
     )
     _limit_memory(task.memory_mb * MiB)
     try:
         with tracing.job_span(task.name, claim.traceparent):
             outcome = _as_outcome(claim, _call(task, context))
+    except OtherVersion:
+        outcome = Unsupported()
     except TaskFailed as failure:
         outcome = Failed(ErrorCode.TASK_FAILED, _storable(str(failure)))
     except MemoryError:
@@ -95,18 +106,28 @@ def _call(task: Task, context: TaskContext) -> Any:
 
 def _call_step(task: Task, context: TaskContext) -> Any:
     step, params = context.claim.step, context.claim.params
+    call = partial(task.main, context)
     if step is Step.PART and task.part_function:
-        return task.part_function(context, **params)
-    if step is Step.MERGE and task.merge_function:
-        return task.merge_function(context, context.part_results(), **params)
-    return task.main(context, **params)
+        call = partial(task.part_function, context)
+    elif step is Step.MERGE and task.merge_function:
+        call = partial(task.merge_function, context, context.part_results())
+    try:
+        inspect.signature(call).bind(**params)
+    except TypeError as error:
+        raise OtherVersion from error
+    return call(**params)
 
 
 def _as_outcome(claim: Claim, result: Any) -> Outcome:
-    if isinstance(result, Parts):
-        return Split(result.params)
-    encoded = orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
-    if b"\\u0000" in encoded:
+    is_split = isinstance(result, Parts)
+    value = result.params if is_split else result
+    # Here, as what is no JSON would end the supervisor and not this run alone.
+    encoded = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+    if is_split and not value:
+        return Failed(ErrorCode.ERROR, "It was divided into no parts.")
+    if is_split:
+        return Split(orjson.loads(encoded))
+    if _has_null_character(encoded):
         return Failed(ErrorCode.ERROR, "The result has a null character.")
     if len(encoded) > RESULT_MAX_BYTES:
         size = f"{len(encoded):,} of at most {RESULT_MAX_BYTES:,} bytes"

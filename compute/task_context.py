@@ -16,7 +16,8 @@ from compute.models import Job, JobFile
 from compute.queue import Claim
 from resilient_site.accounts.actor import Actor
 
-REPORT_INTERVAL_S = 0.1
+# The supervisor stores what it has got twice a second.
+REPORT_INTERVAL_S = 0.25
 
 type ProgressCallback = Callable[[float, str], None]
 

@@ -89,6 +89,9 @@ def change_items(context: TaskContext, **params: Any) -> Any:
     saved = context.load_checkpoint()
     state = State(**saved) if saved else _begin(context, params, change)
     if state.shares:
+        # Of an attempt whose parts are gone, they are made again.
+        if rejects := _kept(context.job, REJECTS):
+            rejects.delete()
         return Parts([params | {"share": share} for share in state.shares])
     state = _change(context, state, change)
     return _finish(context, state, change)
@@ -266,6 +269,12 @@ def _finish(context: TaskContext, state: State, change: ItemData) -> dict[str, A
             if selection := _kept(context.job, SELECTION):
                 selection.delete()
             context.save_checkpoint(asdict(replace(state, is_finished=True)))
+    # What an attempt whose parts are gone has changed was found as it should be.
+    batch = ChangeBatch.objects.filter(pk=context.job_id).first()
+    earlier = batch.updated - state.changed if batch else 0
+    state = replace(
+        state, changed=state.changed + earlier, unchanged=state.unchanged - earlier
+    )
     result = {
         "selected": state.selected,
         **{name: getattr(state, name) for name in COUNTS},

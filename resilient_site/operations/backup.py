@@ -132,9 +132,10 @@ def _written_whole(path: Path) -> Iterator[Path]:
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
+    url = source.resolve().as_uri()
     try:
         with (
-            closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as old,
+            closing(sqlite3.connect(f"{url}?mode=ro", uri=True)) as old,
             closing(sqlite3.connect(target)) as new,
         ):
             old.backup(new)

@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from compute import completion, files, jobs, queue
-from compute.models import Job, JobFile
+from compute.models import DEFERRED, Job, JobFile
 from compute.outcomes import Split, Succeeded
 from compute.registry import Parts, get_task
 from compute.task_context import TaskContext
@@ -18,7 +18,7 @@ def make_job(state: str = "queued", **overrides: Any) -> Job:
     now = timezone.now()
     values: dict[str, Any] = {"task": "echo", "params": {"number": 5}, "state": state}
     if state == "queued":
-        values["run_after"] = now + timedelta(days=1)
+        values["run_after"] = now + DEFERRED * 0.9  # in the queue, and not due
     else:
         values |= {"started_at": now, "attempts": 1, "epoch": 1}
     if state == "running":

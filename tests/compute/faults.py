@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +275,21 @@ def add_up(context: TaskContext, results: list[int], **params: Any) -> Any:
 def for_editors(context: TaskContext, *, number: int) -> Any:
     """Require a permission."""
     return number
+
+
+class Mistake(serializers.Serializer[Any]):
+    of = serializers.CharField()
+
+
+@task(params=Mistake, may_run=is_authenticated, retries=0)
+def mistaken(context: TaskContext, *, of: str) -> Any:
+    """Report, or return, what the site cannot store."""
+    if of == "progress":
+        context.progress(None)  # type: ignore[arg-type]
+    elif of == "nan":
+        context.progress(float("nan"))
+    elif of == "parts":
+        return Parts([{"price": Decimal("1.5")}])
+    elif of == "no parts":
+        return Parts([])
+    return {"text": r"no null character: \u0000"}

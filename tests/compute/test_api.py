@@ -125,6 +125,14 @@ def test_file_is_submitted_as_a_form_which_may_be_larger(
     assert not Job.objects.filter(task="echo").exists()
 
 
+@pytest.mark.parametrize("kind", ["application/" + "x" * 160, "te\x01xt"])
+def test_type_of_a_file_that_cannot_be_stored_is_not(editor, kind):
+    upload = SimpleUploadedFile("my.csv", b"id,name\n1,x\n", kind)
+    body = {"task": "import_items", "file": upload}
+    assert client_of(editor).post(JOBS, body, "multipart").status_code == 202
+    assert JobFile.objects.get().content_type == "application/octet-stream"
+
+
 def test_idempotency_key_creates_one_job(api):
     one = submit(api, headers={"Idempotency-Key": "k"}, number=1)
     same = submit(api, headers={"Idempotency-Key": "k"}, number=1)

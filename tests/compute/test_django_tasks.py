@@ -67,6 +67,7 @@ def test_deferred_function_is_not_due_yet():
     result = add.using(run_after=moment).enqueue(1, b=2)
     assert result.task.run_after == moment
     assert not Job.objects.claimable().exists()
+    assert not Job.objects.waiting().exists()  # it takes no place in the queue
     jobs.cancel(Job.objects.get(pk=result.id))
     result.refresh()
     assert result.status == FAILED

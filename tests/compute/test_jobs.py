@@ -634,6 +634,14 @@ def test_cancelling_a_job_cancels_its_parts(reader):
     assert set(job.parts.values_list("state", flat=True)) == {"cancelled"}
 
 
+def test_cancelling_a_part_cancels_its_whole(reader):
+    """As an operator of Celery does, who sees each of them."""
+    job = split(reader)
+    part = job.parts.get(part=1)
+    assert jobs.cancel(part).pk == job.pk
+    assert stored(job).state == stored(part).state == "cancelled"
+
+
 def test_progress_is_stored_within_bounds(reader):
     for reported, shown in ((0.5, 0.5), (7, 1), (-7, 0)):
         job = submit(reader, "echo")

@@ -44,7 +44,7 @@ def read_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "tasks", registry.tasks.copy())
 
     @registry.task(params=Upload)
-    def read_file(context: TaskContext, *, file: str, word: str) -> None:
+    def read_file(context: TaskContext, *, file: str, word: str, **more: Any) -> None:
         """Read a file.
 
         As often as it takes."""

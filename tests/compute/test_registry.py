@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from rest_framework import serializers
 
 from compute import registry
 from compute.registry import Task, discover_tasks, has_permissions, task
@@ -40,6 +41,14 @@ def test_two_tasks_of_one_name_are_an_error(tasks):
     with pytest.raises(ValueError, match="Two tasks are called 'find_it'"):
         declare("another")
     assert tasks == {"find_it": first}
+
+
+def test_function_takes_the_parameters_that_are_declared():
+    class Params(serializers.Serializer):
+        size = serializers.IntegerField(default=1)
+
+    with pytest.raises(TypeError, match="size"):
+        task(params=Params)(lambda context: None)
 
 
 def test_decorators_of_parts_leave_their_functions_as_they_are():

@@ -5,11 +5,10 @@ one page of them and a bounded number of words in memory.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 from itertools import pairwise
-from statistics import median_low
 from typing import Any, Self
 
 from django.db.models import Count, DateField, Exists, Max, Min, OuterRef, QuerySet
@@ -152,7 +151,7 @@ def lengths(catalogue: Catalogue, field: str, groups: tuple[int, ...]) -> Any:
     counted = Counter(dict(pairs))
     return {
         "longest": max(counted, default=None),
-        "median": median_low(counted.elements()) if counted else None,
+        "median": _median(counted),
         "groups": [
             {
                 "label": _range(start, end - 1),
@@ -212,3 +211,13 @@ def _words(text: str) -> set[str]:
         for word in words_in(text)
         if WORD_MIN <= len(word) <= WORD_MAX and not word.isdigit()
     }
+
+
+def _median(counted: Mapping[int, int]) -> int | None:
+    """Return the lower median of values that are counted; None of none."""
+    place = (sum(counted.values()) - 1) // 2
+    for value in sorted(counted):
+        place -= counted[value]
+        if place < 0:
+            return value
+    return None

@@ -167,13 +167,32 @@ def test_short_jobs_are_prefetched_but_none_behind_a_long_one(make_pool, submit)
 
 
 @pytest.mark.once
+def test_mistakes_of_a_task_end_its_run_alone(make_pool, submit, gate):
+    make_pool()
+    neighbour = running(submit("nap", seconds=500, gate=str(gate)))
+    bad = all_ended(
+        [submit("mistaken", of=of) for of in ("progress", "parts", "no parts")]
+    )
+    assert {(job.state, job.error_code) for job in bad} == {("failed", "error")}
+    for of in ("nan", "nothing"):
+        assert ended(submit("mistaken", of=of)).state == "succeeded"
+    gate.touch()
+    assert ended(neighbour).attempts == 1
+
+
+@pytest.mark.once
 def test_job_of_a_task_that_a_worker_lacks_waits_for_one_that_has_it(make_pool, submit):
     old_version = make_pool(COMPUTE_TASKS="")
     with transaction.atomic():
-        job, aged = submit("echo", number=3), submit("echo")
+        job, aged, other = (
+            submit("echo", number=3),
+            submit("echo"),
+            submit("export_items"),
+        )
         hours_ago = timezone.now() - timedelta(hours=2)
-        Job.objects.filter(pk=aged.pk).update(created_at=hours_ago)
-    assert ended(aged).error_code == "task_unknown"
+        Job.objects.exclude(pk=job.pk).update(started_at=hours_ago)
+        Job.objects.filter(pk=other.pk).update(params={"of_the_next_version": True})
+    assert ended(aged).error_code == ended(other).error_code == "task_unknown"
     wait_for(lambda: Job.objects.filter(pk=job.pk, message__contains="version"))
     assert old_version.stop() == 0
     Job.objects.filter(pk=job.pk).update(run_after=None)

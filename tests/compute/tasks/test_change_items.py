@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from compute import completion
+from compute import completion, jobs
 from compute.models import Job, JobFile
-from compute.outcomes import Split
+from compute.outcomes import ErrorCode, Failed, Split
 from compute.registry import TaskFailed, get_task
 from compute.task_context import ClaimLost
 from compute.tasks import change_items as module
@@ -364,6 +364,31 @@ def test_killed_part_goes_on_where_it_was(bolts, editor, in_parts, at):
     assert ItemChange.objects.filter(version=2).count() == 9
     assert ChangeBatch.objects.get().updated == 9
     assert Item.objects.get(pk="later").tags.exists()
+
+
+@on_postgresql
+def test_attempt_after_a_failed_merge_reports_what_was_changed_before(
+    bolts, editor, in_parts
+):
+    make_item(collection="bolts", code="f", valid_from="2030-01-01", tags=["old"])
+    context = begin("change_items", editor, filter="tag=old", valid_to="2026-12-31")
+    task, params = get_task("change_items"), context.claim.params
+    for attempt in range(2):
+        if attempt:
+            completion.finish(merging.claim, Failed(ErrorCode.ERROR, "Bang."))  # noqa: F821
+            assert jobs.retry(Job.objects.get(pk=context.job_id))
+            context = claim()
+        split = task.main(context, **params)
+        completion.finish(context.claim, Split(split.params))
+        for _ in split.params:
+            part = claim()
+            end(part, task.part_function(part, **part.claim.params))
+        merging = claim()
+    result = task.merge_function(merging, merging.part_results(), **params)
+    names = ("selected", "changed", "unchanged", "rejected", "batch")
+    expected = [6, 5, 0, 1, ChangeBatch.objects.get().pk]
+    assert [result[name] for name in names] == expected
+    assert len(rows(end(merging, result), module.REJECTS)) == 1
 
 
 @on_postgresql

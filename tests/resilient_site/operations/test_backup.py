@@ -177,3 +177,11 @@ def test_restore_replaces_everything_or_nothing(restored, tmp_path):
             path.write_bytes(b"no database " * 1000)
             restore()
             assert Item.objects.count() == 2000
+
+
+def test_backup_is_found_by_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("backup.db")) as made:
+        made.execute("CREATE TABLE django_migrations (app, name)")
+    backup._copy_sqlite(Path("backup.db"), tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").stat().st_size
