@@ -81,6 +81,11 @@ class TaskForm(forms.Form):
         return sent
 
 
+def _is_checked(value: Any) -> bool:
+    """Return whether a box is checked, also by a link to the form."""
+    return bool(forms.BooleanField().to_python(value))
+
+
 def parameters(task: Task | None) -> dict[str, Any]:
     """Return the writable fields of the task's serializer."""
     fields = task.params().fields if task else {}
@@ -134,7 +139,8 @@ def _as_form_field(parameter: Any) -> forms.Field:
     }
     match parameter:
         case serializers.BooleanField():
-            return forms.BooleanField(**options | {"required": False})
+            box = forms.CheckboxInput(check_test=_is_checked)
+            return forms.BooleanField(**options | {"required": False, "widget": box})
         case (
             serializers.MultipleChoiceField()
             | serializers.ListField(child=serializers.ChoiceField())

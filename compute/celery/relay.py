@@ -66,6 +66,10 @@ class Relay:
             self.disconnect()
             breakers.broker.trip(error)
             return False
+        except Exception:
+            # Without it no job would be published.
+            logger.exception("The relay of jobs failed.")
+            return False
         breakers.broker.reset()
         return True
 

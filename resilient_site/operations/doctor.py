@@ -8,7 +8,6 @@ import resource
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import filesizeformat
 
 from resilient_site.cache.redis_url import connect
+from resilient_site.edge.cache.daemon_threads import DaemonThreads
 from resilient_site.postgres.direct import directly
 from resilient_site.resilience import deadlines
 from resilient_site.resilience.breaker_overrides import describe_all
@@ -79,12 +79,10 @@ def register(name: str, check: Check) -> None:
 def run_all() -> Iterator[tuple[str, Finding]]:
     """Run the checks one after another; return the name of each with its findings."""
     for name, check in _checks.items():
-        pool = ThreadPoolExecutor(1)
         try:
-            found = pool.submit(_run, check).result(2 * TIMEOUT_S)
+            found = DaemonThreads(1, "doctor").submit(_run, check).result(2 * TIMEOUT_S)
         except TimeoutError:
             found = [failure("It does not answer.", "Check whether it hangs.")]
-        pool.shutdown(wait=False)
         for finding in found:
             yield name, finding
 

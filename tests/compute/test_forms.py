@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from compute.forms import TaskForm, display_params
 from compute.models import Job
-from compute.registry import Task, tasks
+from compute.registry import Task, get_task, tasks
 from tests.compute.faults import echo
 
 pytestmark = pytest.mark.once
@@ -158,3 +158,9 @@ def test_parameters_are_displayed_with_the_labels_of_the_form(task, monkeypatch)
         ("Old one", "x"),
     ]
     assert display_params(Job(task="gone", params={"size": 5})) == [("Size", 5)]
+
+
+@pytest.mark.parametrize(("given", "is_checked"), [("false", False), ("true", True)])
+def test_link_to_a_form_says_whether_a_box_is_checked(given, is_checked):
+    form = str(TaskForm(get_task("export_items"), initial={"flat": given}))
+    assert ("checked" in form) is is_checked
