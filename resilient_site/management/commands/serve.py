@@ -5,8 +5,10 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from django.conf import settings
@@ -43,9 +45,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = options["host"], options["port"]
         with listen(host, port) as listener:
-            self.check()
-            if settings.EMBEDDED:
-                in_a_child(self._prepare)
+            with in_a_child(self._prepare) if settings.EMBEDDED else nullcontext():
+                self.check()
+                load_web()
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             self.stdout.write(f"Serving on http://{address}/ - Ctrl-C stops it.")
             sys.stdout.flush()
@@ -76,16 +78,30 @@ class Command(BaseCommand):
         )
 
 
-def in_a_child(function: Callable[[], None]) -> None:
-    """Call a function; what it loads is then not kept by all processes of the site."""
+@contextmanager
+def in_a_child(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function in a child process, beside the block; exit if it fails.
+
+    What it loads is then not kept by all processes of the site.
+    """
     parent = os.getpid()
     if not (child := os.fork()):
         supervision.end_with(parent)
         function()
         sys.exit()
-    _, status = os.waitpid(child, 0)
+    try:
+        yield
+    finally:
+        _, status = os.waitpid(child, 0)
     if status:
         sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def load_web() -> None:
+    """Load what the web processes need, once for all of them."""
+    import_module("gunicorn.app.wsgiapp")
+    import_module("resilient_site.edge.worker")
+    import_module("resilient_site.asgi")
 
 
 def listen(host: str, port: int) -> socket.socket:
