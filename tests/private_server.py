@@ -130,7 +130,9 @@ def alive(process_ids: list[int]) -> list[int]:
     return found
 
 
-def wait_for[T](answer: Callable[[], T], timeout: float = 90) -> T:
+def wait_for[T](
+    answer: Callable[[], T], timeout: float = 90, longest_pause_s: float = 0.05
+) -> T:
     """Call `answer` until it returns something true, and return that."""
     deadline, pause_s = time.monotonic() + timeout, 0.005
     while not (given := answer()):
@@ -138,7 +140,7 @@ def wait_for[T](answer: Callable[[], T], timeout: float = 90) -> T:
             raise TimeoutError(f"Still {given!r} after {timeout} seconds")
         time.sleep(pause_s)
         # Ever more seldom: the question takes time from what it asks about.
-        pause_s = min(1.5 * pause_s, 0.05)
+        pause_s = min(1.5 * pause_s, longest_pause_s)
     return given
 
 
