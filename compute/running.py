@@ -4,7 +4,6 @@ A limit on the data of the process makes allocations beyond it fail (MemoryError
 else ends a run early is the caller's: its time limit, and its memory with descendants.
 """
 
-import inspect
 import logging
 import os
 import re
@@ -112,10 +111,12 @@ def _call_step(task: Task, context: TaskContext) -> Any:
     elif step is Step.MERGE and task.merge_function:
         call = partial(task.merge_function, context, context.part_results())
     try:
-        inspect.signature(call).bind(**params)
+        return call(**params)
     except TypeError as error:
-        raise OtherVersion from error
-    return call(**params)
+        # Raised by the call itself, and not within: it has no such parameter.
+        if error.__traceback__ and error.__traceback__.tb_next is None:
+            raise OtherVersion from error
+        raise
 
 
 def _as_outcome(claim: Claim, result: Any) -> Outcome:
