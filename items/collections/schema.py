@@ -29,6 +29,10 @@ SIZE = {"type": "integer", "minimum": 0, "maximum": 100_000}
 NUMBER = {
     "type": "number", "minimum": -rules.INTEGER_MAX, "maximum": rules.INTEGER_MAX,
 }  # fmt: skip
+PATTERN_UNUSABLE = (
+    "Must be a regular expression that can be matched without backtracking: no "
+    "look-around, no back-references, and few repetitions."
+)
 FORMATS = ("date", "date-time", "uri", "email")
 SCALARS: dict[str, dict[str, Any]] = {
     "string": {
@@ -298,7 +302,7 @@ def _faults_of(place: str, declared: Any) -> Iterator[tuple[str, str]]:
     try:
         validator = _validator(kept)
     except ValueError:  # what only the linear engine refuses: (?=a), \\1, too long
-        yield f"{place}.pattern", "Is no regular expression that can be used here."
+        yield f"{place}.pattern", PATTERN_UNUSABLE
         return
     if "default" not in declared:
         return
