@@ -24,7 +24,7 @@ from django.db.models.functions import Now
 from django.utils.crypto import salted_hmac
 
 from compute import completion, files, queue
-from compute.models import Job, JobFile
+from compute.models import CONTENT_TYPE_MAX, Job, JobFile
 from compute.registry import Task, get_task
 from resilient_site.api.idempotency import RETENTION, KeyReused
 from resilient_site.errors import (
@@ -116,8 +116,10 @@ def submit(
 def _content_type(upload: "UploadedFile[Any]") -> str:
     """Return what the client says, if that can be stored."""
     kind = upload.content_type or ""
-    is_possible = kind.isascii() and kind.isprintable() and 0 < len(kind) <= 100
-    return kind if is_possible else "application/octet-stream"
+    is_plain = kind.isascii() and kind.isprintable()
+    if is_plain and 0 < len(kind) <= CONTENT_TYPE_MAX:
+        return kind
+    return "application/octet-stream"
 
 
 def expect_allowed(task: Task, user: User | AnonymousUser) -> None:

@@ -18,6 +18,7 @@ from compute.registry import Task, tasks
 
 MESSAGE_MAX = 200
 ERROR_MAX = 2_000
+CONTENT_TYPE_MAX = 100
 # A job that is due later than this is no part of the queue; a retry is due sooner.
 DEFERRED = timedelta(minutes=2)
 
@@ -254,7 +255,7 @@ class JobFile(models.Model):
     kind = models.CharField(max_length=6, choices=Kind)
     epoch = models.PositiveIntegerField(default=0)
     name = models.CharField(max_length=255)
-    content_type = models.CharField(max_length=100)
+    content_type = models.CharField(max_length=CONTENT_TYPE_MAX)
     size = models.BigIntegerField(default=0)
     complete = models.BooleanField(default=False)
     # Its name in the storage of files; "": the content is in the database.

@@ -6,7 +6,6 @@ else ends a run early is the caller's: its time limit, and its memory with desce
 
 import logging
 import os
-import re
 import resource
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from compute.pool import process_tree
 from compute.queue import Claim, Step
 from compute.registry import OtherVersion, Parts, Task, TaskFailed, tasks
 from compute.task_context import ProgressCallback, TaskContext
+from resilient_site.api.null_characters import has_null_character
 from resilient_site.observability import request_id, tracing
 from resilient_site.resilience.breaker_overrides import breaker_overrides
 
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 NICENESS = 19
 # When memory runs out, the kernel kills these before other processes of the site.
 OOM_SCORE = 700
-# After an even number of backslashes; after an odd one it is six letters.
-_has_null_character = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 RESULT_MAX_BYTES = 256 * 1024
 # A pipe takes this much at once: a process suspended within a larger message would
 # block the supervisor.
@@ -120,15 +118,14 @@ def _call_step(task: Task, context: TaskContext) -> Any:
 
 
 def _as_outcome(claim: Claim, result: Any) -> Outcome:
-    is_split = isinstance(result, Parts)
-    value = result.params if is_split else result
     # Here, as what is no JSON would end the supervisor and not this run alone.
-    encoded = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
-    if is_split and not value:
-        return Failed(ErrorCode.ERROR, "It was divided into no parts.")
-    if is_split:
-        return Split(orjson.loads(encoded))
-    if _has_null_character(encoded):
+    encode = partial(orjson.dumps, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+    if isinstance(result, Parts):
+        if not result.params:
+            return Failed(ErrorCode.ERROR, "It was divided into no parts.")
+        return Split(orjson.loads(encode(result.params)))
+    encoded = encode(result)
+    if has_null_character(encoded):
         return Failed(ErrorCode.ERROR, "The result has a null character.")
     if len(encoded) > RESULT_MAX_BYTES:
         size = f"{len(encoded):,} of at most {RESULT_MAX_BYTES:,} bytes"

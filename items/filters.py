@@ -78,6 +78,11 @@ FILTERS = {
 }
 
 
+def values_of(query: QueryDict, name: str) -> list[str]:
+    """Return the values of a parameter, without those that are empty or spaces."""
+    return [value for value in query.getlist(name) if value.strip()]
+
+
 def parse(
     query: QueryDict, collections: Sequence[str]
 ) -> tuple[tuple[Condition, ...], dict[str, list[str]]]:
@@ -85,8 +90,7 @@ def parse(
     conditions: list[Condition] = []
     errors: dict[str, list[str]] = {}
     for name, declared in FILTERS.items():
-        values = [value for value in query.getlist(name) if value.strip()]
-        if not values:
+        if not (values := values_of(query, name)):
             continue
         try:
             conditions.append(partial(_filtered, declared.condition(_bounded(values))))

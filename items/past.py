@@ -204,7 +204,7 @@ class PastList:
         conditions = [
             _parsed(errors, name, partial(filters.FILTERS[name].condition, values))
             for name in CONDITIONS
-            if (values := [value for value in query.getlist(name) if value.strip()])
+            if (values := filters.values_of(query, name))
         ]
         ordering = query.get("ordering") or "id"
         if ordering not in ORDERINGS:

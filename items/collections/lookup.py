@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Collection as Several
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -162,19 +163,20 @@ def _links(ids: Several[str], to: str) -> Iterator[tuple[str, str, Row]]:
 
 def _by_code(key: str, codes: Sequence[str]) -> dict[str, Row]:
     """Return the items by the code as it was given, by one query."""
-    # Releases before this one stored codes in either form of Unicode.
+    # A release before this one may have stored the first; the second has precedence.
     forms = {
-        code: (unicodedata.normalize("NFC", clean), clean)
+        code: (clean, unicodedata.normalize("NFC", clean))
         for code in codes
         if (clean := _clean(code))
     }
-    possible = {form for both in forms.values() for form in both}
+    possible = set(chain.from_iterable(forms.values()))
     rows = Item.objects.with_codes(key, possible).values(*COLUMNS)
     by_code = {_code_of(row): row for row in rows}
     return {
-        code: by_code[composed if composed in by_code else given]
-        for code, (composed, given) in forms.items()
-        if composed in by_code or given in by_code
+        code: by_code[form]
+        for code, both in forms.items()
+        for form in both
+        if form in by_code
     }
 
 

@@ -9,7 +9,6 @@ have any attributes.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ import jsonschema_rs
 import orjson
 
 from items import rules
+from resilient_site.api.null_characters import has_null_character
 from resilient_site.errors import Invalid
 
 type Schema = Mapping[str, Any]
@@ -125,7 +125,6 @@ def _validator(schema: Schema) -> jsonschema_rs.Draft202012Validator:
     )
 
 
-_has_null_character = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 _subset = _validator(SUBSET)
 _subset_by_type = {
     name: _validator(one)
@@ -259,7 +258,7 @@ def clean_schema(schema: Any) -> Schema:
         text = orjson.dumps(schema)
     except orjson.JSONEncodeError as error:  # too deep, or no Unicode
         raise Invalid(errors={"schema": {"schema": [f"{error}."]}}) from error
-    if _has_null_character(text):
+    if has_null_character(text):
         errors["schema"] = ["Must not contain a null character."]
     for path, message in _faults(schema):
         errors.setdefault(path, []).append(message)

@@ -26,16 +26,15 @@ class SessionStore(db.SessionStore):
         if not self.session_key:
             return {}
         name = _cache_key(self.session_key)
-        data: Any = self._cache.get(name)
-        if data == ENDED:
+        found: Any = self._cache.get(name)
+        if found == ENDED:
             self._session_key = None
             return {}
-        if data is None:
-            data = super().load()
-            if self.session_key:  # else there is no such session
-                # Not in place of what was stored since: it may have ended.
-                self._cache.add(name, data, FRESH_S)
-        return dict(data)
+        data: dict[str, Any] = super().load() if found is None else found
+        if found is None and self.session_key:  # else there is no such session
+            # Not in place of what was stored since: it may have ended.
+            self._cache.add(name, data, FRESH_S)
+        return data
 
     def save(self, must_create: bool = False) -> None:
         super().save(must_create)

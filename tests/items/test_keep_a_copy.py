@@ -4,10 +4,8 @@ import json
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from resilient_site.models import ApiToken, Epoch, random_epoch
 from tests.factories import TESTER, change_items, make_item, make_items
 from tests.private_server import wait_for
 from tests.running import ROOT
+from tests.stub_server import Handler, serving
 
 pytestmark = pytest.mark.once
 
@@ -142,16 +141,15 @@ def test_copy_starts_over_after_an_older_dump_was_put_back(
     wait_until_equal(copy, client)
 
 
-class BrokenExport(BaseHTTPRequestHandler):
+class BrokenExport(Handler):
     """A site whose export breaks between two chunks, as when its database is lost."""
 
     protocol_version = "HTTP/1.1"
-    exports = 0
 
     def do_GET(self) -> None:
         self.send_response(200)
         if "export" in self.path:
-            BrokenExport.exports += 1
+            self.server.exports.append(self.path)
             line = b'{"id": "first", "version": 1, "name": "First"}\n'
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -161,20 +159,15 @@ class BrokenExport(BaseHTTPRequestHandler):
             self.wfile.write(b'{"next": "http://127.0.0.1/none"}')
         self.close_connection = True
 
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 def test_export_that_breaks_off_is_no_copy(tmp_path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), BrokenExport) as site:
-        threading.Thread(target=site.serve_forever).start()
+    with serving(BrokenExport, exports=[]) as site:
         url = f"http://127.0.0.1:{site.server_port}"
         command = [sys.executable, str(EXAMPLE), url, str(tmp_path / "copy")]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            wait_for(lambda: BrokenExport.exports > 1)
+            wait_for(lambda: len(site.exports) > 1)
             assert read(tmp_path / "copy", POSITION) == []
             assert read(tmp_path / "copy", "SELECT id FROM item") == []
         finally:
             kill(process)
-            site.shutdown()

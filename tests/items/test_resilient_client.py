@@ -6,10 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tests.factories import TESTER, change_items, make_item, make_items
 from tests.faults.proxy import Proxy
 from tests.private_server import wait_for
 from tests.running import Site, admin_token
+from tests.stub_server import Handler, serving
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
@@ -316,31 +315,24 @@ def test_site_is_killed_and_an_older_backup_restored_under_it(tmp_path):
         site.stop()
 
 
-class Elsewhere(BaseHTTPRequestHandler):
+class Elsewhere(Handler):
     """A proxy that sends every request to another address of its own."""
 
-    seen: list[str] = []
-
     def do_POST(self) -> None:
-        Elsewhere.seen.append(self.path)
+        self.server.seen.append(self.path)
         self.send_response(301)
         self.send_header("Location", "/elsewhere")
         self.end_headers()
 
     do_GET = do_POST
 
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 def test_redirected_write_stays_queued_and_its_token_at_home(tmp_path):
-    with HTTPServer(("127.0.0.1", 0), Elsewhere) as site:
-        threading.Thread(target=site.serve_forever).start()
+    with serving(Elsewhere, seen=[]) as site:
         url = f"http://127.0.0.1:{site.server_port}"
         client = Client(url, str(tmp_path / "copy"), token="secret")
         client.write("POST", "items", {"id": "a", "name": "A"})
         with pytest.raises(Unavailable, match="301"):
             client.send()
-        site.shutdown()
-    assert Elsewhere.seen == ["/api/v1/items"]
+    assert site.seen == ["/api/v1/items"]
     assert [one["status"] for one in client.writes()] == [None]

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from time import sleep
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -35,13 +35,14 @@ from tests.load.bench.results import (
 )
 from tests.load.bench.sections import SECTIONS
 from tests.load.request_template import RequestTemplate
+from tests.stub_server import Handler, serving
 
 pytestmark = pytest.mark.once
 
 # --- the load generator
 
 
-class Handler(BaseHTTPRequestHandler):
+class Counting(Handler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -57,24 +58,13 @@ class Handler(BaseHTTPRequestHandler):
 
     do_PUT = do_GET
 
-    def log_message(self, *args: object) -> None:
-        """Log nothing."""
 
-
-@contextmanager
-def serving(status: int = 200, stall_s: float = 0) -> Iterator[ThreadingHTTPServer]:
+def counting(
+    status: int = 200, stall_s: float = 0
+) -> AbstractContextManager[ThreadingHTTPServer]:
     """Serve with this status; the first response comes after so many seconds."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.status, server.stall_s, server.requests = status, stall_s, []
-        server.gate = threading.Lock()
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    state = {"status": status, "stall_s": stall_s, "requests": []}
+    return serving(Counting, gate=threading.Lock(), **state)
 
 
 def template(server: ThreadingHTTPServer, path: str = "/1", **more) -> RequestTemplate:
@@ -85,7 +75,7 @@ def template(server: ThreadingHTTPServer, path: str = "/1", **more) -> RequestTe
 def test_wrk_and_python_send_the_same_requests():
     request = {"path": "/{n}", "method": "PUT", "body": '{"name": "é \\"{count}\\""}'}
     for measure in (load_generator.rate, load_generator.rate_by_python):
-        with serving() as server:
+        with counting() as server:
             assert measure(template(server, **request), 0.2) > 1
         for method, path, body in server.requests:
             assert method == "PUT"
@@ -94,7 +84,7 @@ def test_wrk_and_python_send_the_same_requests():
 
 
 def test_rejected_requests_are_no_rate_and_infinitely_late():
-    with serving(status=503) as server:
+    with counting(status=503) as server:
         with pytest.raises(RuntimeError, match="0 of"):
             load_generator.rate_by_python(template(server), 0.2)
         took = load_generator.latencies(template(server), 50, 0.2)
@@ -102,7 +92,7 @@ def test_rejected_requests_are_no_rate_and_infinitely_late():
 
 
 def test_latency_includes_the_wait_of_requests_that_were_due():
-    with serving(stall_s=0.5) as server:
+    with counting(stall_s=0.5) as server:
         took = load_generator.latencies(template(server), 100, 0.4)
     assert len(took) > 20
     # Each was due at another moment of the half second, and none answered before it.

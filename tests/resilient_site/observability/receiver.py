@@ -3,12 +3,13 @@
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event
 from types import SimpleNamespace
 
 import brotli
+
+from tests.stub_server import Handler, serving
 
 UNPACK = {"br": brotli.decompress, "gzip": gzip.decompress, None: bytes}
 
@@ -23,7 +24,7 @@ def receiving() -> Iterator[SimpleNamespace]:
     responds = Event()
     responds.set()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Receiver(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             responds.wait()
@@ -32,17 +33,10 @@ def receiving() -> Iterator[SimpleNamespace]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(Receiver) as server:
         try:
             yield SimpleNamespace(
                 port=server.server_port, bodies=bodies, responds=responds
             )
         finally:
             responds.set()
-            server.shutdown()
-            thread.join()
