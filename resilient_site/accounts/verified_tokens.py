@@ -22,7 +22,13 @@ from django.conf import settings
 from django.http import HttpRequest
 from knox.crypto import hash_token
 
-from resilient_site.edge.cache.invalidation import Mark, invalidations, mark, now
+from resilient_site.edge.cache.invalidation import (
+    Mark,
+    invalidate_now,
+    invalidations,
+    mark,
+    now,
+)
 from resilient_site.resilience.bounded_dict import BoundedDict
 from resilient_site.resilience.cache_control import GROUPS, credential_tag, user_tag
 
@@ -68,6 +74,9 @@ class VerifiedTokens:
         expires_at = found.expiry.timestamp() if found and found.expiry else math.inf
         if found is None or not found.user.is_active or expires_at <= time.time():
             self._entries.pop(digest, None)
+            if found and not found.user.is_active:
+                # Nothing may have said so (`QuerySet.update`): it ends all they have.
+                invalidate_now(user_tag(found.user_id))
             return None
         found.user.get_all_permissions()  # so that they are in the entry as well
         self._record(digest, found.user_id, began, expires_at, found)

@@ -15,8 +15,9 @@ from resilient_site.accounts.verified_tokens import (
     credentials,
     verified_tokens,
 )
-from resilient_site.edge.cache.invalidation import now
+from resilient_site.edge.cache.invalidation import invalidations, mark, now
 from resilient_site.models import ApiToken
+from resilient_site.resilience.cache_control import user_tag
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -105,6 +106,16 @@ def test_change_of_a_user_ends_validity_at_once(
     assert verified_tokens().is_recognized(digest_of(token))
     assert post_item(token) == status
     assert verified_tokens().is_recognized(digest_of(token)) == (status != 401)
+
+
+def test_inactive_user_who_is_met_loses_all_that_is_stored_for_it(editor):
+    """A change without a signal may be noticed here first."""
+    register, token = VerifiedTokens(), token_of(editor)
+    mine = mark(now(), [user_tag(editor.pk)])
+    User.objects.filter(pk=editor.pk).update(is_active=False)
+    assert invalidations.is_current(mine)
+    assert register.verify_token(token) is None
+    assert not invalidations.is_current(mine)
 
 
 def test_expired_token_is_neither_valid_nor_recognized(editor, time_machine):
