@@ -435,6 +435,8 @@ LAST_KNOWN_BYTES = env.int("LAST_KNOWN_BYTES", 256 * 1024 * 1024)
 LAST_KNOWN_REDIS_BYTES = env.int(
     "LAST_KNOWN_REDIS_BYTES", 64 * 1024 * 1024, validate=not_negative
 )
+# Of disk, and of Redis; both make a stale response at most half a second late.
+LAST_KNOWN_TIMEOUT_S = env.float("LAST_KNOWN_TIMEOUT_S", 0.25)
 ADMISSION = env.bool("ADMISSION", True)
 # How long a request may wait for one of Django's threads rather than be rejected.
 ADMISSION_PATIENCE_S = {

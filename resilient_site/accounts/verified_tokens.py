@@ -30,7 +30,12 @@ from resilient_site.edge.cache.invalidation import (
     now,
 )
 from resilient_site.resilience.bounded_dict import BoundedDict
-from resilient_site.resilience.cache_control import GROUPS, credential_tag, user_tag
+from resilient_site.resilience.cache_control import (
+    GROUPS,
+    credential_tag,
+    inactive_tag,
+    user_tag,
+)
 
 # The edge imports this before the apps are loaded, and with them the models.
 if TYPE_CHECKING:
@@ -76,7 +81,7 @@ class VerifiedTokens:
             self._entries.pop(digest, None)
             if found and not found.user.is_active:
                 # Nothing may have said so (`QuerySet.update`): it ends all they have.
-                invalidate_now(user_tag(found.user_id))
+                invalidate_now(inactive_tag(found.user_id))
             return None
         found.user.get_all_permissions()  # so that they are in the entry as well
         self._record(digest, found.user_id, began, expires_at, found)
@@ -138,9 +143,11 @@ class VerifiedTokens:
         token: "ApiToken | None" = None,
         session_key: str = "",
     ) -> None:
+        tags = [user_tag(user_id), inactive_tag(user_id), GROUPS]
+        tags.append(credential_tag(credential))
         self._entries[credential] = Verified(
             user_id,
-            mark(began, [user_tag(user_id), GROUPS, credential_tag(credential)]),
+            mark(began, tags),
             time.monotonic(),
             expires_at,
             token,

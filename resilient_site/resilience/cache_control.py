@@ -95,3 +95,11 @@ def user_tag(pk: object) -> str:
 
 def credential_tag(digest: str) -> str:
     return f"{CREDENTIAL}{digest}"
+
+
+def inactive_tag(pk: object) -> str:
+    """Return the tag that says of a user: inactive, as a request with a token found.
+
+    One of credentials: such requests can come at any rate, and change nothing.
+    """
+    return credential_tag(user_tag(pk))

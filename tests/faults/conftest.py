@@ -20,6 +20,7 @@ SETTINGS = {
     "DEADLINE_WRITE_S": "120",
     "HEARTBEAT_TIMEOUT_S": "3",
     "LAST_KNOWN_REDIS_BYTES": str(2**35),  # so that no two share a slot
+    "LAST_KNOWN_TIMEOUT_S": "10",
 }
 
 

@@ -27,6 +27,7 @@ from resilient_site.resilience.cache_control import (
     GROUPS,
     PRIVATE,
     credential_tag,
+    inactive_tag,
     user_tag,
 )
 
@@ -34,7 +35,8 @@ from resilient_site.resilience.cache_control import (
 def keep(request: EdgeRequest, identity: Identity, copy: CachedResponse) -> None:
     """Store the response for this client alone, until its identity changes."""
     # Not of EVERYTHING: what a page shows may be outdated in an outage.
-    tags = [PRIVATE, GROUPS, user_tag(identity.user_id)]
+    user_id = identity.user_id
+    tags = [PRIVATE, GROUPS, user_tag(user_id), inactive_tag(user_id)]
     tags += map(credential_tag, request.credentials)
     mark = Mark(copy.mark.at, tuple(map(slot_of, tags)))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))

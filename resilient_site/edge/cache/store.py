@@ -5,8 +5,9 @@ ones, which are public, spare them the database. The disk holds them for the pro
 of this machine. With PostgreSQL unavailable, a reader gets what any machine has sent
 within 24 hours, marked as stale; with Redis unavailable too, what this machine has.
 
-Redis and disk are written behind the answer; what exceeds the queue is dropped. A
-damaged database is replaced, and one that cannot be written costs nothing else.
+Disk and Redis are written behind the answer; what exceeds the queue is dropped. While
+a process that hangs has the database on disk locked, what is for it waits. A damaged
+database is replaced, and one that cannot be written costs nothing else.
 """
 
 import asyncio
@@ -52,8 +53,6 @@ DELETION_BYTES = 1024
 WRITE_PERIOD_S = 0.2
 # Small against the time for which they are usable.
 WRITTEN_EVERY_S = 600
-# Of one look-up; two of them make a stale response at most half a second late.
-READ_TIMEOUT_S = 0.25
 LOCK_TIMEOUT_S = 1
 # Redis has a fixed number of slots, and the last response of a slot stays: that bounds
 # the room. So large is the average response there, and at most 16 times that.
@@ -131,7 +130,7 @@ class ResponseStore:
         self._writer = DaemonThreads(1, "stale-writer")
         self._pending: dict[AnyKey, Change] = {}
         self._writing: dict[AnyKey, Change] = {}
-        self._pending_bytes = 0
+        self._pending_bytes = self._writing_bytes = 0
         self._lookups, self._found_share = 0, 1.0
         # Of the database on disk: its inode before it was opened, and the open cache.
         self._opened: tuple[int, Cache] | None = None
@@ -151,7 +150,7 @@ class ResponseStore:
     async def write_behind(self) -> None:
         while True:
             await asyncio.sleep(WRITE_PERIOD_S)
-            if self._pending:
+            if self._pending or self._writing:
                 try:
                     await asyncio.wrap_future(self.flush())
                 except Exception as error:  # noqa: BLE001 - the next ones may do better
@@ -159,8 +158,12 @@ class ResponseStore:
                     logger.warning("Responses could not be written: %s", error)
 
     def flush(self) -> Future[None]:
-        """Have written what is pending."""
-        self._writing, self._pending, self._pending_bytes = self._pending, {}, 0
+        """Have written what is pending, and what was not as the disk was locked."""
+        if not self._writing or self._writing_bytes > MAX_PENDING_BYTES:
+            self._writing, self._writing_bytes = {}, 0
+        self._writing = self._writing | self._pending
+        self._writing_bytes += self._pending_bytes
+        self._pending, self._pending_bytes = {}, 0
         return self._writer.submit(self._write, self._writing)
 
     def put(self, key: AnyKey, response: CachedResponse) -> None:
@@ -296,7 +299,7 @@ class ResponseStore:
     async def _within_time[T](self, read: asyncio.Future[T]) -> T | None:
         self.reads += 1
         try:
-            return await asyncio.wait_for(read, READ_TIMEOUT_S)
+            return await asyncio.wait_for(read, settings.LAST_KNOWN_TIMEOUT_S)
         except TimeoutError:
             return None
         finally:
@@ -347,6 +350,7 @@ class ResponseStore:
             self._pending_bytes += size
 
     def _write(self, changes: Mapping[AnyKey, Change]) -> None:
+        is_on_disk = self._write_disk(changes)
         for_redis = {
             key: change.response
             for key, change in changes.items()
@@ -354,9 +358,11 @@ class ResponseStore:
         }
         if for_redis and self._redis:
             self._write_redis(for_redis)
-        self._write_disk(changes)
         if self._writing is changes:
-            self._writing = {}
+            left = {} if is_on_disk else changes
+            self._writing = {
+                key: Change(one.response, False) for key, one in left.items()
+            }
 
     def _slot(self, key: AnyKey) -> str:
         check = crc32(repr(key).encode())
@@ -387,9 +393,15 @@ class ResponseStore:
         if stored:
             self._redis.set_many({NOT_EMPTY: 1, **stored}, STALE_IF_ERROR_S)
 
-    def _write_disk(self, changes: Mapping[AnyKey, Change]) -> None:
+    def _write_disk(self, changes: Mapping[AnyKey, Change]) -> bool:
+        """Write what can be written; return False if all has to wait for a lock."""
+        is_locked = False
+
         def write(disk: Cache) -> None:
+            nonlocal is_locked
+            is_locked = True
             with disk.transact():
+                is_locked = False
                 for key, (response, _) in changes.items():
                     name = repr(key)
                     if response is None or not response.is_usable_if_error():
@@ -400,6 +412,7 @@ class ResponseStore:
 
         if changes:
             self._on_disk(write)
+        return not is_locked
 
     # --- the database on disk
 
@@ -413,7 +426,7 @@ class ResponseStore:
             return done
         except Exception as error:  # noqa: BLE001 - to lose this store costs nothing else
             if not self._is_failing:
-                logger.warning("The stale store on disk is unavailable: %s", error)
+                logger.warning("The stale store on disk is unavailable: %r", error)
             self._is_failing = True
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
                 shutil.rmtree(self.folder, ignore_errors=True)

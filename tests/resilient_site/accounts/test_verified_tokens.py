@@ -17,7 +17,7 @@ from resilient_site.accounts.verified_tokens import (
 )
 from resilient_site.edge.cache.invalidation import invalidations, mark, now
 from resilient_site.models import ApiToken
-from resilient_site.resilience.cache_control import user_tag
+from resilient_site.resilience.cache_control import inactive_tag
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db]
 
@@ -111,7 +111,7 @@ def test_change_of_a_user_ends_validity_at_once(
 def test_inactive_user_who_is_met_loses_all_that_is_stored_for_it(editor):
     """A change without a signal may be noticed here first."""
     register, token = VerifiedTokens(), token_of(editor)
-    mine = mark(now(), [user_tag(editor.pk)])
+    mine = mark(now(), [inactive_tag(editor.pk)])
     User.objects.filter(pk=editor.pk).update(is_active=False)
     assert invalidations.is_current(mine)
     assert register.verify_token(token) is None

@@ -11,7 +11,7 @@ from django.test import override_settings
 from resilient_site import settings as as_started
 from resilient_site.edge import policy, wsgi_bridge
 from resilient_site.edge.admission import Admission
-from resilient_site.edge.cache import coalescing, grouped_reads, store
+from resilient_site.edge.cache import coalescing, grouped_reads
 from resilient_site.edge.cache.invalidation import subscriber
 from resilient_site.edge.cache.store import response_store
 from tests.resilient_site.edge import views
@@ -23,7 +23,7 @@ from tests.servers import Redis
 def fresh_edge(settings, tmp_path, monkeypatch) -> Iterator[None]:
     """An edge without cached responses, with a folder of its own."""
     # A busy machine may take longer than a reader waits.
-    monkeypatch.setattr(store, "READ_TIMEOUT_S", 10)
+    settings.LAST_KNOWN_TIMEOUT_S = 10
     vars(response_store).clear()  # with its connection to Redis
     response_store.__init__(  # type: ignore[misc]
         tmp_path / "stale-responses",

@@ -212,6 +212,21 @@ async def test_rejected_credential_is_void_at_every_address(cookie, token, reade
         assert invalidations.is_current(before)
 
 
+@run
+async def test_inactive_user_whom_a_token_shows_has_no_stale_page(
+    cookie, token, reader
+):
+    """Nor is that a change to anybody else, however often it is shown."""
+    assert (await fetch(Cookie=cookie)).status == 200
+    before = mark(moment(), [CHANGES])
+    users = User.objects.filter(pk=reader.pk)
+    await elsewhere(users.update, is_active=False)
+    assert (await get(REST, Authorization=token)).status == 401
+    fail()
+    assert (await get(PAGE, Cookie=cookie)).status == 503
+    assert invalidations.is_current(before)
+
+
 def guess(digest: Callable[[str], str], tag: str) -> str:
     """Return a credential whose tag has the checksum of `tag`, as any client can."""
     wanted = crc32(tag.encode()) % SLOTS

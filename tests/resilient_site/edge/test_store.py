@@ -236,6 +236,41 @@ def test_deletion_holds_while_it_is_written(store, key, monkeypatch):
     assert stored_keys(store) == set()
 
 
+@pytest.mark.parametrize("is_too_much", [False, True])
+def test_what_is_for_a_locked_disk_waits(store, monkeypatch, is_too_much):
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0.01)
+    room = 3_000 if is_too_much else 10_000
+    monkeypatch.setattr(module, "MAX_PENDING_BYTES", room)
+    for key in (PRIVATE, OTHER):
+        store.put(key, make_response())
+    store.flush().result()
+    with locked(store):
+        store.delete(OTHER)
+        store.put(PRIVATE, make_response(b"new"))
+        store.flush().result()
+        assert body_in(store, PRIVATE) == b"new"
+        store.put(KEY, make_response(os.urandom(1_000)))
+        store.flush().result()
+        assert body_in(store, OTHER) is None
+    store.flush().result()
+    assert not store._writing
+    left = {PRIVATE, OTHER} if is_too_much else {PRIVATE, KEY}
+    assert stored_keys(store) == {repr(key) for key in left}
+
+
+def test_redis_does_not_keep_a_response_from_the_disk(store, monkeypatch):
+    def hang(responses):
+        assert body_in(store) == b"body"
+        raise TimeoutError
+
+    monkeypatch.setattr(type(store), "_redis", object())
+    monkeypatch.setattr(store, "_write_redis", hang)
+    store.put(KEY, make_response())
+    with pytest.raises(TimeoutError):
+        store.flush().result()
+    assert stored_keys(store) == {repr(KEY)}
+
+
 DAMAGE = {
     "overwritten": _overwrite,
     "pages": _scramble,
@@ -321,7 +356,7 @@ sys.path.insert(0, "")
 from tests.resilient_site.edge.test_store import *
 from tests.resilient_site.edge.clients import ask
 from resilient_site.edge import request_body
-module.READ_TIMEOUT_S = 10
+module.settings.LAST_KNOWN_TIMEOUT_S = 10
 request_body.UNVERIFIED_BYTES = 10**8
 store = make_store(Path(sys.argv[1]) / "store", 0, 10**8)
 early, late = shared("early"), shared("late")
@@ -449,7 +484,7 @@ def test_responses_found_in_redis_are_bounded_until_they_are_on_disk(
 @pytest.mark.parametrize("find", ["find_fresh_in_redis", "find_stale"])
 @run
 async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
-    store, elsewhere, monkeypatch, find
+    store, elsewhere, monkeypatch, settings, find
 ):
     await asyncio.to_thread(put, store)
     is_read, is_deleted = threading.Event(), threading.Event()
@@ -461,7 +496,7 @@ async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
         assert is_deleted.wait(90)
         return found
 
-    monkeypatch.setattr(module, "READ_TIMEOUT_S", 90)
+    settings.LAST_KNOWN_TIMEOUT_S = 90
     monkeypatch.setattr(elsewhere, "_read_redis", read_slowly)
     elsewhere.memory.max_bytes = MAX_BYTES
     look_up = asyncio.ensure_future(getattr(elsewhere, find)(KEY))
@@ -477,11 +512,11 @@ async def test_response_deleted_while_it_is_found_in_redis_is_not_stored(
 
 @run
 async def test_disk_that_hangs_does_not_hide_what_is_in_redis(
-    store, elsewhere, monkeypatch
+    store, elsewhere, monkeypatch, settings
 ):
     await asyncio.to_thread(put, store)
     monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 90)
-    monkeypatch.setattr(module, "READ_TIMEOUT_S", 4)
+    settings.LAST_KNOWN_TIMEOUT_S = 4
     with locked(elsewhere):
         names = [str(n) for n in range(8)]  # more than there are threads
         others = [elsewhere.find_stale(shared(name)) for name in names]
