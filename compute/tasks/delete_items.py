@@ -1,5 +1,6 @@
 from itertools import batched
 from typing import Any
+from uuid import UUID
 
 from rest_framework import serializers
 
@@ -65,10 +66,17 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
             done += len(portion)
             context.progress(done / number, f"{done:,} of {number:,} items")
         if len(referred_to) == len(portions):
-            finish_batch(batch_id)
+            deleted = _deleted(finish_batch(batch_id))
             raise TaskFailed(
-                f"{done:,} of {number:,} items were deleted. To others that are left "
-                f"items refer, such as “{first['item']}” to “{first['target']}”."
+                f"{deleted:,} of {number:,} items were deleted. To others that are "
+                f"left items refer, such as “{first['item']}” to “{first['target']}”."
             )
         portions = referred_to  # what referred to them may have gone
-    return {"deleted": done, "batch": finish_batch(batch_id)}
+    finished_id = finish_batch(batch_id)
+    return {"deleted": _deleted(finished_id), "batch": finished_id}
+
+
+def _deleted(batch_id: UUID | None) -> int:
+    """Return how many items the batch has deleted: others may delete some, too."""
+    known = ChangeBatch.objects.filter(pk=batch_id).values_list("deleted", flat=True)
+    return known.first() or 0

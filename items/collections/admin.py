@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 from django import forms
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
@@ -22,6 +23,13 @@ FIELDS = ("key", "name", "description", "schema", "source", "licence")
 BROKEN_SHOWN = 20
 
 
+class Decoder(json.JSONDecoder):
+    """Takes what the API takes, and so no half of a pair of surrogates."""
+
+    def decode(self, s: str) -> Any:  # type: ignore[override]
+        return orjson.loads(s)
+
+
 class SchemaField(forms.JSONField):
     widget = forms.Textarea({"rows": 20, "cols": 80, "spellcheck": "false"})
 
@@ -38,7 +46,9 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]
     """
 
     schema = SchemaField(
-        required=False, help_text="JSON Schema of the attributes of its items."
+        decoder=Decoder,
+        required=False,
+        help_text="JSON Schema of the attributes of its items.",
     )
     revision = forms.CharField(required=False, widget=forms.HiddenInput)
 

@@ -138,20 +138,20 @@ def _import(
     if damage:
         fail(run, damage)
         raise damage
-    _advance(run, state=ImportRun.State.DONE, finished_at=timezone.now())
-    finish_batch(run.batch_id)
+    _end(run, state=ImportRun.State.DONE)
 
 
 def fail(run: ImportRun, error: Unreadable | BatchEnded) -> None:
     """End an import that cannot go on from its position."""
-    _advance(
-        run,
-        state=ImportRun.State.FAILED,
-        error=error.detail.replace("\0", "\\0")[:ERROR_MAX],
-        finished_at=timezone.now(),
-    )
-    finish_batch(run.batch_id)
+    text = error.detail.replace("\0", "\\0")[:ERROR_MAX]
+    _end(run, state=ImportRun.State.FAILED, error=text)
     run.refresh_from_db()
+
+
+@transaction.atomic
+def _end(run: ImportRun, **changes: object) -> None:
+    _advance(run, finished_at=timezone.now(), **changes)
+    finish_batch(run.batch_id)
 
 
 def format_of(run: ImportRun) -> FileFormat:

@@ -151,6 +151,23 @@ def test_deletion_goes_on_after_a_kill_and_takes_no_more_than_was_confirmed(
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("others", [1, 2])
+def test_deletion_counts_what_it_has_deleted_itself(editor, monkeypatch, others):
+    ids = [item.pk for item in make_items(2, tags=["t"])]
+    context = begin("delete_items", editor, tag="t", number=2)
+    delete = catalogue.delete_items
+
+    def delete_after_others(item_ids, **options):
+        delete(ids[:others], actor=TESTER)
+        delete(item_ids, **options)
+
+    monkeypatch.setattr(catalogue, "delete_items", delete_after_others)
+    result = get_task("delete_items").main(context, **context.claim.params)
+    assert result["deleted"] == 2 - others
+    assert result["batch"] == (context.job_id if others == 1 else None)
+
+
+@pytest.mark.once
 def test_deletion_takes_what_is_referred_to_after_what_refers_to_it(
     editor, monkeypatch
 ):

@@ -76,6 +76,8 @@ def test_schema_is_shown_as_json_and_a_coming_one_too(admin_site, bolts):
     ("schema", "messages"),
     [
         ("{", ["Enter a valid JSON."]),
+        (r'{"title": "\ud800"}', ["Enter a valid JSON."]),
+        ('{"maximum": NaN}', ["Enter a valid JSON."]),
         ('{"properties": {"size": {"type": "x"}}}', ["properties.size.type: Must be"]),
         (
             '{"properties": {"size": {"type": "integer", "maximum": 2}}}',

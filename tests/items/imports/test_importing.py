@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import tracemalloc
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,7 +25,7 @@ from items.imports import exporting, importing
 from items.imports.differences import TEXT_SHOWN
 from items.imports.file_lines import LINE_MAX_BYTES
 from items.imports.file_parsing import Line, Rows
-from items.imports.formats import FileFormat
+from items.imports.formats import FileFormat, Unreadable
 from items.imports.rejects import Reject, Rejects, write_rejects
 from items.imports.seen_ids import SeenIds
 from items.management.commands.import_items import Command
@@ -488,6 +488,30 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert Item.objects.count() == 42
     rejected = [row["reject_line"] for row in rejects(tmp_path)]
     assert rejected == [str(n + 2) for n in range(0, 50, 7)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("length", "state"), [(None, "done"), (-6, "failed")])
+def test_import_and_its_batch_end_together(tmp_path, monkeypatch, length, state):
+    class PowerCut(BaseException):
+        pass
+
+    def fail(batch_id) -> None:
+        raise PowerCut
+
+    run = begin()
+    file = gzip.compress(b"id,name\na,A\n")[:length]
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "finish_batch", fail)
+        with pytest.raises(PowerCut):
+            proceed(run, file, tmp_path)
+    run.refresh_from_db()
+    assert run.state == "running"
+    with suppress(Unreadable):
+        proceed(run, file, tmp_path)
+    run.refresh_from_db()
+    assert run.state == state
+    assert not ChangeBatch.objects.filter(finished_at=None).exists()
 
 
 @pytest.mark.django_db
