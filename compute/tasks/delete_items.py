@@ -78,5 +78,4 @@ def delete_items(context: TaskContext, *, search: str, tag: str, number: int) ->
 
 def _deleted(batch_id: UUID | None) -> int:
     """Return how many items the batch has deleted: others may delete some, too."""
-    known = ChangeBatch.objects.filter(pk=batch_id).values_list("deleted", flat=True)
-    return known.first() or 0
+    return ChangeBatch.objects.get(pk=batch_id).deleted if batch_id else 0
