@@ -191,6 +191,8 @@ def test_no_page_has_a_fault(
     page.get_by_label("More about attribute 1").check()
     page.get_by_role("button", name="Remove attribute 2").click()
     expect(page.get_by_role("group")).to_have_count(1)
+    # A moment after the rows; what is typed before goes wherever the focus then is.
+    expect(page.get_by_role("group").get_by_label("Name")).to_be_focused()
     page.get_by_label("Maximum").fill("few")
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.get_by_role("alert").first).to_contain_text("was not saved")
