@@ -30,12 +30,7 @@ from resilient_site.edge.cache.invalidation import (
     now,
 )
 from resilient_site.resilience.bounded_dict import BoundedDict
-from resilient_site.resilience.cache_control import (
-    GROUPS,
-    credential_tag,
-    inactive_tag,
-    user_tag,
-)
+from resilient_site.resilience.cache_control import inactive_tag, personal_tags
 
 # The edge imports this before the apps are loaded, and with them the models.
 if TYPE_CHECKING:
@@ -143,11 +138,9 @@ class VerifiedTokens:
         token: "ApiToken | None" = None,
         session_key: str = "",
     ) -> None:
-        tags = [user_tag(user_id), inactive_tag(user_id), GROUPS]
-        tags.append(credential_tag(credential))
         self._entries[credential] = Verified(
             user_id,
-            mark(began, tags),
+            mark(began, personal_tags(user_id, [credential])),
             time.monotonic(),
             expires_at,
             token,

@@ -7,7 +7,7 @@ change is seen at once. Whether a view shares responses at all, it states in its
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from django.conf import settings
@@ -103,3 +103,9 @@ def inactive_tag(pk: object) -> str:
     One of credentials: such requests can come at any rate, and change nothing.
     """
     return credential_tag(user_tag(pk))
+
+
+def personal_tags(pk: object, credentials: Iterable[str]) -> list[str]:
+    """Return the tags of what is known of a user by these credentials."""
+    own = map(credential_tag, credentials)
+    return [user_tag(pk), inactive_tag(pk), GROUPS, *own]

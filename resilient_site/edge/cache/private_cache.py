@@ -24,20 +24,16 @@ from resilient_site.edge.cache.store import response_store
 from resilient_site.edge.request import EdgeRequest, Identity
 from resilient_site.resilience.cache_control import (
     FRESH_S,
-    GROUPS,
     PRIVATE,
     credential_tag,
-    inactive_tag,
-    user_tag,
+    personal_tags,
 )
 
 
 def keep(request: EdgeRequest, identity: Identity, copy: CachedResponse) -> None:
     """Store the response for this client alone, until its identity changes."""
     # Not of EVERYTHING: what a page shows may be outdated in an outage.
-    user_id = identity.user_id
-    tags = [PRIVATE, GROUPS, user_tag(user_id), inactive_tag(user_id)]
-    tags += map(credential_tag, request.credentials)
+    tags = [PRIVATE, *personal_tags(identity.user_id, request.credentials)]
     mark = Mark(copy.mark.at, tuple(map(slot_of, tags)))
     left = int(min(copy.stale_if_error_s, identity.expires_at - time.time()))
     key = private_key_of(request)

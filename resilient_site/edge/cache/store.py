@@ -79,6 +79,10 @@ class Change(NamedTuple):
     response: CachedResponse | None
     is_for_redis: bool = True
 
+    @property
+    def size(self) -> int:
+        return self.response.size if self.response else DELETION_BYTES
+
 
 class ResponseCache:
     """Responses in process memory, bounded by bytes: the least recently used go."""
@@ -130,7 +134,7 @@ class ResponseStore:
         self._writer = DaemonThreads(1, "stale-writer")
         self._pending: dict[AnyKey, Change] = {}
         self._writing: dict[AnyKey, Change] = {}
-        self._pending_bytes = self._writing_bytes = 0
+        self._pending_bytes = 0
         self._lookups, self._found_share = 0, 1.0
         # Of the database on disk: its inode before it was opened, and the open cache.
         self._opened: tuple[int, Cache] | None = None
@@ -159,10 +163,9 @@ class ResponseStore:
 
     def flush(self) -> Future[None]:
         """Have written what is pending, and what was not as the disk was locked."""
-        if not self._writing or self._writing_bytes > MAX_PENDING_BYTES:
-            self._writing, self._writing_bytes = {}, 0
+        if sum(change.size for change in self._writing.values()) > MAX_PENDING_BYTES:
+            self._writing = {}
         self._writing = self._writing | self._pending
-        self._writing_bytes += self._pending_bytes
         self._pending, self._pending_bytes = {}, 0
         return self._writer.submit(self._write, self._writing)
 
@@ -342,12 +345,10 @@ class ResponseStore:
             self._write_later(key, Change(response, is_for_redis=False))
 
     def _write_later(self, key: AnyKey, change: Change) -> None:
-        response = change.response
-        size = response.size if response else DELETION_BYTES
-        room = MAX_PENDING_BYTES if response else 2 * MAX_PENDING_BYTES
-        if self._pending_bytes + size <= room:
+        room = MAX_PENDING_BYTES if change.response else 2 * MAX_PENDING_BYTES
+        if self._pending_bytes + change.size <= room:
             self._pending[key] = change
-            self._pending_bytes += size
+            self._pending_bytes += change.size
 
     def _write(self, changes: Mapping[AnyKey, Change]) -> None:
         is_on_disk = self._write_disk(changes)
@@ -361,7 +362,7 @@ class ResponseStore:
         if self._writing is changes:
             left = {} if is_on_disk else changes
             self._writing = {
-                key: Change(one.response, False) for key, one in left.items()
+                key: change._replace(is_for_redis=False) for key, change in left.items()
             }
 
     def _slot(self, key: AnyKey) -> str:
