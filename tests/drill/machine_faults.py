@@ -142,9 +142,11 @@ def cut(
     """Lose what these machines send each other, without a word."""
     for pair in ends(context):
         context.stack.network.part(*pair)
-    yield
-    for pair in ends(context):
-        context.stack.network.join(*pair)
+    try:
+        yield
+    finally:
+        for pair in ends(context):
+            context.stack.network.join(*pair)
 
 
 def databases_of(web: str, context: Context) -> list[tuple[Machine, Machine]]:

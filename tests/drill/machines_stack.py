@@ -151,6 +151,7 @@ class MachinesStack(Stack):
             "EVENTS_URL": self.rabbitmq.url() if self.rabbitmq else "",
             "ALLOWED_HOSTS": ",".join(["127.0.0.1", *hosts]),
             "FORWARDED_ALLOW_IPS": self.machine("nginx").address,
+            "METRICS_ALLOW": self.machine("clients").address,
             "RECORD": str(self.folder / "record"),
         }
 

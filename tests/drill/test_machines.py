@@ -26,6 +26,8 @@ PORT = 7000
 # Ends a wait for what is lost; what is not lost arrives in less than a millisecond.
 SILENCE_S = 0.3
 
+cutting = contextmanager(machine_faults.cut)
+
 
 @pytest.fixture
 def network() -> Iterator[Network]:
@@ -161,6 +163,8 @@ def stack() -> Iterator[MachinesStack]:
 
 @pytest.fixture
 def context(stack) -> Context:
+    # A machine that has just been cut off shows nothing that others had sent before.
+    wait_for(lambda: all(site.is_whole() for site in stack.sites))
     return Context(stack, clients=None, seconds=0, generator=None)
 
 
@@ -178,13 +182,11 @@ def test_machine_without_redis_shows_changes_when_what_it_has_expires(stack, con
     here, there = stack.sites
     path = f"/api/v1/items/{machine_faults.create_item(context)}"
     by_token = {"Authorization": f"Token {stack.token}"}
-    cutting = machine_faults.cut(machine_faults.between("web-2", "redis"), context)
-    next(cutting)
-    there.get(path, **by_token)
+    with cutting(machine_faults.between("web-2", "redis"), context):
+        there.get(path, **by_token)
 
-    assert here.request("PATCH", path, {"name": "new"}, by_token).status == 200
-    wait_for(lambda: there.get(path, **by_token).json()["name"] == "new")
-    next(cutting, None)
+        assert here.request("PATCH", path, {"name": "new"}, by_token).status == 200
+        wait_for(lambda: there.get(path, **by_token).json()["name"] == "new")
 
 
 def test_machine_without_database_answers_stale_while_another_writes(stack, context):
@@ -192,13 +194,11 @@ def test_machine_without_database_answers_stale_while_another_writes(stack, cont
     path = f"/api/v1/items/{machine_faults.create_item(context)}"
     wait_for(lambda: there.get(path).status == 200)
     pairs = machine_faults.databases_of("web-2", context)
-    cutting = machine_faults.cut(lambda _: pairs, context)
-    next(cutting)
-    wait_for(lambda: is_stale(there, path))
-    by_token = {"Authorization": f"Token {stack.token}"}
-    assert here.request("PATCH", path, {"name": "newer"}, by_token).status == 200
-    assert there.request("PATCH", path, {"name": "x"}, by_token).status == 503
-    next(cutting, None)
+    with cutting(lambda _: pairs, context):
+        wait_for(lambda: is_stale(there, path))
+        by_token = {"Authorization": f"Token {stack.token}"}
+        assert here.request("PATCH", path, {"name": "newer"}, by_token).status == 200
+        assert there.request("PATCH", path, {"name": "x"}, by_token).status == 503
     wait_for(lambda: there.get(path).json()["name"] == "newer")
 
 
@@ -217,7 +217,6 @@ def test_machine_without_database_sends_a_client_what_another_has_sent_it(
     assert there.get("/items/", **cookie).status == 200  # it knows the client
     assert here.get(path, **cookie).status == 200
     pairs = machine_faults.databases_of("web-2", context)
-    cutting = contextmanager(machine_faults.cut)
     with cutting(lambda _: pairs, context):
         wait_for(lambda: is_stale(there, path, **cookie))
         assert there.get(path, Host=HOST).status == 503  # nobody else was sent it
@@ -227,9 +226,11 @@ def test_machine_without_database_sends_a_client_what_another_has_sent_it(
 def test_writers_go_on_at_the_standby(stack, context):
     stack.database.primary.machine.silence()
     stack.database.promote()
-    for site in stack.sites:
-        wait_for(lambda s=site: write(s, stack.token).status == 201)
-    stack.database.rejoin()
+    try:
+        for site in stack.sites:
+            wait_for(lambda s=site: write(s, stack.token).status == 201)
+    finally:
+        stack.database.rejoin()
     assert machine_faults.create_item(context)
 
 

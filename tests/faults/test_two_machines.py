@@ -172,7 +172,7 @@ def test_folder_of_a_machine_that_is_lost_is_made_anew(machines):
 
 def test_failover_of_redis_heals_by_itself(machines):
     here, there, service = machines.here, machines.there, machines.redis
-    wait_for(lambda: all(is_using_redis(site) for site in (here, there)))
+    wait_for(lambda: here.is_whole() and there.is_whole())
     item = "failover"
     write(machines, "POST", id=item, name="Before")
     for site in (here, there):
@@ -184,8 +184,7 @@ def test_failover_of_redis_heals_by_itself(machines):
         while service.primary() is failed:  # each read meanwhile is answered
             assert {name_of(site, item) for site in (here, there)} == {"Before"}
             assert machines.request(here, "GET", "/account/tokens/").status == 200
-        for site in (here, there):
-            wait_for(lambda site=site: is_using_redis(site))
+        wait_for(lambda: here.is_whole() and there.is_whole())
         write(machines, "PATCH", item, name="After")
         wait_for(lambda: name_of(there, item) == "After", RECEIVED_S)
         wait_for(lambda: is_counted_together(machines))
@@ -195,7 +194,7 @@ def test_failover_of_redis_heals_by_itself(machines):
         failed.start()  # as a primary, until a Sentinel makes it a replica
     write(machines, "PATCH", item, name="Last")
     wait_for(lambda: name_of(there, item) == "Last", RECEIVED_S)
-    wait_for(lambda: all(is_using_redis(site) for site in (here, there)))
+    wait_for(lambda: here.is_whole() and there.is_whole())
 
 
 def write(machines: Machines, method: str, item: str = "", **body: str) -> None:
@@ -210,11 +209,6 @@ def name_of(site: Site, item: str) -> str:
     answer = site.get(f"/api/v1/items/{item}")
     assert answer.status == 200, answer.body
     return answer.json()["name"]
-
-
-def is_using_redis(site: Site) -> bool:
-    is_subscribed = b"redis_subscribed 1.0" in site.get("/metrics").body
-    return is_subscribed and site.get("/readyz").body == b"ok\n"
 
 
 def is_counted_together(machines: Machines) -> bool:
