@@ -17,6 +17,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from items import rules
+from resilient_site.api import json_format
 
 if TYPE_CHECKING:
     from items.models import Item, ItemQuerySet
@@ -451,7 +452,7 @@ class JsonField(ItemField):
         return self.cleaner(value)
 
     def to_text(self, value: Any) -> str:
-        return orjson.dumps(value).decode() if value else ""
+        return json_format.encode(value).decode() if value else ""
 
     def to_staging(self, value: Any) -> str:
         return json.dumps(value)  # as Django stores it: SQLite compares texts

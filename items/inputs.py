@@ -18,6 +18,7 @@ from django.core.exceptions import ValidationError
 from items import rules
 from items.collections.schema import AttributeSchema
 from items.field_types import CleanedFormField, ItemField
+from resilient_site.api import json_format
 
 # Buttons that change the form itself: nothing is saved.
 ADD, REMOVE, CHANGE = "add", "remove", "change"
@@ -258,7 +259,7 @@ def show_any(value: Any) -> str:
     is_plain = isinstance(value, str) and value and "\n" not in value
     if is_plain and read_any(value) == value:
         return str(value)
-    return orjson.dumps(value).decode()
+    return json_format.encode(value).decode()
 
 
 def read_any(text: str) -> Any:
@@ -277,7 +278,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _show_scalar(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else json_format.encode(value).decode()
 
 
 def _read_scalar(kind: str, text: str) -> Any:
@@ -299,9 +300,9 @@ def _read_scalar(kind: str, text: str) -> Any:
 def _show_line(value: Any) -> str:
     """Return a value of a list as one line, in quotes where a line alone is not it."""
     if not isinstance(value, str):
-        return orjson.dumps(value).decode()
+        return json_format.encode(value).decode()
     is_odd = value.strip() != value or "\n" in value or value.startswith('"')
-    return orjson.dumps(value).decode() if is_odd or not value else value
+    return json_format.encode(value).decode() if is_odd or not value else value
 
 
 def _read_line(kind: str, line: str) -> Any:

@@ -15,12 +15,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import takewhile
 from typing import NamedTuple
 
-import orjson
 from django.http import HttpResponse
 
 from items.changes import feed
 from items.changes.feed import START, Position
 from items.models import ItemChange
+from resilient_site.api import json_format
 from resilient_site.edge.cache.invalidation import CHANGES, invalidations, slot_of
 from resilient_site.edge.streaming import (
     KEEP_ALIVE,
@@ -64,7 +64,7 @@ class ChangeEvent(NamedTuple):
 
 def encode_event(epoch: str, change: ItemChange) -> ChangeEvent:
     position = feed.position_of(change)
-    data = orjson.dumps(feed.as_json(change), option=orjson.OPT_UTC_Z)
+    data = json_format.encode(feed.as_json(change))
     cursor = feed.cursor_of(epoch, position)
     head = f"event: change\nid: {cursor}\ndata: ".encode()
     return ChangeEvent(position, head + data + b"\n\n", feed.keys_of(change))

@@ -7,6 +7,7 @@ import orjson
 
 from items.collections.schema import Schema
 from items.models import Collection
+from resilient_site.api import json_format
 
 REFERENCE, ANY = "reference", "any"
 # The types that people choose from, and what the schema has for each.
@@ -121,7 +122,7 @@ def _to_line(value: Any) -> str:
         is_plain = value == value.strip() != "" and value[0] != '"'
         if is_plain and "\n" not in value and "\r" not in value:
             return value
-    return orjson.dumps(value).decode()
+    return json_format.encode(value).decode()
 
 
 def from_line(text: str, kind: str) -> Any:

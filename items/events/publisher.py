@@ -8,7 +8,6 @@ broker on a disk takes a few hundred a second.
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from amqp.exceptions import AMQPError, MessageNacked
 from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 
 from items.events.ordering import Batch
 from items.models import ItemChange
+from resilient_site.api import json_format
 
 CONTENT_TYPE = "application/cloudevents+json"
 SOURCE = "/resilient-site/items"
@@ -142,4 +142,4 @@ def encode(epoch: str, change: ItemChange) -> bytes:
             "after": change.after,
         },
     }
-    return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+    return json_format.encode(event)

@@ -14,6 +14,7 @@ import orjson
 from items.bulk.checking import SET_ATTRIBUTES, SET_LABELS
 from items.fields import ItemData
 from items.models import Collection
+from resilient_site.api import json_format
 from resilient_site.errors import Invalid
 
 type Declared = Mapping[str, Any]
@@ -140,7 +141,7 @@ def show(declared: Declared | None, value: Any) -> str:
             found = None
         if isinstance(found, str) and found == value:
             return value
-    return orjson.dumps(value).decode()
+    return json_format.encode(value).decode()
 
 
 def read_day(text: str) -> str:

@@ -10,12 +10,12 @@ from itertools import chain
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
-import orjson
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 
 from items.imports.flat_columns import Layout, flat_layout, plain_layout
 from items.models import Item
+from resilient_site.api import json_format
 from resilient_site.api.csv_escaping import render_csv
 from resilient_site.api.downloads import stream_file
 from resilient_site.errors import Invalid
@@ -23,7 +23,6 @@ from resilient_site.errors import Invalid
 CHUNK_ROWS = 1_000
 PIECE_BYTES = 64 * 1024
 WORKBOOK_MAX_ITEMS = 1_048_575  # the rows of a sheet, less the names of the columns
-LINE_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 
 class Format(NamedTuple):
@@ -49,7 +48,7 @@ def _encode_csv_for_excel(
 
 def _encode_ndjson(chunks: Iterable[list[Item]], layout: Layout) -> Iterator[bytes]:
     for items in chunks:
-        yield b"".join(orjson.dumps(i.as_json(), option=LINE_OPTIONS) for i in items)
+        yield b"".join(json_format.encode(i.as_json()) + b"\n" for i in items)
 
 
 def _encode_xlsx(chunks: Iterable[list[Item]], layout: Layout) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.http import parse_header_parameters
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -64,6 +65,18 @@ def merge_patch(target: Any, patch: Any, *, levels: int = 4) -> Any:
     return merged
 
 
+def encode(value: Any) -> bytes:
+    """Return JSON text: also of what orjson refuses.
+
+    SQL can write a number of more than 64 bits. It must not keep all other changes from
+    the broker, or all other items of a page from its readers.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError:
+        return json.dumps(value, cls=DjangoJSONEncoder).encode()
+
+
 class JSONRenderer(BaseRenderer):
     media_type = "application/json"
     format = "json"
@@ -75,7 +88,7 @@ class JSONRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Any = None,
     ) -> bytes:
-        return b"" if data is None else orjson.dumps(data, option=orjson.OPT_UTC_Z)
+        return b"" if data is None else encode(data)
 
 
 class FirstRenderer(DefaultContentNegotiation):

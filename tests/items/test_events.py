@@ -58,6 +58,15 @@ def test_event_holds_only_public_data(editor):
     assert first["data"]["before"] is None
 
 
+def test_number_that_sql_has_written_stops_no_event(editor):
+    make_item(id="bolt", tags=["metal"])
+    huge = {"name": "Bolt", "data": {"atoms": 10**30}}
+    ItemChange.objects.filter(version=1).update(after=huge)
+    event = json.loads(encode("e1", ItemChange.objects.get(version=1)))
+    assert event["data"]["after"] == huge
+    assert event["time"].endswith("Z")
+
+
 # --- order
 
 
