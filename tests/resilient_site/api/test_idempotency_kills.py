@@ -52,7 +52,9 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def site(postgres, tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    site, site.token, _ = Site.on_postgres(postgres.url(), folder)
+    site, site.token, _ = Site.on_postgres(
+        postgres.url(), folder, HEARTBEAT_TIMEOUT_S="3"
+    )
     try:
         yield site.start_web()
     finally:

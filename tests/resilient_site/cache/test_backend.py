@@ -143,7 +143,7 @@ def test_threads_that_wait_for_each_other_are_starved(monkeypatch):
     sys.setswitchinterval(0.1)
     try:
         thread.start()
-        assert backend.is_starved()
+        wait_for(backend.is_starved)
     finally:
         ended.set()
         sys.setswitchinterval(before)
@@ -408,7 +408,7 @@ def test_lost_write_voids_what_it_changed(
     write(cache)
     assert cache.is_degraded
     redis_own.resume()
-    recover(cache)
+    recover(patient)  # it knows what `cache` knows of Redis
     assert patient.get_many("abc") == left
 
 

@@ -23,12 +23,12 @@ def cached_in(server, db=0):
 
 
 @pytest.fixture
-def patient(monkeypatch):
+def patient(settings):
     """Have Redis be given more time than a busy machine takes.
 
     In a database of its own: connections are kept by URL, with their timeouts.
     """
-    monkeypatch.setattr(as_started, "CACHE_TIMEOUT_MS", 10_000)
+    settings.CACHE_TIMEOUT_MS = 10_000
     return 7
 
 

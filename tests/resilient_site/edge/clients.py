@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from django.db import connections
 
 from resilient_site.asgi import application
+from resilient_site.edge.cache.invalidation import PRECISION_NS
 from tests.resilient_site.edge.views import now
 
 ORIGIN_THREADS = 8
@@ -90,6 +91,8 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     def synchronous(*args: Any, **kwargs: Any) -> None:
         async def limited() -> None:
             async with asyncio.timeout(90):
+                # Else what a fixture has just committed would outdate the first read.
+                await asyncio.sleep(2 * PRECISION_NS / 1e9)
                 await test(*args, **kwargs)
                 now.go_on.set()
                 # Also what was overtaken: no thread may outlive its loop.

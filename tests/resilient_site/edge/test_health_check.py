@@ -46,7 +46,9 @@ def test_rejections_are_in_the_metrics():
 
 
 @run
-async def test_probes_answer_while_every_thread_waits():
+async def test_probes_answer_while_every_thread_waits(monkeypatch):
+    patience_s = dict.fromkeys(Priority, 60.0)
+    monkeypatch.setattr(wsgi_bridge.admission, "patience_s", patience_s)
     now.respond = held(lambda: HttpResponse("done"))
     now.go_on.clear()
     waiting = [

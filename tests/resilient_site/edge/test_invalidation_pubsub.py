@@ -45,7 +45,13 @@ def subscriber(there):
     assert not there.is_current(earlier)  # something may have changed meanwhile
     assert there.is_current(bolt)
     yield subscriber
+    end(subscriber)
+
+
+def end(subscriber):
+    """Stop it, and wait until it logs nothing any more."""
     subscriber.stop()
+    wait_for(lambda: THREAD not in {thread.name for thread in threading.enumerate()})
 
 
 def copy_of(tag):
@@ -177,7 +183,7 @@ def test_network_that_loses_connections_to_redis_stops_no_invalidation(
         wait_for(subscriber.is_subscribed.is_set)
         publisher.publish(["item:bolt"])
         is_received(there, bolt)
-        subscriber.stop()
+        end(subscriber)
 
 
 def test_subscriber_detects_that_redis_hangs(there, subscriber, redis_own):

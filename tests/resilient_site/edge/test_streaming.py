@@ -291,6 +291,7 @@ async def test_no_header_makes_a_request_the_end_of_a_wait(site):
 
 @served
 async def test_stop_ends_streams_and_waits_completely(site):
+    site.server.config.timeout_graceful_shutdown = 60
     stream, _ = await site.send(GET % b"/stream")
     await stream.readuntil(b"first\n\r\n")
     waiting, _ = await site.send(GET % b"/wait")

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from compute import health as job_health
+from items.changes import health as feed_health
 from resilient_site.cache.memory import MemoryCache
 from resilient_site.health import views
 from resilient_site.operations import doctor
@@ -33,7 +35,9 @@ def staff(client, admin):
     return client
 
 
-def test_status_page_shows_details_to_staff_only(client, reader, admin):
+def test_status_page_shows_details_to_staff_only(client, reader, admin, monkeypatch):
+    monkeypatch.setattr(job_health, "TIMEOUT_S", 60)
+    monkeypatch.setattr(feed_health, "PATIENCE_S", 60)
     anonymous = client.get("/status/").content.decode()
     client.force_login(reader)
     signed_in = client.get("/status/").content.decode()
