@@ -182,9 +182,11 @@ class Site:
 
     def is_whole(self) -> bool:
         """Return whether it has all but workers, and hears what others change."""
-        is_subscribed = b"redis_subscribed 1.0" in self.get("/metrics").body
         is_ready = self.get("/readyz").body in (b"ok\n", b"ok, but degraded: compute\n")
-        return is_subscribed and is_ready
+        return is_ready and self.hears_others()
+
+    def hears_others(self) -> bool:
+        return b"redis_subscribed 1.0" in self.get("/metrics").body
 
     def output(self) -> str:
         return self.output_path.read_text()

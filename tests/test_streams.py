@@ -325,10 +325,12 @@ def test_streams_survive_a_database_that_hangs_and_is_killed(site, database):
 
         before = len(site.output())
         database.kill()
-        for what in ("Jobs", "Changes"):
-            failure = f"{what} cannot be followed"
-            wait_for(lambda: failure in site.output()[before:])  # noqa: B023
-        database.start()
+        try:
+            for what in ("Jobs", "Changes"):
+                failure = f"{what} cannot be followed"
+                wait_for(lambda: failure in site.output()[before:])  # noqa: B023
+        finally:
+            database.start()
         assert_all_receive(site, *peers, "back again")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -72,7 +73,7 @@ class Nginx(Server):
     name = "nginx"
     stop_signal = signal.SIGTERM
     # For how long it waits for the answer to a read, before it asks another process.
-    read_timeout_s = 5
+    read_timeout_s = 4.5
 
     def __init__(self, folder: Path | None = None, host: str = LOOPBACK) -> None:
         self.exe = _which("nginx", "nginx")
@@ -97,8 +98,9 @@ class Nginx(Server):
         }.items():
             (self.config / "machine" / f"{name}.conf").write_text(text)
         locations = self.config / "site" / "locations.conf"
-        wait = f"proxy_read_timeout {self.read_timeout_s}s;"
-        text = locations.read_text().replace("proxy_read_timeout 5s;", wait)
+        wait = f"proxy_read_timeout {self.read_timeout_s * 1000:.0f}ms;"
+        text, n = re.subn("proxy_read_timeout 4500ms;", wait, locations.read_text())
+        assert n == 3
         locations.write_text(text)
         self._make_certificate()
         self._hand_over()

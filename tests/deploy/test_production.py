@@ -115,6 +115,7 @@ class Production:
             "ADMISSION": "0",  # a busy machine would be overloaded
             "STATIC_ROOT": str(self.nginx.public / "static"),
             "DEADLINE_READ_S": "4",
+            "HEARTBEAT_TIMEOUT_S": "3",
         }
         self.units = Unit(folder, 1, **env), Unit(folder, 2, **env)
         token, self.session = self.units[0].fill(COLLECT)
@@ -258,6 +259,8 @@ def test_release_fails_no_request(stack: Production):
         assert [unit.is_old() for unit in stack.units] == [False, False]
         assert " down;" not in stack.upstream.read_text()
     finally:
+        # Else the next tests would have processes that cannot start.
+        shutil.copy(ROOT / "resilient_site" / "asgi.py", asgi)
         seen = clients.end()
     assert set(seen) == {"GET 200", "POST 201"}, seen
 

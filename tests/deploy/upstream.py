@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/busy"):
             self.send(503, b"busy")
         elif self.path.startswith("/origin"):
-            self.send(200, self.headers.get("Origin", "").encode(), KEEP, "Origin")
+            self.send(200, self.headers.get("Origin", "").encode(), KEEP_LONG, "Origin")
         elif self.path.startswith("/kept"):
             self.send(200, b"here", KEEP_LONG)
         elif self.path == "/deletable":

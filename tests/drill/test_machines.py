@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -84,9 +84,15 @@ def test_slow_link_delays_large_and_small_pieces(network):
     here, there = network.add("here"), network.add("there")
     there.slow_down(0.05, lost=0)
     sent = os.urandom(300_000)
+
+    def connected() -> socket.socket | None:
+        """Make a connection, if the other machine can be found by now."""
+        with here.entered(), suppress(OSError):
+            return socket.create_connection((there.address, PORT))
+        return None
+
     with listening(there) as server:
-        with here.entered():
-            client = socket.create_connection((there.address, PORT))
+        client = wait_for(connected)
         peer, _ = server.accept()
     with client, peer:
         began = time.monotonic()
@@ -224,9 +230,9 @@ def test_machine_without_database_sends_a_client_what_another_has_sent_it(
 
 
 def test_writers_go_on_at_the_standby(stack, context):
-    stack.database.primary.machine.silence()
-    stack.database.promote()
     try:
+        stack.database.primary.machine.silence()
+        stack.database.promote()
         for site in stack.sites:
             wait_for(lambda s=site: write(s, stack.token).status == 201)
     finally:

@@ -1,6 +1,7 @@
 """The database fails in ways that a stopped server does not show."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def events(redis_server: Redis) -> Iterator[Consumer]:
 
 
 @pytest.fixture(scope="module")
-def site(postgres, network, events, tmp_path_factory) -> Iterator[Site]:
+def running_site(postgres, network, events, tmp_path_factory) -> Iterator[Site]:
     url = postgres.url().replace(f":{postgres.port}", f":{network.port}")
     folder = tmp_path_factory.mktemp("site")
     env = {
@@ -68,6 +69,13 @@ def site(postgres, network, events, tmp_path_factory) -> Iterator[Site]:
     finally:
         print(site.output()[-3_000:])  # shown when a test has failed
         site.stop()
+
+
+@pytest.fixture
+def site(running_site) -> Site:
+    """The site, when it has got over the test before."""
+    wait_for(lambda: "database" not in degraded(running_site))
+    return running_site
 
 
 @contextmanager
@@ -252,16 +260,28 @@ HANGING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 @contextmanager
 def hanging_commits(postgres: Postgres) -> Iterator[Callable[[], int]]:
     """Have them wait for a synchronous standby that is not there; count them."""
-    with administering(postgres) as execute:
+    has_hung = threading.Event()
+
+    def commit_until_it_hangs() -> None:
+        """The server takes the setting up some time after it has been told to."""
+        with psycopg.connect(postgres.url(), autocommit=True) as other:
+            while not has_hung.is_set():
+                other.execute("SELECT pg_logical_emit_message(true, '', '')")
+
+    with ThreadPoolExecutor(1) as pool, administering(postgres) as execute:
         execute("SET synchronous_commit = local")
         execute("ALTER SYSTEM SET synchronous_standby_names = 'none'")
         execute("SELECT pg_reload_conf()")
         try:
-            wait_for(lambda: execute("SHOW synchronous_standby_names").fetchone()[0])
-            yield lambda: execute(HANGING).fetchone()[0]
+            hung = pool.submit(commit_until_it_hangs)
+            wait_for(lambda: execute(HANGING).fetchone()[0])
+            has_hung.set()
+            yield lambda: execute(HANGING).fetchone()[0] - 1
         finally:
+            has_hung.set()
             execute("ALTER SYSTEM RESET synchronous_standby_names")
             execute("SELECT pg_reload_conf()")
+        hung.result()
 
 
 def test_commit_that_hangs_ends_at_the_deadline_of_its_write(site, postgres):

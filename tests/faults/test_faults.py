@@ -298,6 +298,9 @@ def test_lost_rights_end_everything_there_also_stale_pages(stack, there, people)
     cache(there.site, ITEMS + item)
     rename(stack, item)
     wait_for(lambda: is_renamed(there.site, item))
+    # They may have been forgotten since: when it did not hear others for a moment.
+    wait_for(there.site.is_whole)
+    assert private_pages(there.site, found["nothing"]) == with_page
     stack.postgres.pause()
     try:
         # They have asked for these pages for the last time before their loss.

@@ -192,11 +192,20 @@ def test_jobs_survive_kills_of_their_processes(pool, submit):
 def test_fork_server_that_is_killed_is_replaced(pool, submit, gate):
     job = running(submit("nap", seconds=500, gate=str(gate)))
     # It runs in one of its processes.
-    [server] = [p for p in psutil.Process(pool.pid).children() if p.children()]
+    server = fork_server(pool)
     assert server.cmdline() == server.parent().cmdline()  # forked: it shares its memory
     server.kill()
     gate.touch()
     assert ended(job).state == "succeeded"
     assert ended(submit("echo", number=1)).state == "succeeded"
-    [server] = [p for p in psutil.Process(pool.pid).children() if p.children()]
-    assert "forkserver" in str(server.cmdline())
+    assert "forkserver" in str(fork_server(pool).cmdline())
+
+
+def fork_server(pool) -> psutil.Process:
+    def parents() -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):  # one has ended in between
+            return [p for p in psutil.Process(pool.pid).children() if p.children()]
+        return []
+
+    wait_for(lambda: len(parents()) == 1)
+    return parents()[0]
