@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from compute import metrics, running
-from compute.outcomes import ErrorCode, Failed, Outcome
+from compute.outcomes import ErrorCode, Failed, Outcome, Released
 from compute.pool import fork_server, process_tree, worker_process
 from compute.pool.worker_process import Done, Progress
 from compute.queue import Claim
@@ -44,6 +44,7 @@ class WorkerHandle:
         self._limits: running.Limits | None = None
         self._start_at = 0.0
         self._has_run_job = False
+        self._has_received = False  # its claim
         self._server = 0
         self._process: Any = None
         self._pipe: Connection[Any, Any] | None = None
@@ -80,12 +81,13 @@ class WorkerHandle:
         self._has_run_job, self._kill_outcome = False, None
 
     def run(self, claim: Claim) -> None:
-        self.claim, self.progress = claim, None
+        self.claim, self.progress, self._has_received = claim, None, True
         self._limits = running.Limits(claim, self.pid or 0, LIMIT_MARGIN_S)
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
-            logger.warning("A pool process died before it received its job.")
+            self._has_received = False
+            self._process.kill()  # it has ended, or cannot be reached
 
     def kill(self, outcome: Outcome) -> None:
         """Kill the process; its job has this outcome, unless it has just finished."""
@@ -109,6 +111,8 @@ class WorkerHandle:
         """Read the messages of the process; yield its job if that has finished."""
         if self._process is None:
             return
+        # Before its messages are read: else it could send one in between.
+        has_ended = bool(wait([self._process.sentinel], 0))
         for message in self._messages():
             if isinstance(message, Progress):
                 self.progress = message
@@ -118,7 +122,7 @@ class WorkerHandle:
                 if message.retire:
                     self.close()
                     return
-        if self._process is not None and wait([self._process.sentinel], 0):
+        if has_ended:
             yield from self._handle_exit()
 
     def close(self) -> None:
@@ -138,6 +142,9 @@ class WorkerHandle:
         try:
             while self._pipe and self._pipe.poll():
                 yield self._pipe.recv()
+        except ConnectionResetError:
+            # So the kernel says that the other end of a socket has not read all.
+            self._has_received = False
         except (EOFError, OSError):
             return  # the process has ended: its sentinel is ready
 
@@ -150,15 +157,16 @@ class WorkerHandle:
         exitcode = self._process.exitcode
         claim, self.claim = self.claim, None
         self.close()
-        if claim is not None:
+        if claim is not None and self._has_received:
             logger.warning(
                 "A pool process ended (%s) in job %s.", exitcode, claim.job_id
             )
-            outcome = self._kill_outcome or _crashed(exitcode, claim)
-            yield self._finished(claim, outcome)
         elif not self._has_run_job:
             logger.error("A pool process ended (%s) without a job.", exitcode)
             self._start_at = time.monotonic() + RESTART_DELAY_S
+        if claim is not None:
+            died = _crashed(exitcode, claim) if self._has_received else Released()
+            yield self._finished(claim, self._kill_outcome or died)
 
 
 def _crashed(exitcode: int | None, claim: Claim) -> Outcome:

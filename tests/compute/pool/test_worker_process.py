@@ -87,7 +87,7 @@ def test_processes_of_a_job_end_with_it(pool, submit):
 
 def test_fork_of_a_job_does_not_end_it(pool, submit):
     job = ended(submit("return_twice"))
-    assert (job.state, job.result) == ("succeeded", "parent")
+    assert (job.error_detail, job.result) == ("", "parent")
 
 
 def test_job_of_a_person_runs_while_anonymous_jobs_wait(pool, submit, gate):
@@ -165,6 +165,18 @@ def test_idle_process_that_is_killed_is_replaced(pool, submit):
     after = all_ended([submit("echo", number=n) for n in range(4)])
     assert {job.state for job in after} == {"succeeded"}
     assert not set(before) & set(pool.workers())
+
+
+def test_job_has_not_begun_whose_process_ends_before_it_reads_it(pool, submit):
+    """So it is run, even a job that must not be run twice."""
+    idle = wait_for(lambda: len(pool.workers()) == 2 and pool.workers())
+    for worker in idle:
+        worker.suspend()
+    jobs_ = [running(submit("return_twice")) for _ in idle]
+    for worker in idle:
+        worker.kill()
+    done = [(job.state, job.attempts) for job in all_ended(jobs_)]
+    assert done == [("succeeded", 1)] * 2
 
 
 def test_process_is_replaced_after_a_number_of_jobs(make_pool, submit):
