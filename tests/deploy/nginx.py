@@ -20,13 +20,16 @@ from tests.servers import _which
 CONFIG = ROOT / "deploy" / "nginx"
 
 MAIN = "worker_processes auto;\npid nginx.pid;\nerror_log error.log info;\n"
-HTTP = """
-access_log access.log json;
+# Its own folders may belong to root, or not be there before root has started it once.
+FOLDERS = """
 client_body_temp_path body;
 proxy_temp_path proxy;
 fastcgi_temp_path fastcgi;
 uwsgi_temp_path uwsgi;
 scgi_temp_path scgi;
+"""
+HTTP = f"""{FOLDERS}
+access_log access.log json;
 proxy_cache_path cache levels=1:2 keys_zone=answers:1m max_size=50m inactive=24h
     use_temp_path=off;
 limit_req_zone $client_network zone=requests:1m rate=1r/m;

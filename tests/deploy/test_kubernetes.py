@@ -17,7 +17,7 @@ from django.core.management import get_commands
 
 from deploy import check_kubernetes as check
 from resilient_site.edge.probes import PATHS
-from tests.deploy.nginx import Door, Nginx
+from tests.deploy.nginx import FOLDERS, Door, Nginx
 from tests.running import ROOT
 from tests.services_plugin import SETTINGS
 from tests.services_plugin import _make as make
@@ -247,6 +247,8 @@ def test_nginx_serves_by_its_configuration(manifests: list[dict[str, Any]]):
                 for pattern, value in here.items():
                     text = re.sub(pattern, value, text, flags=re.M)
                 (nginx.config / folder / key).write_text(text)
+        with (nginx.config / "machine" / "http.conf").open("a") as config:
+            config.write(FOLDERS)
         nginx.start()
         assert Door(nginx.status).get("/alive").status == 204
         plain = Door(nginx.port).get("/items/", Host="www.example")
