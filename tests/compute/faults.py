@@ -141,6 +141,7 @@ SLEEP = 'echo $$ >> "$0"; exec sleep 600'
 def start_processes(context: TaskContext) -> None:
     """Start a child, an orphan in a session of its own, and a fork of this process."""
     path = f"{os.environ['RECORD']}-{context.job_id}"
+    Path(path).touch()  # which is read below before any of them may have written
     subprocess.Popen(["sh", "-c", SLEEP, path])
     subprocess.run(["sh", "-c", f"setsid sh -c '{SLEEP}' $0 &", path])
     if os.fork() == 0:
