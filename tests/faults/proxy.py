@@ -1,6 +1,7 @@
 """A TCP proxy that can be slow, silent, or cut off."""
 
 import asyncio
+import socket
 import threading
 from contextlib import suppress
 
@@ -17,7 +18,9 @@ class Proxy:
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._lost: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Not an asyncio.Server: what that takes while it is closed remains open.
+        self._listener: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,15 +64,22 @@ class Proxy:
         self._do(call())
 
     async def _accept(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(
-                self._connected, "127.0.0.1", self.port
-            )
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            self._loop.add_reader(self._listener, self._take, self._listener)
+
+    def _take(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # the client has gone
+            task = self._loop.create_task(self._connect(listener.accept()[0]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -78,9 +88,8 @@ class Proxy:
             await self._refuse()  # also what was being connected
             await asyncio.wait(left, timeout=0.1)
 
-    async def _connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connect(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
         try:
             onward = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
