@@ -249,7 +249,7 @@ class Site:
     def _child_of_supervisor(self, name: str) -> psutil.Process:
         parent = self.supervisor().pid
         return wait_for(
-            lambda: next((p for p in self._having(name) if p.ppid() == parent), None)
+            lambda: next((p for p in self._having(name) if _parent(p) == parent), None)
         )
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -299,6 +299,12 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.name()
     return ""
+
+
+def _parent(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.ppid()
+    return 0
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

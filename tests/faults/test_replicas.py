@@ -49,6 +49,7 @@ def prepared(primary, redis_server: Redis, tmp_path_factory) -> Site:
         REDIS_URL=redis_server.url(9),
         # What a busy machine lets wait has not failed, and is not rejected.
         HEARTBEAT_TIMEOUT_S="3",
+        DEADLINE_READ_S="120",
         ADMISSION="0",
     )
     site.headers = {"Authorization": f"Token {token}"}
@@ -73,6 +74,8 @@ def running_site(prepared, replica) -> Iterator[Site]:
 def site(running_site, replica) -> Site:
     """The site, whose replica is in use."""
     wait_for(running_site.hears_others)
+    # Not reported from the test before any more.
+    wait_for(lambda: "database" not in degraded(running_site))
     wait_for(lambda: goes_to_replica(running_site, replica))
     return running_site
 

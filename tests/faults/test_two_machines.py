@@ -221,9 +221,10 @@ def is_counted_together(machines: Machines) -> bool:
     answers = [
         machines.request(site, "GET", "/api/v1/items/country/history") for site in sites
     ]
-    left = [
-        int(a.headers["RateLimit"].partition("r=")[2].split(";")[0]) for a in answers
-    ]
+    limits = [answer.headers["RateLimit"] for answer in answers]
+    if not all(limits):
+        return False
+    left = [int(limit.partition("r=")[2].split(";")[0]) for limit in limits]
     return left == [left[0], left[0] - 1, left[0] - 2]
 
 

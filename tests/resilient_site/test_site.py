@@ -75,7 +75,8 @@ def site(tmp_path_factory, postgres, redis_server, collector) -> Iterator[Site]:
 
 def lines_of(site: Site) -> list[dict[str, Any]]:
     _, _, after = site.output().partition("Ctrl-C stops it.\n")
-    return [json.loads(line) for line in after.splitlines()]
+    whole, _, _ = after.rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def line_of(site: Site, request_id: str) -> dict[str, Any]:
@@ -162,6 +163,7 @@ def test_stopped_log_reader_and_collector_hold_up_no_request_and_no_exit(
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         site = Site(
             tmp_path / "site", LOG_FORMAT="json", ACCESS_LOG="all", PYTHONPATH="",
+            HEARTBEAT_TIMEOUT_S="3",
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{hanging.getsockname()[1]}",
             **{name: site.env[name] for name in names},
         )  # fmt: skip

@@ -166,6 +166,7 @@ async def test_older_values_are_sent_while_they_are_fetched_together(
     for words in (["a", "b"], ["c", "d"]):
         await post({"words": words})
     set_age(FRESH_S + 1)
+    monkeypatch.setattr(batches, "GATHER_S", 2)
     fetched = len(now.asked)
     for words in (["a", "b"], ["c"], ["a"]):
         answer = await post({"words": words})

@@ -79,8 +79,8 @@ def leave():
 def after(request):
     names = ("Authorization", "Cookie", "Idempotency-Key", "Content-Length")
     now.headers = {name: request.headers.get(name) for name in names}
+    now.is_after_wait = is_after_wait(request)  # before what the tests wait for
     now.asked.append((request.method, request.get_full_path(), request.body))
-    now.is_after_wait = is_after_wait(request)
     if now.answers:
         return now.answers.pop()
     response = HttpResponse(f"after {request.GET['b']}")

@@ -38,7 +38,10 @@ def test_probes_page_and_metrics_answer_while_database_and_cache_hang(
     tmp_path, postgres_own, redis_own
 ):
     site, _, session = Site.on_postgres(
-        postgres_own.url(), tmp_path / "site", REDIS_URL=redis_own.url()
+        postgres_own.url(),
+        tmp_path / "site",
+        REDIS_URL=redis_own.url(),
+        HEARTBEAT_TIMEOUT_S="3",
     )
     cookie = f"sessionid={session}"
     site.start_web()

@@ -270,6 +270,7 @@ def test_each_process_limits_during_an_outage_of_redis_and_says_so(redis_own, li
 
     with in_redis(redis_own):
         wait_for(is_counted_together)
+        caches["rates"].memory.clear()  # Redis may have been too slow for some
         redis_own.pause()
         answers = [limited(requests.get(ITEM)) for _ in range(50)]
         assert caches["rates"].is_degraded
