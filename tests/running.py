@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import psutil
 
+from compute.pool.process_tree import parent_of
 from tests.private_server import LOOPBACK, free_port, has_ended, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -249,7 +250,9 @@ class Site:
     def _child_of_supervisor(self, name: str) -> psutil.Process:
         parent = self.supervisor().pid
         return wait_for(
-            lambda: next((p for p in self._having(name) if _parent(p) == parent), None)
+            lambda: next(
+                (p for p in self._having(name) if parent_of(p.pid) == parent), None
+            )
         )
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -299,12 +302,6 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.name()
     return ""
-
-
-def _parent(process: psutil.Process) -> int:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.ppid()
-    return 0
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

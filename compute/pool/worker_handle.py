@@ -86,8 +86,7 @@ class WorkerHandle:
         try:
             self._pipe.send(claim)  # type: ignore[union-attr]
         except OSError:
-            self._has_received = False
-            self._process.kill()  # it has ended, or cannot be reached
+            self._release_unreceived()
 
     def kill(self, outcome: Outcome) -> None:
         """Kill the process; its job has this outcome, unless it has just finished."""
@@ -144,9 +143,13 @@ class WorkerHandle:
                 yield self._pipe.recv()
         except ConnectionResetError:
             # So the kernel says that the other end of a socket has not read all.
-            self._has_received = False
+            self._release_unreceived()
         except (EOFError, OSError):
             return  # the process has ended: its sentinel is ready
+
+    def _release_unreceived(self) -> None:
+        self._has_received = False
+        self.kill(Released())
 
     def _finished(self, claim: Claim, outcome: Outcome) -> tuple[Claim, Outcome]:
         self.duration_s = self._limits.elapsed_s if self._limits else 0
@@ -165,8 +168,8 @@ class WorkerHandle:
             logger.error("A pool process ended (%s) without a job.", exitcode)
             self._start_at = time.monotonic() + RESTART_DELAY_S
         if claim is not None:
-            died = _crashed(exitcode, claim) if self._has_received else Released()
-            yield self._finished(claim, self._kill_outcome or died)
+            outcome = self._kill_outcome or _crashed(exitcode, claim)
+            yield self._finished(claim, outcome)
 
 
 def _crashed(exitcode: int | None, claim: Claim) -> Outcome:

@@ -84,9 +84,9 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
-        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        while self._tasks:
             await self._refuse()  # also what was being connected
-            await asyncio.wait(left, timeout=0.1)
+            await asyncio.wait(self._tasks, timeout=0.1)
 
     async def _connect(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)

@@ -49,7 +49,6 @@ def prepared(primary, redis_server: Redis, tmp_path_factory) -> Site:
         REDIS_URL=redis_server.url(9),
         # What a busy machine lets wait has not failed, and is not rejected.
         HEARTBEAT_TIMEOUT_S="3",
-        DEADLINE_READ_S="120",
         ADMISSION="0",
     )
     site.headers = {"Authorization": f"Token {token}"}
